@@ -1,1 +1,15 @@
+//! The words and the pure decisions of spotreel.
+//!
+//! Nothing here waits, reads a clock, draws a random number or knows a protocol: time and randomness are arguments.
+//! Cargo enforces it: this crate has no tokio, no NATS, no AWS and no prost to call.
 
+pub mod api;
+pub mod id;
+pub mod model;
+pub mod request;
+pub mod task;
+
+pub use id::TaskId;
+pub use model::{Model, Priority};
+pub use request::{TaskRequest, Violation};
+pub use task::{Event, Task};

@@ -1,0 +1,233 @@
+//! What clients are answered: the JSON of the verbs and of the public events.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::TaskId;
+use crate::request::{TaskSpec, Violation};
+use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
+
+/// The most tasks in one call.
+pub const MAX_TASKS_PER_CALL: usize = 10_000;
+
+/// A task as people and programs see it: the answer to `get`, and the data of every public event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    pub id: TaskId,
+    pub state: String,
+    #[serde(flatten)]
+    pub spec: TaskSpec,
+    pub submitted_at: Timestamp,
+    /// When the state was entered.
+    pub at: Timestamp,
+    pub round: u32,
+    pub failures: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_before: Option<Timestamp>,
+    /// Who renders it now.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub worker: Option<String>,
+    pub attempts: Vec<Attempt>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub video: Option<Video>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<Failure>,
+}
+
+/// A finished video: where it lies for good, and a link that ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Video {
+    #[serde(flatten)]
+    pub artifact: Artifact,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub url_expires_at: Option<Timestamp>,
+}
+
+impl From<&Task> for TaskView {
+    fn from(task: &Task) -> Self {
+        let (mut not_before, mut video, mut error) = (None, None, None);
+        match &task.state {
+            State::Queued { not_before: at } => not_before = *at,
+            State::Succeeded { artifact } => {
+                video = Some(Video { artifact: artifact.clone(), url: None, url_expires_at: None });
+            }
+            State::Failed { error: failure } => error = Some(failure.clone()),
+            State::Started | State::Cancelled | State::Expired => {}
+        }
+        Self {
+            id: task.id.clone(),
+            state: task.state.name().to_owned(),
+            spec: task.spec.clone(),
+            submitted_at: task.submitted_at,
+            at: task.at,
+            round: task.round,
+            failures: task.failures,
+            not_before,
+            worker: task.running().map(|attempt| attempt.worker.clone()),
+            attempts: task.attempts.clone(),
+            video,
+            error,
+        }
+    }
+}
+
+/// The answer to one task of a submission. The same submission again gets the same answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    pub id: TaskId,
+    pub submitted_at: Timestamp,
+    pub seed: u64,
+}
+
+impl From<&Task> for Accepted {
+    fn from(task: &Task) -> Self {
+        Self { id: task.id.clone(), submitted_at: task.submitted_at, seed: task.spec.seed }
+    }
+}
+
+/// The answer to a list of tasks, in the order of the list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AcceptedMany {
+    pub accepted: usize,
+    pub refused: usize,
+    pub results: Vec<SubmitResult>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SubmitResult {
+    Accepted(Accepted),
+    Refused { error: ApiError },
+}
+
+/// Every refusal: a code for programs, a message that says what to do for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApiError {
+    pub code: ErrorCode,
+    pub message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub violations: Vec<Violation>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    pub error: ApiError,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request breaks a rule: mend it.
+    Invalid,
+    /// The id is taken by a task of other content.
+    Conflict,
+    NotFound,
+    /// The task's state does not allow it.
+    NotAllowed,
+    QueueFull,
+    RateLimited,
+    TooLarge,
+    /// Something behind the door is down: the same request is safe to send again.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// The nearest HTTP status; NATS services carry it in `Nats-Service-Error-Code`.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::Conflict | Self::NotAllowed => 409,
+            Self::TooLarge => 413,
+            Self::RateLimited => 429,
+            Self::QueueFull | Self::Unavailable => 503,
+        }
+    }
+}
+
+/// `get`, `cancel` and `retry` name one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRef {
+    pub id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// From the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<u64>,
+}
+
+/// Newest change first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListPage {
+    pub tasks: Vec<TaskView>,
+    /// Give it back for the next page; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<u64>,
+}
+
+/// Progress of a render, on core NATS: no promise that each arrives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    pub id: TaskId,
+    pub worker: String,
+    pub phase: String,
+    pub step: u32,
+    pub steps: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub eta_s: Option<f64>,
+}
+
+/// A public event: CloudEvents 1.0, structured JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloudEvent<T> {
+    pub specversion: String,
+    pub id: String,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub subject: String,
+    pub time: Timestamp,
+    pub datacontenttype: String,
+    pub data: T,
+}
+
+impl<T> CloudEvent<T> {
+    pub fn new(id: String, kind: &str, subject: String, time: Timestamp, data: T) -> Self {
+        Self {
+            specversion: "1.0".into(),
+            id,
+            source: "/spotreel".into(),
+            kind: format!("io.spotreel.{kind}.v1"),
+            subject,
+            time,
+            datacontenttype: "application/json".into(),
+            data,
+        }
+    }
+}
+
+impl CloudEvent<TaskView> {
+    /// The public twin of a log event.
+    pub fn of_task(sequence: u64, event: Event, task: &Task, video: Option<Video>) -> Self {
+        let mut view = TaskView::from(task);
+        if video.is_some() {
+            view.video = video;
+        }
+        let kind = format!("task.{}", event.as_str());
+        Self::new(format!("{}/{sequence}", task.id), &kind, task.id.to_string(), task.at, view)
+    }
+}

@@ -1,0 +1,318 @@
+//! What a client asks for, and the rules that it must meet.
+//!
+//! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::id::TaskId;
+use crate::model::{
+    GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
+};
+
+/// The most labels a task carries, and the longest key or value: they travel in every event.
+pub const MAX_LABELS: usize = 16;
+pub const MAX_LABEL_CHARS: usize = 128;
+pub const MAX_IDEMPOTENCY_KEY: usize = 256;
+
+/// A task as a client writes it. All but model and prompt has a default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    pub model: String,
+    pub prompt: String,
+    /// Absent: the model's own. Empty: none at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// `WIDTHxHEIGHT`, as Wan2.2's own command line has it (there with a `*`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_high_noise: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// A task that has not succeeded by then ends as `expired`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// The first frame: an object that lies in the bucket already, or the bytes themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum ImageSource {
+    /// A key in the product's bucket, under `images/`.
+    S3Key(String),
+    /// JPEG, PNG or WebP in standard base64.
+    Base64(String),
+}
+
+/// What is rendered, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub model: Model,
+    pub priority: Priority,
+    pub prompt: String,
+    pub negative_prompt: Option<String>,
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub fps: u32,
+    pub steps: u32,
+    pub guidance: f64,
+    pub guidance_high_noise: Option<f64>,
+    pub shift: f64,
+    pub seed: u64,
+    /// S3 key of the first frame.
+    pub image: Option<String>,
+    pub expires_at: Option<Timestamp>,
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// One broken rule: where, which, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    pub field: String,
+    pub rule: String,
+    pub message: String,
+}
+
+/// A request that met every rule; the id, the seed and the image's key are settled by whoever accepts it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Valid {
+    pub id: Option<TaskId>,
+    pub spec: TaskSpec,
+    /// Of what the client said, before anything was drawn or filled in for it.
+    pub content_hash: String,
+    pub seed_given: bool,
+    pub image: Option<ImageSource>,
+}
+
+impl TaskRequest {
+    /// All broken rules at once, so that a client mends its request in one go.
+    pub fn validate(&self, now: Timestamp) -> Result<Valid, Vec<Violation>> {
+        let mut broken = Vec::new();
+        let mut refuse = |field: &str, rule: &str, message: String| {
+            broken.push(Violation { field: field.into(), rule: rule.into(), message });
+        };
+        let id = self.settle_id(&mut refuse);
+        let prompt = check_text("prompt", &self.prompt, 1, &mut refuse);
+        let negative_prompt =
+            self.negative_prompt.as_ref().map(|text| check_text("negative_prompt", text, 0, &mut refuse));
+        self.check_labels(&mut refuse);
+        if self.expires_at.is_some_and(|at| at <= now) {
+            refuse("expires_at", "future", "expires_at lies in the past: give a later time or leave it out".into());
+        }
+        if self.seed.is_some_and(|seed| seed > MAX_SEED) {
+            refuse("seed", "range", format!("seed is 0 to {MAX_SEED}"));
+        }
+        let Some(model) = Model::parse(&self.model) else {
+            let names = Model::ALL.map(Model::as_str).join(", ");
+            refuse("model", "known", format!("model {:?} is unknown: use one of {names}", self.model));
+            return Err(broken);
+        };
+        let limits = model.limits();
+        let (width, height) = self.settle_size(limits.sizes, &mut refuse);
+        let frames = self.frames.unwrap_or(limits.max_frames);
+        if !(MIN_FRAMES..=limits.max_frames).contains(&frames) || frames % 4 != 1 {
+            refuse(
+                "frames",
+                "4n+1",
+                format!("frames is 4n+1 from {MIN_FRAMES} to {} for {model}, {frames} is not", limits.max_frames),
+            );
+        }
+        let steps = self.steps.unwrap_or(limits.default_steps);
+        if !STEPS.contains(&steps) {
+            refuse("steps", "range", format!("steps is {} to {}", STEPS.start(), STEPS.end()));
+        }
+        let (low, high) = limits.default_guidance;
+        let guidance = in_range("guidance", self.guidance, low, &GUIDANCE, &mut refuse);
+        let guidance_high_noise = match (self.guidance_high_noise, high) {
+            (Some(_), None) => {
+                let message = format!("{model} has one expert only: leave guidance_high_noise out");
+                refuse("guidance_high_noise", "two_experts", message);
+                None
+            }
+            (given, Some(default)) => {
+                Some(in_range("guidance_high_noise", given, default, &GUIDANCE, &mut refuse))
+            }
+            (None, None) => None,
+        };
+        let shift = in_range("shift", self.shift, limits.default_shift, &SHIFT, &mut refuse);
+        self.check_image(model, limits.image, &mut refuse);
+        let spec = TaskSpec {
+            model,
+            priority: self.priority.unwrap_or_default(),
+            prompt,
+            negative_prompt,
+            width,
+            height,
+            frames,
+            fps: limits.fps,
+            steps,
+            guidance,
+            guidance_high_noise,
+            shift,
+            seed: self.seed.unwrap_or_default(),
+            image: match &self.image {
+                Some(ImageSource::S3Key(key)) => Some(key.clone()),
+                _ => None,
+            },
+            expires_at: self.expires_at,
+            labels: self.labels.clone(),
+        };
+        if !broken.is_empty() {
+            return Err(broken);
+        }
+        let content_hash = self.content_hash(&spec);
+        Ok(Valid { id, spec, content_hash, seed_given: self.seed.is_some(), image: self.image.clone() })
+    }
+
+    fn settle_id(&self, refuse: &mut impl FnMut(&str, &str, String)) -> Option<TaskId> {
+        match (&self.id, &self.idempotency_key) {
+            (Some(_), Some(_)) => {
+                refuse("idempotency_key", "either", "give id or idempotency_key, not both".into());
+                None
+            }
+            (Some(id), None) => match TaskId::parse(id) {
+                Ok(id) => Some(id),
+                Err(error) => {
+                    refuse("id", "token", error.to_string());
+                    None
+                }
+            },
+            (None, Some(key)) if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY => {
+                let message = format!("idempotency_key has 1 to {MAX_IDEMPOTENCY_KEY} bytes");
+                refuse("idempotency_key", "length", message);
+                None
+            }
+            (None, Some(key)) => Some(TaskId::from_idempotency_key(key)),
+            (None, None) => None,
+        }
+    }
+
+    fn settle_size(
+        &self,
+        sizes: &'static [(u32, u32)],
+        refuse: &mut impl FnMut(&str, &str, String),
+    ) -> (u32, u32) {
+        let Some(text) = &self.size else { return sizes[0] };
+        match sizes.iter().find(|(width, height)| *text == format!("{width}x{height}")) {
+            Some(size) => *size,
+            None => {
+                let names: Vec<_> = sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect();
+                let message = format!("size {text:?} is not one of {} for this model", names.join(", "));
+                refuse("size", "known", message);
+                sizes[0]
+            }
+        }
+    }
+
+    fn check_labels(&self, refuse: &mut impl FnMut(&str, &str, String)) {
+        if self.labels.len() > MAX_LABELS {
+            refuse("labels", "count", format!("a task has at most {MAX_LABELS} labels"));
+        }
+        for (key, value) in &self.labels {
+            let fits = |text: &str| text.chars().count() <= MAX_LABEL_CHARS && !text.chars().any(char::is_control);
+            if key.is_empty() || !fits(key) || !fits(value) {
+                let message = format!(
+                    "a label's key has 1 to {MAX_LABEL_CHARS} characters, its value at most as many, none of them a control character"
+                );
+                refuse("labels", "text", message);
+            }
+        }
+    }
+
+    fn check_image(&self, model: Model, rule: ImageRule, refuse: &mut impl FnMut(&str, &str, String)) {
+        match (&self.image, rule) {
+            (None, ImageRule::Required) => {
+                refuse("image", "required", format!("{model} needs an image: give s3_key or base64"));
+            }
+            (Some(_), ImageRule::Refused) => {
+                refuse("image", "refused", format!("{model} takes no image: leave it out or use another model"));
+            }
+            (Some(ImageSource::S3Key(key)), _) if !is_image_key(key) => {
+                let message = "s3_key is a key under images/, without '..', '//' and control characters";
+                refuse("image.s3_key", "key", message.into());
+            }
+            _ => {}
+        }
+    }
+
+    /// Two submissions of one id are the same task exactly when this is equal.
+    fn content_hash(&self, spec: &TaskSpec) -> String {
+        let said = serde_json::json!({
+            "spec": spec,
+            "seed": self.seed,
+            "image": self.image.as_ref().map(|image| match image {
+                ImageSource::S3Key(key) => format!("key:{key}"),
+                ImageSource::Base64(text) => format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
+            }),
+        });
+        // serde_json sorts the keys of its maps: the text is the same on every machine.
+        hex(&Sha256::digest(said.to_string().as_bytes()))
+    }
+}
+
+fn is_image_key(key: &str) -> bool {
+    key.len() <= 512
+        && key.strip_prefix("images/").is_some_and(|rest| !rest.is_empty())
+        && !key.contains("//")
+        && !key.split('/').any(|part| part == ".." || part == ".")
+        && !key.chars().any(char::is_control)
+}
+
+fn check_text(
+    field: &str,
+    text: &str,
+    min_chars: usize,
+    refuse: &mut impl FnMut(&str, &str, String),
+) -> String {
+    let text: String = text.nfc().collect();
+    let chars = text.chars().count();
+    if chars < min_chars || chars > MAX_PROMPT_CHARS || (min_chars > 0 && text.trim().is_empty()) {
+        refuse(field, "length", format!("{field} has {min_chars} to {MAX_PROMPT_CHARS} characters, not {chars}"));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        refuse(field, "printable", format!("{field} holds a control character: remove it"));
+    }
+    text
+}
+
+fn in_range(
+    field: &str,
+    given: Option<f64>,
+    default: f64,
+    range: &std::ops::RangeInclusive<f64>,
+    refuse: &mut impl FnMut(&str, &str, String),
+) -> f64 {
+    let value = given.unwrap_or(default);
+    if !range.contains(&value) {
+        refuse(field, "range", format!("{field} is {} to {}", range.start(), range.end()));
+    }
+    value
+}
+
+/// Lower-case hexadecimal, as S3 and sha256sum write a hash.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,221 @@
+//! A task's life: one state, one event per transition, and the rules between them.
+//!
+//! Every event carries the whole state after it, so a task *is* its last event. Two numbers tie it to the log:
+//! `entry`, the sequence of its newest `queued` event (its work item), and `start`, the sequence of its newest
+//! `started` event (the fence). An event cannot know its own sequence; whoever reads it fills them in
+//! ([`Task::placed_at`]).
+
+mod transition;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::TaskId;
+use crate::request::TaskSpec;
+
+pub use transition::{Refused, StartRuling};
+
+/// Attempts that a state keeps. The oldest go first: the newest explain why a task is where it is.
+pub const MAX_ATTEMPTS_KEPT: usize = 32;
+/// A failed task goes back in the queue so many times, then it is failed.
+pub const MAX_RETRIES: u32 = 3;
+/// Starts in a row that end without a word and without a newer checkpoint, until they count as one failure.
+pub const LOST_PER_FAILURE: u32 = 3;
+
+/// 10, 40, 160 seconds: long enough for a passing fault, short against a render.
+pub fn retry_delay(failures: u32) -> Duration {
+    Duration::from_secs(10 * 4u64.pow(failures.clamp(1, MAX_RETRIES) - 1))
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    pub id: TaskId,
+    pub spec: TaskSpec,
+    pub content_hash: String,
+    pub submitted_at: Timestamp,
+    /// 1 for the first; a person's retry of an ended task begins another.
+    pub round: u32,
+    /// Sequence of the newest `queued` event.
+    pub entry: u64,
+    /// The entry of the round before, until it is known to be gone from the log.
+    pub previous_entry: u64,
+    /// Sequence of the newest `started` event of this round, 0 before there is one.
+    pub start: u64,
+    /// Failures of this round.
+    pub failures: u32,
+    /// Starts in a row that were lost without progress.
+    pub lost_in_row: u32,
+    pub attempts: Vec<Attempt>,
+    pub attempts_total: u32,
+    pub state: State,
+    /// When the state was entered.
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Runnable, from `not_before` on.
+    Queued { not_before: Option<Timestamp> },
+    Started,
+    Succeeded { artifact: Artifact },
+    Failed { error: Failure },
+    Cancelled,
+    Expired,
+}
+
+/// One worker's try at a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub worker: String,
+    /// The machine: an EC2 instance id, or the host's name.
+    pub instance: String,
+    pub started_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub outcome: Outcome,
+    /// The step that it began at: more than 0 when it went on from a checkpoint.
+    pub from_step: u32,
+    pub error: Option<Failure>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Running,
+    Succeeded,
+    Failed,
+    Interrupted,
+    Lost,
+    Cancelled,
+    Expired,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+/// Why an attempt failed; the engine's kinds, and the worker's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The task cannot be rendered as it is: no retry helps.
+    Invalid,
+    Retryable,
+    Oom,
+    Model,
+    Device,
+    Checkpoint,
+    Internal,
+    /// The output gate refused the video.
+    Gate,
+    Storage,
+    /// Workers died of it.
+    Lost,
+}
+
+impl FailureKind {
+    pub fn may_be_retried(self) -> bool {
+        self != Self::Invalid
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    pub bucket: String,
+    pub key: String,
+    pub sha256: String,
+    pub bytes: u64,
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub fps: u32,
+    pub engine: String,
+}
+
+/// The events of the log, by the token that stands in their subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Queued,
+    Started,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Expired,
+    Interrupted,
+    Lost,
+    AttemptFailed,
+}
+
+impl Event {
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Started,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Interrupted,
+        Self::Lost,
+        Self::AttemptFailed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Started => "started",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Interrupted => "interrupted",
+            Self::Lost => "lost",
+            Self::AttemptFailed => "attempt_failed",
+        }
+    }
+
+    pub fn parse(token: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str() == token)
+    }
+
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+}
+
+impl State {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Started => "started",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Task {
+    pub fn is_terminal(&self) -> bool {
+        !matches!(self.state, State::Queued { .. } | State::Started)
+    }
+
+    /// The state as it stands in the log: an event that makes an entry or a start names its own sequence.
+    pub fn placed_at(mut self, sequence: u64, event: Event) -> Self {
+        match event {
+            Event::Queued => self.entry = sequence,
+            Event::Started => self.start = sequence,
+            _ => {}
+        }
+        self
+    }
+
+    /// The last attempt, if it still runs.
+    pub fn running(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|attempt| attempt.outcome == Outcome::Running)
+    }
+}

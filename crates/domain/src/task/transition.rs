@@ -1,0 +1,213 @@
+//! Who may do what when: each transition takes the state before and gives the event and the state after.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    Artifact, Attempt, Event, Failure, FailureKind, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES,
+    Outcome, State, Task, retry_delay,
+};
+use crate::id::TaskId;
+use crate::request::TaskSpec;
+
+/// A transition that the state does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state} cannot be {wanted}")]
+pub struct Refused {
+    pub state: &'static str,
+    pub wanted: &'static str,
+}
+
+/// What a worker that was handed a work item has to do with it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StartRuling {
+    /// The item belongs to no runnable task any more: ack it and forget it.
+    Forget,
+    /// Too early: hand it back for so long.
+    Wait(Duration),
+    /// Free to be started.
+    Start,
+    /// Another start stands, and its lease has ended: say that it was lost, then look again.
+    DeclareLost,
+}
+
+pub type Step = (Event, Task);
+
+impl Task {
+    pub fn submit(id: TaskId, spec: TaskSpec, content_hash: String, now: Timestamp) -> Step {
+        let task = Self {
+            id,
+            spec,
+            content_hash,
+            submitted_at: now,
+            round: 1,
+            entry: 0,
+            previous_entry: 0,
+            start: 0,
+            failures: 0,
+            lost_in_row: 0,
+            attempts: Vec::new(),
+            attempts_total: 0,
+            state: State::Queued { not_before: None },
+            at: now,
+        };
+        (Event::Queued, task)
+    }
+
+    /// Only the entry may start its task: anything else that is delivered is a leftover.
+    pub fn rule_start(&self, delivered: u64, now: Timestamp) -> StartRuling {
+        if self.entry != delivered {
+            return StartRuling::Forget;
+        }
+        match &self.state {
+            State::Queued { not_before: Some(at) } if *at > now => {
+                StartRuling::Wait(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+            }
+            State::Queued { .. } => StartRuling::Start,
+            State::Started => StartRuling::DeclareLost,
+            _ => StartRuling::Forget,
+        }
+    }
+
+    pub fn started(
+        &self,
+        worker: &str,
+        instance: &str,
+        from_step: u32,
+        now: Timestamp,
+    ) -> Result<Step, Refused> {
+        let State::Queued { .. } = self.state else { return Err(self.refused("started")) };
+        let mut task = self.entered(State::Started, now);
+        task.attempts.push(Attempt {
+            worker: worker.to_owned(),
+            instance: instance.to_owned(),
+            started_at: now,
+            ended_at: None,
+            outcome: Outcome::Running,
+            from_step,
+            error: None,
+        });
+        task.attempts_total += 1;
+        let surplus = task.attempts.len().saturating_sub(MAX_ATTEMPTS_KEPT);
+        task.attempts.drain(..surplus);
+        Ok((Event::Started, task))
+    }
+
+    pub fn succeeded(&self, artifact: Artifact, now: Timestamp) -> Result<Step, Refused> {
+        self.end_attempt("succeeded", Outcome::Succeeded, None, now).map(|task| {
+            (Event::Succeeded, Self { state: State::Succeeded { artifact }, ..task })
+        })
+    }
+
+    /// A failure: back in the queue after a delay, or the end of the round.
+    pub fn attempt_failed(&self, error: Failure, now: Timestamp) -> Result<Step, Refused> {
+        let mut task = self.end_attempt("failed", Outcome::Failed, Some(error.clone()), now)?;
+        task.failures += 1;
+        task.lost_in_row = 0;
+        Ok(task.after_failure(error, now))
+    }
+
+    /// The attempt ended by order: no failure, runnable at once.
+    pub fn interrupted(&self, now: Timestamp) -> Result<Step, Refused> {
+        let mut task = self.end_attempt("interrupted", Outcome::Interrupted, None, now)?;
+        task.state = State::Queued { not_before: None };
+        task.lost_in_row = 0;
+        Ok((Event::Interrupted, task))
+    }
+
+    /// The attempt ended without a word. A task that kills its workers must end: the third in a row that left no
+    /// newer checkpoint counts as a failure.
+    pub fn lost(&self, newer_checkpoint: bool, now: Timestamp) -> Result<Step, Refused> {
+        let mut task = self.end_attempt("lost", Outcome::Lost, None, now)?;
+        task.lost_in_row = if newer_checkpoint { 0 } else { task.lost_in_row + 1 };
+        if task.lost_in_row < LOST_PER_FAILURE {
+            task.state = State::Queued { not_before: None };
+            return Ok((Event::Lost, task));
+        }
+        task.lost_in_row = 0;
+        task.failures += 1;
+        let error = Failure {
+            kind: FailureKind::Lost,
+            message: format!("{LOST_PER_FAILURE} workers in a row were lost while they rendered this task"),
+        };
+        if let Some(last) = task.attempts.last_mut() {
+            last.error = Some(error.clone());
+        }
+        Ok(task.after_failure(error, now))
+    }
+
+    pub fn cancelled(&self, now: Timestamp) -> Result<Step, Refused> {
+        self.end_early("cancelled", State::Cancelled, Outcome::Cancelled, now).map(|task| (Event::Cancelled, task))
+    }
+
+    pub fn expired(&self, now: Timestamp) -> Result<Step, Refused> {
+        self.end_early("expired", State::Expired, Outcome::Expired, now).map(|task| (Event::Expired, task))
+    }
+
+    /// A person's retry of a task that ended without a video: a new round, with a new work item.
+    pub fn requeued(&self, now: Timestamp) -> Result<Step, Refused> {
+        if !matches!(self.state, State::Failed { .. } | State::Cancelled | State::Expired) {
+            return Err(self.refused("retried"));
+        }
+        let mut task = self.entered(State::Queued { not_before: None }, now);
+        task.round += 1;
+        task.previous_entry = self.entry;
+        (task.entry, task.start, task.failures, task.lost_in_row) = (0, 0, 0, 0);
+        // A deadline that has passed would end the new round at once.
+        task.spec.expires_at = task.spec.expires_at.filter(|at| *at > now);
+        Ok((Event::Queued, task))
+    }
+
+    fn after_failure(self, error: Failure, now: Timestamp) -> Step {
+        if self.failures > MAX_RETRIES || !error.kind.may_be_retried() {
+            return (Event::Failed, Self { state: State::Failed { error }, ..self });
+        }
+        // Saturates at the end of time, some 8,000 years from now.
+        let not_before = now.saturating_add(retry_delay(self.failures)).unwrap_or(Timestamp::MAX);
+        (Event::AttemptFailed, Self { state: State::Queued { not_before: Some(not_before) }, ..self })
+    }
+
+    fn end_attempt(
+        &self,
+        wanted: &'static str,
+        outcome: Outcome,
+        error: Option<Failure>,
+        now: Timestamp,
+    ) -> Result<Self, Refused> {
+        let State::Started = self.state else { return Err(self.refused(wanted)) };
+        Ok(self.entered(self.state.clone(), now).with_attempt_closed(outcome, error, now))
+    }
+
+    fn end_early(
+        &self,
+        wanted: &'static str,
+        state: State,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<Self, Refused> {
+        if self.is_terminal() {
+            return Err(self.refused(wanted));
+        }
+        Ok(self.entered(state, now).with_attempt_closed(outcome, None, now))
+    }
+
+    fn with_attempt_closed(mut self, outcome: Outcome, error: Option<Failure>, now: Timestamp) -> Self {
+        if let Some(last) = self.attempts.last_mut().filter(|last| last.outcome == Outcome::Running) {
+            (last.outcome, last.ended_at, last.error) = (outcome, Some(now), error);
+        }
+        self
+    }
+
+    fn entered(&self, state: State, now: Timestamp) -> Self {
+        Self { state, at: now, ..self.clone() }
+    }
+
+    fn refused(&self, wanted: &'static str) -> Refused {
+        Refused { state: self.state.name(), wanted }
+    }
+}
+
+#[cfg(test)]
+#[path = "transition_tests.rs"]
+mod tests;

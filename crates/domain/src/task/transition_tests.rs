@@ -1,0 +1,150 @@
+use super::*;
+use crate::request::TaskRequest;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn queued() -> Task {
+    let request =
+        TaskRequest { model: "ti2v-5B".into(), prompt: "a red fox".into(), ..Default::default() };
+    let valid = request.validate(now()).unwrap();
+    let (event, task) =
+        Task::submit(TaskId::parse("t1").unwrap(), valid.spec, valid.content_hash, now());
+    task.placed_at(1, event)
+}
+
+fn started() -> Task {
+    let (event, task) = queued().started("w", "i", 0, now()).unwrap();
+    task.placed_at(2, event)
+}
+
+fn failure(kind: FailureKind) -> Failure {
+    Failure { kind, message: "it broke".into() }
+}
+
+fn artifact() -> Artifact {
+    Artifact {
+        bucket: "b".into(),
+        key: "renders/t1/2.mp4".into(),
+        sha256: "00".into(),
+        bytes: 1,
+        width: 1280,
+        height: 704,
+        frames: 5,
+        fps: 24,
+        engine: "sim".into(),
+    }
+}
+
+/// State × event: what is allowed, and where it leads.
+#[test]
+fn every_state_meets_every_event() {
+    let states = [
+        queued(),
+        started(),
+        started().succeeded(artifact(), now()).unwrap().1,
+        started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().1,
+        queued().cancelled(now()).unwrap().1,
+        queued().expired(now()).unwrap().1,
+    ];
+    let table = [
+        // state        started    succeeded    failed    interrupted lost     cancelled    expired    requeued
+        ("queued",    ["started", "-",         "-",      "-",        "-",     "cancelled", "expired", "-"]),
+        ("started",   ["-",       "succeeded", "queued", "queued",   "queued", "cancelled", "expired", "-"]),
+        ("succeeded", ["-"; 8]),
+        ("failed",    ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("cancelled", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("expired",   ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+    ];
+    for (task, (name, expected)) in states.iter().zip(table) {
+        assert_eq!(task.state.name(), name);
+        let outcomes = [
+            task.started("w", "i", 0, now()),
+            task.succeeded(artifact(), now()),
+            task.attempt_failed(failure(FailureKind::Retryable), now()),
+            task.interrupted(now()),
+            task.lost(false, now()),
+            task.cancelled(now()),
+            task.expired(now()),
+            task.requeued(now()),
+        ];
+        let reached: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| outcome.as_ref().map_or("-", |(_, after)| after.state.name()))
+            .collect();
+        assert_eq!(reached, expected, "from {name}");
+    }
+}
+
+#[test]
+fn three_retries_after_10_40_160_seconds_then_failed() {
+    let mut task = queued();
+    for delay in [10, 40, 160] {
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        let (event, after) = running.attempt_failed(failure(FailureKind::Retryable), now()).unwrap();
+        assert_eq!(event, Event::AttemptFailed);
+        let due = now() + Duration::from_secs(delay);
+        assert_eq!(after.state, State::Queued { not_before: Some(due) });
+        assert_eq!(after.rule_start(1, now()), StartRuling::Wait(Duration::from_secs(delay)));
+        assert_eq!(after.rule_start(1, due), StartRuling::Start);
+        task = after;
+    }
+    let (_, running) = task.started("w", "i", 0, now()).unwrap();
+    let (event, after) = running.attempt_failed(failure(FailureKind::Oom), now()).unwrap();
+    assert_eq!((event, after.attempts.len()), (Event::Failed, 4));
+}
+
+#[test]
+fn what_cannot_be_rendered_fails_at_once() {
+    assert_eq!(started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().0, Event::Failed);
+}
+
+#[test]
+fn a_task_that_kills_its_workers_ends() {
+    let mut task = queued();
+    for starts in 1.. {
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        let (event, after) = running.lost(false, now()).unwrap();
+        task = after;
+        if event == Event::Failed {
+            assert_eq!(starts, LOST_PER_FAILURE * (MAX_RETRIES + 1));
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_lost_worker_that_got_further_is_no_failure() {
+    let mut task = queued();
+    for _ in 0..20 {
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        let (event, after) = running.lost(true, now()).unwrap();
+        assert_eq!((event, after.failures), (Event::Lost, 0));
+        task = after;
+    }
+}
+
+#[test]
+fn only_the_entry_starts_the_task() {
+    let task = queued();
+    assert_eq!(task.rule_start(1, now()), StartRuling::Start);
+    assert_eq!(task.rule_start(9, now()), StartRuling::Forget);
+    assert_eq!(started().rule_start(1, now()), StartRuling::DeclareLost);
+    let failed = started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().1;
+    assert_eq!(failed.rule_start(1, now()), StartRuling::Forget);
+    let (event, again) = failed.requeued(now()).unwrap();
+    let again = again.placed_at(7, event);
+    assert_eq!((again.round, again.entry, again.previous_entry, again.start), (2, 7, 1, 0));
+    assert_eq!(again.rule_start(1, now()), StartRuling::Forget);
+    assert_eq!(again.rule_start(7, now()), StartRuling::Start);
+}
+
+#[test]
+fn history_is_bounded() {
+    let mut task = queued();
+    for _ in 0..40 {
+        task = task.started("w", "i", 0, now()).unwrap().1.interrupted(now()).unwrap().1;
+    }
+    assert_eq!((task.attempts.len(), task.attempts_total), (MAX_ATTEMPTS_KEPT, 40));
+}
