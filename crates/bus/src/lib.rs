@@ -1,1 +1,21 @@
+//! NATS as spotreel uses it: every subject, stream and consumer, and the few ways in which they are touched.
+//!
+//! [`log`] is the only writer of the task log and [`queue`] the only puller of work; whoever goes around them loses
+//! the guarantees that the rest of the product is built on.
 
+pub mod codec;
+pub mod connect;
+pub mod events;
+pub mod jetstream;
+pub mod kv;
+pub mod lease;
+pub mod log;
+pub mod names;
+pub mod provision;
+pub mod queue;
+pub mod trace;
+
+pub use connect::{NatsConfig, connect};
+pub use lease::Lease;
+pub use log::{AppendError, Recorded, TaskLog};
+pub use queue::{Delivery, Queue};

@@ -1,0 +1,205 @@
+//! Domain ⇄ protobuf. A message that this version cannot read is an error with a name, never a default.
+
+use jiff::Timestamp;
+use prost::Message;
+use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
+use spotreel_domain::{Model, Priority, TaskId};
+use spotreel_proto::task::v1 as wire;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the payload is not a spotreel.task.v1.Task")]
+    Protobuf(#[from] prost::DecodeError),
+    #[error("field {0} is missing or holds a value that this version does not know")]
+    Field(&'static str),
+}
+
+pub fn encode(task: &Task) -> Vec<u8> {
+    to_wire(task).encode_to_vec()
+}
+
+pub fn decode(payload: &[u8]) -> Result<Task, DecodeError> {
+    from_wire(wire::Task::decode(payload)?)
+}
+
+fn to_wire(task: &Task) -> wire::Task {
+    use wire::task::State as W;
+    let spec = &task.spec;
+    wire::Task {
+        id: task.id.to_string(),
+        spec: Some(wire::Spec {
+            model: spec.model.as_str().into(),
+            priority: spec.priority as u32,
+            prompt: spec.prompt.clone(),
+            negative_prompt: spec.negative_prompt.clone(),
+            width: spec.width,
+            height: spec.height,
+            frames: spec.frames,
+            fps: spec.fps,
+            steps: spec.steps,
+            guidance: spec.guidance,
+            guidance_high_noise: spec.guidance_high_noise,
+            shift: spec.shift,
+            seed: spec.seed,
+            image: spec.image.clone(),
+            expires_at_ms: spec.expires_at.map(Timestamp::as_millisecond),
+            labels: spec.labels.clone(),
+        }),
+        content_hash: task.content_hash.clone(),
+        submitted_at_ms: task.submitted_at.as_millisecond(),
+        round: task.round,
+        entry: task.entry,
+        previous_entry: task.previous_entry,
+        start: task.start,
+        failures: task.failures,
+        lost_in_row: task.lost_in_row,
+        attempts: task.attempts.iter().map(attempt_to_wire).collect(),
+        attempts_total: task.attempts_total,
+        at_ms: task.at.as_millisecond(),
+        state: Some(match &task.state {
+            State::Queued { not_before } => {
+                W::Queued(wire::Queued { not_before_ms: not_before.map(Timestamp::as_millisecond) })
+            }
+            State::Started => W::Started(wire::Started {}),
+            State::Succeeded { artifact } => {
+                W::Succeeded(wire::Succeeded { artifact: Some(artifact_to_wire(artifact)) })
+            }
+            State::Failed { error } => W::Failed(wire::Failed { error: Some(failure_to_wire(error)) }),
+            State::Cancelled => W::Cancelled(wire::Cancelled {}),
+            State::Expired => W::Expired(wire::Expired {}),
+        }),
+    }
+}
+
+fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
+    use wire::task::State as W;
+    let spec = task.spec.ok_or(DecodeError::Field("spec"))?;
+    Ok(Task {
+        id: TaskId::parse(&task.id).map_err(|_| DecodeError::Field("id"))?,
+        spec: TaskSpec {
+            model: Model::parse(&spec.model).ok_or(DecodeError::Field("spec.model"))?,
+            priority: match spec.priority {
+                0 => Priority::High,
+                1 => Priority::Normal,
+                _ => return Err(DecodeError::Field("spec.priority")),
+            },
+            prompt: spec.prompt,
+            negative_prompt: spec.negative_prompt,
+            width: spec.width,
+            height: spec.height,
+            frames: spec.frames,
+            fps: spec.fps,
+            steps: spec.steps,
+            guidance: spec.guidance,
+            guidance_high_noise: spec.guidance_high_noise,
+            shift: spec.shift,
+            seed: spec.seed,
+            image: spec.image,
+            expires_at: spec.expires_at_ms.map(|ms| time(ms, "spec.expires_at_ms")).transpose()?,
+            labels: spec.labels,
+        },
+        content_hash: task.content_hash,
+        submitted_at: time(task.submitted_at_ms, "submitted_at_ms")?,
+        round: task.round,
+        entry: task.entry,
+        previous_entry: task.previous_entry,
+        start: task.start,
+        failures: task.failures,
+        lost_in_row: task.lost_in_row,
+        attempts: task.attempts.into_iter().map(attempt_from_wire).collect::<Result<_, _>>()?,
+        attempts_total: task.attempts_total,
+        at: time(task.at_ms, "at_ms")?,
+        state: match task.state.ok_or(DecodeError::Field("state"))? {
+            W::Queued(queued) => State::Queued {
+                not_before: queued.not_before_ms.map(|ms| time(ms, "not_before_ms")).transpose()?,
+            },
+            W::Started(_) => State::Started,
+            W::Succeeded(done) => State::Succeeded {
+                artifact: done.artifact.map(artifact_from_wire).ok_or(DecodeError::Field("artifact"))?,
+            },
+            W::Failed(failed) => State::Failed {
+                error: failure_from_wire(failed.error.ok_or(DecodeError::Field("error"))?)?,
+            },
+            W::Cancelled(_) => State::Cancelled,
+            W::Expired(_) => State::Expired,
+        },
+    })
+}
+
+fn time(ms: i64, field: &'static str) -> Result<Timestamp, DecodeError> {
+    Timestamp::from_millisecond(ms).map_err(|_| DecodeError::Field(field))
+}
+
+fn attempt_to_wire(attempt: &Attempt) -> wire::Attempt {
+    wire::Attempt {
+        worker: attempt.worker.clone(),
+        instance: attempt.instance.clone(),
+        started_at_ms: attempt.started_at.as_millisecond(),
+        ended_at_ms: attempt.ended_at.map(Timestamp::as_millisecond),
+        outcome: word(&attempt.outcome),
+        from_step: attempt.from_step,
+        error: attempt.error.as_ref().map(failure_to_wire),
+    }
+}
+
+fn attempt_from_wire(attempt: wire::Attempt) -> Result<Attempt, DecodeError> {
+    Ok(Attempt {
+        worker: attempt.worker,
+        instance: attempt.instance,
+        started_at: time(attempt.started_at_ms, "attempt.started_at_ms")?,
+        ended_at: attempt.ended_at_ms.map(|ms| time(ms, "attempt.ended_at_ms")).transpose()?,
+        outcome: from_word(attempt.outcome, "attempt.outcome")?,
+        from_step: attempt.from_step,
+        error: attempt.error.map(failure_from_wire).transpose()?,
+    })
+}
+
+fn failure_to_wire(failure: &Failure) -> wire::Failure {
+    wire::Failure { kind: word(&failure.kind), message: failure.message.clone() }
+}
+
+fn failure_from_wire(failure: wire::Failure) -> Result<Failure, DecodeError> {
+    Ok(Failure { kind: from_word(failure.kind, "failure.kind")?, message: failure.message })
+}
+
+fn artifact_to_wire(artifact: &Artifact) -> wire::Artifact {
+    let a = artifact.clone();
+    wire::Artifact {
+        bucket: a.bucket,
+        key: a.key,
+        sha256: a.sha256,
+        bytes: a.bytes,
+        width: a.width,
+        height: a.height,
+        frames: a.frames,
+        fps: a.fps,
+        engine: a.engine,
+    }
+}
+
+fn artifact_from_wire(a: wire::Artifact) -> Artifact {
+    Artifact {
+        bucket: a.bucket,
+        key: a.key,
+        sha256: a.sha256,
+        bytes: a.bytes,
+        width: a.width,
+        height: a.height,
+        frames: a.frames,
+        fps: a.fps,
+        engine: a.engine,
+    }
+}
+
+/// An enum's word on the wire is its word in JSON.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => unreachable!("only fieldless enums are written as words"),
+    }
+}
+
+fn from_word<T: serde::de::DeserializeOwned>(word: String, field: &'static str) -> Result<T, DecodeError> {
+    serde_json::from_value(serde_json::Value::String(word)).map_err(|_| DecodeError::Field(field))
+}

@@ -1,0 +1,98 @@
+//! The public events: each once, in the order of the log.
+
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use spotreel_domain::TaskId;
+
+use crate::connect::REQUEST_TIMEOUT;
+use crate::jetstream::{self, ApiError, PubAck};
+use crate::names::{self, EVENTS, HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_LOG_SEQUENCE};
+
+#[derive(Clone)]
+pub struct EventStream {
+    client: Client,
+    stream: async_nats::jetstream::stream::Stream<()>,
+}
+
+/// The newest public event of a task: where it stands, and the log event that it tells of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Newest {
+    sequence: u64,
+    log_sequence: u64,
+}
+
+impl EventStream {
+    pub async fn open(client: &Client) -> Self {
+        let context = async_nats::jetstream::new(client.clone());
+        let stream = context.get_stream_no_info(EVENTS).await.expect("EVENTS is a valid stream name");
+        Self { client: client.clone(), stream }
+    }
+
+    /// Publishes what the log says at `log_sequence`, unless that or something newer was published. False: it was.
+    pub async fn publish(
+        &self,
+        id: &TaskId,
+        event: &str,
+        log_sequence: u64,
+        mut headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<bool, ApiError> {
+        let filter = names::events_of(id);
+        let newest = self.newest(&filter).await?;
+        if newest.log_sequence >= log_sequence {
+            return Ok(false);
+        }
+        headers.insert(HEADER_LOG_SEQUENCE, log_sequence.to_string().as_str());
+        self.store(&names::event_of(id, event), &filter, newest.sequence, headers, payload).await
+    }
+
+    /// Says that a submission was refused. It tells of no log event, so it takes over the mark of the one before it.
+    pub async fn reject(&self, id: Option<&TaskId>, inbox_sequence: u64, payload: Bytes) -> Result<bool, ApiError> {
+        let mut headers = HeaderMap::new();
+        match id {
+            Some(id) => {
+                let filter = names::events_of(id);
+                let newest = self.newest(&filter).await?;
+                headers.insert(HEADER_LOG_SEQUENCE, newest.log_sequence.to_string().as_str());
+                self.store(&names::event_of(id, "rejected"), &filter, newest.sequence, headers, payload).await
+            }
+            None => {
+                let subject = names::rejected(inbox_sequence);
+                match self.store(&subject, &subject, 0, headers, payload).await {
+                    Err(ApiError::Conflict) => Ok(false),
+                    other => other,
+                }
+            }
+        }
+    }
+
+    async fn store(
+        &self,
+        subject: &str,
+        filter: &str,
+        expected: u64,
+        mut headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<bool, ApiError> {
+        headers.insert("Content-Type", "application/cloudevents+json");
+        headers.insert(HEADER_EXPECTED, expected.to_string().as_str());
+        headers.insert(HEADER_EXPECTED_FILTER, filter);
+        jetstream::request::<PubAck>(&self.client, subject, headers, payload, REQUEST_TIMEOUT).await.map(|_| true)
+    }
+
+    async fn newest(&self, filter: &str) -> Result<Newest, ApiError> {
+        match self.stream.get_last_raw_message_by_subject(filter).await {
+            Ok(message) => Ok(Newest {
+                sequence: message.sequence,
+                log_sequence: message
+                    .headers
+                    .get(HEADER_LOG_SEQUENCE)
+                    .and_then(|value| value.as_str().parse().ok())
+                    .unwrap_or_default(),
+            }),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Newest::default()),
+            Err(error) => Err(ApiError::Unknown(format!("{filter}: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Requests to JetStream with every outcome told apart: stored, refused and why, or unknown.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use bytes::Bytes;
+use serde::Deserialize;
+
+/// JetStream error codes that mean "somebody was first": on one node, on a cluster, and inside an atomic batch.
+const CONFLICT: [u64; 2] = [10_071, 10_164];
+/// The stream has reached one of its limits.
+const FULL: [u64; 2] = [10_077, 10_047];
+const NOT_FOUND: [u64; 2] = [10_037, 10_014];
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("a newer message stands there")]
+    Conflict,
+    #[error("the stream is full")]
+    Full,
+    #[error("there is no such message")]
+    NotFound,
+    #[error("JetStream refuses: {description} ({code})")]
+    Refused { code: u64, description: String },
+    /// Nothing was stored: nobody was there to do it.
+    #[error("no JetStream server takes {0}: is it up, and provisioned?")]
+    NoResponder(String),
+    /// It may or may not have been done.
+    #[error("no answer from JetStream in time on {0}")]
+    Unknown(String),
+    #[error("the message is larger than the server takes")]
+    TooLarge,
+    #[error("JetStream answered with something else than JSON")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+impl ApiError {
+    /// Worth the same request again later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoResponder(_) | Self::Unknown(_) => true,
+            // 503: no leader, out of resources for now.
+            Self::Refused { code, .. } => matches!(code, 10_008 | 10_023 | 10_039 | 10_210 | 10_009),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    err_code: Option<u64>,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    error: Option<Failure>,
+    #[serde(flatten)]
+    body: Option<T>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PubAck {
+    pub seq: u64,
+}
+
+pub async fn request<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    subject: &str,
+    headers: HeaderMap,
+    payload: Bytes,
+    timeout: Duration,
+) -> Result<T, ApiError> {
+    if payload.len() > client.max_payload() {
+        return Err(ApiError::TooLarge);
+    }
+    let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
+    let answer = client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => ApiError::NoResponder(subject.to_owned()),
+        RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
+        _ => ApiError::Unknown(subject.to_owned()),
+    })?;
+    let answer: Answer<T> = serde_json::from_slice(&answer.payload)?;
+    match (answer.error, answer.body) {
+        (Some(failure), _) => Err(classify(failure)),
+        (None, Some(body)) => Ok(body),
+        (None, None) => Err(ApiError::Unknown(subject.to_owned())),
+    }
+}
+
+fn classify(failure: Failure) -> ApiError {
+    let code = failure.err_code.unwrap_or_default();
+    let wrong_sequence = failure.description.contains("wrong last sequence");
+    match code {
+        code if CONFLICT.contains(&code) || wrong_sequence => ApiError::Conflict,
+        code if FULL.contains(&code) => ApiError::Full,
+        code if NOT_FOUND.contains(&code) => ApiError::NotFound,
+        code => ApiError::Refused { code, description: failure.description },
+    }
+}
+
+/// Deletes one message of a stream; one that is gone already is deleted too.
+pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
+    #[derive(Deserialize)]
+    struct Done {}
+    let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+    let body = serde_json::json!({ "seq": sequence, "no_erase": true }).to_string();
+    let done = request::<Done>(client, &subject, HeaderMap::new(), body.into(), super::connect::REQUEST_TIMEOUT);
+    match done.await {
+        Ok(_) | Err(ApiError::NotFound) => Ok(()),
+        // 10043: no message found at that sequence.
+        Err(ApiError::Refused { code: 10_043, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,85 @@
+//! Every name on the bus. docs/messages.md lists them for readers; a test compares the two.
+
+use spotreel_domain::{Event, Model, Priority, TaskId};
+
+pub const TASKS: &str = "TASKS";
+pub const EVENTS: &str = "EVENTS";
+pub const INBOX: &str = "INBOX";
+
+pub const LOG_ALL: &str = "spotreel.log.>";
+pub const EVENT_SUBJECTS: [&str; 2] = ["spotreel.task.>", "spotreel.rejected.*"];
+pub const INBOX_SUBJECT: &str = "spotreel.inbox";
+
+pub const SUBMIT: &str = "spotreel.submit";
+pub const GET: &str = "spotreel.get";
+pub const LIST: &str = "spotreel.list";
+pub const CANCEL: &str = "spotreel.cancel";
+pub const RETRY: &str = "spotreel.retry";
+pub const VERBS: [&str; 5] = [SUBMIT, GET, LIST, CANCEL, RETRY];
+
+pub const WORKERS_BUCKET: &str = "spotreel-workers";
+pub const MARKS_BUCKET: &str = "spotreel-marks";
+/// When the sweeper last saw that no finished task holds an entry.
+pub const SWEEPER_MARK: &str = "sweeper";
+
+pub const CONSUMER_NOTIFIER: &str = "notifier";
+pub const CONSUMER_SWEEPER: &str = "sweeper";
+pub const CONSUMER_JANITOR: &str = "janitor";
+pub const CONSUMER_DEADLINES: &str = "deadlines";
+pub const CONSUMER_INTAKE: &str = "intake";
+
+/// Tells an append from every other try at the same place: after a timeout its author finds out whether it was stored.
+pub const HEADER_OP: &str = "Spotreel-Op";
+/// In EVENTS: the log sequence that a public event was made from.
+pub const HEADER_LOG_SEQUENCE: &str = "Spotreel-Log-Sequence";
+pub const HEADER_EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+pub const HEADER_EXPECTED_FILTER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// All events of a task. It is also *the* compare-and-set filter: two different filters over the same subjects admit
+/// two winners on a cluster, so every writer takes it from here, byte for byte.
+pub fn log_of(id: &TaskId) -> String {
+    format!("spotreel.log.{id}.>")
+}
+
+pub fn log_event(id: &TaskId, event: Event, model: Model, priority: Priority) -> String {
+    match event {
+        Event::Queued => format!("spotreel.log.{id}.queued.{model}.{}", priority.as_token()),
+        other => format!("spotreel.log.{id}.{}", other.as_str()),
+    }
+}
+
+/// The task and the event that a subject of the log names.
+pub fn parse_log_subject(subject: &str) -> Option<(TaskId, Event)> {
+    let mut tokens = subject.strip_prefix("spotreel.log.")?.split('.');
+    let id = TaskId::parse(tokens.next()?).ok()?;
+    Some((id, Event::parse(tokens.next()?)?))
+}
+
+pub fn work_filter(model: Model, priority: Priority) -> String {
+    format!("spotreel.log.*.queued.{model}.{}", priority.as_token())
+}
+
+pub fn work_consumer(model: Model, priority: Priority) -> String {
+    format!("{model}_{}", priority.as_token())
+}
+
+pub fn event_of(id: &TaskId, event: &str) -> String {
+    format!("spotreel.task.{id}.{event}")
+}
+
+pub fn events_of(id: &TaskId) -> String {
+    format!("spotreel.task.{id}.>")
+}
+
+pub fn rejected(sequence: u64) -> String {
+    format!("spotreel.rejected.{sequence}")
+}
+
+pub fn progress(id: &TaskId) -> String {
+    format!("spotreel.progress.{id}")
+}
+
+/// A hint, never a promise: whoever works on the task should read the log now.
+pub fn hint(id: &TaskId) -> String {
+    format!("spotreel.hint.{id}")
+}

@@ -1,0 +1,281 @@
+//! Streams, consumers and buckets as code. One step makes what is missing; nothing that exists is ever changed by it.
+//!
+//! Services do not do this at their start: a server with a wrong key or an empty disk looks new, and a service that
+//! made its own streams would build an empty system beside the old data.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType};
+use serde::Serialize;
+use spotreel_domain::{Event, Model, Priority};
+
+use crate::names::{
+    CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVENT_SUBJECTS,
+    EVENTS, INBOX, INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer, work_filter,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
+const EVENTS_KEPT: Duration = Duration::from_secs(45 * 24 * 3600);
+/// Waiting retries and deadlines count as pending; the server's default of 1,000 would block the queue behind them.
+const MAX_ACK_PENDING: i64 = 50_000;
+/// Open pulls a consumer; the server's default of 512 is less than a large fleet has.
+const MAX_WAITING: i64 = 4_096;
+
+/// The sizes of a deployment; everything else is fixed.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub replicas: usize,
+    /// A worker that falls silent has lost its task after so long.
+    pub lease: Duration,
+    pub tasks_max_bytes: i64,
+    pub events_max_bytes: i64,
+    pub inbox_max_bytes: i64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            lease: Duration::from_secs(60),
+            tasks_max_bytes: 4 << 30,
+            events_max_bytes: 4 << 30,
+            inbox_max_bytes: 1 << 30,
+        }
+    }
+}
+
+/// What was done about one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Created,
+    AsWanted,
+    /// It exists and differs; it is left as it is.
+    Differs { differences: Vec<String> },
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot be provisioned: {reason}")]
+pub struct ProvisionError {
+    pub name: String,
+    pub reason: String,
+}
+
+pub fn streams(layout: &Layout) -> Vec<Config> {
+    let base = |name: &str| Config {
+        name: name.to_owned(),
+        storage: StorageType::File,
+        num_replicas: layout.replicas,
+        allow_direct: true,
+        ..Config::default()
+    };
+    vec![
+        // The truth. No age limit and no TTL: an event that vanished by itself would turn a finished task back.
+        Config {
+            subjects: vec![LOG_ALL.into()],
+            discard: DiscardPolicy::New,
+            retention: RetentionPolicy::Limits,
+            max_bytes: layout.tasks_max_bytes,
+            allow_atomic_publish: true,
+            deny_purge: true,
+            description: Some("the task log: state, history and work items".into()),
+            ..base(TASKS)
+        },
+        Config {
+            subjects: EVENT_SUBJECTS.map(Into::into).to_vec(),
+            discard: DiscardPolicy::Old,
+            max_bytes: layout.events_max_bytes,
+            max_age: EVENTS_KEPT,
+            description: Some("public events, for clients".into()),
+            ..base(EVENTS)
+        },
+        Config {
+            subjects: vec![INBOX_SUBJECT.into()],
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            max_bytes: layout.inbox_max_bytes,
+            description: Some("submissions by publish, until intake has taken them".into()),
+            ..base(INBOX)
+        },
+        Config {
+            subjects: vec![format!("$KV.{WORKERS_BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            max_bytes: 16 << 20,
+            description: Some("what live workers say of themselves".into()),
+            ..base(&format!("KV_{WORKERS_BUCKET}"))
+        },
+        Config {
+            subjects: vec![format!("$KV.{MARKS_BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            max_bytes: 1 << 20,
+            description: Some("marks that services leave for each other".into()),
+            ..base(&format!("KV_{MARKS_BUCKET}"))
+        },
+    ]
+}
+
+pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
+    let base = |name: &str| pull::Config {
+        durable_name: Some(name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        deliver_policy: DeliverPolicy::All,
+        // Failures are counted in the task, never by deliveries.
+        max_deliver: -1,
+        ack_wait: Duration::from_secs(30),
+        max_ack_pending: MAX_ACK_PENDING,
+        ..pull::Config::default()
+    };
+    let mut all: Vec<(&'static str, pull::Config)> = Vec::new();
+    for model in Model::ALL {
+        for priority in Priority::ALL {
+            all.push((
+                TASKS,
+                pull::Config {
+                    filter_subject: work_filter(model, priority),
+                    ack_wait: layout.lease,
+                    max_waiting: MAX_WAITING,
+                    ..base(&work_consumer(model, priority))
+                },
+            ));
+        }
+    }
+    let ends = || Event::ALL.into_iter().filter(|event| event.is_terminal()).map(|e| format!("spotreel.log.*.{}", e.as_str()));
+    // One at a time: the next event goes out only after this one is stored, whoever asks.
+    all.push((TASKS, pull::Config { filter_subject: LOG_ALL.into(), max_ack_pending: 1, ..base(CONSUMER_NOTIFIER) }));
+    all.push((
+        TASKS,
+        pull::Config {
+            filter_subjects: ends().chain(["spotreel.log.*.queued.>".to_owned()]).collect(),
+            ..base(CONSUMER_SWEEPER)
+        },
+    ));
+    all.push((
+        TASKS,
+        pull::Config { filter_subjects: ends().collect(), max_ack_pending: -1, ..base(CONSUMER_JANITOR) },
+    ));
+    all.push((
+        TASKS,
+        pull::Config {
+            filter_subject: "spotreel.log.*.queued.>".into(),
+            max_ack_pending: -1,
+            ..base(CONSUMER_DEADLINES)
+        },
+    ));
+    all.push((INBOX, pull::Config { ..base(CONSUMER_INTAKE) }));
+    all
+}
+
+/// The copy of EVENTS in the clients' account, for durable consumers of their own.
+pub fn events_mirror(layout: &Layout) -> Config {
+    Config {
+        name: EVENTS.into(),
+        storage: StorageType::File,
+        num_replicas: layout.replicas,
+        allow_direct: true,
+        max_age: EVENTS_KEPT,
+        max_bytes: layout.events_max_bytes,
+        mirror: Some(Source {
+            name: EVENTS.into(),
+            external: Some(External {
+                api_prefix: "spotreel.mirror".into(),
+                delivery_prefix: Some("mirror.events".into()),
+            }),
+            ..Source::default()
+        }),
+        ..Config::default()
+    }
+}
+
+/// Makes what is missing in the services' account.
+pub async fn apply(client: &Client, layout: &Layout) -> Result<Vec<Report>, ProvisionError> {
+    let context = async_nats::jetstream::new(client.clone());
+    let mut reports = Vec::new();
+    for config in streams(layout) {
+        reports.push(apply_stream(&context, config).await?);
+    }
+    for (stream, config) in consumers(layout) {
+        reports.push(apply_consumer(&context, stream, config).await?);
+    }
+    Ok(reports)
+}
+
+/// Makes the clients' copy of the events.
+pub async fn apply_clients(client: &Client, layout: &Layout) -> Result<Report, ProvisionError> {
+    apply_stream(&async_nats::jetstream::new(client.clone()), events_mirror(layout)).await
+}
+
+async fn apply_stream(context: &Context, wanted: Config) -> Result<Report, ProvisionError> {
+    use async_nats::jetstream::context::GetStreamErrorKind;
+    let name = format!("stream {}", wanted.name);
+    let failed = |reason: String| ProvisionError { name: name.clone(), reason };
+    let outcome = match context.get_stream(&wanted.name).await {
+        Ok(stream) => compare(&wanted, &stream.cached_info().config),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(_) => {
+                context.create_stream(wanted).await.map_err(|error| failed(error.to_string()))?;
+                Outcome::Created
+            }
+            _ => return Err(failed(error.to_string())),
+        },
+    };
+    Ok(Report { name, outcome })
+}
+
+async fn apply_consumer(
+    context: &Context,
+    stream: &str,
+    wanted: pull::Config,
+) -> Result<Report, ProvisionError> {
+    let consumer = wanted.durable_name.clone().unwrap_or_default();
+    let name = format!("consumer {stream}/{consumer}");
+    let failed = |reason: String| ProvisionError { name: name.clone(), reason };
+    let handle = context.get_stream(stream).await.map_err(|error| failed(error.to_string()))?;
+    let outcome = match handle.consumer_info(&consumer).await {
+        Ok(info) => {
+            let there = async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(wanted);
+            compare(&there, &info.config)
+        }
+        Err(_) => {
+            handle.create_consumer_strict(wanted).await.map_err(|error| failed(error.to_string()))?;
+            Outcome::Created
+        }
+    };
+    Ok(Report { name, outcome })
+}
+
+/// Compares what is wanted with what is there, by the server's own words for it; what the server adds is ignored.
+fn compare<T: Serialize>(wanted: &T, there: &T) -> Outcome {
+    let (wanted, there) = (serde_json::json!(wanted), serde_json::json!(there));
+    let mut differences = Vec::new();
+    for (key, value) in wanted.as_object().into_iter().flatten() {
+        let is_set = !(value.is_null() || *value == false || *value == 0 || *value == "" || key == "metadata");
+        if is_set && there.get(key) != Some(value) {
+            differences.push(format!("{key}: wanted {value}, is {}", there.get(key).unwrap_or(&serde_json::Value::Null)));
+        }
+    }
+    match differences.is_empty() {
+        true => Outcome::AsWanted,
+        false => Outcome::Differs { differences },
+    }
+}
+
+/// What the clients' link to a video may last at most, and what is kept of a finished task.
+pub const FINISHED_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());

@@ -1,0 +1,216 @@
+//! Pulling from a durable consumer one message at a time, and acks that are known to have arrived.
+//!
+//! async-nats' own pull streams ask for more while the caller is busy, and park those messages with it for a whole
+//! lease; its double ack takes "nobody is there" for a yes. Both are plain requests, so they are made as such here.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use backoff::backoff::Backoff;
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::connect::REQUEST_TIMEOUT;
+use crate::log::{ReadError, Recorded};
+
+/// Slack for the server's answer that a pull has expired.
+const PULL_SLACK: Duration = Duration::from_secs(1);
+/// An ack is tried this long; then the lease ends by itself and the message is delivered again.
+const ACK_GIVE_UP_AFTER: Duration = Duration::from_secs(20);
+
+#[derive(Clone)]
+pub struct Queue {
+    client: Client,
+    stream: &'static str,
+    consumer: String,
+    ack_wait: Duration,
+}
+
+/// A message that is ours until the lease ends.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    client: Client,
+    pub subject: String,
+    pub sequence: u64,
+    pub delivered: i64,
+    pub stored_nanos: i128,
+    pub headers: HeaderMap,
+    pub payload: Bytes,
+    reply: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    #[error("consumer {consumer} of stream {stream} is not there: run `spotreel provision`")]
+    Missing { stream: &'static str, consumer: String },
+    #[error("the NATS server does not answer")]
+    NoAnswer,
+    #[error("the server refuses: {0}")]
+    Refused(String),
+}
+
+impl Queue {
+    /// Opens a consumer that `spotreel provision` has made; no service makes one.
+    pub async fn open(client: &Client, stream: &'static str, consumer: &str) -> Result<Self, QueueError> {
+        let context = async_nats::jetstream::new(client.clone());
+        let found: Result<PullConsumer, _> = context.get_consumer_from_stream(consumer, stream).await;
+        match found {
+            Ok(found) => Ok(Self {
+                client: client.clone(),
+                stream,
+                consumer: consumer.to_owned(),
+                ack_wait: found.cached_info().config.ack_wait,
+            }),
+            Err(error) if error.to_string().contains("timed out") => Err(QueueError::NoAnswer),
+            Err(error) => {
+                tracing::debug!(%error, stream, consumer, "consumer cannot be opened");
+                Err(QueueError::Missing { stream, consumer: consumer.to_owned() })
+            }
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.consumer
+    }
+
+    pub fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
+    /// The next message: at once or not at all with `wait` zero, else within `wait`.
+    ///
+    /// Dropped before it is done, a message that is on its way stays leased to nobody until its lease ends: let it run.
+    pub async fn pull(&self, wait: Duration) -> Result<Option<Delivery>, QueueError> {
+        let body = match wait.is_zero() {
+            true => serde_json::json!({ "batch": 1, "no_wait": true }),
+            false => serde_json::json!({ "batch": 1, "expires": u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX) }),
+        };
+        let request =
+            Request::new().payload(body.to_string().into()).timeout(Some(wait + REQUEST_TIMEOUT.max(PULL_SLACK)));
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
+        match self.client.send_request(subject, request).await {
+            Ok(message) => self.interpret(message),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(QueueError::NoAnswer),
+            Err(_) => Err(QueueError::NoAnswer),
+        }
+    }
+
+    /// What is there now, up to `limit`, without waiting.
+    pub async fn pull_ready(&self, limit: usize) -> Result<Vec<Delivery>, QueueError> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| QueueError::NoAnswer)?;
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
+        let body = serde_json::json!({ "batch": limit, "no_wait": true }).to_string();
+        self.client.publish_with_reply(subject, inbox, body.into()).await.map_err(|_| QueueError::NoAnswer)?;
+        let mut ready = Vec::new();
+        while ready.len() < limit {
+            match tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await {
+                Ok(Some(message)) => match self.interpret(message)? {
+                    Some(delivery) => ready.push(delivery),
+                    None => break,
+                },
+                // What has arrived is ours already; the rest comes again after its lease.
+                _ if !ready.is_empty() => break,
+                _ => return Err(QueueError::NoAnswer),
+            }
+        }
+        Ok(ready)
+    }
+
+    fn interpret(&self, message: async_nats::Message) -> Result<Option<Delivery>, QueueError> {
+        if let Some(status) = message.status {
+            // 404 nothing there, 408 expired, 409 the pull was ended (a restart, a new leader).
+            return match status.as_u16() {
+                404 | 408 | 409 => Ok(None),
+                503 => Err(QueueError::NoAnswer),
+                _ => Err(QueueError::Refused(message.description.unwrap_or_default())),
+            };
+        }
+        let Some(reply) = message.reply.clone() else {
+            return Err(QueueError::Refused("a delivery without a reply subject".into()));
+        };
+        let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+        let headers = message.headers.clone().unwrap_or_default();
+        let context = async_nats::jetstream::new(self.client.clone());
+        let message = async_nats::jetstream::Message { message, context };
+        let info = message.info().map_err(|error| QueueError::Refused(error.to_string()))?;
+        Ok(Some(Delivery {
+            client: self.client.clone(),
+            subject,
+            sequence: info.stream_sequence,
+            delivered: info.delivered,
+            stored_nanos: info.published.unix_timestamp_nanos(),
+            headers,
+            payload,
+            reply: reply.to_string(),
+        }))
+    }
+}
+
+impl Delivery {
+    /// The log event that was delivered.
+    pub fn recorded(&self) -> Result<Recorded, ReadError> {
+        Recorded::from_parts(&self.subject, self.sequence, &self.payload, self.headers.clone(), self.stored_nanos)
+    }
+
+    /// Done for good. Returns once the server has said so.
+    pub async fn ack(&self) -> Result<(), QueueError> {
+        self.say("+ACK".into()).await
+    }
+
+    /// Back to the queue, at once or after `delay`.
+    pub async fn nak(&self, delay: Duration) -> Result<(), QueueError> {
+        let word = match delay.is_zero() {
+            true => "-NAK".to_owned(),
+            false => format!("-NAK {{\"delay\":{}}}", delay.as_nanos()),
+        };
+        self.say(word).await
+    }
+
+    /// The lease begins anew. Not confirmed: the next one comes soon.
+    pub async fn in_progress(&self) {
+        // A client that is closed has ended its lease anyway.
+        let _ = self.client.publish(self.reply.clone(), "+WPI".into()).await;
+    }
+
+    async fn say(&self, word: String) -> Result<(), QueueError> {
+        let policy = backoff::ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(50))
+            .with_max_interval(Duration::from_secs(2))
+            .with_max_elapsed_time(Some(ACK_GIVE_UP_AFTER))
+            .build();
+        retry(policy, || async {
+            let request = Request::new().payload(word.clone().into()).timeout(Some(REQUEST_TIMEOUT));
+            self.client
+                .send_request(self.reply.clone(), request)
+                .await
+                .map(drop)
+                .map_err(|_| backoff::Error::transient(QueueError::NoAnswer))
+        })
+        .await
+    }
+}
+
+/// Runs `operation` until it succeeds, fails for good, or the policy is exhausted. The `backoff` crate gives the
+/// delays; its own runner is not used because it wants a runtime feature of its own.
+pub(crate) async fn retry<T, E, F, Fut>(
+    mut policy: backoff::ExponentialBackoff,
+    mut operation: F,
+) -> Result<T, E>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, backoff::Error<E>>>,
+{
+    policy.reset();
+    loop {
+        match operation().await {
+            Ok(done) => return Ok(done),
+            Err(backoff::Error::Permanent(error)) => return Err(error),
+            Err(backoff::Error::Transient { err, .. }) => match policy.next_backoff() {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(err),
+            },
+        }
+    }
+}
