@@ -1,0 +1,95 @@
+//! What a worker says to an engine.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Worker → engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToEngine {
+    /// First line of all.
+    Hello { proto: [u32; 2] },
+    /// Answered by `ready` or by `error` without an id.
+    Load {
+        model: String,
+        #[serde(default)]
+        profile: Option<String>,
+        #[serde(default)]
+        pack_dir: Option<PathBuf>,
+    },
+    /// Answered by `accepted`, then progress, then exactly one `finished` or `error`.
+    Render(RenderRequest),
+    /// Answered by `checkpoint` within the running step, from a copy of the last whole step. Said too late, it is
+    /// ignored: the end of the render is the answer.
+    CheckpointNow { id: String },
+    /// Answered by `error{kind: "cancelled"}`, unless the render ended first.
+    Cancel { id: String, reason: String },
+    /// Gives the model's memory back.
+    Unload,
+    /// Answered by `pong` with the same number.
+    Ping { n: u64 },
+    /// Answered by `bye` and the end of the process.
+    Shutdown { grace_s: f64 },
+    /// A type that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One attempt at one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RenderRequest {
+    pub id: String,
+    /// Counts from 1.
+    pub attempt: u32,
+    pub task: RenderTask,
+    /// Where checkpoints go. Absolute, exists, belongs to this render alone.
+    pub work_dir: PathBuf,
+    /// Where the video goes. Absolute, exists.
+    pub out_dir: PathBuf,
+    #[serde(default)]
+    pub resume: Option<ResumeFrom>,
+    pub checkpoint: CheckpointPolicy,
+}
+
+/// What to render. Defaults are filled in by whoever admitted the task: an engine never guesses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RenderTask {
+    pub model: String,
+    pub prompt: String,
+    /// `None` is the model's own negative prompt; an empty text is really empty.
+    #[serde(default)]
+    pub negative_prompt: Option<String>,
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub fps: u32,
+    pub steps: u32,
+    /// For models with two experts: the high-noise expert's.
+    pub guidance: f64,
+    /// The low-noise expert's.
+    #[serde(default)]
+    pub guidance_2: Option<f64>,
+    /// Flow-matching timestep shift.
+    pub shift: f64,
+    pub seed: u64,
+    /// The first frame, for models that start from an image.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
+}
+
+/// A checkpoint to go on from, and what its bytes must hash to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeFrom {
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
+/// How often the engine writes a checkpoint unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointPolicy {
+    /// After every so many steps; 0 is never.
+    pub every_steps: u32,
+    /// But not sooner than this after the one before.
+    pub min_interval_s: f64,
+}
