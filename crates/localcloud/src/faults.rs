@@ -1,0 +1,227 @@
+//! Faults on order: which requests fail, how, and how often it has happened.
+//!
+//! Same seed, same rules, same order of requests: same faults. The draws come from a small generator of our own, so
+//! that a failing test can be run again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What happens to a request that a rule picks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// `500 InternalError`.
+    #[serde(rename = "500")]
+    InternalError,
+    /// `503 SlowDown`.
+    #[serde(rename = "503_slow_down")]
+    SlowDown,
+    /// The TCP connection is cut (RST), no answer.
+    #[serde(rename = "reset")]
+    Reset,
+    /// The request waits `delay_ms`, then goes on.
+    #[serde(rename = "delay")]
+    Delay,
+}
+
+/// One rule. A request is held against all of them in order: delays add up, the first failure wins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The S3 operation (`PutObject`) or `*`.
+    pub op: String,
+    pub action: Action,
+    /// 0 to 1; left out: always.
+    #[serde(default = "always")]
+    pub probability: f64,
+    /// How often it fires at most; left out: without end.
+    #[serde(default)]
+    pub times: Option<u32>,
+    /// Only for keys that begin so.
+    #[serde(default)]
+    pub key_prefix: Option<String>,
+    /// How long to wait before the action.
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// Do the work first, then fail: the answer gets lost, its effect does not.
+    #[serde(default)]
+    pub after: bool,
+}
+
+fn always() -> f64 {
+    1.0
+}
+
+impl Rule {
+    /// A rule that always fires, to be narrowed by the caller.
+    pub fn new(op: &str, action: Action) -> Self {
+        Self {
+            op: op.to_owned(),
+            action,
+            probability: 1.0,
+            times: None,
+            key_prefix: None,
+            delay_ms: 0,
+            after: false,
+        }
+    }
+}
+
+/// What `POST /faults` takes; it replaces what was set before.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    #[serde(default)]
+    pub seed: u64,
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// One rule with what it did so far; `GET /faults` lists these.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Requests that matched operation and key.
+    pub matched: u64,
+    /// Requests that it hit.
+    pub fired: u32,
+}
+
+/// The verdict over one request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub delay: Duration,
+    pub failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub action: Action,
+    pub after: bool,
+}
+
+/// The rules in force.
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    draws: u64,
+    rules: Vec<Report>,
+}
+
+impl Faults {
+    /// Replaces all rules; the counts begin anew.
+    pub fn set(&self, plan: Plan) {
+        let rules = plan.rules.into_iter();
+        let mut state = self.lock();
+        state.draws = plan.seed;
+        state.rules = rules
+            .map(|rule| Report {
+                rule,
+                matched: 0,
+                fired: 0,
+            })
+            .collect();
+    }
+
+    pub fn clear(&self) {
+        self.set(Plan::default());
+    }
+
+    pub fn report(&self) -> Vec<Report> {
+        self.lock().rules.clone()
+    }
+
+    pub(crate) fn judge(&self, op: &str, key: &str) -> Verdict {
+        let mut state = self.lock();
+        let State { draws, rules } = &mut *state;
+        let mut verdict = Verdict::default();
+        for report in rules {
+            let rule = &report.rule;
+            let prefix = rule.key_prefix.as_deref().unwrap_or("");
+            if (rule.op != "*" && rule.op != op) || !key.starts_with(prefix) {
+                continue;
+            }
+            report.matched += 1;
+            let spent = rule.times.is_some_and(|times| report.fired >= times);
+            if spent || draw(draws) >= rule.probability {
+                continue;
+            }
+            report.fired += 1;
+            verdict.delay += Duration::from_millis(rule.delay_ms);
+            if rule.action != Action::Delay {
+                verdict.failure = Some(Failure {
+                    action: rule.action,
+                    after: rule.after,
+                });
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// SplitMix64: the next number in 0..1.
+fn draw(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    let high = u32::try_from(z >> 32).unwrap_or(u32::MAX);
+    f64::from(high) / 4_294_967_296.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fired(seed: u64) -> Vec<bool> {
+        let faults = Faults::default();
+        let rule = Rule {
+            probability: 0.3,
+            ..Rule::new("*", Action::SlowDown)
+        };
+        faults.set(Plan {
+            seed,
+            rules: vec![rule],
+        });
+        let hit = |_| faults.judge("PutObject", "k").failure.is_some();
+        (0..1000).map(hit).collect()
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        assert_eq!(fired(7), fired(7));
+        assert_ne!(fired(7), fired(8));
+        let share = fired(7).iter().filter(|hit| **hit).count();
+        assert!((250..350).contains(&share), "{share} of 1000 at 0.3");
+    }
+
+    #[test]
+    fn times_operation_and_prefix_narrow_a_rule() {
+        let faults = Faults::default();
+        let rule = Rule {
+            times: Some(1),
+            key_prefix: Some("a/".to_owned()),
+            ..Rule::new("PutObject", Action::Reset)
+        };
+        faults.set(Plan {
+            seed: 0,
+            rules: vec![rule],
+        });
+        assert_eq!(faults.judge("GetObject", "a/1").failure, None);
+        assert_eq!(faults.judge("PutObject", "b/1").failure, None);
+        assert!(faults.judge("PutObject", "a/1").failure.is_some());
+        assert_eq!(faults.judge("PutObject", "a/2").failure, None);
+        let report = &faults.report()[0];
+        assert_eq!((report.matched, report.fired), (2, 1));
+    }
+}
