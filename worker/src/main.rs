@@ -1,1 +1,5 @@
-fn main() {}
+//! `spotreel-worker`.
+
+fn main() -> std::process::ExitCode {
+    spotreel_bootstrap::run("worker", spotreel_worker::config::DEFAULTS, spotreel_worker::start)
+}

@@ -1,0 +1,108 @@
+//! From a delivered work item to a started task: is it ours to start, and what does it go on from?
+
+use spotreel_bootstrap::ambient;
+use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_domain::task::{Artifact, StartRuling};
+
+use crate::checkpoints::{self, Stored, chain};
+use crate::{Worker, finish};
+
+/// Storage that is away is no fault of the task: it is looked at again after so long.
+const STORAGE_AWAY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A task that this worker has started.
+pub struct Begun {
+    pub started: Recorded,
+    /// To go on from, newest first.
+    pub checkpoints: Vec<Stored>,
+    /// A worker before us had finished, and died before it could say so.
+    pub finished: Option<Artifact>,
+}
+
+impl Worker {
+    /// Starts the task of a work item, or gives the item its due and returns none.
+    pub async fn begin(&self, delivery: &Delivery) -> Option<Begun> {
+        let id = match delivery.recorded() {
+            Ok(recorded) => recorded.task.id,
+            Err(error) => {
+                tracing::error!(error = chain(&error), sequence = delivery.sequence, "a work item cannot be read; it is left to people");
+                let _ = delivery.nak(std::time::Duration::from_secs(3600)).await;
+                return None;
+            }
+        };
+        loop {
+            let last = match self.log.last(&id).await {
+                Ok(Some(last)) => last,
+                Ok(None) => {
+                    self.let_go(delivery, None).await;
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(task = %id, error = chain(&error), "the log cannot be read");
+                    let _ = delivery.nak(STORAGE_AWAY).await;
+                    return None;
+                }
+            };
+            let ruling = last.task.rule_start(delivery.sequence, ambient::now());
+            if let StartRuling::Forget | StartRuling::Wait(_) = ruling {
+                let said = match ruling {
+                    StartRuling::Wait(rest) => delivery.nak(rest).await,
+                    _ => delivery.ack().await,
+                };
+                if let Err(error) = said {
+                    tracing::debug!(%error, task = %id, "a work item was not returned");
+                }
+                return None;
+            }
+            let found = async {
+                let checkpoints = checkpoints::list(&self.store, &last.task).await?;
+                anyhow::Ok((checkpoints, finish::find_artifact(&self.store, &last.task).await?))
+            };
+            let (checkpoints, finished) = match found.await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
+                    let _ = delivery.nak(STORAGE_AWAY).await;
+                    return None;
+                }
+            };
+            let newest = checkpoints.first().map_or(0, |stored| stored.next_step);
+            if ruling == StartRuling::DeclareLost {
+                self.declare_lost(&last, newest).await;
+                continue;
+            }
+            let step = last.task.started(&self.name, &self.instance, newest, ambient::now()).ok()?;
+            let append = self.append(step, last.sequence);
+            match self.log.append(&append).await {
+                Ok(sequence) => {
+                    let started = Recorded {
+                        sequence,
+                        event: append.event,
+                        task: append.task.placed_at(sequence, append.event),
+                        headers: append.headers,
+                        stored_at: ambient::now(),
+                    };
+                    return Some(Begun { started, checkpoints, finished });
+                }
+                Err(AppendError::Conflict(_)) => {}
+                Err(error) => {
+                    tracing::warn!(task = %id, error = chain(&error), "the task could not be started");
+                    let _ = delivery.nak(STORAGE_AWAY).await;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The item came to us although a start of it stands: that worker's lease has ended.
+    async fn declare_lost(&self, last: &Recorded, newest_checkpoint: u32) {
+        let before = last.task.running().map_or(0, |attempt| attempt.from_step);
+        let Ok((event, task)) = last.task.lost(newest_checkpoint > before, ambient::now()) else { return };
+        tracing::warn!(task = %task.id, worker = last.task.running().map(|a| a.worker.as_str()), "a worker was lost with its task");
+        let append = self.append((event, self.scaled(task)), last.sequence);
+        // Refused: somebody wrote first, and the next look shows what.
+        if let Err(error) = self.log.append(&append).await {
+            tracing::debug!(task = %append.task.id, error = chain(&error), "the loss was not written");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Checkpoints in S3: where they lie, which is the newest, and the upload beside the render.
+
+use std::path::{Path, PathBuf};
+
+use spotreel_domain::Task;
+use spotreel_s3::Store;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::crash;
+use crate::engine::Checkpoint;
+
+/// Kept of one round: the newest, and the one before it should the newest prove unusable.
+const KEPT: usize = 2;
+
+/// A checkpoint that lies in S3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub key: String,
+    pub next_step: u32,
+}
+
+/// Checkpoints of another round are another render's: a person's retry begins anew.
+fn prefix(task: &Task) -> String {
+    format!("checkpoints/{}/{}/", task.id, task.round)
+}
+
+fn key(task: &Task, fence: u64, next_step: u32) -> String {
+    format!("{}{next_step:05}-{fence}.ckpt", prefix(task))
+}
+
+fn parse(key: String) -> Option<Stored> {
+    let (step, _) = key.rsplit('/').next()?.split_once('-')?;
+    Some(Stored { next_step: step.parse().ok()?, key })
+}
+
+/// All of the task's round, newest first.
+pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
+    let listed = store.list(&prefix(task)).await?;
+    let mut found: Vec<_> = listed.into_iter().filter_map(|object| parse(object.key)).collect();
+    found.sort_by(|a, b| b.next_step.cmp(&a.next_step).then_with(|| b.key.cmp(&a.key)));
+    Ok(found)
+}
+
+/// Brings a checkpoint here; what does not match its hash is an error.
+pub async fn fetch(store: &Store, stored: &Stored, work_dir: &Path) -> anyhow::Result<(PathBuf, String)> {
+    let path = work_dir.join("resume.ckpt");
+    let sha256 = store.get_to_file(&stored.key, &path).await?;
+    Ok((path, sha256))
+}
+
+/// Uploads checkpoints one after the other while the render goes on. When the network is slower than the render, the
+/// ones in between are left out: only the newest is worth its bytes.
+pub struct Uploads {
+    sender: mpsc::UnboundedSender<Checkpoint>,
+    task: JoinHandle<u32>,
+}
+
+impl Uploads {
+    pub fn begin(store: Store, task: &Task, fence: u64) -> Self {
+        // Unbounded in name: a render has at most as many checkpoints as steps.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let task = tokio::spawn(upload_all(store, task.clone(), fence, receiver));
+        Self { sender, task }
+    }
+
+    pub fn offer(&self, checkpoint: Checkpoint) {
+        let _ = self.sender.send(checkpoint);
+    }
+
+    /// Waits until the newest is in S3; says which step that is.
+    pub async fn finish(self) -> u32 {
+        drop(self.sender);
+        self.task.await.unwrap_or_default()
+    }
+
+    pub fn abandon(self) {
+        self.task.abort();
+    }
+}
+
+async fn upload_all(
+    store: Store,
+    task: Task,
+    fence: u64,
+    mut receiver: mpsc::UnboundedReceiver<Checkpoint>,
+) -> u32 {
+    let mut done = Vec::new();
+    let mut newest = 0;
+    while let Some(mut checkpoint) = receiver.recv().await {
+        while let Ok(newer) = receiver.try_recv() {
+            let _ = tokio::fs::remove_file(&checkpoint.path).await;
+            checkpoint = newer;
+        }
+        let key = key(&task, fence, checkpoint.next_step);
+        let sent = store
+            .put_file_if_absent(&key, &checkpoint.path, &checkpoint.sha256, "application/octet-stream", &Default::default())
+            .await;
+        let _ = tokio::fs::remove_file(&checkpoint.path).await;
+        match sent {
+            Ok(_) => {
+                tracing::debug!(task = %task.id, step = checkpoint.next_step, "checkpoint is in S3");
+                metrics::counter!("spotreel_worker_checkpoints_total").increment(1);
+                newest = checkpoint.next_step;
+                done.push(key);
+                crash::point("after-checkpoint");
+            }
+            // The render goes on; the next checkpoint may get through.
+            Err(error) => tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3"),
+        }
+        while done.len() > KEPT {
+            let _ = store.delete(&done.remove(0)).await;
+        }
+    }
+    newest
+}
+
+/// An error with all its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,102 @@
+//! Configuration: `worker.toml` has every key with its meaning.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig, ambient};
+use spotreel_bus::NatsConfig;
+use spotreel_domain::Model;
+use spotreel_s3::StoreConfig;
+
+use crate::engine::Deadlines;
+
+pub const DEFAULTS: &str = include_str!("worker.toml");
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    pub name: String,
+    pub instance: String,
+    pub models: Vec<Model>,
+    pub scratch: String,
+    #[serde(with = "humantime_serde")]
+    pub pull_wait: Duration,
+    pub engine: EngineSection,
+    pub checkpoint: CheckpointSection,
+    pub retry: RetrySection,
+    pub stop: StopSection,
+    pub nats: NatsConfig,
+    pub s3: StoreConfig,
+    pub http: HttpConfig,
+    pub telemetry: TelemetryConfig,
+    pub shutdown: ShutdownConfig,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSection {
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub deadlines: Deadlines,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSection {
+    pub every_steps: u32,
+    #[serde(with = "humantime_serde")]
+    pub min_interval: Duration,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrySection {
+    pub scale: f64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopSection {
+    #[serde(with = "humantime_serde")]
+    pub finish_within: Duration,
+}
+
+impl Config for WorkerConfig {
+    fn common(&self) -> Common<'_> {
+        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+    }
+}
+
+impl WorkerConfig {
+    /// The name is a key of the workers' bucket, so it is kept to what a subject token may hold.
+    pub fn effective_name(&self) -> String {
+        let name = match self.name.as_str() {
+            "" => format!("{}-{:08x}", host_name(), ambient::random_u64() >> 32),
+            name => name.to_owned(),
+        };
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
+    }
+
+    pub fn effective_instance(&self) -> String {
+        match self.instance.as_str() {
+            "" => host_name(),
+            instance => instance.to_owned(),
+        }
+    }
+
+    pub fn effective_scratch(&self, name: &str) -> PathBuf {
+        match self.scratch.as_str() {
+            "" => std::env::temp_dir().join(format!("spotreel-{name}")),
+            scratch => PathBuf::from(scratch),
+        }
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "worker".into())
+}

@@ -1,0 +1,179 @@
+//! From a file that the engine wrote to a video that the task names: gate, S3, `succeeded`, ack. In this order.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use backoff::backoff::Backoff;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::{AppendError, Lease, Recorded};
+use spotreel_domain::Task;
+use spotreel_domain::task::{Artifact, Failure, FailureKind};
+use spotreel_s3::Store;
+
+use crate::checkpoints::chain;
+use crate::gate::{self, Expectation, VideoFacts};
+use crate::{Worker, crash};
+
+/// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
+const UPLOAD_GIVE_UP_AFTER: Duration = Duration::from_secs(600);
+
+fn prefix(task: &Task) -> String {
+    format!("renders/{}/", task.id)
+}
+
+/// The fence is part of the key: two workers that both believe in their lease never write the same object.
+fn key(task: &Task, fence: u64) -> String {
+    format!("{}{fence}.mp4", prefix(task))
+}
+
+/// A video that an earlier attempt of this round has left in S3 finished.
+pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<Artifact>> {
+    for object in store.list(&prefix(task)).await? {
+        let fence: Option<u64> = object.key.strip_prefix(&prefix(task)).and_then(|name| name.strip_suffix(".mp4")?.parse().ok());
+        // Starts before this round's entry belong to a round that a person has declared over.
+        if !fence.is_some_and(|fence| fence > task.entry) {
+            continue;
+        }
+        let Some(info) = store.head(&object.key).await? else { continue };
+        let number = |name: &str| info.metadata.get(name).and_then(|text| text.parse::<u32>().ok());
+        if let (Some(sha256), Some(engine)) = (info.sha256.clone(), info.metadata.get("engine")) {
+            return Ok(Some(Artifact {
+                bucket: store.bucket().to_owned(),
+                key: object.key,
+                sha256,
+                bytes: info.bytes,
+                width: number("width").unwrap_or(task.spec.width),
+                height: number("height").unwrap_or(task.spec.height),
+                frames: number("frames").unwrap_or(task.spec.frames),
+                fps: number("fps").unwrap_or(task.spec.fps),
+                engine: engine.clone(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+impl Worker {
+    /// Takes a rendered file all the way.
+    pub async fn finish(&self, started: &Recorded, lease: Lease, video: &Path, engine: &str) {
+        let task = &started.task;
+        let facts = match self.check(task, video).await {
+            Ok(facts) => facts,
+            Err(message) => {
+                return self.fail(started, &lease.delivery, Failure { kind: FailureKind::Gate, message }).await;
+            }
+        };
+        let key = key(task, started.sequence);
+        if let Err(message) = self.upload(task, &key, video, &facts, engine, &lease).await {
+            return self.fail(started, &lease.delivery, Failure { kind: FailureKind::Storage, message }).await;
+        }
+        crash::point("after-upload");
+        let artifact = Artifact {
+            bucket: self.store.bucket().to_owned(),
+            key,
+            sha256: facts.sha256,
+            bytes: facts.bytes,
+            width: facts.width,
+            height: facts.height,
+            frames: facts.frames,
+            fps: task.spec.fps,
+            engine: engine.to_owned(),
+        };
+        self.succeed(started, lease, artifact).await;
+    }
+
+    /// The video lies in S3: say so, then ack.
+    pub async fn succeed(&self, started: &Recorded, lease: Lease, artifact: Artifact) {
+        let task = &started.task;
+        let step = match task.succeeded(artifact, ambient::now()) {
+            Ok(step) => step,
+            Err(error) => return tracing::error!(%error, task = %task.id, "a video of a task that was not running"),
+        };
+        match self.log.append(&self.append(step, started.sequence)).await {
+            Ok(sequence) => {
+                crash::point("after-succeeded");
+                tracing::info!(task = %task.id, sequence, "succeeded");
+                metrics::counter!("spotreel_worker_attempts_total", "outcome" => "succeeded").increment(1);
+                if let Err(error) = lease.delivery.ack().await {
+                    tracing::warn!(task = %task.id, %error, "not acked; the sweeper removes the work item");
+                }
+            }
+            // The object stays: a misjudged timeout would delete the winner's video. The janitor knows which is named.
+            Err(AppendError::Conflict(last)) => self.let_go(&lease.delivery, last.as_deref()).await,
+            Err(error) => {
+                tracing::error!(task = %task.id, error = chain(&error), "the success was not written; the next worker finds the video");
+            }
+        }
+    }
+
+    async fn check(&self, task: &Task, video: &Path) -> Result<VideoFacts, String> {
+        let expectation = Expectation {
+            width: task.spec.width,
+            height: task.spec.height,
+            frames: task.spec.frames,
+            fps: task.spec.fps,
+        };
+        let path = video.to_owned();
+        match tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await {
+            Ok(Ok(facts)) => Ok(facts),
+            Ok(Err(error)) => Err(format!("the video was refused: {}", chain(&error))),
+            Err(error) => Err(format!("the check of the video broke: {error}")),
+        }
+    }
+
+    async fn upload(
+        &self,
+        task: &Task,
+        key: &str,
+        video: &Path,
+        facts: &VideoFacts,
+        engine: &str,
+        lease: &Lease,
+    ) -> Result<(), String> {
+        let metadata: HashMap<String, String> = [
+            ("width", facts.width.to_string()),
+            ("height", facts.height.to_string()),
+            ("frames", facts.frames.to_string()),
+            ("fps", task.spec.fps.to_string()),
+            ("engine", engine.to_owned()),
+            ("task", task.id.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let mut pauses = backoff::ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(200))
+            .with_max_interval(Duration::from_secs(15))
+            .with_max_elapsed_time(Some(UPLOAD_GIVE_UP_AFTER))
+            .build();
+        loop {
+            let error = match self.put_and_look(key, video, facts, &metadata).await {
+                Ok(()) => return Ok(()),
+                Err(error) => format!("{error:#}"),
+            };
+            tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
+            let Some(pause) = pauses.next_backoff() else { return Err(error) };
+            let superseded = lease.superseded();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Whoever took the task over decides; our write of the end will be refused.
+                () = superseded.cancelled() => return Err(error),
+            }
+        }
+    }
+
+    async fn put_and_look(
+        &self,
+        key: &str,
+        video: &Path,
+        facts: &VideoFacts,
+        metadata: &HashMap<String, String>,
+    ) -> anyhow::Result<()> {
+        self.store.put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata).await?;
+        match self.store.head(key).await? {
+            Some(info) if info.bytes == facts.bytes && info.sha256.as_deref() == Some(&facts.sha256) => Ok(()),
+            Some(_) => anyhow::bail!("{key} holds something else than what was put there"),
+            None => anyhow::bail!("{key} is not there after it was put"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Writing how an attempt ended, and what that means for its work item.
+
+use std::time::Duration;
+
+use spotreel_bootstrap::ambient;
+use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_domain::task::{Failure, Refused, StartRuling, State};
+use spotreel_domain::{Event, Task};
+
+use crate::Worker;
+use crate::checkpoints::chain;
+
+impl Worker {
+    /// The attempt failed: back in the queue after a delay, or the end of the task.
+    pub async fn fail(&self, started: &Recorded, delivery: &Delivery, failure: Failure) {
+        tracing::warn!(task = %started.task.id, kind = ?failure.kind, error = failure.message, "the attempt failed");
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "failed").increment(1);
+        let now = ambient::now();
+        let step = started.task.attempt_failed(failure, now).map(|(event, task)| (event, self.scaled(task)));
+        self.end(started, delivery, step).await;
+    }
+
+    /// Handed back by order: no failure, and another worker has it at once.
+    pub async fn interrupt(&self, started: &Recorded, delivery: &Delivery) {
+        tracing::info!(task = %started.task.id, "the attempt is handed back");
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "interrupted").increment(1);
+        self.end(started, delivery, started.task.interrupted(ambient::now())).await;
+    }
+
+    async fn end(&self, started: &Recorded, delivery: &Delivery, step: Result<(Event, Task), Refused>) {
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => return tracing::error!(%error, task = %started.task.id, "an attempt ended that was not running"),
+        };
+        let after = step.1.clone();
+        match self.log.append(&self.append(step, started.sequence)).await {
+            Ok(_) => self.return_item(&after, delivery).await,
+            Err(AppendError::Conflict(last)) => self.let_go(delivery, last.as_deref()).await,
+            // The lease ends by itself, and the next worker finds out.
+            Err(error) => tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written"),
+        }
+    }
+
+    /// Acks the work item of a task that has ended, hands back that of one that goes on.
+    pub async fn return_item(&self, after: &Task, delivery: &Delivery) {
+        let said = match &after.state {
+            State::Queued { not_before } => {
+                let rest = not_before.map(|at| at.duration_since(ambient::now())).unwrap_or_default();
+                delivery.nak(Duration::try_from(rest).unwrap_or_default()).await
+            }
+            _ => delivery.ack().await,
+        };
+        if let Err(error) = said {
+            tracing::warn!(task = %after.id, %error, "the work item was not returned; its lease will end");
+        }
+    }
+
+    /// Somebody else decided. Their item is left alone; one that belongs to nobody any more is acked.
+    pub async fn let_go(&self, delivery: &Delivery, last: Option<&Recorded>) {
+        let forget = last.is_none_or(|last| {
+            last.task.rule_start(delivery.sequence, ambient::now()) == StartRuling::Forget
+        });
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "superseded").increment(1);
+        tracing::info!(sequence = delivery.sequence, forget, "the task is no longer ours");
+        if forget && let Err(error) = delivery.ack().await {
+            tracing::debug!(%error, "a leftover was not acked");
+        }
+    }
+
+    /// Retry delays, shortened in tests.
+    pub fn scaled(&self, mut task: Task) -> Task {
+        if let State::Queued { not_before: Some(at) } = &mut task.state {
+            let delay = Duration::try_from(at.duration_since(task.at)).unwrap_or_default();
+            *at = task.at.saturating_add(delay.mul_f64(self.config.retry.scale)).unwrap_or(*at);
+        }
+        task
+    }
+}
