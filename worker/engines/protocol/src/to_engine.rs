@@ -19,7 +19,7 @@ pub enum ToEngine {
         pack_dir: Option<PathBuf>,
     },
     /// Answered by `accepted`, then progress, then exactly one `finished` or `error`.
-    Render(RenderRequest),
+    Render(Box<RenderRequest>),
     /// Answered by `checkpoint` within the running step, from a copy of the last whole step. Said too late, it is
     /// ignored: the end of the render is the answer.
     CheckpointNow { id: String },

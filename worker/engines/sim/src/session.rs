@@ -1,0 +1,175 @@
+//! The conversation: one thread listens and answers at once, the main thread renders.
+
+use std::io::Read;
+use std::process;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use spotreel_engine_protocol::{
+    EXIT_NO_COMMON_VERSION, EngineHello, ErrorKind, ErrorReport, FEATURE_FAULTS, FromEngine, PROTO,
+    Phase, RenderRequest, ToEngine, decode, negotiate,
+};
+
+use crate::channel::{Inbox, Outbox};
+use crate::current::Current;
+use crate::recipe::{MODELS, limits, report};
+use crate::render::Job;
+
+/// How the engine was started.
+#[derive(Clone, Copy)]
+pub struct Options {
+    pub least_step: Duration,
+    pub faults: bool,
+}
+
+/// What the listener leaves to the main thread.
+enum Work {
+    Load(String),
+    Unload,
+    Render(Box<RenderRequest>),
+}
+
+/// Talks until the worker is gone or says to stop; the process ends in here.
+pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> anyhow::Result<()> {
+    outbox.send(&FromEngine::Hello(hello(options)));
+    let current = Arc::new(Current::default());
+    let (to_renderer, work) = mpsc::channel();
+    let listener = Listener {
+        outbox: outbox.clone(),
+        current: Arc::clone(&current),
+        to_renderer,
+    };
+    thread::spawn(move || listener.listen(Inbox::new(input)));
+    let mut loaded: Option<String> = None;
+    for item in work {
+        match item {
+            Work::Load(model) => loaded = load(model, outbox),
+            Work::Unload => loaded = None,
+            Work::Render(request) if loaded.as_ref() == Some(&request.task.model) => {
+                Job::new(*request, outbox, &current, options).run();
+            }
+            Work::Render(request) => {
+                let message = "the task's model is not loaded";
+                let report = ErrorReport {
+                    id: Some(request.id),
+                    ..report(ErrorKind::Protocol, "not_loaded", message)
+                };
+                current.end(&FromEngine::Error(report), outbox);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hello(options: Options) -> EngineHello {
+    let mut features = vec!["checkpoint_now".to_owned(), "exact_resume".to_owned()];
+    if options.faults {
+        features.push(FEATURE_FAULTS.to_owned());
+    }
+    EngineHello {
+        proto: PROTO,
+        name: "sim".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        models: MODELS.map(str::to_owned).to_vec(),
+        profiles: vec!["sim".to_owned()],
+        device: Some("cpu".to_owned()),
+        limits: limits(),
+        features,
+    }
+}
+
+fn load(model: String, outbox: &Outbox) -> Option<String> {
+    let start = Instant::now();
+    if !MODELS.contains(&model.as_str()) {
+        let message = format!("there is no model {model:?} here");
+        outbox.send(&FromEngine::Error(report(
+            ErrorKind::Model,
+            "unknown_model",
+            &message,
+        )));
+        return None;
+    }
+    outbox.send(&FromEngine::Phase {
+        id: None,
+        name: Phase::Load,
+    });
+    outbox.send(&FromEngine::Ready {
+        model: model.clone(),
+        profile: Some("sim".to_owned()),
+        load_s: start.elapsed().as_secs_f64(),
+        vram: Some(0),
+    });
+    Some(model)
+}
+
+struct Listener {
+    outbox: Outbox,
+    current: Arc<Current>,
+    to_renderer: mpsc::Sender<Work>,
+}
+
+impl Listener {
+    /// Ends the process when the channel does: a renderer without a worker only burns money.
+    fn listen(&self, mut inbox: Inbox) {
+        loop {
+            match inbox.next_line() {
+                Ok(Some(line)) => match decode(&line) {
+                    Ok(message) => self.hear(message),
+                    Err(error) => self.complain("bad_message", &error.to_string()),
+                },
+                Ok(None) => process::exit(0),
+                Err(error) => {
+                    self.complain("bad_line", &error.to_string());
+                    process::exit(1);
+                }
+            }
+        }
+    }
+
+    fn hear(&self, message: ToEngine) {
+        match message {
+            ToEngine::Hello { proto } => {
+                if negotiate(PROTO, proto).is_none() {
+                    eprintln!("no common version: here {PROTO:?}, there {proto:?}");
+                    process::exit(EXIT_NO_COMMON_VERSION);
+                }
+            }
+            ToEngine::Load { model, .. } => self.work(Work::Load(model)),
+            ToEngine::Unload => self.work(Work::Unload),
+            ToEngine::Render(request) => {
+                // Before it is handed over, so that a cancel right behind it finds it.
+                if self.current.expect(&request) {
+                    self.work(Work::Render(request));
+                } else {
+                    self.complain("busy", "one render at a time");
+                }
+            }
+            ToEngine::CheckpointNow { id } => self.current.checkpoint_now(&id, &self.outbox),
+            ToEngine::Cancel { id, reason } => self.current.cancel(&id, reason),
+            ToEngine::Ping { n } => self.outbox.send(&FromEngine::Pong { n }),
+            ToEngine::Shutdown { .. } => {
+                self.outbox.send(&FromEngine::Bye);
+                process::exit(0);
+            }
+            ToEngine::Unknown => {
+                self.complain("unknown_message", "a message of a type unknown here");
+            }
+        }
+    }
+
+    fn work(&self, work: Work) {
+        if self.to_renderer.send(work).is_err() {
+            eprintln!("the rendering thread is gone");
+            process::exit(1);
+        }
+    }
+
+    fn complain(&self, code: &str, message: &str) {
+        self.outbox.send(&FromEngine::Error(report(
+            ErrorKind::Protocol,
+            code,
+            message,
+        )));
+    }
+}
