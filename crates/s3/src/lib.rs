@@ -1,1 +1,22 @@
+//! The object store as the product needs it, over the AWS SDK.
+//!
+//! Artifacts and checkpoints are written once: [`Store::put_file_if_absent`] lets exactly one writer win and says
+//! [`Put::Exists`] to the others. Every object carries the SHA-256 of its bytes in its metadata, and
+//! [`Store::get_to_file`] believes no byte that does not match it. Any S3 will do; the endpoint is configuration.
 
+mod bucket;
+mod error;
+mod get;
+mod key;
+mod list;
+mod multipart;
+mod put;
+mod store;
+
+pub use bucket::{CheckError, CreateBucketError};
+pub use error::RequestError;
+pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo, PresignError};
+pub use key::KeyError;
+pub use list::{DeleteError, DeletePrefixError, ListError, Listed};
+pub use put::{Put, PutBytesError, PutFileError};
+pub use store::{Keys, Store, StoreConfig};

@@ -1,0 +1,109 @@
+//! The connection: configuration, clients, limits.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{Builder, Credentials, Region};
+use serde::{Deserialize, Serialize};
+
+/// The SDK's standard number; whoever calls has tries of its own above these.
+const MAX_ATTEMPTS: u32 = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Until the first byte of an answer; completing a large multipart upload may take S3 minutes, but it answers at once.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// One try, with its body: 16 MiB, the largest single PUT, at 2 Mbit/s takes 67 s.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+/// All tries together.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Where the bucket is. Credentials are not here: they come from the environment, as everywhere in AWS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    pub bucket: String,
+    pub region: String,
+    /// None: AWS.
+    #[serde(default)]
+    pub endpoint_url: Option<String>,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`; what stores without wildcard DNS need.
+    #[serde(default)]
+    pub force_path_style: bool,
+    /// The endpoint as a browser reaches it, for presigned links; none: `endpoint_url`.
+    #[serde(default)]
+    pub public_endpoint_url: Option<String>,
+}
+
+/// A pair of static keys, for the local cloud and tests.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keys {
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("access_key", &self.access_key).finish_non_exhaustive()
+    }
+}
+
+/// One bucket. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) client: Client,
+    /// Signs for the public endpoint; a signature covers the host.
+    pub(crate) signer: Client,
+    pub(crate) bucket: String,
+    pub(crate) region: String,
+}
+
+impl Store {
+    /// Credentials from the default chain: environment, profile, instance role. Sends nothing; [`Store::check`] does.
+    pub async fn connect(config: &StoreConfig) -> Self {
+        let loader = aws_config::defaults(BehaviorVersion::latest());
+        let region = Region::new(config.region.clone());
+        Self::over(config, &loader.region(region).load().await)
+    }
+
+    /// As [`Store::connect`], with keys at hand.
+    pub async fn connect_with_keys(config: &StoreConfig, keys: Keys) -> Self {
+        let keys = Credentials::new(keys.access_key, keys.secret_key, None, None, "static");
+        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(keys);
+        let region = Region::new(config.region.clone());
+        Self::over(config, &loader.region(region).load().await)
+    }
+
+    fn over(config: &StoreConfig, shared: &SdkConfig) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT)
+            .build();
+        let base = Builder::from(shared)
+            .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
+            .timeout_config(timeouts)
+            .force_path_style(config.force_path_style);
+        let at = |endpoint: Option<&String>| {
+            let mut builder = base.clone();
+            if let Some(url) = endpoint {
+                builder = builder.endpoint_url(url);
+            }
+            Client::from_conf(builder.build())
+        };
+        let public = config.public_endpoint_url.as_ref();
+        Self {
+            client: at(config.endpoint_url.as_ref()),
+            signer: at(public.or(config.endpoint_url.as_ref())),
+            bucket: config.bucket.clone(),
+            region: config.region.clone(),
+        }
+    }
+
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+}
