@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Milliseconds since 1970, for `Last-Modified`.
 #[allow(clippy::disallowed_methods)] // a cloud stamps its objects itself: nobody hands it the time
 pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

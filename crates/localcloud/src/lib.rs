@@ -90,7 +90,10 @@ impl LocalCloud {
         };
 
         let mut builder = S3ServiceBuilder::new(store);
-        builder.set_auth(SimpleAuth::from_single(config.access_key, config.secret_key));
+        builder.set_auth(SimpleAuth::from_single(
+            config.access_key,
+            config.secret_key,
+        ));
         let cloud = Self {
             s3_addr,
             admin_addr: admin.as_ref().map(|(_, address)| *address),
@@ -135,7 +138,10 @@ impl LocalCloud {
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.tasks.wait())
+            .await
+            .is_err()
+        {
             self.kill.cancel();
             self.tasks.wait().await;
         }

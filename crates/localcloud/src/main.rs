@@ -14,7 +14,11 @@ use tracing_subscriber::EnvFilter;
 #[command(version)]
 struct Args {
     /// Where S3 listens
-    #[arg(long, env = "SPOTREEL_LOCALCLOUD_LISTEN", default_value = "127.0.0.1:9000")]
+    #[arg(
+        long,
+        env = "SPOTREEL_LOCALCLOUD_LISTEN",
+        default_value = "127.0.0.1:9000"
+    )]
     listen: SocketAddr,
     /// Where health (/livez) and faults (/faults) listen; without it neither exists
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_ADMIN")]
@@ -38,7 +42,10 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let args = Args::parse();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let cloud = LocalCloud::start(Config {
@@ -49,8 +56,14 @@ async fn main() -> anyhow::Result<()> {
         secret_key: args.secret_key,
     })
     .await?;
-    let admin = cloud.admin_addr.map(|address| format!(" admin=http://{address}"));
-    println!("ready s3={}{}", cloud.endpoint_url(), admin.unwrap_or_default());
+    let admin = cloud
+        .admin_addr
+        .map(|address| format!(" admin=http://{address}"));
+    println!(
+        "ready s3={}{}",
+        cloud.endpoint_url(),
+        admin.unwrap_or_default()
+    );
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}

@@ -160,7 +160,10 @@ fn refusal(status: StatusCode, code: &str) -> Response<Body> {
 fn allow_browsers(response: &mut Response<Body>) {
     const HEADERS: [(HeaderName, &str); 4] = [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, PUT, POST, DELETE"),
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            "GET, HEAD, PUT, POST, DELETE",
+        ),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
         (
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -168,6 +171,8 @@ fn allow_browsers(response: &mut Response<Body>) {
         ),
     ];
     for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
 }

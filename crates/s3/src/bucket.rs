@@ -47,7 +47,9 @@ impl Store {
             let location = CreateBucketConfiguration::builder().location_constraint(region);
             request = request.create_bucket_configuration(location.build());
         }
-        let Err(error) = request.send().await else { return Ok(()) };
+        let Err(error) = request.send().await else {
+            return Ok(());
+        };
         let error = RequestError::new("CreateBucket", error);
         if error.is("BucketAlreadyOwnedByYou") {
             return Ok(());

@@ -21,9 +21,13 @@ impl RequestError {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+        let code = error
+            .as_service_error()
+            .and_then(ProvideErrorMetadata::code);
         let code = code.map(str::to_owned);
-        let status = error.raw_response().map(|response| response.status().as_u16());
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
         let retryable = match &error {
             SdkError::ConstructionFailure(_) => false,
             SdkError::ServiceError(_) => status.is_none_or(|status| {
@@ -73,12 +77,19 @@ impl RequestError {
 
     /// Nothing under this key. A HEAD has no body, hence no code.
     pub(crate) fn is_missing(&self) -> bool {
-        self.is("NoSuchKey") || self.is("NotFound") || (self.code.is_none() && self.status == Some(404))
+        self.is("NoSuchKey")
+            || self.is("NotFound")
+            || (self.code.is_none() && self.status == Some(404))
     }
 }
 
 /// Codes that S3 sends with a 4xx though only time is needed.
 fn code_may_pass(code: Option<&str>) -> bool {
-    let passing = ["RequestTimeout", "OperationAborted", "ConditionalRequestConflict", "SlowDown"];
+    let passing = [
+        "RequestTimeout",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        "SlowDown",
+    ];
     code.is_some_and(|code| passing.contains(&code))
 }

@@ -98,9 +98,19 @@ impl Store {
     /// None if there is no such object.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, HeadError> {
         check_key(key)?;
-        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .send()
+            .await;
         match head.map_err(|error| RequestError::new("HeadObject", error)) {
-            Ok(head) => Ok(Some(info(head.content_length, head.metadata, head.last_modified))),
+            Ok(head) => Ok(Some(info(
+                head.content_length,
+                head.metadata,
+                head.last_modified,
+            ))),
             Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(HeadError::Request(error)),
         }
@@ -134,16 +144,22 @@ impl Store {
     }
 
     async fn get_once(&self, key: &str, partial: &Path) -> Result<ObjectInfo, GetFileError> {
-        let mut got = self.begin_get(key).await.map_err(|error| match error.is_missing() {
-            true => GetFileError::Missing {
-                key: key.to_owned(),
-            },
-            false => GetFileError::Request(error),
-        })?;
+        let mut got = self
+            .begin_get(key)
+            .await
+            .map_err(|error| match error.is_missing() {
+                true => GetFileError::Missing {
+                    key: key.to_owned(),
+                },
+                false => GetFileError::Request(error),
+            })?;
         let info = info(got.content_length, got.metadata.take(), got.last_modified);
-        let expected = info.sha256.clone().ok_or_else(|| GetFileError::Unverifiable {
-            key: key.to_owned(),
-        })?;
+        let expected = info
+            .sha256
+            .clone()
+            .ok_or_else(|| GetFileError::Unverifiable {
+                key: key.to_owned(),
+            })?;
         let failed = |source| file_error(partial, source);
         let file = File::create(partial).await.map_err(failed)?;
         let mut out = BufWriter::with_capacity(WRITE_BUFFER, file);
@@ -180,12 +196,15 @@ impl Store {
     }
 
     async fn get_bytes_once(&self, key: &str, max: u64) -> Result<Bytes, GetBytesError> {
-        let mut got = self.begin_get(key).await.map_err(|error| match error.is_missing() {
-            true => GetBytesError::Missing {
-                key: key.to_owned(),
-            },
-            false => GetBytesError::Request(error),
-        })?;
+        let mut got = self
+            .begin_get(key)
+            .await
+            .map_err(|error| match error.is_missing() {
+                true => GetBytesError::Missing {
+                    key: key.to_owned(),
+                },
+                false => GetBytesError::Request(error),
+            })?;
         let mut bytes = BytesMut::new();
         while let Some(chunk) = got.body.next().await {
             let chunk = chunk.map_err(|error| RequestError::body("GetObject", &error))?;
@@ -200,7 +219,10 @@ impl Store {
 
     async fn begin_get(&self, key: &str) -> Result<GetObjectOutput, RequestError> {
         let request = self.client.get_object().bucket(&self.bucket).key(key);
-        request.send().await.map_err(|error| RequestError::new("GetObject", error))
+        request
+            .send()
+            .await
+            .map_err(|error| RequestError::new("GetObject", error))
     }
 
     /// A link that whoever has it may GET until it expires, ranges included.
@@ -222,7 +244,9 @@ fn info(
 ) -> ObjectInfo {
     let metadata = metadata.unwrap_or_default();
     ObjectInfo {
-        bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+        bytes: bytes
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(0),
         sha256: metadata.get(SHA256_METADATA).cloned(),
         metadata,
         last_modified: last_modified.and_then(|at| SystemTime::try_from(at).ok()),

@@ -75,7 +75,11 @@ impl Store {
     /// All keys under a prefix, in order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ListError> {
         check_prefix(prefix)?;
-        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix);
         let mut pages = request.into_paginator().send();
         let mut listed = Vec::new();
         while let Some(page) = pages.next().await {
@@ -121,10 +125,17 @@ impl Store {
         let named = |listed: &Listed| ObjectIdentifier::builder().key(&listed.key).build();
         let objects: Result<Vec<_>, BuildError> = batch.iter().map(named).collect();
         let delete = objects.and_then(|objects| {
-            Delete::builder().set_objects(Some(objects)).quiet(true).build()
+            Delete::builder()
+                .set_objects(Some(objects))
+                .quiet(true)
+                .build()
         });
         let delete = delete.map_err(|error| RequestError::body("DeleteObjects", &error))?;
-        let request = self.client.delete_objects().bucket(&self.bucket).delete(delete);
+        let request = self
+            .client
+            .delete_objects()
+            .bucket(&self.bucket)
+            .delete(delete);
         let answer = request.send().await;
         let answer = answer.map_err(|error| RequestError::new("DeleteObjects", error))?;
         match answer.errors.unwrap_or_default().into_iter().next() {

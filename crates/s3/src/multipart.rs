@@ -5,9 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -93,7 +91,11 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        let file = tokio::fs::File::open(path).await.map_err(unreadable)?.into_std().await;
+        let file = tokio::fs::File::open(path)
+            .await
+            .map_err(unreadable)?
+            .into_std()
+            .await;
         let mut reader = Reader {
             file,
             next: 1,
@@ -106,7 +108,9 @@ impl Store {
             (chunk, reader) = tokio::task::spawn_blocking(move || (reader.read(), reader))
                 .await
                 .map_err(|error| unreadable(io::Error::other(error)))?;
-            let Some(chunk) = chunk.map_err(unreadable)? else { break };
+            let Some(chunk) = chunk.map_err(unreadable)? else {
+                break;
+            };
             if in_flight.len() >= PARTS_IN_FLIGHT {
                 parts.extend(in_flight.try_next().await?);
             }
@@ -157,7 +161,9 @@ impl Store {
         upload_id: &str,
         parts: Vec<CompletedPart>,
     ) -> Result<Put, PutFileError> {
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let parts = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts))
+            .build();
         let request = self
             .client
             .complete_multipart_upload()
@@ -166,7 +172,9 @@ impl Store {
             .upload_id(upload_id)
             .multipart_upload(parts)
             .set_if_none_match(object.if_absent.then(|| "*".to_owned()));
-        let Err(error) = request.send().await else { return Ok(Put::Created) };
+        let Err(error) = request.send().await else {
+            return Ok(Put::Created);
+        };
         let error = RequestError::new("CompleteMultipartUpload", error);
         if error.is_taken() {
             return Ok(Put::Exists);
@@ -179,7 +187,13 @@ impl Store {
     }
 
     async fn is_there(&self, key: &str) -> Result<bool, RequestError> {
-        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let head = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .send()
+            .await;
         match head.map_err(|error| RequestError::new("HeadObject", error)) {
             Ok(_) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
@@ -189,7 +203,11 @@ impl Store {
 
     /// Gives the parts' space back. What this misses, the bucket's lifecycle rule finds.
     async fn abort(&self, key: &str, upload_id: &str) {
-        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(key);
+        let request = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key);
         if let Err(error) = request.upload_id(upload_id).send().await {
             let error = RequestError::new("AbortMultipartUpload", error);
             if !error.is("NoSuchUpload") {

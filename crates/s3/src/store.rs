@@ -46,7 +46,9 @@ pub struct Keys {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("access_key", &self.access_key).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("access_key", &self.access_key)
+            .finish_non_exhaustive()
     }
 }
 

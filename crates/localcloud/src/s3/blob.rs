@@ -56,7 +56,13 @@ pub(crate) struct Checksums {
 impl Checksums {
     /// `FULL_OBJECT` or `COMPOSITE`, where there is a checksum at all.
     pub fn kind(&self) -> Option<dto::ChecksumType> {
-        let any = [&self.crc32, &self.crc32c, &self.crc64nvme, &self.sha1, &self.sha256];
+        let any = [
+            &self.crc32,
+            &self.crc32c,
+            &self.crc64nvme,
+            &self.sha1,
+            &self.sha256,
+        ];
         let kind = if self.composite {
             dto::ChecksumType::COMPOSITE
         } else {
@@ -124,7 +130,9 @@ pub(crate) fn read_meta(path: &Path) -> io::Result<Meta> {
     if magic != *MAGIC || json_length > MAX_META {
         return Err(damaged());
     }
-    let json_at = footer_at.checked_sub(u64::from(json_length)).ok_or_else(damaged)?;
+    let json_at = footer_at
+        .checked_sub(u64::from(json_length))
+        .ok_or_else(damaged)?;
     file.seek(SeekFrom::Start(json_at))?;
     let mut json = Vec::new();
     file.take(u64::from(json_length)).read_to_end(&mut json)?;

@@ -74,11 +74,16 @@ pub(crate) async fn receive(
     if let Some(length) = claims.length
         && u64::try_from(length).ok() != Some(bytes)
     {
-        return Err(s3_error!(IncompleteBody, "{bytes} bytes came, {length} were announced"));
+        return Err(s3_error!(
+            IncompleteBody,
+            "{bytes} bytes came, {length} were announced"
+        ));
     }
     let md5 = md5.finalize();
     if let Some(claimed) = &claims.md5 {
-        let claimed = BASE64.decode(claimed).map_err(|_| s3_error!(InvalidDigest))?;
+        let claimed = BASE64
+            .decode(claimed)
+            .map_err(|_| s3_error!(InvalidDigest))?;
         if claimed != md5 {
             return Err(s3_error!(BadDigest, "Content-MD5 does not match the body"));
         }
@@ -133,28 +138,49 @@ pub(crate) fn from_dto(sums: dto::Checksum) -> Checksums {
 }
 
 fn compare(computed: &Checksums, claims: Claims) -> S3Result<()> {
-    let trailers = claims.trailers.and_then(|trailers| trailers.take()).unwrap_or_default();
+    let trailers = claims
+        .trailers
+        .and_then(|trailers| trailers.take())
+        .unwrap_or_default();
     let late = |name: &str| -> Option<String> {
-        Some(trailers.get(name)?.to_str().unwrap_or("unreadable").to_owned())
+        Some(
+            trailers
+                .get(name)?
+                .to_str()
+                .unwrap_or("unreadable")
+                .to_owned(),
+        )
     };
     if let Some(name) = &claims.announced
         && name.starts_with("x-amz-checksum-")
         && !trailers.contains_key(name.as_str())
     {
-        return Err(s3_error!(InvalidRequest, "{name} was announced and did not come"));
+        return Err(s3_error!(
+            InvalidRequest,
+            "{name} was announced and did not come"
+        ));
     }
     let claimed = claims.checksums;
     let pairs = [
         ("x-amz-checksum-crc32", claimed.crc32, &computed.crc32),
         ("x-amz-checksum-crc32c", claimed.crc32c, &computed.crc32c),
-        ("x-amz-checksum-crc64nvme", claimed.crc64nvme, &computed.crc64nvme),
+        (
+            "x-amz-checksum-crc64nvme",
+            claimed.crc64nvme,
+            &computed.crc64nvme,
+        ),
         ("x-amz-checksum-sha1", claimed.sha1, &computed.sha1),
         ("x-amz-checksum-sha256", claimed.sha256, &computed.sha256),
     ];
     for (name, claimed, computed) in pairs {
-        let Some(claimed) = claimed.or_else(|| late(name)) else { continue };
+        let Some(claimed) = claimed.or_else(|| late(name)) else {
+            continue;
+        };
         if Some(&claimed) != computed.as_ref() {
-            return Err(s3_error!(BadDigest, "{name}: {claimed} does not match the body"));
+            return Err(s3_error!(
+                BadDigest,
+                "{name}: {claimed} does not match the body"
+            ));
         }
     }
     Ok(())

@@ -44,7 +44,10 @@ impl Condition {
                 return Err(s3_error!(PreconditionFailed, "the key is taken"));
             }
             (Some(ETagCondition::ETag(_)), _) => {
-                return Err(s3_error!(NotImplemented, "If-None-Match on a write takes only *"));
+                return Err(s3_error!(
+                    NotImplemented,
+                    "If-None-Match on a write takes only *"
+                ));
             }
             _ => {}
         }
@@ -65,7 +68,10 @@ impl Index {
         fs::create_dir_all(dir)?;
         let lock = File::create(dir.join("lock"))?;
         lock.try_lock().map_err(|error| {
-            io::Error::other(format!("{} is used by another process: {error}", dir.display()))
+            io::Error::other(format!(
+                "{} is used by another process: {error}",
+                dir.display()
+            ))
         })?;
         let incoming = dir.join("incoming");
         match fs::remove_dir_all(&incoming) {
@@ -132,7 +138,9 @@ impl Index {
     /// Looks at one bucket; `look` runs under the lock and stays short.
     pub fn bucket<T>(&self, bucket: &str, look: impl FnOnce(&mut Bucket) -> T) -> S3Result<T> {
         let mut buckets = self.lock();
-        let found = buckets.get_mut(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let found = buckets
+            .get_mut(bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket))?;
         Ok(look(found))
     }
 

@@ -72,7 +72,9 @@ mod tests {
             key: key.to_owned(),
             ..Meta::default()
         };
-        let pairs = keys.iter().map(|key| ((*key).to_owned(), Arc::new(meta(key))));
+        let pairs = keys
+            .iter()
+            .map(|key| ((*key).to_owned(), Arc::new(meta(key))));
         pairs.collect()
     }
 

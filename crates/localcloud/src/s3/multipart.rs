@@ -17,7 +17,10 @@ const MAX_PAGE: usize = 1000;
 
 /// An upload belongs to one bucket and one key.
 fn find<'a>(bucket: &'a mut Bucket, key: &str, id: &str) -> S3Result<&'a mut Upload> {
-    let found = bucket.uploads.get_mut(id).filter(|upload| upload.begun.key == key);
+    let found = bucket
+        .uploads
+        .get_mut(id)
+        .filter(|upload| upload.begun.key == key);
     found.ok_or_else(|| s3_error!(NoSuchUpload))
 }
 
@@ -28,8 +31,14 @@ pub(super) fn create(
     let input = req.input;
     refuse_unsupported(&[
         ("tagging", input.tagging.is_some()),
-        ("customer encryption", input.sse_customer_algorithm.is_some()),
-        ("server-side encryption", input.server_side_encryption.is_some()),
+        (
+            "customer encryption",
+            input.sse_customer_algorithm.is_some(),
+        ),
+        (
+            "server-side encryption",
+            input.server_side_encryption.is_some(),
+        ),
         ("object lock", input.object_lock_mode.is_some()),
     ])?;
     index.bucket(&input.bucket, |_| ())?;
@@ -44,7 +53,10 @@ pub(super) fn create(
             cache_control: input.cache_control,
             user: input.metadata.unwrap_or_default().into_iter().collect(),
         },
-        algorithm: input.checksum_algorithm.as_ref().map(|name| name.as_str().to_owned()),
+        algorithm: input
+            .checksum_algorithm
+            .as_ref()
+            .map(|name| name.as_str().to_owned()),
         full_object: input.checksum_type.as_ref().is_some_and(full),
         begun_ms: clock::now_ms(),
     };
@@ -71,12 +83,17 @@ pub(super) async fn part(
     let input = req.input;
     let number = input.part_number;
     if !(1..=MAX_PARTS).contains(&number) {
-        return Err(s3_error!(InvalidArgument, "part numbers go from 1 to {MAX_PARTS}"));
+        return Err(s3_error!(
+            InvalidArgument,
+            "part numbers go from 1 to {MAX_PARTS}"
+        ));
     }
     let begun = index.bucket(&input.bucket, |bucket| {
         find(bucket, &input.key, &input.upload_id).map(|upload| upload.begun.clone())
     })??;
-    let algorithm = input.checksum_algorithm.map(|name| name.as_str().to_owned());
+    let algorithm = input
+        .checksum_algorithm
+        .map(|name| name.as_str().to_owned());
     let claims = Claims {
         length: input.content_length,
         md5: input.content_md5,
@@ -132,7 +149,10 @@ pub(super) async fn complete(
 ) -> Answer<CompleteMultipartUploadOutput> {
     let input = req.input;
     let (bucket, key, id) = (input.bucket, input.key, input.upload_id);
-    let named = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+    let named = input
+        .multipart_upload
+        .and_then(|upload| upload.parts)
+        .unwrap_or_default();
     let (begun, parts) = index.bucket(&bucket, |bucket| {
         let upload = find(bucket, &key, &id)?;
         Ok::<_, s3s::S3Error>((upload.begun.clone(), upload.choose(&named)?))
@@ -146,8 +166,14 @@ pub(super) async fn complete(
         (input.checksum_sha1, &sums.sha1),
         (input.checksum_sha256, &sums.sha256),
     ];
-    if claims.iter().any(|(claim, have)| claim.is_some() && claim != *have) {
-        return Err(s3_error!(BadDigest, "the checksum of the whole object is another"));
+    if claims
+        .iter()
+        .any(|(claim, have)| claim.is_some() && claim != *have)
+    {
+        return Err(s3_error!(
+            BadDigest,
+            "the checksum of the whole object is another"
+        ));
     }
     let output = CompleteMultipartUploadOutput {
         bucket: Some(bucket.clone()),
@@ -191,7 +217,11 @@ pub(super) fn list_parts(index: &Index, req: S3Request<ListPartsInput>) -> Answe
     let (parts, more) = index.bucket(&input.bucket, |bucket| {
         let upload = find(bucket, &input.key, &input.upload_id)?;
         let rest = upload.parts.range(after.saturating_add(1)..);
-        let parts: Vec<Part> = rest.clone().take(max).map(|(n, part)| listed(*n, part)).collect();
+        let parts: Vec<Part> = rest
+            .clone()
+            .take(max)
+            .map(|(n, part)| listed(*n, part))
+            .collect();
         Ok::<_, s3s::S3Error>((parts, rest.count() > max))
     })??;
     Ok(S3Response::new(ListPartsOutput {
@@ -230,12 +260,20 @@ pub(super) fn list_uploads(
     refuse_unsupported(&[("delimiter", input.delimiter.is_some())])?;
     let max = page_size(input.max_uploads)?;
     let prefix = input.prefix.clone().unwrap_or_default();
-    let marker = input.key_marker.clone().map(|key| (key, input.upload_id_marker.clone()));
+    let marker = input
+        .key_marker
+        .clone()
+        .map(|key| (key, input.upload_id_marker.clone()));
     let mut uploads: Vec<(String, String, u64)> = index.bucket(&input.bucket, |bucket| {
         let entry = |(id, upload): (&String, &Upload)| {
             (upload.begun.key.clone(), id.clone(), upload.begun.begun_ms)
         };
-        bucket.uploads.iter().map(entry).filter(|(key, ..)| key.starts_with(&prefix)).collect()
+        bucket
+            .uploads
+            .iter()
+            .map(entry)
+            .filter(|(key, ..)| key.starts_with(&prefix))
+            .collect()
     })?;
     if let Some((after, upload)) = marker {
         uploads.retain(|(key, id, _)| match &upload {

@@ -21,8 +21,14 @@ pub(super) async fn put(index: &Index, req: S3Request<PutObjectInput>) -> Answer
     let input = req.input;
     refuse_unsupported(&[
         ("tagging", input.tagging.is_some()),
-        ("customer encryption", input.sse_customer_algorithm.is_some()),
-        ("server-side encryption", input.server_side_encryption.is_some()),
+        (
+            "customer encryption",
+            input.sse_customer_algorithm.is_some(),
+        ),
+        (
+            "server-side encryption",
+            input.server_side_encryption.is_some(),
+        ),
         ("object lock", input.object_lock_mode.is_some()),
         ("write offset", input.write_offset_bytes.is_some()),
     ])?;
@@ -30,7 +36,9 @@ pub(super) async fn put(index: &Index, req: S3Request<PutObjectInput>) -> Answer
     let claims = Claims {
         length: input.content_length,
         md5: input.content_md5,
-        algorithm: input.checksum_algorithm.map(|name| name.as_str().to_owned()),
+        algorithm: input
+            .checksum_algorithm
+            .map(|name| name.as_str().to_owned()),
         checksums: Checksums {
             crc32: input.checksum_crc32,
             crc32c: input.checksum_crc32c,
@@ -100,12 +108,18 @@ pub(super) async fn get(index: &Index, req: S3Request<GetObjectInput>) -> Answer
     let ranged = input.range.is_some();
     let length = range.end - range.start;
     let mut file = tokio::fs::File::from_std(file);
-    file.seek(std::io::SeekFrom::Start(range.start)).await.map_err(internal)?;
+    file.seek(std::io::SeekFrom::Start(range.start))
+        .await
+        .map_err(internal)?;
     let stream = ReaderStream::with_capacity(file.take(length), READ_BUFFER);
     let last = range.end.saturating_sub(1);
     let head = describe(&meta);
     // A checksum of the whole says nothing about a range, and the client would compare it.
-    let sums = if ranged { Checksums::default() } else { meta.checksum.clone() };
+    let sums = if ranged {
+        Checksums::default()
+    } else {
+        meta.checksum.clone()
+    };
     let output = GetObjectOutput {
         body: Some(StreamingBlob::wrap(stream)),
         content_length: i64::try_from(length).ok(),
@@ -159,7 +173,9 @@ fn describe(meta: &Meta) -> HeadObjectOutput {
         content_encoding: about.content_encoding,
         content_language: about.content_language,
         content_length: Some(meta.size()),
-        content_type: about.content_type.or(Some("binary/octet-stream".to_owned())),
+        content_type: about
+            .content_type
+            .or(Some("binary/octet-stream".to_owned())),
         e_tag: Some(meta.etag()),
         last_modified: Some(meta.modified()),
         metadata: Some(about.user.into_iter().collect()),
@@ -210,8 +226,14 @@ pub(super) async fn copy(
     let input = req.input;
     refuse_unsupported(&[
         ("tagging", input.tagging.is_some()),
-        ("If-Match on the source", input.copy_source_if_match.is_some()),
-        ("If-None-Match on the source", input.copy_source_if_none_match.is_some()),
+        (
+            "If-Match on the source",
+            input.copy_source_if_match.is_some(),
+        ),
+        (
+            "If-None-Match on the source",
+            input.copy_source_if_none_match.is_some(),
+        ),
     ])?;
     let CopySource::Bucket { bucket, key, .. } = &input.copy_source else {
         return Err(s3_error!(NotImplemented, "access points"));
@@ -233,10 +255,16 @@ pub(super) async fn copy(
         };
     }
     let temp = TempFile::new(index.incoming().join(clock::unique()));
-    let mut out = tokio::fs::File::create(temp.path()).await.map_err(internal)?;
+    let mut out = tokio::fs::File::create(temp.path())
+        .await
+        .map_err(internal)?;
     let mut source = tokio::fs::File::from_std(file).take(meta.bytes);
-    tokio::io::copy(&mut source, &mut out).await.map_err(internal)?;
-    tokio::io::AsyncWriteExt::flush(&mut out).await.map_err(internal)?;
+    tokio::io::copy(&mut source, &mut out)
+        .await
+        .map_err(internal)?;
+    tokio::io::AsyncWriteExt::flush(&mut out)
+        .await
+        .map_err(internal)?;
     blob::seal(temp.path(), &meta).map_err(internal)?;
     let result = CopyObjectResult {
         e_tag: Some(meta.etag()),
@@ -292,14 +320,18 @@ pub(super) fn list(
         resume: resume.as_deref(),
         max: max.min(listing::MAX_KEYS),
     };
-    let page = index.bucket(&input.bucket, |bucket| listing::page(&bucket.objects, &query))?;
+    let page = index.bucket(&input.bucket, |bucket| {
+        listing::page(&bucket.objects, &query)
+    })?;
     let count = page.objects.len() + page.prefixes.len();
     let object = |meta: &Meta| Object {
         key: Some(meta.key.clone()),
         size: Some(meta.size()),
         e_tag: Some(meta.etag()),
         last_modified: Some(meta.modified()),
-        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+        storage_class: Some(ObjectStorageClass::from_static(
+            ObjectStorageClass::STANDARD,
+        )),
         ..Default::default()
     };
     let prefixed = |prefix| CommonPrefix {

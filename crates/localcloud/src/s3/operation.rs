@@ -15,7 +15,9 @@ impl Operation {
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         let query = uri.query().unwrap_or("");
         let has = |name: &str| {
-            let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or(""));
+            let mut names = query
+                .split('&')
+                .map(|pair| pair.split('=').next().unwrap_or(""));
             names.any(|found| found == name)
         };
         let copy = headers.contains_key("x-amz-copy-source");
@@ -80,7 +82,11 @@ mod tests {
         for (method, uri, name, key) in cases {
             let method: Method = method.parse().unwrap();
             let found = Operation::of(&method, &uri.parse().unwrap(), &HeaderMap::new());
-            assert_eq!((found.name, found.key.as_str()), (name, key), "{method} {uri}");
+            assert_eq!(
+                (found.name, found.key.as_str()),
+                (name, key),
+                "{method} {uri}"
+            );
         }
     }
 }

@@ -67,8 +67,12 @@ impl Upload {
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let number = name.split_once('.').and_then(|(number, _)| number.parse().ok());
-            let (Some(number), Ok(meta)) = (number, blob::read_meta(&path)) else { continue };
+            let number = name
+                .split_once('.')
+                .and_then(|(number, _)| number.parse().ok());
+            let (Some(number), Ok(meta)) = (number, blob::read_meta(&path)) else {
+                continue;
+            };
             let newer = |old: &Part| old.meta.modified_ms > meta.modified_ms;
             if !parts.get(&number).is_some_and(newer) {
                 let meta = Arc::new(meta);
@@ -91,8 +95,15 @@ impl Upload {
                 return Err(s3_error!(InvalidPartOrder));
             }
             last = number;
-            let part = self.parts.get(&number).ok_or_else(|| s3_error!(InvalidPart))?;
-            if !named.e_tag.as_ref().is_some_and(|etag| same(etag, &part.meta.etag)) {
+            let part = self
+                .parts
+                .get(&number)
+                .ok_or_else(|| s3_error!(InvalidPart))?;
+            if !named
+                .e_tag
+                .as_ref()
+                .is_some_and(|etag| same(etag, &part.meta.etag))
+            {
                 return Err(s3_error!(InvalidPart, "part {number} has another ETag"));
             }
             let have = &part.meta.checksum;
@@ -103,7 +114,10 @@ impl Upload {
                 (&named.checksum_sha1, &have.sha1),
                 (&named.checksum_sha256, &have.sha256),
             ];
-            if claims.iter().any(|(claim, have)| claim.is_some() && claim != have) {
+            if claims
+                .iter()
+                .any(|(claim, have)| claim.is_some() && claim != have)
+            {
                 return Err(s3_error!(InvalidPart, "part {number} has another checksum"));
             }
             chosen.push(part.clone());
@@ -133,7 +147,9 @@ pub(crate) async fn join(
     let mut buffer = vec![0u8; COPY_BUFFER];
     for part in parts {
         // A part is gone only if the upload was completed or aborted meanwhile.
-        let file = File::open(&part.path).await.map_err(|_| s3_error!(NoSuchUpload))?;
+        let file = File::open(&part.path)
+            .await
+            .map_err(|_| s3_error!(NoSuchUpload))?;
         let mut file = file.take(part.meta.bytes);
         loop {
             let read = file.read(&mut buffer).await.map_err(internal)?;
@@ -210,7 +226,9 @@ fn joined_etag(parts: &[Part]) -> String {
     for part in parts {
         let etag = part.meta.etag.as_bytes();
         let nibble = |c: u8| char::from(c).to_digit(16).unwrap_or(0);
-        let raw = etag.chunks(2).map(|pair| nibble(pair[0]) * 16 + nibble(pair[1]));
+        let raw = etag
+            .chunks(2)
+            .map(|pair| nibble(pair[0]) * 16 + nibble(pair[1]));
         let raw: Vec<u8> = raw.map(|byte| u8::try_from(byte).unwrap_or(0)).collect();
         md5.update(&raw);
     }
