@@ -1,1 +1,132 @@
+//! Intake: the door through which tasks come in.
+//!
+//! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` (a NATS service, `nats micro` finds
+//! it), and what was published to `spotreel.inbox` (the stream INBOX). **Says** an answer to every request; into the
+//! task log `queued` and `cancelled`; `spotreel.hint.<id>` after a cancellation; `…rejected` events for the inbox.
+//! **Owns** nothing: the log is the truth, pictures lie in S3 under their hash. Any number of intakes may run.
+//!
+//! Invariants:
+//! - An answer `accepted` stands for an event on disk; without an answer, the same request with the same id or
+//!   idempotency key is safe.
+//! - One id is one task: same content, same answer; other content, a conflict.
+//! - Two events of one task never share an atomic batch.
+//! - An answer never goes to a subject that is no inbox: it could be the log's.
+//! - An inbox message goes only after each of its tasks has its answer.
+//!
+//! **When it crashes**, requests under way get no answer and are safe to repeat; inbox messages come again after
+//! their lease and are the same tasks; a picture may lie in S3 that no task names. A cancelled task's work item may
+//! stay in the log: monitor's sweeper takes it.
+//!
+//! Intake makes no stream: where one is missing, it is not ready and says which.
 
+mod commit;
+pub mod config;
+pub mod error;
+mod images;
+mod inbox;
+mod limits;
+mod list;
+mod metrics;
+mod parse;
+mod serve;
+mod submit;
+mod verbs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use spotreel_bootstrap::Context;
+use spotreel_bus::events::EventStream;
+use spotreel_bus::names::{CONSUMER_INTAKE, INBOX};
+use spotreel_bus::{Queue, TaskLog};
+use spotreel_s3::Store;
+
+use crate::commit::Committer;
+pub use crate::config::IntakeConfig;
+use crate::images::Images;
+use crate::inbox::Inbox;
+use crate::limits::Limits;
+use crate::submit::Intake;
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../intake.toml");
+
+/// Between looks at a server where something is missing.
+const MISSING_PAUSE: Duration = Duration::from_secs(1);
+/// Between looks at the object store: images only, most tasks come without.
+const STORE_CHECK: Duration = Duration::from_secs(10);
+
+/// Connects, waits until everything that it needs is there, then opens the doors.
+pub async fn start(config: IntakeConfig, ctx: Context) -> anyhow::Result<()> {
+    let store = Store::connect(&config.s3.store()).await;
+    start_with(config, store, ctx).await
+}
+
+/// As [`start`], with the store at hand.
+pub async fn start_with(config: IntakeConfig, store: Store, ctx: Context) -> anyhow::Result<()> {
+    config.check()?;
+    for check in ["nats", "store"] {
+        ctx.health.expect(check);
+    }
+    let client = spotreel_bus::connect(&config.nats, "intake", true).await?;
+    let limits = Arc::new(Limits::new(&client, config.limits.clone()).await);
+    let queue = wait_until_provisioned(&client, &limits, &ctx).await;
+
+    let log = TaskLog::open(&client).await;
+    let (committer, committing) = Committer::new(log.clone(), &config.commit);
+    ctx.tasks.spawn(committing);
+    let images = Images::new(store, config.s3.link_lasts);
+    let intake = Arc::new(Intake { log, committer, images: images.clone(), limits: limits.clone() });
+
+    ctx.spawn("limits", watch_limits(limits, ctx.clone()));
+    ctx.spawn("store", watch_store(images, ctx.clone()));
+    let events = EventStream::open(&client).await;
+    let inbox = Inbox { intake: intake.clone(), queue, events, config: config.inbox.clone() };
+    ctx.spawn("inbox", inbox::run(inbox, ctx.clone()));
+
+    let service = serve::offer(&intake, &client, &ctx, config.concurrent_requests).await?;
+    let stopping = ctx.stopping.clone();
+    ctx.tasks.spawn(async move {
+        stopping.cancelled().await;
+        drop(service);
+    });
+    Ok(())
+}
+
+async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {
+    loop {
+        let found = match limits.poll().await {
+            Ok(()) => Queue::open(client, INBOX, CONSUMER_INTAKE).await.map_err(|error| error.to_string()),
+            Err(missing) => Err(missing),
+        };
+        match found {
+            Ok(queue) => {
+                ctx.health.set("nats", Ok::<(), &str>(()));
+                return queue;
+            }
+            Err(missing) => {
+                tracing::warn!(missing, "waiting");
+                ctx.health.set("nats", Err(missing));
+                tokio::time::sleep(MISSING_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(limits.poll_every());
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        ctx.health.set("nats", limits.poll().await);
+    }
+    Ok(())
+}
+
+async fn watch_store(images: Images, ctx: Context) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(STORE_CHECK);
+    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        ctx.health.set("store", images.check().await);
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Group commit: submissions that arrive together are written together, with one wait for the disk.
+//!
+//! Nothing lingers: a batch is what lies there when a place is free, so that a lone task goes at once and batches
+//! grow by themselves under load. Two events of one task never share a batch (the server would store both).
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::log::Append;
+use spotreel_bus::{AppendError, TaskLog};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::config::CommitConfig;
+use crate::metrics;
+
+/// Appends that wait for a place in a batch; one full call fits.
+const WAITING: usize = 10_000;
+/// What one batch weighs at most, by the texts in it: a batch of the longest prompts stays a matter of milliseconds.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// Appends under way at once when a batch's fate is unknown and each is settled alone.
+const SINGLES: usize = 64;
+
+#[derive(Clone)]
+pub struct Committer {
+    jobs: mpsc::Sender<Job>,
+}
+
+struct Job {
+    append: Append,
+    done: oneshot::Sender<Result<u64, AppendError>>,
+}
+
+impl Committer {
+    /// The committer, and the loop that it needs: it ends when the last committer is gone and all is written.
+    pub fn new(log: TaskLog, config: &CommitConfig) -> (Self, impl Future<Output = ()> + use<>) {
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        (Self { jobs }, gather(log, waiting, config.clone()))
+    }
+
+    /// Writes one task's event. None: the program is ending, or the write was cut off.
+    pub async fn commit(&self, append: Append) -> Option<Result<u64, AppendError>> {
+        let (done, outcome) = oneshot::channel();
+        self.jobs.send(Job { append, done }).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+async fn gather(log: TaskLog, mut waiting: mpsc::Receiver<Job>, config: CommitConfig) {
+    let places = Arc::new(Semaphore::new(config.in_flight));
+    let mut postponed = VecDeque::new();
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let first = match postponed.pop_front() {
+            Some(job) => job,
+            None => match waiting.recv().await {
+                Some(job) => job,
+                None => break,
+            },
+        };
+        let batch = fill(first, &mut waiting, &mut postponed, config.largest_batch);
+        tokio::spawn(write(log.clone(), batch, place));
+    }
+    // Every place free: everything is written.
+    let all = u32::try_from(config.in_flight).unwrap_or(u32::MAX);
+    let _ = places.acquire_many(all).await;
+}
+
+/// The first, and what is there already, up to the limits. Whoever shares an id with one of them goes next time.
+fn fill(
+    first: Job,
+    waiting: &mut mpsc::Receiver<Job>,
+    postponed: &mut VecDeque<Job>,
+    largest: usize,
+) -> Vec<Job> {
+    let mut ids = HashSet::from([first.append.task.id.clone()]);
+    let mut bytes = weight(&first.append);
+    let mut batch = vec![first];
+    let mut twins = VecDeque::new();
+    while batch.len() < largest && bytes < MAX_BATCH_BYTES {
+        let Some(job) = postponed.pop_front().or_else(|| waiting.try_recv().ok()) else { break };
+        if ids.insert(job.append.task.id.clone()) {
+            bytes += weight(&job.append);
+            batch.push(job);
+        } else {
+            twins.push_back(job);
+        }
+        if twins.len() >= WAITING {
+            break;
+        }
+    }
+    twins.append(postponed);
+    *postponed = twins;
+    batch
+}
+
+fn weight(append: &Append) -> usize {
+    let spec = &append.task.spec;
+    let labels: usize = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len) + labels
+}
+
+/// Writes a batch; a refused one is halved until the culprit stands alone.
+async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
+    let began = Instant::now();
+    let tasks = batch.len();
+    let (appends, answers) = batch.into_iter().map(|job| (job.append, job.done)).unzip();
+    let mut open: Vec<(Vec<Append>, Vec<oneshot::Sender<_>>)> = vec![(appends, answers)];
+    while let Some((mut appends, mut answers)) = open.pop() {
+        if let [append] = appends.as_slice() {
+            let outcome = log.append(append).await;
+            answer(answers, vec![outcome]);
+            continue;
+        }
+        match log.append_batch(&appends, ambient::uuid_v4()).await {
+            Ok(sequences) => answer(answers, sequences.into_iter().map(Ok)),
+            Err(ApiError::Full) => {
+                answer(answers, std::iter::repeat_with(|| Err(AppendError::Full)));
+            }
+            Err(ApiError::Conflict) => {
+                let half = appends.len() / 2;
+                let (right, right_answers) = (appends.split_off(half), answers.split_off(half));
+                open.push((right, right_answers));
+                open.push((appends, answers));
+            }
+            Err(error) => {
+                tracing::warn!(%error, tasks = appends.len(), "a batch's fate is unknown; settling each task alone");
+                let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
+                let outcomes: Vec<_> = futures::stream::iter(each).buffered(SINGLES).collect().await;
+                answer(answers, outcomes);
+            }
+        }
+    }
+    metrics::committed(tasks, began.elapsed());
+}
+
+fn answer(
+    answers: Vec<oneshot::Sender<Result<u64, AppendError>>>,
+    outcomes: impl IntoIterator<Item = Result<u64, AppendError>>,
+) {
+    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+        // Whoever asked may be gone; the task stays accepted.
+        let _ = answer.send(outcome);
+    }
+}

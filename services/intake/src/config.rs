@@ -1,0 +1,114 @@
+//! The configuration, as `intake.toml` explains it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
+use spotreel_bus::NatsConfig;
+use spotreel_bus::log::MAX_BATCH;
+use spotreel_domain::api::MAX_TASKS_PER_CALL;
+use spotreel_s3::StoreConfig;
+
+use crate::error::StartError;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntakeConfig {
+    pub concurrent_requests: usize,
+    pub nats: NatsConfig,
+    pub s3: S3Config,
+    pub commit: CommitConfig,
+    pub limits: LimitsConfig,
+    pub inbox: InboxConfig,
+    pub http: HttpConfig,
+    pub telemetry: TelemetryConfig,
+    pub shutdown: ShutdownConfig,
+}
+
+/// The store's own keys, and how long links to it last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    pub bucket: String,
+    pub region: String,
+    #[serde(default)]
+    pub endpoint_url: Option<String>,
+    pub force_path_style: bool,
+    #[serde(default)]
+    pub public_endpoint_url: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub link_lasts: Duration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitConfig {
+    pub in_flight: usize,
+    pub largest_batch: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub tasks_per_second: u32,
+    pub burst: u32,
+    pub max_queued: u64,
+    pub log_room_percent: u64,
+    #[serde(with = "humantime_serde")]
+    pub poll: Duration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InboxConfig {
+    pub in_flight: usize,
+    #[serde(with = "humantime_serde")]
+    pub retry_after: Duration,
+}
+
+impl Config for IntakeConfig {
+    fn common(&self) -> Common<'_> {
+        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+    }
+}
+
+impl IntakeConfig {
+    /// What serde cannot say about the values.
+    pub fn check(&self) -> Result<(), StartError> {
+        let refuse = |key, rule| Err(StartError::Config { key, rule });
+        if (self.limits.burst as usize) < MAX_TASKS_PER_CALL {
+            return refuse("limits.burst", "is at least 10,000: a full call could never pass below it");
+        }
+        if self.limits.tasks_per_second == 0 {
+            return refuse("limits.tasks_per_second", "is at least 1");
+        }
+        if !(1..=100).contains(&self.limits.log_room_percent) {
+            return refuse("limits.log_room_percent", "is 1 to 100");
+        }
+        if self.limits.poll.is_zero() {
+            return refuse("limits.poll", "is more than nothing");
+        }
+        if self.commit.in_flight == 0 {
+            return refuse("commit.in_flight", "is at least 1");
+        }
+        if !(1..=MAX_BATCH).contains(&self.commit.largest_batch) {
+            return refuse("commit.largest_batch", "is 1 to 1,000, the server's limit");
+        }
+        if self.concurrent_requests == 0 || self.inbox.in_flight == 0 {
+            return refuse("concurrent_requests and inbox.in_flight", "are at least 1");
+        }
+        Ok(())
+    }
+}
+
+impl S3Config {
+    pub fn store(&self) -> StoreConfig {
+        StoreConfig {
+            bucket: self.bucket.clone(),
+            region: self.region.clone(),
+            endpoint_url: self.endpoint_url.clone(),
+            force_path_style: self.force_path_style,
+            public_endpoint_url: self.public_endpoint_url.clone(),
+        }
+    }
+}

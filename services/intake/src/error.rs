@@ -1,0 +1,100 @@
+//! Why intake does not start, and the refusals that it gives: a code for programs, a message that says what to do.
+
+use std::time::Duration;
+
+use spotreel_bus::connect::ConnectError;
+use spotreel_bus::log::ReadError;
+use spotreel_domain::api::{ApiError, ErrorCode};
+use spotreel_domain::request::Violation;
+use spotreel_domain::task::Refused;
+use spotreel_domain::TaskId;
+
+/// Longest text in a refusal. What a client sent may be quoted in it, and that may be megabytes.
+const MAX_TEXT: usize = 400;
+/// When to come back after something behind the door was down: a restart of the server takes a few seconds.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("`{key}` {rule}")]
+    Config { key: &'static str, rule: &'static str },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the endpoint {subject} cannot be offered: {reason}")]
+    Endpoint { subject: &'static str, reason: String },
+}
+
+pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {
+    Violation { field: field.into(), rule: rule.into(), message: message.into() }
+}
+
+pub fn invalid(mut violations: Vec<Violation>) -> ApiError {
+    for violation in &mut violations {
+        clip(&mut violation.field);
+        clip(&mut violation.message);
+    }
+    let message = match violations.as_slice() {
+        [] => "the request is not valid".to_owned(),
+        [only] => only.message.clone(),
+        [first, others @ ..] => format!("{} (and {} more)", first.message, others.len()),
+    };
+    ApiError { violations, ..refusal(ErrorCode::Invalid, message, None) }
+}
+
+pub fn broken(field: &str, rule: &str, message: impl Into<String>) -> ApiError {
+    invalid(vec![violation(field, rule, message)])
+}
+
+pub fn not_found(id: &TaskId) -> ApiError {
+    refusal(ErrorCode::NotFound, format!("there is no task {id}"), None)
+}
+
+pub fn conflict(id: &TaskId) -> ApiError {
+    let message = format!("task {id} exists with other content: use another id or idempotency_key");
+    refusal(ErrorCode::Conflict, message, None)
+}
+
+pub fn not_allowed(id: &TaskId, refused: &Refused) -> ApiError {
+    refusal(ErrorCode::NotAllowed, format!("task {id}: {refused}"), None)
+}
+
+pub fn queue_full(message: String, retry_after: Duration) -> ApiError {
+    refusal(ErrorCode::QueueFull, message, Some(retry_after))
+}
+
+pub fn rate_limited(message: String, retry_after: Duration) -> ApiError {
+    refusal(ErrorCode::RateLimited, message, Some(retry_after))
+}
+
+pub fn too_large(message: String) -> ApiError {
+    refusal(ErrorCode::TooLarge, message, None)
+}
+
+pub fn unavailable(what: &str) -> ApiError {
+    let message = format!("{what}: send the same request again");
+    refusal(ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY))
+}
+
+/// The log did not answer a reader.
+pub fn unread(error: &ReadError) -> ApiError {
+    tracing::warn!(error = %error, "the task log could not be read");
+    unavailable("the task log cannot be read now")
+}
+
+/// Worth the same submission again: nothing is wrong with it.
+pub fn is_transient(error: &ApiError) -> bool {
+    matches!(error.code, ErrorCode::QueueFull | ErrorCode::RateLimited | ErrorCode::Unavailable)
+}
+
+fn refusal(code: ErrorCode, mut message: String, retry_after: Option<Duration>) -> ApiError {
+    clip(&mut message);
+    let retry_after_s = retry_after.map(|after| after.as_secs_f64().ceil().max(1.0) as u64);
+    ApiError { code, message, violations: Vec::new(), retry_after_s }
+}
+
+fn clip(text: &mut String) {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push('…');
+    }
+}

@@ -1,0 +1,199 @@
+//! Submissions by publish: taken from the stream INBOX, and gone from it only when every task of the message has its
+//! answer — its first event, or a rejection. Delivered again, a message gives the same tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use spotreel_bootstrap::Context;
+use spotreel_bus::events::EventStream;
+use spotreel_bus::names::INBOX;
+use spotreel_bus::{Delivery, Queue, queue::QueueError};
+use spotreel_domain::TaskId;
+use spotreel_domain::api::{ApiError, CloudEvent};
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::config::InboxConfig;
+use crate::parse::{self, Submission};
+use crate::submit::{Door, Intake, Outcome, now};
+use crate::error;
+
+/// How long one pull waits for a message: the longest that a stop waits for this loop.
+const PULL_WAIT: Duration = Duration::from_secs(2);
+/// Between tries while the server does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Inbox {
+    pub intake: Arc<Intake>,
+    pub queue: Queue,
+    pub events: EventStream,
+    pub config: InboxConfig,
+}
+
+/// What a client is told of a submission that was refused.
+#[derive(Debug, Serialize)]
+struct Rejection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<TaskId>,
+    error: ApiError,
+    inbox_sequence: u64,
+}
+
+pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
+    let places = Arc::new(Semaphore::new(inbox.config.in_flight));
+    while !ctx.stopping.is_cancelled() {
+        // Only what can be worked on now is taken: what waits here would lose its lease.
+        let first = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let mut free = vec![first];
+        free.extend(std::iter::from_fn(|| places.clone().try_acquire_owned().ok()));
+        match pull(&inbox.queue, free.len()).await {
+            Ok(deliveries) => {
+                for (delivery, place) in deliveries.into_iter().zip(free) {
+                    let inbox = inbox.clone();
+                    ctx.tasks.spawn(async move {
+                        inbox.take(&delivery).await;
+                        drop(place);
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the inbox cannot be pulled");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = ctx.stopping.cancelled() => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
+    let ready = queue.pull_ready(most).await?;
+    if !ready.is_empty() {
+        return Ok(ready);
+    }
+    Ok(queue.pull(PULL_WAIT).await?.into_iter().collect())
+}
+
+impl Inbox {
+    async fn take(&self, delivery: &Delivery) {
+        let span = tracing::info_span!("inbox", sequence = delivery.sequence, delivered = delivery.delivered);
+        spotreel_bus::trace::adopt(&span, &delivery.headers);
+        async {
+            let said = match self.settle(delivery).await {
+                Ok(()) => delivery.ack().await,
+                Err(again) => delivery.nak(again).await,
+            };
+            if let Err(error) = said {
+                tracing::warn!(%error, "the inbox message comes again after its lease");
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    /// Ok: everything in the message is answered. Err: not yet, try again after so long.
+    async fn settle(&self, delivery: &Delivery) -> Result<(), Duration> {
+        let kind = delivery.headers.get("Content-Type").map(async_nats::HeaderValue::as_str);
+        let (requests, is_list) = match parse::submission(&delivery.payload, kind) {
+            Ok(Submission::One(request)) => (vec![Ok(*request)], false),
+            Ok(Submission::Many(requests)) => (requests, true),
+            Err(error) => return self.reject(delivery, None, 0, error).await,
+        };
+        let ids: Vec<_> = requests.iter().map(|request| client_id(request.as_ref().ok())).collect();
+        self.intake.limits.pace(requests.len()).map_err(|error| self.later(&error))?;
+        let door = Door::Inbox {
+            stream: INBOX,
+            sequence: delivery.sequence,
+            stored_nanos: delivery.stored_nanos,
+            redelivered: delivery.delivered > 1,
+        };
+        let outcomes = self.intake.submit(requests, door).await;
+        // First what may still be accepted: nothing is said twice when the message comes again.
+        for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            if error::is_transient(error) {
+                return Err(self.later(error));
+            }
+        }
+        self.reject_all(delivery, ids, outcomes, is_list).await
+    }
+
+    /// One event for each refused task with an id, and one for all those without.
+    async fn reject_all(
+        &self,
+        delivery: &Delivery,
+        ids: Vec<Option<TaskId>>,
+        outcomes: Vec<Outcome>,
+        is_list: bool,
+    ) -> Result<(), Duration> {
+        let mut nameless = Vec::new();
+        for (index, (id, outcome)) in ids.into_iter().zip(outcomes).enumerate() {
+            match (id, outcome) {
+                (_, Ok(_)) => {}
+                (Some(id), Err(error)) => self.reject(delivery, Some(id), index, error).await?,
+                (None, Err(error)) => nameless.push((index, error)),
+            }
+        }
+        match nameless.len() {
+            0 => Ok(()),
+            1 if !is_list => self.reject(delivery, None, 0, nameless.remove(0).1).await,
+            _ => self.reject(delivery, None, 0, error::invalid(gather(nameless))).await,
+        }
+    }
+
+    async fn reject(
+        &self,
+        delivery: &Delivery,
+        id: Option<TaskId>,
+        index: usize,
+        error: ApiError,
+    ) -> Result<(), Duration> {
+        let subject = id.as_ref().map_or_else(|| format!("inbox/{}", delivery.sequence), ToString::to_string);
+        let event_id = format!("inbox/{}/{index}", delivery.sequence);
+        let data = Rejection { id: id.clone(), error, inbox_sequence: delivery.sequence };
+        let event = CloudEvent::new(event_id, "task.rejected", subject, now(), data);
+        let payload = Bytes::from(serde_json::to_vec(&event).expect("an event has string keys only"));
+        match self.events.reject(id.as_ref(), delivery.sequence, payload).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "a rejection could not be published");
+                Err(self.config.retry_after)
+            }
+        }
+    }
+
+    fn later(&self, error: &ApiError) -> Duration {
+        error.retry_after_s.map_or(self.config.retry_after, Duration::from_secs)
+    }
+}
+
+/// The id by which the client knows its task, if it gave one that can be used.
+fn client_id(request: Option<&spotreel_domain::TaskRequest>) -> Option<TaskId> {
+    let request = request?;
+    match (&request.id, &request.idempotency_key) {
+        (Some(id), _) => TaskId::parse(id).ok(),
+        (None, Some(key)) if !key.is_empty() => Some(TaskId::from_idempotency_key(key)),
+        _ => None,
+    }
+}
+
+/// One list of what is broken out of many, with the places; bounded, since an event is one message.
+fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
+    const MOST: usize = 1_000;
+    let each = refused.into_iter().flat_map(|(index, error)| {
+        let ApiError { message, violations, .. } = error;
+        let violations = match violations.is_empty() {
+            true => vec![error::violation("body", "task", message)],
+            false => violations,
+        };
+        violations.into_iter().map(move |broken| spotreel_domain::Violation {
+            field: format!("[{index}].{}", broken.field),
+            ..broken
+        })
+    });
+    each.take(MOST).collect()
+}

@@ -1,0 +1,129 @@
+//! How much is let in: a rate, a length of the queue, and room in the log.
+//!
+//! Counts come from the server and are a poll old; what was let in since is added, so that a flood between two polls
+//! is held too.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::stream::Stream;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
+use spotreel_domain::api::ApiError;
+use spotreel_domain::{Model, Priority};
+
+use crate::config::LimitsConfig;
+use crate::{error, metrics};
+
+/// Queues move in minutes: coming back sooner is of no use.
+const QUEUE_RETRY: Duration = Duration::from_secs(30);
+/// Room comes back when the janitor has passed.
+const ROOM_RETRY: Duration = Duration::from_secs(60);
+
+pub struct Limits {
+    config: LimitsConfig,
+    rate: DefaultDirectRateLimiter,
+    clock: DefaultClock,
+    tasks: Stream<()>,
+    inbox: Stream<()>,
+    queued: AtomicU64,
+    let_in: AtomicU64,
+    bytes: AtomicU64,
+    /// 0: the stream has no limit.
+    max_bytes: AtomicU64,
+}
+
+impl Limits {
+    pub async fn new(client: &Client, config: LimitsConfig) -> Self {
+        let context = async_nats::jetstream::new(client.clone());
+        let tasks = context.get_stream_no_info(TASKS).await.expect("TASKS is a valid stream name");
+        let inbox = context.get_stream_no_info(INBOX).await.expect("INBOX is a valid stream name");
+        let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(config.tasks_per_second)).allow_burst(at_least_one(config.burst));
+        Self {
+            rate: RateLimiter::direct(quota),
+            clock: DefaultClock::default(),
+            tasks,
+            inbox,
+            queued: AtomicU64::new(0),
+            let_in: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            max_bytes: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    /// May so many tasks come now? All or none.
+    pub fn pace(&self, tasks: usize) -> Result<(), ApiError> {
+        let Some(tasks) = u32::try_from(tasks).ok().and_then(NonZeroU32::new) else { return Ok(()) };
+        match self.rate.check_n(tasks) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_yet)) => {
+                let rate = self.config.tasks_per_second;
+                let message = format!("more than {rate} tasks a second arrive: send this call again later");
+                Err(error::rate_limited(message, not_yet.wait_time_from(self.clock.now())))
+            }
+            Err(_) => {
+                let message = format!("one call takes at most {} tasks: send them in several", self.config.burst);
+                Err(error::too_large(message))
+            }
+        }
+    }
+
+    /// Is there room for one more task in the queue and in the log?
+    pub fn admit(&self) -> Result<(), ApiError> {
+        let (bytes, max_bytes) = (self.bytes.load(Ordering::Relaxed), self.max_bytes.load(Ordering::Relaxed));
+        if max_bytes > 0 && bytes >= max_bytes / 100 * self.config.log_room_percent {
+            let message = format!(
+                "the task log has used {} % of its room, the rest is for tasks that were accepted: send it again later",
+                self.config.log_room_percent
+            );
+            return Err(error::queue_full(message, ROOM_RETRY));
+        }
+        let queued = self.queued.load(Ordering::Relaxed) + self.let_in.load(Ordering::Relaxed);
+        if queued >= self.config.max_queued {
+            let message = format!(
+                "{queued} tasks are queued, and no more than {} may be: send it again later",
+                self.config.max_queued
+            );
+            return Err(error::queue_full(message, QUEUE_RETRY));
+        }
+        self.let_in.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn poll_every(&self) -> Duration {
+        self.config.poll
+    }
+
+    /// Reads the counts anew. An error names what is missing or silent.
+    pub async fn poll(&self) -> Result<(), String> {
+        let let_in_before = self.let_in.load(Ordering::Relaxed);
+        let missing = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{what} is missing or does not answer ({error}): has `spotreel provision` run?")
+        };
+        let info = self.tasks.get_info().await.map_err(|error| missing("stream TASKS", &error))?;
+        let all = Model::ALL.into_iter().flat_map(|model| Priority::ALL.map(|priority| work_consumer(model, priority)));
+        let counts = futures::future::join_all(all.map(|name| async move {
+            let info = self.tasks.consumer_info(&name).await;
+            info.map(|info| info.num_pending + info.num_ack_pending as u64)
+                .map_err(|error| missing(&format!("consumer TASKS/{name}"), &error))
+        }));
+        let queued = counts.await.into_iter().sum::<Result<u64, String>>()?;
+        self.inbox
+            .consumer_info(CONSUMER_INTAKE)
+            .await
+            .map_err(|error| missing("consumer INBOX/intake", &error))?;
+        let max_bytes = u64::try_from(info.config.max_bytes).unwrap_or_default();
+        self.bytes.store(info.state.bytes, Ordering::Relaxed);
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.queued.store(queued, Ordering::Relaxed);
+        self.let_in.fetch_sub(let_in_before, Ordering::Relaxed);
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        metrics::room(queued, info.state.bytes as f64 / max_bytes.max(1) as f64);
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Pages of tasks, newest change first, read from the log backwards.
+//!
+//! A task is shown at its newest event. Between two pages a task may change: it then stands on top, before the first
+//! page, and is missing from the later ones; no page shows a state that is not the task's newest.
+
+use std::collections::HashSet;
+
+use spotreel_bus::names::{LOG_ALL, TASKS};
+use spotreel_bus::Recorded;
+use spotreel_domain::Model;
+use spotreel_domain::api::{ApiError, ListPage, ListQuery, TaskView};
+
+use crate::error;
+use crate::submit::Intake;
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 500;
+/// Sequences that one look at the log covers.
+const WINDOW: usize = 500;
+/// Looks at the log in one call; with a filter that fits nothing the page ends there, with a cursor to go on.
+const MAX_WINDOWS: usize = 40;
+/// A page ends below the size of a message.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+const STATES: [&str; 6] = ["queued", "started", "succeeded", "failed", "cancelled", "expired"];
+
+struct Filter {
+    state: Option<String>,
+    model: Option<Model>,
+}
+
+pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiError> {
+    let (filter, limit) = check(query)?;
+    let (first, last) = bounds(intake).await?;
+    // One past the newest message that is looked at.
+    let mut end = query.cursor.map_or(last + 1, |cursor| cursor.min(last + 1));
+    let from_the_top = end > last;
+    let mut page = ListPage { tasks: Vec::new(), next_cursor: None };
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for _ in 0..MAX_WINDOWS {
+        if end <= first {
+            return Ok(page);
+        }
+        let start = end.saturating_sub(WINDOW as u64).max(first);
+        let mut window =
+            intake.log.scan(LOG_ALL, start, WINDOW).await.map_err(|failure| error::unread(&failure))?;
+        // Where messages are missing, the window reaches beyond its end.
+        window.retain(|recorded| recorded.sequence < end);
+        for recorded in window.into_iter().rev() {
+            let new = seen.insert(recorded.task.id.clone());
+            if !new || !filter.fits(&recorded) || !(from_the_top || is_newest(intake, &recorded).await?) {
+                continue;
+            }
+            let view = TaskView::from(&recorded.task);
+            bytes += serde_json::to_vec(&view).map_or(0, |json| json.len());
+            page.tasks.push(view);
+            if page.tasks.len() >= limit || bytes >= MAX_PAGE_BYTES {
+                page.next_cursor = Some(recorded.sequence).filter(|sequence| *sequence > first);
+                return Ok(page);
+            }
+        }
+        end = start;
+    }
+    page.next_cursor = Some(end).filter(|end| *end > first);
+    Ok(page)
+}
+
+fn check(query: &ListQuery) -> Result<(Filter, usize), ApiError> {
+    let mut broken = Vec::new();
+    if query.state.as_ref().is_some_and(|state| !STATES.contains(&state.as_str())) {
+        broken.push(error::violation("state", "known", format!("state is one of {}", STATES.join(", "))));
+    }
+    let model = query.model.as_ref().map(|name| Model::parse(name));
+    if model == Some(None) {
+        let names = Model::ALL.map(Model::as_str).join(", ");
+        broken.push(error::violation("model", "known", format!("model is one of {names}")));
+    }
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        broken.push(error::violation("limit", "range", format!("limit is 1 to {MAX_LIMIT}")));
+    }
+    match broken.is_empty() {
+        true => Ok((Filter { state: query.state.clone(), model: model.flatten() }, limit as usize)),
+        false => Err(error::invalid(broken)),
+    }
+}
+
+impl Filter {
+    fn fits(&self, recorded: &Recorded) -> bool {
+        self.state.as_ref().is_none_or(|state| recorded.task.state.name() == state)
+            && self.model.is_none_or(|model| recorded.task.spec.model == model)
+    }
+}
+
+/// The first and the last sequence of the log.
+async fn bounds(intake: &Intake) -> Result<(u64, u64), ApiError> {
+    let context = async_nats::jetstream::new(intake.log.client().clone());
+    let stream = context.get_stream_no_info(TASKS).await.expect("TASKS is a valid stream name");
+    match stream.get_info().await {
+        Ok(info) => Ok((info.state.first_sequence, info.state.last_sequence)),
+        Err(failure) => {
+            tracing::warn!(error = %failure, "the task log did not answer");
+            Err(error::unavailable("the task log cannot be read now"))
+        }
+    }
+}
+
+async fn is_newest(intake: &Intake, recorded: &Recorded) -> Result<bool, ApiError> {
+    let last = intake.log.last(&recorded.task.id).await.map_err(|failure| error::unread(&failure))?;
+    Ok(last.is_some_and(|last| last.sequence == recorded.sequence))
+}

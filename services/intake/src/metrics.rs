@@ -1,0 +1,41 @@
+//! What intake counts.
+
+use std::time::Duration;
+
+use spotreel_domain::api::ApiError;
+
+const REQUEST_SECONDS: &str = "spotreel_intake_request_seconds";
+const COMMIT_SECONDS: &str = "spotreel_intake_commit_seconds";
+const COMMIT_BATCH: &str = "spotreel_intake_commit_batch_tasks";
+const ACCEPTED: &str = "spotreel_intake_accepted_total";
+const REFUSED: &str = "spotreel_intake_refused_total";
+const QUEUED: &str = "spotreel_intake_queue_tasks";
+const LOG_USED: &str = "spotreel_intake_log_used_ratio";
+
+pub fn request(verb: &'static str, took: Duration) {
+    metrics::histogram!(REQUEST_SECONDS, "verb" => verb).record(took);
+}
+
+pub fn committed(tasks: usize, took: Duration) {
+    #[allow(clippy::cast_precision_loss, reason = "at most 1,000")]
+    metrics::histogram!(COMMIT_BATCH).record(tasks as f64);
+    metrics::histogram!(COMMIT_SECONDS).record(took);
+}
+
+/// Each task of a submission, by where it came in.
+pub fn submitted(door: &'static str, outcome: Result<(), &ApiError>) {
+    match outcome {
+        Ok(()) => metrics::counter!(ACCEPTED, "door" => door).increment(1),
+        Err(error) => {
+            let code = serde_json::to_value(error.code).ok();
+            let code = code.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            metrics::counter!(REFUSED, "door" => door, "code" => code).increment(1);
+        }
+    }
+}
+
+pub fn room(queued: u64, log_used: f64) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!(QUEUED).set(queued as f64);
+    metrics::gauge!(LOG_USED).set(log_used);
+}

@@ -1,0 +1,146 @@
+//! From a request to an accepted task: the same path for every door.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::log::Append;
+use spotreel_bus::{AppendError, Recorded, TaskLog};
+use spotreel_domain::api::{Accepted, ApiError};
+use spotreel_domain::model::MAX_SEED;
+use spotreel_domain::request::Valid;
+use spotreel_domain::{Task, TaskId, TaskRequest};
+
+use crate::commit::Committer;
+use crate::images::Images;
+use crate::limits::Limits;
+use crate::{error, metrics};
+
+/// Tasks of one call on their way at once: enough to fill every batch that may be in flight.
+const AT_ONCE: usize = 4_000;
+
+/// What every verb works with.
+#[derive(Clone)]
+pub struct Intake {
+    pub log: TaskLog,
+    pub committer: Committer,
+    pub images: Images,
+    pub limits: Arc<Limits>,
+}
+
+/// Where a submission came in.
+#[derive(Clone, Copy, Debug)]
+pub enum Door {
+    Request,
+    /// Delivered again, a message gives the same tasks, judged by the time at which it was stored.
+    Inbox { stream: &'static str, sequence: u64, stored_nanos: i128, redelivered: bool },
+}
+
+pub type Outcome = Result<Accepted, ApiError>;
+
+struct Candidate {
+    id: TaskId,
+    /// Somebody may have submitted this id before.
+    may_be_known: bool,
+    valid: Valid,
+}
+
+impl Intake {
+    /// Accepts what can be accepted; the outcomes stand in the order of the requests.
+    pub async fn submit(&self, requests: Vec<Result<TaskRequest, ApiError>>, door: Door) -> Vec<Outcome> {
+        let now = now();
+        let candidates = requests.into_iter().enumerate().map(|(index, request)| {
+            request.and_then(|request| door.candidate(&request, index, now))
+        });
+        let submitted = futures::stream::iter(candidates.map(|candidate| async move {
+            let outcome = match candidate {
+                Ok(candidate) => self.submit_one(candidate, now).await,
+                Err(error) => Err(error),
+            };
+            metrics::submitted(door.name(), outcome.as_ref().map(drop));
+            outcome
+        }));
+        submitted.buffered(AT_ONCE).collect().await
+    }
+
+    async fn submit_one(&self, candidate: Candidate, now: Timestamp) -> Outcome {
+        let Candidate { id, may_be_known, valid } = candidate;
+        if may_be_known {
+            let known = self.log.last(&id).await.map_err(|failure| error::unread(&failure))?;
+            if let Some(known) = known {
+                return answer_again(&known, &valid.content_hash);
+            }
+        }
+        self.limits.admit()?;
+        let mut spec = valid.spec;
+        if !valid.seed_given {
+            spec.seed = ambient::random_u64() & MAX_SEED;
+        }
+        if let Some(image) = &valid.image {
+            spec.image = Some(self.images.settle(image).await?);
+        }
+        let step = Task::submit(id.clone(), spec, valid.content_hash.clone(), now);
+        let accepted = Accepted::from(&step.1);
+        match self.committer.commit(Append::new(step, 0, ambient::uuid_v4())).await {
+            Some(Ok(_)) => Ok(accepted),
+            Some(Err(AppendError::Conflict(Some(first)))) => answer_again(&first, &valid.content_hash),
+            Some(Err(failure)) => Err(unwritten(&failure)),
+            None => Err(error::unavailable("intake is stopping")),
+        }
+    }
+}
+
+impl Door {
+    fn candidate(self, request: &TaskRequest, index: usize, now: Timestamp) -> Result<Candidate, ApiError> {
+        let at = match self {
+            Self::Request => now,
+            Self::Inbox { stored_nanos, .. } => Timestamp::from_nanosecond(stored_nanos).unwrap_or(now),
+        };
+        let valid = request.validate(at).map_err(error::invalid)?;
+        let (id, may_be_known) = match (&valid.id, self) {
+            (Some(id), _) => (id.clone(), true),
+            (None, Self::Request) => (TaskId::from(ambient::uuid_v7()), false),
+            (None, Self::Inbox { stream, sequence, stored_nanos, redelivered }) => {
+                (TaskId::from_inbox(stream, sequence, stored_nanos, index), redelivered)
+            }
+        };
+        Ok(Candidate { id, may_be_known, valid })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Inbox { .. } => "inbox",
+        }
+    }
+}
+
+/// The log keeps milliseconds: with more, the first answer and the same answer again would differ.
+pub fn now() -> Timestamp {
+    let now = ambient::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// What a failed write means to the client.
+pub fn unwritten(failure: &AppendError) -> ApiError {
+    match failure {
+        AppendError::Full => {
+            error::queue_full("the task log is full: send it again later".into(), std::time::Duration::from_secs(60))
+        }
+        AppendError::TooLarge => error::too_large("the task is larger than the log takes".into()),
+        AppendError::Conflict(_) => error::unavailable("others change this task at the same moment"),
+        AppendError::Unavailable(source) => {
+            tracing::warn!(error = %source, "an event could not be written");
+            error::unavailable("the task log cannot be written now")
+        }
+    }
+}
+
+/// The id is taken: by this very submission, or by another one.
+fn answer_again(first: &Recorded, content_hash: &str) -> Outcome {
+    match first.task.content_hash == content_hash {
+        true => Ok(Accepted::from(&first.task)),
+        false => Err(error::conflict(&first.task.id)),
+    }
+}
