@@ -1,1 +1,3 @@
+//! What the tests across services share: real servers, real programs, and ways to hurt them.
 
+pub mod harness;

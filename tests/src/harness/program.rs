@@ -1,0 +1,214 @@
+//! Any program of spotreel, as it is shipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Process, eventually, free_port};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How to start a program; it can be started again in the same way.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub name: String,
+    pub environment: Vec<(String, String)>,
+    /// `--set key=value`.
+    pub settings: Vec<(String, String)>,
+    pub log: PathBuf,
+    port: u16,
+}
+
+pub struct Program {
+    pub spec: Spec,
+    process: Option<Process>,
+}
+
+impl Spec {
+    /// `name` without its `spotreel-`; its log goes to a file in `dir`.
+    pub fn new(name: &str, dir: &Path) -> Self {
+        let port = free_port();
+        Self {
+            name: format!("spotreel-{name}"),
+            environment: vec![("SPOTREEL_HTTP__LISTEN".into(), format!("127.0.0.1:{port}"))],
+            settings: Vec::new(),
+            log: dir.join(format!("{name}-{port}.log")),
+            port,
+        }
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    pub fn envs(mut self, all: Vec<(String, String)>) -> Self {
+        self.environment.extend(all);
+        self
+    }
+
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((key.into(), value.into()));
+        self
+    }
+}
+
+impl Program {
+    /// Starts it and waits until it is ready.
+    pub async fn start(spec: Spec) -> Self {
+        let mut program = Self::spawn(spec);
+        program.ready().await;
+        program
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(spec: Spec) -> Self {
+        let mut program = Self {
+            spec,
+            process: None,
+        };
+        program.begin();
+        program
+    }
+
+    /// Starts it again, whatever it was doing.
+    pub fn begin(&mut self) {
+        self.process = None;
+        let mut command = Command::new(binary(&self.spec.name));
+        // What this process was told is not for its children.
+        for (key, _) in std::env::vars_os() {
+            let text = key.to_string_lossy();
+            if ["SPOTREEL_", "NATS_", "OTEL_", "AWS_"]
+                .iter()
+                .any(|ours| text.starts_with(ours))
+            {
+                command.env_remove(&key);
+            }
+        }
+        command.envs(
+            self.spec
+                .environment
+                .iter()
+                .map(|(key, value)| (key, value)),
+        );
+        for (key, value) in &self.spec.settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        let process = Process::start(command, &self.spec.log);
+        self.process = Some(process.unwrap_or_else(|error| panic!("{}: {error}", self.spec.name)));
+    }
+
+    pub async fn ready(&mut self) {
+        let began = std::time::Instant::now();
+        loop {
+            if is_ready(&self.url()).await {
+                return;
+            }
+            let ended = self.process_mut().ended();
+            assert!(
+                ended.is_none(),
+                "{} ended: {ended:?}\n{}",
+                self.spec.name,
+                self.log_tail()
+            );
+            assert!(
+                began.elapsed() < READY_WITHIN,
+                "{} was not ready in time\n{}",
+                self.spec.name,
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Where its health, metrics and HTTP API answer.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.spec.port)
+    }
+
+    pub fn kill9(&mut self) {
+        self.process_mut().kill9();
+    }
+
+    pub fn terminate(&mut self) {
+        self.process_mut().terminate();
+    }
+
+    pub fn freeze(&mut self) {
+        self.process_mut().freeze();
+    }
+
+    pub fn thaw(&mut self) {
+        self.process_mut().thaw();
+    }
+
+    pub fn id(&mut self) -> u32 {
+        self.process_mut().id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process_mut().ended().is_some()
+    }
+
+    /// Waits until it has left, and gives its exit code (none after a signal).
+    pub async fn left(&mut self, within: Duration) -> Option<i32> {
+        let name = self.spec.name.clone();
+        let process = self.process_mut();
+        eventually(&format!("{name} has left"), within, || {
+            let ended = process.ended();
+            async move { ended.map(|status| status.code()) }
+        })
+        .await
+    }
+
+    /// Terminates it and waits until it has left.
+    pub async fn stop(&mut self, within: Duration) -> Option<i32> {
+        self.terminate();
+        self.left(within).await
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.spec.log).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        self.process
+            .as_mut()
+            .expect("a program has a process from its start on")
+    }
+}
+
+async fn is_ready(url: &str) -> bool {
+    let answer = reqwest::get(format!("{url}/readyz")).await;
+    answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// Where a program lies: SPOTREEL_BIN_DIR, or where this test was built to.
+pub fn binary(name: &str) -> PathBuf {
+    let path = bin_dir().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --workspace`",
+        path.display()
+    );
+    path
+}
+
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("SPOTREEL_BIN_DIR") {
+        return dir.into();
+    }
+    let here = std::env::current_exe().expect("a test knows its own path");
+    let dir = here.parent().expect("a program lies in a directory");
+    if dir.ends_with("deps") {
+        dir.parent().unwrap_or(dir).to_owned()
+    } else {
+        dir.to_owned()
+    }
+}

@@ -1,0 +1,152 @@
+//! Everything: NATS, the cloud, three services and workers.
+
+use std::time::Duration;
+
+use spotreel_bus::TaskLog;
+use tempfile::TempDir;
+
+use super::nats::password;
+use super::program::{Spec, binary};
+use super::{Api, Cloud, Nats, Program};
+
+#[derive(Clone, Debug)]
+pub struct SystemOptions {
+    pub lease: Duration,
+    pub workers: usize,
+    /// Let prompts order faults of the engine.
+    pub faults: bool,
+    /// Milliseconds that each step of the simulated engine takes.
+    pub step_ms: u32,
+    /// `--set` for every worker.
+    pub worker_settings: Vec<(String, String)>,
+    /// For every program.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for SystemOptions {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(2),
+            workers: 1,
+            faults: false,
+            step_ms: 0,
+            worker_settings: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+}
+
+pub struct System {
+    pub workers: Vec<Program>,
+    pub intake: Program,
+    pub notifier: Program,
+    pub monitor: Program,
+    pub cloud: Cloud,
+    pub nats: Nats,
+    options: SystemOptions,
+    dir: TempDir,
+}
+
+impl System {
+    /// All of it ready.
+    pub async fn start(options: SystemOptions) -> Self {
+        let dir =
+            TempDir::with_prefix("spotreel-system-").expect("a temporary directory can be made");
+        let (nats, cloud) = tokio::join!(Nats::provisioned(options.lease), Cloud::start());
+        let spec = |name| spec(name, &dir, &nats, &cloud, &options);
+        let (intake, notifier, monitor) = tokio::join!(
+            Program::start(spec("intake")),
+            Program::start(spec("notifier")),
+            Program::start(spec("monitor")),
+        );
+        let mut system = Self {
+            workers: Vec::new(),
+            intake,
+            notifier,
+            monitor,
+            cloud,
+            nats,
+            options,
+            dir,
+        };
+        for _ in 0..system.options.workers {
+            system.add_worker().await;
+        }
+        system
+    }
+
+    /// How the next worker will be started.
+    pub fn worker_spec(&self) -> Spec {
+        let number = self.workers.len();
+        let engine = binary("spotreel-engine-sim").display().to_string();
+        let mut command = vec![
+            engine,
+            "--step-ms".to_owned(),
+            self.options.step_ms.to_string(),
+        ];
+        if self.options.faults {
+            command.push("--allow-faults".to_owned());
+        }
+        let scratch = self.dir.path().join(format!("scratch-{number}"));
+        let mut spec = spec("worker", &self.dir, &self.nats, &self.cloud, &self.options)
+            .set("name", &format!("w{number}"))
+            .set("scratch", &scratch.display().to_string())
+            .set("engine.command", &serde_json::json!(command).to_string());
+        spec.settings
+            .extend(self.options.worker_settings.iter().cloned());
+        spec
+    }
+
+    /// One more worker; its number.
+    pub async fn add_worker(&mut self) -> usize {
+        let spec = self.worker_spec();
+        self.add_worker_as(spec).await
+    }
+
+    pub async fn add_worker_as(&mut self, spec: Spec) -> usize {
+        self.workers.push(Program::start(spec).await);
+        self.workers.len() - 1
+    }
+
+    /// A client of the product, in the clients' account.
+    pub async fn api(&self) -> Api {
+        Api::new(self.nats.client("client").await)
+    }
+
+    /// The log, read with all rights: what really happened.
+    pub async fn log(&self) -> TaskLog {
+        TaskLog::open(&self.nats.client("provision").await).await
+    }
+
+    /// What every program wrote, for the message of a failed test.
+    pub fn logs(&self) -> String {
+        let services = [&self.intake, &self.notifier, &self.monitor];
+        let all = services.into_iter().chain(&self.workers);
+        all.map(|program| {
+            format!(
+                "== {}\n{}\n",
+                program.spec.log.display(),
+                program.log_text()
+            )
+        })
+        .collect()
+    }
+
+    /// Starts the workers that have died again, as a fleet would.
+    pub fn revive_workers(&mut self) {
+        for worker in &mut self.workers {
+            if worker.has_ended() {
+                worker.begin();
+            }
+        }
+    }
+}
+
+fn spec(name: &str, dir: &TempDir, nats: &Nats, cloud: &Cloud, options: &SystemOptions) -> Spec {
+    Spec::new(name, dir.path())
+        .env("SPOTREEL_NATS__URL", &nats.url)
+        .env("SPOTREEL_NATS__USER", name)
+        .env("SPOTREEL_NATS__PASSWORD", &password(name))
+        .envs(cloud.environment())
+        .envs(options.environment.clone())
+}
