@@ -209,7 +209,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let mut out = [0u8; 32];
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     for (at, byte) in out.iter_mut().enumerate() {

@@ -52,10 +52,7 @@ impl S3 for DirectoryS3 {
     async fn create_bucket(&self, req: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
         self.index.create_bucket(&req.input.bucket)?;
         let location = Some(format!("/{}", req.input.bucket));
-        let output = CreateBucketOutput {
-            location,
-            ..Default::default()
-        };
+        let output = CreateBucketOutput { location };
         Ok(S3Response::new(output))
     }
 
