@@ -28,6 +28,9 @@ pub const CONVENTIONAL: &[(&str, &str)] = &[
     ("RUST_LOG", "telemetry.log"),
 ];
 
+/// The key that a variable sets, if it speaks to this program in this layer.
+type KeyOf<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// One variable that speaks to this program.
 pub(crate) struct Setting {
     pub variable: String,
@@ -62,7 +65,7 @@ pub(crate) fn settings(
     };
     let of_this_program = |variable: &str| variable.strip_prefix(&own).map(key);
 
-    let layers: [&dyn Fn(&str) -> Option<String>; 3] = [&conventional, &shared, &of_this_program];
+    let layers: [&KeyOf<'_>; 3] = [&conventional, &shared, &of_this_program];
     layers
         .iter()
         .flat_map(|key_of| {

@@ -1,5 +1,10 @@
 //! The layers of a configuration, and what is refused.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy excuses only the test functions"
+)]
+
 use std::io::Write;
 use std::time::Duration;
 

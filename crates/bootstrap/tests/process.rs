@@ -1,5 +1,10 @@
 //! A whole program as its supervisor sees it: signals, exit codes, health, and the spans that leave it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy excuses only the test functions"
+)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
