@@ -1,1 +1,48 @@
+//! `spotreel-notifier`: the task log told to clients.
+//!
+//! **Hears** every event of the task log, in its order, by the durable consumer `notifier`.
+//!
+//! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` in the stream EVENTS. A success carries the
+//! video's S3 key, and a link with its expiry.
+//!
+//! **Owns** nothing: what was said stands in EVENTS, what is still to be said is what the consumer has not acked.
+//!
+//! Invariants:
+//! - The consumer hands out one message at a time, so events leave in the order of the log, however many notifiers run.
+//! - Each event is written once: only if the task's newest public event tells of an older log event, by
+//!   compare-and-set. A second `started` or `failed`, of a later attempt or round, is an event of its own.
+//! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; the one exception is a message of
+//!   the log that cannot be read, which no later try would mend.
+//!
+//! **After a crash** the message in hand comes back once its lease ends (30 s). If it had been published already, the
+//! newest public event says so and it is only acked.
 
+mod act;
+mod config;
+mod error;
+mod metrics;
+
+use spotreel_bootstrap::Context;
+use spotreel_s3::Store;
+
+pub use act::{Notifier, Said};
+pub use config::NotifierConfig;
+pub use error::{NotifyError, StartError};
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../notifier.toml");
+
+pub async fn start(config: NotifierConfig, ctx: Context) -> anyhow::Result<()> {
+    config.check()?;
+    metrics::describe();
+    let client = spotreel_bus::connect(&config.nats, "notifier", true).await?;
+    let store = Store::connect(&config.s3).await;
+    let notifier = Notifier::new(&client, store, config).await;
+    let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
+    notifier.announce(&health);
+    ctx.spawn("notifier", async move {
+        notifier.run(&health, &stopping).await;
+        Ok(())
+    });
+    Ok(())
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! `spotreel-notifier`: see the library.
+
+fn main() -> std::process::ExitCode {
+    spotreel_bootstrap::run("notifier", spotreel_notifier::DEFAULTS, spotreel_notifier::start)
+}

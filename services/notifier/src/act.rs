@@ -1,0 +1,201 @@
+//! One log event after the other becomes public.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use spotreel_bootstrap::{Health, ambient};
+use spotreel_bus::events::EventStream;
+use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
+use spotreel_bus::{Delivery, Queue, Recorded};
+use spotreel_domain::api::{CloudEvent, Video};
+use spotreel_domain::task::{Artifact, State};
+use spotreel_s3::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::NotifierConfig;
+use crate::error::NotifyError;
+use crate::metrics;
+
+/// The checks in `/readyz`.
+const CONSUMER_CHECK: &str = "consumer notifier";
+const PUBLISH_CHECK: &str = "publishing";
+/// Failures in a row of one event until a person is asked to look: with the default delays half a minute, longer than
+/// a restart of the server.
+const TRIES_UNTIL_ERROR: u32 = 10;
+/// Trace context goes with the event: one trace from the submission to whoever hears of its end.
+const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    Now,
+    /// This notifier before a crash, or another one.
+    Before,
+}
+
+pub struct Notifier {
+    client: Client,
+    events: EventStream,
+    store: Store,
+    config: NotifierConfig,
+}
+
+impl Notifier {
+    pub async fn new(client: &Client, store: Store, config: NotifierConfig) -> Self {
+        Self { client: client.clone(), events: EventStream::open(client).await, store, config }
+    }
+
+    /// Not ready until the consumer has been found.
+    pub fn announce(&self, health: &Health) {
+        health.expect(CONSUMER_CHECK);
+        health.set(PUBLISH_CHECK, Ok::<(), &str>(()));
+    }
+
+    /// Publishes until told to stop.
+    pub async fn run(&self, health: &Health, stopping: &CancellationToken) {
+        let mut delay = self.config.retry_first;
+        while !stopping.is_cancelled() {
+            let error = match Queue::open(&self.client, TASKS, CONSUMER_NOTIFIER).await {
+                Ok(queue) => match self.drain(&queue, health, stopping, &mut delay).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "no events can be had from the log, trying again");
+            health.set(CONSUMER_CHECK, Err(error));
+            self.pause(&mut delay, stopping).await;
+        }
+    }
+
+    async fn drain(
+        &self,
+        queue: &Queue,
+        health: &Health,
+        stopping: &CancellationToken,
+        delay: &mut Duration,
+    ) -> Result<(), spotreel_bus::queue::QueueError> {
+        health.set(CONSUMER_CHECK, Ok::<(), &str>(()));
+        while !stopping.is_cancelled() {
+            let next = queue.pull(self.config.pull_wait).await?;
+            *delay = self.config.retry_first;
+            if let Some(delivery) = next {
+                self.take(&delivery, health, stopping).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes one delivery and acks it, however often it takes. At a stop it is handed back to the next notifier.
+    async fn take(&self, delivery: &Delivery, health: &Health, stopping: &CancellationToken) {
+        let recorded = match delivery.recorded() {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                let (subject, sequence) = (&delivery.subject, delivery.sequence);
+                tracing::error!(error = %format!("{error:#}"), subject, sequence, "an event of the log cannot be read; it is passed over and no client hears of it");
+                metrics::unreadable();
+                return self.ack(delivery).await;
+            }
+        };
+        let (mut delay, mut tries) = (self.config.retry_first, 0);
+        loop {
+            match self.publish(&recorded).await {
+                Ok(said) => {
+                    health.set(PUBLISH_CHECK, Ok::<(), &str>(()));
+                    count(&recorded, said);
+                    return self.ack(delivery).await;
+                }
+                // Another notifier was there in between: what it wrote decides.
+                Err(NotifyError::Store(ApiError::Conflict)) => {
+                    tracing::debug!(task = %recorded.task.id, sequence = recorded.sequence, "another public event came first");
+                }
+                Err(error) => {
+                    tries += 1;
+                    self.report(&recorded, error, tries, health);
+                }
+            }
+            // The lease is kept: nobody else would fare better, and the order must hold.
+            delivery.in_progress().await;
+            self.pause(&mut delay, stopping).await;
+            if stopping.is_cancelled() {
+                if let Err(error) = delivery.nak(Duration::ZERO).await {
+                    tracing::debug!(%error, "the event was not handed back; its lease will end");
+                }
+                return;
+            }
+        }
+    }
+
+    /// Publishes an event, unless it or a newer one of the task has been published.
+    pub async fn publish(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
+        let video = match &recorded.task.state {
+            State::Succeeded { artifact } => Some(self.video(artifact).await?),
+            _ => None,
+        };
+        let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
+        let payload = serde_json::to_vec(&CloudEvent::of_task(sequence, event, task, video))?;
+        let mut headers = HeaderMap::new();
+        for name in TRACE_HEADERS {
+            if let Some(value) = recorded.headers.get(name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        let stored =
+            self.events.publish(&task.id, event.as_str(), sequence, headers, payload.into()).await?;
+        Ok(if stored { Said::Now } else { Said::Before })
+    }
+
+    async fn video(&self, artifact: &Artifact) -> Result<Video, NotifyError> {
+        let expires = self.config.link_expires;
+        let url_expires_at = ambient::now().saturating_add(expires).ok();
+        match self.store.presign_get(&artifact.key, expires).await {
+            Ok(url) => Ok(Video { artifact: artifact.clone(), url: Some(url), url_expires_at }),
+            Err(source) if source.retryable() => {
+                Err(NotifyError::Link { key: artifact.key.clone(), source })
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::error!(error = %format!("{error:#}"), key = artifact.key, "no link can be made; the event goes out without one");
+                Ok(Video { artifact: artifact.clone(), url: None, url_expires_at: None })
+            }
+        }
+    }
+
+    fn report(&self, recorded: &Recorded, error: NotifyError, tries: u32, health: &Health) {
+        metrics::retry();
+        let error = format!("{:#}", anyhow::Error::new(error));
+        let (task, sequence) = (&recorded.task.id, recorded.sequence);
+        if tries == TRIES_UNTIL_ERROR {
+            tracing::error!(error, %task, sequence, tries, "an event cannot be published; all behind it wait");
+            health.set(PUBLISH_CHECK, Err(&error));
+        } else {
+            tracing::warn!(error, %task, sequence, tries, "an event was not published, trying again");
+        }
+    }
+
+    /// An ack that does not arrive costs a redelivery, which finds the event published.
+    async fn ack(&self, delivery: &Delivery) {
+        if let Err(error) = delivery.ack().await {
+            tracing::warn!(%error, sequence = delivery.sequence, "an event was not acked; it comes again");
+        }
+    }
+
+    async fn pause(&self, delay: &mut Duration, stopping: &CancellationToken) {
+        tokio::select! {
+            () = tokio::time::sleep(*delay) => {}
+            () = stopping.cancelled() => {}
+        }
+        *delay = (*delay * 2).min(self.config.retry_longest);
+    }
+}
+
+fn count(recorded: &Recorded, said: Said) {
+    let delay = ambient::now().duration_since(recorded.stored_at);
+    let outcome = match said {
+        Said::Now => "published",
+        Said::Before => "before",
+    };
+    metrics::said(recorded.event.as_str(), outcome, Duration::try_from(delay).unwrap_or_default());
+}

@@ -1,0 +1,21 @@
+//! What can go wrong, one enum per operation.
+
+use spotreel_bus::jetstream::ApiError;
+use spotreel_s3::PresignError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{key} {rule}")]
+    Config { key: &'static str, rule: &'static str },
+}
+
+/// Why an event was not published by this try. The next one may do it.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    #[error("the event was not stored in EVENTS")]
+    Store(#[from] ApiError),
+    #[error("the link to {key} could not be signed")]
+    Link { key: String, source: PresignError },
+    #[error("the event could not be written as JSON")]
+    Json(#[from] serde_json::Error),
+}

@@ -1,0 +1,30 @@
+//! What notifier counts.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_histogram, histogram};
+
+const EVENTS: &str = "spotreel_notifier_events_total";
+const RETRIES: &str = "spotreel_notifier_retries_total";
+const UNREADABLE: &str = "spotreel_notifier_unreadable_total";
+const DELAY: &str = "spotreel_notifier_delay_seconds";
+
+pub fn describe() {
+    describe_counter!(EVENTS, "Log events handled, by event and whether they had been published before");
+    describe_counter!(RETRIES, "Tries to publish an event that failed");
+    describe_counter!(UNREADABLE, "Messages of the log that could not be read and were passed over");
+    describe_histogram!(DELAY, "From an event's place in the log to its place in EVENTS");
+}
+
+pub fn said(event: &'static str, outcome: &'static str, delay: Duration) {
+    counter!(EVENTS, "event" => event, "outcome" => outcome).increment(1);
+    histogram!(DELAY).record(delay.as_secs_f64());
+}
+
+pub fn retry() {
+    counter!(RETRIES).increment(1);
+}
+
+pub fn unreadable() {
+    counter!(UNREADABLE).increment(1);
+}
