@@ -1,5 +1,7 @@
 //! The program, killed in the middle of things.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The corners of S3 that the product leans on, through the real SDK.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+
 use std::time::Duration;
 
 use aws_sdk_s3::Client;

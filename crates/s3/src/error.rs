@@ -48,11 +48,22 @@ impl RequestError {
     /// A body that broke off: the SDK has no tries for those.
     pub(crate) fn body(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
+            retryable: true,
+            ..Self::build(operation, error)
+        }
+    }
+
+    /// A request that could not even be put together.
+    pub(crate) fn build(
+        operation: &'static str,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        Self {
             operation,
             code: None,
             status: None,
             message: DisplayErrorContext(error).to_string(),
-            retryable: true,
+            retryable: false,
         }
     }
 

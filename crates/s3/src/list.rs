@@ -130,7 +130,7 @@ impl Store {
                 .quiet(true)
                 .build()
         });
-        let delete = delete.map_err(|error| RequestError::body("DeleteObjects", &error))?;
+        let delete = delete.map_err(|error| RequestError::build("DeleteObjects", &error))?;
         let request = self
             .client
             .delete_objects()

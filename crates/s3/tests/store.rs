@@ -1,5 +1,7 @@
 //! The store against the local cloud, through the real SDK.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
