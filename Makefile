@@ -11,7 +11,7 @@ export SPOTREEL_BIN_DIR = $(BIN)
 # A nats-server of our own comes first, but only exists where the machine has none that is new enough.
 export PATH := $(CURDIR)/.venv/bin:$(HOME)/.cargo/bin:$(PATH)
 
-# JetStream features we use (per-message TTL, atomic batches, counters) are all there from this version on.
+# What async-nats is built for: its feature server_2_14 in Cargo.toml.
 NATS_AT_LEAST := 2.14.0
 
 SEED ?= 1
