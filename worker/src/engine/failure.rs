@@ -1,0 +1,93 @@
+//! What can go wrong with an engine.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::process::ExitStatus;
+
+use spotreel_engine_protocol::{EXIT_DEVICE, ErrorKind, ErrorReport, LineError, PROTO};
+
+/// Why an engine cannot be used for what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the engine cannot be started")]
+    Spawn(#[source] io::Error),
+    #[error("the engine speaks versions {theirs:?} of the contract, this worker {PROTO:?}")]
+    Version { theirs: [u32; 2] },
+    #[error("the model {model} is not loaded")]
+    NotLoaded { model: String },
+    #[error("a load or a render was abandoned half way; the engine is being killed")]
+    Abandoned,
+    #[error("the engine does not read what it is told, or is gone")]
+    Deaf,
+    #[error("the message cannot be said")]
+    Message(#[source] LineError),
+    #[error(transparent)]
+    Failed(Box<EngineFailure>),
+}
+
+impl From<EngineFailure> for EngineError {
+    fn from(failure: EngineFailure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+/// How a render, a load or the engine itself ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineFailure {
+    /// What it means for the queue.
+    pub kind: ErrorKind,
+    /// A stable word: the engine's own, or `engine_exited`, `deadline`, `protocol`, `device`.
+    pub code: String,
+    pub message: String,
+    /// The newest lines of the engine's stdout and stderr.
+    pub log_tail: VecDeque<String>,
+    /// Whether the same engine can render again.
+    pub engine_alive: bool,
+}
+
+impl fmt::Display for EngineFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.kind, self.code, self.message)
+    }
+}
+
+impl std::error::Error for EngineFailure {}
+
+impl EngineFailure {
+    fn new(kind: ErrorKind, code: &str, message: String) -> Self {
+        Self {
+            kind,
+            code: code.to_owned(),
+            message,
+            log_tail: VecDeque::new(),
+            engine_alive: false,
+        }
+    }
+
+    pub(super) fn reported(report: &ErrorReport) -> Self {
+        Self::new(report.kind, &report.code, report.message.clone())
+    }
+
+    /// An end without a word. Another machine may do better, unless the accelerator is what broke.
+    pub(super) fn exited(status: ExitStatus) -> Self {
+        let message = super::describe(status);
+        if status.code() == Some(EXIT_DEVICE) {
+            return Self::new(ErrorKind::Device, "device", message);
+        }
+        Self::new(ErrorKind::Retryable, "engine_exited", message)
+    }
+
+    pub(super) fn deadline(message: &str) -> Self {
+        Self::new(ErrorKind::Retryable, "deadline", message.to_owned())
+    }
+
+    pub(super) fn broken(error: &LineError) -> Self {
+        Self::contract(&super::explain(error))
+    }
+
+    /// The engine broke the contract: a bug of it, or of this worker, so the task deserves another try elsewhere.
+    pub(super) fn contract(why: &str) -> Self {
+        Self::new(ErrorKind::Retryable, "protocol", why.to_owned())
+    }
+}

@@ -1,0 +1,284 @@
+//! The engine as a child process: started, spoken to, watched, and never left behind.
+//!
+//! An [`Engine`] keeps its model loaded between renders. A [`Render`] borrows it, so one engine renders one task at a
+//! time. What an engine can do wrong ends as one [`EngineFailure`] with a kind that the queue understands: it may
+//! report an error, exit, hang past a deadline, or break the contract. Nothing here knows of the queue or of S3.
+//!
+//! Every kill goes to the engine's process group. When the worker itself is killed, the channel ends and the engine
+//! exits by itself.
+
+mod channel;
+mod config;
+mod failure;
+mod logs;
+mod pace;
+mod process;
+mod render;
+
+use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use spotreel_engine_protocol::{
+    EngineHello, ErrorKind, FromEngine, LineError, PROTO, RenderRequest, ToEngine, negotiate,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+pub use config::{Deadlines, EngineConfig, Graces};
+pub use failure::{EngineError, EngineFailure};
+pub use render::{Render, RenderEvent};
+pub use spotreel_engine_protocol as protocol;
+
+use channel::Heard;
+use logs::LogRing;
+use process::{Process, Stop};
+
+/// A running engine.
+pub struct Engine {
+    process: Process,
+    hello: EngineHello,
+    say: mpsc::Sender<Vec<u8>>,
+    heard: mpsc::Receiver<Heard>,
+    logs: LogRing,
+    config: EngineConfig,
+    loaded: Option<String>,
+    /// A load or a render was dropped half way: what the engine says next belongs to nobody.
+    busy: bool,
+}
+
+impl Engine {
+    /// Starts the command and shakes hands.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not introduce itself in time; then nothing of it is left.
+    pub async fn spawn(config: EngineConfig) -> Result<Self, EngineError> {
+        let logs = LogRing::default();
+        let started = process::start(&config, &logs).map_err(EngineError::Spawn)?;
+        let mut engine = Self {
+            process: started.process,
+            say: started.say,
+            heard: started.heard,
+            logs,
+            loaded: None,
+            busy: false,
+            hello: EngineHello {
+                proto: PROTO,
+                name: String::new(),
+                version: String::new(),
+                models: Vec::new(),
+                profiles: Vec::new(),
+                device: None,
+                limits: protocol::Limits::default(),
+                features: Vec::new(),
+            },
+            config,
+        };
+        engine.say(&ToEngine::Hello { proto: PROTO })?;
+        let deadline = Instant::now() + engine.config.deadlines.handshake;
+        match engine.next_message(deadline).await? {
+            FromEngine::Hello(hello) if negotiate(PROTO, hello.proto).is_some() => {
+                engine.hello = hello;
+                Ok(engine)
+            }
+            FromEngine::Hello(hello) => Err(EngineError::Version {
+                theirs: hello.proto,
+            }),
+            _ => Err(engine.broke_contract("the first line is not a hello").await),
+        }
+    }
+
+    /// How it introduced itself.
+    #[must_use]
+    pub fn hello(&self) -> &EngineHello {
+        &self.hello
+    }
+
+    /// The process, which leads a group of its own.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.process.exit_status().is_none()
+    }
+
+    /// Resolves when the process has ended, whoever ended it.
+    pub async fn exited(&self) -> ExitStatus {
+        self.process.exited().await
+    }
+
+    /// The model that is ready to render.
+    #[must_use]
+    pub fn loaded(&self) -> Option<&str> {
+        self.loaded.as_deref()
+    }
+
+    /// The newest lines of its stdout and stderr.
+    #[must_use]
+    pub fn log_tail(&self) -> VecDeque<String> {
+        self.logs.tail()
+    }
+
+    /// Loads a model; at once if it is the one loaded. Dropped half way, the engine is of no more use.
+    ///
+    /// # Errors
+    /// When the engine reports one, exits, or does not finish in time.
+    pub async fn load(&mut self, model: &str) -> Result<(), EngineError> {
+        self.take_idle()?;
+        if self.loaded.as_deref() == Some(model) {
+            return Ok(());
+        }
+        self.busy = true;
+        self.loaded = None;
+        self.say(&ToEngine::Load {
+            model: model.to_owned(),
+            profile: self.config.profile.clone(),
+            pack_dir: self.config.pack_dir.clone(),
+        })?;
+        let deadline = Instant::now() + self.config.deadlines.load;
+        loop {
+            match self.next_message(deadline).await? {
+                FromEngine::Ready { model: ready, .. } if ready == model => break,
+                FromEngine::Error(report) if report.id.is_none() => {
+                    self.busy = false;
+                    let gone = report.restart || report.kind == ErrorKind::Device;
+                    if gone {
+                        self.stop_and_wait(Stop::HangUp).await;
+                    }
+                    return Err(self.fail(EngineFailure::reported(&report)).into());
+                }
+                _ => {}
+            }
+        }
+        self.busy = false;
+        self.loaded = Some(model.to_owned());
+        Ok(())
+    }
+
+    /// Begins a render of the loaded model.
+    ///
+    /// # Errors
+    /// When the engine is gone or the task's model is not the one loaded.
+    pub fn render(&mut self, request: RenderRequest) -> Result<Render<'_>, EngineError> {
+        self.take_idle()?;
+        if self.loaded.as_deref() != Some(&*request.task.model) {
+            return Err(EngineError::NotLoaded {
+                model: request.task.model,
+            });
+        }
+        let render = Render::new(&request, self.config.deadlines.clone());
+        self.say(&ToEngine::Render(Box::new(request)))?;
+        self.busy = true;
+        Ok(render.of(self))
+    }
+
+    /// Asks it to end and makes sure that it does.
+    pub async fn shutdown(mut self, grace: Duration) -> ExitStatus {
+        let asked = self.say(&ToEngine::Shutdown {
+            grace_s: grace.as_secs_f64(),
+        });
+        if asked.is_ok() {
+            let deadline = Instant::now() + grace;
+            // What it still has to say is of no interest, but must be read for it to get to its end.
+            while !matches!(
+                timeout_at(deadline, self.heard.recv()).await,
+                Err(_) | Ok(None | Some(Heard::Exited(_)))
+            ) {}
+        }
+        self.stop_and_wait(Stop::Terminate).await
+    }
+
+    /// Refuses an engine that is gone or in an unknown state; forgets what an idle one said.
+    fn take_idle(&mut self) -> Result<(), EngineError> {
+        if self.busy {
+            self.process.stop(Stop::Kill);
+            return Err(EngineError::Abandoned);
+        }
+        while let Ok(heard) = self.heard.try_recv() {
+            match heard {
+                Heard::Message(..) => {}
+                Heard::Broken(error) => {
+                    self.process.stop(Stop::Kill);
+                    return Err(self.fail(EngineFailure::broken(&error)).into());
+                }
+                Heard::Exited(status) => {
+                    return Err(self.fail(EngineFailure::exited(status)).into());
+                }
+            }
+        }
+        match self.process.exit_status() {
+            Some(status) => Err(self.fail(EngineFailure::exited(status)).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn say(&self, message: &ToEngine) -> Result<(), EngineError> {
+        let line = protocol::encode(message).map_err(EngineError::Message)?;
+        self.say.try_send(line).map_err(|_| EngineError::Deaf)
+    }
+
+    /// The next message outside of a render; its absence is a failure, after which the engine is gone.
+    async fn next_message(&mut self, deadline: Instant) -> Result<FromEngine, EngineError> {
+        let failure = match timeout_at(deadline, self.heard.recv()).await {
+            Ok(Some(Heard::Message(_, message))) => return Ok(message),
+            Ok(Some(Heard::Broken(error))) => {
+                self.stop_and_wait(Stop::Kill).await;
+                EngineFailure::broken(&error)
+            }
+            Ok(Some(Heard::Exited(status))) => EngineFailure::exited(status),
+            Ok(None) => EngineFailure::exited(self.exited().await),
+            Err(_) => {
+                self.stop_and_wait(Stop::Ladder).await;
+                EngineFailure::deadline("the engine did not answer in time")
+            }
+        };
+        Err(self.fail(failure).into())
+    }
+
+    async fn broke_contract(&mut self, why: &str) -> EngineError {
+        self.stop_and_wait(Stop::Kill).await;
+        self.fail(EngineFailure::contract(why)).into()
+    }
+
+    async fn stop_and_wait(&mut self, stop: Stop) -> ExitStatus {
+        self.process.stop(stop);
+        // Its last words must not block its way out.
+        while let Some(heard) = self.heard.recv().await {
+            if let Heard::Exited(status) = heard {
+                return status;
+            }
+        }
+        self.exited().await
+    }
+
+    /// Completes a failure with what only the engine's owner knows.
+    fn fail(&self, mut failure: EngineFailure) -> EngineFailure {
+        failure.engine_alive = self.is_alive();
+        failure.log_tail = self.logs.tail();
+        failure
+    }
+}
+
+/// An exit in words.
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the engine exited with status {code}"),
+        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("the engine was killed by {name}"),
+            Err(_) => format!("the engine was killed by signal {signal}"),
+        },
+        (None, None) => "the engine ended".to_owned(),
+    }
+}
+
+/// A violation in words, its source included.
+fn explain(error: &LineError) -> String {
+    match error {
+        LineError::NotAMessage(source) => format!("{error}: {source}"),
+        LineError::TooLong => error.to_string(),
+    }
+}

@@ -1,0 +1,168 @@
+//! The output gate: no video reaches a customer that does not play, or shows nothing.
+//!
+//! It believes nobody: neither the engine's word nor the container's tables. The whole stream is decoded, because an
+//! encoder that drops frames under pressure writes a perfectly well-formed file. What it checks is what was asked
+//! for, so that it passes any renderer's honest work and judges no taste.
+
+mod look;
+mod mp4;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use look::{Look, Looks};
+
+/// Larger than any video a task can ask for at the highest quality; a bound on memory.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// What the task asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expectation {
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub fps: u32,
+}
+
+/// What the file really is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VideoFacts {
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub fps: u32,
+    pub duration_s: f64,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Why a video is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    #[error("the video cannot be read")]
+    Read(#[source] io::Error),
+    #[error("the video has {bytes} bytes, more than any task can ask for")]
+    TooLarge { bytes: u64 },
+    #[error("not a playable MP4: {0}")]
+    Mp4(&'static str),
+    #[error("the index lies behind the data: browsers would fetch the whole file before they play")]
+    NotFaststart,
+    #[error("the codec is {0}, not H.264")]
+    Codec(String),
+    #[error("the picture is {width}x{height}, {expected_width}x{expected_height} was asked for")]
+    Size {
+        width: u32,
+        height: u32,
+        expected_width: u32,
+        expected_height: u32,
+    },
+    #[error("the index names {frames} frames, {expected} were asked for")]
+    Frames { frames: usize, expected: u32 },
+    #[error("the frames do not follow each other at {expected} a second")]
+    FrameRate { expected: u32 },
+    #[error("frame {frame} cannot be decoded")]
+    Decode {
+        frame: usize,
+        #[source]
+        source: openh264::Error,
+    },
+    #[error("{decoded} frames come out of the decoder, {expected} were asked for")]
+    Decoded { decoded: usize, expected: u32 },
+    #[error("the video is black")]
+    Black,
+    #[error("the video shows one flat colour")]
+    Flat,
+    #[error("the video does not move")]
+    Frozen,
+}
+
+/// Checks a video against what was asked for. Blocking, and as long as decoding takes: seconds.
+///
+/// # Errors
+/// When the video is not what was asked for; it never panics, whatever the bytes are.
+pub fn inspect(path: &Path, expected: &Expectation) -> Result<VideoFacts, GateError> {
+    let bytes = fs::metadata(path).map_err(GateError::Read)?.len();
+    if bytes > MAX_BYTES {
+        return Err(GateError::TooLarge { bytes });
+    }
+    let file = fs::read(path).map_err(GateError::Read)?;
+    inspect_bytes(&file, expected)
+}
+
+/// The same on bytes.
+///
+/// # Errors
+/// As [`inspect`], except for reading.
+pub fn inspect_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, GateError> {
+    let index = mp4::read(file)?;
+    check_size(index.width, index.height, expected)?;
+    if index.samples.len() != expected.frames as usize {
+        return Err(GateError::Frames {
+            frames: index.samples.len(),
+            expected: expected.frames,
+        });
+    }
+    check_rate(&index, expected)?;
+    let looks = look::decode(&index, expected)?;
+    judge(&looks)?;
+    Ok(VideoFacts {
+        width: expected.width,
+        height: expected.height,
+        frames: expected.frames,
+        fps: expected.fps,
+        duration_s: f64::from(expected.frames) / f64::from(expected.fps),
+        bytes: file.len() as u64,
+        sha256: hex(&Sha256::digest(file)),
+    })
+}
+
+fn check_size(width: u32, height: u32, expected: &Expectation) -> Result<(), GateError> {
+    if (width, height) == (expected.width, expected.height) {
+        return Ok(());
+    }
+    Err(GateError::Size {
+        width,
+        height,
+        expected_width: expected.width,
+        expected_height: expected.height,
+    })
+}
+
+/// The last frame's duration is nobody's business: muxers guess it.
+fn check_rate(index: &mp4::Index<'_>, expected: &Expectation) -> Result<(), GateError> {
+    let (_, all_but_last) = index.durations.split_last().unwrap_or((&0, &[]));
+    let even = |duration: &u32| {
+        u64::from(*duration) * u64::from(expected.fps) == u64::from(index.timescale)
+    };
+    if expected.fps > 0 && all_but_last.iter().all(even) {
+        return Ok(());
+    }
+    Err(GateError::FrameRate {
+        expected: expected.fps,
+    })
+}
+
+fn judge(looks: &Looks) -> Result<(), GateError> {
+    if looks.all(Look::is_black) {
+        return Err(GateError::Black);
+    }
+    if looks.all(Look::is_flat) {
+        return Err(GateError::Flat);
+    }
+    if looks.frozen() {
+        return Err(GateError::Frozen);
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
