@@ -1,0 +1,219 @@
+//! The verbs, as a client sees them.
+
+mod stage;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use spotreel_bus::log::Append;
+use spotreel_domain::task::{Event, Failure, FailureKind};
+use spotreel_domain::{Model, Priority, TaskId};
+use stage::{Stage, until};
+
+fn fox() -> Value {
+    json!({"model": "ti2v-5B", "prompt": "a red fox in the snow"})
+}
+
+fn named(id: &str) -> Value {
+    json!({"model": "ti2v-5B", "prompt": "a red fox in the snow", "id": id})
+}
+
+/// What `queue` holds for workers.
+async fn work(stage: &Stage) -> u64 {
+    let name = spotreel_bus::names::work_consumer(Model::Ti2v5b, Priority::Normal);
+    let context = async_nats::jetstream::new(stage.root.clone());
+    let stream = context.get_stream_no_info("TASKS").await.unwrap();
+    let info = stream.consumer_info(&name).await.unwrap();
+    info.num_pending + info.num_ack_pending as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_goes_round() {
+    let stage = Stage::set().await;
+    let accepted = stage.submit(&fox()).await;
+    let id = accepted["id"].as_str().unwrap().to_owned();
+    assert!(accepted["seed"].as_u64().unwrap() < 1 << 53);
+    let seen = stage.ask("get", json!({"id": id}).to_string()).await;
+    assert_eq!((&seen["state"], &seen["seed"]), (&json!("queued"), &accepted["seed"]));
+    assert_eq!(seen["submitted_at"], accepted["submitted_at"]);
+    assert_eq!(work(&stage).await, 1);
+
+    let mut hints = stage.root.subscribe(format!("spotreel.hint.{id}")).await.unwrap();
+    stage.root.flush().await.unwrap();
+    let cancelled = stage.ask("cancel", json!({"id": id}).to_string()).await;
+    assert_eq!(cancelled["state"], "cancelled");
+    assert_eq!(work(&stage).await, 0);
+    tokio::time::timeout(Duration::from_secs(5), hints.next()).await.unwrap().unwrap();
+    let again = stage.ask("cancel", json!({"id": id}).to_string()).await;
+    assert_eq!(again, cancelled);
+
+    let retried = stage.ask("retry", json!({"id": id}).to_string()).await;
+    assert_eq!((&retried["state"], &retried["round"]), (&json!("queued"), &json!(2)));
+    assert_eq!(work(&stage).await, 1);
+    let refused = stage.ask("retry", json!({"id": id}).to_string()).await;
+    assert_eq!(refused["error"]["code"], "not_allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_task_is_retried_and_its_old_entry_goes() {
+    let stage = Stage::set().await;
+    stage.submit(&named("t")).await;
+    let id = TaskId::parse("t").unwrap();
+    let now = spotreel_bootstrap::ambient::now();
+    let op = spotreel_bootstrap::ambient::uuid_v4;
+    let queued = stage.log.last(&id).await.unwrap().unwrap();
+    let step = queued.task.started("w", "i", 0, now).unwrap();
+    let sequence = stage.log.append(&Append::new(step.clone(), queued.sequence, op())).await.unwrap();
+    let error = Failure { kind: FailureKind::Invalid, message: "it broke".into() };
+    let failed = step.1.placed_at(sequence, Event::Started).attempt_failed(error, now).unwrap();
+    stage.log.append(&Append::new(failed, sequence, op())).await.unwrap();
+    let refused = stage.ask("cancel", r#"{"id":"t"}"#).await;
+    assert_eq!(refused["error"]["code"], "not_allowed", "{refused}");
+    let retried = stage.ask("retry", r#"{"id":"t"}"#).await;
+    assert_eq!((&retried["round"], &retried["failures"]), (&json!(2), &json!(0)));
+    assert_eq!(work(&stage).await, 1, "the entry of the first round is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_submission_gets_the_same_answer() {
+    let stage = Stage::set().await;
+    let key = json!({"model": "ti2v-5B", "prompt": "x", "idempotency_key": "order 17"});
+    let first = stage.submit(&key).await;
+    assert_eq!(stage.submit(&key).await, first);
+    let mut other = key.clone();
+    other["prompt"] = json!("y");
+    assert_eq!(stage.submit(&other).await["error"]["code"], "conflict");
+    assert_eq!(stage.messages().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_id_many_times_at_once_is_one_task() {
+    let stage = Stage::set().await;
+    let payload = named("twin").to_string();
+    let answers: Vec<Value> =
+        futures::future::join_all((0..64).map(|_| stage.ask("submit", payload.clone()))).await;
+    let distinct: HashSet<String> = answers.iter().map(Value::to_string).collect();
+    assert_eq!(distinct.len(), 1, "{distinct:?}");
+    assert_eq!(stage.messages().await, 1);
+
+    let other = json!({"model": "ti2v-5B", "prompt": "y", "id": "other"});
+    let list = json!([named("a"), named("a"), other, named("other"), named("a"), fox()]);
+    let answer = stage.submit(&list).await;
+    assert_eq!(answer["results"][0], answer["results"][1]);
+    assert_eq!(answer["results"][0], answer["results"][4]);
+    assert_eq!((&answer["accepted"], &answer["refused"]), (&json!(5), &json!(1)), "{answer}");
+    assert_eq!(stage.messages().await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_in_one_call() {
+    let stage = Stage::set().await;
+    let list: Vec<Value> = (0..10_000).map(|n| named(&format!("t{n}"))).collect();
+    let payload = json!(list).to_string();
+    let began = std::time::Instant::now();
+    let first = stage.ask("submit", payload.clone()).await;
+    println!("10,000 tasks: {:?}", began.elapsed());
+    assert_eq!(first["accepted"], 10_000, "{}", first["results"][0]);
+    assert_eq!(stage.messages().await, 10_000);
+    let began = std::time::Instant::now();
+    assert_eq!(stage.ask("submit", payload).await, first);
+    println!("the same again: {:?}", began.elapsed());
+    assert_eq!(stage.messages().await, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_show_each_task_once_newest_first() {
+    let stage = Stage::set().await;
+    let list: Vec<Value> = (0..1_200).map(|n| named(&format!("t{n}"))).collect();
+    stage.submit(&json!(list)).await;
+    for n in [3, 700, 1_100] {
+        stage.ask("cancel", json!({"id": format!("t{n}")}).to_string()).await;
+    }
+    let (mut seen, mut cursor, mut pages) = (Vec::new(), Value::Null, 0);
+    loop {
+        let page = stage.ask("list", json!({"limit": 500, "cursor": cursor}).to_string()).await;
+        let tasks = page["tasks"].as_array().unwrap();
+        seen.extend(tasks.iter().map(|task| task["id"].as_str().unwrap().to_owned()));
+        pages += 1;
+        cursor = page["next_cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!((seen.len(), pages), (1_200, 3));
+    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 1_200);
+    assert_eq!(seen[..3], ["t1100", "t700", "t3"]);
+    let cancelled = stage.ask("list", r#"{"state":"cancelled"}"#).await;
+    assert_eq!(cancelled["tasks"].as_array().unwrap().len(), 3);
+    assert!(cancelled["next_cursor"].is_null());
+    let other = stage.ask("list", r#"{"model":"t2v-A14B"}"#).await;
+    assert_eq!(other, json!({"tasks": []}));
+    assert_eq!(stage.ask("list", "").await["tasks"].as_array().unwrap().len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_never_reaches_the_log() {
+    let stage = Stage::set().await;
+    stage.submit(&named("victim")).await;
+    let forged = "spotreel.log.victim.succeeded";
+    for from in [&stage.client, &stage.root] {
+        let payload = named("forger").to_string();
+        from.publish_with_reply("spotreel.submit", forged, payload.into()).await.unwrap();
+        from.flush().await.unwrap();
+    }
+    let seen = stage.ask("get", r#"{"id":"victim"}"#).await;
+    assert_eq!(seen["state"], "queued");
+    let history = stage.log.history(&TaskId::parse("victim").unwrap()).await.unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!(stage.log.scan("spotreel.log.>", 1, 100).await.unwrap().len() as u64, stage.messages().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_stored_once_and_named_by_their_hash() {
+    let stage = Stage::set().await;
+    let png = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, b"\x89PNG\r\n\x1a\nrest");
+    let task = json!({"model": "i2v-A14B", "prompt": "x", "image": {"base64": png}});
+    let id = stage.submit(&task).await["id"].clone();
+    let key = stage.ask("get", json!({"id": id}).to_string()).await["image"].as_str().unwrap().to_owned();
+    assert!(key.starts_with("images/") && key.ends_with(".png"), "{key}");
+    assert!(stage.store.head(&key).await.unwrap().is_some());
+    let by_key = json!({"model": "i2v-A14B", "prompt": "x", "image": {"s3_key": key}});
+    assert!(stage.submit(&by_key).await["id"].is_string());
+    assert!(stage.submit(&task).await["id"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_found_and_traces_go_on() {
+    let stage = Stage::set().await;
+    let found = stage.client.request("$SRV.INFO.spotreel-intake", "".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&found.payload).unwrap();
+    let mut subjects: Vec<_> =
+        info["endpoints"].as_array().unwrap().iter().map(|one| one["subject"].as_str().unwrap()).collect();
+    subjects.sort_unstable();
+    assert_eq!(
+        subjects,
+        ["spotreel.cancel", "spotreel.get", "spotreel.list", "spotreel.retry", "spotreel.submit"]
+    );
+    assert_eq!(stage.request("submit", "{}", HeaderMap::new()).await.status, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_streams_it_is_not_ready_and_says_so() {
+    let stage = Stage::without_intake().await;
+    let context = async_nats::jetstream::new(stage.root.clone());
+    context.delete_stream("INBOX").await.unwrap();
+    let ready = async {
+        let reason = || stage.ctx.health.readiness().checks.get("nats").and_then(|check| check.reason.clone());
+        until("it names what is missing", || async {
+            reason().is_some_and(|reason| reason.contains("consumer INBOX/intake is missing"))
+        })
+        .await;
+        spotreel_bus::provision::apply(&stage.root, &Default::default()).await.unwrap();
+    };
+    tokio::join!(stage.start_intake(&[]), ready);
+    until("ready", || async { stage.ctx.health.readiness().ready }).await;
+    assert!(stage.submit(&fox()).await["id"].is_string());
+}
