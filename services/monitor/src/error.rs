@@ -1,0 +1,40 @@
+//! What can go wrong, one enum per operation.
+
+use spotreel_bus::AppendError;
+use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::log::ReadError;
+use spotreel_s3::{DeleteError, ListError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{key} {rule}")]
+    Config { key: &'static str, rule: &'static str },
+}
+
+/// Why an event could not be handled now. It comes back, and is decided anew.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    #[error("the log could not be read")]
+    Read(#[from] ReadError),
+    #[error("message {sequence} of the log could not be deleted")]
+    Delete { sequence: u64, source: ApiError },
+    #[error("the end of the task could not be written")]
+    Append(#[from] AppendError),
+    #[error("consumer {consumer} could not be looked at")]
+    Look { consumer: String, source: LookError },
+    #[error("the objects of the task could not be listed")]
+    List(#[from] ListError),
+    #[error("an object could not be deleted")]
+    Object(#[from] DeleteError),
+}
+
+/// Why the server did not say how things stand.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error(transparent)]
+    Consumer(#[from] async_nats::jetstream::stream::ConsumerError),
+    #[error(transparent)]
+    Stream(#[from] async_nats::jetstream::context::GetStreamError),
+    #[error(transparent)]
+    Mark(#[from] ApiError),
+}

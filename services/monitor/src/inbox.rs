@@ -1,0 +1,141 @@
+//! Log events in, verdicts out: the guard that every loop over a consumer shares.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::Client;
+use futures::future::join_all;
+use spotreel_bootstrap::{Context, Health};
+use spotreel_bus::names::TASKS;
+use spotreel_bus::queue::QueueError;
+use spotreel_bus::{Delivery, Queue, Recorded};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::InboxConfig;
+use crate::error::ActError;
+use crate::metrics;
+
+/// A lease is renewed so many times before it would end.
+const RENEWALS_PER_LEASE: u32 = 4;
+
+/// What is to become of an event that was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing is left to do, now or later.
+    Done,
+    /// Again after so long.
+    Later(Duration),
+}
+
+pub(crate) struct Inbox {
+    client: Client,
+    consumer: &'static str,
+    check: String,
+    concurrent: usize,
+    config: InboxConfig,
+    health: Health,
+    stopping: CancellationToken,
+}
+
+impl Inbox {
+    /// Not ready until the consumer has been found; it is never made here.
+    pub fn new(
+        client: &Client,
+        consumer: &'static str,
+        concurrent: usize,
+        config: &InboxConfig,
+        ctx: &Context,
+    ) -> Self {
+        let check = format!("consumer {consumer}");
+        ctx.health.expect(&check);
+        Self {
+            client: client.clone(),
+            consumer,
+            check,
+            concurrent,
+            config: config.clone(),
+            health: ctx.health.clone(),
+            stopping: ctx.stopping.clone(),
+        }
+    }
+
+    /// Hears events until told to stop; those in hand are finished.
+    pub async fn serve<H, F>(&self, hear: H)
+    where
+        H: Fn(Recorded) -> F,
+        F: Future<Output = Result<Verdict, ActError>>,
+    {
+        while !self.stopping.is_cancelled() {
+            let error = match Queue::open(&self.client, TASKS, self.consumer).await {
+                Ok(queue) => match self.drain(&queue, &hear).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::warn!(%error, consumer = self.consumer, "no events can be had from the log, trying again");
+            self.health.set(&self.check, Err(error));
+            tokio::select! {
+                () = tokio::time::sleep(self.config.retry_after) => {}
+                () = self.stopping.cancelled() => {}
+            }
+        }
+    }
+
+    async fn drain<H, F>(&self, queue: &Queue, hear: &H) -> Result<(), QueueError>
+    where
+        H: Fn(Recorded) -> F,
+        F: Future<Output = Result<Verdict, ActError>>,
+    {
+        while !self.stopping.is_cancelled() {
+            let mut batch = queue.pull_ready(self.concurrent).await?;
+            self.health.set(&self.check, Ok::<(), &str>(()));
+            if batch.is_empty() {
+                batch.extend(queue.pull(self.config.pull_wait).await?);
+            }
+            join_all(batch.iter().map(|delivery| self.handle(delivery, queue.ack_wait(), hear))).await;
+        }
+        Ok(())
+    }
+
+    async fn handle<H, F>(&self, delivery: &Delivery, ack_wait: Duration, hear: &H)
+    where
+        H: Fn(Recorded) -> F,
+        F: Future<Output = Result<Verdict, ActError>>,
+    {
+        let verdict = match delivery.recorded() {
+            Ok(recorded) => tokio::select! {
+                verdict = hear(recorded) => verdict,
+                never = renew(delivery, ack_wait / RENEWALS_PER_LEASE) => match never {},
+            },
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
+                tracing::error!(error, consumer, subject, sequence, "an event of the log cannot be read and is passed over");
+                metrics::unreadable(self.consumer);
+                Ok(Verdict::Done)
+            }
+        };
+        let said = match verdict {
+            Ok(Verdict::Done) => delivery.ack().await,
+            Ok(Verdict::Later(delay)) => delivery.nak(delay).await,
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(error, consumer = self.consumer, subject = delivery.subject, "not done, trying again");
+                metrics::retry(self.consumer);
+                delivery.nak(self.config.retry_after).await
+            }
+        };
+        if let Err(error) = said {
+            tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "the server did not hear the verdict; the event comes again");
+        }
+    }
+}
+
+/// Keeps the lease while the event is worked on.
+async fn renew(delivery: &Delivery, every: Duration) -> Infallible {
+    loop {
+        tokio::time::sleep(every).await;
+        delivery.in_progress().await;
+    }
+}

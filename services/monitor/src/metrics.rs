@@ -1,0 +1,79 @@
+//! What monitor counts and measures.
+
+use jiff::Timestamp;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use spotreel_domain::{Model, Priority};
+
+const SWEPT: &str = "spotreel_monitor_swept_total";
+const REMOVED: &str = "spotreel_monitor_removed_events_total";
+const OBJECTS: &str = "spotreel_monitor_removed_objects_total";
+const EXPIRED: &str = "spotreel_monitor_expired_total";
+const RETRIES: &str = "spotreel_monitor_retries_total";
+const UNREADABLE: &str = "spotreel_monitor_unreadable_total";
+const MARK: &str = "spotreel_monitor_sweeper_mark_timestamp_seconds";
+const PENDING: &str = "spotreel_consumer_pending";
+const ACK_PENDING: &str = "spotreel_consumer_ack_pending";
+const QUEUE: &str = "spotreel_queue_length";
+const LOG_BYTES: &str = "spotreel_log_bytes";
+const LOG_MAX: &str = "spotreel_log_max_bytes";
+
+pub fn describe() {
+    describe_counter!(SWEPT, "Work items of ended rounds deleted from the log");
+    describe_counter!(REMOVED, "Events deleted from the log");
+    describe_counter!(OBJECTS, "Checkpoints and unnamed videos deleted from the store");
+    describe_counter!(EXPIRED, "Tasks ended at their deadline");
+    describe_counter!(RETRIES, "Events that could not be handled and came back, by consumer");
+    describe_counter!(UNREADABLE, "Messages of the log that could not be read and were passed over, by consumer");
+    describe_gauge!(MARK, "When no ended task was last seen to hold a work item");
+    describe_gauge!(PENDING, "Events that a consumer of the log has not been handed yet");
+    describe_gauge!(ACK_PENDING, "Events that a consumer of the log was handed and has not acked");
+    describe_gauge!(QUEUE, "Runnable tasks, those being rendered included, by model and priority");
+    describe_gauge!(LOG_BYTES, "Bytes of the task log");
+    describe_gauge!(LOG_MAX, "Bytes that the task log may have");
+}
+
+pub fn swept() {
+    counter!(SWEPT).increment(1);
+}
+
+pub fn removed() {
+    counter!(REMOVED).increment(1);
+}
+
+pub fn object_removed() {
+    counter!(OBJECTS).increment(1);
+}
+
+pub fn expired() {
+    counter!(EXPIRED).increment(1);
+}
+
+pub fn retry(consumer: &'static str) {
+    counter!(RETRIES, "consumer" => consumer).increment(1);
+}
+
+pub fn unreadable(consumer: &'static str) {
+    counter!(UNREADABLE, "consumer" => consumer).increment(1);
+}
+
+pub fn marked(at: Timestamp) {
+    gauge!(MARK).set(at.as_second() as f64);
+}
+
+pub fn lag(consumer: &'static str, pending: u64, ack_pending: u64) {
+    gauge!(PENDING, "consumer" => consumer).set(pending as f64);
+    gauge!(ACK_PENDING, "consumer" => consumer).set(ack_pending as f64);
+}
+
+pub fn queue(model: Model, priority: Priority, length: u64) {
+    let priority = match priority {
+        Priority::High => "high",
+        Priority::Normal => "normal",
+    };
+    gauge!(QUEUE, "model" => model.as_str(), "priority" => priority).set(length as f64);
+}
+
+pub fn log_room(bytes: u64, max: u64) {
+    gauge!(LOG_BYTES).set(bytes as f64);
+    gauge!(LOG_MAX).set(max as f64);
+}

@@ -1,0 +1,99 @@
+//! The periodic look at the truth: how long every queue is, how far behind every hearer, how full the log.
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{Info, PullConsumer};
+use async_nats::jetstream::stream::ConsumerError;
+use spotreel_bootstrap::{Context, Health};
+use spotreel_bus::names::{
+    CONSUMER_DEADLINES, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, TASKS, work_consumer,
+};
+use spotreel_domain::{Model, Priority};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ReconcileConfig;
+use crate::error::LookError;
+use crate::metrics;
+
+const LOG_CHECK: &str = "task log";
+const HEARERS: [&str; 4] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR, CONSUMER_DEADLINES];
+
+pub(crate) struct Reconcile {
+    client: Client,
+    config: ReconcileConfig,
+    health: Health,
+    stopping: CancellationToken,
+}
+
+/// Said once when it begins and once when it is over.
+#[derive(Default)]
+struct Known {
+    crowded: bool,
+    failing: bool,
+}
+
+impl Reconcile {
+    pub fn new(client: Client, config: ReconcileConfig, ctx: &Context) -> Self {
+        ctx.health.expect(LOG_CHECK);
+        Self { client, config, health: ctx.health.clone(), stopping: ctx.stopping.clone() }
+    }
+
+    pub async fn run(&self) {
+        let mut tick = tokio::time::interval(self.config.every);
+        let mut known = Known::default();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.stopping.cancelled() => return,
+            }
+            match self.look(&mut known).await {
+                Ok(()) => {
+                    known.failing = false;
+                    self.health.set(LOG_CHECK, Ok::<(), &str>(()));
+                }
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    if !std::mem::replace(&mut known.failing, true) {
+                        tracing::warn!(error, "the log and its consumers cannot be measured");
+                    }
+                    self.health.set(LOG_CHECK, Err(error));
+                }
+            }
+        }
+    }
+
+    async fn look(&self, known: &mut Known) -> Result<(), LookError> {
+        for name in HEARERS {
+            let info = consumer(&self.client, name).await?;
+            metrics::lag(name, info.num_pending, info.num_ack_pending as u64);
+        }
+        for model in Model::ALL {
+            for priority in Priority::ALL {
+                let info = consumer(&self.client, &work_consumer(model, priority)).await?;
+                metrics::queue(model, priority, info.num_pending + info.num_ack_pending as u64);
+            }
+        }
+        self.measure_log(known).await
+    }
+
+    async fn measure_log(&self, known: &mut Known) -> Result<(), LookError> {
+        let stream = async_nats::jetstream::new(self.client.clone()).get_stream(TASKS).await?;
+        let info = stream.cached_info();
+        let max = u64::try_from(info.config.max_bytes).unwrap_or_default();
+        metrics::log_room(info.state.bytes, max);
+        let percent = info.state.bytes.saturating_mul(100).checked_div(max).unwrap_or_default();
+        let crowded = percent >= self.config.log_warn_percent;
+        if crowded && !known.crowded {
+            tracing::warn!(percent, bytes = info.state.bytes, max, "the task log is filling up; intake refuses new tasks at 80 %");
+        }
+        known.crowded = crowded;
+        Ok(())
+    }
+}
+
+/// How a consumer of the task log stands now.
+pub async fn consumer(client: &Client, name: &str) -> Result<Info, LookError> {
+    let context = async_nats::jetstream::new(client.clone());
+    let found: Result<PullConsumer, ConsumerError> =
+        context.get_consumer_from_stream(name, TASKS).await;
+    Ok(found?.cached_info().clone())
+}

@@ -1,0 +1,79 @@
+//! Work items of ended tasks leave the log, so that the length of a queue is the number of runnable tasks.
+//!
+//! A worker acks what it ends, but it may die before that, and then nobody may pull for hours. Deleting the message
+//! takes it out of the count whatever state it is in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::names::{CONSUMER_SWEEPER, SWEEPER_MARK};
+use spotreel_bus::{Recorded, TaskLog, kv};
+use spotreel_domain::{Event, Task};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ActError, LookError};
+use crate::inbox::Verdict;
+use crate::{metrics, reconcile};
+
+pub const CONSUMER: &str = CONSUMER_SWEEPER;
+
+pub struct Sweeper {
+    log: TaskLog,
+}
+
+impl Sweeper {
+    pub fn new(log: TaskLog) -> Self {
+        Self { log }
+    }
+
+    pub async fn hear(self: Arc<Self>, event: Recorded) -> Result<Verdict, ActError> {
+        if let Some(sequence) = ended_entry(event.event, &event.task) {
+            self.log.delete(sequence).await.map_err(|source| ActError::Delete { sequence, source })?;
+            metrics::swept();
+        }
+        Ok(Verdict::Done)
+    }
+}
+
+/// The work item that an event has put an end to. An event that comes late, after a retry has begun a new round, still
+/// names the item of its own round: the new one has another sequence.
+fn ended_entry(event: Event, task: &Task) -> Option<u64> {
+    let ended = match event {
+        Event::Queued => task.previous_entry,
+        event if event.is_terminal() => task.entry,
+        _ => 0,
+    };
+    // The state after the event decides: the item of a runnable task is never the one that ended.
+    let live = if task.is_terminal() { 0 } else { task.entry };
+    (ended != 0 && ended != live).then_some(ended)
+}
+
+/// Says, while it is true, that all is swept: nothing waits and nothing is in hand. Counts may be trusted as far as the
+/// log went then.
+pub(crate) async fn mark(client: Client, every: Duration, stopping: CancellationToken) {
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        if let Err(error) = try_mark(&client).await {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(error, "the sweeper's mark could not be set; trigger and fleet will wait for it");
+        }
+    }
+}
+
+async fn try_mark(client: &Client) -> Result<(), LookError> {
+    let at = ambient::now();
+    let consumer = reconcile::consumer(client, CONSUMER).await?;
+    let caught_up = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
+    if caught_up {
+        let mark = serde_json::json!({ "at": at, "log_sequence": consumer.delivered.stream_sequence });
+        kv::put_mark(client, SWEEPER_MARK, &mark).await?;
+        metrics::marked(at);
+    }
+    Ok(())
+}

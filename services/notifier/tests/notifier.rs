@@ -1,0 +1,192 @@
+//! Each event once and in order, whoever crashes.
+
+mod harness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::{Hand, Nats, until};
+use spotreel_bootstrap::Health;
+use spotreel_bus::Queue;
+use spotreel_bus::names::{CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
+use spotreel_domain::api::{CloudEvent, TaskView};
+use spotreel_notifier::{DEFAULTS, Notifier, NotifierConfig, Said};
+use spotreel_s3::{Keys, Store};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+fn config() -> NotifierConfig {
+    let config: NotifierConfig = toml::from_str(DEFAULTS).unwrap();
+    config.check().unwrap();
+    config
+}
+
+async fn notifier(nats: &Nats) -> Notifier {
+    let keys = Keys { access_key: "local".into(), secret_key: "local-secret".into() };
+    let store = Store::connect_with_keys(&config().s3, keys).await;
+    Notifier::new(&nats.client("notifier").await, store, config()).await
+}
+
+struct Running {
+    task: JoinHandle<()>,
+    health: Health,
+    stopping: CancellationToken,
+}
+
+async fn run(nats: &Nats) -> Running {
+    let (notifier, health, stopping) = (notifier(nats).await, Health::new(), CancellationToken::new());
+    notifier.announce(&health);
+    let (heard, told) = (health.clone(), stopping.clone());
+    let task = tokio::spawn(async move { notifier.run(&heard, &told).await });
+    Running { task, health, stopping }
+}
+
+struct Public {
+    subject: String,
+    log_sequence: u64,
+    trace: Option<String>,
+    event: CloudEvent<TaskView>,
+}
+
+/// All public events, in order.
+async fn public(hand: &Hand) -> Vec<Public> {
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let stream = context.get_stream(EVENTS).await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    let mut all = Vec::new();
+    for sequence in 1..=last {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        all.push(Public {
+            subject: message.subject.to_string(),
+            log_sequence: header(HEADER_LOG_SEQUENCE).unwrap().parse().unwrap(),
+            trace: header("traceparent"),
+            event: serde_json::from_slice(&message.payload).unwrap(),
+        });
+    }
+    all
+}
+
+async fn log_end(hand: &Hand) -> u64 {
+    let context = async_nats::jetstream::new(hand.client.clone());
+    context.get_stream(TASKS).await.unwrap().cached_info().state.last_sequence
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_event_once_and_in_order_with_two_notifiers() {
+    let nats = Nats::start().await;
+    let hand = Arc::new(nats.hand().await);
+    let both = [run(&nats).await, run(&nats).await];
+    let writers = (0..5).map(|n| {
+        let hand = Arc::clone(&hand);
+        tokio::spawn(async move {
+            let task = hand.submit(&format!("t{n}"), None).await;
+            let task = hand.started(&task).await;
+            hand.succeeded(&task, &format!("renders/t{n}/{}.mp4", task.sequence)).await;
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let end = log_end(&hand).await;
+    until("all is said", async || {
+        public(&hand).await.last().is_some_and(|event| event.log_sequence == end)
+    })
+    .await;
+    let said = public(&hand).await;
+    let order: Vec<u64> = said.iter().map(|event| event.log_sequence).collect();
+    assert_eq!(order, (1..=end).collect::<Vec<_>>());
+
+    let success = said.iter().find(|event| event.subject == "spotreel.task.t0.succeeded").unwrap();
+    assert_eq!(success.event.kind, "io.spotreel.task.succeeded.v1");
+    assert_eq!(success.event.id, format!("t0/{}", success.log_sequence));
+    let video = success.event.data.video.as_ref().unwrap();
+    let url = video.url.as_ref().unwrap();
+    assert!(url.contains(&video.artifact.key) && url.contains("X-Amz-Expires=86400"), "{url}");
+    assert!(video.url_expires_at.unwrap() > success.event.time);
+    for one in both {
+        assert!(one.health.readiness().ready);
+        one.stopping.cancel();
+        one.task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crash_between_publish_and_ack_says_nothing_twice() {
+    let nats = Nats::start().await;
+    let hand = nats.hand().await;
+    let task = hand.submit("t1", None).await;
+    hand.started(&task).await;
+
+    // The crash: published, and never acked. The lease is ended early.
+    let dying = notifier(&nats).await;
+    let client = nats.client("notifier").await;
+    let queue = Queue::open(&client, TASKS, CONSUMER_NOTIFIER).await.unwrap();
+    let delivery = queue.pull(Duration::from_secs(2)).await.unwrap().unwrap();
+    assert_eq!(dying.publish(&delivery.recorded().unwrap()).await.unwrap(), Said::Now);
+    // A second one that was handed the same message decides the same.
+    assert_eq!(dying.publish(&delivery.recorded().unwrap()).await.unwrap(), Said::Before);
+    delivery.nak(Duration::ZERO).await.unwrap();
+
+    let next = run(&nats).await;
+    until("the next event is said", async || public(&hand).await.len() == 2).await;
+    let subjects: Vec<_> = public(&hand).await.into_iter().map(|event| event.subject).collect();
+    assert_eq!(subjects, ["spotreel.task.t1.queued", "spotreel.task.t1.started"]);
+
+    // Killed while it waits for more: the one after it goes on.
+    next.task.abort();
+    let _ = next.task.await;
+    let _other = run(&nats).await;
+    let started = hand.log.last(&task.task.id).await.unwrap().unwrap();
+    let started = harness::Written { task: started.task, sequence: started.sequence };
+    hand.cancelled(&started).await;
+    until("the end is said", async || public(&hand).await.len() == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_later_round_is_heard_again() {
+    let nats = Nats::start().await;
+    let hand = nats.hand().await;
+    let _running = run(&nats).await;
+    let first = hand.submit("t1", None).await;
+    let first = hand.failed(&hand.started(&first).await).await;
+    let second = hand.requeued(&first).await;
+    hand.failed(&hand.started(&second).await).await;
+    until("both rounds are said", async || public(&hand).await.len() == 6).await;
+    let said: Vec<_> = public(&hand)
+        .await
+        .into_iter()
+        .map(|event| (event.subject.rsplit('.').next().unwrap().to_owned(), event.event.data.round))
+        .collect();
+    let expected = [("queued", 1), ("started", 1), ("failed", 1), ("queued", 2), ("started", 2), ("failed", 2)];
+    assert_eq!(said, expected.map(|(event, round)| (event.to_owned(), round)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
+    let nats = Nats::start().await;
+    let hand = nats.hand().await;
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let garbage = context.publish("spotreel.log.t0.failed", "garbage".into()).await.unwrap();
+    garbage.await.unwrap();
+    let written = hand.submit("t1", None).await;
+    let mut append = spotreel_bus::log::Append::new(
+        written.task.cancelled(written.task.at).unwrap(),
+        written.sequence,
+        spotreel_bootstrap::ambient::uuid_v4(),
+    );
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    append.headers.insert("traceparent", trace);
+    hand.log.append(&append).await.unwrap();
+    let running = run(&nats).await;
+    until("both events are said", async || public(&hand).await.len() == 2).await;
+    assert_eq!(public(&hand).await[1].trace.as_deref(), Some(trace));
+    assert!(running.health.readiness().ready);
+}
+
+#[test]
+fn links_last_seven_days_at_most() {
+    let mut config = config();
+    config.link_expires = Duration::from_secs(8 * 24 * 3600);
+    assert!(config.check().is_err());
+}
