@@ -1,0 +1,53 @@
+//! `spotreel-chaos`: a whole system under faults that a seed decides, and what it proves.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use spotreel_tests::chaos::{self, Options};
+
+/// Hurts a real system while tasks go through, then checks that none was lost, doubled or spoilt
+#[derive(Parser)]
+#[command(name = "spotreel-chaos", version)]
+struct Args {
+    /// Decides everything
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long, default_value_t = 200)]
+    tasks: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    workers: u64,
+    /// Where logs, streams and objects go
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Leave them there, even if all is well
+    #[arg(long)]
+    keep: bool,
+    /// Give up after so many minutes
+    #[arg(long, default_value_t = 20)]
+    minutes_max: u64,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let options = Options {
+        seed: args.seed,
+        tasks: args.tasks,
+        workers: usize::try_from(args.workers).expect("nobody has so many workers"),
+        dir: args.dir,
+        keep: args.keep,
+        most: Duration::from_secs(60 * args.minutes_max),
+    };
+    match chaos::run(&options).await {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::from(u8::from(!report.passed()))
+        }
+        Err(error) => {
+            eprintln!("spotreel-chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One seed of the chaos run, small enough for every test run; `make chaos` does more.
+
+use std::time::Duration;
+
+use spotreel_tests::chaos::{self, Options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_under_faults() {
+    let options = Options {
+        seed: 11,
+        tasks: 25,
+        workers: 3,
+        dir: None,
+        keep: false,
+        most: Duration::from_secs(110),
+    };
+    let report = chaos::run(&options)
+        .await
+        .expect("the run comes to its end");
+    assert!(report.passed(), "{report}");
+}
