@@ -1,1 +1,67 @@
-fn main() {}
+//! `spotreel`: what a person types.
+
+mod args;
+mod connection;
+mod dev;
+mod get;
+mod print;
+mod provision;
+mod submit;
+mod tasks;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::connection::Settings;
+
+/// What a command came to; an error is `Failed` with a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Well,
+    Failed,
+}
+
+fn main() -> ExitCode {
+    spotreel_bootstrap::telemetry::init_for_cli();
+    let cli = Cli::parse();
+    // One thread: the kernel ends the children of `dev` with the thread that started them.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = runtime.block_on(execute(cli));
+    runtime.shutdown_background();
+    match done {
+        Ok(Done::Well) => ExitCode::SUCCESS,
+        Ok(Done::Failed) => ExitCode::FAILURE,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn execute(cli: Cli) -> anyhow::Result<Done> {
+    let dir = cli.connection.dir.clone();
+    let settings = Settings::from_process(cli.connection);
+    match cli.command {
+        Command::Dev(args) => Box::pin(dev::run(dir, args)).await,
+        Command::DevChild(args) => dev::child::run(&args),
+        Command::Provision(args) => Box::pin(provision::run(&settings, args)).await,
+        Command::Submit(args) => Box::pin(submit::run(&settings, *args)).await,
+        Command::Watch(args) => watch::run(&settings, args).await,
+        Command::List(args) => tasks::list(&settings, args).await,
+        Command::Status(args) => tasks::status(&settings, args).await,
+        Command::Get(args) => get::run(&settings, args).await,
+        Command::Cancel(args) => tasks::cancel(&settings, args).await,
+        Command::Retry(args) => tasks::retry(&settings, args).await,
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("spotreel: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,393 @@
+//! What a person can type, and what `--help` says about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Renders videos from prompts: submit tasks, watch them, fetch the results.
+#[derive(Debug, Parser)]
+#[command(
+    name = "spotreel",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  spotreel dev --dir .spotreel                  everything on this machine, in one terminal
+  export SPOTREEL_DIR=.spotreel                 then, in another
+  spotreel submit --prompt 'a red fox in the snow' --wait
+  spotreel get <ID> -o fox.mp4
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine, with a renderer that needs no GPU
+    Dev(DevArgs),
+    /// Make the streams, consumers and the bucket that are missing
+    Provision(ProvisionArgs),
+    /// Submit one task, or a file of them
+    Submit(Box<SubmitArgs>),
+    /// Follow tasks as they are rendered
+    Watch(WatchArgs),
+    /// List tasks, the newest change first
+    List(ListArgs),
+    /// Show one task and what became of each try at it
+    Status(StatusArgs),
+    /// Download a finished video and check it
+    Get(GetArgs),
+    /// Cancel tasks that have not ended
+    Cancel(IdsArgs),
+    /// Queue failed, cancelled or expired tasks again
+    Retry(IdsArgs),
+    /// What `dev` starts its programs through: they die with it
+    #[command(hide = true)]
+    DevChild(DevChildArgs),
+}
+
+#[derive(Clone, Debug, Default, Args)]
+#[command(
+    next_help_heading = "Connection (flags go before the environment, then --dir, then a nats context)"
+)]
+pub struct ConnectionArgs {
+    /// The directory of a running `spotreel dev`: its endpoints.env says where to connect
+    #[arg(long, global = true, env = "SPOTREEL_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Address of the NATS server [env: NATS_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub nats_url: Option<String>,
+    /// User name [env: NATS_USER]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub nats_user: Option<String>,
+    /// Password; better given as NATS_PASSWORD, where other users of this machine can't see it
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    pub nats_password: Option<String>,
+    /// A credentials file, instead of user and password [env: NATS_CREDS]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub nats_creds: Option<String>,
+    /// A context of the nats command; without one, the context selected there [env: NATS_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel dev --dir .spotreel
+  spotreel dev --dir .spotreel --workers 4 --step-ms 200
+
+Needs nats-server 2.14 or later: SPOTREEL_NATS_SERVER, PATH or .venv/bin, where `make tools` puts it.
+All is kept in the directory given with --dir; the same directory goes on where it stopped. A program
+takes settings from SPOTREEL_<PROGRAM>_…, such as SPOTREEL_INTAKE_…; logs are in DIR/logs.")]
+pub struct DevArgs {
+    /// How many workers
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub workers: u32,
+    /// Make every step of the renderer last so many milliseconds, to mimic a GPU
+    #[arg(long, value_name = "N")]
+    pub step_ms: Option<u64>,
+    /// An argument for the renderer; may be given again
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub engine_arg: Vec<String>,
+    /// A worker that falls silent has lost its task after so long; fixed when the directory is new
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub lease: Duration,
+    /// Port of the NATS server; any free one otherwise
+    #[arg(long, value_name = "PORT")]
+    pub nats_port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct DevChildArgs {
+    /// Process id of the `dev` that asked
+    pub parent: i32,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  SPOTREEL_PROVISION_PASSWORD=… spotreel provision --nats-url nats://nats:4222 --replicas 3
+  spotreel provision --json
+
+Safe to run again: what exists is left as it is. Exits with 1 when something differs from what is wanted.
+The bucket is made only when it is named; AWS_REGION and the AWS credentials are the usual ones.")]
+pub struct ProvisionArgs {
+    /// The user that may make streams
+    #[arg(long, default_value = "provision", value_name = "NAME")]
+    pub admin_user: String,
+    /// Its password
+    #[arg(
+        long,
+        env = "SPOTREEL_PROVISION_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
+    pub admin_password: Option<String>,
+    /// The user that may make streams in the clients' account
+    #[arg(long, default_value = "clients-provision", value_name = "NAME")]
+    pub clients_user: String,
+    /// Its password; without it the clients' copy of the events is not made
+    #[arg(
+        long,
+        env = "SPOTREEL_CLIENTS_PROVISION_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
+    pub clients_password: Option<String>,
+    /// Copies of each stream: 3 on a cluster
+    #[arg(long, default_value_t = 1, value_parser = replicas)]
+    pub replicas: usize,
+    /// A worker that falls silent has lost its task after so long
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub lease: Duration,
+    /// The bucket for videos, images and checkpoints
+    #[arg(long, env = "SPOTREEL_BUCKET", value_name = "NAME")]
+    pub bucket: Option<String>,
+    /// Another S3 than Amazon's
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// The bucket's region
+    #[arg(
+        long,
+        env = "AWS_REGION",
+        default_value = "us-east-1",
+        value_name = "NAME"
+    )]
+    pub region: String,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("1, 3 or 5: an even number of copies survives no more than one less".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel submit --prompt 'a red fox in the snow'
+  spotreel submit --model i2v-A14B --image fox.png --prompt 'the fox runs' --seed 7 --wait
+  spotreel submit -f tasks.jsonl --json
+  echo '{\"model\":\"ti2v-5B\",\"prompt\":\"a lighthouse\"}' | spotreel submit -f -
+
+Everything but the prompt has a default. The same --id or --idempotency-key again is the same task.")]
+pub struct SubmitArgs {
+    /// ti2v-5B, t2v-A14B (text only) or i2v-A14B (needs an image)
+    #[arg(long, default_value = "ti2v-5B")]
+    pub model: String,
+    /// What the video shows
+    #[arg(long, required_unless_present = "file")]
+    pub prompt: Option<String>,
+    /// What it must not show; '' for nothing at all
+    #[arg(long)]
+    pub negative_prompt: Option<String>,
+    /// WIDTHxHEIGHT, such as 1280x704
+    #[arg(long)]
+    pub size: Option<String>,
+    /// 4n+1 frames, such as 121
+    #[arg(long)]
+    pub frames: Option<u32>,
+    /// Denoising steps
+    #[arg(long)]
+    pub steps: Option<u32>,
+    /// How closely the prompt is followed
+    #[arg(long)]
+    pub guidance: Option<f64>,
+    /// The same for the high-noise expert of the A14B models
+    #[arg(long)]
+    pub guidance_high_noise: Option<f64>,
+    /// Shift of the timesteps
+    #[arg(long)]
+    pub shift: Option<f64>,
+    /// The same seed gives the same video
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// First frame: a file, or a key of the bucket that begins with images/
+    #[arg(long, value_name = "FILE|KEY")]
+    pub image: Option<String>,
+    #[arg(long, value_enum)]
+    pub priority: Option<PriorityArg>,
+    /// A name of your own for the task
+    #[arg(long, conflicts_with = "idempotency_key")]
+    pub id: Option<String>,
+    /// Any text that names this submission
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// A label; may be given again
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Give up when it is not done after so long, such as 2h
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub expires_in: Option<Duration>,
+    /// One JSON task per line; '-' is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = TASK_FLAGS)]
+    pub file: Option<PathBuf>,
+    /// Follow the tasks; exit with 1 when one ends without a video
+    #[arg(long)]
+    pub wait: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a line of a file says for itself.
+const TASK_FLAGS: [&str; 15] = [
+    "prompt",
+    "negative_prompt",
+    "size",
+    "frames",
+    "steps",
+    "guidance",
+    "guidance_high_noise",
+    "shift",
+    "seed",
+    "image",
+    "priority",
+    "id",
+    "idempotency_key",
+    "labels",
+    "expires_in",
+];
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PriorityArg {
+    High,
+    Normal,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write --label key=value".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel watch                    everything, until Ctrl-C
+  spotreel watch <ID> <ID>          until both have ended
+  spotreel watch --json | jq .type  every event as a JSON line")]
+pub struct WatchArgs {
+    /// The tasks; all of them when none is given
+    pub ids: Vec<String>,
+    /// Print events and progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel list
+  spotreel list --state failed --all --json | jq -r .id | xargs spotreel retry")]
+pub struct ListArgs {
+    /// queued, started, succeeded, failed, cancelled or expired
+    #[arg(long)]
+    pub state: Option<String>,
+    /// ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The most tasks to print
+    #[arg(long, default_value_t = 50, conflicts_with = "all")]
+    pub limit: u32,
+    /// Print all of them
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON task per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    pub id: String,
+    /// Print the task as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel get <ID>                 into ./<ID>.mp4
+  spotreel get <ID> -o fox.mp4")]
+pub struct GetArgs {
+    pub id: String,
+    /// Where to; <ID>.mp4 by default
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print path, size and SHA-256 as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct IdsArgs {
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Print one JSON task per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_every_command_and_only_those() {
+        let help = Cli::command().render_help().to_string();
+        let section = help
+            .split("Commands:")
+            .nth(1)
+            .unwrap()
+            .split("Options:")
+            .next()
+            .unwrap();
+        let listed: Vec<_> = section
+            .lines()
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let wanted = [
+            "dev",
+            "provision",
+            "submit",
+            "watch",
+            "list",
+            "status",
+            "get",
+            "cancel",
+            "retry",
+            "help",
+        ];
+        assert_eq!(listed, wanted);
+    }
+
+    #[test]
+    fn a_file_says_everything_itself() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("spotreel submit -f tasks.jsonl --wait").is_ok());
+        assert!(parse("spotreel submit -f tasks.jsonl --seed 3").is_err());
+        assert!(parse("spotreel submit").is_err());
+        assert!(parse("spotreel submit --prompt fox --label a").is_err());
+        assert!(parse("spotreel --dir d submit --prompt fox --label a=b").is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! Where to connect, and one call to intake.
+
+mod settings;
+
+use std::time::Duration;
+
+use async_nats::client::{Request, RequestErrorKind};
+use async_nats::{Client, ConnectErrorKind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spotreel_bus::NatsConfig;
+use spotreel_bus::connect::ConnectError;
+use spotreel_domain::api::{ApiError, ErrorReply};
+
+pub use settings::{ENDPOINTS, Settings, SettingsError};
+
+/// A call may carry a thousand tasks, each of which is stored before the answer comes.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The verbs, over one connection.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub client: Client,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(
+        "no NATS server answers at {url}: start one with `spotreel dev --dir DIR`, or say where it is \
+         with --nats-url, NATS_URL, --dir or --context"
+    )]
+    Nobody { url: String },
+    #[error(
+        "the NATS server at {url} refused {who}: check --nats-user and NATS_PASSWORD, or NATS_CREDS"
+    )]
+    Denied { url: String, who: String },
+    #[error(transparent)]
+    Connect(ConnectError),
+}
+
+/// Why a call brought no answer, or a refusal.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error(
+        "nobody answers on {verb}: is intake running, and does this user belong to the clients' account?"
+    )]
+    NoResponders { verb: String },
+    #[error("no answer on {verb} within {} s: the same call is safe to try again", CALL_TIMEOUT.as_secs())]
+    Timeout { verb: String },
+    #[error("{}", refusal(.0))]
+    Refused(ApiError),
+    #[error(
+        "the answer on {verb} cannot be understood ({reason}): are both sides of the same version?"
+    )]
+    Garbled { verb: String, reason: String },
+    #[error("{verb} could not be sent: {reason}")]
+    Transport { verb: String, reason: String },
+}
+
+impl CallError {
+    /// Whether the same call may succeed soon.
+    pub fn may_pass(&self) -> bool {
+        use spotreel_domain::api::ErrorCode::{RateLimited, Unavailable};
+        match self {
+            Self::Timeout { .. } | Self::Transport { .. } | Self::NoResponders { .. } => true,
+            Self::Refused(error) => matches!(error.code, RateLimited | Unavailable),
+            Self::Garbled { .. } => false,
+        }
+    }
+}
+
+/// The message, then one broken rule per line.
+pub fn refusal(error: &ApiError) -> String {
+    let mut text = error.message.clone();
+    for broken in &error.violations {
+        text.push_str(&format!("\n  {}: {}", broken.field, broken.message));
+    }
+    if let Some(seconds) = error.retry_after_s {
+        text.push_str(&format!("\n  try again in {seconds} s"));
+    }
+    text
+}
+
+/// Connects with `config` as `program`, and says in a sentence why not.
+pub async fn open(config: &NatsConfig, program: &str) -> Result<Client, OpenError> {
+    spotreel_bus::connect(config, program, false)
+        .await
+        .map_err(|error| match error {
+            ConnectError::Refused { url, source } => match source.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    let user = config.user.as_ref().map(|user| format!("user {user:?}"));
+                    let who = user.unwrap_or_else(|| "a connection without a user".to_owned());
+                    OpenError::Denied { url, who }
+                }
+                ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns => {
+                    OpenError::Nobody { url }
+                }
+                _ => OpenError::Connect(ConnectError::Refused { url, source }),
+            },
+            other => OpenError::Connect(other),
+        })
+}
+
+impl Api {
+    pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        Ok(Self {
+            client: open(&settings.nats()?, "client").await?,
+        })
+    }
+
+    /// The most that one message may hold.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
+    pub async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        verb: &str,
+        question: &Q,
+    ) -> Result<A, CallError> {
+        let text = serde_json::to_vec(question).map_err(|error| CallError::Transport {
+            verb: verb.to_owned(),
+            reason: error.to_string(),
+        })?;
+        self.call_raw(verb, text).await
+    }
+
+    /// The same with JSON that is written already.
+    pub async fn call_raw<A: DeserializeOwned>(
+        &self,
+        verb: &str,
+        json: Vec<u8>,
+    ) -> Result<A, CallError> {
+        let verb = verb.to_owned();
+        let request = Request::new()
+            .payload(json.into())
+            .timeout(Some(CALL_TIMEOUT));
+        let answer = match self.client.send_request(verb.clone(), request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => CallError::NoResponders { verb },
+                    RequestErrorKind::TimedOut => CallError::Timeout { verb },
+                    _ => CallError::Transport {
+                        verb,
+                        reason: error.to_string(),
+                    },
+                });
+            }
+        };
+        parse(verb, &answer.payload)
+    }
+}
+
+fn parse<A: DeserializeOwned>(verb: String, payload: &[u8]) -> Result<A, CallError> {
+    if let Ok(reply) = serde_json::from_slice::<ErrorReply>(payload) {
+        return Err(CallError::Refused(reply.error));
+    }
+    serde_json::from_slice(payload).map_err(|error| CallError::Garbled {
+        verb,
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_printed_rule_by_rule() {
+        let answer = br#"{"error":{"code":"invalid","message":"2 rules are broken",
+            "violations":[{"field":"frames","rule":"4n+1","message":"frames is 4n+1"},
+                          {"field":"model","rule":"known","message":"unknown"}]}}"#;
+        let error = parse::<serde_json::Value>("spotreel.submit".into(), answer).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "2 rules are broken\n  frames: frames is 4n+1\n  model: unknown"
+        );
+        assert!(!error.may_pass());
+    }
+}

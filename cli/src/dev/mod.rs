@@ -1,0 +1,249 @@
+//! Everything on one machine: a NATS server, the local cloud, the services and workers, kept running until Ctrl-C.
+
+pub mod child;
+mod children;
+mod leftovers;
+mod nats;
+mod ports;
+mod programs;
+mod ready;
+mod secrets;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use spotreel_bus::NatsConfig;
+use spotreel_bus::provision::{Layout, Outcome};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::children::Children;
+use self::ports::Ports;
+use self::programs::{LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
+use self::secrets::{S3_ACCESS_KEY, Secrets};
+use crate::Done;
+use crate::args::DevArgs;
+use crate::connection::ENDPOINTS;
+use crate::provision;
+
+/// Runs until SIGINT or SIGTERM.
+pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
+    let Some(dir) = dir else {
+        bail!("say where to keep everything: spotreel dev --dir .spotreel");
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut told_to_stop = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+
+    let nats_server = nats::find()?;
+    let dir = open(&dir)?;
+    let _lock = lock(&dir)?;
+    remove_endpoints(&dir);
+    leftovers::kill_all(&dir).await;
+    let secrets = Secrets::open(&dir)?;
+    let fixed = args.nats_port.map(|port| (NATS, port));
+    let ports = Ports::settle(&dir, &programs::port_names(&args), fixed)?;
+    let nats_conf = nats::write_configuration(&dir)?;
+    let plan = Plan {
+        dir: &dir,
+        args: &args,
+        ports: &ports,
+        secrets: &secrets,
+        nats_server,
+        nats_conf,
+    };
+
+    let mut children = Children::new(&dir)?;
+    let up = tokio::select! {
+        up = bring_up(&plan, &mut children) => up.map(|()| true),
+        () = told_to_stop() => Ok(false),
+    };
+    if let Ok(true) = up {
+        greet(&plan);
+        told_to_stop().await;
+    }
+    remove_endpoints(&dir);
+    eprintln!("stopping (Ctrl-C again: at once)");
+    let impatience = children.impatience();
+    tokio::select! {
+        () = take_down(&mut children) => {}
+        () = async { told_to_stop().await; impatience.cancel(); std::future::pending().await } => {}
+    }
+    up.map(|_| Done::Well)
+}
+
+async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<()> {
+    let others = plan.others()?;
+    children.start(plan.nats());
+    children.start(plan.localcloud()?);
+    let admin = NatsConfig {
+        url: plan.nats_url(),
+        user: Some("provision".into()),
+        password: Some(plan.secrets.of("provision").to_owned()),
+        creds: None,
+    };
+    ready::nats(&admin, children).await?;
+    ready::all(children).await?;
+    provision(plan, &admin).await?;
+    for spec in others {
+        children.start(spec);
+    }
+    ready::all(children).await?;
+    write_atomically(&plan.dir.join(ENDPOINTS), &endpoints(plan))
+}
+
+async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
+    let clients = NatsConfig {
+        user: Some("clients-provision".into()),
+        password: Some(plan.secrets.of("clients-provision").to_owned()),
+        ..admin.clone()
+    };
+    let layout = Layout {
+        lease: plan.args.lease,
+        ..Layout::default()
+    };
+    for report in provision::streams(admin, Some(&clients), &layout).await? {
+        if let Outcome::Differs { differences } = report.outcome {
+            eprintln!(
+                "{} is left as it is: {}",
+                report.name,
+                differences.join("; ")
+            );
+        }
+    }
+    let store = StoreConfig {
+        bucket: programs::BUCKET.to_owned(),
+        region: programs::REGION.to_owned(),
+        endpoint_url: Some(plan.s3_url()),
+        force_path_style: true,
+        public_endpoint_url: None,
+    };
+    let keys = Keys {
+        access_key: S3_ACCESS_KEY.to_owned(),
+        secret_key: plan.secrets.s3().to_owned(),
+    };
+    let store = Box::pin(Store::connect_with_keys(&store, keys)).await;
+    store
+        .create_bucket_if_missing()
+        .await
+        .context("the bucket cannot be made")
+}
+
+/// Those first that need the others to leave well.
+async fn take_down(children: &mut Children) {
+    children.stop(is_worker).await;
+    children.stop(|name| SERVICES.contains(&name)).await;
+    children.stop(|name| name == LOCALCLOUD).await;
+    children.stop(|name| name == NATS).await;
+}
+
+fn endpoints(plan: &Plan<'_>) -> String {
+    let values = [
+        ("NATS_URL", plan.nats_url()),
+        ("NATS_USER", "client".to_owned()),
+        ("NATS_PASSWORD", plan.secrets.of("client").to_owned()),
+        ("AWS_ENDPOINT_URL", plan.s3_url()),
+        ("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", plan.secrets.s3().to_owned()),
+        ("AWS_REGION", programs::REGION.to_owned()),
+        ("SPOTREEL_BUCKET", programs::BUCKET.to_owned()),
+    ];
+    values
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .concat()
+}
+
+fn greet(plan: &Plan<'_>) {
+    let dir = plan.dir.display();
+    let workers = plan.args.workers;
+    crate::print::line(&format!(
+        "ready: NATS at {}, S3 at {}, {workers} worker{}; logs in {dir}/logs
+
+In another terminal:
+  export SPOTREEL_DIR={dir}
+  spotreel submit --prompt 'a red fox in the snow' --frames 25 --steps 10 --wait
+  spotreel list
+
+For other programs: set -a; . {dir}/{ENDPOINTS}; set +a
+Ctrl-C stops everything; the tasks are kept.",
+        plan.nats_url(),
+        plan.s3_url(),
+        if workers == 1 { "" } else { "s" },
+    ));
+}
+
+fn open(dir: &Path) -> anyhow::Result<PathBuf> {
+    for part in ["nats", "s3", "logs"] {
+        let path = dir.join(part);
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    dir.canonicalize()
+        .with_context(|| format!("cannot use {}", dir.display()))
+}
+
+/// Held as long as the file is open; the kernel lets go of it however this process ends.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!(
+                "another `spotreel dev` uses {}: stop it, or choose another --dir",
+                dir.display()
+            )
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+fn remove_endpoints(dir: &Path) {
+    // Most often it is not there.
+    let _ = std::fs::remove_file(dir.join(ENDPOINTS));
+}
+
+/// The old file or the whole new one, readable by its owner only.
+fn write_atomically(path: &Path, text: &str) -> anyhow::Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(failed)?;
+    file.write_all(text.as_bytes()).with_context(failed)?;
+    file.persist(path)
+        .map_err(|error| error.error)
+        .with_context(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_directory_has_one_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(
+            lock(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("another")
+        );
+        drop(held);
+        assert!(lock(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! What `dev` starts, and with which settings.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::children::Spec;
+use super::ports::Ports;
+use super::secrets::{S3_ACCESS_KEY, Secrets};
+use crate::args::DevArgs;
+
+pub const NATS: &str = "nats-server";
+pub const LOCALCLOUD: &str = "localcloud";
+const LOCALCLOUD_ADMIN: &str = "localcloud-admin";
+pub const SERVICES: [&str; 3] = ["intake", "notifier", "monitor"];
+
+pub const BUCKET: &str = "spotreel";
+pub const REGION: &str = "us-east-1";
+
+/// A worker hands its render back within this: its checkpoint goes to a disk.
+const WORKER_GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(10);
+
+pub fn worker(number: u32) -> String {
+    format!("worker-{number}")
+}
+
+pub fn is_worker(name: &str) -> bool {
+    name.starts_with("worker-")
+}
+
+/// Whatever needs a port.
+pub fn port_names(args: &DevArgs) -> Vec<String> {
+    let fixed = [NATS, LOCALCLOUD, LOCALCLOUD_ADMIN]
+        .into_iter()
+        .chain(SERVICES);
+    fixed
+        .map(str::to_owned)
+        .chain((1..=args.workers).map(worker))
+        .collect()
+}
+
+/// What the specs are made of.
+pub struct Plan<'a> {
+    pub dir: &'a Path,
+    pub args: &'a DevArgs,
+    pub ports: &'a Ports,
+    pub secrets: &'a Secrets,
+    pub nats_server: PathBuf,
+    pub nats_conf: PathBuf,
+}
+
+impl Plan<'_> {
+    pub fn nats_url(&self) -> String {
+        format!("nats://{}", self.ports.address(NATS))
+    }
+
+    pub fn s3_url(&self) -> String {
+        format!("http://{}", self.ports.address(LOCALCLOUD))
+    }
+
+    pub fn nats(&self) -> Spec {
+        let address = self.ports.address(NATS);
+        let port = address.port().to_string();
+        let (conf, store) = (self.nats_conf.display(), self.dir.join("nats"));
+        let args = [
+            "-c",
+            &conf.to_string(),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-sd",
+        ];
+        Spec {
+            name: NATS.to_owned(),
+            program: self.nats_server.clone(),
+            args: args
+                .into_iter()
+                .map(str::to_owned)
+                .chain([store.display().to_string()])
+                .collect(),
+            variables: self.secrets.nats_variables().collect(),
+            ready_url: None,
+            grace: GRACE,
+        }
+    }
+
+    pub fn localcloud(&self) -> anyhow::Result<Spec> {
+        let admin = self.ports.address(LOCALCLOUD_ADMIN);
+        let variables = [
+            ("LISTEN", self.ports.address(LOCALCLOUD).to_string()),
+            ("ADMIN", admin.to_string()),
+            ("DIR", self.dir.join("s3").display().to_string()),
+            ("ACCESS_KEY", S3_ACCESS_KEY.to_owned()),
+            ("SECRET_KEY", self.secrets.s3().to_owned()),
+        ];
+        Ok(Spec {
+            name: LOCALCLOUD.to_owned(),
+            program: sibling("spotreel-localcloud")?,
+            args: Vec::new(),
+            variables: variables
+                .map(|(name, value)| (format!("SPOTREEL_LOCALCLOUD_{name}"), value))
+                .to_vec(),
+            ready_url: Some(format!("http://{admin}/readyz")),
+            grace: GRACE,
+        })
+    }
+
+    /// Services first, then workers.
+    pub fn others(&self) -> anyhow::Result<Vec<Spec>> {
+        let services = SERVICES.into_iter().map(|name| self.service(name));
+        let workers = (1..=self.args.workers).map(|number| self.worker(number));
+        services.chain(workers).collect()
+    }
+
+    fn service(&self, name: &str) -> anyhow::Result<Spec> {
+        Ok(Spec {
+            name: name.to_owned(),
+            program: sibling(&format!("spotreel-{name}"))?,
+            args: Vec::new(),
+            variables: self.variables(name, name),
+            ready_url: Some(self.ready_url(name)),
+            grace: GRACE,
+        })
+    }
+
+    fn worker(&self, number: u32) -> anyhow::Result<Spec> {
+        let name = worker(number);
+        let step = self
+            .args
+            .step_ms
+            .map(|step| ["--step-ms".to_owned(), step.to_string()]);
+        let command: Vec<String> = [sibling("spotreel-engine-sim")?.display().to_string()]
+            .into_iter()
+            .chain(step.into_iter().flatten())
+            .chain(self.args.engine_arg.iter().cloned())
+            .collect();
+        let scratch = self.dir.join("scratch").join(&name);
+        std::fs::create_dir_all(&scratch)
+            .with_context(|| format!("cannot make {}", scratch.display()))?;
+        let settings = [
+            format!("name={name}"),
+            format!("scratch={}", scratch.display()),
+            format!("engine.command={}", serde_json::to_string(&command)?),
+        ];
+        Ok(Spec {
+            program: sibling("spotreel-worker")?,
+            args: settings
+                .into_iter()
+                .flat_map(|setting| ["--set".to_owned(), setting])
+                .collect(),
+            variables: self.variables("worker", &name),
+            ready_url: Some(self.ready_url(&name)),
+            grace: WORKER_GRACE,
+            name,
+        })
+    }
+
+    fn variables(&self, user: &str, name: &str) -> Vec<(String, String)> {
+        let listen = self.ports.address(name).to_string();
+        [
+            ("SPOTREEL_NATS__URL", self.nats_url().as_str()),
+            ("SPOTREEL_NATS__USER", user),
+            ("SPOTREEL_NATS__PASSWORD", self.secrets.of(user)),
+            ("SPOTREEL_S3__BUCKET", BUCKET),
+            ("SPOTREEL_S3__REGION", REGION),
+            ("SPOTREEL_S3__ENDPOINT_URL", &self.s3_url()),
+            ("SPOTREEL_S3__FORCE_PATH_STYLE", "true"),
+            ("SPOTREEL_HTTP__LISTEN", &listen),
+            ("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", self.secrets.s3()),
+            ("AWS_REGION", REGION),
+            // No instance metadata here: asking for it would only take time.
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    }
+
+    fn ready_url(&self, name: &str) -> String {
+        format!("http://{}/readyz", self.ports.address(name))
+    }
+}
+
+/// A program that lies beside this one.
+fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find this program's own file")?;
+    let path = exe.with_file_name(name);
+    if !path.is_file() {
+        bail!(
+            "{} is missing: `make build` makes all programs",
+            path.display()
+        );
+    }
+    Ok(path)
+}

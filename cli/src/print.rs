@@ -1,0 +1,119 @@
+//! How answers look: JSON lines for programs, short lines and relative times for people.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use spotreel_domain::api::TaskView;
+
+/// One line on stdout. A reader that has gone away (`| head`) ends the command quietly.
+pub fn line(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        let quiet = error.kind() == io::ErrorKind::BrokenPipe;
+        std::process::exit(i32::from(!quiet));
+    }
+}
+
+pub fn json<T: Serialize>(value: &T) {
+    match serde_json::to_string(value) {
+        Ok(text) => line(&text),
+        Err(error) => eprintln!("spotreel: an answer cannot be written as JSON: {error}"),
+    }
+}
+
+/// Rows under a header, each column as wide as its widest cell.
+pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    let mut widths = header.map(|name| name.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: [&str; N]| {
+        let padded = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        line(padded.collect::<Vec<_>>().join("  ").trim_end());
+    };
+    print(header);
+    for row in rows {
+        print(row.each_ref().map(String::as_str));
+    }
+}
+
+/// `12 s ago`, `3 min ago`, `in 2 h`.
+pub fn relative(now: Timestamp, at: Timestamp) -> String {
+    let seconds = now.as_second() - at.as_second();
+    match seconds {
+        -1..=1 => "now".to_owned(),
+        2.. => format!("{} ago", span(seconds.unsigned_abs())),
+        _ => format!("in {}", span(seconds.unsigned_abs())),
+    }
+}
+
+/// One or two units: `45 s`, `3 min`, `2 h 10 min`, `5 d`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 if seconds % 3_600 < 60 => format!("{} h", seconds / 3_600),
+        7_200..=172_799 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+pub fn bytes(count: u64) -> String {
+    indicatif::HumanBytes(count).to_string()
+}
+
+/// The first line of a text, cut to `most` characters.
+pub fn short(text: &str, most: usize) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    if first.chars().count() <= most && first.len() == text.len() {
+        return first.to_owned();
+    }
+    first
+        .chars()
+        .take(most.saturating_sub(1))
+        .chain(['…'])
+        .collect()
+}
+
+/// What is worth knowing about a task besides its state: who renders it, why it failed, where the video is.
+pub fn detail(task: &TaskView, now: Timestamp) -> String {
+    if let Some(error) = &task.error {
+        return short(&error.message, 60);
+    }
+    match (&task.worker, &task.video, task.not_before) {
+        (Some(worker), ..) => format!("on {worker}"),
+        (_, Some(video), _) => bytes(video.artifact.bytes),
+        (_, _, Some(at)) if at > now => format!("again {}", relative(now, at)),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_relative() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let at = |ago: i64| relative(now, Timestamp::from_second(1_000_000 - ago).unwrap());
+        assert_eq!(at(0), "now");
+        assert_eq!(at(45), "45 s ago");
+        assert_eq!(at(200), "3 min ago");
+        assert_eq!(at(7_800), "2 h 10 min ago");
+        assert_eq!(at(400_000), "4 d ago");
+        assert_eq!(at(-30), "in 30 s");
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(short("a fox", 10), "a fox");
+        assert_eq!(short("a red fox in the snow", 10), "a red fox…");
+        assert_eq!(short("one\ntwo", 10), "one…");
+    }
+}

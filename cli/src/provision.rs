@@ -1,0 +1,123 @@
+//! Makes what is missing: streams, consumers, buckets. What exists is compared and left as it is.
+
+use anyhow::Context;
+use serde::Serialize;
+use spotreel_bus::NatsConfig;
+use spotreel_bus::provision::{Layout, Outcome, Report, apply, apply_clients};
+use spotreel_s3::{CheckError, Store, StoreConfig};
+
+use crate::args::ProvisionArgs;
+use crate::connection::{Settings, open};
+use crate::{Done, print};
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    as_wanted: bool,
+    things: &'a [Report],
+}
+
+pub async fn run(settings: &Settings, args: ProvisionArgs) -> anyhow::Result<Done> {
+    // The administrators are other users than the client, so no more than the address is taken from its settings.
+    let url = settings.nats()?.url;
+    let user = |name: &str, password: &String| NatsConfig {
+        url: url.clone(),
+        user: Some(name.to_owned()),
+        password: Some(password.clone()),
+        creds: None,
+    };
+    let password = args.admin_password.as_ref().with_context(|| {
+        format!(
+            "the password of {:?} is missing: set SPOTREEL_PROVISION_PASSWORD",
+            args.admin_user
+        )
+    })?;
+    let admin = user(&args.admin_user, password);
+    let clients = args
+        .clients_password
+        .as_ref()
+        .map(|password| user(&args.clients_user, password));
+    let layout = Layout {
+        replicas: args.replicas,
+        lease: args.lease,
+        ..Layout::default()
+    };
+
+    let mut reports = streams(&admin, clients.as_ref(), &layout).await?;
+    if let Some(bucket) = &args.bucket {
+        reports.push(self::bucket(bucket, &args).await?);
+    }
+    let as_wanted = !reports
+        .iter()
+        .any(|report| matches!(report.outcome, Outcome::Differs { .. }));
+    if args.json {
+        print::json(&Summary {
+            as_wanted,
+            things: &reports,
+        });
+    } else {
+        show(&reports);
+        if clients.is_none() {
+            eprintln!(
+                "the clients' copy of the events was not made: set SPOTREEL_CLIENTS_PROVISION_PASSWORD"
+            );
+        }
+    }
+    Ok(if as_wanted { Done::Well } else { Done::Failed })
+}
+
+/// Everything in NATS.
+pub async fn streams(
+    admin: &NatsConfig,
+    clients: Option<&NatsConfig>,
+    layout: &Layout,
+) -> anyhow::Result<Vec<Report>> {
+    let client = open(admin, "provision").await?;
+    let mut reports = apply(&client, layout).await?;
+    if let Some(clients) = clients {
+        let client = open(clients, "provision").await?;
+        let mut mirror = apply_clients(&client, layout).await?;
+        mirror.name.push_str(" (clients)");
+        reports.push(mirror);
+    }
+    Ok(reports)
+}
+
+async fn bucket(name: &str, args: &ProvisionArgs) -> anyhow::Result<Report> {
+    let config = StoreConfig {
+        bucket: name.to_owned(),
+        region: args.region.clone(),
+        force_path_style: args.s3_endpoint.is_some(),
+        endpoint_url: args.s3_endpoint.clone(),
+        public_endpoint_url: None,
+    };
+    let store = Store::connect(&config).await;
+    let outcome = match store.check().await {
+        Ok(()) => Outcome::AsWanted,
+        Err(CheckError::NoBucket { .. }) => {
+            store.create_bucket_if_missing().await?;
+            Outcome::Created
+        }
+        Err(error) => return Err(error).context("check AWS_ENDPOINT_URL and the AWS credentials"),
+    };
+    Ok(Report {
+        name: format!("bucket {name}"),
+        outcome,
+    })
+}
+
+fn show(reports: &[Report]) {
+    let rows: Vec<[String; 2]> = reports
+        .iter()
+        .map(|report| {
+            let outcome = match &report.outcome {
+                Outcome::Created => "created".to_owned(),
+                Outcome::AsWanted => "as wanted".to_owned(),
+                Outcome::Differs { differences } => {
+                    format!("DIFFERS, left as it is: {}", differences.join("; "))
+                }
+            };
+            [report.name.clone(), outcome]
+        })
+        .collect();
+    print::table(["NAME", "OUTCOME"], &rows);
+}

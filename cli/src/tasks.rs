@@ -1,0 +1,182 @@
+//! Looking at tasks, and changing their course.
+
+use jiff::Timestamp;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::names;
+use spotreel_domain::api::{ListPage, ListQuery, TaskRef, TaskView};
+use spotreel_domain::task::Attempt;
+
+use crate::args::{IdsArgs, ListArgs, StatusArgs};
+use crate::connection::{Api, Settings};
+use crate::print::{self, relative, short};
+use crate::{Done, watch};
+
+/// What is asked for at once.
+const PAGE: u32 = 200;
+
+pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
+    let api = Api::open(settings).await?;
+    let most = if args.all { u32::MAX } else { args.limit };
+    let (mut rows, mut seen, mut cursor) = (Vec::new(), 0u32, None);
+    let now = ambient::now();
+    loop {
+        let query = ListQuery {
+            state: args.state.clone(),
+            model: args.model.clone(),
+            limit: Some(PAGE.min(most - seen)),
+            cursor,
+        };
+        let page: ListPage = api.call(names::LIST, &query).await?;
+        for task in &page.tasks {
+            seen += 1;
+            if args.json {
+                print::json(task);
+            } else {
+                rows.push(row(task, now));
+            }
+        }
+        cursor = page.next_cursor;
+        if cursor.is_none() || seen >= most {
+            break;
+        }
+    }
+    if args.json {
+        return Ok(Done::Well);
+    }
+    if rows.is_empty() {
+        print::line("no tasks");
+        return Ok(Done::Well);
+    }
+    print::table(["ID", "STATE", "SINCE", "MODEL", "PROMPT", ""], &rows);
+    if cursor.is_some() {
+        eprintln!("there are more: --all prints them");
+    }
+    Ok(Done::Well)
+}
+
+fn row(task: &TaskView, now: Timestamp) -> [String; 6] {
+    [
+        task.id.to_string(),
+        task.state.clone(),
+        relative(now, task.at),
+        task.spec.model.to_string(),
+        short(&task.spec.prompt, 40),
+        print::detail(task, now),
+    ]
+}
+
+pub async fn status(settings: &Settings, args: StatusArgs) -> anyhow::Result<Done> {
+    let api = Api::open(settings).await?;
+    let task: TaskView = api.call(names::GET, &TaskRef { id: args.id }).await?;
+    if args.json {
+        print::json(&task);
+    } else {
+        show(&task, ambient::now());
+    }
+    Ok(Done::Well)
+}
+
+fn show(task: &TaskView, now: Timestamp) {
+    let field =
+        |name: &str, value: &str| print::line(&format!("{:<11}{value}", format!("{name}:")));
+    let spec = &task.spec;
+    field("task", task.id.as_str());
+    field(
+        "state",
+        &format!("{}, {}", task.state, relative(now, task.at)),
+    );
+    field("submitted", &relative(now, task.submitted_at));
+    if let Some(at) = task.not_before.filter(|at| *at > now) {
+        field("next try", &relative(now, at));
+    }
+    if let Some(at) = spec.expires_at {
+        field("expires", &relative(now, at));
+    }
+    field("prompt", &short(&spec.prompt, 200));
+    field(
+        "video",
+        &format!(
+            "{}, {}x{}, {} frames at {}/s, {} steps, seed {}",
+            spec.model, spec.width, spec.height, spec.frames, spec.fps, spec.steps, spec.seed
+        ),
+    );
+    if !spec.labels.is_empty() {
+        let labels = spec
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        field("labels", &labels.collect::<Vec<_>>().join(" "));
+    }
+    if let Some(video) = &task.video {
+        let artifact = &video.artifact;
+        let size = print::bytes(artifact.bytes);
+        field(
+            "result",
+            &format!("s3://{}/{} ({size})", artifact.bucket, artifact.key),
+        );
+        field("fetch", &format!("spotreel get {}", task.id));
+    }
+    if let Some(error) = &task.error {
+        field("error", &error.message);
+        field("again", &format!("spotreel retry {}", task.id));
+    }
+    if !task.attempts.is_empty() {
+        print::line("");
+        let rows: Vec<_> = task
+            .attempts
+            .iter()
+            .map(|attempt| attempt_row(attempt, now))
+            .collect();
+        print::table(
+            ["TRY ON", "STARTED", "TOOK", "FROM STEP", "OUTCOME", ""],
+            &rows,
+        );
+    }
+}
+
+fn attempt_row(attempt: &Attempt, now: Timestamp) -> [String; 6] {
+    let end = attempt.ended_at.unwrap_or(now);
+    let took = (end.as_second() - attempt.started_at.as_second())
+        .max(0)
+        .unsigned_abs();
+    [
+        attempt.worker.clone(),
+        relative(now, attempt.started_at),
+        print::span(took),
+        attempt.from_step.to_string(),
+        format!("{:?}", attempt.outcome).to_lowercase(),
+        attempt
+            .error
+            .as_ref()
+            .map(|error| short(&error.message, 60))
+            .unwrap_or_default(),
+    ]
+}
+
+pub async fn cancel(settings: &Settings, args: IdsArgs) -> anyhow::Result<Done> {
+    change(settings, args, names::CANCEL).await
+}
+
+pub async fn retry(settings: &Settings, args: IdsArgs) -> anyhow::Result<Done> {
+    change(settings, args, names::RETRY).await
+}
+
+/// Goes on after a refusal: the other tasks are wanted too.
+async fn change(settings: &Settings, args: IdsArgs, verb: &str) -> anyhow::Result<Done> {
+    let api = Api::open(settings).await?;
+    let mut done = Done::Well;
+    for id in args.ids {
+        match api
+            .call::<_, TaskView>(verb, &TaskRef { id: id.clone() })
+            .await
+        {
+            Ok(task) if args.json => print::json(&task),
+            Ok(task) => print::line(&watch::sentence(&task)),
+            Err(error) => {
+                done = Done::Failed;
+                eprintln!("{id}: {error}");
+            }
+        }
+    }
+    Ok(done)
+}
