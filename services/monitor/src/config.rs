@@ -74,7 +74,11 @@ pub struct ReconcileConfig {
 
 impl Config for MonitorConfig {
     fn common(&self) -> Common<'_> {
-        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+        Common {
+            http: &self.http,
+            telemetry: &self.telemetry,
+            shutdown: &self.shutdown,
+        }
     }
 }
 
@@ -104,7 +108,10 @@ impl MonitorConfig {
             }
         }
         if self.sweeper.mark_every > RAREST_MARK {
-            return refuse("sweeper.mark_every", "is at most 15s: counts are trusted for 30 s after a mark");
+            return refuse(
+                "sweeper.mark_every",
+                "is at most 15s: counts are trusted for 30 s after a mark",
+            );
         }
         if self.janitor.keep_finished < self.janitor.grace {
             return refuse("janitor.keep_finished", "is no shorter than janitor.grace");

@@ -40,12 +40,16 @@ impl Deadlines {
     async fn end(&self, queued: &Recorded) -> Result<Verdict, ActError> {
         let (id, entry) = (&queued.task.id, queued.sequence);
         loop {
-            let Some(last) = self.log.last(id).await? else { return Ok(Verdict::Done) };
+            let Some(last) = self.log.last(id).await? else {
+                return Ok(Verdict::Done);
+            };
             if last.task.entry != entry {
                 return Ok(Verdict::Done);
             }
             // Refused: it has ended already.
-            let Ok(step) = last.task.expired(ambient::now()) else { return Ok(Verdict::Done) };
+            let Ok(step) = last.task.expired(ambient::now()) else {
+                return Ok(Verdict::Done);
+            };
             let append = Append::new(step, last.sequence, ambient::uuid_v4());
             match self.log.append(&append).await {
                 Ok(_) => break,
@@ -57,8 +61,15 @@ impl Deadlines {
         tracing::info!(task = %id, "expired");
         // A crash from here on is mended by the sweeper, and by the worker's next renewal.
         let gone = self.log.delete(entry).await;
-        gone.map_err(|source| ActError::Delete { sequence: entry, source })?;
-        let _ = self.log.client().publish(names::hint(id), Bytes::new()).await;
+        gone.map_err(|source| ActError::Delete {
+            sequence: entry,
+            source,
+        })?;
+        let _ = self
+            .log
+            .client()
+            .publish(names::hint(id), Bytes::new())
+            .await;
         Ok(Verdict::Done)
     }
 }

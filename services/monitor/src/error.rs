@@ -8,7 +8,10 @@ use spotreel_s3::{DeleteError, ListError};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{key} {rule}")]
-    Config { key: &'static str, rule: &'static str },
+    Config {
+        key: &'static str,
+        rule: &'static str,
+    },
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.

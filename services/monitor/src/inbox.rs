@@ -93,7 +93,12 @@ impl Inbox {
             if batch.is_empty() {
                 batch.extend(queue.pull(self.config.pull_wait).await?);
             }
-            join_all(batch.iter().map(|delivery| self.handle(delivery, queue.ack_wait(), hear))).await;
+            join_all(
+                batch
+                    .iter()
+                    .map(|delivery| self.handle(delivery, queue.ack_wait(), hear)),
+            )
+            .await;
         }
         Ok(())
     }
@@ -110,8 +115,15 @@ impl Inbox {
             },
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
-                tracing::error!(error, consumer, subject, sequence, "an event of the log cannot be read and is passed over");
+                let (consumer, subject, sequence) =
+                    (self.consumer, &delivery.subject, delivery.sequence);
+                tracing::error!(
+                    error,
+                    consumer,
+                    subject,
+                    sequence,
+                    "an event of the log cannot be read and is passed over"
+                );
                 metrics::unreadable(self.consumer);
                 Ok(Verdict::Done)
             }
@@ -121,7 +133,12 @@ impl Inbox {
             Ok(Verdict::Later(delay)) => delivery.nak(delay).await,
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(error, consumer = self.consumer, subject = delivery.subject, "not done, trying again");
+                tracing::warn!(
+                    error,
+                    consumer = self.consumer,
+                    subject = delivery.subject,
+                    "not done, trying again"
+                );
                 metrics::retry(self.consumer);
                 delivery.nak(self.config.retry_after).await
             }

@@ -38,7 +38,12 @@ pub struct Janitor {
 
 impl Janitor {
     pub fn new(log: TaskLog, store: Store, config: JanitorConfig, retry_after: Duration) -> Self {
-        Self { log, store, config, retry_after }
+        Self {
+            log,
+            store,
+            config,
+            retry_after,
+        }
     }
 
     pub async fn hear(self: Arc<Self>, end: Recorded) -> Result<Verdict, ActError> {
@@ -65,8 +70,10 @@ impl Janitor {
             State::Succeeded { artifact } => Some(artifact.key.as_str()),
             _ => None,
         };
-        self.drop_objects(&end, &format!("renders/{id}/"), named).await?;
-        self.drop_objects(&end, &format!("checkpoints/{id}/"), None).await?;
+        self.drop_objects(&end, &format!("renders/{id}/"), named)
+            .await?;
+        self.drop_objects(&end, &format!("checkpoints/{id}/"), None)
+            .await?;
         Ok(Verdict::Done)
     }
 
@@ -79,8 +86,10 @@ impl Janitor {
     async fn everyone_is_past(&self, consumers: &[&str], sequence: u64) -> Result<bool, ActError> {
         for consumer in consumers {
             let info = reconcile::consumer(self.log.client(), consumer).await;
-            let info = info
-                .map_err(|source| ActError::Look { consumer: (*consumer).to_owned(), source })?;
+            let info = info.map_err(|source| ActError::Look {
+                consumer: (*consumer).to_owned(),
+                source,
+            })?;
             let idle = info.num_pending == 0 && info.num_ack_pending == 0;
             if !idle && info.ack_floor.stream_sequence < sequence {
                 return Ok(false);
@@ -93,8 +102,11 @@ impl Janitor {
     async fn drop_history(&self, end: &Recorded) -> Result<(), ActError> {
         loop {
             let history = self.log.history(&end.task.id).await?;
-            let early: Vec<u64> =
-                history.iter().map(|event| event.sequence).filter(|at| *at < end.sequence).collect();
+            let early: Vec<u64> = history
+                .iter()
+                .map(|event| event.sequence)
+                .filter(|at| *at < end.sequence)
+                .collect();
             if early.is_empty() {
                 return Ok(());
             }
@@ -140,7 +152,10 @@ impl Janitor {
                 _ = tick.tick() => {}
                 () = stopping.cancelled() => return,
             }
-            if let Err(error) = self.remove_old_once(ambient::now()).await {
+            let pass = stopping
+                .run_until_cancelled(self.remove_old_once(ambient::now()))
+                .await;
+            if let Some(Err(error)) = pass {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::warn!(error, "old tasks were not all removed, trying again later");
             }
@@ -166,7 +181,9 @@ impl Janitor {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let Some(newest) = events.last() else { return Ok(removed) };
+            let Some(newest) = events.last() else {
+                return Ok(removed);
+            };
             from = newest.sequence + 1;
             for event in &events {
                 if age(event, now) < self.config.keep_finished {

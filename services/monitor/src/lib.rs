@@ -61,7 +61,8 @@ pub async fn start(config: MonitorConfig, ctx: Context) -> anyhow::Result<()> {
 /// As [`start`], over connections that are made already.
 pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, store: Store) {
     let log = TaskLog::open(&client).await;
-    let inbox = |consumer, concurrent| Inbox::new(&client, consumer, concurrent, &config.inbox, &ctx);
+    let inbox =
+        |consumer, concurrent| Inbox::new(&client, consumer, concurrent, &config.inbox, &ctx);
 
     let sweeper = Arc::new(Sweeper::new(log.clone()));
     let events = inbox(sweeper::CONSUMER, config.sweeper.concurrent);
@@ -69,13 +70,22 @@ pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, sto
         events.serve(|event| Arc::clone(&sweeper).hear(event)).await;
         Ok(())
     });
-    let mark = sweeper::mark(client.clone(), config.sweeper.mark_every, ctx.stopping.clone());
+    let mark = sweeper::mark(
+        client.clone(),
+        config.sweeper.mark_every,
+        ctx.stopping.clone(),
+    );
     ctx.spawn("sweeper's mark", async move {
         mark.await;
         Ok(())
     });
 
-    let janitor = Arc::new(Janitor::new(log.clone(), store, config.janitor.clone(), config.inbox.retry_after));
+    let janitor = Arc::new(Janitor::new(
+        log.clone(),
+        store,
+        config.janitor.clone(),
+        config.inbox.retry_after,
+    ));
     let events = inbox(janitor::CONSUMER, config.janitor.concurrent);
     let removal = Arc::clone(&janitor).remove_old(ctx.stopping.clone());
     ctx.spawn("janitor", async move {
@@ -90,7 +100,9 @@ pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, sto
     let deadlines = Arc::new(Deadlines::new(log, config.deadlines.clone()));
     let events = inbox(deadlines::CONSUMER, config.deadlines.concurrent);
     ctx.spawn("deadlines", async move {
-        events.serve(|event| Arc::clone(&deadlines).hear(event)).await;
+        events
+            .serve(|event| Arc::clone(&deadlines).hear(event))
+            .await;
         Ok(())
     });
 

@@ -20,14 +20,32 @@ const LOG_MAX: &str = "spotreel_log_max_bytes";
 pub fn describe() {
     describe_counter!(SWEPT, "Work items of ended rounds deleted from the log");
     describe_counter!(REMOVED, "Events deleted from the log");
-    describe_counter!(OBJECTS, "Checkpoints and unnamed videos deleted from the store");
+    describe_counter!(
+        OBJECTS,
+        "Checkpoints and unnamed videos deleted from the store"
+    );
     describe_counter!(EXPIRED, "Tasks ended at their deadline");
-    describe_counter!(RETRIES, "Events that could not be handled and came back, by consumer");
-    describe_counter!(UNREADABLE, "Messages of the log that could not be read and were passed over, by consumer");
+    describe_counter!(
+        RETRIES,
+        "Events that could not be handled and came back, by consumer"
+    );
+    describe_counter!(
+        UNREADABLE,
+        "Messages of the log that could not be read and were passed over, by consumer"
+    );
     describe_gauge!(MARK, "When no ended task was last seen to hold a work item");
-    describe_gauge!(PENDING, "Events that a consumer of the log has not been handed yet");
-    describe_gauge!(ACK_PENDING, "Events that a consumer of the log was handed and has not acked");
-    describe_gauge!(QUEUE, "Runnable tasks, those being rendered included, by model and priority");
+    describe_gauge!(
+        PENDING,
+        "Events that a consumer of the log has not been handed yet"
+    );
+    describe_gauge!(
+        ACK_PENDING,
+        "Events that a consumer of the log was handed and has not acked"
+    );
+    describe_gauge!(
+        QUEUE,
+        "Runnable tasks, those being rendered included, by model and priority"
+    );
     describe_gauge!(LOG_BYTES, "Bytes of the task log");
     describe_gauge!(LOG_MAX, "Bytes that the task log may have");
 }

@@ -15,7 +15,12 @@ use crate::error::LookError;
 use crate::metrics;
 
 const LOG_CHECK: &str = "task log";
-const HEARERS: [&str; 4] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR, CONSUMER_DEADLINES];
+const HEARERS: [&str; 4] = [
+    CONSUMER_NOTIFIER,
+    CONSUMER_SWEEPER,
+    CONSUMER_JANITOR,
+    CONSUMER_DEADLINES,
+];
 
 pub(crate) struct Reconcile {
     client: Client,
@@ -34,7 +39,12 @@ struct Known {
 impl Reconcile {
     pub fn new(client: Client, config: ReconcileConfig, ctx: &Context) -> Self {
         ctx.health.expect(LOG_CHECK);
-        Self { client, config, health: ctx.health.clone(), stopping: ctx.stopping.clone() }
+        Self {
+            client,
+            config,
+            health: ctx.health.clone(),
+            stopping: ctx.stopping.clone(),
+        }
     }
 
     pub async fn run(&self) {
@@ -69,21 +79,37 @@ impl Reconcile {
         for model in Model::ALL {
             for priority in Priority::ALL {
                 let info = consumer(&self.client, &work_consumer(model, priority)).await?;
-                metrics::queue(model, priority, info.num_pending + info.num_ack_pending as u64);
+                metrics::queue(
+                    model,
+                    priority,
+                    info.num_pending + info.num_ack_pending as u64,
+                );
             }
         }
         self.measure_log(known).await
     }
 
     async fn measure_log(&self, known: &mut Known) -> Result<(), LookError> {
-        let stream = async_nats::jetstream::new(self.client.clone()).get_stream(TASKS).await?;
+        let stream = async_nats::jetstream::new(self.client.clone())
+            .get_stream(TASKS)
+            .await?;
         let info = stream.cached_info();
         let max = u64::try_from(info.config.max_bytes).unwrap_or_default();
         metrics::log_room(info.state.bytes, max);
-        let percent = info.state.bytes.saturating_mul(100).checked_div(max).unwrap_or_default();
+        let percent = info
+            .state
+            .bytes
+            .saturating_mul(100)
+            .checked_div(max)
+            .unwrap_or_default();
         let crowded = percent >= self.config.log_warn_percent;
         if crowded && !known.crowded {
-            tracing::warn!(percent, bytes = info.state.bytes, max, "the task log is filling up; intake refuses new tasks at 80 %");
+            tracing::warn!(
+                percent,
+                bytes = info.state.bytes,
+                max,
+                "the task log is filling up; intake refuses new tasks at 80 %"
+            );
         }
         known.crowded = crowded;
         Ok(())

@@ -30,7 +30,10 @@ impl Sweeper {
 
     pub async fn hear(self: Arc<Self>, event: Recorded) -> Result<Verdict, ActError> {
         if let Some(sequence) = ended_entry(event.event, &event.task) {
-            self.log.delete(sequence).await.map_err(|source| ActError::Delete { sequence, source })?;
+            self.log
+                .delete(sequence)
+                .await
+                .map_err(|source| ActError::Delete { sequence, source })?;
             metrics::swept();
         }
         Ok(Verdict::Done)
@@ -61,7 +64,10 @@ pub(crate) async fn mark(client: Client, every: Duration, stopping: Cancellation
         }
         if let Err(error) = try_mark(&client).await {
             let error = format!("{:#}", anyhow::Error::new(error));
-            tracing::warn!(error, "the sweeper's mark could not be set; trigger and fleet will wait for it");
+            tracing::warn!(
+                error,
+                "the sweeper's mark could not be set; trigger and fleet will wait for it"
+            );
         }
     }
 }
@@ -71,7 +77,8 @@ async fn try_mark(client: &Client) -> Result<(), LookError> {
     let consumer = reconcile::consumer(client, CONSUMER).await?;
     let caught_up = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
     if caught_up {
-        let mark = serde_json::json!({ "at": at, "log_sequence": consumer.delivered.stream_sequence });
+        let mark =
+            serde_json::json!({ "at": at, "log_sequence": consumer.delivered.stream_sequence });
         kv::put_mark(client, SWEEPER_MARK, &mark).await?;
         metrics::marked(at);
     }

@@ -43,7 +43,12 @@ pub struct Notifier {
 
 impl Notifier {
     pub async fn new(client: &Client, store: Store, config: NotifierConfig) -> Self {
-        Self { client: client.clone(), events: EventStream::open(client).await, store, config }
+        Self {
+            client: client.clone(),
+            events: EventStream::open(client).await,
+            store,
+            config,
+        }
     }
 
     /// Not ready until the consumer has been found.
@@ -142,8 +147,10 @@ impl Notifier {
                 headers.insert(name, value.clone());
             }
         }
-        let stored =
-            self.events.publish(&task.id, event.as_str(), sequence, headers, payload.into()).await?;
+        let stored = self
+            .events
+            .publish(&task.id, event.as_str(), sequence, headers, payload.into())
+            .await?;
         Ok(if stored { Said::Now } else { Said::Before })
     }
 
@@ -151,14 +158,23 @@ impl Notifier {
         let expires = self.config.link_expires;
         let url_expires_at = ambient::now().saturating_add(expires).ok();
         match self.store.presign_get(&artifact.key, expires).await {
-            Ok(url) => Ok(Video { artifact: artifact.clone(), url: Some(url), url_expires_at }),
-            Err(source) if source.retryable() => {
-                Err(NotifyError::Link { key: artifact.key.clone(), source })
-            }
+            Ok(url) => Ok(Video {
+                artifact: artifact.clone(),
+                url: Some(url),
+                url_expires_at,
+            }),
+            Err(source) if source.retryable() => Err(NotifyError::Link {
+                key: artifact.key.clone(),
+                source,
+            }),
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 tracing::error!(error = %format!("{error:#}"), key = artifact.key, "no link can be made; the event goes out without one");
-                Ok(Video { artifact: artifact.clone(), url: None, url_expires_at: None })
+                Ok(Video {
+                    artifact: artifact.clone(),
+                    url: None,
+                    url_expires_at: None,
+                })
             }
         }
     }
@@ -197,5 +213,9 @@ fn count(recorded: &Recorded, said: Said) {
         Said::Now => "published",
         Said::Before => "before",
     };
-    metrics::said(recorded.event.as_str(), outcome, Duration::try_from(delay).unwrap_or_default());
+    metrics::said(
+        recorded.event.as_str(),
+        outcome,
+        Duration::try_from(delay).unwrap_or_default(),
+    );
 }

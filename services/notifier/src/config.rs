@@ -32,7 +32,11 @@ pub struct NotifierConfig {
 
 impl Config for NotifierConfig {
     fn common(&self) -> Common<'_> {
-        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+        Common {
+            http: &self.http,
+            telemetry: &self.telemetry,
+            shutdown: &self.shutdown,
+        }
     }
 }
 
@@ -44,7 +48,10 @@ impl NotifierConfig {
             return refuse("link_expires", "is one second to seven days, S3's limit");
         }
         if self.pull_wait.is_zero() || self.retry_first.is_zero() {
-            return refuse("pull_wait and retry_first", "are more than nothing: the loop would spin");
+            return refuse(
+                "pull_wait and retry_first",
+                "are more than nothing: the loop would spin",
+            );
         }
         if self.retry_longest < self.retry_first {
             return refuse("retry_longest", "is no shorter than retry_first");

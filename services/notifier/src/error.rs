@@ -6,7 +6,10 @@ use spotreel_s3::PresignError;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{key} {rule}")]
-    Config { key: &'static str, rule: &'static str },
+    Config {
+        key: &'static str,
+        rule: &'static str,
+    },
 }
 
 /// Why an event was not published by this try. The next one may do it.

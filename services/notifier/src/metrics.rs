@@ -10,10 +10,19 @@ const UNREADABLE: &str = "spotreel_notifier_unreadable_total";
 const DELAY: &str = "spotreel_notifier_delay_seconds";
 
 pub fn describe() {
-    describe_counter!(EVENTS, "Log events handled, by event and whether they had been published before");
+    describe_counter!(
+        EVENTS,
+        "Log events handled, by event and whether they had been published before"
+    );
     describe_counter!(RETRIES, "Tries to publish an event that failed");
-    describe_counter!(UNREADABLE, "Messages of the log that could not be read and were passed over");
-    describe_histogram!(DELAY, "From an event's place in the log to its place in EVENTS");
+    describe_counter!(
+        UNREADABLE,
+        "Messages of the log that could not be read and were passed over"
+    );
+    describe_histogram!(
+        DELAY,
+        "From an event's place in the log to its place in EVENTS"
+    );
 }
 
 pub fn said(event: &'static str, outcome: &'static str, delay: Duration) {

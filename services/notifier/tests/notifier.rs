@@ -22,7 +22,10 @@ fn config() -> NotifierConfig {
 }
 
 async fn notifier(nats: &Nats) -> Notifier {
-    let keys = Keys { access_key: "local".into(), secret_key: "local-secret".into() };
+    let keys = Keys {
+        access_key: "local".into(),
+        secret_key: "local-secret".into(),
+    };
     let store = Store::connect_with_keys(&config().s3, keys).await;
     Notifier::new(&nats.client("notifier").await, store, config()).await
 }
@@ -34,11 +37,19 @@ struct Running {
 }
 
 async fn run(nats: &Nats) -> Running {
-    let (notifier, health, stopping) = (notifier(nats).await, Health::new(), CancellationToken::new());
+    let (notifier, health, stopping) = (
+        notifier(nats).await,
+        Health::new(),
+        CancellationToken::new(),
+    );
     notifier.announce(&health);
     let (heard, told) = (health.clone(), stopping.clone());
     let task = tokio::spawn(async move { notifier.run(&heard, &told).await });
-    Running { task, health, stopping }
+    Running {
+        task,
+        health,
+        stopping,
+    }
 }
 
 struct Public {
@@ -56,7 +67,12 @@ async fn public(hand: &Hand) -> Vec<Public> {
     let mut all = Vec::new();
     for sequence in 1..=last {
         let message = stream.get_raw_message(sequence).await.unwrap();
-        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let header = |name: &str| {
+            message
+                .headers
+                .get(name)
+                .map(|value| value.as_str().to_owned())
+        };
         all.push(Public {
             subject: message.subject.to_string(),
             log_sequence: header(HEADER_LOG_SEQUENCE).unwrap().parse().unwrap(),
@@ -69,7 +85,13 @@ async fn public(hand: &Hand) -> Vec<Public> {
 
 async fn log_end(hand: &Hand) -> u64 {
     let context = async_nats::jetstream::new(hand.client.clone());
-    context.get_stream(TASKS).await.unwrap().cached_info().state.last_sequence
+    context
+        .get_stream(TASKS)
+        .await
+        .unwrap()
+        .cached_info()
+        .state
+        .last_sequence
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -82,7 +104,8 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
         tokio::spawn(async move {
             let task = hand.submit(&format!("t{n}"), None).await;
             let task = hand.started(&task).await;
-            hand.succeeded(&task, &format!("renders/t{n}/{}.mp4", task.sequence)).await;
+            hand.succeeded(&task, &format!("renders/t{n}/{}.mp4", task.sequence))
+                .await;
         })
     });
     for writer in writers.collect::<Vec<_>>() {
@@ -90,19 +113,28 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
     }
     let end = log_end(&hand).await;
     until("all is said", async || {
-        public(&hand).await.last().is_some_and(|event| event.log_sequence == end)
+        public(&hand)
+            .await
+            .last()
+            .is_some_and(|event| event.log_sequence == end)
     })
     .await;
     let said = public(&hand).await;
     let order: Vec<u64> = said.iter().map(|event| event.log_sequence).collect();
     assert_eq!(order, (1..=end).collect::<Vec<_>>());
 
-    let success = said.iter().find(|event| event.subject == "spotreel.task.t0.succeeded").unwrap();
+    let success = said
+        .iter()
+        .find(|event| event.subject == "spotreel.task.t0.succeeded")
+        .unwrap();
     assert_eq!(success.event.kind, "io.spotreel.task.succeeded.v1");
     assert_eq!(success.event.id, format!("t0/{}", success.log_sequence));
     let video = success.event.data.video.as_ref().unwrap();
     let url = video.url.as_ref().unwrap();
-    assert!(url.contains(&video.artifact.key) && url.contains("X-Amz-Expires=86400"), "{url}");
+    assert!(
+        url.contains(&video.artifact.key) && url.contains("X-Amz-Expires=86400"),
+        "{url}"
+    );
     assert!(video.url_expires_at.unwrap() > success.event.time);
     for one in both {
         assert!(one.health.readiness().ready);
@@ -121,24 +153,45 @@ async fn a_crash_between_publish_and_ack_says_nothing_twice() {
     // The crash: published, and never acked. The lease is ended early.
     let dying = notifier(&nats).await;
     let client = nats.client("notifier").await;
-    let queue = Queue::open(&client, TASKS, CONSUMER_NOTIFIER).await.unwrap();
+    let queue = Queue::open(&client, TASKS, CONSUMER_NOTIFIER)
+        .await
+        .unwrap();
     let delivery = queue.pull(Duration::from_secs(2)).await.unwrap().unwrap();
-    assert_eq!(dying.publish(&delivery.recorded().unwrap()).await.unwrap(), Said::Now);
+    assert_eq!(
+        dying.publish(&delivery.recorded().unwrap()).await.unwrap(),
+        Said::Now
+    );
     // A second one that was handed the same message decides the same.
-    assert_eq!(dying.publish(&delivery.recorded().unwrap()).await.unwrap(), Said::Before);
+    assert_eq!(
+        dying.publish(&delivery.recorded().unwrap()).await.unwrap(),
+        Said::Before
+    );
     delivery.nak(Duration::ZERO).await.unwrap();
 
     let next = run(&nats).await;
-    until("the next event is said", async || public(&hand).await.len() == 2).await;
-    let subjects: Vec<_> = public(&hand).await.into_iter().map(|event| event.subject).collect();
-    assert_eq!(subjects, ["spotreel.task.t1.queued", "spotreel.task.t1.started"]);
+    until("the next event is said", async || {
+        public(&hand).await.len() == 2
+    })
+    .await;
+    let subjects: Vec<_> = public(&hand)
+        .await
+        .into_iter()
+        .map(|event| event.subject)
+        .collect();
+    assert_eq!(
+        subjects,
+        ["spotreel.task.t1.queued", "spotreel.task.t1.started"]
+    );
 
     // Killed while it waits for more: the one after it goes on.
     next.task.abort();
     let _ = next.task.await;
     let _other = run(&nats).await;
     let started = hand.log.last(&task.task.id).await.unwrap().unwrap();
-    let started = harness::Written { task: started.task, sequence: started.sequence };
+    let started = harness::Written {
+        task: started.task,
+        sequence: started.sequence,
+    };
     hand.cancelled(&started).await;
     until("the end is said", async || public(&hand).await.len() == 3).await;
 }
@@ -152,14 +205,32 @@ async fn a_later_round_is_heard_again() {
     let first = hand.failed(&hand.started(&first).await).await;
     let second = hand.requeued(&first).await;
     hand.failed(&hand.started(&second).await).await;
-    until("both rounds are said", async || public(&hand).await.len() == 6).await;
+    until("both rounds are said", async || {
+        public(&hand).await.len() == 6
+    })
+    .await;
     let said: Vec<_> = public(&hand)
         .await
         .into_iter()
-        .map(|event| (event.subject.rsplit('.').next().unwrap().to_owned(), event.event.data.round))
+        .map(|event| {
+            (
+                event.subject.rsplit('.').next().unwrap().to_owned(),
+                event.event.data.round,
+            )
+        })
         .collect();
-    let expected = [("queued", 1), ("started", 1), ("failed", 1), ("queued", 2), ("started", 2), ("failed", 2)];
-    assert_eq!(said, expected.map(|(event, round)| (event.to_owned(), round)));
+    let expected = [
+        ("queued", 1),
+        ("started", 1),
+        ("failed", 1),
+        ("queued", 2),
+        ("started", 2),
+        ("failed", 2),
+    ];
+    assert_eq!(
+        said,
+        expected.map(|(event, round)| (event.to_owned(), round))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -167,7 +238,10 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
     let nats = Nats::start().await;
     let hand = nats.hand().await;
     let context = async_nats::jetstream::new(hand.client.clone());
-    let garbage = context.publish("spotreel.log.t0.failed", "garbage".into()).await.unwrap();
+    let garbage = context
+        .publish("spotreel.log.t0.failed", "garbage".into())
+        .await
+        .unwrap();
     garbage.await.unwrap();
     let written = hand.submit("t1", None).await;
     let mut append = spotreel_bus::log::Append::new(
@@ -179,7 +253,10 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
     append.headers.insert("traceparent", trace);
     hand.log.append(&append).await.unwrap();
     let running = run(&nats).await;
-    until("both events are said", async || public(&hand).await.len() == 2).await;
+    until("both events are said", async || {
+        public(&hand).await.len() == 2
+    })
+    .await;
     assert_eq!(public(&hand).await[1].trace.as_deref(), Some(trace));
     assert!(running.health.readiness().ready);
 }

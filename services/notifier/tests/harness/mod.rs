@@ -16,8 +16,15 @@ use spotreel_domain::{Event, Task, TaskId};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "secret";
-const USERS: [&str; 7] =
-    ["PROVISION", "INTAKE", "NOTIFIER", "MONITOR", "WORKER", "CLIENTS_PROVISION", "CLIENT"];
+const USERS: [&str; 7] = [
+    "PROVISION",
+    "INTAKE",
+    "NOTIFIER",
+    "MONITOR",
+    "WORKER",
+    "CLIENTS_PROVISION",
+    "CLIENT",
+];
 /// Far more than anything here takes; a condition that is not met by then never will be.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,7 +42,8 @@ impl Nats {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let binary = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
+        let config =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
         let child = Command::new(binary)
             .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
             .arg(config)
@@ -46,12 +54,20 @@ impl Nats {
             .stderr(Stdio::null())
             .spawn()
             .expect("nats-server: set SPOTREEL_NATS_SERVER to its path");
-        let nats = Self { child, port, _dir: dir };
+        let nats = Self {
+            child,
+            port,
+            _dir: dir,
+        };
         until("the server listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
         })
         .await;
-        provision::apply(&nats.client("provision").await, &Layout::default()).await.unwrap();
+        provision::apply(&nats.client("provision").await, &Layout::default())
+            .await
+            .unwrap();
         nats
     }
 
@@ -68,7 +84,10 @@ impl Nats {
     /// Writes as the user who may write everything.
     pub async fn hand(&self) -> Hand {
         let client = self.client("provision").await;
-        Hand { log: TaskLog::open(&client).await, client }
+        Hand {
+            log: TaskLog::open(&client).await,
+            client,
+        }
     }
 }
 
@@ -103,17 +122,27 @@ impl Hand {
         };
         let mut valid = request.validate(now).unwrap();
         valid.spec.expires_at = expires_in.map(|rest| now + rest);
-        let step = Task::submit(TaskId::parse(id).unwrap(), valid.spec, valid.content_hash, now);
+        let step = Task::submit(
+            TaskId::parse(id).unwrap(),
+            valid.spec,
+            valid.content_hash,
+            now,
+        );
         self.append(step, 0).await
     }
 
     pub async fn started(&self, before: &Written) -> Written {
-        self.next(before, |task| task.started("w1", "i-1", 0, ambient::now())).await
+        self.next(before, |task| task.started("w1", "i-1", 0, ambient::now()))
+            .await
     }
 
     pub async fn failed(&self, before: &Written) -> Written {
-        let error = Failure { kind: FailureKind::Invalid, message: "no".into() };
-        self.next(before, |task| task.attempt_failed(error, ambient::now())).await
+        let error = Failure {
+            kind: FailureKind::Invalid,
+            message: "no".into(),
+        };
+        self.next(before, |task| task.attempt_failed(error, ambient::now()))
+            .await
     }
 
     pub async fn succeeded(&self, before: &Written, key: &str) -> Written {
@@ -128,29 +157,36 @@ impl Hand {
             fps: 24,
             engine: "sim".into(),
         };
-        self.next(before, |task| task.succeeded(artifact, ambient::now())).await
+        self.next(before, |task| task.succeeded(artifact, ambient::now()))
+            .await
     }
 
     pub async fn cancelled(&self, before: &Written) -> Written {
-        self.next(before, |task| task.cancelled(ambient::now())).await
+        self.next(before, |task| task.cancelled(ambient::now()))
+            .await
     }
 
     pub async fn requeued(&self, before: &Written) -> Written {
-        self.next(before, |task| task.requeued(ambient::now())).await
+        self.next(before, |task| task.requeued(ambient::now()))
+            .await
     }
 
     async fn next<F>(&self, before: &Written, step: F) -> Written
     where
         F: FnOnce(&Task) -> Result<(Event, Task), Refused>,
     {
-        self.append(step(&before.task).unwrap(), before.sequence).await
+        self.append(step(&before.task).unwrap(), before.sequence)
+            .await
     }
 
     async fn append(&self, step: (Event, Task), expected: u64) -> Written {
         let (event, task) = step.clone();
         let append = Append::new(step, expected, ambient::uuid_v4());
         let sequence = self.log.append(&append).await.unwrap();
-        Written { task: task.placed_at(sequence, event), sequence }
+        Written {
+            task: task.placed_at(sequence, event),
+            sequence,
+        }
     }
 }
 

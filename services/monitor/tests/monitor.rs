@@ -1,0 +1,373 @@
+//! The counts, the history and the deadlines, against a real server and a real store.
+
+#[path = "../../notifier/tests/harness/mod.rs"]
+mod harness;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use harness::{Hand, Nats, Written, until};
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
+use spotreel_bus::{AppendError, Queue};
+use spotreel_domain::task::State;
+use spotreel_domain::{Event, Model, Priority};
+use spotreel_localcloud::LocalCloud;
+use spotreel_monitor::janitor::Janitor;
+use spotreel_monitor::{DEFAULTS, MonitorConfig, Verdict, reconcile};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_millis(200);
+
+/// The defaults, with little patience.
+fn config() -> MonitorConfig {
+    let mut config: MonitorConfig = toml::from_str(DEFAULTS).unwrap();
+    config.check().unwrap();
+    config.inbox.retry_after = SOON;
+    config.inbox.pull_wait = Duration::from_millis(500);
+    config.sweeper.mark_every = SOON;
+    config.janitor.grace = SOON;
+    config.reconcile.every = SOON;
+    config
+}
+
+struct System {
+    nats: Nats,
+    hand: Hand,
+    store: Store,
+    _cloud: LocalCloud,
+    _dir: TempDir,
+}
+
+impl System {
+    async fn start() -> Self {
+        let nats = Nats::start().await;
+        let hand = nats.hand().await;
+        let dir = tempfile::tempdir().unwrap();
+        let cloud = LocalCloud::start(spotreel_localcloud::Config::for_tests(dir.path()))
+            .await
+            .unwrap();
+        let at = StoreConfig {
+            endpoint_url: Some(cloud.endpoint_url()),
+            force_path_style: true,
+            ..config().s3
+        };
+        let keys = Keys {
+            access_key: "local".into(),
+            secret_key: "local-secret".into(),
+        };
+        let store = Store::connect_with_keys(&at, keys).await;
+        store.create_bucket_if_missing().await.unwrap();
+        Self {
+            nats,
+            hand,
+            store,
+            _cloud: cloud,
+            _dir: dir,
+        }
+    }
+
+    /// Runs monitor as its own user, until the context is dropped or told to stop.
+    async fn monitor(&self, config: MonitorConfig) -> Context {
+        let ctx = Context::new("monitor", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let client = self.nats.client("monitor").await;
+        spotreel_monitor::start_with(config, ctx.clone(), client, self.store.clone()).await;
+        ctx
+    }
+
+    fn janitor(&self, config: MonitorConfig) -> std::sync::Arc<Janitor> {
+        let (log, store) = (self.hand.log.clone(), self.store.clone());
+        Janitor::new(log, store, config.janitor, SOON).into()
+    }
+
+    async fn work(&self) -> Queue {
+        let name = work_consumer(Model::Ti2v5b, Priority::Normal);
+        Queue::open(&self.nats.client("worker").await, TASKS, &name)
+            .await
+            .unwrap()
+    }
+
+    /// What the queue counts: waiting, and in a worker's hands.
+    async fn length(&self) -> u64 {
+        let name = work_consumer(Model::Ti2v5b, Priority::Normal);
+        let info = reconcile::consumer(&self.hand.client, &name).await.unwrap();
+        info.num_pending + info.num_ack_pending as u64
+    }
+
+    /// Everything that was written has been told to clients.
+    async fn all_notified(&self) {
+        let queue = Queue::open(
+            &self.nats.client("notifier").await,
+            TASKS,
+            CONSUMER_NOTIFIER,
+        )
+        .await
+        .unwrap();
+        while let Some(delivery) = queue.pull(Duration::ZERO).await.unwrap() {
+            delivery.ack().await.unwrap();
+        }
+    }
+
+    async fn put(&self, key: &str) {
+        let bytes = key.to_owned().into_bytes().into();
+        self.store
+            .put_bytes(key, bytes, "video/mp4", true, Default::default())
+            .await
+            .unwrap();
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        self.store
+            .list("")
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|listed| listed.key)
+            .collect()
+    }
+
+    async fn events(&self, task: &Written) -> Vec<Event> {
+        self.hand
+            .log
+            .history(&task.task.id)
+            .await
+            .unwrap()
+            .iter()
+            .map(|event| event.event)
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn counts_become_the_runnable_tasks_with_nobody_pulling() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let work = system.work().await;
+    // Rendered to its end, and the worker died before its ack.
+    let done = hand.submit("done", None).await;
+    let held = work.pull(Duration::from_secs(2)).await.unwrap().unwrap();
+    assert_eq!(held.sequence, done.sequence);
+    let done = hand.started(&done).await;
+    hand.succeeded(&done, "renders/done/2.mp4").await;
+    // Failed without an ack, then retried by a person: two entries, one of them live.
+    let twice = hand.submit("twice", None).await;
+    let held = work.pull(Duration::from_secs(2)).await.unwrap().unwrap();
+    assert_eq!(held.sequence, twice.sequence);
+    let twice = hand.failed(&hand.started(&twice).await).await;
+    let twice = hand.requeued(&twice).await;
+    // Cancelled while it waited, and intake died before it deleted the entry.
+    let cancelled = hand.submit("cancelled", None).await;
+    hand.cancelled(&cancelled).await;
+    // Runnable: this one, and the second round of the one before.
+    let waiting = hand.submit("waiting", None).await;
+    assert_eq!(system.length().await, 5);
+
+    let ctx = system.monitor(config()).await;
+    until("two are left", async || system.length().await == 2).await;
+    until("the mark says so", async || {
+        let bucket = async_nats::jetstream::new(hand.client.clone())
+            .get_key_value(MARKS_BUCKET)
+            .await
+            .unwrap();
+        let Some(mark) = bucket.get("sweeper").await.unwrap() else {
+            return false;
+        };
+        let mark: serde_json::Value = serde_json::from_slice(&mark).unwrap();
+        mark["log_sequence"].as_u64().unwrap() >= waiting.sequence && mark["at"].is_string()
+    })
+    .await;
+    assert_eq!(system.length().await, 2);
+    let next = work.pull(Duration::ZERO).await.unwrap().unwrap();
+    let other = work.pull(Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(
+        (next.sequence, other.sequence),
+        (twice.sequence, waiting.sequence)
+    );
+    assert!(work.pull(Duration::ZERO).await.unwrap().is_none());
+    until("monitor is ready", async || ctx.health.readiness().ready).await;
+    ctx.stopping.cancel();
+    ctx.tasks.close();
+    ctx.tasks.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_a_finished_task_the_end_and_the_named_video_stay() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let task = hand.submit("t1", None).await;
+    let live = hand.submit("t2", None).await;
+    let task = hand
+        .succeeded(&hand.started(&task).await, "renders/t1/3.mp4")
+        .await;
+    for key in [
+        "renders/t1/3.mp4",
+        "renders/t1/1.mp4",
+        "checkpoints/t1/3/10",
+        "checkpoints/t2/9/10",
+        "renders/t10/1.mp4",
+    ] {
+        system.put(key).await;
+    }
+    let _ctx = system.monitor(config()).await;
+    // Not before notifier has heard it all.
+    until("the entry is swept", async || system.length().await == 1).await;
+    assert!(system.events(&task).await.contains(&Event::Started));
+    system.all_notified().await;
+    until("only the end is left", async || {
+        system.events(&task).await == [Event::Succeeded]
+    })
+    .await;
+    until("only the named video is left", async || {
+        system.keys().await
+            == [
+                "checkpoints/t2/9/10",
+                "renders/t1/3.mp4",
+                "renders/t10/1.mp4",
+            ]
+    })
+    .await;
+    until("the janitor is done", async || {
+        let info = reconcile::consumer(&hand.client, "janitor").await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    assert_eq!(system.events(&live).await, [Event::Queued]);
+    // The id is taken: a submission of it finds the end.
+    let last = hand.log.last(&task.task.id).await.unwrap().unwrap();
+    assert_eq!(
+        (last.event, last.sequence),
+        (Event::Succeeded, task.sequence)
+    );
+    let again = spotreel_domain::Task::submit(
+        task.task.id.clone(),
+        task.task.spec.clone(),
+        task.task.content_hash.clone(),
+        ambient::now(),
+    );
+    let again = spotreel_bus::log::Append::new(again, 0, ambient::uuid_v4());
+    assert!(matches!(
+        hand.log.append(&again).await,
+        Err(AppendError::Conflict(Some(_)))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_janitor_leaves_a_new_round_alone_and_waits_out_the_grace() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let first = hand.submit("t1", None).await;
+    let first = hand.failed(&hand.started(&first).await).await;
+    system.put("checkpoints/t1/2/10").await;
+    let end = hand.log.last(&first.task.id).await.unwrap().unwrap();
+
+    // Redelivered early, as after a restart of the server: it waits for the rest.
+    let mut patient = config();
+    patient.janitor.grace = Duration::from_secs(600);
+    let verdict = system.janitor(patient).hear(end.clone()).await.unwrap();
+    assert!(matches!(verdict, Verdict::Later(rest) if rest > Duration::from_secs(500)));
+
+    hand.requeued(&first).await;
+    let mut hasty = config();
+    hasty.janitor.grace = Duration::ZERO;
+    assert_eq!(
+        system.janitor(hasty).hear(end).await.unwrap(),
+        Verdict::Done
+    );
+    let kept = [Event::Queued, Event::Started, Event::Failed, Event::Queued];
+    assert_eq!(system.events(&first).await, kept);
+    assert_eq!(system.keys().await, ["checkpoints/t1/2/10"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn old_ends_go_and_free_the_id() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let old = hand.submit("old", None).await;
+    hand.cancelled(&old).await;
+    let live = hand.submit("live", None).await;
+    let _ctx = system.monitor(config()).await;
+    system.all_notified().await;
+    until("only the end is left", async || {
+        system.events(&old).await == [Event::Cancelled]
+    })
+    .await;
+    let janitor = system.janitor(config());
+    assert_eq!(janitor.remove_old_once(ambient::now()).await.unwrap(), 0);
+    let month = Duration::from_secs(31 * 24 * 3600);
+    until("the end goes", async || {
+        janitor
+            .remove_old_once(ambient::now() + month)
+            .await
+            .unwrap()
+            == 1
+    })
+    .await;
+    assert!(hand.log.last(&old.task.id).await.unwrap().is_none());
+    assert_eq!(system.events(&live).await, [Event::Queued]);
+    hand.submit("old", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn deadlines_end_what_waits_and_what_is_rendered() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let soon = Some(Duration::from_secs(2));
+    let waits = hand.submit("waits", soon).await;
+    let renders = hand.submit("renders", soon).await;
+    hand.started(&renders).await;
+    let succeeds = hand.submit("succeeds", soon).await;
+    let succeeds = hand
+        .succeeded(&hand.started(&succeeds).await, "renders/succeeds/1.mp4")
+        .await;
+    // Its first round was to end soon; the second has no deadline any more.
+    let past = hand.submit("past", Some(Duration::from_millis(1))).await;
+    let past = hand.requeued(&hand.cancelled(&past).await).await;
+    let later = hand.submit("later", Some(Duration::from_secs(3600))).await;
+    let _ctx = system.monitor(config()).await;
+
+    let state = async |task: &Written| hand.log.last(&task.task.id).await.unwrap().unwrap();
+    until("both are expired", async || {
+        state(&waits).await.event == Event::Expired && state(&renders).await.event == Event::Expired
+    })
+    .await;
+    assert!(state(&renders).await.task.running().is_none());
+    until("two are left", async || system.length().await == 2).await;
+    until("the far deadline waits", async || {
+        let info = reconcile::consumer(&hand.client, "deadlines")
+            .await
+            .unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 1
+    })
+    .await;
+    assert_eq!(state(&succeeds).await.sequence, succeeds.sequence);
+    assert_eq!(state(&past).await.sequence, past.sequence);
+    assert!(matches!(
+        state(&later).await.task.state,
+        State::Queued { .. }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn not_ready_without_its_consumers() {
+    let system = System::start().await;
+    let stream = async_nats::jetstream::new(system.hand.client.clone())
+        .get_stream(TASKS)
+        .await
+        .unwrap();
+    stream.delete_consumer("janitor").await.unwrap();
+    let ctx = system.monitor(config()).await;
+    until("the others are there", async || {
+        let checks = ctx.health.readiness().checks;
+        checks["consumer sweeper"].ok
+            && checks["consumer deadlines"].ok
+            && !checks["consumer janitor"].ok
+    })
+    .await;
+    let why = ctx.health.readiness().checks["consumer janitor"]
+        .reason
+        .clone()
+        .unwrap();
+    assert!(why.contains("spotreel provision"), "{why}");
+    assert!(stream.consumer_info("janitor").await.is_err());
+}
