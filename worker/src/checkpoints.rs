@@ -1,14 +1,16 @@
 //! Checkpoints in S3: where they lie, which is the newest, and the upload beside the render.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use spotreel_domain::Task;
 use spotreel_s3::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::crash;
-use crate::engine::Checkpoint;
+use crate::engine::protocol::CheckpointInfo;
 
 /// Kept of one round: the newest, and the one before it should the newest prove unusable.
 const KEPT: usize = 2;
@@ -45,14 +47,15 @@ pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
 /// Brings a checkpoint here; what does not match its hash is an error.
 pub async fn fetch(store: &Store, stored: &Stored, work_dir: &Path) -> anyhow::Result<(PathBuf, String)> {
     let path = work_dir.join("resume.ckpt");
-    let sha256 = store.get_to_file(&stored.key, &path).await?;
+    let info = store.get_to_file(&stored.key, &path).await?;
+    let sha256 = info.sha256.context("a checkpoint without a hash")?;
     Ok((path, sha256))
 }
 
 /// Uploads checkpoints one after the other while the render goes on. When the network is slower than the render, the
 /// ones in between are left out: only the newest is worth its bytes.
 pub struct Uploads {
-    sender: mpsc::UnboundedSender<Checkpoint>,
+    sender: mpsc::UnboundedSender<CheckpointInfo>,
     task: JoinHandle<u32>,
 }
 
@@ -64,7 +67,7 @@ impl Uploads {
         Self { sender, task }
     }
 
-    pub fn offer(&self, checkpoint: Checkpoint) {
+    pub fn offer(&self, checkpoint: CheckpointInfo) {
         let _ = self.sender.send(checkpoint);
     }
 
@@ -83,7 +86,7 @@ async fn upload_all(
     store: Store,
     task: Task,
     fence: u64,
-    mut receiver: mpsc::UnboundedReceiver<Checkpoint>,
+    mut receiver: mpsc::UnboundedReceiver<CheckpointInfo>,
 ) -> u32 {
     let mut done = Vec::new();
     let mut newest = 0;
@@ -94,7 +97,7 @@ async fn upload_all(
         }
         let key = key(&task, fence, checkpoint.next_step);
         let sent = store
-            .put_file_if_absent(&key, &checkpoint.path, &checkpoint.sha256, "application/octet-stream", &Default::default())
+            .put_file_if_absent(&key, &checkpoint.path, &checkpoint.sha256, "application/octet-stream", HashMap::new())
             .await;
         let _ = tokio::fs::remove_file(&checkpoint.path).await;
         match sent {

@@ -9,7 +9,7 @@ use spotreel_bus::NatsConfig;
 use spotreel_domain::Model;
 use spotreel_s3::StoreConfig;
 
-use crate::engine::Deadlines;
+use crate::engine::{Deadlines, Graces};
 
 pub const DEFAULTS: &str = include_str!("worker.toml");
 
@@ -39,6 +39,8 @@ pub struct EngineSection {
     pub command: Vec<String>,
     #[serde(default)]
     pub deadlines: Deadlines,
+    #[serde(default)]
+    pub graces: Graces,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

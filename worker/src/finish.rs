@@ -169,7 +169,7 @@ impl Worker {
         facts: &VideoFacts,
         metadata: &HashMap<String, String>,
     ) -> anyhow::Result<()> {
-        self.store.put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata).await?;
+        self.store.put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata.clone()).await?;
         match self.store.head(key).await? {
             Some(info) if info.bytes == facts.bytes && info.sha256.as_deref() == Some(&facts.sha256) => Ok(()),
             Some(_) => anyhow::bail!("{key} holds something else than what was put there"),

@@ -9,9 +9,12 @@ use spotreel_domain::Model;
 use spotreel_domain::task::{Failure, FailureKind};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, EngineConfig, EngineFailure, ErrorKind};
 use crate::config::EngineSection;
+use crate::engine::protocol::ErrorKind;
+use crate::engine::{Engine, EngineConfig, EngineError, EngineFailure};
 
+/// An engine that is told to end has so long to do it by itself.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Accelerator failures in a row, with a new engine process each, until the machine is given up.
 const DEVICE_FAILURES: u32 = 2;
 
@@ -32,6 +35,11 @@ impl Host {
         self.loaded
     }
 
+    /// Which engine renders here, for the record of a video.
+    pub fn engine_name(&self) -> String {
+        self.engine.as_ref().map_or_else(String::new, |engine| format!("{}/{}", engine.hello().name, engine.hello().version))
+    }
+
     /// A running engine, started anew with growing pauses for as long as it takes. No task is taken before there is
     /// one: an engine that cannot start must not use up the attempts of the queue.
     pub async fn ready(&mut self, stopping: &CancellationToken) -> bool {
@@ -41,7 +49,7 @@ impl Host {
             .with_max_elapsed_time(None)
             .build();
         loop {
-            if self.engine.as_mut().is_some_and(Engine::is_alive) {
+            if self.engine.as_ref().is_some_and(Engine::is_alive) {
                 return true;
             }
             self.discard().await;
@@ -66,12 +74,22 @@ impl Host {
 
     /// The engine with `model` loaded.
     pub async fn with_model(&mut self, model: Model) -> Result<&mut Engine, EngineFailure> {
-        let engine = self.engine.as_mut().ok_or_else(|| EngineFailure::gone("no engine is running"))?;
-        if self.loaded != Some(model) {
-            self.loaded = None;
-            engine.load(model.as_str()).await?;
-            self.loaded = Some(model);
+        // An engine whose last render was given up half-way is of no more use, and may not know it yet.
+        let loaded = match &mut self.engine {
+            Some(engine) => engine.load(model.as_str()).await,
+            None => Err(EngineError::Abandoned),
+        };
+        self.loaded = None;
+        match loaded {
+            Err(EngineError::Abandoned) => {
+                self.discard().await;
+                let engine = self.engine.insert(Engine::spawn(self.engine_config()).await.map_err(failure)?);
+                engine.load(model.as_str()).await.map_err(failure)?;
+            }
+            loaded => loaded.map_err(failure)?,
         }
+        let engine = self.engine.as_mut().ok_or_else(|| gone("no engine is running"))?;
+        self.loaded = Some(model);
         Ok(engine)
     }
 
@@ -94,25 +112,45 @@ impl Host {
     pub async fn discard(&mut self) {
         self.loaded = None;
         if let Some(engine) = self.engine.take() {
-            engine.shutdown().await;
+            engine.shutdown(SHUTDOWN_GRACE).await;
         }
     }
 
     fn engine_config(&self) -> EngineConfig {
-        let mut command = self.config.command.clone();
-        if let Some(program) = command.first_mut() {
-            *program = beside_this_program(program).unwrap_or_else(|| program.clone());
+        let (program, args) = self.config.command.split_first().map_or(("", &[][..]), |(p, rest)| (p.as_str(), rest));
+        EngineConfig {
+            args: args.to_vec(),
+            deadlines: self.config.deadlines.clone(),
+            graces: self.config.graces.clone(),
+            ..EngineConfig::new(beside_this_program(program).unwrap_or_else(|| program.into()))
         }
-        EngineConfig { command, deadlines: self.config.deadlines.clone() }
     }
 }
 
-fn beside_this_program(name: &str) -> Option<String> {
+fn beside_this_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return None;
     }
-    let path: PathBuf = std::env::current_exe().ok()?.parent()?.join(name);
-    path.is_file().then(|| path.to_string_lossy().into_owned())
+    let path = std::env::current_exe().ok()?.parent()?.join(name);
+    path.is_file().then_some(path)
+}
+
+/// A failure of the worker's own, in the engine's words.
+pub fn gone(message: &str) -> EngineFailure {
+    EngineFailure {
+        kind: ErrorKind::Retryable,
+        code: "worker".into(),
+        message: message.to_owned(),
+        log_tail: std::collections::VecDeque::new(),
+        engine_alive: true,
+    }
+}
+
+pub fn failure(error: EngineError) -> EngineFailure {
+    match error {
+        EngineError::Failed(failure) => *failure,
+        other => EngineFailure { engine_alive: false, ..gone(&crate::checkpoints::chain(&other)) },
+    }
 }
 
 /// The engine's word for a failure in the task's record, with the last lines of its log.

@@ -16,20 +16,21 @@ use crate::Worker;
 use crate::attempt::Begun;
 use crate::checkpoints::{self, Uploads};
 use crate::crash;
-use crate::engine::{
-    CheckpointPolicy, EngineFailure, ErrorKind, Finished, Render, RenderEvent, RenderRequest, RenderTask, ResumeFrom,
-};
+use crate::engine::protocol::{CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom};
+use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
 use crate::take::{Take, Taken};
 
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
+/// Intake admits no larger one.
+const MAX_IMAGE_BYTES: u64 = 20 << 20;
 /// An engine that was told to stop its render has so long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 enum End {
-    Finished(Finished),
+    Finished { video: PathBuf },
     Failed(EngineFailure),
     Superseded,
     Interrupted,
@@ -100,11 +101,12 @@ async fn attempt(
     let end = render(worker, host, &begun, &lease, &dir, &ctx.stopping).await;
     worker.presence.update(|presence| presence.task.clear());
     let failure = match end {
-        End::Finished(finished) => {
+        End::Finished { video } => {
             let permit = Arc::clone(uploading).acquire_owned().await;
             let worker = Arc::clone(worker);
+            let engine = host.engine_name();
             let upload = async move {
-                worker.finish(&started, lease, &finished.video, &finished.engine).await;
+                worker.finish(&started, lease, &video, &engine).await;
                 remove(&dir).await;
                 drop(permit);
             };
@@ -145,7 +147,7 @@ async fn render(
         let (request, resumed_from) = match prepared {
             Ok(Some(prepared)) => prepared,
             Ok(None) => continue,
-            Err(error) => return End::Failed(EngineFailure::gone(&format!("{error:#}"))),
+            Err(error) => return End::Failed(host::gone(&format!("{error:#}"))),
         };
         let superseded = lease.superseded();
         let loading = host.with_model(task.spec.model);
@@ -156,9 +158,9 @@ async fn render(
             },
             () = superseded.cancelled() => return End::Superseded,
         };
-        let mut running = match engine.render(request).await {
+        let mut running = match engine.render(request) {
             Ok(running) => running,
-            Err(failure) => return End::Failed(failure),
+            Err(error) => return End::Failed(host::failure(error)),
         };
         let end = follow(worker, &begun.started, &mut running, lease, stopping).await;
         match (&end, resumed_from) {
@@ -198,7 +200,8 @@ async fn prepare<'a>(
         None => None,
         Some(key) => {
             let path = work_dir.join("image");
-            worker.store.get_to_file(key, &path).await?;
+            let bytes = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await?;
+            tokio::fs::write(&path, bytes).await?;
             Some(path)
         }
     };
@@ -263,7 +266,8 @@ async fn follow(
                 let fits = progress.rest().is_some_and(|rest| rest < within);
                 tracing::info!(task = %started.task.id, fits, "told to stop");
                 if !fits {
-                    running.checkpoint_now().await;
+                    // One that does not listen any more shows in its next event.
+                    let _ = running.checkpoint_now();
                 }
                 stop = Some((Instant::now() + within, !fits));
                 continue;
@@ -275,8 +279,9 @@ async fn follow(
         };
         match event {
             RenderEvent::Accepted { .. } => progress.say("accepted").await,
-            RenderEvent::Phase(phase) => progress.say(&phase).await,
+            RenderEvent::Phase(phase) => progress.say(phase_name(phase)).await,
             RenderEvent::Step(step) => progress.step(step.done, step.eta_s).await,
+            RenderEvent::Preview(_) => {}
             RenderEvent::Checkpoint(checkpoint) => {
                 uploads.offer(checkpoint);
                 if let Some((_, true)) = stop {
@@ -284,7 +289,7 @@ async fn follow(
                     break End::Interrupted;
                 }
             }
-            RenderEvent::Finished(finished) => break End::Finished(finished),
+            RenderEvent::Finished(finished) => break End::Finished { video: finished.video },
             RenderEvent::Failed(failure) => break End::Failed(failure),
         }
     };
@@ -293,20 +298,32 @@ async fn follow(
             let step = uploads.finish().await;
             tracing::debug!(task = %started.task.id, step, "the newest checkpoint is in S3");
         }
-        End::Finished(_) | End::Superseded => uploads.abandon(),
+        End::Finished { .. } | End::Superseded => uploads.abandon(),
     }
     end
 }
 
 /// Ends a render and waits for its last word, so that the engine is free for the next.
 async fn cancel(running: &mut Render<'_>, reason: &str) {
-    running.cancel(reason).await;
+    let _ = running.cancel(reason);
     let last_word = async {
         while !matches!(running.next().await, RenderEvent::Finished(_) | RenderEvent::Failed(_)) {}
     };
     if tokio::time::timeout(CANCEL_GRACE, last_word).await.is_err() {
+        // Dropping the render takes the engine with it.
         tracing::warn!("the engine does not stop its render");
-        running.kill().await;
+    }
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Load => "load",
+        Phase::EncodeText => "encode_text",
+        Phase::EncodeImage => "encode_image",
+        Phase::Denoise => "denoise",
+        Phase::Decode => "decode",
+        Phase::Mux => "mux",
+        Phase::Other => "other",
     }
 }
 
