@@ -83,20 +83,20 @@ pub enum GateError {
 ///
 /// # Errors
 /// When the video is not what was asked for; it never panics, whatever the bytes are.
-pub fn inspect(path: &Path, expected: &Expectation) -> Result<VideoFacts, GateError> {
+pub fn check(path: &Path, expected: &Expectation) -> Result<VideoFacts, GateError> {
     let bytes = fs::metadata(path).map_err(GateError::Read)?.len();
     if bytes > MAX_BYTES {
         return Err(GateError::TooLarge { bytes });
     }
     let file = fs::read(path).map_err(GateError::Read)?;
-    inspect_bytes(&file, expected)
+    check_bytes(&file, expected)
 }
 
 /// The same on bytes.
 ///
 /// # Errors
-/// As [`inspect`], except for reading.
-pub fn inspect_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, GateError> {
+/// As [`check`], except for reading.
+pub fn check_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, GateError> {
     let index = mp4::read(file)?;
     check_size(index.width, index.height, expected)?;
     if index.samples.len() != expected.frames as usize {

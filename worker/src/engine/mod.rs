@@ -170,7 +170,7 @@ impl Engine {
                 model: request.task.model,
             });
         }
-        let render = Render::new(&request, self.config.deadlines.clone());
+        let render = render::State::new(&request, self.config.deadlines.clone());
         self.say(&ToEngine::Render(Box::new(request)))?;
         self.busy = true;
         Ok(render.of(self))

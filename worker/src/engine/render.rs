@@ -52,9 +52,9 @@ pub(super) struct State {
     ended: bool,
 }
 
-impl Render<'_> {
-    pub(super) fn new(request: &RenderRequest, deadlines: Deadlines) -> State {
-        State {
+impl State {
+    pub(super) fn new(request: &RenderRequest, deadlines: Deadlines) -> Self {
+        Self {
             id: request.id.clone(),
             dirs: [request.work_dir.clone(), request.out_dir.clone()],
             pace: Pace::new(deadlines, Instant::now()),
@@ -65,9 +65,7 @@ impl Render<'_> {
             ended: false,
         }
     }
-}
 
-impl State {
     pub(super) fn of(self, engine: &mut Engine) -> Render<'_> {
         Render {
             engine,

@@ -1,0 +1,567 @@
+//! What every engine must do, run against the command in `SPOTREEL_ENGINE` (default: the simulated engine with
+//! faults). Tests of faults run only against an engine that says it has them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::killpg;
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+use spotreel_worker::engine::protocol::{
+    CheckpointInfo, CheckpointPolicy, ErrorKind, FEATURE_FAULTS, FinishedInfo, Phase,
+    RenderRequest, RenderTask, ResumeFrom, ResumeKind,
+};
+use spotreel_worker::engine::{
+    Deadlines, Engine, EngineConfig, EngineError, EngineFailure, Graces, RenderEvent,
+};
+use spotreel_worker::gate::{self, Expectation, GateError};
+use tempfile::TempDir;
+
+const STEPS: u32 = 6;
+const MODEL: &str = "t2v-A14B";
+
+fn command() -> Vec<String> {
+    static COMMAND: OnceLock<Vec<String>> = OnceLock::new();
+    let command = COMMAND.get_or_init(|| match std::env::var("SPOTREEL_ENGINE") {
+        Ok(command) => command.split_whitespace().map(str::to_owned).collect(),
+        Err(_) => vec![sim().display().to_string(), "--allow-faults".to_owned()],
+    });
+    command.clone()
+}
+
+/// Beside this test's own binary; built if nobody did.
+fn sim() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().unwrap().parent().unwrap();
+    let path = profile.join("spotreel-engine-sim");
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "-p", "spotreel-engine-sim", "--target-dir"]);
+        build.arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+    }
+    path
+}
+
+fn config() -> EngineConfig {
+    let command = command();
+    EngineConfig {
+        args: command[1..].to_vec(),
+        graces: Graces {
+            dump: Duration::from_millis(50),
+            terminate: Duration::from_secs(2),
+            hang_up: Duration::from_secs(2),
+        },
+        ..EngineConfig::new(&command[0])
+    }
+}
+
+struct Bench {
+    engine: Engine,
+    dir: TempDir,
+    renders: u32,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    async fn with(config: EngineConfig) -> Self {
+        let mut engine = Engine::spawn(config).await.unwrap();
+        engine.load(MODEL).await.unwrap();
+        Self {
+            engine,
+            dir: tempfile::tempdir().unwrap(),
+            renders: 0,
+        }
+    }
+
+    /// `None` when the engine has no faults to show.
+    async fn faulty() -> Option<Self> {
+        let bench = Self::new().await;
+        let features = &bench.engine.hello().features;
+        features
+            .iter()
+            .any(|f| f == FEATURE_FAULTS)
+            .then_some(bench)
+    }
+
+    fn request(&mut self, prompt: &str) -> RenderRequest {
+        self.renders += 1;
+        let dir = self.dir.path().join(self.renders.to_string());
+        let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
+        std::fs::create_dir_all(&work_dir).unwrap();
+        std::fs::create_dir_all(&out_dir).unwrap();
+        RenderRequest {
+            id: "task-1".to_owned(),
+            attempt: 1,
+            task: RenderTask {
+                model: MODEL.to_owned(),
+                prompt: prompt.to_owned(),
+                negative_prompt: None,
+                width: 128,
+                height: 96,
+                frames: 9,
+                fps: 16,
+                steps: STEPS,
+                guidance: 4.0,
+                guidance_2: Some(3.0),
+                shift: 12.0,
+                seed: 7,
+                image: None,
+            },
+            work_dir,
+            out_dir,
+            resume: None,
+            checkpoint: CheckpointPolicy {
+                every_steps: 1,
+                min_interval_s: 0.0,
+            },
+        }
+    }
+
+    async fn all(&mut self, request: RenderRequest) -> Vec<RenderEvent> {
+        let mut render = self.engine.render(request).unwrap();
+        let mut events = Vec::new();
+        loop {
+            events.push(render.next().await);
+            if let Some(RenderEvent::Finished(_) | RenderEvent::Failed(_)) = events.last() {
+                return events;
+            }
+        }
+    }
+
+    async fn video(&mut self, request: RenderRequest) -> FinishedInfo {
+        finished(&self.all(request).await)
+    }
+
+    async fn failure(&mut self, prompt: &str) -> EngineFailure {
+        let request = self.request(prompt);
+        let pid = self.engine.pid();
+        let failure = failed(&self.all(request).await);
+        assert_eq!(failure.engine_alive, self.engine.is_alive());
+        if !failure.engine_alive {
+            assert_nothing_left(pid);
+        }
+        failure
+    }
+}
+
+fn finished(events: &[RenderEvent]) -> FinishedInfo {
+    match events.last() {
+        Some(RenderEvent::Finished(info)) => info.clone(),
+        other => panic!("not finished: {other:?}"),
+    }
+}
+
+fn failed(events: &[RenderEvent]) -> EngineFailure {
+    match events.last() {
+        Some(RenderEvent::Failed(failure)) => failure.clone(),
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+fn checkpoints(events: &[RenderEvent]) -> Vec<CheckpointInfo> {
+    let infos = events.iter().filter_map(|event| match event {
+        RenderEvent::Checkpoint(info) => Some(info.clone()),
+        _ => None,
+    });
+    infos.collect()
+}
+
+fn sha256(path: &Path) -> String {
+    let hash = Sha256::digest(std::fs::read(path).unwrap());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn expectation(task: &RenderTask) -> Expectation {
+    Expectation {
+        width: task.width,
+        height: task.height,
+        frames: task.frames,
+        fps: task.fps,
+    }
+}
+
+/// The whole group is gone, but its leader may wait a moment for init to bury it.
+fn assert_nothing_left(pid: u32) {
+    let group = Pid::from_raw(pid.try_into().unwrap());
+    let end = Instant::now() + Duration::from_secs(5);
+    while killpg(group, None) != Err(Errno::ESRCH) {
+        assert!(Instant::now() < end, "something of engine {pid} is left");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn it_introduces_itself_and_leaves_when_asked() {
+    let engine = Engine::spawn(config()).await.unwrap();
+    assert!(!engine.hello().name.is_empty());
+    let pid = engine.pid();
+    assert!(engine.shutdown(Duration::from_secs(10)).await.success());
+    assert_nothing_left(pid);
+}
+
+#[tokio::test]
+async fn dropping_it_leaves_nothing() {
+    let pid = Bench::new().await.engine.pid();
+    assert_nothing_left(pid);
+}
+
+#[tokio::test]
+async fn every_model_renders_what_was_asked_and_the_gate_agrees() {
+    let mut bench = Bench::new().await;
+    for model in bench.engine.hello().models.clone() {
+        bench.engine.load(&model).await.unwrap();
+        let mut request = bench.request("a lighthouse at dusk");
+        request.task.model = model.clone();
+        if model == "i2v-A14B" {
+            let image = bench.dir.path().join("image.png");
+            std::fs::write(&image, tiny_png()).unwrap();
+            request.task.image = Some(image);
+        }
+        let expected = expectation(&request.task);
+        let info = bench.video(request).await;
+        let facts = gate::check(&info.video, &expected).unwrap();
+        assert_eq!((facts.sha256, facts.bytes), (info.sha256, info.bytes));
+    }
+}
+
+/// 1x1, black.
+fn tiny_png() -> &'static [u8] {
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\0\0\0\nIDAT\x78\x9c\x63\x60\0\0\0\x02\0\x01\x48\xaf\xa4\x71\0\0\0\0IEND\xae\x42\x60\x82"
+}
+
+#[tokio::test]
+async fn events_come_in_order() {
+    let mut bench = Bench::new().await;
+    let request = bench.request("a harbour");
+    let events = bench.all(request).await;
+    let none = RenderEvent::Accepted {
+        start_step: 0,
+        resume: ResumeKind::None,
+    };
+    assert_eq!(events[0], none);
+    let steps = events.iter().filter_map(|event| match event {
+        RenderEvent::Step(step) => Some((step.done, step.total)),
+        _ => None,
+    });
+    let counted: Vec<_> = (1..=STEPS).map(|done| (done, STEPS)).collect();
+    assert_eq!(steps.collect::<Vec<_>>(), counted);
+    let phases: Vec<_> = events
+        .iter()
+        .filter(|e| matches!(e, RenderEvent::Phase(Phase::Denoise | Phase::Decode)))
+        .collect();
+    let expected = [
+        RenderEvent::Phase(Phase::Denoise),
+        RenderEvent::Phase(Phase::Decode),
+    ];
+    assert_eq!(phases, expected.iter().collect::<Vec<_>>());
+    let checkpoints = checkpoints(&events);
+    let next: Vec<_> = checkpoints.iter().map(|c| c.next_step).collect();
+    assert_eq!(next, (1..=STEPS).collect::<Vec<_>>());
+    for info in checkpoints {
+        assert_eq!(sha256(&info.path), info.sha256);
+    }
+}
+
+#[tokio::test]
+async fn killed_after_any_step_it_resumes_to_the_same_bytes() {
+    let mut whole = Bench::new().await;
+    let request = whole.request("a river");
+    let uninterrupted = whole.video(request).await.sha256;
+    for kill_after in 1..=STEPS {
+        let mut victim = Bench::new().await;
+        let pid = victim.engine.pid();
+        let request = victim.request("a river");
+        let mut render = victim.engine.render(request).unwrap();
+        let checkpoint = loop {
+            match render.next().await {
+                RenderEvent::Checkpoint(info) if info.next_step == kill_after => break info,
+                RenderEvent::Failed(failure) => panic!("{failure}"),
+                _ => {}
+            }
+        };
+        drop(render);
+        assert_nothing_left(pid);
+        let mut heir = Bench::new().await;
+        let mut request = heir.request("a river");
+        request.attempt = 2;
+        request.resume = Some(ResumeFrom {
+            path: checkpoint.path,
+            sha256: checkpoint.sha256,
+        });
+        let events = heir.all(request).await;
+        let exact = RenderEvent::Accepted {
+            start_step: kill_after,
+            resume: ResumeKind::Exact,
+        };
+        assert_eq!(events[0], exact);
+        assert_eq!(finished(&events).sha256, uninterrupted);
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_on_demand_comes_during_a_step() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let mut request = bench.request("a slow train {{slow@0}}");
+    request.checkpoint.every_steps = 0;
+    let mut render = bench.engine.render(request).unwrap();
+    let mut done = 0;
+    while done < 2 {
+        if let RenderEvent::Step(step) = render.next().await {
+            done = step.done;
+        }
+    }
+    render.checkpoint_now().unwrap();
+    match render.next().await {
+        RenderEvent::Checkpoint(info) => {
+            assert_eq!(info.next_step, 2, "before the next step is done");
+            assert_eq!(sha256(&info.path), info.sha256);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn after_a_cancel_the_next_render_is_as_if_nothing_had_been() {
+    let mut bench = Bench::new().await;
+    let request = bench.request("a mill");
+    let first = bench.video(request).await.sha256;
+    let request = bench.request("a mill");
+    let mut render = bench.engine.render(request).unwrap();
+    render.cancel("the client changed its mind").unwrap();
+    let failure = loop {
+        match render.next().await {
+            RenderEvent::Failed(failure) => break failure,
+            RenderEvent::Finished(_) => panic!("the cancel came first"),
+            _ => {}
+        }
+    };
+    drop(render);
+    assert_eq!(failure.kind, ErrorKind::Cancelled);
+    assert!(failure.engine_alive);
+    let request = bench.request("a mill");
+    assert_eq!(bench.video(request).await.sha256, first);
+}
+
+#[tokio::test]
+async fn checkpoints_that_are_broken_or_of_another_task_are_refused() {
+    let mut bench = Bench::new().await;
+    let request = bench.request("a bridge");
+    let checkpoint = checkpoints(&bench.all(request).await)[2].clone();
+    let resume = ResumeFrom {
+        path: checkpoint.path.clone(),
+        sha256: checkpoint.sha256.clone(),
+    };
+    let mut other_task = bench.request("another bridge");
+    other_task.resume = Some(resume.clone());
+    let mut other_steps = bench.request("a bridge");
+    other_steps.task.steps += 1;
+    other_steps.resume = Some(resume.clone());
+    let mut other_bytes = bench.request("a bridge");
+    other_bytes.resume = Some(ResumeFrom {
+        sha256: "0".repeat(64),
+        ..resume.clone()
+    });
+    let mut missing = bench.request("a bridge");
+    missing.resume = Some(ResumeFrom {
+        path: checkpoint.path.with_extension("gone"),
+        ..resume
+    });
+    let mut cut = bench.request("a bridge");
+    let half = std::fs::read(&checkpoint.path).unwrap();
+    let path = bench.dir.path().join("half.ckpt");
+    std::fs::write(&path, &half[..half.len() / 2]).unwrap();
+    cut.resume = Some(ResumeFrom {
+        sha256: sha256(&path),
+        path,
+    });
+    for request in [other_task, other_steps, other_bytes, missing, cut] {
+        let failure = failed(&bench.all(request).await);
+        assert_eq!(failure.kind, ErrorKind::Checkpoint, "{failure}");
+        assert!(failure.engine_alive);
+    }
+    let request = bench.request("a bridge");
+    bench.video(request).await;
+}
+
+#[tokio::test]
+async fn an_impossible_task_or_model_is_refused_and_the_engine_lives() {
+    let mut bench = Bench::new().await;
+    let mut request = bench.request("a cave");
+    request.task.width = 130;
+    let failure = failed(&bench.all(request).await);
+    assert_eq!(failure.kind, ErrorKind::Invalid, "{failure}");
+    let request = bench.request("a cave");
+    bench.video(request).await;
+    match bench.engine.load("no-such-model").await {
+        Err(EngineError::Failed(failure)) => assert_eq!(failure.kind, ErrorKind::Model),
+        other => panic!("{other:?}"),
+    }
+    assert!(bench.engine.is_alive());
+}
+
+#[tokio::test]
+async fn errors_that_are_reported_leave_the_engine_usable() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    for (prompt, kind) in [
+        ("{{oom@2}}", ErrorKind::Oom),
+        ("{{retryable@0}}", ErrorKind::Retryable),
+        ("{{invalid@6}}", ErrorKind::Invalid),
+    ] {
+        let failure = bench.failure(prompt).await;
+        assert_eq!(failure.kind, kind);
+        assert!(failure.engine_alive);
+    }
+    let request = bench.request("a meadow");
+    bench.video(request).await;
+}
+
+#[tokio::test]
+async fn a_crash_is_retryable_and_names_the_signal() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let failure = bench.failure("{{crash@3}}").await;
+    assert_eq!(
+        (failure.kind, &*failure.code),
+        (ErrorKind::Retryable, "engine_exited")
+    );
+    assert!(failure.message.contains("SIGABRT"), "{failure}");
+    assert!(
+        failure
+            .log_tail
+            .iter()
+            .any(|line| line.contains("fault Crash"))
+    );
+    let request = bench.request("a meadow");
+    assert!(bench.engine.render(request).is_err());
+}
+
+#[tokio::test]
+async fn a_broken_accelerator_is_told_apart() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let failure = bench.failure("{{device@1}}").await;
+    assert_eq!(failure.kind, ErrorKind::Device);
+    assert!(!failure.engine_alive);
+    assert_eq!(bench.engine.exited().await.code(), Some(86));
+}
+
+#[tokio::test]
+async fn garbage_on_the_channel_ends_the_engine() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let failure = bench.failure("{{garbage@1}}").await;
+    assert_eq!(
+        (failure.kind, &*failure.code),
+        (ErrorKind::Retryable, "protocol")
+    );
+    assert!(!failure.engine_alive);
+}
+
+#[tokio::test]
+async fn a_hang_ends_at_the_deadline() {
+    let mut config = config();
+    config.deadlines = Deadlines {
+        step_floor: Duration::from_millis(300),
+        first_step: Duration::from_secs(2),
+        ..Deadlines::default()
+    };
+    let mut bench = Bench::with(config).await;
+    if !bench
+        .engine
+        .hello()
+        .features
+        .iter()
+        .any(|f| f == FEATURE_FAULTS)
+    {
+        return;
+    }
+    let failure = bench.failure("{{hang@3}}").await;
+    assert_eq!(
+        (failure.kind, &*failure.code),
+        (ErrorKind::Retryable, "deadline")
+    );
+    assert!(!failure.engine_alive);
+    assert!(failure.log_tail.iter().any(|line| line.contains("SIGUSR1")));
+}
+
+#[tokio::test]
+async fn noise_on_stdout_and_stderr_changes_nothing() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let request = bench.request("{{noise@2}}");
+    bench.video(request).await;
+    assert_eq!(bench.engine.log_tail().len(), 200);
+}
+
+#[tokio::test]
+async fn a_checkpoint_with_a_wrong_hash_can_be_told() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    let request = bench.request("{{bad_ckpt@1}}");
+    let bad = checkpoints(&bench.all(request).await);
+    let wrong = bad.iter().filter(|info| sha256(&info.path) != info.sha256);
+    assert_eq!(wrong.count(), 1);
+}
+
+#[tokio::test]
+async fn the_gate_refuses_black_frozen_and_truncated_videos() {
+    let Some(mut bench) = Bench::faulty().await else {
+        return;
+    };
+    for prompt in ["{{black@0}}", "{{frozen@0}}", "{{truncated@0}}"] {
+        let mut request = bench.request(prompt);
+        request.task.frames = 41;
+        let expected = expectation(&request.task);
+        let info = bench.video(request).await;
+        let verdict = gate::check(&info.video, &expected);
+        let right = match prompt {
+            "{{black@0}}" => matches!(verdict, Err(GateError::Black)),
+            "{{frozen@0}}" => matches!(verdict, Err(GateError::Frozen)),
+            _ => matches!(verdict, Err(GateError::Mp4(_))),
+        };
+        assert!(right, "{prompt}: {verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_secret_reaches_the_engine() {
+    let mut config = EngineConfig::new("/bin/sh");
+    config.args = vec!["-c".into(), "env >&2; exit 3".into()];
+    let Err(EngineError::Failed(failure)) = Engine::spawn(config).await else {
+        panic!("a shell is no engine");
+    };
+    assert!(failure.message.contains("status 3"), "{failure}");
+    let inherited = |line: &String| {
+        let name = line.split('=').next().unwrap_or_default().to_owned();
+        let known = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR"];
+        let shell = ["PWD", "SHLVL", "_", "OLDPWD"];
+        let set = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
+        let named = [&known[..], &shell, &set].concat().contains(&&*name);
+        named || name.starts_with("CUDA_") || name.starts_with("NVIDIA_")
+    };
+    let strangers: Vec<_> = failure
+        .log_tail
+        .iter()
+        .filter(|line| !inherited(line))
+        .collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+}
