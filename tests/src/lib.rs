@@ -1,4 +1,5 @@
 //! What the tests across services share: real servers, real programs, and ways to hurt them.
 
 pub mod cases;
+pub mod chaos;
 pub mod harness;
