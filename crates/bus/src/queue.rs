@@ -86,8 +86,12 @@ impl Queue {
             true => serde_json::json!({ "batch": 1, "no_wait": true }),
             false => serde_json::json!({ "batch": 1, "expires": u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX) }),
         };
-        let request =
-            Request::new().payload(body.to_string().into()).timeout(Some(wait + REQUEST_TIMEOUT.max(PULL_SLACK)));
+        // A delivery bears the subject that it was stored under: the client's shared inbox, which sorts answers by
+        // their subject, would drop it.
+        let request = Request::new()
+            .inbox(self.client.new_inbox())
+            .payload(body.to_string().into())
+            .timeout(Some(wait + REQUEST_TIMEOUT.max(PULL_SLACK)));
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
         match self.client.send_request(subject, request).await {
             Ok(message) => self.interpret(message),
