@@ -53,7 +53,11 @@ async fn gather(log: TaskLog, mut waiting: mpsc::Receiver<Job>, config: CommitCo
     let places = Arc::new(Semaphore::new(config.in_flight));
     let mut postponed = VecDeque::new();
     loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let place = places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let first = match postponed.pop_front() {
             Some(job) => job,
             None => match waiting.recv().await {
@@ -81,7 +85,9 @@ fn fill(
     let mut batch = vec![first];
     let mut twins = VecDeque::new();
     while batch.len() < largest && bytes < MAX_BATCH_BYTES {
-        let Some(job) = postponed.pop_front().or_else(|| waiting.try_recv().ok()) else { break };
+        let Some(job) = postponed.pop_front().or_else(|| waiting.try_recv().ok()) else {
+            break;
+        };
         if ids.insert(job.append.task.id.clone()) {
             bytes += weight(&job.append);
             batch.push(job);
@@ -99,7 +105,11 @@ fn fill(
 
 fn weight(append: &Append) -> usize {
     let spec = &append.task.spec;
-    let labels: usize = spec.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let labels: usize = spec
+        .labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len) + labels
 }
 
@@ -129,7 +139,10 @@ async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
             Err(error) => {
                 tracing::warn!(%error, tasks = appends.len(), "a batch's fate is unknown; settling each task alone");
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
-                let outcomes: Vec<_> = futures::stream::iter(each).buffered(SINGLES).collect().await;
+                let outcomes: Vec<_> = futures::stream::iter(each)
+                    .buffered(SINGLES)
+                    .collect()
+                    .await;
                 answer(answers, outcomes);
             }
         }

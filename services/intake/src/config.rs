@@ -68,7 +68,11 @@ pub struct InboxConfig {
 
 impl Config for IntakeConfig {
     fn common(&self) -> Common<'_> {
-        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+        Common {
+            http: &self.http,
+            telemetry: &self.telemetry,
+            shutdown: &self.shutdown,
+        }
     }
 }
 
@@ -77,7 +81,10 @@ impl IntakeConfig {
     pub fn check(&self) -> Result<(), StartError> {
         let refuse = |key, rule| Err(StartError::Config { key, rule });
         if (self.limits.burst as usize) < MAX_TASKS_PER_CALL {
-            return refuse("limits.burst", "is at least 10,000: a full call could never pass below it");
+            return refuse(
+                "limits.burst",
+                "is at least 10,000: a full call could never pass below it",
+            );
         }
         if self.limits.tasks_per_second == 0 {
             return refuse("limits.tasks_per_second", "is at least 1");

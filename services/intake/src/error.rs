@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
+use spotreel_domain::TaskId;
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::request::Violation;
 use spotreel_domain::task::Refused;
-use spotreel_domain::TaskId;
 
 /// Longest text in a refusal. What a client sent may be quoted in it, and that may be megabytes.
 const MAX_TEXT: usize = 400;
@@ -17,15 +17,25 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("`{key}` {rule}")]
-    Config { key: &'static str, rule: &'static str },
+    Config {
+        key: &'static str,
+        rule: &'static str,
+    },
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the endpoint {subject} cannot be offered: {reason}")]
-    Endpoint { subject: &'static str, reason: String },
+    Endpoint {
+        subject: &'static str,
+        reason: String,
+    },
 }
 
 pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {
-    Violation { field: field.into(), rule: rule.into(), message: message.into() }
+    Violation {
+        field: field.into(),
+        rule: rule.into(),
+        message: message.into(),
+    }
 }
 
 pub fn invalid(mut violations: Vec<Violation>) -> ApiError {
@@ -38,7 +48,10 @@ pub fn invalid(mut violations: Vec<Violation>) -> ApiError {
         [only] => only.message.clone(),
         [first, others @ ..] => format!("{} (and {} more)", first.message, others.len()),
     };
-    ApiError { violations, ..refusal(ErrorCode::Invalid, message, None) }
+    ApiError {
+        violations,
+        ..refusal(ErrorCode::Invalid, message, None)
+    }
 }
 
 pub fn broken(field: &str, rule: &str, message: impl Into<String>) -> ApiError {
@@ -83,13 +96,21 @@ pub fn unread(error: &ReadError) -> ApiError {
 
 /// Worth the same submission again: nothing is wrong with it.
 pub fn is_transient(error: &ApiError) -> bool {
-    matches!(error.code, ErrorCode::QueueFull | ErrorCode::RateLimited | ErrorCode::Unavailable)
+    matches!(
+        error.code,
+        ErrorCode::QueueFull | ErrorCode::RateLimited | ErrorCode::Unavailable
+    )
 }
 
 fn refusal(code: ErrorCode, mut message: String, retry_after: Option<Duration>) -> ApiError {
     clip(&mut message);
     let retry_after_s = retry_after.map(|after| after.as_secs_f64().ceil().max(1.0) as u64);
-    ApiError { code, message, violations: Vec::new(), retry_after_s }
+    ApiError {
+        code,
+        message,
+        violations: Vec::new(),
+        retry_after_s,
+    }
 }
 
 fn clip(text: &mut String) {

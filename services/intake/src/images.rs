@@ -29,12 +29,20 @@ pub struct Images {
 
 impl Images {
     pub fn new(store: Store, link_lasts: Duration) -> Self {
-        Self { store, link_lasts, places: Arc::new(Semaphore::new(STORE_REQUESTS)) }
+        Self {
+            store,
+            link_lasts,
+            places: Arc::new(Semaphore::new(STORE_REQUESTS)),
+        }
     }
 
     /// The key under which the picture lies, once it does.
     pub async fn settle(&self, image: &ImageSource) -> Result<String, ApiError> {
-        let _place = self.places.acquire().await.expect("the semaphore is never closed");
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         match image {
             ImageSource::S3Key(key) => self.find(key).await,
             ImageSource::Base64(text) => self.store_inline(text).await,
@@ -56,7 +64,11 @@ impl Images {
         let (bytes, kind) = decode(text)?;
         let key = format!("images/{}.{}", hex(&Sha256::digest(&bytes)), kind.extension);
         // The key is the content: whoever was there first has put the same bytes.
-        match self.store.put_bytes(&key, bytes.into(), kind.content_type, true, HashMap::new()).await {
+        match self
+            .store
+            .put_bytes(&key, bytes.into(), kind.content_type, true, HashMap::new())
+            .await
+        {
             Ok(_) => Ok(key),
             Err(failure) => Err(store_away(&failure)),
         }
@@ -65,12 +77,18 @@ impl Images {
     /// Adds a fresh link where there is a video. Without one the view is still right.
     pub async fn link(&self, mut view: TaskView, now: Timestamp) -> TaskView {
         if let Some(video) = &mut view.video {
-            match self.store.presign_get(&video.artifact.key, self.link_lasts).await {
+            match self
+                .store
+                .presign_get(&video.artifact.key, self.link_lasts)
+                .await
+            {
                 Ok(url) => {
                     video.url = Some(url);
                     video.url_expires_at = now.checked_add(self.link_lasts).ok();
                 }
-                Err(failure) => tracing::warn!(error = %failure, task = %view.id, "no link could be signed"),
+                Err(failure) => {
+                    tracing::warn!(error = %failure, task = %view.id, "no link could be signed")
+                }
             }
         }
         view
@@ -91,13 +109,22 @@ fn decode(text: &str) -> Result<(Vec<u8>, Kind), ApiError> {
     let refuse = |rule, message: &str| error::broken("image.base64", rule, message);
     // Four characters hold three bytes: what is too long need not be decoded.
     if text.len() / 4 * 3 > MAX_IMAGE_BYTES + 2 {
-        return Err(refuse("size", "the image is larger than 20 MB: upload it and give its s3_key"));
+        return Err(refuse(
+            "size",
+            "the image is larger than 20 MB: upload it and give its s3_key",
+        ));
     }
-    let bytes = STANDARD
-        .decode(text)
-        .map_err(|bad| refuse("base64", &format!("the image is not standard base64 with padding: {bad}")))?;
+    let bytes = STANDARD.decode(text).map_err(|bad| {
+        refuse(
+            "base64",
+            &format!("the image is not standard base64 with padding: {bad}"),
+        )
+    })?;
     if bytes.len() > MAX_IMAGE_BYTES {
-        return Err(refuse("size", "the image is larger than 20 MB: upload it and give its s3_key"));
+        return Err(refuse(
+            "size",
+            "the image is larger than 20 MB: upload it and give its s3_key",
+        ));
     }
     match sniff(&bytes) {
         Some(kind) => Ok((bytes, kind)),
@@ -109,10 +136,27 @@ fn sniff(bytes: &[u8]) -> Option<Kind> {
     let (extension, content_type) = match bytes {
         [0xff, 0xd8, 0xff, ..] => ("jpg", "image/jpeg"),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => ("png", "image/png"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("webp", "image/webp"),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => ("webp", "image/webp"),
         _ => return None,
     };
-    Some(Kind { extension, content_type })
+    Some(Kind {
+        extension,
+        content_type,
+    })
 }
 
 fn store_away(failure: &dyn std::fmt::Display) -> ApiError {
@@ -131,6 +175,12 @@ mod tests {
         assert_eq!(rule(&STANDARD.encode("GIF89a")), "format");
         assert_eq!(rule(""), "format");
         assert_eq!(rule(&"A".repeat(MAX_IMAGE_BYTES / 3 * 4 + 64)), "size");
-        assert_eq!(decode(&STANDARD.encode(b"\xff\xd8\xff\xe0")).unwrap().1.extension, "jpg");
+        assert_eq!(
+            decode(&STANDARD.encode(b"\xff\xd8\xff\xe0"))
+                .unwrap()
+                .1
+                .extension,
+            "jpg"
+        );
     }
 }

@@ -16,9 +16,9 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::config::InboxConfig;
+use crate::error;
 use crate::parse::{self, Submission};
 use crate::submit::{Door, Intake, Outcome, now};
-use crate::error;
 
 /// How long one pull waits for a message: the longest that a stop waits for this loop.
 const PULL_WAIT: Duration = Duration::from_secs(2);
@@ -46,9 +46,15 @@ pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(inbox.config.in_flight));
     while !ctx.stopping.is_cancelled() {
         // Only what can be worked on now is taken: what waits here would lose its lease.
-        let first = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let first = places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let mut free = vec![first];
-        free.extend(std::iter::from_fn(|| places.clone().try_acquire_owned().ok()));
+        free.extend(std::iter::from_fn(|| {
+            places.clone().try_acquire_owned().ok()
+        }));
         match pull(&inbox.queue, free.len()).await {
             Ok(deliveries) => {
                 for (delivery, place) in deliveries.into_iter().zip(free) {
@@ -81,7 +87,11 @@ async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
 
 impl Inbox {
     async fn take(&self, delivery: &Delivery) {
-        let span = tracing::info_span!("inbox", sequence = delivery.sequence, delivered = delivery.delivered);
+        let span = tracing::info_span!(
+            "inbox",
+            sequence = delivery.sequence,
+            delivered = delivery.delivered
+        );
         spotreel_bus::trace::adopt(&span, &delivery.headers);
         async {
             let said = match self.settle(delivery).await {
@@ -98,14 +108,23 @@ impl Inbox {
 
     /// Ok: everything in the message is answered. Err: not yet, try again after so long.
     async fn settle(&self, delivery: &Delivery) -> Result<(), Duration> {
-        let kind = delivery.headers.get("Content-Type").map(async_nats::HeaderValue::as_str);
+        let kind = delivery
+            .headers
+            .get("Content-Type")
+            .map(async_nats::HeaderValue::as_str);
         let (requests, is_list) = match parse::submission(&delivery.payload, kind) {
             Ok(Submission::One(request)) => (vec![Ok(*request)], false),
             Ok(Submission::Many(requests)) => (requests, true),
             Err(error) => return self.reject(delivery, None, 0, error).await,
         };
-        let ids: Vec<_> = requests.iter().map(|request| client_id(request.as_ref().ok())).collect();
-        self.intake.limits.pace(requests.len()).map_err(|error| self.later(&error))?;
+        let ids: Vec<_> = requests
+            .iter()
+            .map(|request| client_id(request.as_ref().ok()))
+            .collect();
+        self.intake
+            .limits
+            .pace(requests.len())
+            .map_err(|error| self.later(&error))?;
         let door = Door::Inbox {
             stream: INBOX,
             sequence: delivery.sequence,
@@ -141,7 +160,10 @@ impl Inbox {
         match nameless.len() {
             0 => Ok(()),
             1 if !is_list => self.reject(delivery, None, 0, nameless.remove(0).1).await,
-            _ => self.reject(delivery, None, 0, error::invalid(gather(nameless))).await,
+            _ => {
+                self.reject(delivery, None, 0, error::invalid(gather(nameless)))
+                    .await
+            }
         }
     }
 
@@ -152,12 +174,24 @@ impl Inbox {
         index: usize,
         error: ApiError,
     ) -> Result<(), Duration> {
-        let subject = id.as_ref().map_or_else(|| format!("inbox/{}", delivery.sequence), ToString::to_string);
+        let subject = id.as_ref().map_or_else(
+            || format!("inbox/{}", delivery.sequence),
+            ToString::to_string,
+        );
         let event_id = format!("inbox/{}/{index}", delivery.sequence);
-        let data = Rejection { id: id.clone(), error, inbox_sequence: delivery.sequence };
+        let data = Rejection {
+            id: id.clone(),
+            error,
+            inbox_sequence: delivery.sequence,
+        };
         let event = CloudEvent::new(event_id, "task.rejected", subject, now(), data);
-        let payload = Bytes::from(serde_json::to_vec(&event).expect("an event has string keys only"));
-        match self.events.reject(id.as_ref(), delivery.sequence, payload).await {
+        let payload =
+            Bytes::from(serde_json::to_vec(&event).expect("an event has string keys only"));
+        match self
+            .events
+            .reject(id.as_ref(), delivery.sequence, payload)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "a rejection could not be published");
@@ -167,7 +201,9 @@ impl Inbox {
     }
 
     fn later(&self, error: &ApiError) -> Duration {
-        error.retry_after_s.map_or(self.config.retry_after, Duration::from_secs)
+        error
+            .retry_after_s
+            .map_or(self.config.retry_after, Duration::from_secs)
     }
 }
 
@@ -185,15 +221,21 @@ fn client_id(request: Option<&spotreel_domain::TaskRequest>) -> Option<TaskId> {
 fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
     const MOST: usize = 1_000;
     let each = refused.into_iter().flat_map(|(index, error)| {
-        let ApiError { message, violations, .. } = error;
+        let ApiError {
+            message,
+            violations,
+            ..
+        } = error;
         let violations = match violations.is_empty() {
             true => vec![error::violation("body", "task", message)],
             false => violations,
         };
-        violations.into_iter().map(move |broken| spotreel_domain::Violation {
-            field: format!("[{index}].{}", broken.field),
-            ..broken
-        })
+        violations
+            .into_iter()
+            .map(move |broken| spotreel_domain::Violation {
+                field: format!("[{index}].{}", broken.field),
+                ..broken
+            })
     });
     each.take(MOST).collect()
 }

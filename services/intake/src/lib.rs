@@ -77,12 +77,22 @@ pub async fn start_with(config: IntakeConfig, store: Store, ctx: Context) -> any
     let (committer, committing) = Committer::new(log.clone(), &config.commit);
     ctx.tasks.spawn(committing);
     let images = Images::new(store, config.s3.link_lasts);
-    let intake = Arc::new(Intake { log, committer, images: images.clone(), limits: limits.clone() });
+    let intake = Arc::new(Intake {
+        log,
+        committer,
+        images: images.clone(),
+        limits: limits.clone(),
+    });
 
     ctx.spawn("limits", watch_limits(limits, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
     let events = EventStream::open(&client).await;
-    let inbox = Inbox { intake: intake.clone(), queue, events, config: config.inbox.clone() };
+    let inbox = Inbox {
+        intake: intake.clone(),
+        queue,
+        events,
+        config: config.inbox.clone(),
+    };
     ctx.spawn("inbox", inbox::run(inbox, ctx.clone()));
 
     let service = serve::offer(&intake, &client, &ctx, config.concurrent_requests).await?;
@@ -97,7 +107,9 @@ pub async fn start_with(config: IntakeConfig, store: Store, ctx: Context) -> any
 async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {
     loop {
         let found = match limits.poll().await {
-            Ok(()) => Queue::open(client, INBOX, CONSUMER_INTAKE).await.map_err(|error| error.to_string()),
+            Ok(()) => Queue::open(client, INBOX, CONSUMER_INTAKE)
+                .await
+                .map_err(|error| error.to_string()),
             Err(missing) => Err(missing),
         };
         match found {
@@ -117,7 +129,12 @@ async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context)
 async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(limits.poll_every());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
+    while ctx
+        .stopping
+        .run_until_cancelled(tick.tick())
+        .await
+        .is_some()
+    {
         ctx.health.set("nats", limits.poll().await);
     }
     Ok(())
@@ -125,7 +142,12 @@ async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
 
 async fn watch_store(images: Images, ctx: Context) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(STORE_CHECK);
-    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
+    while ctx
+        .stopping
+        .run_until_cancelled(tick.tick())
+        .await
+        .is_some()
+    {
         ctx.health.set("store", images.check().await);
     }
     Ok(())

@@ -39,10 +39,17 @@ pub struct Limits {
 impl Limits {
     pub async fn new(client: &Client, config: LimitsConfig) -> Self {
         let context = async_nats::jetstream::new(client.clone());
-        let tasks = context.get_stream_no_info(TASKS).await.expect("TASKS is a valid stream name");
-        let inbox = context.get_stream_no_info(INBOX).await.expect("INBOX is a valid stream name");
+        let tasks = context
+            .get_stream_no_info(TASKS)
+            .await
+            .expect("TASKS is a valid stream name");
+        let inbox = context
+            .get_stream_no_info(INBOX)
+            .await
+            .expect("INBOX is a valid stream name");
         let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(at_least_one(config.tasks_per_second)).allow_burst(at_least_one(config.burst));
+        let quota = Quota::per_second(at_least_one(config.tasks_per_second))
+            .allow_burst(at_least_one(config.burst));
         Self {
             rate: RateLimiter::direct(quota),
             clock: DefaultClock::default(),
@@ -58,16 +65,25 @@ impl Limits {
 
     /// May so many tasks come now? All or none.
     pub fn pace(&self, tasks: usize) -> Result<(), ApiError> {
-        let Some(tasks) = u32::try_from(tasks).ok().and_then(NonZeroU32::new) else { return Ok(()) };
+        let Some(tasks) = u32::try_from(tasks).ok().and_then(NonZeroU32::new) else {
+            return Ok(());
+        };
         match self.rate.check_n(tasks) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_yet)) => {
                 let rate = self.config.tasks_per_second;
-                let message = format!("more than {rate} tasks a second arrive: send this call again later");
-                Err(error::rate_limited(message, not_yet.wait_time_from(self.clock.now())))
+                let message =
+                    format!("more than {rate} tasks a second arrive: send this call again later");
+                Err(error::rate_limited(
+                    message,
+                    not_yet.wait_time_from(self.clock.now()),
+                ))
             }
             Err(_) => {
-                let message = format!("one call takes at most {} tasks: send them in several", self.config.burst);
+                let message = format!(
+                    "one call takes at most {} tasks: send them in several",
+                    self.config.burst
+                );
                 Err(error::too_large(message))
             }
         }
@@ -75,7 +91,10 @@ impl Limits {
 
     /// Is there room for one more task in the queue and in the log?
     pub fn admit(&self) -> Result<(), ApiError> {
-        let (bytes, max_bytes) = (self.bytes.load(Ordering::Relaxed), self.max_bytes.load(Ordering::Relaxed));
+        let (bytes, max_bytes) = (
+            self.bytes.load(Ordering::Relaxed),
+            self.max_bytes.load(Ordering::Relaxed),
+        );
         if max_bytes > 0 && bytes >= max_bytes / 100 * self.config.log_room_percent {
             let message = format!(
                 "the task log has used {} % of its room, the rest is for tasks that were accepted: send it again later",
@@ -105,8 +124,14 @@ impl Limits {
         let missing = |what: &str, error: &dyn std::fmt::Display| {
             format!("{what} is missing or does not answer ({error}): has `spotreel provision` run?")
         };
-        let info = self.tasks.get_info().await.map_err(|error| missing("stream TASKS", &error))?;
-        let all = Model::ALL.into_iter().flat_map(|model| Priority::ALL.map(|priority| work_consumer(model, priority)));
+        let info = self
+            .tasks
+            .get_info()
+            .await
+            .map_err(|error| missing("stream TASKS", &error))?;
+        let all = Model::ALL
+            .into_iter()
+            .flat_map(|model| Priority::ALL.map(|priority| work_consumer(model, priority)));
         let counts = futures::future::join_all(all.map(|name| async move {
             let info = self.tasks.consumer_info(&name).await;
             info.map(|info| info.num_pending + info.num_ack_pending as u64)

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
-use spotreel_bus::names::{LOG_ALL, TASKS};
 use spotreel_bus::Recorded;
+use spotreel_bus::names::{LOG_ALL, TASKS};
 use spotreel_domain::Model;
 use spotreel_domain::api::{ApiError, ListPage, ListQuery, TaskView};
 
@@ -21,7 +21,14 @@ const WINDOW: usize = 500;
 const MAX_WINDOWS: usize = 40;
 /// A page ends below the size of a message.
 const MAX_PAGE_BYTES: usize = 4 << 20;
-const STATES: [&str; 6] = ["queued", "started", "succeeded", "failed", "cancelled", "expired"];
+const STATES: [&str; 6] = [
+    "queued",
+    "started",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "expired",
+];
 
 struct Filter {
     state: Option<String>,
@@ -34,7 +41,10 @@ pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiErr
     // One past the newest message that is looked at.
     let mut end = query.cursor.map_or(last + 1, |cursor| cursor.min(last + 1));
     let from_the_top = end > last;
-    let mut page = ListPage { tasks: Vec::new(), next_cursor: None };
+    let mut page = ListPage {
+        tasks: Vec::new(),
+        next_cursor: None,
+    };
     let mut seen = HashSet::new();
     let mut bytes = 0;
     for _ in 0..MAX_WINDOWS {
@@ -42,13 +52,19 @@ pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiErr
             return Ok(page);
         }
         let start = end.saturating_sub(WINDOW as u64).max(first);
-        let mut window =
-            intake.log.scan(LOG_ALL, start, WINDOW).await.map_err(|failure| error::unread(&failure))?;
+        let mut window = intake
+            .log
+            .scan(LOG_ALL, start, WINDOW)
+            .await
+            .map_err(|failure| error::unread(&failure))?;
         // Where messages are missing, the window reaches beyond its end.
         window.retain(|recorded| recorded.sequence < end);
         for recorded in window.into_iter().rev() {
             let new = seen.insert(recorded.task.id.clone());
-            if !new || !filter.fits(&recorded) || !(from_the_top || is_newest(intake, &recorded).await?) {
+            if !new
+                || !filter.fits(&recorded)
+                || !(from_the_top || is_newest(intake, &recorded).await?)
+            {
                 continue;
             }
             let view = TaskView::from(&recorded.task);
@@ -67,35 +83,64 @@ pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiErr
 
 fn check(query: &ListQuery) -> Result<(Filter, usize), ApiError> {
     let mut broken = Vec::new();
-    if query.state.as_ref().is_some_and(|state| !STATES.contains(&state.as_str())) {
-        broken.push(error::violation("state", "known", format!("state is one of {}", STATES.join(", "))));
+    if query
+        .state
+        .as_ref()
+        .is_some_and(|state| !STATES.contains(&state.as_str()))
+    {
+        broken.push(error::violation(
+            "state",
+            "known",
+            format!("state is one of {}", STATES.join(", ")),
+        ));
     }
     let model = query.model.as_ref().map(|name| Model::parse(name));
     if model == Some(None) {
         let names = Model::ALL.map(Model::as_str).join(", ");
-        broken.push(error::violation("model", "known", format!("model is one of {names}")));
+        broken.push(error::violation(
+            "model",
+            "known",
+            format!("model is one of {names}"),
+        ));
     }
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        broken.push(error::violation("limit", "range", format!("limit is 1 to {MAX_LIMIT}")));
+        broken.push(error::violation(
+            "limit",
+            "range",
+            format!("limit is 1 to {MAX_LIMIT}"),
+        ));
     }
     match broken.is_empty() {
-        true => Ok((Filter { state: query.state.clone(), model: model.flatten() }, limit as usize)),
+        true => Ok((
+            Filter {
+                state: query.state.clone(),
+                model: model.flatten(),
+            },
+            limit as usize,
+        )),
         false => Err(error::invalid(broken)),
     }
 }
 
 impl Filter {
     fn fits(&self, recorded: &Recorded) -> bool {
-        self.state.as_ref().is_none_or(|state| recorded.task.state.name() == state)
-            && self.model.is_none_or(|model| recorded.task.spec.model == model)
+        self.state
+            .as_ref()
+            .is_none_or(|state| recorded.task.state.name() == state)
+            && self
+                .model
+                .is_none_or(|model| recorded.task.spec.model == model)
     }
 }
 
 /// The first and the last sequence of the log.
 async fn bounds(intake: &Intake) -> Result<(u64, u64), ApiError> {
     let context = async_nats::jetstream::new(intake.log.client().clone());
-    let stream = context.get_stream_no_info(TASKS).await.expect("TASKS is a valid stream name");
+    let stream = context
+        .get_stream_no_info(TASKS)
+        .await
+        .expect("TASKS is a valid stream name");
     match stream.get_info().await {
         Ok(info) => Ok((info.state.first_sequence, info.state.last_sequence)),
         Err(failure) => {
@@ -106,6 +151,10 @@ async fn bounds(intake: &Intake) -> Result<(u64, u64), ApiError> {
 }
 
 async fn is_newest(intake: &Intake, recorded: &Recorded) -> Result<bool, ApiError> {
-    let last = intake.log.last(&recorded.task.id).await.map_err(|failure| error::unread(&failure))?;
+    let last = intake
+        .log
+        .last(&recorded.task.id)
+        .await
+        .map_err(|failure| error::unread(&failure))?;
     Ok(last.is_some_and(|last| last.sequence == recorded.sequence))
 }

@@ -28,7 +28,11 @@ pub fn submitted(door: &'static str, outcome: Result<(), &ApiError>) {
         Ok(()) => metrics::counter!(ACCEPTED, "door" => door).increment(1),
         Err(error) => {
             let code = serde_json::to_value(error.code).ok();
-            let code = code.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            let code = code
+                .as_ref()
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
             metrics::counter!(REFUSED, "door" => door, "code" => code).increment(1);
         }
     }

@@ -1,13 +1,15 @@
 //! From bytes to requests. What does not fit is refused with the field and the rule; nothing is guessed.
 
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL};
 use spotreel_domain::{TaskRequest, Violation};
 
 use crate::error;
+
+const OUT_OF_RANGE: &str = "number out of range";
 
 /// What a client submits: one task, or a list in which every task stands for itself.
 #[derive(Debug)]
@@ -20,32 +22,47 @@ pub enum Submission {
 pub fn submission(payload: &[u8], content_type: Option<&str>) -> Result<Submission, ApiError> {
     let text = body(payload, content_type)?;
     if !text.starts_with('[') {
-        return object(text).map(|one| Submission::One(Box::new(one))).map_err(refuse);
+        return object(text)
+            .map(|one| Submission::One(Box::new(one)))
+            .map_err(refuse);
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let list = List::deserialize(&mut reader).and_then(|list| reader.end().map(|()| list));
     let List { elements, more } = list.map_err(|error| refuse(syntax(&error, "body")))?;
     if more {
-        let message = format!("one call takes at most {MAX_TASKS_PER_CALL} tasks: send them in several");
+        let message =
+            format!("one call takes at most {MAX_TASKS_PER_CALL} tasks: send them in several");
         return Err(error::too_large(message));
     }
     if elements.is_empty() {
-        return Err(error::broken("body", "length", "the list is empty: give at least one task"));
+        return Err(error::broken(
+            "body",
+            "length",
+            "the list is empty: give at least one task",
+        ));
     }
     let parse = |(index, element): (usize, &RawValue)| {
         object(element.get()).map_err(|broken| refuse(at(index, broken)))
     };
-    Ok(Submission::Many(elements.into_iter().enumerate().map(parse).collect()))
+    Ok(Submission::Many(
+        elements.into_iter().enumerate().map(parse).collect(),
+    ))
 }
 
 /// One JSON object; the request of every other verb.
-pub fn request<T: DeserializeOwned>(payload: &[u8], content_type: Option<&str>) -> Result<T, ApiError> {
+pub fn request<T: DeserializeOwned>(
+    payload: &[u8],
+    content_type: Option<&str>,
+) -> Result<T, ApiError> {
     object(body(payload, content_type)?).map_err(refuse)
 }
 
 /// Names the place in a list.
 pub fn at(index: usize, broken: Violation) -> Violation {
-    Violation { message: format!("task {index} of the list: {}", broken.message), ..broken }
+    Violation {
+        message: format!("task {index} of the list: {}", broken.message),
+        ..broken
+    }
 }
 
 fn refuse(broken: Violation) -> ApiError {
@@ -53,7 +70,9 @@ fn refuse(broken: Violation) -> ApiError {
 }
 
 fn body<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<&'a str, ApiError> {
-    let kind = content_type.and_then(|text| text.split(';').next()).map(str::trim);
+    let kind = content_type
+        .and_then(|text| text.split(';').next())
+        .map(str::trim);
     if kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("application/json")) {
         let message = "the body is application/json: send that, or leave Content-Type out";
         return Err(error::broken("Content-Type", "known", message));
@@ -63,7 +82,11 @@ fn body<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<&'a str, Ap
         error::broken("body", "utf8", message)
     })?;
     match text.trim_matches([' ', '\t', '\r', '\n']) {
-        "" => Err(error::broken("body", "required", "the body is empty: send a JSON object")),
+        "" => Err(error::broken(
+            "body",
+            "required",
+            "the body is empty: send a JSON object",
+        )),
         text => Ok(text),
     }
 }
@@ -71,27 +94,51 @@ fn body<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<&'a str, Ap
 /// serde would also read a struct from a list of its fields' values: nobody means that.
 fn object<T: DeserializeOwned>(text: &str) -> Result<T, Violation> {
     if !text.trim_start().starts_with('{') {
-        return Err(error::violation("body", "object", "a JSON object is wanted, such as {\"model\":\"ti2v-5B\",…}"));
+        return Err(error::violation(
+            "body",
+            "object",
+            "a JSON object is wanted, such as {\"model\":\"ti2v-5B\",…}",
+        ));
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let path = path.trim_end_matches(['.', '?']);
-        explain(error.inner(), if path.is_empty() { "body" } else { path })
+        explain(
+            error.inner(),
+            if path.is_empty() { "body" } else { path },
+            text,
+        )
     })?;
     reader.end().map_err(|error| syntax(&error, "body"))?;
     Ok(read)
 }
 
 /// serde tells its rules apart by their words only; a unit test holds them.
-fn explain(error: &serde_json::Error, path: &str) -> Violation {
+fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
     let text = error.to_string();
     if error.classify() != Category::Data {
-        return syntax(error, path);
+        // Where a word is wanted and something else stands there, serde_json calls good JSON bad.
+        let sound =
+            !text.starts_with(OUT_OF_RANGE) && serde_json::from_str::<IgnoredAny>(json).is_ok();
+        return match sound {
+            true => error::violation(
+                path,
+                "type",
+                format!("{path} has a value of another type than is wanted there"),
+            ),
+            false => syntax(error, path),
+        };
     }
-    let quoted = |text: &str| text.split_once('`').and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name.to_owned());
+    let quoted = |text: &str| {
+        text.split_once('`')
+            .and_then(|(_, rest)| rest.split_once('`'))
+            .map(|(name, _)| name.to_owned())
+    };
     // The position at the end of serde's text says nothing that the field does not say better.
-    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    let reason = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(reason, _)| reason);
     let rules = [
         ("unknown field", "unknown"),
         ("unknown variant", "known"),
@@ -101,13 +148,13 @@ fn explain(error: &serde_json::Error, path: &str) -> Violation {
         ("invalid value", "range"),
         ("invalid length", "length"),
     ];
-    let rule = rules.iter().find(|(words, _)| reason.starts_with(words)).map_or("format", |(_, rule)| rule);
+    let rule = rules
+        .iter()
+        .find(|(words, _)| reason.starts_with(words))
+        .map_or("format", |(_, rule)| rule);
     let field = match (rule, quoted(reason)) {
-        ("unknown" | "required" | "once", Some(name)) => match path.rsplit('.').next() {
-            _ if path == "body" => name,
-            Some(last) if last == name => path.to_owned(),
-            _ => format!("{path}.{name}"),
-        },
+        ("unknown" | "required" | "once", Some(name)) if path == "body" => name,
+        ("required", Some(name)) => format!("{path}.{name}"),
         _ => path.to_owned(),
     };
     let message = format!("{field}: {reason}");
@@ -115,7 +162,11 @@ fn explain(error: &serde_json::Error, path: &str) -> Violation {
 }
 
 fn syntax(error: &serde_json::Error, field: &str) -> Violation {
-    let rule = if error.to_string().starts_with("number out of range") { "range" } else { "json" };
+    let rule = if error.to_string().starts_with(OUT_OF_RANGE) {
+        "range"
+    } else {
+        "json"
+    };
     error::violation(field, rule, format!("{field} is not JSON: {error}"))
 }
 
@@ -145,7 +196,12 @@ impl<'de> Visitor<'de> for ListVisitor {
         while elements.len() < MAX_TASKS_PER_CALL {
             match list.next_element()? {
                 Some(element) => elements.push(element),
-                None => return Ok(List { elements, more: false }),
+                None => {
+                    return Ok(List {
+                        elements,
+                        more: false,
+                    });
+                }
             }
         }
         let mut more = false;
@@ -170,13 +226,14 @@ mod tests {
     fn field_and_rule_are_named() {
         let cases = [
             (r#"{"modle":"x"}"#, "modle", "unknown"),
-            (r#"{"a.b`c":1}"#, "a.b", "unknown"),
+            (r#"{"a.b`c":1}"#, "a.b`c", "unknown"),
             (r#"{"frames":"x"}"#, "frames", "type"),
             (r#"{"frames":-1}"#, "frames", "range"),
             (r#"{"guidance":1e999}"#, "guidance", "range"),
             (r#"{"priority":"urgent"}"#, "priority", "known"),
             (r#"{"labels":{"a":1}}"#, "labels.a", "type"),
-            (r#"{"image":{"url":"x"}}"#, "image.url", "known"),
+            (r#"{"image":{"url":"x"}}"#, "image", "known"),
+            (r#"{"priority":1}"#, "priority", "type"),
             (r#"{"model":"a","model":"b"}"#, "model", "once"),
             (r#"{"expires_at":"soon"}"#, "expires_at", "format"),
             (r#"{"prompt":"x""#, "body", "json"),
@@ -191,17 +248,27 @@ mod tests {
     #[test]
     fn each_of_a_list_stands_for_itself() {
         let text = r#"[{"model":"a"}, 3, {"x":1}, ["a"], {}]"#;
-        let Submission::Many(list) = submission(text.as_bytes(), None).unwrap() else { panic!() };
+        let Submission::Many(list) = submission(text.as_bytes(), None).unwrap() else {
+            panic!()
+        };
         let good: Vec<bool> = list.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, false, false, false, true]);
-        assert!(list[2].as_ref().unwrap_err().message.contains("task 2 of the list"));
+        assert!(
+            list[2]
+                .as_ref()
+                .unwrap_err()
+                .message
+                .contains("task 2 of the list")
+        );
     }
 
     #[test]
     fn nesting_is_no_danger() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let text = format!("[{}1{}]", open.repeat(500_000), close.repeat(500_000));
-            let Submission::Many(list) = submission(text.as_bytes(), None).unwrap() else { panic!() };
+            let Submission::Many(list) = submission(text.as_bytes(), None).unwrap() else {
+                panic!()
+            };
             assert!(list[0].is_err());
         }
     }

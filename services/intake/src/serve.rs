@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
-use async_nats::Client;
 use futures::{FutureExt, StreamExt};
 use spotreel_bootstrap::Context;
 use tokio::sync::Semaphore;
@@ -20,8 +20,18 @@ use crate::verbs::{self, Verb};
 const REPLY_PREFIXES: [&str; 2] = ["_INBOX", "_R_"];
 
 /// Offers the verbs. The service answers `nats micro` for as long as it is held.
-pub async fn offer(intake: &Arc<Intake>, client: &Client, ctx: &Context, at_once: usize) -> Result<Service, StartError> {
-    let failed = |subject| move |error: async_nats::Error| StartError::Endpoint { subject, reason: error.to_string() };
+pub async fn offer(
+    intake: &Arc<Intake>,
+    client: &Client,
+    ctx: &Context,
+    at_once: usize,
+) -> Result<Service, StartError> {
+    let failed = |subject| {
+        move |error: async_nats::Error| StartError::Endpoint {
+            subject,
+            reason: error.to_string(),
+        }
+    };
     let service = client
         .service_builder()
         .description("submissions, and questions about tasks")
@@ -31,11 +41,20 @@ pub async fn offer(intake: &Arc<Intake>, client: &Client, ctx: &Context, at_once
     let places = Arc::new(Semaphore::new(at_once));
     for verb in Verb::ALL {
         let builder = service.endpoint_builder().name(verb.name());
-        let endpoint = builder.add(verb.subject()).await.map_err(failed(verb.subject()))?;
-        ctx.spawn(verb.name(), listen(endpoint, verb, intake.clone(), places.clone(), ctx.clone()));
+        let endpoint = builder
+            .add(verb.subject())
+            .await
+            .map_err(failed(verb.subject()))?;
+        ctx.spawn(
+            verb.name(),
+            listen(endpoint, verb, intake.clone(), places.clone(), ctx.clone()),
+        );
     }
     // Once the server has seen this, it has seen the subscriptions before it.
-    client.flush().await.map_err(|error| failed("$SRV")(error.into()))?;
+    client
+        .flush()
+        .await
+        .map_err(|error| failed("$SRV")(error.into()))?;
     Ok(service)
 }
 
@@ -63,8 +82,18 @@ async fn listen(
     Ok(())
 }
 
-async fn hand_over(intake: &Arc<Intake>, verb: Verb, request: Request, places: &Arc<Semaphore>, ctx: &Context) {
-    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+async fn hand_over(
+    intake: &Arc<Intake>,
+    verb: Verb,
+    request: Request,
+    places: &Arc<Semaphore>,
+    ctx: &Context,
+) {
+    let place = places
+        .clone()
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
     let intake = intake.clone();
     ctx.tasks.spawn(async move {
         let _place = place;
@@ -74,8 +103,15 @@ async fn hand_over(intake: &Arc<Intake>, verb: Verb, request: Request, places: &
 
 async fn handle(intake: &Arc<Intake>, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
-    if !REPLY_PREFIXES.iter().any(|prefix| reply_to.starts_with(prefix)) {
-        tracing::warn!(verb = verb.name(), reply_to, "a request whose answer would go to no inbox was dropped");
+    if !REPLY_PREFIXES
+        .iter()
+        .any(|prefix| reply_to.starts_with(prefix))
+    {
+        tracing::warn!(
+            verb = verb.name(),
+            reply_to,
+            "a request whose answer would go to no inbox was dropped"
+        );
         return;
     }
     let began = Instant::now();
@@ -83,9 +119,17 @@ async fn handle(intake: &Arc<Intake>, verb: Verb, request: &Request) {
     if let Some(headers) = &request.message.headers {
         spotreel_bus::trace::adopt(&span, headers);
     }
-    let answering = verbs::answer(intake, verb, &request.message.payload, request.message.headers.as_ref());
+    let answering = verbs::answer(
+        intake,
+        verb,
+        &request.message.payload,
+        request.message.headers.as_ref(),
+    );
     let reply = answering.instrument(span).await;
-    if let Err(error) = request.respond_with_headers(Ok(reply.body.into()), reply.headers).await {
+    if let Err(error) = request
+        .respond_with_headers(Ok(reply.body.into()), reply.headers)
+        .await
+    {
         tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
     }
     metrics::request(verb.name(), began.elapsed());

@@ -34,7 +34,12 @@ pub struct Intake {
 pub enum Door {
     Request,
     /// Delivered again, a message gives the same tasks, judged by the time at which it was stored.
-    Inbox { stream: &'static str, sequence: u64, stored_nanos: i128, redelivered: bool },
+    Inbox {
+        stream: &'static str,
+        sequence: u64,
+        stored_nanos: i128,
+        redelivered: bool,
+    },
 }
 
 pub type Outcome = Result<Accepted, ApiError>;
@@ -48,7 +53,11 @@ struct Candidate {
 
 impl Intake {
     /// Accepts what can be accepted; the outcomes stand in the order of the requests.
-    pub async fn submit(&self, requests: Vec<Result<TaskRequest, ApiError>>, door: Door) -> Vec<Outcome> {
+    pub async fn submit(
+        &self,
+        requests: Vec<Result<TaskRequest, ApiError>>,
+        door: Door,
+    ) -> Vec<Outcome> {
         let now = now();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
             request.and_then(|request| door.candidate(&request, index, now))
@@ -65,9 +74,17 @@ impl Intake {
     }
 
     async fn submit_one(&self, candidate: Candidate, now: Timestamp) -> Outcome {
-        let Candidate { id, may_be_known, valid } = candidate;
+        let Candidate {
+            id,
+            may_be_known,
+            valid,
+        } = candidate;
         if may_be_known {
-            let known = self.log.last(&id).await.map_err(|failure| error::unread(&failure))?;
+            let known = self
+                .log
+                .last(&id)
+                .await
+                .map_err(|failure| error::unread(&failure))?;
             if let Some(known) = known {
                 return answer_again(&known, &valid.content_hash);
             }
@@ -82,9 +99,15 @@ impl Intake {
         }
         let step = Task::submit(id.clone(), spec, valid.content_hash.clone(), now);
         let accepted = Accepted::from(&step.1);
-        match self.committer.commit(Append::new(step, 0, ambient::uuid_v4())).await {
+        match self
+            .committer
+            .commit(Append::new(step, 0, ambient::uuid_v4()))
+            .await
+        {
             Some(Ok(_)) => Ok(accepted),
-            Some(Err(AppendError::Conflict(Some(first)))) => answer_again(&first, &valid.content_hash),
+            Some(Err(AppendError::Conflict(Some(first)))) => {
+                answer_again(&first, &valid.content_hash)
+            }
             Some(Err(failure)) => Err(unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
         }
@@ -92,20 +115,40 @@ impl Intake {
 }
 
 impl Door {
-    fn candidate(self, request: &TaskRequest, index: usize, now: Timestamp) -> Result<Candidate, ApiError> {
+    fn candidate(
+        self,
+        request: &TaskRequest,
+        index: usize,
+        now: Timestamp,
+    ) -> Result<Candidate, ApiError> {
         let at = match self {
             Self::Request => now,
-            Self::Inbox { stored_nanos, .. } => Timestamp::from_nanosecond(stored_nanos).unwrap_or(now),
+            Self::Inbox { stored_nanos, .. } => {
+                Timestamp::from_nanosecond(stored_nanos).unwrap_or(now)
+            }
         };
         let valid = request.validate(at).map_err(error::invalid)?;
         let (id, may_be_known) = match (&valid.id, self) {
             (Some(id), _) => (id.clone(), true),
             (None, Self::Request) => (TaskId::from(ambient::uuid_v7()), false),
-            (None, Self::Inbox { stream, sequence, stored_nanos, redelivered }) => {
-                (TaskId::from_inbox(stream, sequence, stored_nanos, index), redelivered)
-            }
+            (
+                None,
+                Self::Inbox {
+                    stream,
+                    sequence,
+                    stored_nanos,
+                    redelivered,
+                },
+            ) => (
+                TaskId::from_inbox(stream, sequence, stored_nanos, index),
+                redelivered,
+            ),
         };
-        Ok(Candidate { id, may_be_known, valid })
+        Ok(Candidate {
+            id,
+            may_be_known,
+            valid,
+        })
     }
 
     fn name(self) -> &'static str {
@@ -125,11 +168,14 @@ pub fn now() -> Timestamp {
 /// What a failed write means to the client.
 pub fn unwritten(failure: &AppendError) -> ApiError {
     match failure {
-        AppendError::Full => {
-            error::queue_full("the task log is full: send it again later".into(), std::time::Duration::from_secs(60))
-        }
+        AppendError::Full => error::queue_full(
+            "the task log is full: send it again later".into(),
+            std::time::Duration::from_secs(60),
+        ),
         AppendError::TooLarge => error::too_large("the task is larger than the log takes".into()),
-        AppendError::Conflict(_) => error::unavailable("others change this task at the same moment"),
+        AppendError::Conflict(_) => {
+            error::unavailable("others change this task at the same moment")
+        }
         AppendError::Unavailable(source) => {
             tracing::warn!(error = %source, "an event could not be written");
             error::unavailable("the task log cannot be written now")

@@ -36,7 +36,13 @@ pub struct Reply {
 }
 
 impl Verb {
-    pub const ALL: [Self; 5] = [Self::Submit, Self::Get, Self::List, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 5] = [
+        Self::Submit,
+        Self::Get,
+        Self::List,
+        Self::Cancel,
+        Self::Retry,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -60,8 +66,15 @@ impl Verb {
 }
 
 /// Carries out one request.
-pub async fn answer(intake: &Arc<Intake>, verb: Verb, payload: &[u8], headers: Option<&HeaderMap>) -> Reply {
-    let kind = headers.and_then(|headers| headers.get("Content-Type")).map(async_nats::HeaderValue::as_str);
+pub async fn answer(
+    intake: &Arc<Intake>,
+    verb: Verb,
+    payload: &[u8],
+    headers: Option<&HeaderMap>,
+) -> Reply {
+    let kind = headers
+        .and_then(|headers| headers.get("Content-Type"))
+        .map(async_nats::HeaderValue::as_str);
     let answered = match verb {
         Verb::Submit => submit(intake, payload, kind).await,
         Verb::Get => get(intake, payload, kind).await,
@@ -70,25 +83,42 @@ pub async fn answer(intake: &Arc<Intake>, verb: Verb, payload: &[u8], headers: O
         Verb::Retry => retry(intake, payload, kind).await,
     };
     match answered {
-        Ok(body) => Reply { body, headers: HeaderMap::new() },
+        Ok(body) => Reply {
+            body,
+            headers: HeaderMap::new(),
+        },
         Err(error) => refusal(error),
     }
 }
 
 fn refusal(error: ApiError) -> Reply {
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-Service-Error-Code", error.code.status().to_string().as_str());
+    headers.insert(
+        "Nats-Service-Error-Code",
+        error.code.status().to_string().as_str(),
+    );
     // A header is one line.
-    let line: String = error.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = error
+        .message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     headers.insert("Nats-Service-Error", line.as_str());
-    Reply { body: json(&ErrorReply { error }), headers }
+    Reply {
+        body: json(&ErrorReply { error }),
+        headers,
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
 }
 
-async fn submit(intake: &Arc<Intake>, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
+async fn submit(
+    intake: &Arc<Intake>,
+    payload: &[u8],
+    kind: Option<&str>,
+) -> Result<Vec<u8>, ApiError> {
     match parse::submission(payload, kind)? {
         Submission::One(request) => {
             intake.limits.pace(1)?;
@@ -111,7 +141,11 @@ fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
         Ok(accepted) => SubmitResult::Accepted(accepted),
         Err(error) => SubmitResult::Refused { error },
     });
-    let mut answer = AcceptedMany { accepted, refused, results: results.collect() };
+    let mut answer = AcceptedMany {
+        accepted,
+        refused,
+        results: results.collect(),
+    };
     let body = json(&answer);
     if body.len() <= client.max_payload() {
         return body;
@@ -130,7 +164,12 @@ fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
 async fn get(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
     let id = named(payload, kind)?;
     let last = newest(intake, &id).await?;
-    Ok(json(&intake.images.link(TaskView::from(&last.task), ambient::now()).await))
+    Ok(json(
+        &intake
+            .images
+            .link(TaskView::from(&last.task), ambient::now())
+            .await,
+    ))
 }
 
 async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
@@ -138,7 +177,9 @@ async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec
         [] => ListQuery::default(),
         payload => parse::request(payload, kind)?,
     };
-    crate::list::page(intake, &query).await.map(|page| json(&page))
+    crate::list::page(intake, &query)
+        .await
+        .map(|page| json(&page))
 }
 
 async fn cancel(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
@@ -181,7 +222,9 @@ async fn change(
             Err(failure) => return Err(unwritten(&failure)),
         }
     }
-    Err(error::unavailable("others change this task at the same moment"))
+    Err(error::unavailable(
+        "others change this task at the same moment",
+    ))
 }
 
 /// Takes an old work item out of the log, and tells whoever renders it. Neither must succeed: monitor's sweeper
@@ -192,11 +235,19 @@ async fn forget(intake: &Intake, id: &TaskId, entry: u64) {
     {
         tracing::warn!(error = %failure, task = %id, entry, "an old work item stays until it is swept");
     }
-    let _ = intake.log.client().publish(names::hint(id), "".into()).await;
+    let _ = intake
+        .log
+        .client()
+        .publish(names::hint(id), "".into())
+        .await;
 }
 
 async fn newest(intake: &Intake, id: &TaskId) -> Result<Recorded, ApiError> {
-    let last = intake.log.last(id).await.map_err(|failure| error::unread(&failure))?;
+    let last = intake
+        .log
+        .last(id)
+        .await
+        .map_err(|failure| error::unread(&failure))?;
     last.ok_or_else(|| error::not_found(id))
 }
 

@@ -11,7 +11,11 @@ use spotreel_domain::TaskId;
 use stage::{Stage, until};
 
 async fn publish(stage: &Stage, payload: &Value) {
-    let ack = stage.client.request("spotreel.inbox", payload.to_string().into()).await.unwrap();
+    let ack = stage
+        .client
+        .request("spotreel.inbox", payload.to_string().into())
+        .await
+        .unwrap();
     let ack: Value = serde_json::from_slice(&ack.payload).unwrap();
     assert_eq!(ack["stream"], INBOX, "{ack}");
 }
@@ -19,24 +23,45 @@ async fn publish(stage: &Stage, payload: &Value) {
 async fn event(stage: &Stage, subject: &str) -> Value {
     let context = jetstream::new(stage.root.clone());
     let stream = context.get_stream_no_info(EVENTS).await.unwrap();
-    let message = stream.get_last_raw_message_by_subject(subject).await.unwrap();
+    let message = stream
+        .get_last_raw_message_by_subject(subject)
+        .await
+        .unwrap();
     serde_json::from_slice(&message.payload).unwrap()
 }
 
 async fn emptied(stage: &Stage) {
-    until("the inbox is empty", || async { stage.stream(INBOX).await == 0 }).await;
+    until("the inbox is empty", || async {
+        stage.stream(INBOX).await == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_published_before_intake_ran_is_taken() {
     let stage = Stage::without_intake().await;
-    publish(&stage, &json!({"model": "ti2v-5B", "prompt": "x", "id": "mine"})).await;
+    publish(
+        &stage,
+        &json!({"model": "ti2v-5B", "prompt": "x", "id": "mine"}),
+    )
+    .await;
     publish(&stage, &json!({"model": "ti2v-5B", "prompt": "x"})).await;
-    publish(&stage, &json!([{"model": "ti2v-5B", "prompt": "x"}, {"model": "ti2v-5B", "prompt": "x"}])).await;
+    publish(
+        &stage,
+        &json!([{"model": "ti2v-5B", "prompt": "x"}, {"model": "ti2v-5B", "prompt": "x"}]),
+    )
+    .await;
     stage.start_intake(&[]).await;
     emptied(&stage).await;
     assert_eq!(stage.messages().await, 4);
-    assert!(stage.log.last(&TaskId::parse("mine").unwrap()).await.unwrap().is_some());
+    assert!(
+        stage
+            .log
+            .last(&TaskId::parse("mine").unwrap())
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,10 +73,16 @@ async fn delivered_again_it_is_the_same_task() {
     let stored = stream.get_raw_message(1).await.unwrap();
     let id = TaskId::from_inbox(INBOX, 1, stored.time.unix_timestamp_nanos(), 0);
     // As an intake that died between the task's first event and its ack: the task is there, the message too.
-    let queue = spotreel_bus::Queue::open(&stage.root, INBOX, "intake").await.unwrap();
+    let queue = spotreel_bus::Queue::open(&stage.root, INBOX, "intake")
+        .await
+        .unwrap();
     let taken = queue.pull_ready(1).await.unwrap();
     assert_eq!(taken[0].stored_nanos, stored.time.unix_timestamp_nanos());
-    let request = spotreel_domain::TaskRequest { model: "ti2v-5B".into(), prompt: "x".into(), ..Default::default() };
+    let request = spotreel_domain::TaskRequest {
+        model: "ti2v-5B".into(),
+        prompt: "x".into(),
+        ..Default::default()
+    };
     let now = spotreel_bootstrap::ambient::now();
     let valid = request.validate(now).unwrap();
     let step = spotreel_domain::Task::submit(id.clone(), valid.spec, valid.content_hash, now);
@@ -68,11 +99,19 @@ async fn delivered_again_it_is_the_same_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_an_event() {
     let stage = Stage::set().await;
-    publish(&stage, &json!({"model": "wan", "prompt": "x", "id": "mine"})).await;
+    publish(
+        &stage,
+        &json!({"model": "wan", "prompt": "x", "id": "mine"}),
+    )
+    .await;
     emptied(&stage).await;
     publish(&stage, &json!({"modle": 1})).await;
     emptied(&stage).await;
-    publish(&stage, &json!([{"model": "ti2v-5B", "prompt": "x"}, {"model": "wan"}, 7])).await;
+    publish(
+        &stage,
+        &json!([{"model": "ti2v-5B", "prompt": "x"}, {"model": "wan"}, 7]),
+    )
+    .await;
     emptied(&stage).await;
     let mine = event(&stage, "spotreel.task.mine.rejected").await;
     assert_eq!(mine["type"], "io.spotreel.task.rejected.v1");
@@ -88,7 +127,10 @@ async fn a_refusal_is_an_event() {
         .iter()
         .map(|broken| broken["field"].as_str().unwrap())
         .collect();
-    assert!(fields.contains("[1].model") && fields.contains("[2].body"), "{fields:?}");
+    assert!(
+        fields.contains("[1].model") && fields.contains("[2].body"),
+        "{fields:?}"
+    );
     assert_eq!(stage.messages().await, 1);
 }
 
@@ -96,8 +138,16 @@ async fn a_refusal_is_an_event() {
 async fn a_full_queue_holds_the_inbox_and_loses_nothing() {
     let stage = Stage::set_with(&[("limits.max_queued", "2"), ("limits.poll", "100ms")]).await;
     for n in 0..3 {
-        publish(&stage, &json!({"model": "ti2v-5B", "prompt": "x", "id": format!("t{n}")})).await;
+        publish(
+            &stage,
+            &json!({"model": "ti2v-5B", "prompt": "x", "id": format!("t{n}")}),
+        )
+        .await;
     }
     until("two are taken", || async { stage.messages().await == 2 }).await;
-    assert_eq!(stage.stream(INBOX).await, 1, "the third one waits in the inbox");
+    assert_eq!(
+        stage.stream(INBOX).await,
+        1,
+        "the third one waits in the inbox"
+    );
 }

@@ -17,7 +17,9 @@ async fn whatever_is_wrong_is_named() {
     };
     let raw = |text: &str| text.as_bytes().to_vec();
     let model = |model: &str, key: &str, value: serde_json::Value| {
-        json!({"model": model, "prompt": "x", key: value}).to_string().into_bytes()
+        json!({"model": model, "prompt": "x", key: value})
+            .to_string()
+            .into_bytes()
     };
     let many_labels: serde_json::Map<_, _> = (0..17).map(|n| (n.to_string(), json!("x"))).collect();
     let cases: Vec<(Vec<u8>, &str, &str)> = vec![
@@ -34,16 +36,36 @@ async fn whatever_is_wrong_is_named() {
         (raw("[]"), "body", "length"),
         (raw("[1,2"), "body", "json"),
         (b"\xff\xfe{}".to_vec(), "body", "utf8"),
-        (b"{\"model\":\"ti2v-5B\",\"prompt\":\"a\0b\"}".to_vec(), "prompt", "json"),
-        (raw(&format!("{{\"labels\":{}1{}}}", "{\"a\":".repeat(5000), "}".repeat(5000))), "labels.a", "type"),
-        (raw("{}"), "model", "known"),
+        (
+            b"{\"model\":\"ti2v-5B\",\"prompt\":\"a\0b\"}".to_vec(),
+            "prompt",
+            "json",
+        ),
+        (
+            raw(&format!(
+                "{{\"labels\":{}1{}}}",
+                "{\"a\":".repeat(5000),
+                "}".repeat(5000)
+            )),
+            "labels.a",
+            "type",
+        ),
+        (raw("{}"), "prompt", "length"),
         (raw(r#"{"model":"ti2v-5B"}"#), "prompt", "length"),
         (raw(r#"{"model":null,"prompt":"x"}"#), "model", "type"),
-        (raw(r#"{"model":"ti2v-5B","model":"ti2v-5B","prompt":"x"}"#), "model", "once"),
+        (
+            raw(r#"{"model":"ti2v-5B","model":"ti2v-5B","prompt":"x"}"#),
+            "model",
+            "once",
+        ),
         (with("modle", json!("x")), "modle", "unknown"),
         (with("model", json!("wan")), "model", "known"),
         (with("model", json!("TI2V-5B")), "model", "known"),
-        (with("model", json!("x".repeat(1_000_000))), "model", "known"),
+        (
+            with("model", json!("x".repeat(1_000_000))),
+            "model",
+            "known",
+        ),
         (with("model", json!(5)), "model", "type"),
         (with("prompt", json!("")), "prompt", "length"),
         (with("prompt", json!("   ")), "prompt", "length"),
@@ -51,7 +73,11 @@ async fn whatever_is_wrong_is_named() {
         (with("prompt", json!("bell\u{7}")), "prompt", "printable"),
         (with("prompt", json!("nul\u{0}")), "prompt", "printable"),
         (with("prompt", json!(["a"])), "prompt", "type"),
-        (with("negative_prompt", json!("x".repeat(2001))), "negative_prompt", "length"),
+        (
+            with("negative_prompt", json!("x".repeat(2001))),
+            "negative_prompt",
+            "length",
+        ),
         (with("size", json!("1280*704")), "size", "known"),
         (with("size", json!("1x1")), "size", "known"),
         (with("size", json!({})), "size", "type"),
@@ -65,10 +91,22 @@ async fn whatever_is_wrong_is_named() {
         (with("steps", json!(0)), "steps", "range"),
         (with("steps", json!(61)), "steps", "range"),
         (with("guidance", json!(0.5)), "guidance", "range"),
-        (raw(r#"{"model":"ti2v-5B","prompt":"x","guidance":1e999}"#), "guidance", "range"),
-        (with("guidance_high_noise", json!(3)), "guidance_high_noise", "two_experts"),
+        (
+            raw(r#"{"model":"ti2v-5B","prompt":"x","guidance":1e999}"#),
+            "guidance",
+            "range",
+        ),
+        (
+            with("guidance_high_noise", json!(3)),
+            "guidance_high_noise",
+            "two_experts",
+        ),
         (with("shift", json!(100)), "shift", "range"),
-        (with("seed", json!(9_007_199_254_740_992u64)), "seed", "range"),
+        (
+            with("seed", json!(9_007_199_254_740_992u64)),
+            "seed",
+            "range",
+        ),
         (with("seed", json!(-1)), "seed", "range"),
         (with("seed", json!("7")), "seed", "type"),
         (with("id", json!("")), "id", "token"),
@@ -76,37 +114,112 @@ async fn whatever_is_wrong_is_named() {
         (with("id", json!("*")), "id", "token"),
         (with("id", json!("x".repeat(65))), "id", "token"),
         (with("id", json!(7)), "id", "type"),
-        (with("idempotency_key", json!("")), "idempotency_key", "length"),
-        (with("idempotency_key", json!("x".repeat(257))), "idempotency_key", "length"),
-        (raw(r#"{"model":"ti2v-5B","prompt":"x","id":"a","idempotency_key":"b"}"#), "idempotency_key", "either"),
+        (
+            with("idempotency_key", json!("")),
+            "idempotency_key",
+            "length",
+        ),
+        (
+            with("idempotency_key", json!("x".repeat(257))),
+            "idempotency_key",
+            "length",
+        ),
+        (
+            raw(r#"{"model":"ti2v-5B","prompt":"x","id":"a","idempotency_key":"b"}"#),
+            "idempotency_key",
+            "either",
+        ),
         (with("priority", json!("urgent")), "priority", "known"),
         (with("priority", json!(1)), "priority", "type"),
-        (with("expires_at", json!("2001-01-01T00:00:00Z")), "expires_at", "future"),
-        (with("expires_at", json!("tomorrow")), "expires_at", "format"),
+        (
+            with("expires_at", json!("2001-01-01T00:00:00Z")),
+            "expires_at",
+            "future",
+        ),
+        (
+            with("expires_at", json!("tomorrow")),
+            "expires_at",
+            "format",
+        ),
         (with("labels", json!(many_labels)), "labels", "count"),
         (with("labels", json!({"": "x"})), "labels", "text"),
-        (with("labels", json!({"a": "x".repeat(129)})), "labels", "text"),
+        (
+            with("labels", json!({"a": "x".repeat(129)})),
+            "labels",
+            "text",
+        ),
         (with("labels", json!({"a": 1})), "labels.a", "type"),
         (with("labels", json!([])), "labels", "type"),
-        (model("t2v-A14B", "image", json!({"s3_key": "images/a.png"})), "image", "refused"),
-        (raw(r#"{"model":"i2v-A14B","prompt":"x"}"#), "image", "required"),
-        (model("i2v-A14B", "image", json!({"url": "http://x"})), "image.url", "known"),
-        (model("i2v-A14B", "image", json!("images/a.png")), "image", "known"),
-        (model("i2v-A14B", "image", json!({"s3_key": "a", "base64": "b"})), "image", "type"),
-        (model("i2v-A14B", "image", json!({"s3_key": "secrets/a"})), "image.s3_key", "key"),
-        (model("i2v-A14B", "image", json!({"s3_key": "images/../a"})), "image.s3_key", "key"),
-        (model("i2v-A14B", "image", json!({"s3_key": "images/nothing.png"})), "image.s3_key", "exists"),
-        (model("i2v-A14B", "image", json!({"base64": "%%%"})), "image.base64", "base64"),
-        (model("i2v-A14B", "image", json!({"base64": "R0lGODlh"})), "image.base64", "format"),
-        (model("i2v-A14B", "image", json!({"base64": ""})), "image.base64", "format"),
+        (
+            model("t2v-A14B", "image", json!({"s3_key": "images/a.png"})),
+            "image",
+            "refused",
+        ),
+        (
+            raw(r#"{"model":"i2v-A14B","prompt":"x"}"#),
+            "image",
+            "required",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"url": "http://x"})),
+            "image",
+            "known",
+        ),
+        (
+            model("i2v-A14B", "image", json!("images/a.png")),
+            "image",
+            "known",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"s3_key": "a", "base64": "b"})),
+            "image",
+            "type",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"s3_key": "secrets/a"})),
+            "image.s3_key",
+            "key",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"s3_key": "images/../a"})),
+            "image.s3_key",
+            "key",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"s3_key": "images/nothing.png"})),
+            "image.s3_key",
+            "exists",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"base64": "%%%"})),
+            "image.base64",
+            "base64",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"base64": "R0lGODlh"})),
+            "image.base64",
+            "format",
+        ),
+        (
+            model("i2v-A14B", "image", json!({"base64": ""})),
+            "image.base64",
+            "format",
+        ),
     ];
     assert!(cases.len() >= 40);
     let mut wrong = Vec::new();
     for (payload, field, rule) in cases {
         let shown = String::from_utf8_lossy(&payload[..payload.len().min(90)]).into_owned();
         let answer = stage.request("submit", payload, HeaderMap::new()).await;
-        let header = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error-Code"));
-        assert_eq!(header.map(async_nats::HeaderValue::as_str), Some("400"), "{shown}");
+        let header = answer
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Service-Error-Code"));
+        assert_eq!(
+            header.map(async_nats::HeaderValue::as_str),
+            Some("400"),
+            "{shown}"
+        );
         let body: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
         let first = &body["error"]["violations"][0];
         if (first["field"].as_str(), first["rule"].as_str()) != (Some(field), Some(rule)) {
@@ -124,7 +237,11 @@ async fn whatever_is_wrong_is_named() {
         ] {
             let body = stage.ask(verb, payload).await;
             let first = &body["error"]["violations"][0];
-            assert_eq!((&first["field"], &first["rule"]), (&json!(field), &json!(rule)), "{verb} {payload}");
+            assert_eq!(
+                (&first["field"], &first["rule"]),
+                (&json!(field), &json!(rule)),
+                "{verb} {payload}"
+            );
         }
         let body = stage.ask(verb, r#"{"id":"nobody"}"#).await;
         assert_eq!(body["error"]["code"], "not_found");
@@ -145,7 +262,10 @@ async fn whatever_is_wrong_is_named() {
     let body = stage.ask_with("submit", good.to_string(), headers).await;
     assert_eq!(body["error"]["violations"][0]["field"], "Content-Type");
     let too_many = format!("[{}1]", "1,".repeat(10_000));
-    assert_eq!(stage.ask("submit", too_many).await["error"]["code"], "too_large");
+    assert_eq!(
+        stage.ask("submit", too_many).await["error"]["code"],
+        "too_large"
+    );
     assert_eq!(stage.messages().await, 0);
     assert!(!stage.ctx.stopping.is_cancelled());
 }
@@ -156,10 +276,17 @@ async fn each_of_a_list_is_judged_alone() {
     let good = json!({"model": "ti2v-5B", "prompt": "a red fox"});
     let list = json!([good, 7, {"model": "wan"}, good, {"modle": 1}]);
     let answer = stage.submit(&list).await;
-    assert_eq!((&answer["accepted"], &answer["refused"]), (&json!(2), &json!(3)), "{answer}");
+    assert_eq!(
+        (&answer["accepted"], &answer["refused"]),
+        (&json!(2), &json!(3)),
+        "{answer}"
+    );
     assert!(answer["results"][0]["id"].is_string());
     assert_eq!(answer["results"][1]["error"]["code"], "invalid");
-    assert_eq!(answer["results"][4]["error"]["violations"][0]["field"], "modle");
+    assert_eq!(
+        answer["results"][4]["error"]["violations"][0]["field"],
+        "modle"
+    );
     assert_eq!(stage.messages().await, 2);
 }
 
@@ -174,7 +301,8 @@ async fn ten_thousand_refusals_fit_into_one_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_say_when_to_come_back() {
-    let stage = Stage::set_with(&[("limits.max_queued", "3"), ("limits.tasks_per_second", "1")]).await;
+    let stage =
+        Stage::set_with(&[("limits.max_queued", "3"), ("limits.tasks_per_second", "1")]).await;
     let good = json!({"model": "ti2v-5B", "prompt": "a red fox", "id": "first"});
     assert_eq!(stage.submit(&good).await["id"], "first");
     let list = json!(vec![json!({"model": "ti2v-5B", "prompt": "x"}); 5]);
@@ -182,7 +310,11 @@ async fn limits_say_when_to_come_back() {
     assert_eq!(answer["accepted"], 2, "{answer}");
     assert_eq!(answer["results"][4]["error"]["code"], "queue_full");
     assert!(answer["results"][4]["error"]["retry_after_s"].as_u64() > Some(0));
-    assert_eq!(stage.submit(&good).await["id"], "first", "what is known is answered, however full the queue");
+    assert_eq!(
+        stage.submit(&good).await["id"],
+        "first",
+        "what is known is answered, however full the queue"
+    );
     let call = json!(vec![json!({}); 10_000]);
     let mut last = serde_json::Value::Null;
     for _ in 0..3 {

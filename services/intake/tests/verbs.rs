@@ -37,21 +37,34 @@ async fn a_task_goes_round() {
     let id = accepted["id"].as_str().unwrap().to_owned();
     assert!(accepted["seed"].as_u64().unwrap() < 1 << 53);
     let seen = stage.ask("get", json!({"id": id}).to_string()).await;
-    assert_eq!((&seen["state"], &seen["seed"]), (&json!("queued"), &accepted["seed"]));
+    assert_eq!(
+        (&seen["state"], &seen["seed"]),
+        (&json!("queued"), &accepted["seed"])
+    );
     assert_eq!(seen["submitted_at"], accepted["submitted_at"]);
     assert_eq!(work(&stage).await, 1);
 
-    let mut hints = stage.root.subscribe(format!("spotreel.hint.{id}")).await.unwrap();
+    let mut hints = stage
+        .root
+        .subscribe(format!("spotreel.hint.{id}"))
+        .await
+        .unwrap();
     stage.root.flush().await.unwrap();
     let cancelled = stage.ask("cancel", json!({"id": id}).to_string()).await;
     assert_eq!(cancelled["state"], "cancelled");
     assert_eq!(work(&stage).await, 0);
-    tokio::time::timeout(Duration::from_secs(5), hints.next()).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), hints.next())
+        .await
+        .unwrap()
+        .unwrap();
     let again = stage.ask("cancel", json!({"id": id}).to_string()).await;
     assert_eq!(again, cancelled);
 
     let retried = stage.ask("retry", json!({"id": id}).to_string()).await;
-    assert_eq!((&retried["state"], &retried["round"]), (&json!("queued"), &json!(2)));
+    assert_eq!(
+        (&retried["state"], &retried["round"]),
+        (&json!("queued"), &json!(2))
+    );
     assert_eq!(work(&stage).await, 1);
     let refused = stage.ask("retry", json!({"id": id}).to_string()).await;
     assert_eq!(refused["error"]["code"], "not_allowed");
@@ -66,15 +79,37 @@ async fn a_failed_task_is_retried_and_its_old_entry_goes() {
     let op = spotreel_bootstrap::ambient::uuid_v4;
     let queued = stage.log.last(&id).await.unwrap().unwrap();
     let step = queued.task.started("w", "i", 0, now).unwrap();
-    let sequence = stage.log.append(&Append::new(step.clone(), queued.sequence, op())).await.unwrap();
-    let error = Failure { kind: FailureKind::Invalid, message: "it broke".into() };
-    let failed = step.1.placed_at(sequence, Event::Started).attempt_failed(error, now).unwrap();
-    stage.log.append(&Append::new(failed, sequence, op())).await.unwrap();
+    let sequence = stage
+        .log
+        .append(&Append::new(step.clone(), queued.sequence, op()))
+        .await
+        .unwrap();
+    let error = Failure {
+        kind: FailureKind::Invalid,
+        message: "it broke".into(),
+    };
+    let failed = step
+        .1
+        .placed_at(sequence, Event::Started)
+        .attempt_failed(error, now)
+        .unwrap();
+    stage
+        .log
+        .append(&Append::new(failed, sequence, op()))
+        .await
+        .unwrap();
     let refused = stage.ask("cancel", r#"{"id":"t"}"#).await;
     assert_eq!(refused["error"]["code"], "not_allowed", "{refused}");
     let retried = stage.ask("retry", r#"{"id":"t"}"#).await;
-    assert_eq!((&retried["round"], &retried["failures"]), (&json!(2), &json!(0)));
-    assert_eq!(work(&stage).await, 1, "the entry of the first round is gone");
+    assert_eq!(
+        (&retried["round"], &retried["failures"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(
+        work(&stage).await,
+        1,
+        "the entry of the first round is gone"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,11 +135,22 @@ async fn one_id_many_times_at_once_is_one_task() {
     assert_eq!(stage.messages().await, 1);
 
     let other = json!({"model": "ti2v-5B", "prompt": "y", "id": "other"});
-    let list = json!([named("a"), named("a"), other, named("other"), named("a"), fox()]);
+    let list = json!([
+        named("a"),
+        named("a"),
+        other,
+        named("other"),
+        named("a"),
+        fox()
+    ]);
     let answer = stage.submit(&list).await;
     assert_eq!(answer["results"][0], answer["results"][1]);
     assert_eq!(answer["results"][0], answer["results"][4]);
-    assert_eq!((&answer["accepted"], &answer["refused"]), (&json!(5), &json!(1)), "{answer}");
+    assert_eq!(
+        (&answer["accepted"], &answer["refused"]),
+        (&json!(5), &json!(1)),
+        "{answer}"
+    );
     assert_eq!(stage.messages().await, 4);
 }
 
@@ -130,13 +176,21 @@ async fn lists_show_each_task_once_newest_first() {
     let list: Vec<Value> = (0..1_200).map(|n| named(&format!("t{n}"))).collect();
     stage.submit(&json!(list)).await;
     for n in [3, 700, 1_100] {
-        stage.ask("cancel", json!({"id": format!("t{n}")}).to_string()).await;
+        stage
+            .ask("cancel", json!({"id": format!("t{n}")}).to_string())
+            .await;
     }
     let (mut seen, mut cursor, mut pages) = (Vec::new(), Value::Null, 0);
     loop {
-        let page = stage.ask("list", json!({"limit": 500, "cursor": cursor}).to_string()).await;
+        let page = stage
+            .ask("list", json!({"limit": 500, "cursor": cursor}).to_string())
+            .await;
         let tasks = page["tasks"].as_array().unwrap();
-        seen.extend(tasks.iter().map(|task| task["id"].as_str().unwrap().to_owned()));
+        seen.extend(
+            tasks
+                .iter()
+                .map(|task| task["id"].as_str().unwrap().to_owned()),
+        );
         pages += 1;
         cursor = page["next_cursor"].clone();
         if cursor.is_null() {
@@ -151,7 +205,13 @@ async fn lists_show_each_task_once_newest_first() {
     assert!(cancelled["next_cursor"].is_null());
     let other = stage.ask("list", r#"{"model":"t2v-A14B"}"#).await;
     assert_eq!(other, json!({"tasks": []}));
-    assert_eq!(stage.ask("list", "").await["tasks"].as_array().unwrap().len(), 50);
+    assert_eq!(
+        stage.ask("list", "").await["tasks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        50
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,23 +221,43 @@ async fn an_answer_never_reaches_the_log() {
     let forged = "spotreel.log.victim.succeeded";
     for from in [&stage.client, &stage.root] {
         let payload = named("forger").to_string();
-        from.publish_with_reply("spotreel.submit", forged, payload.into()).await.unwrap();
+        from.publish_with_reply("spotreel.submit", forged, payload.into())
+            .await
+            .unwrap();
         from.flush().await.unwrap();
     }
     let seen = stage.ask("get", r#"{"id":"victim"}"#).await;
     assert_eq!(seen["state"], "queued");
-    let history = stage.log.history(&TaskId::parse("victim").unwrap()).await.unwrap();
+    let history = stage
+        .log
+        .history(&TaskId::parse("victim").unwrap())
+        .await
+        .unwrap();
     assert_eq!(history.len(), 1);
-    assert_eq!(stage.log.scan("spotreel.log.>", 1, 100).await.unwrap().len() as u64, stage.messages().await);
+    assert_eq!(
+        stage
+            .log
+            .scan("spotreel.log.>", 1, 100)
+            .await
+            .unwrap()
+            .len() as u64,
+        stage.messages().await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_stored_once_and_named_by_their_hash() {
     let stage = Stage::set().await;
-    let png = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, b"\x89PNG\r\n\x1a\nrest");
+    let png = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        b"\x89PNG\r\n\x1a\nrest",
+    );
     let task = json!({"model": "i2v-A14B", "prompt": "x", "image": {"base64": png}});
     let id = stage.submit(&task).await["id"].clone();
-    let key = stage.ask("get", json!({"id": id}).to_string()).await["image"].as_str().unwrap().to_owned();
+    let key = stage.ask("get", json!({"id": id}).to_string()).await["image"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(key.starts_with("images/") && key.ends_with(".png"), "{key}");
     assert!(stage.store.head(&key).await.unwrap().is_some());
     let by_key = json!({"model": "i2v-A14B", "prompt": "x", "image": {"s3_key": key}});
@@ -188,16 +268,33 @@ async fn images_are_stored_once_and_named_by_their_hash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_is_found_and_traces_go_on() {
     let stage = Stage::set().await;
-    let found = stage.client.request("$SRV.INFO.spotreel-intake", "".into()).await.unwrap();
+    let found = stage
+        .client
+        .request("$SRV.INFO.spotreel-intake", "".into())
+        .await
+        .unwrap();
     let info: Value = serde_json::from_slice(&found.payload).unwrap();
-    let mut subjects: Vec<_> =
-        info["endpoints"].as_array().unwrap().iter().map(|one| one["subject"].as_str().unwrap()).collect();
+    let mut subjects: Vec<_> = info["endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["subject"].as_str().unwrap())
+        .collect();
     subjects.sort_unstable();
     assert_eq!(
         subjects,
-        ["spotreel.cancel", "spotreel.get", "spotreel.list", "spotreel.retry", "spotreel.submit"]
+        [
+            "spotreel.cancel",
+            "spotreel.get",
+            "spotreel.list",
+            "spotreel.retry",
+            "spotreel.submit"
+        ]
     );
-    assert_eq!(stage.request("submit", "{}", HeaderMap::new()).await.status, None);
+    assert_eq!(
+        stage.request("submit", "{}", HeaderMap::new()).await.status,
+        None
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,12 +303,22 @@ async fn without_streams_it_is_not_ready_and_says_so() {
     let context = async_nats::jetstream::new(stage.root.clone());
     context.delete_stream("INBOX").await.unwrap();
     let ready = async {
-        let reason = || stage.ctx.health.readiness().checks.get("nats").and_then(|check| check.reason.clone());
+        let reason = || {
+            stage
+                .ctx
+                .health
+                .readiness()
+                .checks
+                .get("nats")
+                .and_then(|check| check.reason.clone())
+        };
         until("it names what is missing", || async {
             reason().is_some_and(|reason| reason.contains("consumer INBOX/intake is missing"))
         })
         .await;
-        spotreel_bus::provision::apply(&stage.root, &Default::default()).await.unwrap();
+        spotreel_bus::provision::apply(&stage.root, &Default::default())
+            .await
+            .unwrap();
     };
     tokio::join!(stage.start_intake(&[]), ready);
     until("ready", || async { stage.ctx.health.readiness().ready }).await;

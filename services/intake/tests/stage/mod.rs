@@ -20,8 +20,15 @@ use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_s3::{Keys, Store};
 
 const PASSWORD: &str = "test";
-const USERS: [&str; 7] =
-    ["PROVISION", "INTAKE", "NOTIFIER", "MONITOR", "WORKER", "CLIENTS_PROVISION", "CLIENT"];
+const USERS: [&str; 7] = [
+    "PROVISION",
+    "INTAKE",
+    "NOTIFIER",
+    "MONITOR",
+    "WORKER",
+    "CLIENTS_PROVISION",
+    "CLIENT",
+];
 
 pub struct Stage {
     server: Child,
@@ -58,16 +65,34 @@ impl Stage {
     }
 
     pub async fn without_intake() -> Self {
+        let shown = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(shown)
+            .with_test_writer()
+            .try_init();
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let server = serve(port, &dir);
         let url = format!("nats://127.0.0.1:{port}");
-        let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await.unwrap();
+        let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
+            .await
+            .unwrap();
         let mut sources = sources(&[]);
-        sources.overrides.push(("s3.endpoint_url".into(), cloud.endpoint_url()));
-        sources.overrides.push(("s3.force_path_style".into(), "true".into()));
+        sources
+            .overrides
+            .push(("s3.endpoint_url".into(), cloud.endpoint_url()));
+        sources
+            .overrides
+            .push(("s3.force_path_style".into(), "true".into()));
         let config: IntakeConfig = load_from(&sources).unwrap();
-        let keys = Keys { access_key: "local".into(), secret_key: "local-secret".into() };
+        let keys = Keys {
+            access_key: "local".into(),
+            secret_key: "local-secret".into(),
+        };
         let store = Store::connect_with_keys(&config.s3.store(), keys).await;
         store.create_bucket_if_missing().await.unwrap();
         let root = connect(&url, "provision").await;
@@ -75,15 +100,31 @@ impl Stage {
         let log = TaskLog::open(&root).await;
         provision::apply(&root, &Layout::default()).await.unwrap();
         let ctx = Context::new("intake", SocketAddr::from(([127, 0, 0, 1], 0)));
-        Self { server, url, cloud, store, ctx, client, root, log, _dir: dir }
+        Self {
+            server,
+            url,
+            cloud,
+            store,
+            ctx,
+            client,
+            root,
+            log,
+            _dir: dir,
+        }
     }
 
     pub async fn start_intake(&self, overrides: &[(&str, &str)]) {
         let mut sources = sources(overrides);
-        sources.overrides.push(("nats.url".into(), self.url.clone()));
-        sources.overrides.push(("nats.password".into(), PASSWORD.into()));
+        sources
+            .overrides
+            .push(("nats.url".into(), self.url.clone()));
+        sources
+            .overrides
+            .push(("nats.password".into(), PASSWORD.into()));
         let config: IntakeConfig = load_from(&sources).unwrap();
-        spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone()).await.unwrap();
+        spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone())
+            .await
+            .unwrap();
     }
 
     /// Sends bytes to a verb; the answer as JSON.
@@ -91,17 +132,30 @@ impl Stage {
         self.ask_with(verb, payload, HeaderMap::new()).await
     }
 
-    pub async fn ask_with(&self, verb: &str, payload: impl Into<Vec<u8>>, headers: HeaderMap) -> Value {
+    pub async fn ask_with(
+        &self,
+        verb: &str,
+        payload: impl Into<Vec<u8>>,
+        headers: HeaderMap,
+    ) -> Value {
         let answer = self.request(verb, payload, headers).await;
         serde_json::from_slice(&answer.payload).unwrap()
     }
 
-    pub async fn request(&self, verb: &str, payload: impl Into<Vec<u8>>, headers: HeaderMap) -> Message {
+    pub async fn request(
+        &self,
+        verb: &str,
+        payload: impl Into<Vec<u8>>,
+        headers: HeaderMap,
+    ) -> Message {
         let request = async_nats::Request::new()
             .payload(payload.into().into())
             .headers(headers)
             .timeout(Some(Duration::from_secs(30)));
-        self.client.send_request(format!("spotreel.{verb}"), request).await.unwrap()
+        self.client
+            .send_request(format!("spotreel.{verb}"), request)
+            .await
+            .unwrap()
     }
 
     pub async fn submit(&self, task: &Value) -> Value {
@@ -115,7 +169,15 @@ impl Stage {
 
     pub async fn stream(&self, name: &str) -> u64 {
         let context = async_nats::jetstream::new(self.root.clone());
-        context.get_stream_no_info(name).await.unwrap().get_info().await.unwrap().state.messages
+        context
+            .get_stream_no_info(name)
+            .await
+            .unwrap()
+            .get_info()
+            .await
+            .unwrap()
+            .state
+            .messages
     }
 }
 
@@ -126,7 +188,9 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 pub async fn connect(url: &str, user: &str) -> Client {
@@ -137,7 +201,10 @@ pub async fn connect(url: &str, user: &str) -> Client {
         creds: None,
     };
     let client = spotreel_bus::connect(&config, user, true).await.unwrap();
-    until("connected", || async { client.connection_state() == async_nats::connection::State::Connected }).await;
+    until("connected", || async {
+        client.connection_state() == async_nats::connection::State::Connected
+    })
+    .await;
     client
 }
 
@@ -145,14 +212,18 @@ fn sources(overrides: &[(&str, &str)]) -> Sources<'static> {
     Sources {
         name: "intake",
         defaults: DEFAULTS,
-        overrides: overrides.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        overrides: overrides
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
         ..Sources::default()
     }
 }
 
 fn serve(port: u16, dir: &tempfile::TempDir) -> Child {
     let program = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-    let config = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
+    let config =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
     Command::new(program)
         .arg("-c")
         .arg(config)
