@@ -71,16 +71,21 @@ impl CallError {
     }
 }
 
-/// The message, then one broken rule per line.
+/// One broken rule per line, or the message where no rule was broken.
 pub fn refusal(error: &ApiError) -> String {
-    let mut text = error.message.clone();
-    for broken in &error.violations {
-        text.push_str(&format!("\n  {}: {}", broken.field, broken.message));
-    }
+    let mut lines = match error.violations.as_slice() {
+        [] => vec![error.message.clone()],
+        broken => {
+            let rules = broken
+                .iter()
+                .map(|rule| format!("  {}: {}", rule.field, rule.message));
+            ["refused:".to_owned()].into_iter().chain(rules).collect()
+        }
+    };
     if let Some(seconds) = error.retry_after_s {
-        text.push_str(&format!("\n  try again in {seconds} s"));
+        lines.push(format!("  try again in {seconds} s"));
     }
-    text
+    lines.join("\n")
 }
 
 /// Connects with `config` as `program`, and says in a sentence why not.
@@ -176,7 +181,7 @@ mod tests {
         let error = parse::<serde_json::Value>("spotreel.submit".into(), answer).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "2 rules are broken\n  frames: frames is 4n+1\n  model: unknown"
+            "refused:\n  frames: frames is 4n+1\n  model: unknown"
         );
         assert!(!error.may_pass());
     }

@@ -13,6 +13,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
 use crate::connection::Settings;
@@ -25,7 +26,7 @@ enum Done {
 }
 
 fn main() -> ExitCode {
-    spotreel_bootstrap::telemetry::init_for_cli();
+    init_log();
     let cli = Cli::parse();
     // One thread: the kernel ends the children of `dev` with the thread that started them.
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -42,6 +43,18 @@ fn main() -> ExitCode {
         Ok(Done::Failed) => ExitCode::FAILURE,
         Err(error) => fail(&error),
     }
+}
+
+/// Warnings, or what RUST_LOG asks for. The NATS library tells each failure to its caller too, and there is a sentence
+/// for it.
+fn init_log() {
+    let filter = EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off")))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
 }
 
 async fn execute(cli: Cli) -> anyhow::Result<Done> {
