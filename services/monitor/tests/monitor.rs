@@ -68,7 +68,7 @@ impl System {
         }
     }
 
-    /// Runs monitor as its own user, until the context is dropped or told to stop.
+    /// Runs monitor as its own user, until it is told to stop or the test ends.
     async fn monitor(&self, config: MonitorConfig) -> Context {
         let ctx = Context::new("monitor", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let client = self.nats.client("monitor").await;
