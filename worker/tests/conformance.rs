@@ -148,7 +148,7 @@ impl Bench {
         let failure = failed(&self.all(request).await);
         assert_eq!(failure.engine_alive, self.engine.is_alive());
         if !failure.engine_alive {
-            assert_nothing_left(pid);
+            assert_nothing_left(pid).await;
         }
         failure
     }
@@ -191,12 +191,12 @@ fn expectation(task: &RenderTask) -> Expectation {
 }
 
 /// The whole group is gone, but its leader may wait a moment for init to bury it.
-fn assert_nothing_left(pid: u32) {
+async fn assert_nothing_left(pid: u32) {
     let group = Pid::from_raw(pid.try_into().unwrap());
     let end = Instant::now() + Duration::from_secs(5);
     while killpg(group, None) != Err(Errno::ESRCH) {
         assert!(Instant::now() < end, "something of engine {pid} is left");
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -206,13 +206,13 @@ async fn it_introduces_itself_and_leaves_when_asked() {
     assert!(!engine.hello().name.is_empty());
     let pid = engine.pid();
     assert!(engine.shutdown(Duration::from_secs(10)).await.success());
-    assert_nothing_left(pid);
+    assert_nothing_left(pid).await;
 }
 
 #[tokio::test]
 async fn dropping_it_leaves_nothing() {
     let pid = Bench::new().await.engine.pid();
-    assert_nothing_left(pid);
+    assert_nothing_left(pid).await;
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn killed_after_any_step_it_resumes_to_the_same_bytes() {
             }
         };
         drop(render);
-        assert_nothing_left(pid);
+        assert_nothing_left(pid).await;
         let mut heir = Bench::new().await;
         let mut request = heir.request("a river");
         request.attempt = 2;
@@ -539,6 +539,26 @@ async fn the_gate_refuses_black_frozen_and_truncated_videos() {
             _ => matches!(verdict, Err(GateError::Mp4(_))),
         };
         assert!(right, "{prompt}: {verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_gate_survives_any_damage() {
+    let mut bench = Bench::new().await;
+    let request = bench.request("a wreck");
+    let expected = expectation(&request.task);
+    let video = std::fs::read(bench.video(request).await.video).unwrap();
+    gate::check_bytes(&video, &expected).unwrap();
+    for length in (0..video.len()).step_by(7) {
+        assert!(gate::check_bytes(&video[..length], &expected).is_err());
+    }
+    // Damage in the pictures may go unnoticed; it only must not bring the gate down.
+    for at in (0..video.len()).step_by(11) {
+        for bits in [0x01, 0x80, 0xff] {
+            let mut damaged = video.clone();
+            damaged[at] ^= bits;
+            let _verdict = gate::check_bytes(&damaged, &expected);
+        }
     }
 }
 
