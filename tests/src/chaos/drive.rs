@@ -44,7 +44,10 @@ enum Answer {
 impl Driver {
     pub async fn run(self, op: Op) {
         match op {
-            Op::Submit { drafts, how: How::List } => self.submit_list(&drafts).await,
+            Op::Submit {
+                drafts,
+                how: How::List,
+            } => self.submit_list(&drafts).await,
             Op::Submit { drafts, how } => {
                 for draft in drafts {
                     self.submit(&self.plan.drafts[draft], how).await;
@@ -53,7 +56,11 @@ impl Driver {
             Op::Nonsense { number, named } => self.nonsense(number, named).await,
             Op::Cancel { draft, moment } => self.cancel(draft, moment).await,
             Op::Retry { draft } => self.retry(draft).await,
-            Op::Kill { .. } | Op::Arm { .. } | Op::Freeze { .. } | Op::Stop { .. } | Op::Storage { .. } => {}
+            Op::Kill { .. }
+            | Op::Arm { .. }
+            | Op::Freeze { .. }
+            | Op::Stop { .. }
+            | Op::Storage { .. } => {}
         }
     }
 
@@ -75,9 +82,12 @@ impl Driver {
             match self.ask(SUBMIT, &body(draft)).await {
                 Answer::Json(answer) => return self.accepted(draft, &answer),
                 Answer::Refused(code, message) if !may_pass(code) => {
-                    return self.record.contradiction(format!("#{} was refused: {message}", draft.number));
+                    return self
+                        .record
+                        .contradiction(format!("#{} was refused: {message}", draft.number));
                 }
-                Answer::Refused(ErrorCode::QueueFull | ErrorCode::RateLimited, _) | Answer::Nobody => {}
+                Answer::Refused(ErrorCode::QueueFull | ErrorCode::RateLimited, _)
+                | Answer::Nobody => {}
                 // A client without a name for its task cannot ask again.
                 Answer::Refused(..) | Answer::Lost if draft.name == Name::None => {
                     return self.record.unanswered(draft.number);
@@ -90,7 +100,10 @@ impl Driver {
 
     /// All have names: what was not answered is sent again, one by one.
     async fn submit_list(&self, numbers: &[usize]) {
-        let drafts: Vec<&Draft> = numbers.iter().map(|&number| &self.plan.drafts[number]).collect();
+        let drafts: Vec<&Draft> = numbers
+            .iter()
+            .map(|&number| &self.plan.drafts[number])
+            .collect();
         let bodies: Vec<Value> = drafts.iter().map(|draft| body(draft)).collect();
         self.record.count("submitted: a list");
         let results = match self.ask(SUBMIT, &json!(bodies)).await {
@@ -98,7 +111,10 @@ impl Driver {
             _ => Vec::new(),
         };
         for (index, draft) in drafts.into_iter().enumerate() {
-            match results.get(index).filter(|result| result.get("error").is_none()) {
+            match results
+                .get(index)
+                .filter(|result| result.get("error").is_none())
+            {
                 Some(result) => self.accepted(draft, result),
                 None => self.submit_one(draft).await,
             }
@@ -108,9 +124,15 @@ impl Driver {
     fn accepted(&self, draft: &Draft, answer: &Value) {
         match serde_json::from_value::<Accepted>(answer.clone()) {
             Ok(accepted) => {
-                self.record.acknowledged(draft.number, Some(accepted.id.to_string()), Some(accepted));
+                self.record.acknowledged(
+                    draft.number,
+                    Some(accepted.id.to_string()),
+                    Some(accepted),
+                );
             }
-            Err(error) => self.record.contradiction(format!("#{}: {answer} is no answer: {error}", draft.number)),
+            Err(error) => self
+                .record
+                .contradiction(format!("#{}: {answer} is no answer: {error}", draft.number)),
         }
     }
 
@@ -123,9 +145,14 @@ impl Driver {
         other["prompt"] = json!(format!("another than scene {}", draft.number));
         while Instant::now() < self.until {
             match self.ask(SUBMIT, &other).await {
-                Answer::Refused(ErrorCode::Conflict, _) => return self.record.count("another task of a known name refused"),
+                Answer::Refused(ErrorCode::Conflict, _) => {
+                    return self.record.count("another task of a known name refused");
+                }
                 Answer::Json(answer) => {
-                    return self.record.contradiction(format!("#{}: its name was given away: {answer}", draft.number));
+                    return self.record.contradiction(format!(
+                        "#{}: its name was given away: {answer}",
+                        draft.number
+                    ));
                 }
                 _ => tokio::time::sleep(PAUSE).await,
             }
@@ -164,7 +191,11 @@ impl Driver {
             body["id"] = json!(id);
         }
         if let Some(sequence) = self.publish_until(&body, named).await {
-            self.record.refusal(if named { Refusal::Task(id) } else { Refusal::Sequence(sequence) });
+            self.record.refusal(if named {
+                Refusal::Task(id)
+            } else {
+                Refusal::Sequence(sequence)
+            });
         }
     }
 
@@ -174,29 +205,39 @@ impl Driver {
             Moment::Rendering => view.state != "queued",
             Moment::Ended => has_ended(view),
         };
-        let Some(id) = self.wait_for(draft, awaited).await else { return };
+        let Some(id) = self.wait_for(draft, awaited).await else {
+            return;
+        };
         while Instant::now() < self.until {
             match self.ask(CANCEL, &json!({ "id": id })).await {
                 Answer::Json(_) => {
                     self.record.count(format!("cancelled: {moment:?}"));
                     return self.record.change(draft, |known| known.cancelled = true);
                 }
-                Answer::Refused(code, _) if !may_pass(code) => return self.record.count("cancel refused: it had ended"),
+                Answer::Refused(code, _) if !may_pass(code) => {
+                    return self.record.count("cancel refused: it had ended");
+                }
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
     async fn retry(&self, draft: usize) {
-        let Some(id) = self.wait_for(draft, has_ended).await else { return };
+        let Some(id) = self.wait_for(draft, has_ended).await else {
+            return;
+        };
         while Instant::now() < self.until {
             self.record.change(draft, |known| known.retries_sent += 1);
             match self.ask(RETRY, &json!({ "id": id })).await {
                 Answer::Json(_) => {
                     self.record.count("retried");
-                    return self.record.change(draft, |known| known.retries_confirmed += 1);
+                    return self
+                        .record
+                        .change(draft, |known| known.retries_confirmed += 1);
                 }
-                Answer::Refused(code, _) if !may_pass(code) => return self.record.count("retry refused: it has a video, or runs"),
+                Answer::Refused(code, _) if !may_pass(code) => {
+                    return self.record.count("retry refused: it has a video, or runs");
+                }
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -217,7 +258,9 @@ impl Driver {
     }
 
     async fn ask(&self, subject: &'static str, body: &Value) -> Answer {
-        let request = Request::new().payload(body.to_string().into()).timeout(Some(ANSWER_WITHIN));
+        let request = Request::new()
+            .payload(body.to_string().into())
+            .timeout(Some(ANSWER_WITHIN));
         let answer = match self.client.send_request(subject, request).await {
             Ok(answer) => answer,
             Err(error) if error.kind() == RequestErrorKind::NoResponders => return Answer::Nobody,
@@ -236,7 +279,10 @@ fn has_ended(view: &TaskView) -> bool {
 
 /// The same request may be taken later.
 fn may_pass(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::Unavailable | ErrorCode::QueueFull | ErrorCode::RateLimited)
+    matches!(
+        code,
+        ErrorCode::Unavailable | ErrorCode::QueueFull | ErrorCode::RateLimited
+    )
 }
 
 /// The task as its client writes it.

@@ -52,11 +52,19 @@ impl Evidence {
         let events = read_events(client).await?;
         let mut tasks: BTreeMap<String, Story> = BTreeMap::new();
         for one in &log {
-            tasks.entry(one.task.id.to_string()).or_default().logged.push(one.clone());
+            tasks
+                .entry(one.task.id.to_string())
+                .or_default()
+                .logged
+                .push(one.clone());
         }
         for one in &events {
             if let Some((id, _)) = one.of_task() {
-                tasks.entry(id.to_owned()).or_default().published.push(one.clone());
+                tasks
+                    .entry(id.to_owned())
+                    .or_default()
+                    .published
+                    .push(one.clone());
             }
         }
         tasks.values_mut().for_each(Story::weave);
@@ -73,8 +81,16 @@ impl Published {
 
     fn chapter(&self) -> Option<Chapter> {
         let (_, event) = self.of_task()?;
-        let number = |name: &str| self.body["data"][name].as_u64().and_then(|n| u32::try_from(n).ok());
-        Some(Chapter { event: Event::parse(event)?, round: number("round")?, failures: number("failures")? })
+        let number = |name: &str| {
+            self.body["data"][name]
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+        };
+        Some(Chapter {
+            event: Event::parse(event)?,
+            round: number("round")?,
+            failures: number("failures")?,
+        })
     }
 }
 
@@ -91,13 +107,23 @@ impl Story {
         }
         for one in &self.logged {
             let (event, round, failures) = (one.event, one.task.round, one.task.failures);
-            self.chapters.insert(one.sequence, Chapter { event, round, failures });
+            self.chapters.insert(
+                one.sequence,
+                Chapter {
+                    event,
+                    round,
+                    failures,
+                },
+            );
         }
     }
 
     /// For the report: `queued started lost …`.
     pub fn told(&self) -> String {
-        let words = self.chapters.iter().map(|(seq, chapter)| format!("{}@{seq}", chapter.event.as_str()));
+        let words = self
+            .chapters
+            .iter()
+            .map(|(seq, chapter)| format!("{}@{seq}", chapter.event.as_str()));
         words.collect::<Vec<_>>().join(" ")
     }
 }
@@ -107,7 +133,10 @@ pub async fn scan(client: &Client) -> anyhow::Result<Vec<Recorded>> {
     let mut found: Vec<Recorded> = Vec::new();
     loop {
         let from = found.last().map_or(1, |last| last.sequence + 1);
-        let more = log.scan(LOG_ALL, from, MAX_BATCH).await.context("the log cannot be scanned")?;
+        let more = log
+            .scan(LOG_ALL, from, MAX_BATCH)
+            .await
+            .context("the log cannot be scanned")?;
         if more.is_empty() {
             return Ok(found);
         }
@@ -123,16 +152,29 @@ async fn read_events(client: &Client) -> anyhow::Result<Vec<Published>> {
     if state.messages == 0 {
         return Ok(found);
     }
-    let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::All, ..Default::default() };
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::All,
+        ..Default::default()
+    };
     let mut messages = stream.create_consumer(config).await?.messages().await?;
     loop {
-        let next = tokio::time::timeout(QUIET, messages.next()).await.context("EVENTS fell silent")?;
+        let next = tokio::time::timeout(QUIET, messages.next())
+            .await
+            .context("EVENTS fell silent")?;
         let message = next.context("EVENTS ended early")??;
-        let sequence = message.info().map_err(|error| anyhow::anyhow!("{error}"))?.stream_sequence;
-        let header = message.headers.as_ref().and_then(|headers| headers.get(HEADER_LOG_SEQUENCE));
+        let sequence = message
+            .info()
+            .map_err(|error| anyhow::anyhow!("{error}"))?
+            .stream_sequence;
+        let header = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get(HEADER_LOG_SEQUENCE));
         found.push(Published {
             subject: message.subject.to_string(),
-            log_sequence: header.and_then(|value| value.as_str().parse().ok()).unwrap_or_default(),
+            log_sequence: header
+                .and_then(|value| value.as_str().parse().ok())
+                .unwrap_or_default(),
             body: serde_json::from_slice(&message.payload).context("a public event is no JSON")?,
         });
         if sequence >= state.last_sequence {
@@ -148,10 +190,11 @@ pub async fn counts(client: &Client) -> anyhow::Result<Vec<(String, u64)>> {
     for model in Model::ALL {
         for priority in Priority::ALL {
             let name = names::work_consumer(model, priority);
-            let mut consumer: PullConsumer = context
-                .get_consumer_from_stream(&name, TASKS)
-                .await
-                .map_err(|error| anyhow::anyhow!("consumer {name}: {error}"))?;
+            let mut consumer: PullConsumer =
+                context
+                    .get_consumer_from_stream(&name, TASKS)
+                    .await
+                    .map_err(|error| anyhow::anyhow!("consumer {name}: {error}"))?;
             let info = consumer.info().await?;
             found.push((name, info.num_pending + info.num_ack_pending as u64));
         }
@@ -188,7 +231,10 @@ async fn unsettled(client: &Client) -> anyhow::Result<String> {
         .map(|last| format!("{} is {}", last.task.id, last.task.state.name()))
         .collect();
     let context = async_nats::jetstream::new(client.clone());
-    for (stream, consumer) in [(TASKS, names::CONSUMER_NOTIFIER), (names::INBOX, names::CONSUMER_INTAKE)] {
+    for (stream, consumer) in [
+        (TASKS, names::CONSUMER_NOTIFIER),
+        (names::INBOX, names::CONSUMER_INTAKE),
+    ] {
         let mut found: PullConsumer = context
             .get_consumer_from_stream(consumer, stream)
             .await
@@ -196,10 +242,15 @@ async fn unsettled(client: &Client) -> anyhow::Result<String> {
         let info = found.info().await?;
         let left = info.num_pending + info.num_ack_pending as u64;
         if left > 0 {
-            open.push(format!("{consumer} has {left} of the log (to {end}) before it"));
+            open.push(format!(
+                "{consumer} has {left} of the log (to {end}) before it"
+            ));
         }
     }
-    let queues = counts(client).await?.into_iter().filter(|(_, count)| *count > 0);
+    let queues = counts(client)
+        .await?
+        .into_iter()
+        .filter(|(_, count)| *count > 0);
     open.extend(queues.map(|(name, count)| format!("{name} counts {count}")));
     Ok(open.join(", "))
 }

@@ -35,7 +35,10 @@ impl Saboteur {
             frozen: BTreeMap::new(),
             armed: BTreeSet::new(),
             storage_until: None,
-            http: reqwest::Client::builder().timeout(ADMIN_TIMEOUT).build().expect("a plain client"),
+            http: reqwest::Client::builder()
+                .timeout(ADMIN_TIMEOUT)
+                .build()
+                .expect("a plain client"),
         }
     }
 
@@ -75,7 +78,10 @@ impl Saboteur {
                 self.record.count(format!("worker armed to die {point}"));
                 let program = &mut self.system.workers[*worker];
                 program.kill9();
-                program.spec.environment.push((CRASH_AT.into(), crash_at.clone()));
+                program
+                    .spec
+                    .environment
+                    .push((CRASH_AT.into(), crash_at.clone()));
                 program.begin();
                 self.armed.insert(*worker);
             }
@@ -90,7 +96,8 @@ impl Saboteur {
             }
             Op::Storage { rules, seed, last } => {
                 self.record.count("S3 faults ordered");
-                self.order(&format!(r#"{{"seed":{seed},"rules":{rules}}}"#)).await;
+                self.order(&format!(r#"{{"seed":{seed},"rules":{rules}}}"#))
+                    .await;
                 self.storage_until = Some(now + *last);
             }
             Op::Submit { .. } | Op::Nonsense { .. } | Op::Cancel { .. } | Op::Retry { .. } => {}
@@ -107,7 +114,12 @@ impl Saboteur {
 
     /// Starts what is due, and what has died by itself.
     async fn repair(&mut self, now: Duration) {
-        let due: Vec<Name> = self.down.iter().filter(|(_, at)| **at <= now).map(|(name, _)| *name).collect();
+        let due: Vec<Name> = self
+            .down
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(name, _)| *name)
+            .collect();
         for name in due {
             self.down.remove(&name);
             match name {
@@ -116,12 +128,19 @@ impl Saboteur {
                 other => self.program(other).begin(),
             }
         }
-        let awake: Vec<usize> = self.frozen.iter().filter(|(_, at)| **at <= now).map(|(worker, _)| *worker).collect();
+        let awake: Vec<usize> = self
+            .frozen
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(worker, _)| *worker)
+            .collect();
         for worker in awake {
             self.frozen.remove(&worker);
             self.system.workers[worker].thaw();
         }
-        if self.storage_until.is_some_and(|at| at <= now) && !self.down.contains_key(&Name::Localcloud) {
+        if self.storage_until.is_some_and(|at| at <= now)
+            && !self.down.contains_key(&Name::Localcloud)
+        {
             self.count_storage().await;
             self.order(r#"{"rules":[]}"#).await;
             self.storage_until = None;
@@ -169,23 +188,46 @@ impl Saboteur {
 
     /// A cloud that is down has no faults: it forgets them with its process.
     async fn order(&self, rules: &str) {
-        let request = self.http.post(format!("{}/faults", self.system.cloud.admin));
-        let sent = request.header("content-type", "application/json").body(rules.to_owned()).send().await;
+        let request = self
+            .http
+            .post(format!("{}/faults", self.system.cloud.admin));
+        let sent = request
+            .header("content-type", "application/json")
+            .body(rules.to_owned())
+            .send()
+            .await;
         if let Ok(answer) = sent {
-            assert!(answer.status().is_success(), "the local cloud refuses the faults {rules}");
+            assert!(
+                answer.status().is_success(),
+                "the local cloud refuses the faults {rules}"
+            );
         }
     }
 
     async fn count_storage(&self) {
-        let Ok(answer) = self.http.get(format!("{}/faults", self.system.cloud.admin)).send().await else { return };
+        let Ok(answer) = self
+            .http
+            .get(format!("{}/faults", self.system.cloud.admin))
+            .send()
+            .await
+        else {
+            return;
+        };
         let rules: serde_json::Value = match answer.bytes().await {
             Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
             Err(_) => return,
         };
         for rule in rules.as_array().into_iter().flatten() {
             for _ in 0..rule["fired"].as_u64().unwrap_or_default() {
-                let late = if rule["after"] == true { " after the work" } else { "" };
-                self.record.count(format!("S3 fault {}{late}", rule["action"].as_str().unwrap_or("?")));
+                let late = if rule["after"] == true {
+                    " after the work"
+                } else {
+                    ""
+                };
+                self.record.count(format!(
+                    "S3 fault {}{late}",
+                    rule["action"].as_str().unwrap_or("?")
+                ));
             }
         }
     }

@@ -56,7 +56,12 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let (accidents, orders) = split(&plan);
     let until = Instant::now() + options.most.saturating_sub(begun.elapsed());
     let client = system.nats.client("client").await;
-    let driver = Driver { client, plan: plan.clone(), record: record.clone(), until };
+    let driver = Driver {
+        client,
+        plan: plan.clone(),
+        record: record.clone(),
+        until,
+    };
     let saboteur = Saboteur::new(system, record.clone());
     let driving = tokio::spawn(act_out(orders, driver));
     let mut saboteur = saboteur.run(accidents, plan.length).await;
@@ -66,8 +71,14 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let report = conclude(&mut saboteur, driving, &plan, &record, begun, options.most).await;
     if options.keep || !report.as_ref().is_ok_and(Report::passed) {
         let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-        println!("kept: logs, streams and objects of every program in {}/spotreel-*", dir.display());
-        println!("a task's life: grep -h TASK_ID {}/spotreel-system-*/*.log", dir.display());
+        println!(
+            "kept: logs, streams and objects of every program in {}/spotreel-*",
+            dir.display()
+        );
+        println!(
+            "a task's life: grep -h TASK_ID {}/spotreel-system-*/*.log",
+            dir.display()
+        );
         // The guards of the processes end them with this one; only the directories stay.
         std::mem::forget(saboteur);
     }
@@ -91,17 +102,28 @@ fn system_options(workers: usize) -> SystemOptions {
         faults: true,
         step_ms: STEP_MS,
         // The history is the evidence: the janitor must not touch it before it was read.
-        environment: vec![("SPOTREEL_MONITOR_JANITOR__GRACE".to_owned(), "3h".to_owned())],
-        worker_settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        environment: vec![(
+            "SPOTREEL_MONITOR_JANITOR__GRACE".to_owned(),
+            "3h".to_owned(),
+        )],
+        worker_settings: settings
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         ..SystemOptions::default()
     }
 }
 
 /// What is done to the system, and what is asked of it.
 fn split(plan: &Plan) -> (Vec<Timed>, Vec<Timed>) {
-    let all = plan.schedule.iter().map(|timed| Timed { at: timed.at, op: timed.op.clone() });
+    let all = plan.schedule.iter().map(|timed| Timed {
+        at: timed.at,
+        op: timed.op.clone(),
+    });
     all.partition(|timed| {
-        !matches!(timed.op, Op::Submit { .. } | Op::Nonsense { .. } | Op::Cancel { .. } | Op::Retry { .. })
+        !matches!(
+            timed.op,
+            Op::Submit { .. } | Op::Nonsense { .. } | Op::Cancel { .. } | Op::Retry { .. }
+        )
     })
 }
 
@@ -138,9 +160,17 @@ async fn conclude(
     while !settling.is_finished() {
         saboteur.nurse(Duration::from_millis(200)).await;
     }
-    let mut bounded = Verdict::new("bounded", "once the faults are over, everything comes to its end");
+    let mut bounded = Verdict::new(
+        "bounded",
+        "once the faults are over, everything comes to its end",
+    );
     let settled = settling.await?;
-    bounded.check(settled.is_ok(), || settled.map_err(|error| format!("{error:#}")).err().unwrap_or_default());
+    bounded.check(settled.is_ok(), || {
+        settled
+            .map_err(|error| format!("{error:#}"))
+            .err()
+            .unwrap_or_default()
+    });
     println!("everything is settled after {:.1?}", begun.elapsed());
 
     let evidence = Evidence::gather(&operator).await?;
@@ -150,17 +180,35 @@ async fn conclude(
     let mut verdicts = vec![bounded];
     verdicts.extend(check::all(plan, &book, &evidence, &operator, &store, scratch.path()).await);
     let resumed = check::resumed(&evidence);
-    verdicts.push(twins::compare(&mut saboteur.system, &resumed, plan.seed, Duration::from_secs(120)).await);
+    verdicts.push(
+        twins::compare(
+            &mut saboteur.system,
+            &resumed,
+            plan.seed,
+            Duration::from_secs(120),
+        )
+        .await,
+    );
 
-    let mut report = Report { seed: plan.seed, done: book.counts, verdicts, ..Report::default() };
+    let mut report = Report {
+        seed: plan.seed,
+        done: book.counts,
+        verdicts,
+        ..Report::default()
+    };
     for story in evidence.tasks.values() {
         for chapter in story.chapters.values() {
-            *report.done.entry(format!("event {}", chapter.event.as_str())).or_default() += 1;
+            *report
+                .done
+                .entry(format!("event {}", chapter.event.as_str()))
+                .or_default() += 1;
         }
         let end = story.last().map_or("lost", |last| last.task.state.name());
         *report.ends.entry(end.to_owned()).or_default() += 1;
     }
-    report.ends.insert("succeeded from a checkpoint".into(), resumed.len());
+    report
+        .ends
+        .insert("succeeded from a checkpoint".into(), resumed.len());
     report.seconds = begun.elapsed().as_secs();
     Ok(report)
 }

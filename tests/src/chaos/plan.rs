@@ -68,21 +68,47 @@ pub enum Fate {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Submit { drafts: Vec<usize>, how: How },
+    Submit {
+        drafts: Vec<usize>,
+        how: How,
+    },
     /// An invalid task for the inbox, which answers by an event.
-    Nonsense { number: usize, named: bool },
-    Cancel { draft: usize, moment: Moment },
+    Nonsense {
+        number: usize,
+        named: bool,
+    },
+    Cancel {
+        draft: usize,
+        moment: Moment,
+    },
     /// Once it has ended without a video.
-    Retry { draft: usize },
-    Kill { program: Program, down: Duration },
+    Retry {
+        draft: usize,
+    },
+    Kill {
+        program: Program,
+        down: Duration,
+    },
     /// Killed, and started again with a point at which it will die.
-    Arm { worker: usize, crash_at: String },
+    Arm {
+        worker: usize,
+        crash_at: String,
+    },
     /// SIGSTOP, and SIGCONT after so long.
-    Freeze { worker: usize, asleep: Duration },
+    Freeze {
+        worker: usize,
+        asleep: Duration,
+    },
     /// SIGTERM: hand back what it holds, and leave.
-    Stop { worker: usize },
+    Stop {
+        worker: usize,
+    },
     /// Faults of the object store, as its admin interface takes them, for so long.
-    Storage { rules: &'static str, seed: u64, last: Duration },
+    Storage {
+        rules: &'static str,
+        seed: u64,
+        last: Duration,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,18 +146,31 @@ const STORAGE: [&str; 5] = [
     r#"[{"op":"*","action":"503_slow_down","probability":0.4},{"op":"*","action":"delay","delay_ms":300,"probability":0.3}]"#,
     r#"[{"op":"PutObject","action":"500","probability":0.9},{"op":"GetObject","action":"500","probability":0.5}]"#,
 ];
-const CRASH_POINTS: [&str; 4] = ["after-lease", "after-checkpoint", "after-upload", "after-succeeded"];
+const CRASH_POINTS: [&str; 4] = [
+    "after-lease",
+    "after-checkpoint",
+    "after-upload",
+    "after-succeeded",
+];
 
 impl Plan {
     pub fn draw(seed: u64, tasks: usize, workers: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let length = SHORTEST.max(PER_TASK.saturating_mul(u32::try_from(tasks).unwrap_or(u32::MAX)));
-        let drafts: Vec<Draft> = (0..tasks).map(|number| draft(&mut rng, seed, number)).collect();
+        let length =
+            SHORTEST.max(PER_TASK.saturating_mul(u32::try_from(tasks).unwrap_or(u32::MAX)));
+        let drafts: Vec<Draft> = (0..tasks)
+            .map(|number| draft(&mut rng, seed, number))
+            .collect();
         let mut schedule = submissions(&mut rng, &drafts, length.mul_f64(SUBMITTING));
         orders(&mut rng, &drafts, &mut schedule);
         accidents(&mut rng, workers, length, &mut schedule);
         schedule.sort_by_key(|timed| timed.at);
-        Self { seed, drafts, schedule, length }
+        Self {
+            seed,
+            drafts,
+            schedule,
+            length,
+        }
     }
 }
 
@@ -165,8 +204,16 @@ fn draft(rng: &mut StdRng, seed: u64, number: usize) -> Draft {
 }
 
 fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
-    const PASSING: [&str; 8] =
-        ["crash", "hang", "oom", "garbage", "kill_worker", "retryable", "truncated", "bad_ckpt"];
+    const PASSING: [&str; 8] = [
+        "crash",
+        "hang",
+        "oom",
+        "garbage",
+        "kill_worker",
+        "retryable",
+        "truncated",
+        "bad_ckpt",
+    ];
     const FAILING: [&str; 5] = ["black", "frozen", "oom", "invalid", "device"];
     let step = rng.random_range(1..=steps);
     match rng.random_range(0..100) {
@@ -176,8 +223,15 @@ fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
             let fault = PASSING.choose(rng).expect("there are faults");
             let until = rng.random_range(1..=2);
             // A bad checkpoint shows only when somebody goes on from it.
-            let then = if *fault == "bad_ckpt" { format!("{{{{crash@{step}#{until}}}}}") } else { String::new() };
-            (Fate::Passing, format!("{{{{{fault}@{step}#{until}}}}}{then}"))
+            let then = if *fault == "bad_ckpt" {
+                format!("{{{{crash@{step}#{until}}}}}")
+            } else {
+                String::new()
+            };
+            (
+                Fate::Passing,
+                format!("{{{{{fault}@{step}#{until}}}}}{then}"),
+            )
         }
         _ => {
             let fault = FAILING.choose(rng).expect("there are faults");
@@ -197,16 +251,36 @@ fn submissions(rng: &mut StdRng, drafts: &[Draft], window: Duration) -> Vec<Time
             _ => (How::Twins, 1),
         };
         // Sent once only, or one would become two: what has no name goes alone.
-        let named = drafts[next..].iter().take(count).take_while(|draft| draft.name != Name::None).count();
+        let named = drafts[next..]
+            .iter()
+            .take(count)
+            .take_while(|draft| draft.name != Name::None)
+            .count();
         let end = next + named.max(1);
-        let how = if named == 0 && how != How::Inbox { How::Single } else { how };
+        let how = if named == 0 && how != How::Inbox {
+            How::Single
+        } else {
+            how
+        };
         let at = window.mul_f64(rng.random());
-        schedule.push(Timed { at, op: Op::Submit { drafts: (next..end).collect(), how } });
+        schedule.push(Timed {
+            at,
+            op: Op::Submit {
+                drafts: (next..end).collect(),
+                how,
+            },
+        });
         next = end;
     }
     for number in 0..2 + drafts.len() / TASKS_PER_NONSENSE {
         let at = window.mul_f64(rng.random());
-        schedule.push(Timed { at, op: Op::Nonsense { number, named: number % 2 == 0 } });
+        schedule.push(Timed {
+            at,
+            op: Op::Nonsense {
+                number,
+                named: number % 2 == 0,
+            },
+        });
     }
     schedule
 }
@@ -215,18 +289,34 @@ fn submissions(rng: &mut StdRng, drafts: &[Draft], window: Duration) -> Vec<Time
 fn orders(rng: &mut StdRng, drafts: &[Draft], schedule: &mut Vec<Timed>) {
     let mut orders = Vec::new();
     for timed in schedule.iter() {
-        let Op::Submit { drafts: numbers, .. } = &timed.op else { continue };
+        let Op::Submit {
+            drafts: numbers, ..
+        } = &timed.op
+        else {
+            continue;
+        };
         for &draft in numbers {
             let mut cancelled = false;
             if drafts[draft].fate != Fate::Killer && rng.random_bool(0.18) {
-                let moment =
-                    *[Moment::AtOnce, Moment::Rendering, Moment::Ended].choose(rng).expect("there are moments");
+                let moment = *[Moment::AtOnce, Moment::Rendering, Moment::Ended]
+                    .choose(rng)
+                    .expect("there are moments");
                 cancelled = moment != Moment::Ended;
-                orders.push(Timed { at: timed.at, op: Op::Cancel { draft, moment } });
+                orders.push(Timed {
+                    at: timed.at,
+                    op: Op::Cancel { draft, moment },
+                });
             }
-            let chance = if cancelled || drafts[draft].fate == Fate::Failing { 0.5 } else { 0.03 };
+            let chance = if cancelled || drafts[draft].fate == Fate::Failing {
+                0.5
+            } else {
+                0.03
+            };
             if rng.random_bool(chance) {
-                orders.push(Timed { at: timed.at, op: Op::Retry { draft } });
+                orders.push(Timed {
+                    at: timed.at,
+                    op: Op::Retry { draft },
+                });
             }
         }
     }
@@ -240,7 +330,10 @@ fn accidents(rng: &mut StdRng, workers: usize, length: Duration, schedule: &mut 
     let mut at = Duration::from_millis(1_500);
     while at < length {
         let kind = deck.pop().unwrap_or_else(|| rng.random_range(0..22));
-        schedule.push(Timed { at, op: accident(rng, kind, workers) });
+        schedule.push(Timed {
+            at,
+            op: accident(rng, kind, workers),
+        });
         at += Duration::from_millis(rng.random_range(700..2_200));
     }
 }
@@ -251,29 +344,60 @@ fn accident(rng: &mut StdRng, kind: u32, workers: usize) -> Op {
     match kind {
         0..4 => {
             let point = CRASH_POINTS[kind as usize];
-            let probability = if point == "after-checkpoint" { 0.4 } else { 0.9 };
+            let probability = if point == "after-checkpoint" {
+                0.4
+            } else {
+                0.9
+            };
             let crash_at = format!("{point}:{probability}:{}", rng.random_range(1..1_000_000));
             Op::Arm { worker, crash_at }
         }
-        4 => Op::Kill { program: Program::Intake, down },
-        5 => Op::Kill { program: Program::Notifier, down },
-        6 => Op::Kill { program: Program::Monitor, down },
-        7 => Op::Kill { program: Program::Localcloud, down },
-        8 => Op::Kill { program: Program::Nats, down },
-        9 => Op::Freeze { worker, asleep: LEASE + Duration::from_millis(rng.random_range(500..3_000)) },
+        4 => Op::Kill {
+            program: Program::Intake,
+            down,
+        },
+        5 => Op::Kill {
+            program: Program::Notifier,
+            down,
+        },
+        6 => Op::Kill {
+            program: Program::Monitor,
+            down,
+        },
+        7 => Op::Kill {
+            program: Program::Localcloud,
+            down,
+        },
+        8 => Op::Kill {
+            program: Program::Nats,
+            down,
+        },
+        9 => Op::Freeze {
+            worker,
+            asleep: LEASE + Duration::from_millis(rng.random_range(500..3_000)),
+        },
         10 => Op::Stop { worker },
         11..14 => Op::Storage {
             rules: STORAGE.choose(rng).expect("there are rules"),
             seed: rng.random(),
             last: Duration::from_millis(rng.random_range(1_000..4_000)),
         },
-        _ => Op::Kill { program: Program::Worker(worker), down },
+        _ => Op::Kill {
+            program: Program::Worker(worker),
+            down,
+        },
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: {} tasks in {:.0?}", self.seed, self.drafts.len(), self.length)?;
+        writeln!(
+            f,
+            "seed {}: {} tasks in {:.0?}",
+            self.seed,
+            self.drafts.len(),
+            self.length
+        )?;
         for Timed { at, op } in &self.schedule {
             write!(f, "{:>8.3}s  {op}", at.as_secs_f64())?;
             if let Op::Submit { drafts, .. } = op {
@@ -290,8 +414,19 @@ impl fmt::Display for Plan {
 impl fmt::Display for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directives = self.prompt.find("{{").map_or("", |at| &self.prompt[at..]);
-        let Self { number, name, model, priority, size, steps, .. } = self;
-        write!(f, "#{number} {name:?} {model} {priority:?} {size} {steps} steps {directives}")
+        let Self {
+            number,
+            name,
+            model,
+            priority,
+            size,
+            steps,
+            ..
+        } = self;
+        write!(
+            f,
+            "#{number} {name:?} {model} {priority:?} {size} {steps} steps {directives}"
+        )
     }
 }
 
@@ -299,8 +434,14 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Submit { how, .. } => write!(f, "submit {how:?}"),
-            Self::Nonsense { number, named: true } => write!(f, "nonsense {number}, named"),
-            Self::Nonsense { number, named: false } => write!(f, "nonsense {number}"),
+            Self::Nonsense {
+                number,
+                named: true,
+            } => write!(f, "nonsense {number}, named"),
+            Self::Nonsense {
+                number,
+                named: false,
+            } => write!(f, "nonsense {number}"),
             Self::Cancel { draft, moment } => write!(f, "cancel #{draft} {moment:?}"),
             Self::Retry { draft } => write!(f, "retry #{draft} once it ended without a video"),
             Self::Kill { program, down } => write!(f, "kill -9 {program:?}, down for {down:?}"),
@@ -335,7 +476,16 @@ mod tests {
         submitted.sort_unstable();
         assert_eq!(submitted, (0..100).collect::<Vec<_>>());
         let text = plan.to_string();
-        for wanted in ["Intake", "Notifier", "Monitor", "Localcloud", "Nats", "sleeps", "to stop", "S3 for"] {
+        for wanted in [
+            "Intake",
+            "Notifier",
+            "Monitor",
+            "Localcloud",
+            "Nats",
+            "sleeps",
+            "to stop",
+            "S3 for",
+        ] {
             assert!(text.contains(wanted), "{wanted} is missing");
         }
         assert!(CRASH_POINTS.iter().all(|point| text.contains(point)));

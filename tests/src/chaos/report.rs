@@ -24,7 +24,12 @@ pub struct Report {
 
 impl Verdict {
     pub fn new(invariant: &'static str, says: &'static str) -> Self {
-        Self { invariant, says, checked: 0, offences: Vec::new() }
+        Self {
+            invariant,
+            says,
+            checked: 0,
+            offences: Vec::new(),
+        }
     }
 
     /// Counts a check, and notes what is wrong with it.
@@ -38,7 +43,9 @@ impl Verdict {
 
 impl Report {
     pub fn passed(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.offences.is_empty())
+        self.verdicts
+            .iter()
+            .all(|verdict| verdict.offences.is_empty())
     }
 }
 
@@ -51,7 +58,13 @@ impl fmt::Display for Report {
                 writeln!(f, "  {count:>6}  {what}")?;
             }
         }
-        for Verdict { invariant, says, checked, offences } in &self.verdicts {
+        for Verdict {
+            invariant,
+            says,
+            checked,
+            offences,
+        } in &self.verdicts
+        {
             let word = if offences.is_empty() { "PASS" } else { "FAIL" };
             writeln!(f, "{word}  {invariant:<7} {says} ({checked} checked)")?;
             for offence in offences {

@@ -1,11 +1,10 @@
 //! Videos that were interrupted, made once more in peace: they must be the same, byte for byte.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::SeedableRng;
 use serde_json::{Value, json};
 use spotreel_bus::Recorded;
 use spotreel_domain::request::TaskSpec;
@@ -17,8 +16,16 @@ use crate::harness::{Api, System, program};
 /// So many are made again, if there are more.
 const MOST: usize = 20;
 
-pub async fn compare(system: &mut System, resumed: &[&Recorded], seed: u64, within: Duration) -> Verdict {
-    let mut verdict = Verdict::new("resume", "a video that was interrupted is the uninterrupted one, byte for byte");
+pub async fn compare(
+    system: &mut System,
+    resumed: &[&Recorded],
+    seed: u64,
+    within: Duration,
+) -> Verdict {
+    let mut verdict = Verdict::new(
+        "resume",
+        "a video that was interrupted is the uninterrupted one, byte for byte",
+    );
     let mut rng = StdRng::seed_from_u64(seed);
     let chosen: Vec<&&Recorded> = resumed.sample(&mut rng, MOST).collect();
     if chosen.is_empty() {
@@ -30,17 +37,27 @@ pub async fn compare(system: &mut System, resumed: &[&Recorded], seed: u64, with
     let mut pairs = Vec::new();
     for one in chosen {
         let id = format!("twin-{}", one.sequence);
-        match api.ask::<Value>("submit", &again(&id, &one.task.spec)).await {
+        match api
+            .ask::<Value>("submit", &again(&id, &one.task.spec))
+            .await
+        {
             Ok(_) => pairs.push((id, one)),
-            Err(error) => verdict.check(false, || format!("{} was not taken again: {error:?}", one.task.id)),
+            Err(error) => verdict.check(false, || {
+                format!("{} was not taken again: {error:?}", one.task.id)
+            }),
         }
     }
     for (id, one) in pairs {
-        let State::Succeeded { artifact } = &one.task.state else { continue };
+        let State::Succeeded { artifact } = &one.task.state else {
+            continue;
+        };
         let twin = wait(&api, &id, until).await;
         verdict.check(twin.as_deref() == Some(artifact.sha256.as_str()), || {
             let from = one.task.attempts.last().map_or(0, |last| last.from_step);
-            format!("{}, resumed at step {from}, is {}, in peace {twin:?}", one.task.id, artifact.sha256)
+            format!(
+                "{}, resumed at step {from}, is {}, in peace {twin:?}",
+                one.task.id, artifact.sha256
+            )
         });
     }
     verdict
@@ -52,14 +69,18 @@ async fn calm_worker(system: &mut System) {
         worker.kill9();
     }
     let engine = program::binary("spotreel-engine-sim");
-    let spec = system.worker_spec().set("engine.command", &json!([engine as &Path]).to_string());
+    let spec = system
+        .worker_spec()
+        .set("engine.command", &json!([engine.display().to_string()]).to_string());
     system.add_worker_as(spec).await;
 }
 
 async fn wait(api: &Api, id: &str, until: Instant) -> Option<String> {
     while Instant::now() < until {
         match api.get(id).await {
-            Some(view) if view.state == "succeeded" => return view.video.map(|video| video.artifact.sha256),
+            Some(view) if view.state == "succeeded" => {
+                return view.video.map(|video| video.artifact.sha256);
+            }
             Some(view) if view.state == "failed" => return None,
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
