@@ -52,7 +52,7 @@ fmt: ## Format the code
 .PHONY: demo
 demo: tools build ## The whole system on this machine, from a prompt to a video
 	@command -v ffprobe >/dev/null || echo "demo: ffprobe is missing, so the videos are not looked into (apt-get install ffmpeg)"
-	./tests/demo.sh
+	python3 tests/demo.py
 
 .PHONY: chaos
 chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500

@@ -47,7 +47,7 @@ def png(path, width=256, height=160):
 
 
 def status(task):
-    return json.loads(spotreel("--json", "status", task))
+    return json.loads(spotreel("status", "--json", task))
 
 
 def main():
@@ -75,7 +75,7 @@ def show():
     frame = DIR / "frame.png"
     png(frame)
     common = ["--steps", "24"]
-    tasks = [json.loads(spotreel("--json", "submit", *common, *task)) for task in (
+    tasks = [json.loads(spotreel("submit", "--json", *common, *task)) for task in (
         ["--model", "ti2v-5B", "--prompt", "a red fox in the snow", "--frames", "49"],
         ["--model", "t2v-A14B", "--prompt", "a lighthouse in a storm", "--size", "832x480"],
         ["--model", "i2v-A14B", "--prompt", "the camera moves slowly forward", "--size", "832x480", "--image", str(frame)],
@@ -105,7 +105,7 @@ def show():
 
 def half_way():
     """The first progress that is past the checkpoint of step 10 by more than its upload takes."""
-    progress = subprocess.Popen([SPOTREEL, "--dir", str(DIR), "--json", "watch"], stdout=subprocess.PIPE, text=True)
+    progress = subprocess.Popen([SPOTREEL, "--dir", str(DIR), "watch", "--json"], stdout=subprocess.PIPE, text=True)
     try:
         for line in progress.stdout:
             said = json.loads(line)
