@@ -25,7 +25,11 @@ impl Worker {
         let id = match delivery.recorded() {
             Ok(recorded) => recorded.task.id,
             Err(error) => {
-                tracing::error!(error = chain(&error), sequence = delivery.sequence, "a work item cannot be read; it is left to people");
+                tracing::error!(
+                    error = chain(&error),
+                    sequence = delivery.sequence,
+                    "a work item cannot be read; it is left to people"
+                );
                 let _ = delivery.nak(std::time::Duration::from_secs(3600)).await;
                 return None;
             }
@@ -56,7 +60,10 @@ impl Worker {
             }
             let found = async {
                 let checkpoints = checkpoints::list(&self.store, &last.task).await?;
-                anyhow::Ok((checkpoints, finish::find_artifact(&self.store, &last.task).await?))
+                anyhow::Ok((
+                    checkpoints,
+                    finish::find_artifact(&self.store, &last.task).await?,
+                ))
             };
             let (checkpoints, finished) = match found.await {
                 Ok(found) => found,
@@ -71,7 +78,10 @@ impl Worker {
                 self.declare_lost(&last, newest).await;
                 continue;
             }
-            let step = last.task.started(&self.name, &self.instance, newest, ambient::now()).ok()?;
+            let step = last
+                .task
+                .started(&self.name, &self.instance, newest, ambient::now())
+                .ok()?;
             let append = self.append(step, last.sequence);
             match self.log.append(&append).await {
                 Ok(sequence) => {
@@ -82,7 +92,11 @@ impl Worker {
                         headers: append.headers,
                         stored_at: ambient::now(),
                     };
-                    return Some(Begun { started, checkpoints, finished });
+                    return Some(Begun {
+                        started,
+                        checkpoints,
+                        finished,
+                    });
                 }
                 Err(AppendError::Conflict(_)) => {}
                 Err(error) => {
@@ -97,7 +111,9 @@ impl Worker {
     /// The item came to us although a start of it stands: that worker's lease has ended.
     async fn declare_lost(&self, last: &Recorded, newest_checkpoint: u32) {
         let before = last.task.running().map_or(0, |attempt| attempt.from_step);
-        let Ok((event, task)) = last.task.lost(newest_checkpoint > before, ambient::now()) else { return };
+        let Ok((event, task)) = last.task.lost(newest_checkpoint > before, ambient::now()) else {
+            return;
+        };
         tracing::warn!(task = %task.id, worker = last.task.running().map(|a| a.worker.as_str()), "a worker was lost with its task");
         let append = self.append((event, self.scaled(task)), last.sequence);
         // Refused: somebody wrote first, and the next look shows what.

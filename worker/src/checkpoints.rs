@@ -33,19 +33,33 @@ fn key(task: &Task, fence: u64, next_step: u32) -> String {
 
 fn parse(key: String) -> Option<Stored> {
     let (step, _) = key.rsplit('/').next()?.split_once('-')?;
-    Some(Stored { next_step: step.parse().ok()?, key })
+    Some(Stored {
+        next_step: step.parse().ok()?,
+        key,
+    })
 }
 
 /// All of the task's round, newest first.
 pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
     let listed = store.list(&prefix(task)).await?;
-    let mut found: Vec<_> = listed.into_iter().filter_map(|object| parse(object.key)).collect();
-    found.sort_by(|a, b| b.next_step.cmp(&a.next_step).then_with(|| b.key.cmp(&a.key)));
+    let mut found: Vec<_> = listed
+        .into_iter()
+        .filter_map(|object| parse(object.key))
+        .collect();
+    found.sort_by(|a, b| {
+        b.next_step
+            .cmp(&a.next_step)
+            .then_with(|| b.key.cmp(&a.key))
+    });
     Ok(found)
 }
 
 /// Brings a checkpoint here; what does not match its hash is an error.
-pub async fn fetch(store: &Store, stored: &Stored, work_dir: &Path) -> anyhow::Result<(PathBuf, String)> {
+pub async fn fetch(
+    store: &Store,
+    stored: &Stored,
+    work_dir: &Path,
+) -> anyhow::Result<(PathBuf, String)> {
     let path = work_dir.join("resume.ckpt");
     let info = store.get_to_file(&stored.key, &path).await?;
     let sha256 = info.sha256.context("a checkpoint without a hash")?;
@@ -97,7 +111,13 @@ async fn upload_all(
         }
         let key = key(&task, fence, checkpoint.next_step);
         let sent = store
-            .put_file_if_absent(&key, &checkpoint.path, &checkpoint.sha256, "application/octet-stream", HashMap::new())
+            .put_file_if_absent(
+                &key,
+                &checkpoint.path,
+                &checkpoint.sha256,
+                "application/octet-stream",
+                HashMap::new(),
+            )
             .await;
         let _ = tokio::fs::remove_file(&checkpoint.path).await;
         match sent {
@@ -109,7 +129,9 @@ async fn upload_all(
                 crash::point("after-checkpoint");
             }
             // The render goes on; the next checkpoint may get through.
-            Err(error) => tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3"),
+            Err(error) => {
+                tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3")
+            }
         }
         while done.len() > KEPT {
             let _ = store.delete(&done.remove(0)).await;

@@ -66,7 +66,11 @@ pub struct StopSection {
 
 impl Config for WorkerConfig {
     fn common(&self) -> Common<'_> {
-        Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+        Common {
+            http: &self.http,
+            telemetry: &self.telemetry,
+            shutdown: &self.shutdown,
+        }
     }
 }
 
@@ -77,7 +81,15 @@ impl WorkerConfig {
             "" => format!("{}-{:08x}", host_name(), ambient::random_u64() >> 32),
             name => name.to_owned(),
         };
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
+        name.chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect()
     }
 
     pub fn effective_instance(&self) -> String {

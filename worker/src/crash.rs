@@ -5,7 +5,12 @@
 
 use std::sync::{Mutex, OnceLock};
 
-pub const POINTS: [&str; 4] = ["after-lease", "after-checkpoint", "after-upload", "after-succeeded"];
+pub const POINTS: [&str; 4] = [
+    "after-lease",
+    "after-checkpoint",
+    "after-upload",
+    "after-succeeded",
+];
 
 struct Rule {
     point: String,
@@ -18,12 +23,19 @@ static RULES: OnceLock<Mutex<Vec<Rule>>> = OnceLock::new();
 /// Dies here, if told to.
 pub fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name));
-    let rules = RULES.get_or_init(|| Mutex::new(std::env::var("SPOTREEL_CRASH_AT").map(|v| parse(&v)).unwrap_or_default()));
+    let rules = RULES.get_or_init(|| {
+        Mutex::new(
+            std::env::var("SPOTREEL_CRASH_AT")
+                .map(|v| parse(&v))
+                .unwrap_or_default(),
+        )
+    });
     let Ok(mut rules) = rules.lock() else { return };
     for rule in rules.iter_mut().filter(|rule| rule.point == name) {
         if rule.draw() < rule.probability {
             tracing::warn!(point = name, "dying here, as SPOTREEL_CRASH_AT wants");
-            let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }

@@ -30,13 +30,22 @@ fn key(task: &Task, fence: u64) -> String {
 /// A video that an earlier attempt of this round has left in S3 finished.
 pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<Artifact>> {
     for object in store.list(&prefix(task)).await? {
-        let fence: Option<u64> = object.key.strip_prefix(&prefix(task)).and_then(|name| name.strip_suffix(".mp4")?.parse().ok());
+        let fence: Option<u64> = object
+            .key
+            .strip_prefix(&prefix(task))
+            .and_then(|name| name.strip_suffix(".mp4")?.parse().ok());
         // Starts before this round's entry belong to a round that a person has declared over.
         if !fence.is_some_and(|fence| fence > task.entry) {
             continue;
         }
-        let Some(info) = store.head(&object.key).await? else { continue };
-        let number = |name: &str| info.metadata.get(name).and_then(|text| text.parse::<u32>().ok());
+        let Some(info) = store.head(&object.key).await? else {
+            continue;
+        };
+        let number = |name: &str| {
+            info.metadata
+                .get(name)
+                .and_then(|text| text.parse::<u32>().ok())
+        };
         if let (Some(sha256), Some(engine)) = (info.sha256.clone(), info.metadata.get("engine")) {
             return Ok(Some(Artifact {
                 bucket: store.bucket().to_owned(),
@@ -61,12 +70,30 @@ impl Worker {
         let facts = match self.check(task, video).await {
             Ok(facts) => facts,
             Err(message) => {
-                return self.fail(started, &lease.delivery, Failure { kind: FailureKind::Gate, message }).await;
+                return self
+                    .fail(
+                        started,
+                        &lease.delivery,
+                        Failure {
+                            kind: FailureKind::Gate,
+                            message,
+                        },
+                    )
+                    .await;
             }
         };
         let key = key(task, started.sequence);
         if let Err(message) = self.upload(task, &key, video, &facts, engine, &lease).await {
-            return self.fail(started, &lease.delivery, Failure { kind: FailureKind::Storage, message }).await;
+            return self
+                .fail(
+                    started,
+                    &lease.delivery,
+                    Failure {
+                        kind: FailureKind::Storage,
+                        message,
+                    },
+                )
+                .await;
         }
         crash::point("after-upload");
         let artifact = Artifact {
@@ -88,13 +115,16 @@ impl Worker {
         let task = &started.task;
         let step = match task.succeeded(artifact, ambient::now()) {
             Ok(step) => step,
-            Err(error) => return tracing::error!(%error, task = %task.id, "a video of a task that was not running"),
+            Err(error) => {
+                return tracing::error!(%error, task = %task.id, "a video of a task that was not running");
+            }
         };
         match self.log.append(&self.append(step, started.sequence)).await {
             Ok(sequence) => {
                 crash::point("after-succeeded");
                 tracing::info!(task = %task.id, sequence, "succeeded");
-                metrics::counter!("spotreel_worker_attempts_total", "outcome" => "succeeded").increment(1);
+                metrics::counter!("spotreel_worker_attempts_total", "outcome" => "succeeded")
+                    .increment(1);
                 if let Err(error) = lease.delivery.ack().await {
                     tracing::warn!(task = %task.id, %error, "not acked; the sweeper removes the work item");
                 }
@@ -152,7 +182,9 @@ impl Worker {
                 Err(error) => format!("{error:#}"),
             };
             tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
-            let Some(pause) = pauses.next_backoff() else { return Err(error) };
+            let Some(pause) = pauses.next_backoff() else {
+                return Err(error);
+            };
             let superseded = lease.superseded();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -169,9 +201,15 @@ impl Worker {
         facts: &VideoFacts,
         metadata: &HashMap<String, String>,
     ) -> anyhow::Result<()> {
-        self.store.put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata.clone()).await?;
+        self.store
+            .put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata.clone())
+            .await?;
         match self.store.head(key).await? {
-            Some(info) if info.bytes == facts.bytes && info.sha256.as_deref() == Some(&facts.sha256) => Ok(()),
+            Some(info)
+                if info.bytes == facts.bytes && info.sha256.as_deref() == Some(&facts.sha256) =>
+            {
+                Ok(())
+            }
             Some(_) => anyhow::bail!("{key} holds something else than what was put there"),
             None => anyhow::bail!("{key} is not there after it was put"),
         }

@@ -28,7 +28,13 @@ pub struct Host {
 
 impl Host {
     pub fn new(config: EngineSection, health: Health) -> Self {
-        Self { config, health, engine: None, loaded: None, device_failures: 0 }
+        Self {
+            config,
+            health,
+            engine: None,
+            loaded: None,
+            device_failures: 0,
+        }
     }
 
     pub fn loaded(&self) -> Option<Model> {
@@ -37,7 +43,9 @@ impl Host {
 
     /// Which engine renders here, for the record of a video.
     pub fn engine_name(&self) -> String {
-        self.engine.as_ref().map_or_else(String::new, |engine| format!("{}/{}", engine.hello().name, engine.hello().version))
+        self.engine.as_ref().map_or_else(String::new, |engine| {
+            format!("{}/{}", engine.hello().name, engine.hello().version)
+        })
     }
 
     /// A running engine, started anew with growing pauses for as long as it takes. No task is taken before there is
@@ -83,12 +91,17 @@ impl Host {
         match loaded {
             Err(EngineError::Abandoned) => {
                 self.discard().await;
-                let engine = self.engine.insert(Engine::spawn(self.engine_config()).await.map_err(failure)?);
+                let engine = self
+                    .engine
+                    .insert(Engine::spawn(self.engine_config()).await.map_err(failure)?);
                 engine.load(model.as_str()).await.map_err(failure)?;
             }
             loaded => loaded.map_err(failure)?,
         }
-        let engine = self.engine.as_mut().ok_or_else(|| gone("no engine is running"))?;
+        let engine = self
+            .engine
+            .as_mut()
+            .ok_or_else(|| gone("no engine is running"))?;
         self.loaded = Some(model);
         Ok(engine)
     }
@@ -117,7 +130,11 @@ impl Host {
     }
 
     fn engine_config(&self) -> EngineConfig {
-        let (program, args) = self.config.command.split_first().map_or(("", &[][..]), |(p, rest)| (p.as_str(), rest));
+        let (program, args) = self
+            .config
+            .command
+            .split_first()
+            .map_or(("", &[][..]), |(p, rest)| (p.as_str(), rest));
         EngineConfig {
             args: args.to_vec(),
             deadlines: self.config.deadlines.clone(),
@@ -149,7 +166,10 @@ pub fn gone(message: &str) -> EngineFailure {
 pub fn failure(error: EngineError) -> EngineFailure {
     match error {
         EngineError::Failed(failure) => *failure,
-        other => EngineFailure { engine_alive: false, ..gone(&crate::checkpoints::chain(&other)) },
+        other => EngineFailure {
+            engine_alive: false,
+            ..gone(&crate::checkpoints::chain(&other))
+        },
     }
 }
 

@@ -60,7 +60,9 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     let scratch = config.effective_scratch(&name);
     // Whatever an earlier life left here is of no use: what counts lies in S3.
     let _ = tokio::fs::remove_dir_all(&scratch).await;
-    tokio::fs::create_dir_all(&scratch).await.with_context(|| format!("cannot create scratch {}", scratch.display()))?;
+    tokio::fs::create_dir_all(&scratch)
+        .await
+        .with_context(|| format!("cannot create scratch {}", scratch.display()))?;
     let worker = Arc::new(Worker {
         presence: presence::Board::new(&name, &config),
         instance: config.effective_instance(),
@@ -70,12 +72,24 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         scratch,
         config,
     });
-    tracing::info!(worker = worker.name, instance = worker.instance, "worker starts");
+    tracing::info!(
+        worker = worker.name,
+        instance = worker.instance,
+        "worker starts"
+    );
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     let queues = open_queues(&worker, &ctx).await;
     health.set::<&str>("queues", Ok(()));
-    ctx.tasks.spawn(worker.presence.clone().announce(client.clone(), stopping.clone()));
-    ctx.spawn("render", render::run(worker, take::Take::new(queues), ctx.clone()));
+    ctx.tasks.spawn(
+        worker
+            .presence
+            .clone()
+            .announce(client.clone(), stopping.clone()),
+    );
+    ctx.spawn(
+        "render",
+        render::run(worker, take::Take::new(queues), ctx.clone()),
+    );
     Ok(())
 }
 
@@ -92,14 +106,22 @@ async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<take::Source> {
                 }
                 tokio::time::sleep(PROVISION_RETRY).await;
             };
-            sources.push(take::Source { model, priority, queue });
+            sources.push(take::Source {
+                model,
+                priority,
+                queue,
+            });
         }
     }
     sources
 }
 
 impl Worker {
-    pub fn append(&self, step: (spotreel_domain::Event, spotreel_domain::Task), expected: u64) -> spotreel_bus::log::Append {
+    pub fn append(
+        &self,
+        step: (spotreel_domain::Event, spotreel_domain::Task),
+        expected: u64,
+    ) -> spotreel_bus::log::Append {
         spotreel_bus::log::Append::new(step, expected, ambient::uuid_v7())
     }
 }

@@ -16,28 +16,42 @@ impl Worker {
         tracing::warn!(task = %started.task.id, kind = ?failure.kind, error = failure.message, "the attempt failed");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "failed").increment(1);
         let now = ambient::now();
-        let step = started.task.attempt_failed(failure, now).map(|(event, task)| (event, self.scaled(task)));
+        let step = started
+            .task
+            .attempt_failed(failure, now)
+            .map(|(event, task)| (event, self.scaled(task)));
         self.end(started, delivery, step).await;
     }
 
     /// Handed back by order: no failure, and another worker has it at once.
     pub async fn interrupt(&self, started: &Recorded, delivery: &Delivery) {
         tracing::info!(task = %started.task.id, "the attempt is handed back");
-        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "interrupted").increment(1);
-        self.end(started, delivery, started.task.interrupted(ambient::now())).await;
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "interrupted")
+            .increment(1);
+        self.end(started, delivery, started.task.interrupted(ambient::now()))
+            .await;
     }
 
-    async fn end(&self, started: &Recorded, delivery: &Delivery, step: Result<(Event, Task), Refused>) {
+    async fn end(
+        &self,
+        started: &Recorded,
+        delivery: &Delivery,
+        step: Result<(Event, Task), Refused>,
+    ) {
         let step = match step {
             Ok(step) => step,
-            Err(error) => return tracing::error!(%error, task = %started.task.id, "an attempt ended that was not running"),
+            Err(error) => {
+                return tracing::error!(%error, task = %started.task.id, "an attempt ended that was not running");
+            }
         };
         let after = step.1.clone();
         match self.log.append(&self.append(step, started.sequence)).await {
             Ok(_) => self.return_item(&after, delivery).await,
             Err(AppendError::Conflict(last)) => self.let_go(delivery, last.as_deref()).await,
             // The lease ends by itself, and the next worker finds out.
-            Err(error) => tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written"),
+            Err(error) => {
+                tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written")
+            }
         }
     }
 
@@ -45,8 +59,12 @@ impl Worker {
     pub async fn return_item(&self, after: &Task, delivery: &Delivery) {
         let said = match &after.state {
             State::Queued { not_before } => {
-                let rest = not_before.map(|at| at.duration_since(ambient::now())).unwrap_or_default();
-                delivery.nak(Duration::try_from(rest).unwrap_or_default()).await
+                let rest = not_before
+                    .map(|at| at.duration_since(ambient::now()))
+                    .unwrap_or_default();
+                delivery
+                    .nak(Duration::try_from(rest).unwrap_or_default())
+                    .await
             }
             _ => delivery.ack().await,
         };
@@ -61,7 +79,11 @@ impl Worker {
             last.task.rule_start(delivery.sequence, ambient::now()) == StartRuling::Forget
         });
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "superseded").increment(1);
-        tracing::info!(sequence = delivery.sequence, forget, "the task is no longer ours");
+        tracing::info!(
+            sequence = delivery.sequence,
+            forget,
+            "the task is no longer ours"
+        );
         if forget && let Err(error) = delivery.ack().await {
             tracing::debug!(%error, "a leftover was not acked");
         }
@@ -69,9 +91,15 @@ impl Worker {
 
     /// Retry delays, shortened in tests.
     pub fn scaled(&self, mut task: Task) -> Task {
-        if let State::Queued { not_before: Some(at) } = &mut task.state {
+        if let State::Queued {
+            not_before: Some(at),
+        } = &mut task.state
+        {
             let delay = Duration::try_from(at.duration_since(task.at)).unwrap_or_default();
-            *at = task.at.saturating_add(delay.mul_f64(self.config.retry.scale)).unwrap_or(*at);
+            *at = task
+                .at
+                .saturating_add(delay.mul_f64(self.config.retry.scale))
+                .unwrap_or(*at);
         }
         task
     }

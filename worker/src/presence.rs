@@ -23,7 +23,11 @@ impl Board {
             worker: name.to_owned(),
             instance: config.effective_instance(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            models: config.models.iter().map(|model| model.as_str().to_owned()).collect(),
+            models: config
+                .models
+                .iter()
+                .map(|model| model.as_str().to_owned())
+                .collect(),
             ..Presence::default()
         })))
     }
@@ -51,14 +55,23 @@ impl Board {
             });
             self.put(&client).await;
         }
-        let name = self.0.lock().unwrap_or_else(PoisonError::into_inner).worker.clone();
+        let name = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .worker
+            .clone();
         if let Err(error) = kv::remove_presence(&client, &name).await {
             tracing::debug!(%error, "the presence was not taken back; it ends by itself");
         }
     }
 
     async fn put(&self, client: &Client) {
-        let presence = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let presence = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Err(error) = kv::put_presence(client, &presence).await {
             tracing::debug!(%error, "the presence was not written");
         }
@@ -76,7 +89,10 @@ fn gpus(nvml: &nvml_wrapper::Nvml) -> Vec<Gpu> {
                 name: device.name().unwrap_or_default(),
                 memory_bytes: memory.total,
                 memory_used_bytes: memory.used,
-                utilization_percent: device.utilization_rates().map(|rates| rates.gpu).unwrap_or_default(),
+                utilization_percent: device
+                    .utilization_rates()
+                    .map(|rates| rates.gpu)
+                    .unwrap_or_default(),
                 temperature_celsius: device
                     .temperature(nvml_wrapper::enum_wrappers::device::TemperatureSensor::Gpu)
                     .unwrap_or_default(),

@@ -16,7 +16,9 @@ use crate::Worker;
 use crate::attempt::Begun;
 use crate::checkpoints::{self, Uploads};
 use crate::crash;
-use crate::engine::protocol::{CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom};
+use crate::engine::protocol::{
+    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom,
+};
 use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
 use crate::take::{Take, Taken};
@@ -41,12 +43,27 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     let uploading = Arc::new(Semaphore::new(UPLOADS_AT_ONCE));
     let mut given_up = None;
     while host.ready(&ctx.stopping).await {
-        let Some(taken) = take.next(host.loaded(), worker.config.pull_wait, &ctx.stopping).await else { break };
+        let Some(taken) = take
+            .next(host.loaded(), worker.config.pull_wait, &ctx.stopping)
+            .await
+        else {
+            break;
+        };
         crash::point("after-lease");
-        let span = tracing::info_span!("attempt", worker = worker.name, task = tracing::field::Empty);
+        let span = tracing::info_span!(
+            "attempt",
+            worker = worker.name,
+            task = tracing::field::Empty
+        );
         trace::adopt(&span, &taken.delivery.headers);
-        let failure = attempt(&worker, &mut host, taken, &uploading, &ctx).instrument(span).await;
-        if let Some(EngineFailure { kind: ErrorKind::Model, .. }) = failure {
+        let failure = attempt(&worker, &mut host, taken, &uploading, &ctx)
+            .instrument(span)
+            .await;
+        if let Some(EngineFailure {
+            kind: ErrorKind::Model,
+            ..
+        }) = failure
+        {
             given_up = stop_taking(&mut take, &host, &ctx);
         }
         if !host.judge(failure.as_ref()).await {
@@ -70,7 +87,8 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
 fn stop_taking(take: &mut Take, host: &Host, ctx: &Context) -> Option<&'static str> {
     let model = host.loaded()?;
     tracing::error!(%model, "the model's files are unusable here; its tasks are left to other workers");
-    ctx.health.set("model", Err(format!("{model} is unusable on this machine")));
+    ctx.health
+        .set("model", Err(format!("{model} is unusable on this machine")));
     take.forget(model);
     take.is_empty().then_some("no model is usable")
 }
@@ -89,7 +107,13 @@ async fn attempt(
     let task = &started.task;
     tracing::Span::current().record("task", task.id.as_str());
     tracing::info!(task = %task.id, model = %task.spec.model, from_step = begun.checkpoints.first().map_or(0, |c| c.next_step), "started");
-    let lease = Lease::hold(worker.log.clone(), delivery, task.id.clone(), started.sequence, ack_wait);
+    let lease = Lease::hold(
+        worker.log.clone(),
+        delivery,
+        task.id.clone(),
+        started.sequence,
+        ack_wait,
+    );
     if let Some(artifact) = begun.finished.clone() {
         worker.succeed(&started, lease, artifact).await;
         return None;
@@ -97,7 +121,9 @@ async fn attempt(
     worker.presence.update(|presence| {
         (presence.task, presence.step, presence.steps) = (task.id.to_string(), 0, task.spec.steps);
     });
-    let dir = worker.scratch.join(format!("{}-{}", task.id, started.sequence));
+    let dir = worker
+        .scratch
+        .join(format!("{}-{}", task.id, started.sequence));
     let end = render(worker, host, &begun, &lease, &dir, &ctx.stopping).await;
     worker.presence.update(|presence| presence.task.clear());
     let failure = match end {
@@ -114,7 +140,9 @@ async fn attempt(
             return None;
         }
         End::Failed(failure) => {
-            worker.fail(&started, &lease.delivery, host::record(&failure)).await;
+            worker
+                .fail(&started, &lease.delivery, host::record(&failure))
+                .await;
             Some(failure)
         }
         End::Superseded => {
@@ -164,7 +192,9 @@ async fn render(
         };
         let end = follow(worker, &begun.started, &mut running, lease, stopping).await;
         match (&end, resumed_from) {
-            (End::Failed(failure), Some(stored)) if failure.kind == ErrorKind::Checkpoint && failure.engine_alive => {
+            (End::Failed(failure), Some(stored))
+                if failure.kind == ErrorKind::Checkpoint && failure.engine_alive =>
+            {
                 tracing::warn!(task = %task.id, key = stored.key, error = failure.message, "the engine refuses a checkpoint; trying the one before");
                 let _ = worker.store.delete(&stored.key).await;
             }
@@ -289,7 +319,11 @@ async fn follow(
                     break End::Interrupted;
                 }
             }
-            RenderEvent::Finished(finished) => break End::Finished { video: finished.video },
+            RenderEvent::Finished(finished) => {
+                break End::Finished {
+                    video: finished.video,
+                };
+            }
             RenderEvent::Failed(failure) => break End::Failed(failure),
         }
     };
@@ -307,7 +341,10 @@ async fn follow(
 async fn cancel(running: &mut Render<'_>, reason: &str) {
     let _ = running.cancel(reason);
     let last_word = async {
-        while !matches!(running.next().await, RenderEvent::Finished(_) | RenderEvent::Failed(_)) {}
+        while !matches!(
+            running.next().await,
+            RenderEvent::Finished(_) | RenderEvent::Failed(_)
+        ) {}
     };
     if tokio::time::timeout(CANCEL_GRACE, last_word).await.is_err() {
         // Dropping the render takes the engine with it.
@@ -352,7 +389,12 @@ impl<'a> Reporter<'a> {
             steps: task.spec.steps,
             eta_s: None,
         };
-        Self { worker, started, said, eta: None }
+        Self {
+            worker,
+            started,
+            said,
+            eta: None,
+        }
     }
 
     /// What is left by the engine's own estimate; unknown before the first step.
@@ -363,16 +405,25 @@ impl<'a> Reporter<'a> {
     async fn step(&mut self, done: u32, eta_s: Option<f64>) {
         self.said.step = done;
         self.said.eta_s = eta_s;
-        self.eta = eta_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).map(|eta| (Instant::now(), eta));
+        self.eta = eta_s
+            .and_then(|s| Duration::try_from_secs_f64(s).ok())
+            .map(|eta| (Instant::now(), eta));
         self.worker.presence.update(|presence| presence.step = done);
         self.say("denoise").await;
     }
 
     async fn say(&mut self, phase: &str) {
         phase.clone_into(&mut self.said.phase);
-        let Ok(payload) = serde_json::to_vec(&self.said) else { return };
+        let Ok(payload) = serde_json::to_vec(&self.said) else {
+            return;
+        };
         let subject = names::progress(&self.started.task.id);
         // No promise is made for progress.
-        let _ = self.worker.log.client().publish(subject, payload.into()).await;
+        let _ = self
+            .worker
+            .log
+            .client()
+            .publish(subject, payload.into())
+            .await;
     }
 }

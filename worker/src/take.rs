@@ -56,7 +56,12 @@ impl Take {
             let mut away = false;
             for source in &order {
                 match source.queue.pull(Duration::ZERO).await {
-                    Ok(Some(delivery)) => return Some(Taken { delivery, ack_wait: source.queue.ack_wait() }),
+                    Ok(Some(delivery)) => {
+                        return Some(Taken {
+                            delivery,
+                            ack_wait: source.queue.ack_wait(),
+                        });
+                    }
                     Ok(None) => {}
                     Err(error) => {
                         tracing::debug!(%error, consumer = source.queue.name(), "cannot look for work");

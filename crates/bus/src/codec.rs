@@ -58,14 +58,16 @@ fn to_wire(task: &Task) -> wire::Task {
         attempts_total: task.attempts_total,
         at_ms: task.at.as_millisecond(),
         state: Some(match &task.state {
-            State::Queued { not_before } => {
-                W::Queued(wire::Queued { not_before_ms: not_before.map(Timestamp::as_millisecond) })
-            }
+            State::Queued { not_before } => W::Queued(wire::Queued {
+                not_before_ms: not_before.map(Timestamp::as_millisecond),
+            }),
             State::Started => W::Started(wire::Started {}),
-            State::Succeeded { artifact } => {
-                W::Succeeded(wire::Succeeded { artifact: Some(artifact_to_wire(artifact)) })
-            }
-            State::Failed { error } => W::Failed(wire::Failed { error: Some(failure_to_wire(error)) }),
+            State::Succeeded { artifact } => W::Succeeded(wire::Succeeded {
+                artifact: Some(artifact_to_wire(artifact)),
+            }),
+            State::Failed { error } => W::Failed(wire::Failed {
+                error: Some(failure_to_wire(error)),
+            }),
             State::Cancelled => W::Cancelled(wire::Cancelled {}),
             State::Expired => W::Expired(wire::Expired {}),
         }),
@@ -96,7 +98,10 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
             shift: spec.shift,
             seed: spec.seed,
             image: spec.image,
-            expires_at: spec.expires_at_ms.map(|ms| time(ms, "spec.expires_at_ms")).transpose()?,
+            expires_at: spec
+                .expires_at_ms
+                .map(|ms| time(ms, "spec.expires_at_ms"))
+                .transpose()?,
             labels: spec.labels,
         },
         content_hash: task.content_hash,
@@ -107,16 +112,26 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
         start: task.start,
         failures: task.failures,
         lost_in_row: task.lost_in_row,
-        attempts: task.attempts.into_iter().map(attempt_from_wire).collect::<Result<_, _>>()?,
+        attempts: task
+            .attempts
+            .into_iter()
+            .map(attempt_from_wire)
+            .collect::<Result<_, _>>()?,
         attempts_total: task.attempts_total,
         at: time(task.at_ms, "at_ms")?,
         state: match task.state.ok_or(DecodeError::Field("state"))? {
             W::Queued(queued) => State::Queued {
-                not_before: queued.not_before_ms.map(|ms| time(ms, "not_before_ms")).transpose()?,
+                not_before: queued
+                    .not_before_ms
+                    .map(|ms| time(ms, "not_before_ms"))
+                    .transpose()?,
             },
             W::Started(_) => State::Started,
             W::Succeeded(done) => State::Succeeded {
-                artifact: done.artifact.map(artifact_from_wire).ok_or(DecodeError::Field("artifact"))?,
+                artifact: done
+                    .artifact
+                    .map(artifact_from_wire)
+                    .ok_or(DecodeError::Field("artifact"))?,
             },
             W::Failed(failed) => State::Failed {
                 error: failure_from_wire(failed.error.ok_or(DecodeError::Field("error"))?)?,
@@ -148,7 +163,10 @@ fn attempt_from_wire(attempt: wire::Attempt) -> Result<Attempt, DecodeError> {
         worker: attempt.worker,
         instance: attempt.instance,
         started_at: time(attempt.started_at_ms, "attempt.started_at_ms")?,
-        ended_at: attempt.ended_at_ms.map(|ms| time(ms, "attempt.ended_at_ms")).transpose()?,
+        ended_at: attempt
+            .ended_at_ms
+            .map(|ms| time(ms, "attempt.ended_at_ms"))
+            .transpose()?,
         outcome: from_word(attempt.outcome, "attempt.outcome")?,
         from_step: attempt.from_step,
         error: attempt.error.map(failure_from_wire).transpose()?,
@@ -156,11 +174,17 @@ fn attempt_from_wire(attempt: wire::Attempt) -> Result<Attempt, DecodeError> {
 }
 
 fn failure_to_wire(failure: &Failure) -> wire::Failure {
-    wire::Failure { kind: word(&failure.kind), message: failure.message.clone() }
+    wire::Failure {
+        kind: word(&failure.kind),
+        message: failure.message.clone(),
+    }
 }
 
 fn failure_from_wire(failure: wire::Failure) -> Result<Failure, DecodeError> {
-    Ok(Failure { kind: from_word(failure.kind, "failure.kind")?, message: failure.message })
+    Ok(Failure {
+        kind: from_word(failure.kind, "failure.kind")?,
+        message: failure.message,
+    })
 }
 
 fn artifact_to_wire(artifact: &Artifact) -> wire::Artifact {
@@ -200,6 +224,9 @@ fn word<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
-fn from_word<T: serde::de::DeserializeOwned>(word: String, field: &'static str) -> Result<T, DecodeError> {
+fn from_word<T: serde::de::DeserializeOwned>(
+    word: String,
+    field: &'static str,
+) -> Result<T, DecodeError> {
     serde_json::from_value(serde_json::Value::String(word)).map_err(|_| DecodeError::Field(field))
 }

@@ -25,13 +25,21 @@ pub struct NatsConfig {
 
 impl Default for NatsConfig {
     fn default() -> Self {
-        Self { url: "nats://127.0.0.1:4222".into(), user: None, password: None, creds: None }
+        Self {
+            url: "nats://127.0.0.1:4222".into(),
+            user: None,
+            password: None,
+            creds: None,
+        }
     }
 }
 
 impl fmt::Debug for NatsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsConfig").field("url", &self.url).field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("NatsConfig")
+            .field("url", &self.url)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -40,20 +48,33 @@ pub enum ConnectError {
     #[error("nats.url {url:?} is not a server's address, such as nats://127.0.0.1:4222")]
     Url { url: String, source: std::io::Error },
     #[error("the credentials file {path:?} cannot be used")]
-    Creds { path: String, source: std::io::Error },
+    Creds {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("no NATS server answers at {url}")]
-    Refused { url: String, source: async_nats::ConnectError },
+    Refused {
+        url: String,
+        source: async_nats::ConnectError,
+    },
 }
 
 /// Connects as `program`. Each program has an inbox of its own, so that no other can read the answers meant for it;
 /// a server that is not there yet is waited for when `patient`.
-pub async fn connect(config: &NatsConfig, program: &str, patient: bool) -> Result<Client, ConnectError> {
+pub async fn connect(
+    config: &NatsConfig,
+    program: &str,
+    patient: bool,
+) -> Result<Client, ConnectError> {
     let url = config.url.clone();
     let servers: Vec<async_nats::ServerAddr> = url
         .split(',')
         .map(|one| one.trim().parse())
         .collect::<Result<_, _>>()
-        .map_err(|source| ConnectError::Url { url: url.clone(), source })?;
+        .map_err(|source| ConnectError::Url {
+            url: url.clone(),
+            source,
+        })?;
     let mut options = ConnectOptions::new()
         .name(format!("spotreel-{program}"))
         .custom_inbox_prefix(format!("_INBOX_{program}"))
@@ -67,16 +88,24 @@ pub async fn connect(config: &NatsConfig, program: &str, patient: bool) -> Resul
         options = options.user_and_password(user.clone(), password.clone());
     }
     if let Some(path) = &config.creds {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConnectError::Creds { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConnectError::Creds {
+            path: path.clone(),
+            source,
+        })?;
         options = options
             .credentials(&text)
-            .map_err(|source| ConnectError::Creds { path: path.clone(), source })?;
+            .map_err(|source| ConnectError::Creds {
+                path: path.clone(),
+                source,
+            })?;
     }
     if patient {
         options = options.retry_on_initial_connect();
     }
-    options.connect(servers).await.map_err(|source| ConnectError::Refused { url, source })
+    options
+        .connect(servers)
+        .await
+        .map_err(|source| ConnectError::Refused { url, source })
 }
 
 /// A denied subject shows nowhere else but here: the caller only sees a timeout.
@@ -85,7 +114,9 @@ async fn report(event: Event) {
         Event::Connected => tracing::info!("connected to NATS"),
         Event::Disconnected => tracing::warn!("disconnected from NATS, trying again"),
         Event::ServerError(error) => tracing::error!(%error, "the NATS server refused something"),
-        Event::SlowConsumer(sid) => tracing::warn!(sid, "messages were dropped: this program reads too slowly"),
+        Event::SlowConsumer(sid) => {
+            tracing::warn!(sid, "messages were dropped: this program reads too slowly")
+        }
         other => tracing::debug!(event = %other, "NATS"),
     }
 }

@@ -25,8 +25,14 @@ struct Newest {
 impl EventStream {
     pub async fn open(client: &Client) -> Self {
         let context = async_nats::jetstream::new(client.clone());
-        let stream = context.get_stream_no_info(EVENTS).await.expect("EVENTS is a valid stream name");
-        Self { client: client.clone(), stream }
+        let stream = context
+            .get_stream_no_info(EVENTS)
+            .await
+            .expect("EVENTS is a valid stream name");
+        Self {
+            client: client.clone(),
+            stream,
+        }
     }
 
     /// Publishes what the log says at `log_sequence`, unless that or something newer was published. False: it was.
@@ -44,18 +50,40 @@ impl EventStream {
             return Ok(false);
         }
         headers.insert(HEADER_LOG_SEQUENCE, log_sequence.to_string().as_str());
-        self.store(&names::event_of(id, event), &filter, newest.sequence, headers, payload).await
+        self.store(
+            &names::event_of(id, event),
+            &filter,
+            newest.sequence,
+            headers,
+            payload,
+        )
+        .await
     }
 
     /// Says that a submission was refused. It tells of no log event, so it takes over the mark of the one before it.
-    pub async fn reject(&self, id: Option<&TaskId>, inbox_sequence: u64, payload: Bytes) -> Result<bool, ApiError> {
+    pub async fn reject(
+        &self,
+        id: Option<&TaskId>,
+        inbox_sequence: u64,
+        payload: Bytes,
+    ) -> Result<bool, ApiError> {
         let mut headers = HeaderMap::new();
         match id {
             Some(id) => {
                 let filter = names::events_of(id);
                 let newest = self.newest(&filter).await?;
-                headers.insert(HEADER_LOG_SEQUENCE, newest.log_sequence.to_string().as_str());
-                self.store(&names::event_of(id, "rejected"), &filter, newest.sequence, headers, payload).await
+                headers.insert(
+                    HEADER_LOG_SEQUENCE,
+                    newest.log_sequence.to_string().as_str(),
+                );
+                self.store(
+                    &names::event_of(id, "rejected"),
+                    &filter,
+                    newest.sequence,
+                    headers,
+                    payload,
+                )
+                .await
             }
             None => {
                 let subject = names::rejected(inbox_sequence);
@@ -78,7 +106,9 @@ impl EventStream {
         headers.insert("Content-Type", "application/cloudevents+json");
         headers.insert(HEADER_EXPECTED, expected.to_string().as_str());
         headers.insert(HEADER_EXPECTED_FILTER, filter);
-        jetstream::request::<PubAck>(&self.client, subject, headers, payload, REQUEST_TIMEOUT).await.map(|_| true)
+        jetstream::request::<PubAck>(&self.client, subject, headers, payload, REQUEST_TIMEOUT)
+            .await
+            .map(|_| true)
     }
 
     async fn newest(&self, filter: &str) -> Result<Newest, ApiError> {
@@ -91,7 +121,9 @@ impl EventStream {
                     .and_then(|value| value.as_str().parse().ok())
                     .unwrap_or_default(),
             }),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Newest::default()),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                Ok(Newest::default())
+            }
             Err(error) => Err(ApiError::Unknown(format!("{filter}: {error}"))),
         }
     }

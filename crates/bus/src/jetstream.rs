@@ -40,7 +40,9 @@ impl ApiError {
         match self {
             Self::NoResponder(_) | Self::Unknown(_) => true,
             // 503: no leader, out of resources for now.
-            Self::Refused { code, .. } => matches!(code, 10_008 | 10_023 | 10_039 | 10_210 | 10_009),
+            Self::Refused { code, .. } => {
+                matches!(code, 10_008 | 10_023 | 10_039 | 10_210 | 10_009)
+            }
             _ => false,
         }
     }
@@ -75,12 +77,18 @@ pub async fn request<T: serde::de::DeserializeOwned>(
     if payload.len() > client.max_payload() {
         return Err(ApiError::TooLarge);
     }
-    let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
-    let answer = client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => ApiError::NoResponder(subject.to_owned()),
-        RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
-        _ => ApiError::Unknown(subject.to_owned()),
-    })?;
+    let request = Request::new()
+        .headers(headers)
+        .payload(payload)
+        .timeout(Some(timeout));
+    let answer = client
+        .send_request(subject.to_owned(), request)
+        .await
+        .map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ApiError::NoResponder(subject.to_owned()),
+            RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
+            _ => ApiError::Unknown(subject.to_owned()),
+        })?;
     let answer: Answer<T> = serde_json::from_slice(&answer.payload)?;
     match (answer.error, answer.body) {
         (Some(failure), _) => Err(classify(failure)),
@@ -96,7 +104,10 @@ fn classify(failure: Failure) -> ApiError {
         code if CONFLICT.contains(&code) || wrong_sequence => ApiError::Conflict,
         code if FULL.contains(&code) => ApiError::Full,
         code if NOT_FOUND.contains(&code) => ApiError::NotFound,
-        code => ApiError::Refused { code, description: failure.description },
+        code => ApiError::Refused {
+            code,
+            description: failure.description,
+        },
     }
 }
 
@@ -106,11 +117,20 @@ pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Res
     struct Done {}
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
     let body = serde_json::json!({ "seq": sequence, "no_erase": true }).to_string();
-    let done = request::<Done>(client, &subject, HeaderMap::new(), body.into(), super::connect::REQUEST_TIMEOUT);
+    let done = request::<Done>(
+        client,
+        &subject,
+        HeaderMap::new(),
+        body.into(),
+        super::connect::REQUEST_TIMEOUT,
+    );
     match done.await {
         Ok(_) | Err(ApiError::NotFound) => Ok(()),
         // One node: 10057 with these words, as for every failed deletion; a cluster: 10043.
-        Err(ApiError::Refused { code: 10_057, description }) if description == "no message found" => Ok(()),
+        Err(ApiError::Refused {
+            code: 10_057,
+            description,
+        }) if description == "no message found" => Ok(()),
         Err(ApiError::Refused { code: 10_043, .. }) => Ok(()),
         Err(error) => Err(error),
     }

@@ -17,7 +17,14 @@ pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
 pub async fn put_presence(client: &Client, presence: &Presence) -> Result<(), ApiError> {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-TTL", format!("{}s", PRESENCE_TTL.as_secs()).as_str());
-    put(client, WORKERS_BUCKET, &presence.worker, headers, presence.encode_to_vec().into()).await
+    put(
+        client,
+        WORKERS_BUCKET,
+        &presence.worker,
+        headers,
+        presence.encode_to_vec().into(),
+    )
+    .await
 }
 
 pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiError> {
@@ -26,8 +33,19 @@ pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiErr
     put(client, WORKERS_BUCKET, worker, headers, Bytes::new()).await
 }
 
-pub async fn put_mark(client: &Client, name: &str, value: &serde_json::Value) -> Result<(), ApiError> {
-    put(client, MARKS_BUCKET, name, HeaderMap::new(), value.to_string().into()).await
+pub async fn put_mark(
+    client: &Client,
+    name: &str,
+    value: &serde_json::Value,
+) -> Result<(), ApiError> {
+    put(
+        client,
+        MARKS_BUCKET,
+        name,
+        HeaderMap::new(),
+        value.to_string().into(),
+    )
+    .await
 }
 
 async fn put(
@@ -38,5 +56,7 @@ async fn put(
     value: Bytes,
 ) -> Result<(), ApiError> {
     let subject = format!("$KV.{bucket}.{key}");
-    jetstream::request::<PubAck>(client, &subject, headers, value, REQUEST_TIMEOUT).await.map(drop)
+    jetstream::request::<PubAck>(client, &subject, headers, value, REQUEST_TIMEOUT)
+        .await
+        .map(drop)
 }

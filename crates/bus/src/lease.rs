@@ -21,10 +21,23 @@ pub struct Lease {
 
 impl Lease {
     /// `fence` is the sequence of our own `started` event: any newer event means that the task is no longer ours.
-    pub fn hold(log: TaskLog, delivery: Delivery, id: TaskId, fence: u64, ack_wait: Duration) -> Self {
+    pub fn hold(
+        log: TaskLog,
+        delivery: Delivery,
+        id: TaskId,
+        fence: u64,
+        ack_wait: Duration,
+    ) -> Self {
         let superseded = CancellationToken::new();
         let stop = CancellationToken::new();
-        let watch = watch(log, delivery.clone(), id, fence, ack_wait / RENEWALS_PER_LEASE, superseded.clone());
+        let watch = watch(
+            log,
+            delivery.clone(),
+            id,
+            fence,
+            ack_wait / RENEWALS_PER_LEASE,
+            superseded.clone(),
+        );
         let ended = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -32,7 +45,11 @@ impl Lease {
                 () = watch => {}
             }
         });
-        Self { delivery, superseded, _stop: stop.drop_guard() }
+        Self {
+            delivery,
+            superseded,
+            _stop: stop.drop_guard(),
+        }
     }
 
     /// Fires once the log holds an event newer than our start: stop, somebody else has decided.
@@ -68,7 +85,9 @@ async fn watch(
             Ok(Some(last)) if last.sequence > fence => return superseded.cancel(),
             Ok(_) => {}
             // The render goes on: the fence is checked again by the write that ends it.
-            Err(error) => tracing::debug!(%error, task = %id, "the log could not be read at a renewal"),
+            Err(error) => {
+                tracing::debug!(%error, task = %id, "the log could not be read at a renewal")
+            }
         }
     }
 }

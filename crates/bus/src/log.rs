@@ -67,7 +67,10 @@ pub enum AppendError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("the log's message {sequence} cannot be read")]
-    Decode { sequence: u64, source: codec::DecodeError },
+    Decode {
+        sequence: u64,
+        source: codec::DecodeError,
+    },
     #[error("the log holds {subject:?} at {sequence}, which is no event of a task")]
     Subject { sequence: u64, subject: String },
     #[error(transparent)]
@@ -80,17 +83,31 @@ impl Append {
     pub fn new((event, task): (Event, Task), expected: u64, op: Uuid) -> Self {
         let mut headers = HeaderMap::new();
         trace::inject(&mut headers);
-        Self { event, task, expected, op, headers }
+        Self {
+            event,
+            task,
+            expected,
+            op,
+            headers,
+        }
     }
 
     fn subject(&self) -> String {
-        names::log_event(&self.task.id, self.event, self.task.spec.model, self.task.spec.priority)
+        names::log_event(
+            &self.task.id,
+            self.event,
+            self.task.spec.model,
+            self.task.spec.priority,
+        )
     }
 
     fn guarded_headers(&self) -> HeaderMap {
         let mut headers = self.headers.clone();
         headers.insert(HEADER_EXPECTED, self.expected.to_string().as_str());
-        headers.insert(HEADER_EXPECTED_FILTER, names::log_of(&self.task.id).as_str());
+        headers.insert(
+            HEADER_EXPECTED_FILTER,
+            names::log_of(&self.task.id).as_str(),
+        );
         headers.insert(HEADER_OP, self.op.to_string().as_str());
         headers
     }
@@ -117,23 +134,41 @@ impl Recorded {
         stored_nanos: i128,
     ) -> Result<Self, ReadError> {
         let Some((_, event)) = names::parse_log_subject(subject) else {
-            return Err(ReadError::Subject { sequence, subject: subject.to_owned() });
+            return Err(ReadError::Subject {
+                sequence,
+                subject: subject.to_owned(),
+            });
         };
-        let task = codec::decode(payload).map_err(|source| ReadError::Decode { sequence, source })?;
+        let task =
+            codec::decode(payload).map_err(|source| ReadError::Decode { sequence, source })?;
         let stored_at = Timestamp::from_nanosecond(stored_nanos).unwrap_or(task.at);
-        Ok(Self { sequence, event, task: task.placed_at(sequence, event), headers, stored_at })
+        Ok(Self {
+            sequence,
+            event,
+            task: task.placed_at(sequence, event),
+            headers,
+            stored_at,
+        })
     }
 
     fn op(&self) -> Option<&str> {
-        self.headers.get(HEADER_OP).map(async_nats::HeaderValue::as_str)
+        self.headers
+            .get(HEADER_OP)
+            .map(async_nats::HeaderValue::as_str)
     }
 }
 
 impl TaskLog {
     pub async fn open(client: &Client) -> Self {
         let context = async_nats::jetstream::new(client.clone());
-        let stream = context.get_stream_no_info(TASKS).await.expect("TASKS is a valid stream name");
-        Self { client: client.clone(), stream }
+        let stream = context
+            .get_stream_no_info(TASKS)
+            .await
+            .expect("TASKS is a valid stream name");
+        Self {
+            client: client.clone(),
+            stream,
+        }
     }
 
     pub fn client(&self) -> &Client {
@@ -167,17 +202,30 @@ impl TaskLog {
             Ok(ack) => Ok(ack.seq),
             Err(ApiError::Full) => Err(Permanent(AppendError::Full)),
             Err(ApiError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
-            Err(ApiError::Conflict | ApiError::Unknown(_)) => match self.last(&append.task.id).await {
-                Ok(Some(last)) if last.op() == Some(append.op.to_string().as_str()) => Ok(last.sequence),
-                Ok(last) if last.as_ref().map_or(0, |last| last.sequence) == append.expected => {
-                    Err(Transient { err: AppendError::Conflict(last.map(Box::new)), retry_after: None })
+            Err(ApiError::Conflict | ApiError::Unknown(_)) => {
+                match self.last(&append.task.id).await {
+                    Ok(Some(last)) if last.op() == Some(append.op.to_string().as_str()) => {
+                        Ok(last.sequence)
+                    }
+                    Ok(last)
+                        if last.as_ref().map_or(0, |last| last.sequence) == append.expected =>
+                    {
+                        Err(Transient {
+                            err: AppendError::Conflict(last.map(Box::new)),
+                            retry_after: None,
+                        })
+                    }
+                    Ok(last) => Err(Permanent(AppendError::Conflict(last.map(Box::new)))),
+                    Err(error) => Err(Transient {
+                        err: AppendError::Unavailable(error),
+                        retry_after: None,
+                    }),
                 }
-                Ok(last) => Err(Permanent(AppendError::Conflict(last.map(Box::new)))),
-                Err(error) => Err(Transient { err: AppendError::Unavailable(error), retry_after: None }),
-            },
-            Err(error) if error.is_transient() => {
-                Err(Transient { err: AppendError::Unavailable(error.into()), retry_after: None })
             }
+            Err(error) if error.is_transient() => Err(Transient {
+                err: AppendError::Unavailable(error.into()),
+                retry_after: None,
+            }),
             Err(error) => Err(Permanent(AppendError::Unavailable(error.into()))),
         }
     }
@@ -186,9 +234,15 @@ impl TaskLog {
     /// compare the messages of a batch with each other: two events of one task would both be stored.
     ///
     /// Any error leaves open what happened; [`Self::append`] of each event settles it.
-    pub async fn append_batch(&self, appends: &[Append], batch: Uuid) -> Result<Vec<u64>, ApiError> {
+    pub async fn append_batch(
+        &self,
+        appends: &[Append],
+        batch: Uuid,
+    ) -> Result<Vec<u64>, ApiError> {
         debug_assert!(appends.len() <= MAX_BATCH);
-        let Some((last, others)) = appends.split_last() else { return Ok(Vec::new()) };
+        let Some((last, others)) = appends.split_last() else {
+            return Ok(Vec::new());
+        };
         let batch_id = batch.simple().to_string();
         let prepare = |append: &Append, position: usize| {
             let mut headers = append.guarded_headers();
@@ -206,14 +260,19 @@ impl TaskLog {
         let (subject, mut headers, payload) = prepare(last, appends.len());
         headers.insert("Nats-Batch-Commit", "1");
         let ack: PubAck =
-            jetstream::request(&self.client, &subject, headers, payload.into(), TRY_TIMEOUT).await?;
+            jetstream::request(&self.client, &subject, headers, payload.into(), TRY_TIMEOUT)
+                .await?;
         let first = ack.seq + 1 - appends.len() as u64;
         Ok((first..=ack.seq).collect())
     }
 
     /// The task's newest event, read at the leader: what decisions are made on.
     pub async fn last(&self, id: &TaskId) -> Result<Option<Recorded>, ReadError> {
-        match self.stream.get_last_raw_message_by_subject(&names::log_of(id)).await {
+        match self
+            .stream
+            .get_last_raw_message_by_subject(&names::log_of(id))
+            .await
+        {
             Ok(message) => Recorded::from_message(message).map(Some),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(ReadError::Server(error.to_string())),
@@ -222,13 +281,26 @@ impl TaskLog {
 
     /// Messages of the stream from sequence `from` on that match `filter`, at most `limit`, in order of the log.
     /// Answered by any replica: good enough for readers, not for deciding.
-    pub async fn scan(&self, filter: &str, from: u64, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+    pub async fn scan(
+        &self,
+        filter: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Recorded>, ReadError> {
         let inbox = self.client.new_inbox();
-        let mut answers =
-            self.client.subscribe(inbox.clone()).await.map_err(|error| ReadError::Server(error.to_string()))?;
-        let body = serde_json::json!({ "batch": limit, "seq": from.max(1), "next_by_subj": filter });
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|error| ReadError::Server(error.to_string()))?;
+        let body =
+            serde_json::json!({ "batch": limit, "seq": from.max(1), "next_by_subj": filter });
         self.client
-            .publish_with_reply(format!("$JS.API.DIRECT.GET.{TASKS}"), inbox, body.to_string().into())
+            .publish_with_reply(
+                format!("$JS.API.DIRECT.GET.{TASKS}"),
+                inbox,
+                body.to_string().into(),
+            )
             .await
             .map_err(|error| ReadError::Server(error.to_string()))?;
         let mut found = Vec::new();
@@ -246,11 +318,24 @@ impl TaskLog {
                 };
             }
             let headers = message.headers.unwrap_or_default();
-            let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+            let text = |name: &str| {
+                headers
+                    .get(name)
+                    .map(|value| value.as_str().to_owned())
+                    .unwrap_or_default()
+            };
             let sequence = text("Nats-Sequence").parse().unwrap_or_default();
             let subject = text("Nats-Subject");
-            let stored = text("Nats-Time-Stamp").parse::<Timestamp>().map_or(0, Timestamp::as_nanosecond);
-            found.push(Recorded::from_parts(&subject, sequence, &message.payload, headers, stored)?);
+            let stored = text("Nats-Time-Stamp")
+                .parse::<Timestamp>()
+                .map_or(0, Timestamp::as_nanosecond);
+            found.push(Recorded::from_parts(
+                &subject,
+                sequence,
+                &message.payload,
+                headers,
+                stored,
+            )?);
         }
     }
 

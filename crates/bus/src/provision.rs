@@ -8,13 +8,16 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::Context;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType,
+};
 use serde::Serialize;
 use spotreel_domain::{Event, Model, Priority};
 
 use crate::names::{
-    CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVENT_SUBJECTS,
-    EVENTS, INBOX, INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer, work_filter,
+    CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER,
+    EVENT_SUBJECTS, EVENTS, INBOX, INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET,
+    work_consumer, work_filter,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -55,7 +58,9 @@ pub enum Outcome {
     Created,
     AsWanted,
     /// It exists and differs; it is left as it is.
-    Differs { differences: Vec<String> },
+    Differs {
+        differences: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -157,19 +162,37 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             ));
         }
     }
-    let ends = || Event::ALL.into_iter().filter(|event| event.is_terminal()).map(|e| format!("spotreel.log.*.{}", e.as_str()));
+    let ends = || {
+        Event::ALL
+            .into_iter()
+            .filter(|event| event.is_terminal())
+            .map(|e| format!("spotreel.log.*.{}", e.as_str()))
+    };
     // One at a time: the next event goes out only after this one is stored, whoever asks.
-    all.push((TASKS, pull::Config { filter_subject: LOG_ALL.into(), max_ack_pending: 1, ..base(CONSUMER_NOTIFIER) }));
     all.push((
         TASKS,
         pull::Config {
-            filter_subjects: ends().chain(["spotreel.log.*.queued.>".to_owned()]).collect(),
+            filter_subject: LOG_ALL.into(),
+            max_ack_pending: 1,
+            ..base(CONSUMER_NOTIFIER)
+        },
+    ));
+    all.push((
+        TASKS,
+        pull::Config {
+            filter_subjects: ends()
+                .chain(["spotreel.log.*.queued.>".to_owned()])
+                .collect(),
             ..base(CONSUMER_SWEEPER)
         },
     ));
     all.push((
         TASKS,
-        pull::Config { filter_subjects: ends().collect(), max_ack_pending: -1, ..base(CONSUMER_JANITOR) },
+        pull::Config {
+            filter_subjects: ends().collect(),
+            max_ack_pending: -1,
+            ..base(CONSUMER_JANITOR)
+        },
     ));
     all.push((
         TASKS,
@@ -179,7 +202,12 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             ..base(CONSUMER_DEADLINES)
         },
     ));
-    all.push((INBOX, pull::Config { ..base(CONSUMER_INTAKE) }));
+    all.push((
+        INBOX,
+        pull::Config {
+            ..base(CONSUMER_INTAKE)
+        },
+    ));
     all
 }
 
@@ -219,18 +247,28 @@ pub async fn apply(client: &Client, layout: &Layout) -> Result<Vec<Report>, Prov
 
 /// Makes the clients' copy of the events.
 pub async fn apply_clients(client: &Client, layout: &Layout) -> Result<Report, ProvisionError> {
-    apply_stream(&async_nats::jetstream::new(client.clone()), events_mirror(layout)).await
+    apply_stream(
+        &async_nats::jetstream::new(client.clone()),
+        events_mirror(layout),
+    )
+    .await
 }
 
 async fn apply_stream(context: &Context, wanted: Config) -> Result<Report, ProvisionError> {
     use async_nats::jetstream::context::GetStreamErrorKind;
     let name = format!("stream {}", wanted.name);
-    let failed = |reason: String| ProvisionError { name: name.clone(), reason };
+    let failed = |reason: String| ProvisionError {
+        name: name.clone(),
+        reason,
+    };
     let outcome = match context.get_stream(&wanted.name).await {
         Ok(stream) => compare(&wanted, &stream.cached_info().config),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(_) => {
-                context.create_stream(wanted).await.map_err(|error| failed(error.to_string()))?;
+                context
+                    .create_stream(wanted)
+                    .await
+                    .map_err(|error| failed(error.to_string()))?;
                 Outcome::Created
             }
             _ => return Err(failed(error.to_string())),
@@ -246,15 +284,25 @@ async fn apply_consumer(
 ) -> Result<Report, ProvisionError> {
     let consumer = wanted.durable_name.clone().unwrap_or_default();
     let name = format!("consumer {stream}/{consumer}");
-    let failed = |reason: String| ProvisionError { name: name.clone(), reason };
-    let handle = context.get_stream(stream).await.map_err(|error| failed(error.to_string()))?;
+    let failed = |reason: String| ProvisionError {
+        name: name.clone(),
+        reason,
+    };
+    let handle = context
+        .get_stream(stream)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     let outcome = match handle.consumer_info(&consumer).await {
         Ok(info) => {
-            let there = async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(wanted);
+            let there =
+                async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(wanted);
             compare(&there, &info.config)
         }
         Err(_) => {
-            handle.create_consumer_strict(wanted).await.map_err(|error| failed(error.to_string()))?;
+            handle
+                .create_consumer_strict(wanted)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             Outcome::Created
         }
     };
@@ -266,9 +314,16 @@ fn compare<T: Serialize>(wanted: &T, there: &T) -> Outcome {
     let (wanted, there) = (serde_json::json!(wanted), serde_json::json!(there));
     let mut differences = Vec::new();
     for (key, value) in wanted.as_object().into_iter().flatten() {
-        let is_set = !(value.is_null() || *value == false || *value == 0 || *value == "" || key == "metadata");
+        let is_set = !(value.is_null()
+            || *value == false
+            || *value == 0
+            || *value == ""
+            || key == "metadata");
         if is_set && there.get(key) != Some(value) {
-            differences.push(format!("{key}: wanted {value}, is {}", there.get(key).unwrap_or(&serde_json::Value::Null)));
+            differences.push(format!(
+                "{key}: wanted {value}, is {}",
+                there.get(key).unwrap_or(&serde_json::Value::Null)
+            ));
         }
     }
     match differences.is_empty() {

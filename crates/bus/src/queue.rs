@@ -43,7 +43,10 @@ pub struct Delivery {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     #[error("consumer {consumer} of stream {stream} is not there: run `spotreel provision`")]
-    Missing { stream: &'static str, consumer: String },
+    Missing {
+        stream: &'static str,
+        consumer: String,
+    },
     #[error("the NATS server does not answer")]
     NoAnswer,
     #[error("the server refuses: {0}")]
@@ -52,9 +55,14 @@ pub enum QueueError {
 
 impl Queue {
     /// Opens a consumer that `spotreel provision` has made; no service makes one.
-    pub async fn open(client: &Client, stream: &'static str, consumer: &str) -> Result<Self, QueueError> {
+    pub async fn open(
+        client: &Client,
+        stream: &'static str,
+        consumer: &str,
+    ) -> Result<Self, QueueError> {
         let context = async_nats::jetstream::new(client.clone());
-        let found: Result<PullConsumer, _> = context.get_consumer_from_stream(consumer, stream).await;
+        let found: Result<PullConsumer, _> =
+            context.get_consumer_from_stream(consumer, stream).await;
         match found {
             Ok(found) => Ok(Self {
                 client: client.clone(),
@@ -65,7 +73,10 @@ impl Queue {
             Err(error) if error.to_string().contains("timed out") => Err(QueueError::NoAnswer),
             Err(error) => {
                 tracing::debug!(%error, stream, consumer, "consumer cannot be opened");
-                Err(QueueError::Missing { stream, consumer: consumer.to_owned() })
+                Err(QueueError::Missing {
+                    stream,
+                    consumer: consumer.to_owned(),
+                })
             }
         }
     }
@@ -84,7 +95,9 @@ impl Queue {
     pub async fn pull(&self, wait: Duration) -> Result<Option<Delivery>, QueueError> {
         let body = match wait.is_zero() {
             true => serde_json::json!({ "batch": 1, "no_wait": true }),
-            false => serde_json::json!({ "batch": 1, "expires": u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX) }),
+            false => {
+                serde_json::json!({ "batch": 1, "expires": u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX) })
+            }
         };
         // A delivery bears the subject that it was stored under: the client's shared inbox, which sorts answers by
         // their subject, would drop it.
@@ -92,10 +105,15 @@ impl Queue {
             .inbox(self.client.new_inbox())
             .payload(body.to_string().into())
             .timeout(Some(wait + REQUEST_TIMEOUT.max(PULL_SLACK)));
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
+        let subject = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            self.stream, self.consumer
+        );
         match self.client.send_request(subject, request).await {
             Ok(message) => self.interpret(message),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(QueueError::NoAnswer),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(QueueError::NoAnswer)
+            }
             Err(_) => Err(QueueError::NoAnswer),
         }
     }
@@ -103,10 +121,20 @@ impl Queue {
     /// What is there now, up to `limit`, without waiting.
     pub async fn pull_ready(&self, limit: usize) -> Result<Vec<Delivery>, QueueError> {
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| QueueError::NoAnswer)?;
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|_| QueueError::NoAnswer)?;
+        let subject = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            self.stream, self.consumer
+        );
         let body = serde_json::json!({ "batch": limit, "no_wait": true }).to_string();
-        self.client.publish_with_reply(subject, inbox, body.into()).await.map_err(|_| QueueError::NoAnswer)?;
+        self.client
+            .publish_with_reply(subject, inbox, body.into())
+            .await
+            .map_err(|_| QueueError::NoAnswer)?;
         let mut ready = Vec::new();
         while ready.len() < limit {
             match tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await {
@@ -132,13 +160,17 @@ impl Queue {
             };
         }
         let Some(reply) = message.reply.clone() else {
-            return Err(QueueError::Refused("a delivery without a reply subject".into()));
+            return Err(QueueError::Refused(
+                "a delivery without a reply subject".into(),
+            ));
         };
         let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         let headers = message.headers.clone().unwrap_or_default();
         let context = async_nats::jetstream::new(self.client.clone());
         let message = async_nats::jetstream::Message { message, context };
-        let info = message.info().map_err(|error| QueueError::Refused(error.to_string()))?;
+        let info = message
+            .info()
+            .map_err(|error| QueueError::Refused(error.to_string()))?;
         Ok(Some(Delivery {
             client: self.client.clone(),
             subject,
@@ -155,7 +187,13 @@ impl Queue {
 impl Delivery {
     /// The log event that was delivered.
     pub fn recorded(&self) -> Result<Recorded, ReadError> {
-        Recorded::from_parts(&self.subject, self.sequence, &self.payload, self.headers.clone(), self.stored_nanos)
+        Recorded::from_parts(
+            &self.subject,
+            self.sequence,
+            &self.payload,
+            self.headers.clone(),
+            self.stored_nanos,
+        )
     }
 
     /// Done for good. Returns once the server has said so.
@@ -185,7 +223,9 @@ impl Delivery {
             .with_max_elapsed_time(Some(ACK_GIVE_UP_AFTER))
             .build();
         retry(policy, || async {
-            let request = Request::new().payload(word.clone().into()).timeout(Some(REQUEST_TIMEOUT));
+            let request = Request::new()
+                .payload(word.clone().into())
+                .timeout(Some(REQUEST_TIMEOUT));
             self.client
                 .send_request(self.reply.clone(), request)
                 .await

@@ -33,7 +33,9 @@ pub fn inject(headers: &mut HeaderMap) {
 
 /// The context that a message came with.
 pub fn extract(headers: &HeaderMap) -> Context {
-    opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&Carrier(headers)))
+    opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.extract(&Carrier(headers))
+    })
 }
 
 /// Makes `span` a child of the span that sent the message.

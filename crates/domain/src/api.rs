@@ -51,7 +51,11 @@ impl From<&Task> for TaskView {
         match &task.state {
             State::Queued { not_before: at } => not_before = *at,
             State::Succeeded { artifact } => {
-                video = Some(Video { artifact: artifact.clone(), url: None, url_expires_at: None });
+                video = Some(Video {
+                    artifact: artifact.clone(),
+                    url: None,
+                    url_expires_at: None,
+                });
             }
             State::Failed { error: failure } => error = Some(failure.clone()),
             State::Started | State::Cancelled | State::Expired => {}
@@ -83,7 +87,11 @@ pub struct Accepted {
 
 impl From<&Task> for Accepted {
     fn from(task: &Task) -> Self {
-        Self { id: task.id.clone(), submitted_at: task.submitted_at, seed: task.spec.seed }
+        Self {
+            id: task.id.clone(),
+            submitted_at: task.submitted_at,
+            seed: task.spec.seed,
+        }
     }
 }
 
@@ -228,6 +236,12 @@ impl CloudEvent<TaskView> {
             view.video = video;
         }
         let kind = format!("task.{}", event.as_str());
-        Self::new(format!("{}/{sequence}", task.id), &kind, task.id.to_string(), task.at, view)
+        Self::new(
+            format!("{}/{sequence}", task.id),
+            &kind,
+            task.id.to_string(),
+            task.at,
+            view,
+        )
     }
 }

@@ -35,7 +35,10 @@ impl TaskId {
     /// time stay the same when it is delivered again, so a redelivery is the same task; the time tells apart two
     /// messages of one sequence, should the stream ever be made anew.
     pub fn from_inbox(stream: &str, sequence: u64, stored_nanos: i128, index: usize) -> Self {
-        Self::derived("inbox", format!("{stream}/{sequence}/{stored_nanos}/{index}").as_bytes())
+        Self::derived(
+            "inbox",
+            format!("{stream}/{sequence}/{stored_nanos}/{index}").as_bytes(),
+        )
     }
 
     fn derived(kind: &str, name: &[u8]) -> Self {
@@ -47,7 +50,11 @@ impl TaskId {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.finalize()[..16]);
         // RFC 9562 version 8: a UUID whose bits its application chose.
-        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string())
+        Self(
+            uuid::Builder::from_custom_bytes(bytes)
+                .into_uuid()
+                .to_string(),
+        )
     }
 
     pub fn as_str(&self) -> &str {
@@ -86,7 +93,18 @@ mod tests {
 
     #[test]
     fn ids_are_safe_tokens() {
-        for bad in ["", "a.b", "a b", "*", ">", "../x", "a/b", "ä", "a\0", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "a.b",
+            "a b",
+            "*",
+            ">",
+            "../x",
+            "a/b",
+            "ä",
+            "a\0",
+            &"x".repeat(65),
+        ] {
             assert!(TaskId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(TaskId::parse(&"x".repeat(64)).is_ok());
@@ -97,7 +115,10 @@ mod tests {
         let id = TaskId::from_idempotency_key("order-17");
         assert_eq!(id, TaskId::from_idempotency_key("order-17"));
         assert_ne!(id, TaskId::from_idempotency_key("order-18"));
-        assert_ne!(TaskId::from_inbox("INBOX", 1, 5, 0), TaskId::from_inbox("INBOX", 1, 5, 1));
+        assert_ne!(
+            TaskId::from_inbox("INBOX", 1, 5, 0),
+            TaskId::from_inbox("INBOX", 1, 5, 1)
+        );
         assert_eq!(TaskId::parse(id.as_str()), Ok(id));
     }
 }

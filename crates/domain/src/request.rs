@@ -112,22 +112,36 @@ impl TaskRequest {
     pub fn validate(&self, now: Timestamp) -> Result<Valid, Vec<Violation>> {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
-            broken.push(Violation { field: field.into(), rule: rule.into(), message });
+            broken.push(Violation {
+                field: field.into(),
+                rule: rule.into(),
+                message,
+            });
         };
         let id = self.settle_id(&mut refuse);
         let prompt = check_text("prompt", &self.prompt, 1, &mut refuse);
-        let negative_prompt =
-            self.negative_prompt.as_ref().map(|text| check_text("negative_prompt", text, 0, &mut refuse));
+        let negative_prompt = self
+            .negative_prompt
+            .as_ref()
+            .map(|text| check_text("negative_prompt", text, 0, &mut refuse));
         self.check_labels(&mut refuse);
         if self.expires_at.is_some_and(|at| at <= now) {
-            refuse("expires_at", "future", "expires_at lies in the past: give a later time or leave it out".into());
+            refuse(
+                "expires_at",
+                "future",
+                "expires_at lies in the past: give a later time or leave it out".into(),
+            );
         }
         if self.seed.is_some_and(|seed| seed > MAX_SEED) {
             refuse("seed", "range", format!("seed is 0 to {MAX_SEED}"));
         }
         let Some(model) = Model::parse(&self.model) else {
             let names = Model::ALL.map(Model::as_str).join(", ");
-            refuse("model", "known", format!("model {:?} is unknown: use one of {names}", self.model));
+            refuse(
+                "model",
+                "known",
+                format!("model {:?} is unknown: use one of {names}", self.model),
+            );
             return Err(broken);
         };
         let limits = model.limits();
@@ -137,12 +151,19 @@ impl TaskRequest {
             refuse(
                 "frames",
                 "4n+1",
-                format!("frames is 4n+1 from {MIN_FRAMES} to {} for {model}, {frames} is not", limits.max_frames),
+                format!(
+                    "frames is 4n+1 from {MIN_FRAMES} to {} for {model}, {frames} is not",
+                    limits.max_frames
+                ),
             );
         }
         let steps = self.steps.unwrap_or(limits.default_steps);
         if !STEPS.contains(&steps) {
-            refuse("steps", "range", format!("steps is {} to {}", STEPS.start(), STEPS.end()));
+            refuse(
+                "steps",
+                "range",
+                format!("steps is {} to {}", STEPS.start(), STEPS.end()),
+            );
         }
         let (low, high) = limits.default_guidance;
         let guidance = in_range("guidance", self.guidance, low, &GUIDANCE, &mut refuse);
@@ -152,12 +173,22 @@ impl TaskRequest {
                 refuse("guidance_high_noise", "two_experts", message);
                 None
             }
-            (given, Some(default)) => {
-                Some(in_range("guidance_high_noise", given, default, &GUIDANCE, &mut refuse))
-            }
+            (given, Some(default)) => Some(in_range(
+                "guidance_high_noise",
+                given,
+                default,
+                &GUIDANCE,
+                &mut refuse,
+            )),
             (None, None) => None,
         };
-        let shift = in_range("shift", self.shift, limits.default_shift, &SHIFT, &mut refuse);
+        let shift = in_range(
+            "shift",
+            self.shift,
+            limits.default_shift,
+            &SHIFT,
+            &mut refuse,
+        );
         self.check_image(model, limits.image, &mut refuse);
         let spec = TaskSpec {
             model,
@@ -184,13 +215,23 @@ impl TaskRequest {
             return Err(broken);
         }
         let content_hash = self.content_hash(&spec);
-        Ok(Valid { id, spec, content_hash, seed_given: self.seed.is_some(), image: self.image.clone() })
+        Ok(Valid {
+            id,
+            spec,
+            content_hash,
+            seed_given: self.seed.is_some(),
+            image: self.image.clone(),
+        })
     }
 
     fn settle_id(&self, refuse: &mut impl FnMut(&str, &str, String)) -> Option<TaskId> {
         match (&self.id, &self.idempotency_key) {
             (Some(_), Some(_)) => {
-                refuse("idempotency_key", "either", "give id or idempotency_key, not both".into());
+                refuse(
+                    "idempotency_key",
+                    "either",
+                    "give id or idempotency_key, not both".into(),
+                );
                 None
             }
             (Some(id), None) => match TaskId::parse(id) {
@@ -215,12 +256,20 @@ impl TaskRequest {
         sizes: &'static [(u32, u32)],
         refuse: &mut impl FnMut(&str, &str, String),
     ) -> (u32, u32) {
-        let Some(text) = &self.size else { return sizes[0] };
-        match sizes.iter().find(|(width, height)| *text == format!("{width}x{height}")) {
+        let Some(text) = &self.size else {
+            return sizes[0];
+        };
+        match sizes
+            .iter()
+            .find(|(width, height)| *text == format!("{width}x{height}"))
+        {
             Some(size) => *size,
             None => {
                 let names: Vec<_> = sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect();
-                let message = format!("size {text:?} is not one of {} for this model", names.join(", "));
+                let message = format!(
+                    "size {text:?} is not one of {} for this model",
+                    names.join(", ")
+                );
                 refuse("size", "known", message);
                 sizes[0]
             }
@@ -229,10 +278,16 @@ impl TaskRequest {
 
     fn check_labels(&self, refuse: &mut impl FnMut(&str, &str, String)) {
         if self.labels.len() > MAX_LABELS {
-            refuse("labels", "count", format!("a task has at most {MAX_LABELS} labels"));
+            refuse(
+                "labels",
+                "count",
+                format!("a task has at most {MAX_LABELS} labels"),
+            );
         }
         for (key, value) in &self.labels {
-            let fits = |text: &str| text.chars().count() <= MAX_LABEL_CHARS && !text.chars().any(char::is_control);
+            let fits = |text: &str| {
+                text.chars().count() <= MAX_LABEL_CHARS && !text.chars().any(char::is_control)
+            };
             if key.is_empty() || !fits(key) || !fits(value) {
                 let message = format!(
                     "a label's key has 1 to {MAX_LABEL_CHARS} characters, its value at most as many, none of them a control character"
@@ -242,16 +297,30 @@ impl TaskRequest {
         }
     }
 
-    fn check_image(&self, model: Model, rule: ImageRule, refuse: &mut impl FnMut(&str, &str, String)) {
+    fn check_image(
+        &self,
+        model: Model,
+        rule: ImageRule,
+        refuse: &mut impl FnMut(&str, &str, String),
+    ) {
         match (&self.image, rule) {
             (None, ImageRule::Required) => {
-                refuse("image", "required", format!("{model} needs an image: give s3_key or base64"));
+                refuse(
+                    "image",
+                    "required",
+                    format!("{model} needs an image: give s3_key or base64"),
+                );
             }
             (Some(_), ImageRule::Refused) => {
-                refuse("image", "refused", format!("{model} takes no image: leave it out or use another model"));
+                refuse(
+                    "image",
+                    "refused",
+                    format!("{model} takes no image: leave it out or use another model"),
+                );
             }
             (Some(ImageSource::S3Key(key)), _) if !is_image_key(key) => {
-                let message = "s3_key is a key under images/, without '..', '//' and control characters";
+                let message =
+                    "s3_key is a key under images/, without '..', '//' and control characters";
                 refuse("image.s3_key", "key", message.into());
             }
             _ => {}
@@ -275,7 +344,9 @@ impl TaskRequest {
 
 fn is_image_key(key: &str) -> bool {
     key.len() <= 512
-        && key.strip_prefix("images/").is_some_and(|rest| !rest.is_empty())
+        && key
+            .strip_prefix("images/")
+            .is_some_and(|rest| !rest.is_empty())
         && !key.contains("//")
         && !key.split('/').any(|part| part == ".." || part == ".")
         && !key.chars().any(char::is_control)
@@ -290,10 +361,21 @@ fn check_text(
     let text: String = text.nfc().collect();
     let chars = text.chars().count();
     if chars < min_chars || chars > MAX_PROMPT_CHARS || (min_chars > 0 && text.trim().is_empty()) {
-        refuse(field, "length", format!("{field} has {min_chars} to {MAX_PROMPT_CHARS} characters, not {chars}"));
+        refuse(
+            field,
+            "length",
+            format!("{field} has {min_chars} to {MAX_PROMPT_CHARS} characters, not {chars}"),
+        );
     }
-    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-        refuse(field, "printable", format!("{field} holds a control character: remove it"));
+    if text
+        .chars()
+        .any(|c| c.is_control() && c != '\n' && c != '\t')
+    {
+        refuse(
+            field,
+            "printable",
+            format!("{field} holds a control character: remove it"),
+        );
     }
     text
 }
@@ -307,7 +389,11 @@ fn in_range(
 ) -> f64 {
     let value = given.unwrap_or(default);
     if !range.contains(&value) {
-        refuse(field, "range", format!("{field} is {} to {}", range.start(), range.end()));
+        refuse(
+            field,
+            "range",
+            format!("{field} is {} to {}", range.start(), range.end()),
+        );
     }
     value
 }

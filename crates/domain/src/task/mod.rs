@@ -57,10 +57,16 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// Runnable, from `not_before` on.
-    Queued { not_before: Option<Timestamp> },
+    Queued {
+        not_before: Option<Timestamp>,
+    },
     Started,
-    Succeeded { artifact: Artifact },
-    Failed { error: Failure },
+    Succeeded {
+        artifact: Artifact,
+    },
+    Failed {
+        error: Failure,
+    },
     Cancelled,
     Expired,
 }
@@ -182,7 +188,10 @@ impl Event {
     }
 
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired
+        )
     }
 }
 
@@ -216,6 +225,8 @@ impl Task {
 
     /// The last attempt, if it still runs.
     pub fn running(&self) -> Option<&Attempt> {
-        self.attempts.last().filter(|attempt| attempt.outcome == Outcome::Running)
+        self.attempts
+            .last()
+            .filter(|attempt| attempt.outcome == Outcome::Running)
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Artifact, Attempt, Event, Failure, FailureKind, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES,
-    Outcome, State, Task, retry_delay,
+    Artifact, Attempt, Event, Failure, FailureKind, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT,
+    MAX_RETRIES, Outcome, State, Task, retry_delay,
 };
 use crate::id::TaskId;
 use crate::request::TaskSpec;
@@ -61,7 +61,9 @@ impl Task {
             return StartRuling::Forget;
         }
         match &self.state {
-            State::Queued { not_before: Some(at) } if *at > now => {
+            State::Queued {
+                not_before: Some(at),
+            } if *at > now => {
                 StartRuling::Wait(Duration::try_from(at.duration_since(now)).unwrap_or_default())
             }
             State::Queued { .. } => StartRuling::Start,
@@ -77,7 +79,9 @@ impl Task {
         from_step: u32,
         now: Timestamp,
     ) -> Result<Step, Refused> {
-        let State::Queued { .. } = self.state else { return Err(self.refused("started")) };
+        let State::Queued { .. } = self.state else {
+            return Err(self.refused("started"));
+        };
         let mut task = self.entered(State::Started, now);
         task.attempts.push(Attempt {
             worker: worker.to_owned(),
@@ -95,9 +99,16 @@ impl Task {
     }
 
     pub fn succeeded(&self, artifact: Artifact, now: Timestamp) -> Result<Step, Refused> {
-        self.end_attempt("succeeded", Outcome::Succeeded, None, now).map(|task| {
-            (Event::Succeeded, Self { state: State::Succeeded { artifact }, ..task })
-        })
+        self.end_attempt("succeeded", Outcome::Succeeded, None, now)
+            .map(|task| {
+                (
+                    Event::Succeeded,
+                    Self {
+                        state: State::Succeeded { artifact },
+                        ..task
+                    },
+                )
+            })
     }
 
     /// A failure: back in the queue after a delay, or the end of the round.
@@ -120,7 +131,11 @@ impl Task {
     /// newer checkpoint counts as a failure.
     pub fn lost(&self, newer_checkpoint: bool, now: Timestamp) -> Result<Step, Refused> {
         let mut task = self.end_attempt("lost", Outcome::Lost, None, now)?;
-        task.lost_in_row = if newer_checkpoint { 0 } else { task.lost_in_row + 1 };
+        task.lost_in_row = if newer_checkpoint {
+            0
+        } else {
+            task.lost_in_row + 1
+        };
         if task.lost_in_row < LOST_PER_FAILURE {
             task.state = State::Queued { not_before: None };
             return Ok((Event::Lost, task));
@@ -129,7 +144,9 @@ impl Task {
         task.failures += 1;
         let error = Failure {
             kind: FailureKind::Lost,
-            message: format!("{LOST_PER_FAILURE} workers in a row were lost while they rendered this task"),
+            message: format!(
+                "{LOST_PER_FAILURE} workers in a row were lost while they rendered this task"
+            ),
         };
         if let Some(last) = task.attempts.last_mut() {
             last.error = Some(error.clone());
@@ -138,16 +155,21 @@ impl Task {
     }
 
     pub fn cancelled(&self, now: Timestamp) -> Result<Step, Refused> {
-        self.end_early("cancelled", State::Cancelled, Outcome::Cancelled, now).map(|task| (Event::Cancelled, task))
+        self.end_early("cancelled", State::Cancelled, Outcome::Cancelled, now)
+            .map(|task| (Event::Cancelled, task))
     }
 
     pub fn expired(&self, now: Timestamp) -> Result<Step, Refused> {
-        self.end_early("expired", State::Expired, Outcome::Expired, now).map(|task| (Event::Expired, task))
+        self.end_early("expired", State::Expired, Outcome::Expired, now)
+            .map(|task| (Event::Expired, task))
     }
 
     /// A person's retry of a task that ended without a video: a new round, with a new work item.
     pub fn requeued(&self, now: Timestamp) -> Result<Step, Refused> {
-        if !matches!(self.state, State::Failed { .. } | State::Cancelled | State::Expired) {
+        if !matches!(
+            self.state,
+            State::Failed { .. } | State::Cancelled | State::Expired
+        ) {
             return Err(self.refused("retried"));
         }
         let mut task = self.entered(State::Queued { not_before: None }, now);
@@ -161,11 +183,27 @@ impl Task {
 
     fn after_failure(self, error: Failure, now: Timestamp) -> Step {
         if self.failures > MAX_RETRIES || !error.kind.may_be_retried() {
-            return (Event::Failed, Self { state: State::Failed { error }, ..self });
+            return (
+                Event::Failed,
+                Self {
+                    state: State::Failed { error },
+                    ..self
+                },
+            );
         }
         // Saturates at the end of time, some 8,000 years from now.
-        let not_before = now.saturating_add(retry_delay(self.failures)).unwrap_or(Timestamp::MAX);
-        (Event::AttemptFailed, Self { state: State::Queued { not_before: Some(not_before) }, ..self })
+        let not_before = now
+            .saturating_add(retry_delay(self.failures))
+            .unwrap_or(Timestamp::MAX);
+        (
+            Event::AttemptFailed,
+            Self {
+                state: State::Queued {
+                    not_before: Some(not_before),
+                },
+                ..self
+            },
+        )
     }
 
     fn end_attempt(
@@ -175,8 +213,12 @@ impl Task {
         error: Option<Failure>,
         now: Timestamp,
     ) -> Result<Self, Refused> {
-        let State::Started = self.state else { return Err(self.refused(wanted)) };
-        Ok(self.entered(self.state.clone(), now).with_attempt_closed(outcome, error, now))
+        let State::Started = self.state else {
+            return Err(self.refused(wanted));
+        };
+        Ok(self
+            .entered(self.state.clone(), now)
+            .with_attempt_closed(outcome, error, now))
     }
 
     fn end_early(
@@ -189,22 +231,40 @@ impl Task {
         if self.is_terminal() {
             return Err(self.refused(wanted));
         }
-        Ok(self.entered(state, now).with_attempt_closed(outcome, None, now))
+        Ok(self
+            .entered(state, now)
+            .with_attempt_closed(outcome, None, now))
     }
 
-    fn with_attempt_closed(mut self, outcome: Outcome, error: Option<Failure>, now: Timestamp) -> Self {
-        if let Some(last) = self.attempts.last_mut().filter(|last| last.outcome == Outcome::Running) {
+    fn with_attempt_closed(
+        mut self,
+        outcome: Outcome,
+        error: Option<Failure>,
+        now: Timestamp,
+    ) -> Self {
+        if let Some(last) = self
+            .attempts
+            .last_mut()
+            .filter(|last| last.outcome == Outcome::Running)
+        {
             (last.outcome, last.ended_at, last.error) = (outcome, Some(now), error);
         }
         self
     }
 
     fn entered(&self, state: State, now: Timestamp) -> Self {
-        Self { state, at: now, ..self.clone() }
+        Self {
+            state,
+            at: now,
+            ..self.clone()
+        }
     }
 
     fn refused(&self, wanted: &'static str) -> Refused {
-        Refused { state: self.state.name(), wanted }
+        Refused {
+            state: self.state.name(),
+            wanted,
+        }
     }
 }
 

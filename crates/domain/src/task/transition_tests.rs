@@ -6,11 +6,18 @@ fn now() -> Timestamp {
 }
 
 fn queued() -> Task {
-    let request =
-        TaskRequest { model: "ti2v-5B".into(), prompt: "a red fox".into(), ..Default::default() };
+    let request = TaskRequest {
+        model: "ti2v-5B".into(),
+        prompt: "a red fox".into(),
+        ..Default::default()
+    };
     let valid = request.validate(now()).unwrap();
-    let (event, task) =
-        Task::submit(TaskId::parse("t1").unwrap(), valid.spec, valid.content_hash, now());
+    let (event, task) = Task::submit(
+        TaskId::parse("t1").unwrap(),
+        valid.spec,
+        valid.content_hash,
+        now(),
+    );
     task.placed_at(1, event)
 }
 
@@ -20,7 +27,10 @@ fn started() -> Task {
 }
 
 fn failure(kind: FailureKind) -> Failure {
-    Failure { kind, message: "it broke".into() }
+    Failure {
+        kind,
+        message: "it broke".into(),
+    }
 }
 
 fn artifact() -> Artifact {
@@ -44,18 +54,36 @@ fn every_state_meets_every_event() {
         queued(),
         started(),
         started().succeeded(artifact(), now()).unwrap().1,
-        started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().1,
+        started()
+            .attempt_failed(failure(FailureKind::Invalid), now())
+            .unwrap()
+            .1,
         queued().cancelled(now()).unwrap().1,
         queued().expired(now()).unwrap().1,
     ];
     let table = [
         // state        started    succeeded    failed    interrupted lost     cancelled    expired    requeued
-        ("queued",    ["started", "-",         "-",      "-",        "-",     "cancelled", "expired", "-"]),
-        ("started",   ["-",       "succeeded", "queued", "queued",   "queued", "cancelled", "expired", "-"]),
+        (
+            "queued",
+            ["started", "-", "-", "-", "-", "cancelled", "expired", "-"],
+        ),
+        (
+            "started",
+            [
+                "-",
+                "succeeded",
+                "queued",
+                "queued",
+                "queued",
+                "cancelled",
+                "expired",
+                "-",
+            ],
+        ),
         ("succeeded", ["-"; 8]),
-        ("failed",    ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("failed", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
         ("cancelled", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
-        ("expired",   ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("expired", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
     ];
     for (task, (name, expected)) in states.iter().zip(table) {
         assert_eq!(task.state.name(), name);
@@ -71,7 +99,11 @@ fn every_state_meets_every_event() {
         ];
         let reached: Vec<_> = outcomes
             .iter()
-            .map(|outcome| outcome.as_ref().map_or("-", |(_, after)| after.state.name()))
+            .map(|outcome| {
+                outcome
+                    .as_ref()
+                    .map_or("-", |(_, after)| after.state.name())
+            })
             .collect();
         assert_eq!(reached, expected, "from {name}");
     }
@@ -82,22 +114,40 @@ fn three_retries_after_10_40_160_seconds_then_failed() {
     let mut task = queued();
     for delay in [10, 40, 160] {
         let (_, running) = task.started("w", "i", 0, now()).unwrap();
-        let (event, after) = running.attempt_failed(failure(FailureKind::Retryable), now()).unwrap();
+        let (event, after) = running
+            .attempt_failed(failure(FailureKind::Retryable), now())
+            .unwrap();
         assert_eq!(event, Event::AttemptFailed);
         let due = now() + Duration::from_secs(delay);
-        assert_eq!(after.state, State::Queued { not_before: Some(due) });
-        assert_eq!(after.rule_start(1, now()), StartRuling::Wait(Duration::from_secs(delay)));
+        assert_eq!(
+            after.state,
+            State::Queued {
+                not_before: Some(due)
+            }
+        );
+        assert_eq!(
+            after.rule_start(1, now()),
+            StartRuling::Wait(Duration::from_secs(delay))
+        );
         assert_eq!(after.rule_start(1, due), StartRuling::Start);
         task = after;
     }
     let (_, running) = task.started("w", "i", 0, now()).unwrap();
-    let (event, after) = running.attempt_failed(failure(FailureKind::Oom), now()).unwrap();
+    let (event, after) = running
+        .attempt_failed(failure(FailureKind::Oom), now())
+        .unwrap();
     assert_eq!((event, after.attempts.len()), (Event::Failed, 4));
 }
 
 #[test]
 fn what_cannot_be_rendered_fails_at_once() {
-    assert_eq!(started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().0, Event::Failed);
+    assert_eq!(
+        started()
+            .attempt_failed(failure(FailureKind::Invalid), now())
+            .unwrap()
+            .0,
+        Event::Failed
+    );
 }
 
 #[test]
@@ -131,11 +181,17 @@ fn only_the_entry_starts_the_task() {
     assert_eq!(task.rule_start(1, now()), StartRuling::Start);
     assert_eq!(task.rule_start(9, now()), StartRuling::Forget);
     assert_eq!(started().rule_start(1, now()), StartRuling::DeclareLost);
-    let failed = started().attempt_failed(failure(FailureKind::Invalid), now()).unwrap().1;
+    let failed = started()
+        .attempt_failed(failure(FailureKind::Invalid), now())
+        .unwrap()
+        .1;
     assert_eq!(failed.rule_start(1, now()), StartRuling::Forget);
     let (event, again) = failed.requeued(now()).unwrap();
     let again = again.placed_at(7, event);
-    assert_eq!((again.round, again.entry, again.previous_entry, again.start), (2, 7, 1, 0));
+    assert_eq!(
+        (again.round, again.entry, again.previous_entry, again.start),
+        (2, 7, 1, 0)
+    );
     assert_eq!(again.rule_start(1, now()), StartRuling::Forget);
     assert_eq!(again.rule_start(7, now()), StartRuling::Start);
 }
@@ -144,7 +200,16 @@ fn only_the_entry_starts_the_task() {
 fn history_is_bounded() {
     let mut task = queued();
     for _ in 0..40 {
-        task = task.started("w", "i", 0, now()).unwrap().1.interrupted(now()).unwrap().1;
+        task = task
+            .started("w", "i", 0, now())
+            .unwrap()
+            .1
+            .interrupted(now())
+            .unwrap()
+            .1;
     }
-    assert_eq!((task.attempts.len(), task.attempts_total), (MAX_ATTEMPTS_KEPT, 40));
+    assert_eq!(
+        (task.attempts.len(), task.attempts_total),
+        (MAX_ATTEMPTS_KEPT, 40)
+    );
 }
