@@ -130,7 +130,7 @@ async fn upload_all(
             }
             // The render goes on; the next checkpoint may get through.
             Err(error) => {
-                tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3")
+                tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3");
             }
         }
         while done.len() > KEPT {

@@ -35,7 +35,7 @@ pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<
             .strip_prefix(&prefix(task))
             .and_then(|name| name.strip_suffix(".mp4")?.parse().ok());
         // Starts before this round's entry belong to a round that a person has declared over.
-        if !fence.is_some_and(|fence| fence > task.entry) {
+        if fence.is_none_or(|fence| fence <= task.entry) {
             continue;
         }
         let Some(info) = store.head(&object.key).await? else {

@@ -50,7 +50,7 @@ impl Worker {
             Err(AppendError::Conflict(last)) => self.let_go(delivery, last.as_deref()).await,
             // The lease ends by itself, and the next worker finds out.
             Err(error) => {
-                tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written")
+                tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written");
             }
         }
     }

@@ -85,7 +85,7 @@ impl Take {
     fn order(&self, loaded: Option<Model>) -> Vec<Source> {
         let mut order = self.sources.clone();
         order.sort_by_key(|source| (source.priority, Some(source.model) != loaded));
-        if self.looks % LOW_END_FIRST == 0 {
+        if self.looks.is_multiple_of(LOW_END_FIRST) {
             order.sort_by_key(|source| std::cmp::Reverse(source.priority));
         }
         order

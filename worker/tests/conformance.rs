@@ -1,6 +1,8 @@
 //! What every engine must do, run against the command in `SPOTREEL_ENGINE` (default: the simulated engine with
 //! faults). Tests of faults run only against an engine that says it has them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

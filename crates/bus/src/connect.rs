@@ -115,7 +115,7 @@ async fn report(event: Event) {
         Event::Disconnected => tracing::warn!("disconnected from NATS, trying again"),
         Event::ServerError(error) => tracing::error!(%error, "the NATS server refused something"),
         Event::SlowConsumer(sid) => {
-            tracing::warn!(sid, "messages were dropped: this program reads too slowly")
+            tracing::warn!(sid, "messages were dropped: this program reads too slowly");
         }
         other => tracing::debug!(event = %other, "NATS"),
     }

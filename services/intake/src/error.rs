@@ -104,7 +104,8 @@ pub fn is_transient(error: &ApiError) -> bool {
 
 fn refusal(code: ErrorCode, mut message: String, retry_after: Option<Duration>) -> ApiError {
     clip(&mut message);
-    let retry_after_s = retry_after.map(|after| after.as_secs_f64().ceil().max(1.0) as u64);
+    let retry_after_s =
+        retry_after.map(|after| (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1));
     ApiError {
         code,
         message,

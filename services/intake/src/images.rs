@@ -87,7 +87,7 @@ impl Images {
                     video.url_expires_at = now.checked_add(self.link_lasts).ok();
                 }
                 Err(failure) => {
-                    tracing::warn!(error = %failure, task = %view.id, "no link could be signed")
+                    tracing::warn!(error = %failure, task = %view.id, "no link could be signed");
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Bad input of every kind: each gets an answer with field and rule, and nothing is queued.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
 mod stage;
 
 use async_nats::HeaderMap;
