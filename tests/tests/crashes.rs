@@ -120,11 +120,13 @@ async fn an_ack_counts_over_a_restart_and_what_was_not_acked_comes_back() {
     let first = cases::pull(&queue).await;
     let second = cases::pull(&queue).await;
     first.ack().await.expect("acks arrive");
-    nats.crash().await;
+    nats.restart().await;
     let again = cases::pull(&queue).await;
     assert_eq!(again.sequence, entry, "only the open one comes back");
-    // A delivery of before the crash can still end the work item.
-    nats.restart().await;
+    // A crash may forget acks of the last moments: they are not written as events are, and only tidy up. What was
+    // not acked comes back in any case, and a delivery of before the crash can still end it.
+    nats.crash().await;
+    assert_eq!(cases::pull(&queue).await.sequence, entry);
     second.ack().await.expect("acks arrive over a reconnect");
     cases::until_counts(&client, (0, 0)).await;
 }

@@ -98,11 +98,19 @@ async fn the_entry_of_a_finished_task_is_swept_though_nobody_pulls() {
 // A10: a full log refuses `started` and `succeeded` like new tasks: videos lie in S3, nothing can be acked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_fills_up_still_takes_the_events_of_its_tasks() {
-    let system = services().await;
+    let mut system = services().await;
+    // Between two looks at the log so much comes in at most; here the whole reserve is 200 kB.
+    system
+        .intake
+        .spec
+        .settings
+        .push(("limits.poll".into(), "50ms".into()));
+    system.intake.begin();
+    system.intake.ready().await;
     let client = system.nats.client("provision").await;
     let context = async_nats::jetstream::new(client.clone());
     let small_log = provision::Layout {
-        tasks_max_bytes: 256 << 10,
+        tasks_max_bytes: 1 << 20,
         ..layout(SOON, 1)
     };
     let config = provision::streams(&small_log)
