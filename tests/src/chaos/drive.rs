@@ -245,7 +245,7 @@ impl Driver {
 
     /// The task's id, once it is in the state that is waited for.
     async fn wait_for(&self, draft: usize, awaited: impl Fn(&TaskView) -> bool) -> Option<String> {
-        while Instant::now() < self.until {
+        while Instant::now() < self.until && !self.record.is_nameless(draft) {
             if let Some(id) = self.record.id(draft)
                 && let Answer::Json(answer) = self.ask(GET, &json!({ "id": id })).await
                 && serde_json::from_value::<TaskView>(answer).is_ok_and(|view| awaited(&view))

@@ -92,6 +92,12 @@ impl Record {
         self.lock().tasks.get(&draft)?.id.clone()
     }
 
+    /// Nobody will ever be told its id.
+    pub fn is_nameless(&self, draft: usize) -> bool {
+        let book = self.lock();
+        book.unanswered.contains(&draft) || book.tasks.get(&draft).is_some_and(|known| known.id.is_none())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
