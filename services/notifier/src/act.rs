@@ -9,7 +9,7 @@ use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
 use spotreel_bus::{Delivery, Queue, Recorded};
 use spotreel_domain::api::{CloudEvent, Video};
-use spotreel_domain::task::{Artifact, State};
+use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -135,6 +135,13 @@ impl Notifier {
 
     /// Publishes an event, unless it or a newer one of the task has been published.
     pub async fn publish(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
+        if let Some(queued) = queued_before(recorded) {
+            self.publish_one(&queued).await?;
+        }
+        self.publish_one(recorded).await
+    }
+
+    async fn publish_one(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
         let video = match &recorded.task.state {
             State::Succeeded { artifact } => Some(self.video(artifact).await?),
             _ => None,
@@ -205,6 +212,29 @@ impl Notifier {
         }
         *delay = (*delay * 2).min(self.config.retry_longest);
     }
+}
+
+/// Work items leave the log once their task has ended, which may be before a notifier that was down has read them.
+/// The event that came after one tells all that it said, but the time of a later round's.
+fn queued_before(recorded: &Recorded) -> Option<Recorded> {
+    let mut task = recorded.task.clone();
+    match recorded.event {
+        Event::Started => task.attempts_total -= task.attempts.pop().map_or(0, |_| 1),
+        Event::Cancelled | Event::Expired => {}
+        _ => return None,
+    }
+    if task.round == 1 {
+        task.at = task.submitted_at;
+    }
+    (task.failures, task.lost_in_row, task.start) = (0, 0, 0);
+    task.state = State::Queued { not_before: None };
+    let (sequence, event) = (task.entry, Event::Queued);
+    Some(Recorded {
+        sequence,
+        event,
+        task,
+        ..recorded.clone()
+    })
 }
 
 fn count(recorded: &Recorded, said: Said) {
