@@ -29,7 +29,7 @@ impl Process {
         let guard = Command::new("sh")
             .args([
                 "-c",
-                "read -r _; kill -9 -- \"-$1\"",
+                "read -r _; kill -9 \"-$1\"",
                 "guard",
                 &group.to_string(),
             ])
