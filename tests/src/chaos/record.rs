@@ -95,7 +95,11 @@ impl Record {
     /// Nobody will ever be told its id.
     pub fn is_nameless(&self, draft: usize) -> bool {
         let book = self.lock();
-        book.unanswered.contains(&draft) || book.tasks.get(&draft).is_some_and(|known| known.id.is_none())
+        book.unanswered.contains(&draft)
+            || book
+                .tasks
+                .get(&draft)
+                .is_some_and(|known| known.id.is_none())
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

@@ -69,9 +69,10 @@ async fn calm_worker(system: &mut System) {
         worker.kill9();
     }
     let engine = program::binary("spotreel-engine-sim");
-    let spec = system
-        .worker_spec()
-        .set("engine.command", &json!([engine.display().to_string()]).to_string());
+    let spec = system.worker_spec().set(
+        "engine.command",
+        &json!([engine.display().to_string()]).to_string(),
+    );
     system.add_worker_as(spec).await;
 }
 
