@@ -324,6 +324,8 @@ async fn deadlines_end_what_waits_and_what_is_rendered() {
         .await;
     // Its first round was to end soon; the second has no deadline any more.
     let past = hand.submit("past", Some(Duration::from_millis(1))).await;
+    let deadline = past.task.spec.expires_at.unwrap();
+    until("its deadline passes", async || ambient::now() > deadline).await;
     let past = hand.requeued(&hand.cancelled(&past).await).await;
     let later = hand.submit("later", Some(Duration::from_secs(3600))).await;
     let _ctx = system.monitor(config()).await;
