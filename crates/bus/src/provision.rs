@@ -9,7 +9,7 @@ use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType,
+    Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType, Stream,
 };
 use serde::Serialize;
 use spotreel_domain::{Event, Model, Priority};
@@ -174,6 +174,8 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
         pull::Config {
             filter_subject: LOG_ALL.into(),
             max_ack_pending: 1,
+            // A notifier that died holds back all events so long; one that lives renews.
+            ack_wait: Duration::from_secs(5),
             ..base(CONSUMER_NOTIFIER)
         },
     ));
@@ -299,6 +301,13 @@ async fn apply_consumer(
             compare(&there, &info.config)
         }
         Err(_) => {
+            let counts_work = wanted.filter_subject.starts_with("spotreel.log.*.queued.")
+                && consumer != CONSUMER_DEADLINES;
+            if counts_work && !is_swept(&handle).await {
+                let reason = "finished tasks still hold entries in the log, and a new consumer would count them \
+                              as work: start monitor, wait until its sweeper is done, then provision again";
+                return Err(failed(reason.into()));
+            }
             handle
                 .create_consumer_strict(wanted)
                 .await
@@ -307,6 +316,15 @@ async fn apply_consumer(
         }
     };
     Ok(Report { name, outcome })
+}
+
+/// Whether every entry in the log belongs to a task that runs: in an empty log, or after the sweeper has seen all of it.
+async fn is_swept(tasks: &Stream) -> bool {
+    if tasks.cached_info().state.messages == 0 {
+        return true;
+    }
+    let sweeper = tasks.consumer_info(CONSUMER_SWEEPER).await;
+    sweeper.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
 }
 
 /// Compares what is wanted with what is there, by the server's own words for it; what the server adds is ignored.

@@ -14,7 +14,7 @@
 //! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; the one exception is a message of
 //!   the log that cannot be read, which no later try would mend.
 //!
-//! **After a crash** the message in hand comes back once its lease ends (30 s). If it had been published already, the
+//! **After a crash** the message in hand comes back once its lease ends (5 s). If it had been published already, the
 //! newest public event says so and it is only acked.
 
 mod act;

@@ -109,7 +109,6 @@ fn system_options(workers: usize) -> SystemOptions {
         worker_settings: settings
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
-        ..SystemOptions::default()
     }
 }
 

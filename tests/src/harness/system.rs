@@ -50,6 +50,11 @@ pub struct System {
 impl System {
     /// All of it ready.
     pub async fn start(options: SystemOptions) -> Self {
+        // On the heap: a system is some twenty kilobytes of handles, too much for every caller's stack.
+        Box::pin(Self::start_all(options)).await
+    }
+
+    async fn start_all(options: SystemOptions) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-system-").expect("a temporary directory can be made");
         let (nats, cloud) = tokio::join!(Nats::provisioned(options.lease), Cloud::start());
