@@ -149,19 +149,6 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
         ..pull::Config::default()
     };
     let mut all: Vec<(&'static str, pull::Config)> = Vec::new();
-    for model in Model::ALL {
-        for priority in Priority::ALL {
-            all.push((
-                TASKS,
-                pull::Config {
-                    filter_subject: work_filter(model, priority),
-                    ack_wait: layout.lease,
-                    max_waiting: MAX_WAITING,
-                    ..base(&work_consumer(model, priority))
-                },
-            ));
-        }
-    }
     let ends = || {
         Event::ALL
             .into_iter()
@@ -204,6 +191,20 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             ..base(CONSUMER_DEADLINES)
         },
     ));
+    // After the sweeper: they are made only over a log that it has been through.
+    for model in Model::ALL {
+        for priority in Priority::ALL {
+            all.push((
+                TASKS,
+                pull::Config {
+                    filter_subject: work_filter(model, priority),
+                    ack_wait: layout.lease,
+                    max_waiting: MAX_WAITING,
+                    ..base(&work_consumer(model, priority))
+                },
+            ));
+        }
+    }
     all.push((
         INBOX,
         pull::Config {
