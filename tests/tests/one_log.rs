@@ -187,6 +187,14 @@ async fn a_consumer_made_anew_counts_only_what_can_run() {
         .delete_consumer(&name)
         .await
         .expect("it can be deleted");
+    let unswept = provision::apply(&client, &layout(LEASE, 1)).await;
+    assert!(unswept.unwrap_err().reason.contains("sweeper"));
+    let sweeper = Queue::open(&client, TASKS, names::CONSUMER_SWEEPER)
+        .await
+        .expect("it is there");
+    for swept in sweeper.pull_ready(100).await.expect("the server answers") {
+        swept.ack().await.expect("the server answers");
+    }
     let reports = provision::apply(&client, &layout(LEASE, 1))
         .await
         .expect("it can be applied");

@@ -309,7 +309,11 @@ async fn limits_say_when_to_come_back() {
     assert_eq!(stage.submit(&good).await["id"], "first");
     let list = json!(vec![json!({"model": "ti2v-5B", "prompt": "x"}); 5]);
     let answer = stage.submit(&list).await;
-    assert_eq!(answer["accepted"], 2, "{answer}");
+    // One that was let in while the counts were read may count twice until the next look: never too many.
+    assert!(
+        (1..=2).contains(&answer["accepted"].as_u64().unwrap()),
+        "{answer}"
+    );
     assert_eq!(answer["results"][4]["error"]["code"], "queue_full");
     assert!(answer["results"][4]["error"]["retry_after_s"].as_u64() > Some(0));
     assert_eq!(
