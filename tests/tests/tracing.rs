@@ -60,18 +60,26 @@ async fn one_trace_reaches_from_the_submission_to_the_event() {
         parent.contains(&trace),
         "the event belongs to {parent}, not to {trace}"
     );
-    eventually("intake and worker have sent their spans", SOON, || {
-        let spans = seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&trace)
-            .cloned();
-        async move {
-            let spans = spans?;
-            let from = |program: &str| spans.iter().any(|(service, _)| service.contains(program));
-            (from("intake") && from("worker")).then_some(())
-        }
-    })
+    eventually(
+        "intake, worker and notifier have sent their spans",
+        SOON,
+        || {
+            let spans = seen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&trace)
+                .cloned();
+            async move {
+                let spans = spans?;
+                let from =
+                    |program: &str| spans.iter().any(|(service, _)| service.contains(program));
+                ["intake", "worker", "notifier"]
+                    .into_iter()
+                    .all(from)
+                    .then_some(())
+            }
+        },
+    )
     .await;
 }
 

@@ -146,10 +146,8 @@ async fn a_full_queue_holds_the_inbox_and_loses_nothing() {
         )
         .await;
     }
-    until("two are taken", || async { stage.messages().await == 2 }).await;
-    assert_eq!(
-        stage.stream(INBOX).await,
-        1,
-        "the third one waits in the inbox"
-    );
+    until("one is left in the inbox", || async {
+        stage.messages().await == 2 && stage.stream(INBOX).await == 1
+    })
+    .await;
 }

@@ -7,11 +7,12 @@ use spotreel_bootstrap::{Health, ambient};
 use spotreel_bus::events::EventStream;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
-use spotreel_bus::{Delivery, Queue, Recorded};
+use spotreel_bus::{Delivery, Queue, Recorded, trace};
 use spotreel_domain::api::{CloudEvent, Video};
 use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::config::NotifierConfig;
 use crate::error::NotifyError;
@@ -86,7 +87,11 @@ impl Notifier {
             let next = queue.pull(self.config.pull_wait).await?;
             *delay = self.config.retry_first;
             if let Some(delivery) = next {
-                self.take(&delivery, health, stopping).await;
+                let span = tracing::info_span!("notify", subject = delivery.subject);
+                trace::adopt(&span, &delivery.headers);
+                self.take(&delivery, health, stopping)
+                    .instrument(span)
+                    .await;
             }
         }
         Ok(())
