@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::api::{Progress, TaskView};
 
@@ -18,7 +19,7 @@ pub struct Board {
     running: BTreeMap<String, ProgressBar>,
     /// Ended, of so many; only where there is more than one.
     total: Option<ProgressBar>,
-    states: BTreeMap<String, String>,
+    states: BTreeMap<String, (String, Timestamp)>,
 }
 
 impl Board {
@@ -39,13 +40,16 @@ impl Board {
         }
     }
 
-    /// A task's state, from an event or a look-up; the same twice is told once.
+    /// A task's state, from an event or a look-up; the same twice is told once, and an event that a look-up has
+    /// overtaken not at all.
     pub fn task(&mut self, task: &TaskView) {
         let id = task.id.to_string();
-        if self.quiet || self.states.get(&id) == Some(&task.state) {
+        let known = self.states.get(&id);
+        if self.quiet || known.is_some_and(|(state, at)| *state == task.state || task.at < *at) {
             return;
         }
-        self.states.insert(id.clone(), task.state.clone());
+        self.states
+            .insert(id.clone(), (task.state.clone(), task.at));
         if task.state == "started" {
             let on = task.worker.as_deref().unwrap_or("a worker");
             if let Some(bar) = self.bar(&id) {
@@ -75,7 +79,7 @@ impl Board {
         let ended = self
             .states
             .get(&id)
-            .is_some_and(|state| state != "started" && state != "queued");
+            .is_some_and(|(state, _)| state != "started" && state != "queued");
         if self.quiet || ended {
             return;
         }
