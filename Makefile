@@ -40,7 +40,7 @@ lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v cargo-deny >/dev/null; then \
-	  cargo deny --offline check bans licenses sources; \
+	  cargo deny --locked check bans licenses sources; \
 	else \
 	  echo "lint: cargo-deny is not installed, so licenses and sources were NOT checked (cargo install cargo-deny --locked)"; \
 	fi
