@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use spotreel_domain::api::TaskView;
+use spotreel_domain::api::{CloudEvent, TaskView};
 use spotreel_domain::request::hex;
 use spotreel_domain::task::Outcome;
 use spotreel_domain::{Event, TaskId};
@@ -247,6 +248,46 @@ async fn finished(system: &System, api: &Api, id: &str) -> TaskView {
             system.logs()
         );
     }
+}
+
+// A16: the link in a stored event dies, at the latest after seven days. Whoever reads it later asks for a fresh one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_has_died_is_replaced_by_asking() {
+    let system = System::start(SystemOptions {
+        workers: 1,
+        environment: vec![("SPOTREEL_NOTIFIER_LINK_EXPIRES".into(), "1s".into())],
+        ..SystemOptions::default()
+    })
+    .await;
+    let api = system.api().await;
+    let id = name("link");
+    let mut events = api
+        .client
+        .subscribe(format!("spotreel.task.{id}.succeeded"))
+        .await
+        .expect("clients may listen");
+    api.submit(&small(&id, 2)).await;
+    let event = tokio::time::timeout(SOON, events.next())
+        .await
+        .expect("it is told")
+        .expect("an event");
+    let event: CloudEvent<TaskView> =
+        serde_json::from_slice(&event.payload).expect("an event is JSON");
+    let told = event
+        .data
+        .video
+        .and_then(|video| video.url)
+        .expect("a success has a link");
+    eventually("the link has died", SOON, || {
+        let told = told.clone();
+        async move {
+            let answer = reqwest::get(told).await.expect("S3 answers");
+            (answer.status() == reqwest::StatusCode::FORBIDDEN).then_some(())
+        }
+    })
+    .await;
+    let task = api.get(&id).await.expect("it is known");
+    assert_eq!(&video(&task).await[4..8], b"ftyp", "the fresh link works");
 }
 
 /// The bytes behind the link of a `get`, as long and with the hash that was promised.
