@@ -20,7 +20,6 @@ use crate::names::{
     work_consumer, work_filter,
 };
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
 const EVENTS_KEPT: Duration = Duration::from_secs(45 * 24 * 3600);
 /// Waiting retries and deadlines count as pending; the server's default of 1,000 would block the queue behind them.
@@ -350,6 +349,3 @@ fn compare<T: Serialize>(wanted: &T, there: &T) -> Outcome {
         false => Outcome::Differs { differences },
     }
 }
-
-/// What the clients' link to a video may last at most, and what is kept of a finished task.
-pub const FINISHED_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());
