@@ -6,10 +6,12 @@
 pub mod api;
 pub mod id;
 pub mod model;
+pub mod money;
 pub mod request;
 pub mod task;
 
 pub use id::TaskId;
 pub use model::{Model, Priority};
+pub use money::Usd;
 pub use request::{TaskRequest, Violation};
 pub use task::{Event, Task};
