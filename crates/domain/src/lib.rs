@@ -4,6 +4,8 @@
 //! Cargo enforces it: this crate has no tokio, no NATS, no AWS and no prost to call.
 
 pub mod api;
+pub mod batch;
+pub mod fleet;
 pub mod id;
 pub mod model;
 pub mod money;

@@ -1,0 +1,43 @@
+//! One call for instances, from its intent to the day when nothing of it can appear any more.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::cloud::{Lifecycle, PlaceError};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// From 1, never used again; part of the token.
+    pub seq: u32,
+    pub lifecycle: Lifecycle,
+    pub units: u32,
+    /// The frozen [`LaunchRequest`](crate::fleet::cloud::LaunchRequest) as JSON: what is sent again is this text.
+    pub request: String,
+    pub state: LaunchState,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchState {
+    /// The intent is durable, and the call may have been made. Until an answer is recorded its instances may exist
+    /// without our knowing their ids; `empty_listings` counts the looks that found none of them.
+    Dispatched { at: Timestamp, empty_listings: u32 },
+    /// The cloud said what it launched.
+    Answered {
+        at: Timestamp,
+        fleet: Option<String>,
+        instances: Vec<String>,
+        errors: Vec<PlaceError>,
+    },
+    /// The cloud said no: nothing runs of it.
+    Rejected { at: Timestamp, error: PlaceError },
+    /// Nothing of it runs, and nothing can appear any more.
+    Closed { at: Timestamp },
+}
+
+impl Launch {
+    /// Whether instances of it may exist that no record names.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, LaunchState::Dispatched { .. })
+    }
+}

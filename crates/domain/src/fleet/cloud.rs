@@ -1,0 +1,188 @@
+//! The cloud in our words: what is asked of it, what it answers, what a listing shows.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::batch::BatchId;
+use crate::money::Usd;
+
+/// The tags that everything made for a batch carries from the call that makes it: they alone must be enough to find it
+/// again and to end it.
+pub mod tag {
+    pub const MANAGED_BY: &str = "spotreel:managed-by";
+    pub const MANAGED_BY_FLEET: &str = "fleet";
+    pub const ENV: &str = "spotreel:env";
+    pub const POOL: &str = "spotreel:pool";
+    pub const BATCH: &str = "spotreel:batch";
+    pub const LAUNCH: &str = "spotreel:launch";
+    pub const EXPIRES_AT: &str = "spotreel:expires-at";
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifecycle {
+    Spot,
+    OnDemand,
+}
+
+impl Lifecycle {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spot => "spot",
+            Self::OnDemand => "on-demand",
+        }
+    }
+}
+
+/// One source of capacity: a type in a zone. What it costs and whether it has any is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The instance type, `g5.xlarge`.
+    pub kind: String,
+    pub zone: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in {}", self.kind, self.zone)
+    }
+}
+
+/// A request for instances, exactly as it will be sent: frozen before the first call, and sent again byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchRequest {
+    pub client_token: String,
+    pub template: Template,
+    pub lifecycle: Lifecycle,
+    pub units: u32,
+    pub overrides: Vec<Override>,
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A launch template in one fixed version: `$Latest` would make the same request mean two things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    pub id: String,
+    pub version: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    #[serde(flatten)]
+    pub place: Place,
+    pub subnet: String,
+    /// The most that an hour may cost; Spot only.
+    pub max_price: Option<Usd>,
+}
+
+/// What one launch call brought. Part of it may be missing, and `errors` says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchAnswer {
+    pub fleet: String,
+    pub instances: Vec<Launched>,
+    pub errors: Vec<PlaceError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launched {
+    pub id: String,
+    pub kind: String,
+    pub zone: String,
+    pub lifecycle: Lifecycle,
+}
+
+/// Why a place gave nothing, or less than it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceError {
+    /// None: the error is about the request, not about a place.
+    pub place: Option<Place>,
+    pub class: ErrorClass,
+    /// The cloud's own code and words, for people.
+    pub code: String,
+    pub message: String,
+}
+
+/// What an error means for the next step, whichever of the cloud's many codes it came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// Nothing to be had here now: ask other places, and here again in minutes.
+    Capacity,
+    /// The market is above what we offer: not here until prices move.
+    Price,
+    /// The account may not have more: nowhere, for longer.
+    Quota,
+    /// The request or the account is set up wrongly: a person has to act, a retry never helps.
+    Configuration,
+    /// Asked too often: the same again, later.
+    Throttled,
+    /// No answer, or one that says nothing: what was asked for may have happened.
+    Unknown,
+}
+
+/// One instance as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub id: String,
+    pub kind: String,
+    pub zone: String,
+    pub lifecycle: Lifecycle,
+    pub state: CloudState,
+    /// By the cloud's clock.
+    pub launched_at: Timestamp,
+    pub tags: BTreeMap<String, String>,
+    /// Why it left its last state, in the cloud's words: `Server.SpotInstanceTermination`.
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CloudState {
+    Pending,
+    Running,
+    ShuttingDown,
+    Terminated,
+    /// Stopped or on the way there: its disk is still billed.
+    Stopped,
+}
+
+impl Seen {
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        self.tags.get(key).map(String::as_str)
+    }
+
+    pub fn batch(&self) -> Option<BatchId> {
+        self.tag(tag::BATCH).and_then(BatchId::parse)
+    }
+
+    pub fn launch(&self) -> Option<u32> {
+        self.tag(tag::LAUNCH).and_then(|seq| seq.parse().ok())
+    }
+
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.tag(tag::EXPIRES_AT).and_then(|at| at.parse().ok())
+    }
+
+    /// Whether it may cost money.
+    pub fn is_alive(&self) -> bool {
+        self.state != CloudState::Terminated
+    }
+}
+
+/// The one token of a launch. Market and attempt are part of it: the same token with another request is refused.
+pub fn client_token(env: &str, batch: &BatchId, seq: u32, lifecycle: Lifecycle) -> String {
+    let name = format!("{env}|{batch}|{seq}|{}", lifecycle.as_str());
+    let digest = Sha256::digest(name.as_bytes());
+    let hex: String = digest
+        .iter()
+        .take(20)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("spotreel-{hex}")
+}
