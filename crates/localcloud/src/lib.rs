@@ -7,6 +7,7 @@
 
 mod admin;
 mod clock;
+mod ec2;
 mod faults;
 mod s3;
 mod server;
