@@ -24,8 +24,8 @@ pub struct Instance {
     /// When its worker first said that it serves.
     pub ready_at: Option<Timestamp>,
     pub state: InstanceState,
-    /// When its worker was last heard of; none before the first word.
-    pub heard_at: Option<Timestamp>,
+    /// Since when its worker, which served, has not been heard of.
+    pub silent_since: Option<Timestamp>,
     /// Listings in a row that did not show it.
     pub absences: u32,
     /// What an hour of it costs now, and what it has cost up to `billed_to` (the cloud's clock).
@@ -80,6 +80,8 @@ pub enum Leaving {
     Ordered,
     /// The batch has spent what it may.
     Budget,
+    /// Its worker stops by itself: idle for too long, at the end of its life, or told so on its machine.
+    Itself,
     /// It belongs to nothing that is wanted.
     Orphan,
 }

@@ -20,8 +20,13 @@ pub struct Launch {
 #[serde(rename_all = "snake_case")]
 pub enum LaunchState {
     /// The intent is durable, and the call may have been made. Until an answer is recorded its instances may exist
-    /// without our knowing their ids; `empty_listings` counts the looks that found none of them.
-    Dispatched { at: Timestamp, empty_listings: u32 },
+    /// without our knowing their ids; `empty_listings` counts the looks that found none of them. `sealed`: the same
+    /// token was refused for another request, so it is never sent again and the listings alone decide.
+    Dispatched {
+        at: Timestamp,
+        empty_listings: u32,
+        sealed: bool,
+    },
     /// The cloud said what it launched.
     Answered {
         at: Timestamp,
