@@ -1,7 +1,9 @@
 //! The one place of this crate that reads the clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
 
 /// Milliseconds since 1970, for `Last-Modified`.
 #[allow(clippy::disallowed_methods)] // a cloud stamps its objects itself: nobody hands it the time
@@ -17,4 +19,89 @@ pub(crate) fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let count = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{:011x}-{:x}-{count:x}", now_ms(), std::process::id())
+}
+
+/// The cloud's own time: begins at the real one and runs `speed` times as fast, so that a market's hours pass in
+/// minutes. Machines are real processes and live in real time: what they are told goes through [`Clock::on_the_wall`].
+#[derive(Clone, Debug)]
+pub struct Clock {
+    speed: f64,
+    began: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    /// `speed` 1 is real time; what is not a positive number counts as 1.
+    #[allow(clippy::disallowed_methods)] // the cloud's time begins somewhere
+    #[must_use]
+    pub fn new(speed: f64) -> Self {
+        let usable = speed.is_finite() && speed > 0.0;
+        Self {
+            speed: if usable { speed } else { 1.0 },
+            began: Timestamp::now(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Now, in the cloud.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        later(self.began, self.since.elapsed(), self.speed)
+    }
+
+    /// How long the cloud's `cloud` takes on the wall.
+    #[must_use]
+    pub fn real(&self, cloud: Duration) -> Duration {
+        Duration::try_from_secs_f64(cloud.as_secs_f64() / self.speed).unwrap_or(Duration::MAX)
+    }
+
+    /// What a clock on the wall shows when the cloud's shows `cloud`.
+    #[must_use]
+    pub fn on_the_wall(&self, cloud: Timestamp) -> Timestamp {
+        let ahead = cloud.duration_since(self.began);
+        if ahead.is_negative() {
+            return cloud;
+        }
+        later(self.began, ahead.unsigned_abs(), 1.0 / self.speed)
+    }
+
+    /// Returns when `cloud` has passed in the cloud.
+    pub async fn sleep(&self, cloud: Duration) {
+        tokio::time::sleep(self.real(cloud)).await;
+    }
+}
+
+fn later(began: Timestamp, elapsed: Duration, speed: f64) -> Timestamp {
+    Duration::try_from_secs_f64(elapsed.as_secs_f64() * speed)
+        .ok()
+        .and_then(|elapsed| began.checked_add(elapsed).ok())
+        .unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_passes_in_a_minute() {
+        let clock = Clock::new(60.0);
+        assert_eq!(
+            clock.real(Duration::from_secs(3600)),
+            Duration::from_secs(60)
+        );
+        let later = clock.began + Duration::from_secs(3600);
+        assert_eq!(
+            clock.on_the_wall(later),
+            clock.began + Duration::from_secs(60)
+        );
+        assert!(clock.now() >= clock.began);
+    }
+
+    #[test]
+    fn nonsense_is_real_time() {
+        for speed in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let clock = Clock::new(speed);
+            assert_eq!(clock.real(Duration::from_secs(7)), Duration::from_secs(7));
+        }
+    }
 }
