@@ -83,3 +83,16 @@ pub fn progress(id: &TaskId) -> String {
 pub fn hint(id: &TaskId) -> String {
     format!("spotreel.hint.{id}")
 }
+
+/// Where the workers of an instance are told to take nothing more. A host's name may hold dots; its token does not.
+pub fn worker_drain(instance: &str) -> String {
+    format!("spotreel.worker.drain.{}", token(instance))
+}
+
+/// `text` as one token of a subject.
+pub fn token(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .collect()
+}

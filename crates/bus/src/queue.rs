@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use async_nats::{Client, HeaderMap, Request};
 use backoff::backoff::Backoff;
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use crate::connect::REQUEST_TIMEOUT;
 use crate::log::{ReadError, Recorded};
@@ -91,8 +92,18 @@ impl Queue {
 
     /// The next message: at once or not at all with `wait` zero, else within `wait`.
     ///
-    /// Dropped before it is done, a message that is on its way stays leased to nobody until its lease ends: let it run.
+    /// Dropped before it is done, a message that is on its way stays leased to nobody until its lease ends: let it
+    /// run, or end it with [`Self::pull_until`].
     pub async fn pull(&self, wait: Duration) -> Result<Option<Delivery>, QueueError> {
+        self.pull_until(wait, &CancellationToken::new()).await
+    }
+
+    /// As [`Self::pull`]; `enough` ends it early, and what was on its way by then is still given.
+    pub async fn pull_until(
+        &self,
+        wait: Duration,
+        enough: &CancellationToken,
+    ) -> Result<Option<Delivery>, QueueError> {
         let body = match wait.is_zero() {
             true => serde_json::json!({ "batch": 1, "no_wait": true }),
             false => {
@@ -101,21 +112,43 @@ impl Queue {
         };
         // A delivery bears the subject that it was stored under: the client's shared inbox, which sorts answers by
         // their subject, would drop it.
-        let request = Request::new()
-            .inbox(self.client.new_inbox())
-            .payload(body.to_string().into())
-            .timeout(Some(wait + REQUEST_TIMEOUT.max(PULL_SLACK)));
+        let inbox = self.client.new_inbox();
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|_| QueueError::NoAnswer)?;
+        // The server ends the subscription, and with it the pull, behind the first message to the inbox.
+        answers
+            .unsubscribe_after(1)
+            .await
+            .map_err(|_| QueueError::NoAnswer)?;
+        self.ask("MSG.NEXT", &inbox, body.to_string()).await?;
+        let wait = wait + REQUEST_TIMEOUT.max(PULL_SLACK);
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(wait, answers.next()) => answer,
+            () = enough.cancelled() => {
+                // So the answer to any question ends a pull, unless a delivery was first.
+                self.ask("INFO", &inbox, String::new()).await?;
+                tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await
+            }
+        };
+        match answer {
+            Ok(Some(answer)) if answer.status.is_none() && *answer.subject == inbox => Ok(None),
+            Ok(Some(message)) => self.interpret(message),
+            _ => Err(QueueError::NoAnswer),
+        }
+    }
+
+    async fn ask(&self, question: &str, inbox: &str, body: String) -> Result<(), QueueError> {
         let subject = format!(
-            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            "$JS.API.CONSUMER.{question}.{}.{}",
             self.stream, self.consumer
         );
-        match self.client.send_request(subject, request).await {
-            Ok(message) => self.interpret(message),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(QueueError::NoAnswer)
-            }
-            Err(_) => Err(QueueError::NoAnswer),
-        }
+        self.client
+            .publish_with_reply(subject, inbox.to_owned(), body.into())
+            .await
+            .map_err(|_| QueueError::NoAnswer)
     }
 
     /// What is there now, up to `limit`, without waiting.
@@ -126,15 +159,8 @@ impl Queue {
             .subscribe(inbox.clone())
             .await
             .map_err(|_| QueueError::NoAnswer)?;
-        let subject = format!(
-            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.stream, self.consumer
-        );
         let body = serde_json::json!({ "batch": limit, "no_wait": true }).to_string();
-        self.client
-            .publish_with_reply(subject, inbox, body.into())
-            .await
-            .map_err(|_| QueueError::NoAnswer)?;
+        self.ask("MSG.NEXT", &inbox, body).await?;
         let mut ready = Vec::new();
         while ready.len() < limit {
             match tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await {
