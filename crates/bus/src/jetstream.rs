@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
 use serde::Deserialize;
+
+use crate::connect::REQUEST_TIMEOUT;
 
 /// JetStream error codes that mean "somebody was first": on one node, on a cluster, and inside an atomic batch.
 const CONFLICT: [u64; 2] = [10_071, 10_164];
@@ -111,6 +115,62 @@ fn classify(failure: Failure) -> ApiError {
     }
 }
 
+/// A message of a stream, as a direct get shows it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub subject: String,
+    pub sequence: u64,
+    pub stored_at: Timestamp,
+    pub headers: HeaderMap,
+    pub payload: Bytes,
+}
+
+/// All messages that `query` names, in one round trip. Any replica answers, so the newest may be missing.
+pub async fn direct_get(
+    client: &Client,
+    stream: &str,
+    query: &serde_json::Value,
+) -> Result<Vec<Stored>, ApiError> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let unanswered = || ApiError::Unknown(subject.clone());
+    let inbox = client.new_inbox();
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|_| unanswered())?;
+    client
+        .publish_with_reply(subject.clone(), inbox, query.to_string().into())
+        .await
+        .map_err(|_| unanswered())?;
+    let mut found = Vec::new();
+    loop {
+        let next = tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await;
+        let Ok(Some(message)) = next else {
+            return Err(unanswered());
+        };
+        // Status messages end the answer: 204 that was all, 404 there is none.
+        if let Some(status) = message.status {
+            return match status.as_u16() {
+                204 | 404 => Ok(found),
+                503 => Err(ApiError::NoResponder(subject)),
+                other => Err(ApiError::Refused {
+                    code: other.into(),
+                    description: message.description.unwrap_or_default(),
+                }),
+            };
+        }
+        let headers = message.headers.unwrap_or_default();
+        let text = |name: &str| headers.get(name).map_or("", |value| value.as_str());
+        found.push(Stored {
+            subject: text("Nats-Subject").to_owned(),
+            sequence: text("Nats-Sequence").parse().unwrap_or_default(),
+            stored_at: text("Nats-Time-Stamp").parse().unwrap_or_default(),
+            payload: message.payload,
+            headers,
+        });
+    }
+}
+
 /// Deletes one message of a stream; one that is gone already is deleted too.
 pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
     #[derive(Deserialize)]
@@ -122,7 +182,7 @@ pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Res
         &subject,
         HeaderMap::new(),
         body.into(),
-        super::connect::REQUEST_TIMEOUT,
+        REQUEST_TIMEOUT,
     );
     match done.await {
         Ok(_) | Err(ApiError::NotFound) => Ok(()),

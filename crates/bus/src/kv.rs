@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use futures::StreamExt;
 use prost::Message;
 use spotreel_proto::worker::v1::Presence;
 
@@ -40,44 +39,19 @@ pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiErr
 ///
 /// The server refuses (413) above 1,024 of them.
 pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
-    let subject = format!("$JS.API.DIRECT.GET.KV_{WORKERS_BUCKET}");
-    let unanswered = || ApiError::Unknown(subject.clone());
-    let inbox = client.new_inbox();
-    let mut answers = client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(|_| unanswered())?;
-    let body = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.>")] });
-    client
-        .publish_with_reply(subject.clone(), inbox, body.to_string().into())
-        .await
-        .map_err(|_| unanswered())?;
+    let query = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.>")] });
+    let all = jetstream::direct_get(client, &format!("KV_{WORKERS_BUCKET}"), &query).await?;
     let mut found = Vec::new();
-    loop {
-        let next = tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await;
-        let Ok(Some(message)) = next else {
-            return Err(unanswered());
-        };
-        // Status messages end the answer: 204 that was all, 404 there is none.
-        if let Some(status) = message.status {
-            return match status.as_u16() {
-                204 | 404 => Ok(found),
-                503 => Err(ApiError::NoResponder(subject)),
-                other => Err(ApiError::Refused {
-                    code: other.into(),
-                    description: message.description.unwrap_or_default(),
-                }),
-            };
-        }
-        let headers = message.headers.unwrap_or_default();
-        if headers.get(OPERATION).is_some() {
+    for stored in all {
+        if stored.headers.get(OPERATION).is_some() {
             continue;
         }
-        match Presence::decode(message.payload) {
+        match Presence::decode(stored.payload) {
             Ok(presence) => found.push(presence),
             Err(error) => tracing::warn!(%error, "a worker's presence cannot be read"),
         }
     }
+    Ok(found)
 }
 
 fn short_lived() -> HeaderMap {

@@ -1,8 +1,10 @@
 //! NATS as spotreel uses it: every subject, stream and consumer, and the few ways in which they are touched.
 //!
-//! [`log`] is the only writer of the task log and [`queue`] the only puller of work; whoever goes around them loses
-//! the guarantees that the rest of the product is built on.
+//! [`log`] is the only writer of the task log, [`batches`] of the batch log, and [`queue`] the only puller of work;
+//! whoever goes around them loses the guarantees that the rest of the product is built on.
 
+mod append;
+pub mod batches;
 pub mod codec;
 pub mod connect;
 pub mod events;
@@ -15,6 +17,7 @@ pub mod provision;
 pub mod queue;
 pub mod trace;
 
+pub use batches::{BatchLog, RecordedBatch};
 pub use connect::{NatsConfig, connect};
 pub use lease::Lease;
 pub use log::{AppendError, Recorded, TaskLog};

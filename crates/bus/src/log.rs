@@ -1,25 +1,19 @@
 //! The task log: the one function that writes it, and the ways to read it.
 
-use std::time::Duration;
-
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
-use futures::StreamExt;
 use jiff::Timestamp;
 use spotreel_domain::{Event, Task, TaskId};
 use uuid::Uuid;
 
+pub use crate::append::{AppendError, ReadError};
+use crate::append::{Entry, TRY_TIMEOUT, Write, last_message};
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck};
-use crate::names::{self, HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_OP, TASKS};
+use crate::names::{self, TASKS};
 use crate::trace;
 
-/// How long one try to append waits for its answer.
-const TRY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an append is tried again before its caller hears that the log cannot be reached: longer than a restart
-/// of the server with a million tasks (2.3 s measured), shorter than a lease.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// The server's limit for one atomic batch.
 pub const MAX_BATCH: usize = 1_000;
 
@@ -51,34 +45,6 @@ pub struct Append {
     pub headers: HeaderMap,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Somebody else wrote first; the newest event tells what to do now.
-    #[error("another event came first")]
-    Conflict(Option<Box<Recorded>>),
-    #[error("the task log is full")]
-    Full,
-    #[error("the event is too large for the log")]
-    TooLarge,
-    #[error("the task log cannot be reached")]
-    Unavailable(#[source] ReadError),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("the log's message {sequence} cannot be read")]
-    Decode {
-        sequence: u64,
-        source: codec::DecodeError,
-    },
-    #[error("the log holds {subject:?} at {sequence}, which is no event of a task")]
-    Subject { sequence: u64, subject: String },
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    #[error("the log does not answer: {0}")]
-    Server(String),
-}
-
 impl Append {
     pub fn new((event, task): (Event, Task), expected: u64, op: Uuid) -> Self {
         let mut headers = HeaderMap::new();
@@ -92,24 +58,16 @@ impl Append {
         }
     }
 
-    fn subject(&self) -> String {
-        names::log_event(
-            &self.task.id,
-            self.event,
-            self.task.spec.model,
-            self.task.spec.priority,
-        )
-    }
-
-    fn guarded_headers(&self) -> HeaderMap {
-        let mut headers = self.headers.clone();
-        headers.insert(HEADER_EXPECTED, self.expected.to_string().as_str());
-        headers.insert(
-            HEADER_EXPECTED_FILTER,
-            names::log_of(&self.task.id).as_str(),
-        );
-        headers.insert(HEADER_OP, self.op.to_string().as_str());
-        headers
+    fn write(&self) -> Write {
+        let (id, spec) = (&self.task.id, &self.task.spec);
+        Write {
+            subject: names::log_event(id, self.event, spec.model, spec.priority),
+            filter: names::log_of(id),
+            expected: self.expected,
+            op: self.op.to_string(),
+            headers: self.headers.clone(),
+            payload: codec::task::encode(&self.task).into(),
+        }
     }
 }
 
@@ -139,8 +97,8 @@ impl Recorded {
                 subject: subject.to_owned(),
             });
         };
-        let task =
-            codec::decode(payload).map_err(|source| ReadError::Decode { sequence, source })?;
+        let task = codec::task::decode(payload)
+            .map_err(|source| ReadError::Decode { sequence, source })?;
         let stored_at = Timestamp::from_nanosecond(stored_nanos).unwrap_or(task.at);
         Ok(Self {
             sequence,
@@ -150,11 +108,14 @@ impl Recorded {
             stored_at,
         })
     }
+}
 
-    fn op(&self) -> Option<&str> {
-        self.headers
-            .get(HEADER_OP)
-            .map(async_nats::HeaderValue::as_str)
+impl Entry for Recorded {
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+    fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 }
 
@@ -177,57 +138,9 @@ impl TaskLog {
 
     /// Writes one event, if the task's newest event is still the expected one. Every write to the log goes through
     /// here or through [`Self::append_batch`].
-    ///
-    /// A try without an answer may have been stored: the newest event tells, by its operation id.
     pub async fn append(&self, append: &Append) -> Result<u64, AppendError> {
-        let policy = backoff::ExponentialBackoffBuilder::new()
-            .with_initial_interval(Duration::from_millis(20))
-            .with_max_interval(Duration::from_secs(2))
-            .with_max_elapsed_time(Some(GIVE_UP_AFTER))
-            .build();
-        crate::queue::retry(policy, || self.try_append(append)).await
-    }
-
-    async fn try_append(&self, append: &Append) -> Result<u64, backoff::Error<AppendError>> {
-        use backoff::Error::{Permanent, Transient};
-        let subject = append.subject();
-        let sent = jetstream::request::<PubAck>(
-            &self.client,
-            &subject,
-            append.guarded_headers(),
-            codec::encode(&append.task).into(),
-            TRY_TIMEOUT,
-        );
-        match sent.await {
-            Ok(ack) => Ok(ack.seq),
-            Err(ApiError::Full) => Err(Permanent(AppendError::Full)),
-            Err(ApiError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
-            Err(ApiError::Conflict | ApiError::Unknown(_)) => {
-                match self.last(&append.task.id).await {
-                    Ok(Some(last)) if last.op() == Some(append.op.to_string().as_str()) => {
-                        Ok(last.sequence)
-                    }
-                    Ok(last)
-                        if last.as_ref().map_or(0, |last| last.sequence) == append.expected =>
-                    {
-                        Err(Transient {
-                            err: AppendError::Conflict(last.map(Box::new)),
-                            retry_after: None,
-                        })
-                    }
-                    Ok(last) => Err(Permanent(AppendError::Conflict(last.map(Box::new)))),
-                    Err(error) => Err(Transient {
-                        err: AppendError::Unavailable(error),
-                        retry_after: None,
-                    }),
-                }
-            }
-            Err(error) if error.is_transient() => Err(Transient {
-                err: AppendError::Unavailable(error.into()),
-                retry_after: None,
-            }),
-            Err(error) => Err(Permanent(AppendError::Unavailable(error.into()))),
-        }
+        let last = || self.last(&append.task.id);
+        append.write().send(&self.client, last).await
     }
 
     /// Writes up to [`MAX_BATCH`] events of *different* tasks, all or none, with one fsync. The server does not
@@ -245,38 +158,33 @@ impl TaskLog {
         };
         let batch_id = batch.simple().to_string();
         let prepare = |append: &Append, position: usize| {
-            let mut headers = append.guarded_headers();
+            let write = append.write();
+            let mut headers = write.guarded_headers();
             headers.insert("Nats-Batch-Id", batch_id.as_str());
             headers.insert("Nats-Batch-Sequence", position.to_string().as_str());
-            (append.subject(), headers, codec::encode(&append.task))
+            (write.subject, headers, write.payload)
         };
         for (index, append) in others.iter().enumerate() {
             let (subject, headers, payload) = prepare(append, index + 1);
             self.client
-                .publish_with_headers(subject.clone(), headers, payload.into())
+                .publish_with_headers(subject.clone(), headers, payload)
                 .await
                 .map_err(|_| ApiError::Unknown(subject))?;
         }
         let (subject, mut headers, payload) = prepare(last, appends.len());
         headers.insert("Nats-Batch-Commit", "1");
         let ack: PubAck =
-            jetstream::request(&self.client, &subject, headers, payload.into(), TRY_TIMEOUT)
-                .await?;
+            jetstream::request(&self.client, &subject, headers, payload, TRY_TIMEOUT).await?;
         let first = ack.seq + 1 - appends.len() as u64;
         Ok((first..=ack.seq).collect())
     }
 
     /// The task's newest event, read at the leader: what decisions are made on.
     pub async fn last(&self, id: &TaskId) -> Result<Option<Recorded>, ReadError> {
-        match self
-            .stream
-            .get_last_raw_message_by_subject(&names::log_of(id))
-            .await
-        {
-            Ok(message) => Recorded::from_message(message).map(Some),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(ReadError::Server(error.to_string())),
-        }
+        last_message(&self.stream, &names::log_of(id))
+            .await?
+            .map(Recorded::from_message)
+            .transpose()
     }
 
     /// Messages of the stream from sequence `from` on that match `filter`, at most `limit`, in order of the log.
@@ -287,56 +195,21 @@ impl TaskLog {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self
-            .client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|error| ReadError::Server(error.to_string()))?;
-        let body =
+        let query =
             serde_json::json!({ "batch": limit, "seq": from.max(1), "next_by_subj": filter });
-        self.client
-            .publish_with_reply(
-                format!("$JS.API.DIRECT.GET.{TASKS}"),
-                inbox,
-                body.to_string().into(),
-            )
-            .await
-            .map_err(|error| ReadError::Server(error.to_string()))?;
-        let mut found = Vec::new();
-        loop {
-            let next = tokio::time::timeout(TRY_TIMEOUT, answers.next()).await;
-            let Ok(Some(message)) = next else {
-                return Err(ApiError::Unknown(format!("direct get of {filter}")).into());
-            };
-            // Status messages end the batch: 204 end of batch, 404 nothing found.
-            if let Some(status) = message.status {
-                return match status.as_u16() {
-                    204 | 404 => Ok(found),
-                    503 => Err(ApiError::NoResponder("direct get".into()).into()),
-                    other => Err(ReadError::Server(format!("direct get answered {other}"))),
-                };
-            }
-            let headers = message.headers.unwrap_or_default();
-            let text = |name: &str| {
-                headers
-                    .get(name)
-                    .map(|value| value.as_str().to_owned())
-                    .unwrap_or_default()
-            };
-            let sequence = text("Nats-Sequence").parse().unwrap_or_default();
-            let subject = text("Nats-Subject");
-            let stored = text("Nats-Time-Stamp")
-                .parse::<Timestamp>()
-                .map_or(0, Timestamp::as_nanosecond);
-            found.push(Recorded::from_parts(
-                &subject,
-                sequence,
-                &message.payload,
-                headers,
-                stored,
-            )?);
-        }
+        jetstream::direct_get(&self.client, TASKS, &query)
+            .await?
+            .into_iter()
+            .map(|stored| {
+                Recorded::from_parts(
+                    &stored.subject,
+                    stored.sequence,
+                    &stored.payload,
+                    stored.headers,
+                    stored.stored_at.as_nanosecond(),
+                )
+            })
+            .collect()
     }
 
     /// All that the log still holds of a task.

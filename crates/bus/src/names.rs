@@ -1,13 +1,17 @@
 //! Every name on the bus. docs/messages.md lists them for readers; a test compares the two.
 
+use spotreel_domain::batch::{BatchId, PoolName, Status};
 use spotreel_domain::{Event, Model, Priority, TaskId};
 
 pub const TASKS: &str = "TASKS";
+pub const BATCHES: &str = "BATCHES";
 pub const EVENTS: &str = "EVENTS";
 pub const INBOX: &str = "INBOX";
 
 pub const LOG_ALL: &str = "spotreel.log.>";
-pub const EVENT_SUBJECTS: [&str; 2] = ["spotreel.task.>", "spotreel.rejected.*"];
+pub const BATCHLOG_ALL: &str = "spotreel.batchlog.>";
+pub const EVENT_SUBJECTS: [&str; 3] =
+    ["spotreel.task.>", "spotreel.rejected.*", "spotreel.batch.>"];
 pub const INBOX_SUBJECT: &str = "spotreel.inbox";
 
 pub const SUBMIT: &str = "spotreel.submit";
@@ -15,13 +19,40 @@ pub const GET: &str = "spotreel.get";
 pub const LIST: &str = "spotreel.list";
 pub const CANCEL: &str = "spotreel.cancel";
 pub const RETRY: &str = "spotreel.retry";
-pub const VERBS: [&str; 5] = [SUBMIT, GET, LIST, CANCEL, RETRY];
+/// Which rule runs the queue and when; the batches; the machines: for every client.
+pub const WHY: &str = "spotreel.why";
+pub const LIST_BATCHES: &str = "spotreel.batches";
+pub const FLEET: &str = "spotreel.fleet";
+/// Orders, for operators only.
+pub const OPS_RUN: &str = "spotreel.ops.run";
+pub const OPS_HOLD: &str = "spotreel.ops.hold";
+pub const OPS_RESUME: &str = "spotreel.ops.resume";
+pub const OPS_STOP: &str = "spotreel.ops.stop";
+pub const OPS_DRAIN: &str = "spotreel.ops.drain";
+pub const VERBS: [&str; 13] = [
+    SUBMIT,
+    GET,
+    LIST,
+    CANCEL,
+    RETRY,
+    WHY,
+    LIST_BATCHES,
+    FLEET,
+    OPS_RUN,
+    OPS_HOLD,
+    OPS_RESUME,
+    OPS_STOP,
+    OPS_DRAIN,
+];
 
 pub const WORKERS_BUCKET: &str = "spotreel-workers";
 pub const MARKS_BUCKET: &str = "spotreel-marks";
+/// What operators have ordered of trigger.
+pub const CONTROLS_BUCKET: &str = "spotreel-controls";
 /// When the sweeper last saw that no finished task holds an entry.
 pub const SWEEPER_MARK: &str = "sweeper";
 
+/// Of TASKS and of BATCHES.
 pub const CONSUMER_NOTIFIER: &str = "notifier";
 pub const CONSUMER_SWEEPER: &str = "sweeper";
 pub const CONSUMER_JANITOR: &str = "janitor";
@@ -53,6 +84,37 @@ pub fn parse_log_subject(subject: &str) -> Option<(TaskId, Event)> {
     let mut tokens = subject.strip_prefix("spotreel.log.")?.split('.');
     let id = TaskId::parse(tokens.next()?).ok()?;
     Some((id, Event::parse(tokens.next()?)?))
+}
+
+/// All events of a pool's batches, and *the* compare-and-set filter of that log, byte for byte.
+pub fn batchlog_of(pool: &PoolName) -> String {
+    format!("spotreel.batchlog.{pool}.>")
+}
+
+pub fn batchlog_of_batch(id: &BatchId) -> String {
+    format!("spotreel.batchlog.{}.{}.>", id.pool, id.number)
+}
+
+pub fn batchlog_event(id: &BatchId, status: &str) -> String {
+    format!("spotreel.batchlog.{}.{}.{status}", id.pool, id.number)
+}
+
+/// The batch that a subject of the batch log names, and the name of its status.
+pub fn parse_batchlog_subject(subject: &str) -> Option<(BatchId, &'static str)> {
+    let mut tokens = subject.strip_prefix("spotreel.batchlog.")?.split('.');
+    let (pool, number, name) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    let id = BatchId::parse(&format!("{pool}-{number}"))?;
+    let status = Status::NAMES.into_iter().find(|status| *status == name)?;
+    tokens.next().is_none().then_some((id, status))
+}
+
+/// Public.
+pub fn batch_event_of(id: &BatchId, event: &str) -> String {
+    format!("spotreel.batch.{id}.{event}")
+}
+
+pub fn batch_events_of(id: &BatchId) -> String {
+    format!("spotreel.batch.{id}.>")
 }
 
 pub fn work_filter(model: Model, priority: Priority) -> String {

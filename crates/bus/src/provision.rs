@@ -15,13 +15,17 @@ use serde::Serialize;
 use spotreel_domain::{Event, Model, Priority};
 
 use crate::names::{
-    CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER,
-    EVENT_SUBJECTS, EVENTS, INBOX, INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET,
-    work_consumer, work_filter,
+    BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR,
+    CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONTROLS_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX,
+    INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer, work_filter,
 };
 
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
 const EVENTS_KEPT: Duration = Duration::from_secs(45 * 24 * 3600);
+/// Receipts are kept for more than a year.
+const BATCHES_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
+/// Events of one kind that a batch may leave behind: its story is bounded, however long it runs.
+const EVENTS_PER_BATCH_STATUS: i64 = 32;
 /// Waiting retries and deadlines count as pending; the server's default of 1,000 would block the queue behind them.
 const MAX_ACK_PENDING: i64 = 50_000;
 /// Open pulls a consumer; the server's default of 512 is less than a large fleet has.
@@ -36,6 +40,7 @@ pub struct Layout {
     pub tasks_max_bytes: i64,
     pub events_max_bytes: i64,
     pub inbox_max_bytes: i64,
+    pub batches_max_bytes: i64,
 }
 
 impl Default for Layout {
@@ -46,6 +51,7 @@ impl Default for Layout {
             tasks_max_bytes: 4 << 30,
             events_max_bytes: 4 << 30,
             inbox_max_bytes: 1 << 30,
+            batches_max_bytes: 1 << 30,
         }
     }
 }
@@ -97,6 +103,17 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             ..base(TASKS)
         },
         Config {
+            subjects: vec![BATCHLOG_ALL.into()],
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            max_age: BATCHES_KEPT,
+            max_messages_per_subject: EVENTS_PER_BATCH_STATUS,
+            max_bytes: layout.batches_max_bytes,
+            deny_purge: true,
+            description: Some("the batch log: machines, launches, receipts".into()),
+            ..base(BATCHES)
+        },
+        Config {
             subjects: EVENT_SUBJECTS.map(Into::into).to_vec(),
             discard: DiscardPolicy::Old,
             max_bytes: layout.events_max_bytes,
@@ -133,6 +150,16 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             description: Some("marks that services leave for each other".into()),
             ..base(&format!("KV_{MARKS_BUCKET}"))
         },
+        Config {
+            subjects: vec![format!("$KV.{CONTROLS_BUCKET}.>")],
+            max_messages_per_subject: 8,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            max_bytes: 1 << 20,
+            description: Some("what operators have ordered".into()),
+            ..base(&format!("KV_{CONTROLS_BUCKET}"))
+        },
     ]
 }
 
@@ -155,16 +182,18 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             .map(|e| format!("spotreel.log.*.{}", e.as_str()))
     };
     // One at a time: the next event goes out only after this one is stored, whoever asks.
-    all.push((
-        TASKS,
-        pull::Config {
-            filter_subject: LOG_ALL.into(),
-            max_ack_pending: 1,
-            // A notifier that died holds back all events so long; one that lives renews.
-            ack_wait: Duration::from_secs(5),
-            ..base(CONSUMER_NOTIFIER)
-        },
-    ));
+    for (stream, subjects) in [(TASKS, LOG_ALL), (BATCHES, BATCHLOG_ALL)] {
+        all.push((
+            stream,
+            pull::Config {
+                filter_subject: subjects.into(),
+                max_ack_pending: 1,
+                // A notifier that died holds back all events so long; one that lives renews.
+                ack_wait: Duration::from_secs(5),
+                ..base(CONSUMER_NOTIFIER)
+            },
+        ));
+    }
     all.push((
         TASKS,
         pull::Config {

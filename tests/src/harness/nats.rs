@@ -120,6 +120,7 @@ pub fn layout(lease: Duration, replicas: usize) -> Layout {
         tasks_max_bytes: 256 * MIB,
         events_max_bytes: 256 * MIB,
         inbox_max_bytes: 64 * MIB,
+        batches_max_bytes: 64 * MIB,
     }
 }
 

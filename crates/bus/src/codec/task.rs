@@ -1,4 +1,4 @@
-//! Domain ⇄ protobuf. A message that this version cannot read is an error with a name, never a default.
+//! A task ⇄ `spotreel.task.v1.Task`.
 
 use jiff::Timestamp;
 use prost::Message;
@@ -7,13 +7,7 @@ use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
 use spotreel_domain::{Model, Priority, TaskId};
 use spotreel_proto::task::v1 as wire;
 
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    #[error("the payload is not a spotreel.task.v1.Task")]
-    Protobuf(#[from] prost::DecodeError),
-    #[error("field {0} is missing or holds a value that this version does not know")]
-    Field(&'static str),
-}
+use super::{DecodeError, from_word, time, word};
 
 pub fn encode(task: &Task) -> Vec<u8> {
     to_wire(task).encode_to_vec()
@@ -142,10 +136,6 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
     })
 }
 
-fn time(ms: i64, field: &'static str) -> Result<Timestamp, DecodeError> {
-    Timestamp::from_millisecond(ms).map_err(|_| DecodeError::Field(field))
-}
-
 fn attempt_to_wire(attempt: &Attempt) -> wire::Attempt {
     wire::Attempt {
         worker: attempt.worker.clone(),
@@ -214,19 +204,4 @@ fn artifact_from_wire(a: wire::Artifact) -> Artifact {
         fps: a.fps,
         engine: a.engine,
     }
-}
-
-/// An enum's word on the wire is its word in JSON.
-fn word<T: serde::Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => unreachable!("only fieldless enums are written as words"),
-    }
-}
-
-fn from_word<T: serde::de::DeserializeOwned>(
-    word: String,
-    field: &'static str,
-) -> Result<T, DecodeError> {
-    serde_json::from_value(serde_json::Value::String(word)).map_err(|_| DecodeError::Field(field))
 }

@@ -1,0 +1,583 @@
+//! A batch ⇄ `spotreel.batch.v1.Batch`.
+
+use jiff::Timestamp;
+use prost::Message;
+use spotreel_domain::batch::{
+    Batch, BatchId, Blocked, Instance, InstanceState, Launch, LaunchState, Penalty, PoolName,
+    Status, Stop,
+};
+use spotreel_domain::fleet::cloud::{Place, PlaceError};
+use spotreel_domain::money::Usd;
+use spotreel_proto::batch::v1 as wire;
+
+use super::{DecodeError, from_word, time, word};
+
+pub fn encode(batch: &Batch) -> Vec<u8> {
+    to_wire(batch).encode_to_vec()
+}
+
+pub fn decode(payload: &[u8]) -> Result<Batch, DecodeError> {
+    from_wire(wire::Batch::decode(payload)?)
+}
+
+fn to_wire(batch: &Batch) -> wire::Batch {
+    use wire::batch::Status as W;
+    wire::Batch {
+        pool: batch.id.pool.to_string(),
+        number: batch.id.number,
+        rule: batch.rule.clone(),
+        why: batch.why.clone(),
+        units: batch.units,
+        slot: batch.slot.clone(),
+        requested_at_ms: batch.requested_at.as_millisecond(),
+        first_ready_at_ms: batch.first_ready_at.map(Timestamp::as_millisecond),
+        ended_at_ms: batch.ended_at.map(Timestamp::as_millisecond),
+        deadline_ms: batch.deadline.as_millisecond(),
+        launches: batch.launches.iter().map(launch_to_wire).collect(),
+        instances: batch.instances.iter().map(instance_to_wire).collect(),
+        penalties: batch.penalties.iter().map(penalty_to_wire).collect(),
+        blocked: batch.blocked.as_ref().map(|blocked| wire::Blocked {
+            by: word(&blocked.by),
+            sentence: blocked.sentence.clone(),
+            since_ms: blocked.since.as_millisecond(),
+        }),
+        stop: batch.stop.as_ref().map(|stop| wire::Stop {
+            mode: word(&stop.mode),
+            by: stop.by.clone(),
+            at_ms: stop.at.as_millisecond(),
+        }),
+        empty_listings: batch.empty_listings,
+        tasks_done: batch.tasks_done,
+        at_ms: batch.at.as_millisecond(),
+        status: Some(match &batch.status {
+            Status::Requested => W::Requested(wire::Requested {}),
+            Status::Launching => W::Launching(wire::Launching {}),
+            Status::Running => W::Running(wire::Running {}),
+            Status::Draining => W::Draining(wire::Draining {}),
+            Status::Settled => W::Settled(wire::Settled {}),
+            Status::Failed { reason } => W::Failed(wire::Failed {
+                reason: reason.clone(),
+            }),
+        }),
+    }
+}
+
+fn from_wire(batch: wire::Batch) -> Result<Batch, DecodeError> {
+    use wire::batch::Status as W;
+    if batch.number == 0 {
+        return Err(DecodeError::Field("number"));
+    }
+    Ok(Batch {
+        id: BatchId {
+            pool: PoolName::parse(&batch.pool).map_err(|_| DecodeError::Field("pool"))?,
+            number: batch.number,
+        },
+        status: match batch.status.ok_or(DecodeError::Field("status"))? {
+            W::Requested(_) => Status::Requested,
+            W::Launching(_) => Status::Launching,
+            W::Running(_) => Status::Running,
+            W::Draining(_) => Status::Draining,
+            W::Settled(_) => Status::Settled,
+            W::Failed(failed) => Status::Failed {
+                reason: failed.reason,
+            },
+        },
+        rule: batch.rule,
+        why: batch.why,
+        units: batch.units,
+        slot: batch.slot,
+        requested_at: time(batch.requested_at_ms, "requested_at_ms")?,
+        first_ready_at: some_time(batch.first_ready_at_ms, "first_ready_at_ms")?,
+        ended_at: some_time(batch.ended_at_ms, "ended_at_ms")?,
+        deadline: time(batch.deadline_ms, "deadline_ms")?,
+        launches: all(batch.launches, launch_from_wire)?,
+        instances: all(batch.instances, instance_from_wire)?,
+        penalties: all(batch.penalties, penalty_from_wire)?,
+        blocked: batch.blocked.map(blocked_from_wire).transpose()?,
+        stop: batch.stop.map(stop_from_wire).transpose()?,
+        empty_listings: batch.empty_listings,
+        tasks_done: batch.tasks_done,
+        at: time(batch.at_ms, "at_ms")?,
+    })
+}
+
+fn launch_to_wire(launch: &Launch) -> wire::Launch {
+    use wire::launch::State as W;
+    wire::Launch {
+        seq: launch.seq,
+        lifecycle: word(&launch.lifecycle),
+        units: launch.units,
+        request: launch.request.clone(),
+        state: Some(match &launch.state {
+            LaunchState::Dispatched {
+                at,
+                empty_listings,
+                sealed,
+            } => W::Dispatched(wire::Dispatched {
+                at_ms: at.as_millisecond(),
+                empty_listings: *empty_listings,
+                sealed: *sealed,
+            }),
+            LaunchState::Answered {
+                at,
+                fleet,
+                instances,
+                errors,
+            } => W::Answered(wire::Answered {
+                at_ms: at.as_millisecond(),
+                fleet: fleet.clone(),
+                instances: instances.clone(),
+                errors: errors.iter().map(error_to_wire).collect(),
+            }),
+            LaunchState::Rejected { at, error } => W::Rejected(wire::Rejected {
+                at_ms: at.as_millisecond(),
+                error: Some(error_to_wire(error)),
+            }),
+            LaunchState::Closed { at } => W::Closed(wire::Closed {
+                at_ms: at.as_millisecond(),
+            }),
+        }),
+    }
+}
+
+fn launch_from_wire(launch: wire::Launch) -> Result<Launch, DecodeError> {
+    use wire::launch::State as W;
+    let at = |ms| time(ms, "launch.at_ms");
+    Ok(Launch {
+        seq: launch.seq,
+        lifecycle: from_word(launch.lifecycle, "launch.lifecycle")?,
+        units: launch.units,
+        request: launch.request,
+        state: match launch.state.ok_or(DecodeError::Field("launch.state"))? {
+            W::Dispatched(dispatched) => LaunchState::Dispatched {
+                at: at(dispatched.at_ms)?,
+                empty_listings: dispatched.empty_listings,
+                sealed: dispatched.sealed,
+            },
+            W::Answered(answered) => LaunchState::Answered {
+                at: at(answered.at_ms)?,
+                fleet: answered.fleet,
+                instances: answered.instances,
+                errors: all(answered.errors, error_from_wire)?,
+            },
+            W::Rejected(rejected) => LaunchState::Rejected {
+                at: at(rejected.at_ms)?,
+                error: error_from_wire(
+                    rejected
+                        .error
+                        .ok_or(DecodeError::Field("launch.rejected.error"))?,
+                )?,
+            },
+            W::Closed(closed) => LaunchState::Closed {
+                at: at(closed.at_ms)?,
+            },
+        },
+    })
+}
+
+fn instance_to_wire(instance: &Instance) -> wire::Instance {
+    use wire::instance::State as W;
+    wire::Instance {
+        id: instance.id.clone(),
+        place: Some(place_to_wire(&instance.place)),
+        lifecycle: word(&instance.lifecycle),
+        launch: instance.launch,
+        launched_at_ms: instance.launched_at.as_millisecond(),
+        ready_at_ms: instance.ready_at.map(Timestamp::as_millisecond),
+        silent_since_ms: instance.silent_since.map(Timestamp::as_millisecond),
+        absences: instance.absences,
+        rate_micros: instance.rate.micros(),
+        cost_micros: instance.cost.micros(),
+        billed_to_ms: instance.billed_to.as_millisecond(),
+        state: Some(match &instance.state {
+            InstanceState::Booting => W::Booting(wire::Booting {}),
+            InstanceState::Serving => W::Serving(wire::Serving {}),
+            InstanceState::Draining { why, mode, since } => W::Draining(wire::Leaves {
+                why: word(why),
+                mode: word(mode),
+                since_ms: since.as_millisecond(),
+            }),
+            InstanceState::Terminating {
+                why,
+                since,
+                called_at,
+            } => W::Terminating(wire::Ends {
+                why: word(why),
+                since_ms: since.as_millisecond(),
+                called_at_ms: called_at.map(Timestamp::as_millisecond),
+            }),
+            InstanceState::Gone { ending, at } => W::Gone(wire::Gone {
+                ending: word(ending),
+                at_ms: at.as_millisecond(),
+            }),
+        }),
+    }
+}
+
+fn instance_from_wire(instance: wire::Instance) -> Result<Instance, DecodeError> {
+    Ok(Instance {
+        id: instance.id,
+        place: instance
+            .place
+            .map(place_from_wire)
+            .ok_or(DecodeError::Field("instance.place"))?,
+        lifecycle: from_word(instance.lifecycle, "instance.lifecycle")?,
+        launch: instance.launch,
+        launched_at: time(instance.launched_at_ms, "instance.launched_at_ms")?,
+        ready_at: some_time(instance.ready_at_ms, "instance.ready_at_ms")?,
+        state: instance_state(instance.state.ok_or(DecodeError::Field("instance.state"))?)?,
+        silent_since: some_time(instance.silent_since_ms, "instance.silent_since_ms")?,
+        absences: instance.absences,
+        rate: Usd::from_micros(instance.rate_micros),
+        cost: Usd::from_micros(instance.cost_micros),
+        billed_to: time(instance.billed_to_ms, "instance.billed_to_ms")?,
+    })
+}
+
+fn instance_state(state: wire::instance::State) -> Result<InstanceState, DecodeError> {
+    use wire::instance::State as W;
+    let since = |ms| time(ms, "instance.since_ms");
+    Ok(match state {
+        W::Booting(_) => InstanceState::Booting,
+        W::Serving(_) => InstanceState::Serving,
+        W::Draining(leaves) => InstanceState::Draining {
+            why: from_word(leaves.why, "instance.why")?,
+            mode: from_word(leaves.mode, "instance.mode")?,
+            since: since(leaves.since_ms)?,
+        },
+        W::Terminating(ends) => InstanceState::Terminating {
+            why: from_word(ends.why, "instance.why")?,
+            since: since(ends.since_ms)?,
+            called_at: some_time(ends.called_at_ms, "instance.called_at_ms")?,
+        },
+        W::Gone(gone) => InstanceState::Gone {
+            ending: from_word(gone.ending, "instance.ending")?,
+            at: time(gone.at_ms, "instance.gone.at_ms")?,
+        },
+    })
+}
+
+fn penalty_to_wire(penalty: &Penalty) -> wire::Penalty {
+    wire::Penalty {
+        place: penalty.place.as_ref().map(place_to_wire),
+        lifecycle: word(&penalty.lifecycle),
+        class: word(&penalty.class),
+        code: penalty.code.clone(),
+        message: penalty.message.clone(),
+        until_ms: penalty.until.as_millisecond(),
+    }
+}
+
+fn penalty_from_wire(penalty: wire::Penalty) -> Result<Penalty, DecodeError> {
+    Ok(Penalty {
+        place: penalty.place.map(place_from_wire),
+        lifecycle: from_word(penalty.lifecycle, "penalty.lifecycle")?,
+        class: from_word(penalty.class, "penalty.class")?,
+        code: penalty.code,
+        message: penalty.message,
+        until: time(penalty.until_ms, "penalty.until_ms")?,
+    })
+}
+
+fn blocked_from_wire(blocked: wire::Blocked) -> Result<Blocked, DecodeError> {
+    Ok(Blocked {
+        by: from_word(blocked.by, "blocked.by")?,
+        sentence: blocked.sentence,
+        since: time(blocked.since_ms, "blocked.since_ms")?,
+    })
+}
+
+fn stop_from_wire(stop: wire::Stop) -> Result<Stop, DecodeError> {
+    Ok(Stop {
+        mode: from_word(stop.mode, "stop.mode")?,
+        by: stop.by,
+        at: time(stop.at_ms, "stop.at_ms")?,
+    })
+}
+
+fn error_to_wire(error: &PlaceError) -> wire::PlaceError {
+    wire::PlaceError {
+        place: error.place.as_ref().map(place_to_wire),
+        class: word(&error.class),
+        code: error.code.clone(),
+        message: error.message.clone(),
+    }
+}
+
+fn error_from_wire(error: wire::PlaceError) -> Result<PlaceError, DecodeError> {
+    Ok(PlaceError {
+        place: error.place.map(place_from_wire),
+        class: from_word(error.class, "error.class")?,
+        code: error.code,
+        message: error.message,
+    })
+}
+
+fn place_to_wire(place: &Place) -> wire::Place {
+    wire::Place {
+        kind: place.kind.clone(),
+        zone: place.zone.clone(),
+    }
+}
+
+fn place_from_wire(place: wire::Place) -> Place {
+    Place {
+        kind: place.kind,
+        zone: place.zone,
+    }
+}
+
+fn some_time(ms: Option<i64>, field: &'static str) -> Result<Option<Timestamp>, DecodeError> {
+    ms.map(|ms| time(ms, field)).transpose()
+}
+
+fn all<W, D>(
+    wire: Vec<W>,
+    read: impl Fn(W) -> Result<D, DecodeError>,
+) -> Result<Vec<D>, DecodeError> {
+    wire.into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use spotreel_domain::batch::{Blocker, DrainMode, Ending, Leaving};
+    use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle};
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_790_000_000_000 + ms).unwrap()
+    }
+
+    fn place() -> Place {
+        Place {
+            kind: "g5.xlarge".into(),
+            zone: "eu-central-1a".into(),
+        }
+    }
+
+    fn error(place: Option<Place>, class: ErrorClass) -> PlaceError {
+        PlaceError {
+            place,
+            class,
+            code: "InsufficientInstanceCapacity".into(),
+            message: "none here".into(),
+        }
+    }
+
+    fn instance(id: &str, state: InstanceState) -> Instance {
+        Instance {
+            id: id.into(),
+            place: place(),
+            lifecycle: Lifecycle::OnDemand,
+            launch: 2,
+            launched_at: at(1),
+            ready_at: Some(at(2)),
+            state,
+            silent_since: Some(at(3)),
+            absences: 4,
+            rate: Usd::from_micros(377_000),
+            cost: Usd::from_micros(12_345),
+            billed_to: at(5),
+        }
+    }
+
+    fn launch(seq: u32, state: LaunchState) -> Launch {
+        Launch {
+            seq,
+            lifecycle: Lifecycle::Spot,
+            units: 3,
+            request: "{\"client_token\":\"t\"}".into(),
+            state,
+        }
+    }
+
+    /// Every variant of everything, and no default value.
+    fn full() -> Batch {
+        let since = at(7);
+        let states = [
+            InstanceState::Booting,
+            InstanceState::Serving,
+            InstanceState::Draining {
+                why: Leaving::ScaleIn,
+                mode: DrainMode::Finish,
+                since,
+            },
+            InstanceState::Draining {
+                why: Leaving::Interruption,
+                mode: DrainMode::Now,
+                since,
+            },
+            InstanceState::Terminating {
+                why: Leaving::BootLimit,
+                since,
+                called_at: Some(at(8)),
+            },
+            InstanceState::Terminating {
+                why: Leaving::Orphan,
+                since,
+                called_at: None,
+            },
+            InstanceState::Gone {
+                ending: Ending::ShutDown,
+                at: at(9),
+            },
+        ];
+        let instances = states.into_iter().enumerate();
+        let launches = [
+            LaunchState::Dispatched {
+                at: at(10),
+                empty_listings: 2,
+                sealed: true,
+            },
+            LaunchState::Answered {
+                at: at(11),
+                fleet: Some("fleet-1".into()),
+                instances: vec!["i-1".into(), "i-2".into()],
+                errors: vec![
+                    error(Some(place()), ErrorClass::Capacity),
+                    error(None, ErrorClass::Unknown),
+                ],
+            },
+            LaunchState::Answered {
+                at: at(11),
+                fleet: None,
+                instances: vec![],
+                errors: vec![],
+            },
+            LaunchState::Rejected {
+                at: at(12),
+                error: error(None, ErrorClass::Configuration),
+            },
+            LaunchState::Closed { at: at(13) },
+        ];
+        Batch {
+            id: BatchId::parse("gpu-24gb-7").unwrap(),
+            status: Status::Running,
+            rule: "threshold".into(),
+            why: "12 tasks wait".into(),
+            units: 5,
+            slot: Some("2026-11-23T08:00[Europe/Berlin]".into()),
+            requested_at: at(20),
+            first_ready_at: Some(at(21)),
+            ended_at: Some(at(22)),
+            deadline: at(23),
+            launches: (1..)
+                .zip(launches)
+                .map(|(seq, state)| launch(seq, state))
+                .collect(),
+            instances: instances
+                .map(|(n, state)| instance(&format!("i-{n}"), state))
+                .collect(),
+            penalties: vec![Penalty {
+                place: Some(place()),
+                lifecycle: Lifecycle::Spot,
+                class: ErrorClass::Price,
+                code: "SpotMaxPriceTooLow".into(),
+                message: "above".into(),
+                until: at(24),
+            }],
+            blocked: Some(Blocked {
+                by: Blocker::NoPlaceUnderCap,
+                sentence: "the market is $0.02 above the cap".into(),
+                since: at(25),
+            }),
+            stop: Some(Stop {
+                mode: DrainMode::Now,
+                by: "ada".into(),
+                at: at(26),
+            }),
+            empty_listings: 1,
+            tasks_done: 17,
+            at: at(27),
+        }
+    }
+
+    #[test]
+    fn everything_is_read_as_it_was_written() {
+        let statuses = [
+            Status::Requested,
+            Status::Launching,
+            Status::Running,
+            Status::Draining,
+            Status::Settled,
+            Status::Failed {
+                reason: "nothing under the cap for a day".into(),
+            },
+        ];
+        for status in statuses {
+            let batch = Batch { status, ..full() };
+            assert_eq!(decode(&encode(&batch)).unwrap(), batch);
+        }
+        let bare = Batch {
+            slot: None,
+            first_ready_at: None,
+            ended_at: None,
+            launches: vec![],
+            instances: vec![Instance {
+                ready_at: None,
+                silent_since: None,
+                ..instance("i-0", InstanceState::Booting)
+            }],
+            penalties: vec![Penalty {
+                place: None,
+                ..full().penalties.remove(0)
+            }],
+            blocked: None,
+            stop: None,
+            ..full()
+        };
+        assert_eq!(decode(&encode(&bare)).unwrap(), bare);
+    }
+
+    #[test]
+    fn every_word_is_read_as_it_was_written() {
+        use ErrorClass::{Capacity, Configuration, Price, Quota, Throttled, Unknown};
+        for class in [Capacity, Price, Quota, Configuration, Throttled, Unknown] {
+            assert_eq!(
+                from_word::<ErrorClass>(word(&class), "class").unwrap(),
+                class
+            );
+        }
+        use Blocker as B;
+        for by in [
+            B::NoPlaceUnderCap,
+            B::NoCapacity,
+            B::Quota,
+            B::Budget,
+            B::Configuration,
+            B::PricesUnknown,
+            B::CountsUnknown,
+        ] {
+            assert_eq!(from_word::<Blocker>(word(&by), "by").unwrap(), by);
+        }
+        assert_eq!(word(&Lifecycle::OnDemand), "on-demand");
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_named() {
+        type Spoil = fn(&mut wire::Batch);
+        let table: [(&str, Spoil); 9] = [
+            ("pool", |b| b.pool = "No Pool".into()),
+            ("number", |b| b.number = 0),
+            ("status", |b| b.status = None),
+            ("launch.state", |b| b.launches[0].state = None),
+            ("launch.lifecycle", |b| b.launches[0].lifecycle.clear()),
+            ("instance.place", |b| b.instances[0].place = None),
+            ("instance.state", |b| b.instances[0].state = None),
+            ("blocked.by", |b| {
+                b.blocked.as_mut().unwrap().by = "weather".into();
+            }),
+            ("deadline_ms", |b| b.deadline_ms = i64::MAX),
+        ];
+        for (field, spoil) in table {
+            let mut wire = to_wire(&full());
+            spoil(&mut wire);
+            match from_wire(wire) {
+                Err(DecodeError::Field(named)) => assert_eq!(named, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        assert!(decode(b"garbage").is_err());
+    }
+}
