@@ -1,4 +1,18 @@
 //! The decisions of fleet: what to launch, whom to drain, what to end. Pure: the service lists the cloud, reads the
 //! record, asks [`reconcile`](reconcile::reconcile), writes what it answers, and only then acts.
 
+mod buy;
 pub mod cloud;
+mod follow;
+pub mod learn;
+mod leave;
+pub mod observation;
+pub mod orphan;
+pub mod policy;
+pub mod reconcile;
+mod settle;
+
+pub use learn::{DrainAnswer, Learned, Outcome};
+pub use observation::Observation;
+pub use policy::Policy;
+pub use reconcile::{Effect, Round, reconcile};

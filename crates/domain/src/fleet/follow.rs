@@ -1,0 +1,252 @@
+//! The record follows what the cloud and the workers show.
+
+use super::cloud::{CloudState, Seen};
+use super::observation::{Observation, WorkerState};
+use super::policy::Policy;
+use super::reconcile::elapsed;
+use crate::batch::{Batch, DrainMode, Ending, Instance, InstanceState, LaunchState, Leaving};
+use crate::money::Usd;
+
+/// Listings in a row without it, until an instance that was told to end counts as ended.
+const ABSENCES: u32 = 3;
+
+pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let id = batch.id.clone();
+    let of_batch = || {
+        let ours = |s: &&Seen| s.batch().as_ref() == Some(&id);
+        seen.listing.iter().filter(ours)
+    };
+    for shown in of_batch() {
+        if batch.instance(&shown.id).is_none() {
+            adopt(batch, shown, seen, policy);
+        }
+        if let Some(instance) = batch.instance_mut(&shown.id) {
+            follow(instance, shown, seen);
+            reprice(instance, seen);
+        }
+    }
+    for instance in batch.instances.iter_mut().filter(|i| !i.is_gone()) {
+        if !seen.listing.iter().any(|shown| shown.id == instance.id) {
+            miss(instance, seen, policy);
+        }
+    }
+    for launch in &mut batch.launches {
+        let alive = |s: &&Seen| s.is_alive() && s.launch() == Some(launch.seq);
+        let LaunchState::Dispatched {
+            at, empty_listings, ..
+        } = &mut launch.state
+        else {
+            continue;
+        };
+        if of_batch().any(|seen| alive(&seen)) {
+            *empty_listings = 0;
+        } else if elapsed(*at, seen.now)
+            >= policy.patience.unknown_launch / 3 * (*empty_listings + 1)
+        {
+            *empty_listings += 1;
+        }
+        if elapsed(*at, seen.now) >= policy.patience.unknown_launch && *empty_listings >= ABSENCES {
+            launch.state = LaunchState::Closed { at: seen.now };
+        }
+    }
+}
+
+/// Its tags say that it is ours, and the record does not name it yet: the answer of its launch was lost.
+fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
+    let Some(launch) = shown.launch().filter(|seq| batch.launch(*seq).is_some()) else {
+        return;
+    };
+    let place = super::cloud::Place {
+        kind: shown.kind.clone(),
+        zone: shown.zone.clone(),
+    };
+    let market = seen
+        .market
+        .as_ref()
+        .and_then(|m| m.price(&place, shown.lifecycle));
+    // Not known: the most that it can be.
+    let cap = policy.kind(&shown.kind).map_or(Usd::ZERO, |kind| kind.cap);
+    batch.instances.push(Instance {
+        id: shown.id.clone(),
+        place,
+        lifecycle: shown.lifecycle,
+        launch,
+        launched_at: shown.launched_at,
+        ready_at: None,
+        state: InstanceState::Booting,
+        silent_since: None,
+        absences: 0,
+        rate: market.unwrap_or(cap),
+        cost: Usd::ZERO,
+        billed_to: shown.launched_at,
+    });
+}
+
+fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
+    instance.absences = 0;
+    if instance.launched_at != shown.launched_at && instance.ready_at.is_none() {
+        instance.launched_at = shown.launched_at;
+        instance.billed_to = shown.launched_at;
+        instance.cost = Usd::ZERO;
+    }
+    let taken = shown
+        .reason
+        .as_deref()
+        .is_some_and(|r| r.contains("SpotInstanceTermination"));
+    match shown.state {
+        CloudState::Terminated if !instance.is_gone() => {
+            let by_itself = shown
+                .reason
+                .as_deref()
+                .is_some_and(|r| r.contains("InstanceInitiated"));
+            let ending = match taken {
+                true => Ending::Interrupted,
+                false if by_itself => Ending::ShutDown,
+                false => Ending::Terminated,
+            };
+            gone(instance, ending, seen);
+        }
+        CloudState::Terminated => {}
+        // Its end is under way; the listing that says so is waited for.
+        CloudState::ShuttingDown if is_here(instance) => {
+            let why = if taken {
+                Leaving::Interruption
+            } else {
+                Leaving::Itself
+            };
+            instance.state = InstanceState::Terminating {
+                why,
+                since: seen.now,
+                called_at: Some(seen.now),
+            };
+        }
+        CloudState::Stopped if is_here(instance) => terminate(instance, Leaving::Itself, seen),
+        // We had given it up, and there it is.
+        CloudState::Pending | CloudState::Running | CloudState::Stopped if instance.is_gone() => {
+            terminate(instance, Leaving::Orphan, seen)
+        }
+        _ => {}
+    }
+}
+
+fn is_here(instance: &Instance) -> bool {
+    instance.is_active() || matches!(instance.state, InstanceState::Draining { .. })
+}
+
+fn reprice(instance: &mut Instance, seen: &Observation) {
+    let price = seen
+        .market
+        .as_ref()
+        .and_then(|m| m.price(&instance.place, instance.lifecycle));
+    if let Some(price) = price.filter(|price| *price != instance.rate && !instance.is_gone()) {
+        instance.bill(seen.cloud_now);
+        instance.rate = price;
+    }
+}
+
+/// Absent. A listing may be late, so a new instance is not missed yet, and an instance is given up only after a call
+/// that was to end it, or long after it should have been seen.
+fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
+    let called = matches!(
+        instance.state,
+        InstanceState::Terminating {
+            called_at: Some(_),
+            ..
+        }
+    );
+    let late = elapsed(instance.launched_at, seen.cloud_now) <= policy.patience.listing;
+    if late && !called {
+        return;
+    }
+    instance.absences += 1;
+    if instance.absences >= ABSENCES {
+        gone(
+            instance,
+            if called {
+                Ending::Terminated
+            } else {
+                Ending::Vanished
+            },
+            seen,
+        );
+    }
+}
+
+pub(super) fn gone(instance: &mut Instance, ending: Ending, seen: &Observation) {
+    instance.bill(seen.cloud_now);
+    instance.state = InstanceState::Gone {
+        ending,
+        at: seen.now,
+    };
+}
+
+pub(super) fn terminate(instance: &mut Instance, why: Leaving, seen: &Observation) {
+    instance.state = InstanceState::Terminating {
+        why,
+        since: seen.now,
+        called_at: None,
+    };
+}
+
+pub(super) fn drain(instance: &mut Instance, why: Leaving, mode: DrainMode, seen: &Observation) {
+    instance.state = InstanceState::Draining {
+        why,
+        mode,
+        since: seen.now,
+    };
+}
+
+pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
+    if seen.workers.is_none() {
+        return;
+    }
+    for instance in batch.instances.iter_mut().filter(|i| !i.is_gone()) {
+        let Some(worker) = seen.worker_of(instance) else {
+            unheard(instance, seen);
+            continue;
+        };
+        instance.silent_since = None;
+        if instance.state == InstanceState::Booting && worker.state != WorkerState::Starting {
+            instance.state = InstanceState::Serving;
+            instance.ready_at = Some(seen.now);
+            batch.first_ready_at.get_or_insert(seen.now);
+        }
+        let leaving = instance.is_active();
+        match worker.state {
+            WorkerState::Drained
+                if !matches!(instance.state, InstanceState::Terminating { .. }) =>
+            {
+                let why = match instance.state {
+                    InstanceState::Draining { why, .. } => why,
+                    _ if worker.notice_at.is_some() => Leaving::Interruption,
+                    _ if worker.rebalance => Leaving::Rebalance,
+                    _ => Leaving::Itself,
+                };
+                terminate(instance, why, seen);
+            }
+            _ if worker.notice_at.is_some() && leaving => {
+                drain(instance, Leaving::Interruption, DrainMode::Now, seen);
+            }
+            _ if worker.rebalance && leaving => {
+                drain(instance, Leaving::Rebalance, DrainMode::Finish, seen);
+            }
+            WorkerState::Draining if leaving => {
+                drain(instance, Leaving::Itself, DrainMode::Finish, seen);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn unheard(instance: &mut Instance, seen: &Observation) {
+    match instance.state {
+        InstanceState::Serving => {
+            instance.silent_since.get_or_insert(seen.now);
+        }
+        // A worker that was told to go and has taken its word back is gone; its machine follows.
+        InstanceState::Draining { why, .. } if instance.ready_at.is_some() => {
+            terminate(instance, why, seen);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,212 @@
+//! What the effects brought becomes part of the record.
+
+use jiff::Timestamp;
+
+use super::cloud::{ErrorClass, LaunchAnswer, PlaceError};
+use super::observation::Market;
+use super::policy::Policy;
+use crate::batch::{Batch, Instance, InstanceState, LaunchState, Penalty};
+use crate::money::Usd;
+
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Launched {
+        seq: u32,
+        result: Result<LaunchAnswer, PlaceError>,
+    },
+    Terminated {
+        accepted: Vec<String>,
+    },
+    Drained {
+        instance: String,
+        answer: DrainAnswer,
+    },
+    FleetsDeleted {
+        launches: Vec<u32>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainAnswer {
+    /// It holds nothing and takes nothing.
+    Drained,
+    /// It ends what it has in hand.
+    Draining,
+    /// No worker listens on that machine.
+    NobodyThere,
+    Unknown,
+}
+
+/// The code with which EC2 refuses a token that it has seen with another request.
+const TOKEN_MISMATCH: &str = "IdempotentParameterMismatch";
+
+pub struct Learned<'a> {
+    pub now: Timestamp,
+    pub cloud_now: Timestamp,
+    pub market: Option<&'a Market>,
+    pub policy: &'a Policy,
+}
+
+impl Learned<'_> {
+    pub fn apply(&self, batch: &Batch, outcome: &Outcome) -> Batch {
+        let mut batch = batch.clone();
+        match outcome {
+            Outcome::Launched {
+                seq,
+                result: Ok(answer),
+            } => self.launched(&mut batch, *seq, answer),
+            Outcome::Launched {
+                seq,
+                result: Err(error),
+            } => self.refused(&mut batch, *seq, error),
+            Outcome::Terminated { accepted } => {
+                for id in accepted {
+                    if let Some(InstanceState::Terminating { called_at, .. }) =
+                        batch.instance_mut(id).map(|instance| &mut instance.state)
+                    {
+                        *called_at = Some(self.now);
+                    }
+                }
+            }
+            Outcome::Drained {
+                instance,
+                answer: DrainAnswer::Drained | DrainAnswer::NobodyThere,
+            } => {
+                if let Some(instance) = batch.instance_mut(instance)
+                    && let InstanceState::Draining { why, .. } = instance.state
+                {
+                    instance.state = InstanceState::Terminating {
+                        why,
+                        since: self.now,
+                        called_at: None,
+                    };
+                }
+            }
+            Outcome::Drained { .. } => {}
+            Outcome::FleetsDeleted { launches } => {
+                for seq in launches {
+                    if let Some(launch) = batch.launch_mut(*seq) {
+                        launch.state = LaunchState::Closed { at: self.now };
+                    }
+                }
+            }
+        }
+        if batch.at < self.now {
+            batch.at = self.now;
+        }
+        batch
+    }
+
+    fn launched(&self, batch: &mut Batch, seq: u32, answer: &LaunchAnswer) {
+        let Some(launch) = batch.launch_mut(seq).filter(|launch| launch.is_open()) else {
+            return;
+        };
+        launch.state = LaunchState::Answered {
+            at: self.now,
+            fleet: Some(answer.fleet.clone()),
+            instances: answer
+                .instances
+                .iter()
+                .map(|launched| launched.id.clone())
+                .collect(),
+            errors: answer.errors.clone(),
+        };
+        for launched in &answer.instances {
+            if batch.instance(&launched.id).is_some() {
+                continue;
+            }
+            let place = super::cloud::Place {
+                kind: launched.kind.clone(),
+                zone: launched.zone.clone(),
+            };
+            let price = self
+                .market
+                .and_then(|market| market.price(&place, launched.lifecycle));
+            let cap = self.policy.kind(&launched.kind).map(|kind| kind.cap);
+            batch.instances.push(Instance {
+                id: launched.id.clone(),
+                place,
+                lifecycle: launched.lifecycle,
+                launch: seq,
+                launched_at: self.cloud_now,
+                ready_at: None,
+                state: InstanceState::Booting,
+                silent_since: None,
+                absences: 0,
+                rate: price.or(cap).unwrap_or(Usd::ZERO),
+                cost: Usd::ZERO,
+                billed_to: self.cloud_now,
+            });
+        }
+        for error in &answer.errors {
+            self.punish(batch, seq, error);
+        }
+        if answer.instances.is_empty() && answer.errors.is_empty() {
+            let silence = PlaceError {
+                place: None,
+                class: ErrorClass::Unknown,
+                code: "Empty".to_owned(),
+                message: "the cloud launched nothing and gave no reason".to_owned(),
+            };
+            self.punish(batch, seq, &silence);
+        }
+        // Only a request that brought nothing at all is a wrong one.
+        let hopeless = answer
+            .errors
+            .iter()
+            .find(|error| error.class == ErrorClass::Configuration);
+        if let (true, Some(error), Some(launch)) =
+            (answer.instances.is_empty(), hopeless, batch.launch_mut(seq))
+        {
+            launch.state = LaunchState::Rejected {
+                at: self.now,
+                error: error.clone(),
+            };
+        }
+    }
+
+    fn refused(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
+        let Some(launch) = batch.launch_mut(seq).filter(|launch| launch.is_open()) else {
+            return;
+        };
+        if error.code == TOKEN_MISMATCH {
+            if let LaunchState::Dispatched { sealed, .. } = &mut launch.state {
+                *sealed = true;
+            }
+            return;
+        }
+        if error.class == ErrorClass::Unknown {
+            return;
+        }
+        launch.state = LaunchState::Rejected {
+            at: self.now,
+            error: error.clone(),
+        };
+        self.punish(batch, seq, error);
+    }
+
+    /// Where an error came from is left alone for as long as its kind lasts.
+    fn punish(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
+        let patience = &self.policy.patience;
+        let (span, place) = match error.class {
+            ErrorClass::Capacity | ErrorClass::Price => (patience.no_capacity, error.place.clone()),
+            ErrorClass::Quota => (patience.quota, None),
+            ErrorClass::Throttled | ErrorClass::Unknown => (patience.throttled, None),
+            ErrorClass::Configuration => (patience.quota, error.place.clone()),
+        };
+        let Some(lifecycle) = batch.launch(seq).map(|launch| launch.lifecycle) else {
+            return;
+        };
+        batch
+            .penalties
+            .retain(|penalty| penalty.lifecycle != lifecycle || penalty.place != place);
+        batch.penalties.push(Penalty {
+            place,
+            lifecycle,
+            class: error.class,
+            code: error.code.clone(),
+            message: error.message.clone(),
+            until: self.now.saturating_add(span).unwrap_or(Timestamp::MAX),
+        });
+    }
+}

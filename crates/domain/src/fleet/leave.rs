@@ -1,0 +1,172 @@
+//! Who has to leave, and why. Never a busy one, but where its machine goes anyway, its time is over, or a person says so.
+
+use super::cloud::{ErrorClass, Lifecycle};
+use super::follow::{drain, terminate};
+use super::observation::{Observation, WorkerState};
+use super::policy::Policy;
+use super::reconcile::elapsed;
+use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Penalty, Receipt};
+use crate::money::Usd;
+
+pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    end_lives(batch, seen, policy);
+    let order = order_of_all(batch, seen, policy);
+    for instance in batch.instances.iter_mut().filter(|i| !i.is_gone()) {
+        if let Some((why, mode)) = order {
+            follow_order(instance, why, mode, seen);
+        }
+        if is_overpriced(instance, seen, policy) {
+            drain(instance, Leaving::Price, DrainMode::Finish, seen);
+        }
+    }
+    scale_in(batch, seen);
+}
+
+/// What ends a machine whatever it does.
+fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let patience = &policy.patience;
+    let mut failed_to_boot = Vec::new();
+    for instance in &mut batch.instances {
+        let age = elapsed(instance.launched_at, seen.cloud_now);
+        match instance.state {
+            InstanceState::Terminating { .. } | InstanceState::Gone { .. } => {}
+            _ if age >= patience.life => terminate(instance, Leaving::Deadline, seen),
+            // With no word from any worker there is none to miss.
+            InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
+                terminate(instance, Leaving::BootLimit, seen);
+                failed_to_boot.push((instance.place.clone(), instance.lifecycle));
+            }
+            InstanceState::Serving
+                if instance
+                    .silent_since
+                    .is_some_and(|at| elapsed(at, seen.now) >= patience.silence) =>
+            {
+                terminate(instance, Leaving::Silent, seen);
+            }
+            InstanceState::Draining { why, mode, since }
+                if (mode == DrainMode::Now || why == Leaving::Interruption)
+                    && elapsed(since, seen.now) >= patience.drain =>
+            {
+                terminate(instance, why, seen);
+            }
+            _ => {}
+        }
+    }
+    for (place, lifecycle) in failed_to_boot {
+        let until = seen
+            .now
+            .saturating_add(patience.no_capacity)
+            .unwrap_or(seen.now);
+        batch.penalties.push(Penalty {
+            message: format!("an instance of {place} did not serve within its boot limit"),
+            place: Some(place),
+            lifecycle,
+            class: ErrorClass::Capacity,
+            code: "BootLimit".to_owned(),
+            until,
+        });
+    }
+}
+
+/// What is said to all machines of the batch at once.
+fn order_of_all(
+    batch: &Batch,
+    seen: &Observation,
+    policy: &Policy,
+) -> Option<(Leaving, DrainMode)> {
+    if let Some(stop) = &batch.stop {
+        return Some((Leaving::Ordered, stop.mode));
+    }
+    if seen.now >= batch.deadline {
+        return Some((Leaving::Deadline, DrainMode::Now));
+    }
+    is_spent(batch, seen, policy).then_some((Leaving::Budget, DrainMode::Finish))
+}
+
+/// Whether a budget is used up: what runs may finish what it has in hand.
+pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
+    let spent = spent(batch, seen);
+    let over = |cap: Option<Usd>, spent: Usd| cap.is_some_and(|cap| spent >= cap);
+    over(policy.budget.per_batch, spent)
+        || over(policy.budget.per_day, seen.spent.day + spent)
+        || over(policy.budget.per_month, seen.spent.month + spent)
+}
+
+pub(super) fn spent(batch: &Batch, seen: &Observation) -> Usd {
+    Receipt::of(batch, seen.cloud_now).total
+}
+
+fn follow_order(instance: &mut Instance, why: Leaving, mode: DrainMode, seen: &Observation) {
+    match instance.state {
+        InstanceState::Booting | InstanceState::Serving => drain(instance, why, mode, seen),
+        InstanceState::Draining {
+            mode: DrainMode::Finish,
+            why: before,
+            ..
+        } if mode == DrainMode::Now && before != Leaving::Interruption => {
+            drain(instance, why, mode, seen);
+        }
+        _ => {}
+    }
+}
+
+fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bool {
+    let price = seen
+        .market
+        .as_ref()
+        .and_then(|m| m.price(&instance.place, instance.lifecycle));
+    let cap = policy
+        .kind(&instance.place.kind)
+        .and_then(|kind| match instance.lifecycle {
+            Lifecycle::Spot => Some(kind.cap),
+            Lifecycle::OnDemand => kind.on_demand_cap,
+        });
+    instance.is_active() && price.zip(cap).is_some_and(|(price, cap)| price > cap)
+}
+
+/// One by one, as soon as no task can start on a machine: the dearest idle ones first, and machines that boot for
+/// nothing.
+fn scale_in(batch: &mut Batch, seen: &Observation) {
+    let (Some(work), Some(_)) = (seen.work, &seen.workers) else {
+        return;
+    };
+    let keep = u64::from(seen.keep);
+    let is_idle = |instance: &Instance| {
+        let idle = seen
+            .worker_of(instance)
+            .is_some_and(|w| w.state == WorkerState::Idle);
+        idle && instance.state == InstanceState::Serving
+    };
+    let idle = batch.instances.iter().filter(|i| is_idle(i)).count() as u64;
+    let busy = batch
+        .instances
+        .iter()
+        .filter(|i| i.state == InstanceState::Serving)
+        .count() as u64
+        - idle;
+    // Each waiting task has an idle machine, and the pool's own number stays.
+    let idle_wanted = work.waiting().max(keep.saturating_sub(busy)).min(idle);
+    let booting_wanted = work
+        .waiting()
+        .saturating_sub(idle)
+        .max(keep.saturating_sub(busy + idle));
+
+    let mut surplus: Vec<_> = (0..batch.instances.len())
+        .filter(|at| is_idle(&batch.instances[*at]))
+        .collect();
+    surplus.sort_by_key(|at| std::cmp::Reverse(batch.instances[*at].rate));
+    surplus.truncate(usize::try_from(idle - idle_wanted).unwrap_or(usize::MAX));
+    let booting = |at: &usize| batch.instances[*at].state == InstanceState::Booting;
+    let mut young: Vec<_> = (0..batch.instances.len()).filter(booting).collect();
+    young.sort_by_key(|at| std::cmp::Reverse(batch.instances[*at].launched_at));
+    let surplus_young = (young.len() as u64).saturating_sub(booting_wanted);
+    young.truncate(usize::try_from(surplus_young).unwrap_or(usize::MAX));
+    for at in surplus.into_iter().chain(young) {
+        drain(
+            &mut batch.instances[at],
+            Leaving::ScaleIn,
+            DrainMode::Finish,
+            seen,
+        );
+    }
+}

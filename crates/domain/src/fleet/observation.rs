@@ -1,0 +1,104 @@
+//! What a round of fleet sees. Whatever could not be read is `None`: unknown is never taken for zero.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::cloud::{Lifecycle, Place, Seen};
+use crate::batch::Instance;
+use crate::money::Usd;
+
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Our clock.
+    pub now: Timestamp,
+    /// The cloud's clock at the listing. An instance's age is counted by it: ours may be wrong.
+    pub cloud_now: Timestamp,
+    /// Everything of ours that the cloud shows, listed *before* the record was read: whatever is listed and stands in
+    /// no record is nobody's.
+    pub listing: Vec<Seen>,
+    /// What the workers say of themselves.
+    pub workers: Option<Vec<WorkerSeen>>,
+    /// The queue of the pool's models.
+    pub work: Option<Work>,
+    pub market: Option<Market>,
+    /// The launch whose call is under way in this process.
+    pub in_flight: Option<u32>,
+    /// What earlier batches have cost.
+    pub spent: Spent,
+    /// Instances that the account's quota leaves for this pool, by lifecycle; none: not known, so no limit.
+    pub quota: BTreeMap<Lifecycle, u32>,
+    /// Instances that stay although there is nothing to do.
+    pub keep: u32,
+    /// Tasks that this batch's instances have ended; counted when it is about to settle.
+    pub tasks_done: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSeen {
+    pub instance: String,
+    pub state: WorkerState,
+    /// When its machine goes, if the cloud has said so.
+    pub notice_at: Option<Timestamp>,
+    pub rebalance: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Starting,
+    Idle,
+    Busy,
+    /// Takes nothing new, and has something in hand.
+    Draining,
+    /// Takes nothing new and has nothing in hand.
+    Drained,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Tasks that wait or are being rendered.
+    pub runnable: u64,
+    /// Of them, those that live workers say they have in hand.
+    pub rendering: u64,
+    /// Units that the sizing rule asks for.
+    pub sized: u32,
+    /// How long all of it takes one unit, as far as it is known.
+    pub seconds: u64,
+}
+
+impl Work {
+    /// Tasks that a worker could start now, or after a short delay.
+    pub fn waiting(&self) -> u64 {
+        self.runnable.saturating_sub(self.rendering)
+    }
+}
+
+/// Prices per hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Market {
+    pub spot: BTreeMap<Place, Usd>,
+    /// By instance type.
+    pub on_demand: BTreeMap<String, Usd>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub day: Usd,
+    pub month: Usd,
+}
+
+impl Market {
+    pub fn price(&self, place: &Place, lifecycle: Lifecycle) -> Option<Usd> {
+        match lifecycle {
+            Lifecycle::Spot => self.spot.get(place).copied(),
+            Lifecycle::OnDemand => self.on_demand.get(&place.kind).copied(),
+        }
+    }
+}
+
+impl Observation {
+    pub fn worker_of(&self, instance: &Instance) -> Option<&WorkerSeen> {
+        let workers = self.workers.as_ref()?;
+        workers.iter().find(|worker| worker.instance == instance.id)
+    }
+}

@@ -1,0 +1,58 @@
+//! Instances that carry our tags and belong to nothing: found by tag alone, ended in two looks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::cloud::{Seen, tag};
+use super::reconcile::elapsed;
+use crate::batch::BatchId;
+
+/// When each instance was first seen to belong to nothing. Lost with the process, which only delays the end.
+pub type Marks = BTreeMap<String, Timestamp>;
+
+/// Those that no active batch owns, for at least `grace`. `active` was read *after* the listing was made, so an intent
+/// that is older than its instance is always among them.
+pub fn orphans(
+    listing: &[Seen],
+    env: &str,
+    active: &[BatchId],
+    marks: &mut Marks,
+    now: Timestamp,
+    grace: Duration,
+) -> Vec<String> {
+    let nobodys: Vec<&Seen> = listing
+        .iter()
+        .filter(|seen| is_ours(seen, env) && seen.is_alive())
+        .filter(|seen| seen.batch().is_none_or(|batch| !active.contains(&batch)))
+        .collect();
+    marks.retain(|id, _| nobodys.iter().any(|seen| seen.id == *id));
+    let due = |seen: &&&Seen| {
+        let first = *marks.entry(seen.id.clone()).or_insert(now);
+        elapsed(first, now) >= grace
+    };
+    nobodys
+        .iter()
+        .filter(due)
+        .map(|seen| seen.id.clone())
+        .collect()
+}
+
+/// Those whose time is over by their own tag, or who should carry one and don't, and are older than any may get. Needs
+/// no record and no bus: it is all that the reaper knows.
+pub fn expired(listing: &[Seen], env: &str, cloud_now: Timestamp, life: Duration) -> Vec<String> {
+    let is_over = |seen: &&Seen| match seen.expires_at() {
+        Some(at) => at <= cloud_now,
+        None => elapsed(seen.launched_at, cloud_now) >= life,
+    };
+    let ours = listing
+        .iter()
+        .filter(|seen| is_ours(seen, env) && seen.is_alive());
+    ours.filter(is_over).map(|seen| seen.id.clone()).collect()
+}
+
+/// Nothing else is ever ended.
+pub fn is_ours(seen: &Seen, env: &str) -> bool {
+    seen.tag(tag::MANAGED_BY) == Some(tag::MANAGED_BY_FLEET) && seen.tag(tag::ENV) == Some(env)
+}

@@ -1,0 +1,154 @@
+//! What a pool may do: its places, its caps, its patience. From the configuration; checked once, at start.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cloud::Template;
+use crate::batch::PoolName;
+use crate::money::Usd;
+
+/// Bounds what one call without an answer may have launched.
+pub const MOST_UNITS_A_LAUNCH: u32 = 10;
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub env: String,
+    pub pool: PoolName,
+    pub project: String,
+    pub template: Template,
+    pub kinds: Vec<Kind>,
+    pub subnets: Vec<Subnet>,
+    pub bid: Bid,
+    pub max_units: u32,
+    pub budget: Budget,
+    /// Buy on demand once Spot has given nothing for so long; none: never.
+    pub on_demand_after: Option<Duration>,
+    pub patience: Patience,
+}
+
+/// An instance type with one GPU, and the most that an hour of it may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub name: String,
+    pub cap: Usd,
+    /// None: this type is never bought on demand.
+    pub on_demand_cap: Option<Usd>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    pub id: String,
+    pub zone: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bid {
+    /// The cap of the type: one pays the market's price all the same, and is interrupted less.
+    Balanced,
+    /// The lowest price now and ten percent more, never above the cap.
+    Strict,
+}
+
+/// Checked before a launch. None: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    pub per_hour: Option<Usd>,
+    pub per_batch: Option<Usd>,
+    pub per_day: Option<Usd>,
+    pub per_month: Option<Usd>,
+}
+
+/// How long things are waited for. The defaults are those of the fleet's specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Patience {
+    /// From launch to a worker that serves.
+    #[serde(with = "humantime_serde")]
+    pub boot: Duration,
+    /// An instance's whole life.
+    #[serde(with = "humantime_serde")]
+    pub life: Duration,
+    /// A call without an answer is sent again within this: the cloud keeps tokens for longer.
+    #[serde(with = "humantime_serde")]
+    pub replay: Duration,
+    /// After it, and three empty listings, a call without an answer has launched nothing that could still appear.
+    #[serde(with = "humantime_serde")]
+    pub unknown_launch: Duration,
+    /// A new instance may be missing from listings for so long.
+    #[serde(with = "humantime_serde")]
+    pub listing: Duration,
+    /// TerminateInstances is called again after it, until a listing shows that it worked.
+    #[serde(with = "humantime_serde")]
+    pub terminate_again: Duration,
+    /// A worker that served and is not heard of for so long is given up with its machine.
+    #[serde(with = "humantime_serde")]
+    pub silence: Duration,
+    /// A worker that was told to hand back what it holds, or whose machine is taken, has so long.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// A place without capacity is left alone.
+    #[serde(with = "humantime_serde")]
+    pub no_capacity: Duration,
+    /// An account at its quota is left alone.
+    #[serde(with = "humantime_serde")]
+    pub quota: Duration,
+    /// A cloud that asked us to slow down is left alone.
+    #[serde(with = "humantime_serde")]
+    pub throttled: Duration,
+    /// With nothing running and nothing to be had, the batch is given up.
+    #[serde(with = "humantime_serde")]
+    pub blocked: Duration,
+    /// Between two looks while something moves, and while all is calm.
+    #[serde(with = "humantime_serde")]
+    pub moving: Duration,
+    #[serde(with = "humantime_serde")]
+    pub calm: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            boot: minutes(15),
+            life: minutes(4 * 60),
+            replay: minutes(10),
+            unknown_launch: minutes(12),
+            listing: minutes(2),
+            terminate_again: Duration::from_secs(30),
+            silence: minutes(2),
+            drain: minutes(3),
+            no_capacity: minutes(3),
+            quota: minutes(10),
+            throttled: Duration::from_secs(30),
+            blocked: minutes(30),
+            moving: Duration::from_secs(5),
+            calm: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Policy {
+    pub fn kind(&self, name: &str) -> Option<&Kind> {
+        self.kinds.iter().find(|kind| kind.name == name)
+    }
+
+    /// Tags for what one launch makes. `expires_at` is the cloud's clock.
+    pub fn tags(&self, batch: &str, launch: u32, expires_at: &str) -> BTreeMap<String, String> {
+        use super::cloud::tag;
+        [
+            (tag::MANAGED_BY, tag::MANAGED_BY_FLEET.to_owned()),
+            (tag::ENV, self.env.clone()),
+            (tag::POOL, self.pool.to_string()),
+            (tag::BATCH, batch.to_owned()),
+            (tag::LAUNCH, launch.to_string()),
+            (tag::EXPIRES_AT, expires_at.to_owned()),
+            ("Project", self.project.clone()),
+            ("Name", format!("spotreel-{}", self.pool)),
+            ("Type", "worker".to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+}

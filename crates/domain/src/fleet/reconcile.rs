@@ -1,0 +1,172 @@
+//! One round of fleet: what was seen and what stands in the record make the next record, and what is to be done.
+//!
+//! The order is what makes it safe. The service lists the cloud, then reads the record, then asks here; it writes the
+//! record that comes out, by compare-and-set, and only then carries out the effects. So no launch is ever called whose
+//! intent is not durable, and a controller that was overtaken loses at the write and calls nothing. What the effects
+//! brought is [`learn`](super::learn)ed and written again; a crash in between loses nothing, since the next round sees
+//! the same cloud.
+
+use std::time::Duration;
+
+use super::cloud::LaunchRequest;
+use super::observation::{Observation, WorkerState};
+use super::policy::Policy;
+use super::{buy, follow, leave, settle};
+use crate::batch::{Batch, DrainMode, InstanceState, LaunchState, Leaving};
+
+/// As many as a night of trying one place after the other makes, and few enough to travel in every event.
+const LAUNCHES_KEPT: usize = 48;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    pub batch: Batch,
+    /// In this order, and only once `batch` is durable.
+    pub effects: Vec<Effect>,
+    pub look_again: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Terminate {
+        instances: Vec<String>,
+    },
+    Drain {
+        instance: String,
+        mode: DrainMode,
+        why: Leaving,
+    },
+    /// Call CreateFleet with the frozen request of this launch: the first time, or again with the same token.
+    Launch {
+        seq: u32,
+    },
+    /// Nothing of these launches runs any more: their fleet objects may go.
+    DeleteFleets {
+        launches: Vec<(u32, String)>,
+    },
+}
+
+/// The next state and what follows from it. Without anything to change, `batch` comes back as it was.
+pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
+    let mut batch = before.clone();
+    if batch.is_active() {
+        follow::listing(&mut batch, seen, policy);
+        follow::workers(&mut batch, seen);
+        leave::decide(&mut batch, seen, policy);
+        buy::decide(&mut batch, seen, policy);
+        settle::decide(&mut batch, seen, policy);
+        forget_old_launches(&mut batch);
+    }
+    if batch != *before {
+        batch.at = seen.now;
+        for instance in batch.instances.iter_mut().filter(|i| !i.is_gone()) {
+            instance.bill(seen.cloud_now);
+        }
+    }
+    Round {
+        effects: effects(&batch, seen, policy),
+        look_again: look_again(&batch, policy),
+        batch,
+    }
+}
+
+/// The requests as they were frozen; one that cannot be read is never sent.
+pub fn frozen_request(batch: &Batch, seq: u32) -> Option<LaunchRequest> {
+    let launch = batch.launch(seq)?;
+    serde_json::from_str(&launch.request).ok()
+}
+
+/// Terminations that the record demands, whatever else is known or not.
+pub fn terminations(batch: &Batch, now: jiff::Timestamp, policy: &Policy) -> Vec<String> {
+    let due = |called_at: Option<jiff::Timestamp>| {
+        called_at.is_none_or(|at| elapsed(at, now) >= policy.patience.terminate_again)
+    };
+    let demanded = batch.instances.iter().filter(
+        |i| matches!(i.state, InstanceState::Terminating { called_at, .. } if due(called_at)),
+    );
+    demanded.map(|instance| instance.id.clone()).collect()
+}
+
+/// The state travels in every event: of launches that brought nothing, the newest are enough.
+fn forget_old_launches(batch: &mut Batch) {
+    for launch in batch.launches.iter_mut().filter(|launch| !launch.is_open()) {
+        launch.request.clear();
+    }
+    let surplus = batch.launches.len().saturating_sub(LAUNCHES_KEPT);
+    let (mut at, instances) = (0, &batch.instances);
+    batch.launches.retain(|launch| {
+        at += 1;
+        let old = at <= surplus && !launch.is_open();
+        !old || instances
+            .iter()
+            .any(|i| i.launch == launch.seq && !i.is_gone())
+    });
+}
+
+fn effects(batch: &Batch, seen: &Observation, policy: &Policy) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    if !batch.is_active() {
+        return effects;
+    }
+    let instances = terminations(batch, seen.now, policy);
+    if !instances.is_empty() {
+        effects.push(Effect::Terminate { instances });
+    }
+    for instance in &batch.instances {
+        let InstanceState::Draining { why, mode, .. } = instance.state else {
+            continue;
+        };
+        let heeds = seen
+            .worker_of(instance)
+            .is_some_and(|w| w.state == WorkerState::Draining);
+        let worker_knows = match why {
+            Leaving::Interruption | Leaving::Rebalance | Leaving::Itself => true,
+            _ => heeds && mode == DrainMode::Finish,
+        };
+        if !worker_knows {
+            effects.push(Effect::Drain {
+                instance: instance.id.clone(),
+                mode,
+                why,
+            });
+        }
+    }
+    effects.extend(buy::call_for(batch, seen, policy).map(|seq| Effect::Launch { seq }));
+    let launches = settle::finished_fleets(batch);
+    if !launches.is_empty() {
+        effects.push(Effect::DeleteFleets { launches });
+    }
+    effects
+}
+
+fn look_again(batch: &Batch, policy: &Policy) -> Duration {
+    let calm = batch.blocked.is_none()
+        && batch.launches.iter().all(|launch| !launch.is_open())
+        && batch
+            .instances
+            .iter()
+            .all(|i| matches!(i.state, InstanceState::Serving | InstanceState::Gone { .. }))
+        && batch.instances.iter().any(|i| !i.is_gone());
+    if calm {
+        policy.patience.calm
+    } else {
+        policy.patience.moving
+    }
+}
+
+/// How long it is from `since` to `now`; nothing, if a clock went back.
+pub(super) fn elapsed(since: jiff::Timestamp, now: jiff::Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// Units that run, may run, or are being bought: what counts against the pool's limit.
+pub(super) fn committed(batch: &Batch) -> u32 {
+    let running = batch.instances.iter().filter(|i| !i.is_gone()).count();
+    let adopted = |seq: u32| batch.instances.iter().filter(|i| i.launch == seq).count();
+    let unknown: usize = batch
+        .launches
+        .iter()
+        .filter(|launch| matches!(launch.state, LaunchState::Dispatched { .. }))
+        .map(|launch| (launch.units as usize).saturating_sub(adopted(launch.seq)))
+        .sum();
+    u32::try_from(running + unknown).unwrap_or(u32::MAX)
+}
