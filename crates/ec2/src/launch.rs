@@ -1,0 +1,236 @@
+//! Launching: one instant fleet, exactly as it was frozen.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::operation::create_fleet::{CreateFleetInput, CreateFleetOutput};
+use aws_sdk_ec2::types::{
+    DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest,
+    FleetLaunchTemplateOverridesRequest, FleetLaunchTemplateSpecificationRequest,
+    FleetOnDemandAllocationStrategy, FleetType, InstanceLifecycle, InstanceType,
+    LaunchTemplateAndOverridesResponse, OnDemandOptionsRequest, ResourceType,
+    SpotAllocationStrategy, SpotOptionsRequest, Tag, TagSpecification,
+    TargetCapacitySpecificationRequest,
+};
+use spotreel_domain::fleet::cloud::{
+    ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, PlaceError,
+};
+
+use crate::Ec2;
+use crate::classify::classify;
+use crate::error::Failure;
+
+/// What a fleet's call can tag at birth. Requests for Spot instances are not among them; the template tags those.
+const TAGGED: [ResourceType; 4] = [
+    ResourceType::Fleet,
+    ResourceType::Instance,
+    ResourceType::Volume,
+    ResourceType::NetworkInterface,
+];
+
+/// A launch without a usable answer.
+///
+/// It speaks of THIS call alone. Whoever replays a launch of which an earlier call was unclear must not take "nothing
+/// was launched" for the launch as a whole: a replay that was throttled says nothing about the first call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchError {
+    pub class: ErrorClass,
+    /// EC2's own; empty if there was no answer.
+    pub code: String,
+    pub message: String,
+    /// Instances with the request's tags may be there, or come yet.
+    pub maybe_running: bool,
+    /// What they would carry, for people.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl std::fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (code, message) = (&self.code, &self.message);
+        if !self.maybe_running {
+            return write!(f, "nothing was launched: {message} ({code})");
+        }
+        match code.as_str() {
+            "" => write!(f, "no answer from CreateFleet: {message}")?,
+            _ => write!(f, "no clear answer from CreateFleet: {message} ({code})")?,
+        }
+        f.write_str("; instances with the tags")?;
+        for (key, value) in &self.tags {
+            write!(f, " {key}={value}")?;
+        }
+        f.write_str(" may run")
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+impl Ec2 {
+    /// One try of one request. The same request again is the same launch: EC2 answers it with the same instances.
+    pub async fn launch(&self, request: &LaunchRequest) -> Result<LaunchAnswer, LaunchError> {
+        let input = fleet_input(request);
+        let call = self.launcher.create_fleet();
+        let call = call
+            .set_client_token(input.client_token)
+            .set_type(input.r#type)
+            .set_launch_template_configs(input.launch_template_configs)
+            .set_target_capacity_specification(input.target_capacity_specification)
+            .set_spot_options(input.spot_options)
+            .set_on_demand_options(input.on_demand_options)
+            .set_tag_specifications(input.tag_specifications);
+        match call.send().await {
+            Ok(output) => answer(request, &output).ok_or_else(|| LaunchError {
+                class: ErrorClass::Unknown,
+                code: String::new(),
+                message: "an answer that names no fleet".to_owned(),
+                maybe_running: true,
+                tags: request.tags.clone(),
+            }),
+            Err(error) => Err(refusal(request, Failure::of(error))),
+        }
+    }
+}
+
+fn refusal(request: &LaunchRequest, failure: Failure) -> LaunchError {
+    let (class, code, message, maybe_running) = match failure {
+        Failure::Refused {
+            class,
+            code,
+            message,
+        } => {
+            // Another request had this token before, and that one may have launched.
+            let maybe_running = code == "IdempotentParameterMismatch";
+            (class, code, message, maybe_running)
+        }
+        Failure::Unclear { code, message } => (ErrorClass::Unknown, code, message, true),
+    };
+    LaunchError {
+        class,
+        code,
+        message,
+        maybe_running,
+        tags: request.tags.clone(),
+    }
+}
+
+/// The call in the SDK's words: a function of the request and of nothing else.
+fn fleet_input(request: &LaunchRequest) -> CreateFleetInput {
+    let spot = request.lifecycle == Lifecycle::Spot;
+    let overrides = request.overrides.iter().map(|wish| {
+        let max_price = wish.max_price.filter(|_| spot);
+        FleetLaunchTemplateOverridesRequest::builder()
+            .instance_type(InstanceType::from(wish.place.kind.as_str()))
+            .subnet_id(&wish.subnet)
+            .set_max_price(max_price.map(|price| price.to_decimal()))
+            .build()
+    });
+    let template = FleetLaunchTemplateSpecificationRequest::builder()
+        .launch_template_id(&request.template.id)
+        .version(request.template.version.to_string())
+        .build();
+    let config = FleetLaunchTemplateConfigRequest::builder()
+        .launch_template_specification(template)
+        .set_overrides(Some(overrides.collect()))
+        .build();
+    let capacity = TargetCapacitySpecificationRequest::builder()
+        .total_target_capacity(i32::try_from(request.units).unwrap_or(i32::MAX))
+        .default_target_capacity_type(if spot {
+            DefaultTargetCapacityType::Spot
+        } else {
+            DefaultTargetCapacityType::OnDemand
+        })
+        .build();
+    let spot_options = spot.then(|| {
+        SpotOptionsRequest::builder()
+            .allocation_strategy(SpotAllocationStrategy::PriceCapacityOptimized)
+            .build()
+    });
+    let on_demand_options = (!spot).then(|| {
+        OnDemandOptionsRequest::builder()
+            .allocation_strategy(FleetOnDemandAllocationStrategy::LowestPrice)
+            .build()
+    });
+    let tags = tags(&request.tags);
+    let specifications = TAGGED.map(|kind| {
+        TagSpecification::builder()
+            .resource_type(kind)
+            .set_tags(Some(tags.clone()))
+            .build()
+    });
+    let mut input = CreateFleetInput::builder()
+        .client_token(&request.client_token)
+        .r#type(FleetType::Instant)
+        .launch_template_configs(config)
+        .target_capacity_specification(capacity)
+        .set_spot_options(spot_options)
+        .set_on_demand_options(on_demand_options);
+    input = input.set_tag_specifications(Some(specifications.into()));
+    input.build().expect("every member is optional to the SDK")
+}
+
+pub(crate) fn tags<'a>(tags: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<Tag> {
+    let tags = tags.into_iter();
+    tags.map(|(key, value)| Tag::builder().key(key).value(value).build())
+        .collect()
+}
+
+/// None: an answer without a fleet.
+fn answer(request: &LaunchRequest, output: &CreateFleetOutput) -> Option<LaunchAnswer> {
+    let mut answer = LaunchAnswer {
+        fleet: output.fleet_id()?.to_owned(),
+        instances: Vec::new(),
+        errors: Vec::new(),
+    };
+    for group in output.instances() {
+        let place = place(request, group.launch_template_and_overrides());
+        let kind = group.instance_type().map(|kind| kind.as_str().to_owned());
+        let zone = group.availability_zone().map(str::to_owned);
+        let lifecycle = match group.lifecycle() {
+            Some(InstanceLifecycle::Spot) => Lifecycle::Spot,
+            Some(_) => Lifecycle::OnDemand,
+            None => request.lifecycle,
+        };
+        for id in group.instance_ids() {
+            let of_place = |part: fn(&Place) -> &String| place.as_ref().map(part).cloned();
+            answer.instances.push(Launched {
+                id: id.clone(),
+                kind: kind
+                    .clone()
+                    .or_else(|| of_place(|p| &p.kind))
+                    .unwrap_or_default(),
+                zone: zone
+                    .clone()
+                    .or_else(|| of_place(|p| &p.zone))
+                    .unwrap_or_default(),
+                lifecycle,
+            });
+        }
+    }
+    for error in output.errors() {
+        let code = error.error_code().unwrap_or_default();
+        answer.errors.push(PlaceError {
+            place: place(request, error.launch_template_and_overrides()),
+            class: classify(code),
+            code: code.to_owned(),
+            message: error.error_message().unwrap_or_default().to_owned(),
+        });
+    }
+    Some(answer)
+}
+
+/// EC2 names the type and the subnet that it tried; which zone that is, the request knows.
+fn place(
+    request: &LaunchRequest,
+    tried: Option<&LaunchTemplateAndOverridesResponse>,
+) -> Option<Place> {
+    let tried = tried?.overrides()?;
+    let kind = tried.instance_type()?.as_str();
+    if let Some(zone) = tried.availability_zone() {
+        return Some(Place {
+            kind: kind.to_owned(),
+            zone: zone.to_owned(),
+        });
+    }
+    let subnet = tried.subnet_id()?;
+    let mut wishes = request.overrides.iter();
+    let wish = wishes.find(|wish| wish.place.kind == kind && wish.subnet == subnet)?;
+    Some(wish.place.clone())
+}

@@ -1,0 +1,161 @@
+//! Listing what runs: by tag, whole, and with the cloud's own time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_sdk_ec2::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_ec2::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_ec2::error::BoxError;
+use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_ec2::types::{Filter, Instance, InstanceLifecycleType, InstanceStateName};
+use jiff::Timestamp;
+use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Seen, tag};
+
+use crate::{CallError, Ec2};
+
+const OPERATION: &str = "DescribeInstances";
+/// The most that EC2 puts on a page.
+const PAGE: i32 = 1000;
+/// 100,000 instances, far more than a fleet has: beyond it the answers don't end.
+const MAX_PAGES: usize = 100;
+
+/// Everything with our tags that the cloud shows: also what has just ended, for about an hour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    pub instances: Vec<Seen>,
+    /// When the first page was written, by the cloud's clock.
+    pub cloud_now: Timestamp,
+}
+
+impl Ec2 {
+    /// What fleet has launched in `env`, in all states. Empty is no proof that nothing runs: EC2 shows the young late.
+    pub async fn list(&self, env: &str) -> Result<Listing, CallError> {
+        let date = AnswerDate::default();
+        let mut instances = Vec::new();
+        let mut token = None;
+        for _ in 0..MAX_PAGES {
+            let page = self
+                .client
+                .describe_instances()
+                .filters(filter(
+                    &format!("tag:{}", tag::MANAGED_BY),
+                    [tag::MANAGED_BY_FLEET],
+                ))
+                .filters(filter(&format!("tag:{}", tag::ENV), [env]))
+                .max_results(PAGE)
+                .set_next_token(token)
+                .customize()
+                .interceptor(date.clone())
+                .send()
+                .await
+                .map_err(|error| CallError::new(OPERATION, error))?;
+            for instance in page.reservations().iter().flat_map(|r| r.instances()) {
+                instances.push(seen(instance)?);
+            }
+            token = page.next_token.filter(|token| !token.is_empty());
+            if token.is_none() {
+                let cloud_now = date.get().ok_or_else(|| {
+                    CallError::malformed(OPERATION, "no Date header that can be read")
+                })?;
+                return Ok(Listing {
+                    instances,
+                    cloud_now,
+                });
+            }
+        }
+        Err(endless(OPERATION))
+    }
+}
+
+pub(crate) fn endless(operation: &'static str) -> CallError {
+    CallError::malformed(operation, "more pages than can be true")
+}
+
+pub(crate) fn filter<'a>(name: &str, values: impl IntoIterator<Item = &'a str>) -> Filter {
+    let values = values.into_iter().map(str::to_owned).collect();
+    Filter::builder()
+        .name(name)
+        .set_values(Some(values))
+        .build()
+}
+
+pub(crate) fn timestamp(at: &DateTime) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(at.as_nanos()).ok()
+}
+
+fn seen(instance: &Instance) -> Result<Seen, CallError> {
+    let missing = |what| CallError::malformed(OPERATION, format!("an instance without {what}"));
+    let id = instance.instance_id().ok_or_else(|| missing("an id"))?;
+    let launched_at = instance.launch_time().and_then(timestamp);
+    let state = instance.state().and_then(|state| state.name());
+    let zone = instance.placement().and_then(|p| p.availability_zone());
+    let tags = instance.tags().iter();
+    Ok(Seen {
+        id: id.to_owned(),
+        kind: instance
+            .instance_type()
+            .map(|kind| kind.as_str())
+            .unwrap_or_default()
+            .to_owned(),
+        zone: zone.unwrap_or_default().to_owned(),
+        lifecycle: match instance.instance_lifecycle() {
+            Some(InstanceLifecycleType::Spot) => Lifecycle::Spot,
+            _ => Lifecycle::OnDemand,
+        },
+        state: match state.ok_or_else(|| missing("a state"))? {
+            InstanceStateName::Pending => CloudState::Pending,
+            InstanceStateName::ShuttingDown => CloudState::ShuttingDown,
+            InstanceStateName::Terminated => CloudState::Terminated,
+            InstanceStateName::Stopping | InstanceStateName::Stopped => CloudState::Stopped,
+            // Also a word that nobody knows yet: what may cost money is taken for running.
+            _ => CloudState::Running,
+        },
+        launched_at: launched_at.ok_or_else(|| missing("a launch time"))?,
+        tags: tags
+            .filter_map(|tag| {
+                Some((
+                    tag.key()?.to_owned(),
+                    tag.value().unwrap_or_default().to_owned(),
+                ))
+            })
+            .collect(),
+        reason: instance
+            .state_reason()
+            .and_then(|reason| reason.code())
+            .or(instance.state_transition_reason())
+            .filter(|reason| !reason.is_empty())
+            .map(str::to_owned),
+    })
+}
+
+/// Keeps the `Date` of the first answer that has one.
+#[derive(Debug, Clone, Default)]
+struct AnswerDate(Arc<Mutex<Option<Timestamp>>>);
+
+impl AnswerDate {
+    fn get(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Intercept for AnswerDate {
+    fn name(&self) -> &'static str {
+        "AnswerDate"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let answer = context.response();
+        if !answer.status().is_success() {
+            return Ok(());
+        }
+        let date = answer.headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *first = first.or_else(|| date.as_ref().and_then(timestamp));
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! How many vCPUs the account may have.
+
+use aws_sdk_servicequotas::operation::get_service_quota::GetServiceQuotaError;
+use spotreel_domain::fleet::cloud::ErrorClass::Configuration;
+use spotreel_domain::fleet::cloud::Lifecycle;
+
+use crate::{CallError, Ec2};
+
+const OPERATION: &str = "GetServiceQuota";
+/// "All G and VT Spot Instance Requests", in vCPUs. New accounts have 0.
+const SPOT: &str = "L-3819A6DF";
+/// "Running On-Demand G and VT instances", in vCPUs.
+const ON_DEMAND: &str = "L-DB2E81BA";
+
+impl Ec2 {
+    /// The account's limit of vCPUs in machines with a GPU of the families G and VT. None: it may not be asked, or the
+    /// endpoint has no such API.
+    pub async fn quota(&self, lifecycle: Lifecycle) -> Result<Option<u32>, CallError> {
+        let code = match lifecycle {
+            Lifecycle::Spot => SPOT,
+            Lifecycle::OnDemand => ON_DEMAND,
+        };
+        let call = self.quotas.get_service_quota();
+        let call = call.service_code("ec2").quota_code(code);
+        match call.send().await {
+            Ok(answer) => {
+                let value = answer.quota().and_then(|quota| quota.value());
+                Ok(value.map(whole))
+            }
+            Err(error) => {
+                let status = error.raw_response().map(|answer| answer.status().as_u16());
+                let unasked = matches!(
+                    error.as_service_error(),
+                    Some(
+                        GetServiceQuotaError::AccessDeniedException(_)
+                            | GetServiceQuotaError::NoSuchResourceException(_)
+                    )
+                );
+                let error = CallError::new(OPERATION, error);
+                // 404 and 501, or an answer in another protocol: an endpoint that is not all of AWS.
+                let elsewhere = matches!(status, Some(403 | 404 | 405 | 501));
+                if unasked || elsewhere || error.class() == Configuration {
+                    tracing::debug!(%error, "the quota is not known");
+                    return Ok(None);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "as casts saturate, and a quota is a whole number"
+)]
+fn whole(value: f64) -> u32 {
+    value as u32
+}
