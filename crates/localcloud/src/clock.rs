@@ -6,12 +6,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 /// Milliseconds since 1970, for `Last-Modified`.
-#[allow(clippy::disallowed_methods)] // a cloud stamps its objects itself: nobody hands it the time
 pub(crate) fn now_ms() -> u64 {
+    now_us() / 1000
+}
+
+/// Microseconds since 1970, for the arrival of calls.
+#[allow(clippy::disallowed_methods)] // a cloud stamps its objects itself: nobody hands it the time
+pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A name nobody else has, in this process or an earlier one over the same directory.
