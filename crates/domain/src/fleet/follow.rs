@@ -123,7 +123,7 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         CloudState::Stopped if is_here(instance) => terminate(instance, Leaving::Itself, seen),
         // We had given it up, and there it is.
         CloudState::Pending | CloudState::Running | CloudState::Stopped if instance.is_gone() => {
-            terminate(instance, Leaving::Orphan, seen)
+            terminate(instance, Leaving::Orphan, seen);
         }
         _ => {}
     }
