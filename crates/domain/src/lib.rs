@@ -9,8 +9,10 @@ pub mod fleet;
 pub mod id;
 pub mod model;
 pub mod money;
+pub mod pool;
 pub mod request;
 pub mod task;
+pub mod trigger;
 
 pub use id::TaskId;
 pub use model::{Model, Priority};

@@ -1,0 +1,198 @@
+//! What stands against a launch, whichever rule wants it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::decision::{Blocker, BlockerKind};
+use super::finding::pending;
+use super::rules::Rules;
+use super::size::{Limit, Size, SizeInput, size};
+use super::view::{Prices, View};
+use super::words::{later, moment};
+
+const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
+/// Capacity comes back within minutes or not for hours; a quarter of an hour costs the one little and the other nothing.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(15 * 60);
+
+/// 1, 2, 4, 8, 15, 15 … minutes after so many batches in a row that never served.
+pub fn back_off(failed_in_row: u32) -> Duration {
+    match failed_in_row.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => (FIRST_BACK_OFF * 2u32.pow(doublings.min(4))).min(LONGEST_BACK_OFF),
+    }
+}
+
+pub(super) fn all(view: &View, rules: &Rules, sized: &Size, now: Timestamp) -> Vec<Blocker> {
+    let mut blockers: Vec<Blocker> = [
+        hold(view, now),
+        counts(view),
+        prices(view),
+        back_off_running(view, now),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    blockers.extend(view.pool_blockers.iter().cloned());
+    for own in [no_pool(view), out_of_limit(view, rules, sized)]
+        .into_iter()
+        .flatten()
+    {
+        // Fleet's own word has the better reason.
+        if blockers.iter().all(|blocker| blocker.kind != own.kind) {
+            blockers.push(own);
+        }
+    }
+    blockers
+}
+
+/// A hold goes before every rule; only a person who asks for a batch by force goes before a hold.
+fn hold(view: &View, now: Timestamp) -> Option<Blocker> {
+    let hold = view.hold.as_ref()?;
+    let asked = pending(view, now);
+    if asked.is_some_and(|run| run.force) {
+        return None;
+    }
+    let more = match asked {
+        Some(_) => "; a batch is asked for, but without force",
+        None => "",
+    };
+    let sentence = format!(
+        "launches are held by {}: {}{more}; resume them, or run now with force",
+        hold.by, hold.reason
+    );
+    Some(blocker(BlockerKind::Hold, sentence, Some(hold.since)))
+}
+
+fn counts(view: &View) -> Option<Blocker> {
+    let since = view.counts_stale_since?;
+    let sentence = format!(
+        "the queue's counts are not trusted since {}: the sweeper in monitor has not said that all is swept",
+        moment(since)
+    );
+    Some(blocker(BlockerKind::CountsStale, sentence, Some(since)))
+}
+
+fn prices(view: &View) -> Option<Blocker> {
+    match &view.prices {
+        Prices::Unknown { since, reason } => {
+            let sentence = format!(
+                "prices are not known since {}: {reason}; nothing is launched blindly",
+                moment(*since)
+            );
+            Some(blocker(BlockerKind::PricesUnknown, sentence, Some(*since)))
+        }
+        Prices::Known(market) if market.usable.is_none() && market.cheapest.is_none() => {
+            let sentence = "no configured pool has a price: see its types and zones".to_owned();
+            Some(blocker(
+                BlockerKind::PricesUnknown,
+                sentence,
+                Some(market.as_of),
+            ))
+        }
+        Prices::Known(_) | Prices::NoCloud => None,
+    }
+}
+
+/// A person who asks after the failure is not made to wait: the batch answers the request, so that happens once.
+fn back_off_running(view: &View, now: Timestamp) -> Option<Blocker> {
+    let past = &view.past;
+    let failed_at = past.failed_at?;
+    let until = later(failed_at, back_off(past.failed_in_row));
+    if until <= now || pending(view, now).is_some_and(|run| run.at > failed_at) {
+        return None;
+    }
+    let batches = match past.failed_in_row {
+        1 => "the last batch".to_owned(),
+        n => format!("the last {n} batches"),
+    };
+    let why = past.failure.as_deref().unwrap_or("no worker became ready");
+    Some(Blocker {
+        kind: BlockerKind::BackOff,
+        sentence: format!(
+            "{batches} never served ({why}): the next try is at {}",
+            moment(until)
+        ),
+        since: Some(failed_at),
+        until: Some(until),
+    })
+}
+
+fn no_pool(view: &View) -> Option<Blocker> {
+    let Prices::Known(market) = &view.prices else {
+        return None;
+    };
+    if market.usable.is_some() {
+        return None;
+    }
+    let quote = market.cheapest.as_ref()?;
+    let sentence = if quote.price > quote.cap {
+        format!(
+            "no pool is under its cap: the cheapest, {}, costs {}, {} above its cap of {}",
+            quote.pool,
+            quote.price,
+            quote.price - quote.cap,
+            quote.cap
+        )
+    } else {
+        format!(
+            "no pool may be used: {} costs {}, under its cap of {}, but is set aside after failures",
+            quote.pool, quote.price, quote.cap
+        )
+    };
+    let since = Some(market.as_of);
+    Some(blocker(BlockerKind::NoPoolUnderCap, sentence, since))
+}
+
+/// Quota or budget do not admit one unit.
+fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
+    if sized.units > 0 {
+        return None;
+    }
+    let limit = sized.limited_by?;
+    if limit == Limit::Quota {
+        let sentence = "the account's quota admits no further unit".to_owned();
+        return Some(blocker(BlockerKind::Quota, sentence, None));
+    }
+    let budgets = &rules.budgets;
+    let left = budgets.left(&view.spend);
+    let (budget, left) = match limit {
+        Limit::BudgetPerHour => (budgets.per_hour, left.per_hour),
+        Limit::BudgetPerBatch => (budgets.per_batch, left.per_batch),
+        Limit::BudgetPerDay => (budgets.per_day, left.per_day),
+        Limit::BudgetPerMonth => (budgets.per_month, left.per_month),
+        _ => return None,
+    };
+    let (budget, left, price) = (budget?, left?, view.unit_price()?);
+    let needs = match limit {
+        Limit::BudgetPerHour => price,
+        _ => price.per_hour_for(rules.sizing.target),
+    };
+    let sentence = format!(
+        "{} of {budget} has {left} left, one unit needs {needs}",
+        limit.as_str()
+    );
+    Some(blocker(BlockerKind::Budget, sentence, None))
+}
+
+/// What a launch of now would be.
+pub(super) fn sized(view: &View, rules: &Rules, resident_units: u32) -> Size {
+    let input = SizeInput {
+        tasks: view.work.max(view.queued),
+        seconds_per_task: view.seconds_per_task,
+        resident_units,
+        quota_units: view.quota_units,
+        unit_price: view.unit_price(),
+        left: rules.budgets.left(&view.spend),
+    };
+    size(&input, &rules.sizing)
+}
+
+fn blocker(kind: BlockerKind, sentence: String, since: Option<Timestamp>) -> Blocker {
+    Blocker {
+        kind,
+        sentence,
+        since,
+        until: None,
+    }
+}
