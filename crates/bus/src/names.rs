@@ -117,6 +117,11 @@ pub fn batch_events_of(id: &BatchId) -> String {
     format!("spotreel.batch.{id}.>")
 }
 
+/// Where the lease of a service's leader stands, in the bucket of marks.
+pub fn leader_key(service: &str) -> String {
+    format!("$KV.{MARKS_BUCKET}.leader.{service}")
+}
+
 pub fn work_filter(model: Model, priority: Priority) -> String {
     format!("spotreel.log.*.queued.{model}.{}", priority.as_token())
 }
