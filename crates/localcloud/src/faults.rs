@@ -1,5 +1,8 @@
 //! Faults on order: which requests fail, how, and how often it has happened.
 //!
+//! Operations are those of S3 and the actions of EC2. Some faults of EC2 do not fail the request but bend what it does:
+//! a pool that refuses, a launch that stops halfway, a listing that is behind, an instance that takes its time to end.
+//!
 //! Same seed, same rules, same order of requests: same faults. The draws come from a small generator of our own, so
 //! that a failing test can be run again.
 
@@ -14,22 +17,51 @@ pub enum Action {
     /// `500 InternalError`.
     #[serde(rename = "500")]
     InternalError,
-    /// `503 SlowDown`.
-    #[serde(rename = "503_slow_down")]
+    /// `503 SlowDown` of S3, `503 RequestLimitExceeded` of EC2.
+    #[serde(rename = "503_slow_down", alias = "throttle")]
     SlowDown,
+    /// The call is refused with `code` (EC2 only).
+    #[serde(rename = "error")]
+    Error,
     /// The TCP connection is cut (RST), no answer.
     #[serde(rename = "reset")]
     Reset,
     /// The request waits `delay_ms`, then goes on.
     #[serde(rename = "delay")]
     Delay,
+    /// CreateFleet: the pools of `instance_type` and `zone` answer `code` in the `errorSet`.
+    #[serde(rename = "pool_error")]
+    PoolError,
+    /// CreateFleet: at most `count` instances, and `code` for the rest.
+    #[serde(rename = "partial")]
+    Partial,
+    /// DescribeInstances: instances younger than `for_ms` are not listed yet.
+    #[serde(rename = "hide")]
+    Hide,
+    /// DescribeInstances: tells states as they were `for_ms` ago.
+    #[serde(rename = "stale")]
+    Stale,
+    /// TerminateInstances: answers as ever, but the instances go on for `for_ms`.
+    #[serde(rename = "terminate_slowly")]
+    TerminateSlowly,
+}
+
+impl Action {
+    /// Does not fail the request but bends what it does.
+    fn bends(self) -> bool {
+        use Action::{Delay, Hide, Partial, PoolError, Stale, TerminateSlowly};
+        matches!(
+            self,
+            Delay | PoolError | Partial | Hide | Stale | TerminateSlowly
+        )
+    }
 }
 
 /// One rule. A request is held against all of them in order: delays add up, the first failure wins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The S3 operation (`PutObject`) or `*`.
+    /// The operation of S3 (`PutObject`) or EC2 (`CreateFleet`), or `*`.
     pub op: String,
     pub action: Action,
     /// 0 to 1; left out: always.
@@ -38,7 +70,7 @@ pub struct Rule {
     /// How often it fires at most; left out: without end.
     #[serde(default)]
     pub times: Option<u32>,
-    /// Only for keys that begin so.
+    /// Only for keys that begin so; a call of EC2 has its client token for a key.
     #[serde(default)]
     pub key_prefix: Option<String>,
     /// How long to wait before the action.
@@ -47,6 +79,22 @@ pub struct Rule {
     /// Do the work first, then fail: the answer gets lost, its effect does not.
     #[serde(default)]
     pub after: bool,
+    /// For `error`, `pool_error` and `partial`: the code, and what it says.
+    #[serde(default)]
+    pub code: Option<String>,
+    #[serde(default)]
+    pub message: Option<String>,
+    /// For `pool_error`: which pools; left out: all.
+    #[serde(default)]
+    pub instance_type: Option<String>,
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// For `partial`.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// For `hide`, `stale` and `terminate_slowly`, in real time.
+    #[serde(default)]
+    pub for_ms: u64,
 }
 
 fn always() -> f64 {
@@ -64,7 +112,18 @@ impl Rule {
             key_prefix: None,
             delay_ms: 0,
             after: false,
+            code: None,
+            message: None,
+            instance_type: None,
+            zone: None,
+            count: None,
+            for_ms: 0,
         }
+    }
+
+    pub(crate) fn means_pool(&self, kind: &str, zone: &str) -> bool {
+        let is = |wanted: &Option<String>, found| wanted.as_deref().is_none_or(|w| w == found);
+        is(&self.instance_type, kind) && is(&self.zone, zone)
     }
 }
 
@@ -90,16 +149,20 @@ pub struct Report {
 }
 
 /// The verdict over one request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Verdict {
     pub delay: Duration,
     pub failure: Option<Failure>,
+    /// What bends the request instead of failing it.
+    pub bends: Vec<Rule>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub action: Action,
     pub after: bool,
+    pub code: Option<String>,
+    pub message: Option<String>,
 }
 
 /// The rules in force.
@@ -152,13 +215,17 @@ impl Faults {
             }
             report.fired += 1;
             verdict.delay += Duration::from_millis(rule.delay_ms);
-            if rule.action != Action::Delay {
-                verdict.failure = Some(Failure {
-                    action: rule.action,
-                    after: rule.after,
-                });
-                break;
+            if rule.action.bends() {
+                verdict.bends.push(rule.clone());
+                continue;
             }
+            verdict.failure = Some(Failure {
+                action: rule.action,
+                after: rule.after,
+                code: rule.code.clone(),
+                message: rule.message.clone(),
+            });
+            break;
         }
         verdict
     }

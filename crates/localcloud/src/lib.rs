@@ -1,9 +1,24 @@
-//! A small cloud on one machine, for laptops and tests: S3 over a directory, with faults on order.
+//! A small cloud on one machine, for laptops and tests: S3 over a directory, and EC2 over processes, with faults on
+//! order.
 //!
 //! The product talks to it with the same SDK and the same code as to AWS; only the endpoint differs. What it promises
-//! is what the product leans on: a write with `If-None-Match: *` has exactly one winner, an object is there whole or
-//! not at all (also after `kill -9`), a body that does not match its checksum is refused and leaves nothing, signed
-//! links are really verified. What it cannot do it refuses with 501.
+//! is what the product leans on.
+//!
+//! **S3**: a write with `If-None-Match: *` has exactly one winner, an object is there whole or not at all (also after
+//! `kill -9`), a body that does not match its checksum is refused and leaves nothing, signed links are really verified.
+//! What it cannot do it refuses with 501.
+//!
+//! **EC2** (and two quotas): fleets of type `instant` over a Spot market with prices, capacity and interruptions; client
+//! tokens; partial fulfilment with AWS's error codes; an instance is the process group of its user-data script with an
+//! instance metadata service of its own, and it really ends. Nothing of it outlives the program, and what a killed
+//! program left is ended by the next one over the same directory.
+//!
+//! **Not modelled**, so trust AWS and not this: other fleet types and RunInstances (refused); attributes instead of
+//! types, minimum targets and total prices of a fleet (refused); images, volumes, networks, security groups, key
+//! pairs and IAM (taken and not looked at: all keys may do all things); on-demand capacity (endless); the age of a
+//! signature (the signature itself is verified); fractional weights are summed as they are. Where AWS's documentation
+//! does not say how a bad subnet or template in CreateFleet is told, it is told as an error of the whole call. State
+//! lives in memory: a new program starts with no instances, fleets or templates.
 
 mod admin;
 mod clock;
@@ -18,18 +33,34 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ec2::{Ec2, Ec2Config};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use ec2::{
+    Call, InstanceReport, Interruption, InterruptionKind, Line, MarketConfig, OpenError,
+    PoolReport, UnknownPool, Zone, zones_of,
+};
 pub use faults::{Action, Faults, Plan, Report, Rule};
 
 /// How long requests under way may take once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Where to listen and where to keep the data.
+/// Where the built-in market lies.
+pub const REGION: &str = "us-east-2";
+/// What AWS's documentation calls an account.
+pub const ACCOUNT: &str = "123456789012";
+/// Fifty of the largest single-GPU machines; AWS gives new accounts 0.
+pub const VCPU_QUOTA: u32 = 800;
+/// How long a machine may take from SIGTERM to its end. AWS gives some minutes; nobody waits so long here.
+const MACHINE_GRACE: Duration = Duration::from_secs(10);
+/// The machines' directory in ours; a bucket cannot have such a name.
+const MACHINES: &str = "machines";
+
+/// Where to listen, where to keep the data, and what cloud to be.
 #[derive(Clone)]
 pub struct Config {
     pub listen: SocketAddr,
@@ -38,10 +69,24 @@ pub struct Config {
     pub dir: PathBuf,
     pub access_key: String,
     pub secret_key: String,
+    /// The market's zones are told in it; signatures for any region are taken.
+    pub region: String,
+    pub account_id: String,
+    /// How much faster than the real one the cloud's time runs: prices, bill, notices, launch times.
+    pub speed: f64,
+    /// How long an instance is `pending`, in real time.
+    pub boot: Duration,
+    /// From SIGTERM to SIGKILL for a machine, in real time.
+    pub machine_grace: Duration,
+    /// vCPUs that Spot may hold, and on-demand as many.
+    pub vcpu_quota: u32,
+    /// Environment of every machine, beside the program's own.
+    pub instance_variables: Vec<(String, String)>,
+    pub market: MarketConfig,
 }
 
 impl Config {
-    /// Free ports on the loopback and fixed keys, for tests.
+    /// Free ports on the loopback, fixed keys and a calm market, for tests.
     pub fn for_tests(dir: impl Into<PathBuf>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -50,6 +95,14 @@ impl Config {
             dir: dir.into(),
             access_key: "local".to_owned(),
             secret_key: "local-secret".to_owned(),
+            region: REGION.to_owned(),
+            account_id: ACCOUNT.to_owned(),
+            speed: 1.0,
+            boot: Duration::ZERO,
+            machine_grace: MACHINE_GRACE,
+            vcpu_quota: VCPU_QUOTA,
+            instance_variables: Vec::new(),
+            market: MarketConfig::calm(),
         }
     }
 }
@@ -64,14 +117,16 @@ pub enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("cannot begin EC2")]
+    Ec2(#[from] OpenError),
 }
 
 /// A running cloud. Dropping it stops it at once, `shutdown` politely.
-#[derive(Debug)]
 pub struct LocalCloud {
     pub s3_addr: SocketAddr,
     pub admin_addr: Option<SocketAddr>,
     faults: Arc<Faults>,
+    ec2: Arc<Ec2>,
     stop: CancellationToken,
     kill: CancellationToken,
     tasks: TaskTracker,
@@ -90,6 +145,24 @@ impl LocalCloud {
             None => None,
         };
 
+        let faults = Arc::<Faults>::default();
+        let ec2 = Ec2::open(
+            Ec2Config {
+                dir: config.dir.join(MACHINES),
+                region: config.region,
+                account_id: config.account_id,
+                access_key: config.access_key.clone(),
+                secret_key: config.secret_key.clone(),
+                speed: config.speed,
+                boot: config.boot,
+                grace: config.machine_grace,
+                vcpu_quota: config.vcpu_quota,
+                variables: config.instance_variables,
+                market: config.market,
+            },
+            Arc::clone(&faults),
+        )?;
+
         let mut builder = S3ServiceBuilder::new(store);
         builder.set_auth(SimpleAuth::from_single(
             config.access_key,
@@ -98,13 +171,15 @@ impl LocalCloud {
         let cloud = Self {
             s3_addr,
             admin_addr: admin.as_ref().map(|(_, address)| *address),
-            faults: Arc::default(),
+            faults,
+            ec2,
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let server = server::Server {
             s3: builder.build(),
+            ec2: Arc::clone(&cloud.ec2),
             faults: Arc::clone(&cloud.faults),
             stop: cloud.stop.clone(),
             connections: cloud.tasks.clone(),
@@ -112,7 +187,7 @@ impl LocalCloud {
         };
         cloud.tasks.spawn(server.run(listener));
         if let Some((listener, _)) = admin {
-            let router = admin::router(Arc::clone(&cloud.faults));
+            let router = admin::router(Arc::clone(&cloud.faults), Arc::clone(&cloud.ec2));
             let stop = cloud.stop.clone().cancelled_owned();
             let kill = cloud.kill.clone();
             cloud.tasks.spawn(async move {
@@ -130,14 +205,56 @@ impl LocalCloud {
         &self.faults
     }
 
-    /// `http://127.0.0.1:PORT`, as the SDK wants it.
+    /// All instances that are still shown, oldest first.
+    pub fn instances(&self) -> Vec<InstanceReport> {
+        self.ec2.reports()
+    }
+
+    /// What each machine has cost, up to now.
+    pub fn bill(&self) -> Vec<Line> {
+        self.ec2.bill()
+    }
+
+    /// The calls of EC2 and Service Quotas, oldest first; the newest ten thousand.
+    pub fn calls(&self) -> Vec<Call> {
+        self.ec2.calls(0)
+    }
+
+    /// All pools of the market.
+    pub fn pools(&self) -> Vec<PoolReport> {
+        self.ec2.pools()
+    }
+
+    /// From now on an hour of a pool costs this.
+    ///
+    /// # Errors
+    /// There is no such pool.
+    pub fn set_price(&self, kind: &str, zone: &str, micros: i64) -> Result<(), UnknownPool> {
+        self.ec2.set_price(kind, zone, micros)
+    }
+
+    /// From now on a pool has this many instances.
+    ///
+    /// # Errors
+    /// There is no such pool.
+    pub fn set_capacity(&self, kind: &str, zone: &str, n: u32) -> Result<(), UnknownPool> {
+        self.ec2.set_capacity(kind, zone, n)
+    }
+
+    /// The market takes an instance, or warns it: which one; `None` if there is none to take.
+    pub fn interrupt(&self, order: &Interruption) -> Option<String> {
+        self.ec2.interrupt(order)
+    }
+
+    /// `http://127.0.0.1:PORT`, as the SDK wants it; S3 and EC2 alike.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.s3_addr)
     }
 
-    /// Answers what is under way, then stops; whoever is not done after a few seconds is cut off.
+    /// Answers what is under way, then stops; whoever is not done after a few seconds is cut off. No machine is left.
     pub async fn shutdown(self) {
         self.stop.cancel();
+        self.ec2.shutdown().await;
         self.tasks.close();
         if tokio::time::timeout(GRACE, self.tasks.wait())
             .await
@@ -153,6 +270,7 @@ impl Drop for LocalCloud {
     fn drop(&mut self) {
         self.stop.cancel();
         self.kill.cancel();
+        self.ec2.abandon();
     }
 }
 

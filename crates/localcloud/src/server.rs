@@ -1,4 +1,4 @@
-//! The S3 listener: connections, faults, and the headers that browsers ask for.
+//! The one listener: connections, S3 or EC2, faults, and the headers that browsers ask for.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,15 +17,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::now_us;
+use crate::ec2::{Answered, Ec2};
 use crate::faults::{Action, Failure, Faults};
 use crate::s3::Operation;
 
+/// A form of EC2 with user data in it is some 30 KB.
+const LONGEST_FORM: usize = 1 << 20;
 /// After an error of accept (out of files): long enough to not spin, short enough to not be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
 pub(crate) struct Server {
     pub s3: S3Service,
+    pub ec2: Arc<Ec2>,
     pub faults: Arc<Faults>,
     /// No new requests; those under way are answered.
     pub stop: CancellationToken,
@@ -91,6 +96,10 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Incoming>, cut: &CancellationToken) -> Response<Body> {
+        // S3 has no POST to the service itself: that is for the services that speak so.
+        if request.method() == Method::POST && request.uri().path() == "/" {
+            return self.answer_ec2(request, cut).await;
+        }
         let operation = Operation::of(request.method(), request.uri(), request.headers());
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Body::empty())
@@ -103,6 +112,29 @@ impl Server {
         response
     }
 
+    async fn answer_ec2(
+        &self,
+        request: Request<Incoming>,
+        cut: &CancellationToken,
+    ) -> Response<Body> {
+        let arrived_us = now_us();
+        let (parts, body) = request.into_parts();
+        let body = match Limited::new(body, LONGEST_FORM).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => {
+                tracing::debug!(%error, "a form was not read");
+                return refusal(StatusCode::BAD_REQUEST, "MalformedQueryString");
+            }
+        };
+        match self.ec2.answer(&parts, &body, arrived_us).await {
+            Answered::Response(response) => response.map(Body::from),
+            Answered::Cut => {
+                cut.cancel();
+                std::future::pending().await
+            }
+        }
+    }
+
     async fn answer_s3(
         &self,
         request: Request<Incoming>,
@@ -113,7 +145,13 @@ impl Server {
         if !verdict.delay.is_zero() {
             tokio::time::sleep(verdict.delay).await;
         }
-        let Some(Failure { action, after }) = verdict.failure else {
+        let Some(Failure {
+            action,
+            after,
+            code,
+            ..
+        }) = verdict.failure
+        else {
             return self.call(request).await;
         };
         if after {
@@ -126,7 +164,12 @@ impl Server {
         match action {
             Action::InternalError => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Action::SlowDown => refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
-            Action::Reset | Action::Delay => {
+            Action::Error => {
+                let code = code.as_deref().unwrap_or("InternalError");
+                refusal(StatusCode::BAD_REQUEST, code)
+            }
+            // The other actions bend a call of EC2 and are no failures.
+            _ => {
                 cut.cancel();
                 std::future::pending().await
             }

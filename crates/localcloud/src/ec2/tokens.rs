@@ -1,0 +1,61 @@
+//! Client tokens: the same call with the same token gets the same answer, and does nothing twice.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::error::Refusal;
+use super::query::Node;
+
+/// AWS says "at least 24 hours"; what is older is forgotten.
+const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// AWS's limit.
+const LONGEST: usize = 64;
+
+#[derive(Debug, Default)]
+pub(crate) struct Tokens(HashMap<(String, String), Remembered>);
+
+#[derive(Debug)]
+struct Remembered {
+    at: Timestamp,
+    request: Node,
+    answer: String,
+}
+
+impl Tokens {
+    /// The answer of the first time, if there was one.
+    pub fn replay(
+        &self,
+        action: &str,
+        token: &str,
+        request: &Node,
+    ) -> Result<Option<String>, Refusal> {
+        if token.len() > LONGEST || !token.is_ascii() {
+            return Err(Refusal::invalid(token, "ClientToken"));
+        }
+        match self.0.get(&(action.to_owned(), token.to_owned())) {
+            None => Ok(None),
+            Some(first) if first.request == *request => Ok(Some(first.answer.clone())),
+            Some(_) => {
+                let message = "The client token has been used with other parameters";
+                Err(Refusal::new("IdempotentParameterMismatch", message))
+            }
+        }
+    }
+
+    pub fn remember(
+        &mut self,
+        (action, token): (&str, &str),
+        request: &Node,
+        answer: &str,
+        at: Timestamp,
+    ) {
+        self.0.retain(|_, first| at.duration_since(first.at) < KEPT);
+        let first = Remembered {
+            at,
+            request: request.clone(),
+            answer: answer.to_owned(),
+        };
+        self.0.insert((action.to_owned(), token.to_owned()), first);
+    }
+}
