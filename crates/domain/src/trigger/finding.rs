@@ -78,7 +78,7 @@ fn run_now(view: &View, now: Timestamp) -> Finding {
     };
     let force = if run.force { ", held or not" } else { "" };
     let asked = format!("{} asks for a batch now{force}", run.by);
-    reach(rule, view.queued, 1, None, asked)
+    reach(rule, view.queued, 1, None, &asked)
 }
 
 fn hybrid(view: &View, rules: &Rules, mode: &ModeFinding) -> Finding {
@@ -111,13 +111,7 @@ fn hybrid(view: &View, rules: &Rules, mode: &ModeFinding) -> Finding {
 }
 
 fn length(rule: &LengthRule, view: &View) -> Finding {
-    reach(
-        RuleName::Length,
-        view.queued,
-        rule.at_least,
-        None,
-        String::new(),
-    )
+    reach(RuleName::Length, view.queued, rule.at_least, None, "")
 }
 
 fn age(rule: &AgeRule, view: &View, now: Timestamp) -> Finding {
@@ -165,7 +159,7 @@ fn aged(
     let Some(baseline) = baseline else {
         if view.queued == 0 {
             let sentence = format!("its {} begin with the next task", span(after));
-            return reach(rule, 0, at_least, Some(after), sentence);
+            return reach(rule, 0, at_least, Some(after), &sentence);
         }
         let sentence = "the age of the oldest task is not known".to_owned();
         return finding(rule, Outcome::NotYet, Distance::default(), sentence);
@@ -178,7 +172,7 @@ fn aged(
         Some(left) => format!("{passed} of {} {what}, {} to go", span(after), span(left)),
         None => format!("{passed} {what}, {} are enough", span(after)),
     };
-    reach(rule, view.queued, at_least, left, sentence)
+    reach(rule, view.queued, at_least, left, &sentence)
 }
 
 fn price(rule: &PriceRule, view: &View) -> Finding {
@@ -206,7 +200,7 @@ fn price(rule: &PriceRule, view: &View) -> Finding {
         let sentence = "no configured pool has a price".to_owned();
         return finding(name, Outcome::NotYet, Distance::default(), sentence);
     };
-    let mut finding = reach(name, view.queued, rule.at_least, None, sentence);
+    let mut finding = reach(name, view.queued, rule.at_least, None, &sentence);
     if dollars.is_some() {
         finding.outcome = Outcome::Short;
         finding.distance.dollars = dollars;
@@ -258,7 +252,7 @@ fn schedule(
     if let Some((slot, begins)) = newest.as_ref().filter(|(slot, _)| !used(slot)) {
         let closes = moment(later(*begins, rule.window));
         let sentence = format!("the slot {slot} is open until {closes}");
-        let finding = reach(name, view.queued, rule.at_least, None, sentence);
+        let finding = reach(name, view.queued, rule.at_least, None, &sentence);
         return (finding, Some(slot.clone()), next_slot);
     }
     let had = match &newest {
@@ -272,7 +266,7 @@ fn schedule(
     };
     let wait = elapsed(now, begins);
     let sentence = format!("{had}the next slot is {slot}, in {}", span(wait));
-    let finding = reach(name, view.queued, rule.at_least, Some(wait), sentence);
+    let finding = reach(name, view.queued, rule.at_least, Some(wait), &sentence);
     (finding, None, next_slot)
 }
 
@@ -298,7 +292,7 @@ fn reach(
     queued: u64,
     at_least: u64,
     wait: Option<Duration>,
-    sentence: String,
+    sentence: &str,
 ) -> Finding {
     let distance = Distance {
         tasks: missing(queued, at_least),

@@ -170,17 +170,15 @@ fn units_for(tasks: u64, seconds_per_task: f64, target: Duration) -> u32 {
 /// Whole units that each budget pays: the hourly one at their rate, the others until the target.
 fn affordable(input: &SizeInput, target: Duration) -> [(Limit, Option<u32>); 4] {
     let price = input.unit_price.filter(|price| price.is_positive());
-    let units = |left: Option<Usd>, cost: fn(Usd, Duration) -> Usd| {
-        let cost = cost(price?, target).micros().max(1);
+    let units = |left: Option<Usd>, span: Duration| {
+        let cost = price?.per_hour_for(span).micros().max(1);
         Some(u32::try_from(left?.micros().max(0) / cost).unwrap_or(u32::MAX))
     };
-    let (rate, total): (fn(Usd, Duration) -> Usd, fn(Usd, Duration) -> Usd) =
-        (|price, _| price, Usd::per_hour_for);
-    let left = input.left;
+    let (hour, left) = (Duration::from_secs(3_600), input.left);
     [
-        (Limit::BudgetPerHour, units(left.per_hour, rate)),
-        (Limit::BudgetPerBatch, units(left.per_batch, total)),
-        (Limit::BudgetPerDay, units(left.per_day, total)),
-        (Limit::BudgetPerMonth, units(left.per_month, total)),
+        (Limit::BudgetPerHour, units(left.per_hour, hour)),
+        (Limit::BudgetPerBatch, units(left.per_batch, target)),
+        (Limit::BudgetPerDay, units(left.per_day, target)),
+        (Limit::BudgetPerMonth, units(left.per_month, target)),
     ]
 }
