@@ -9,14 +9,17 @@ use spotreel_bootstrap::{Secret, ambient};
 const FILE: &str = "secrets.json";
 
 /// The users of `deploy/nats/accounts.conf`.
-pub const NATS_USERS: [&str; 7] = [
+pub const NATS_USERS: [&str; 10] = [
     "provision",
     "intake",
+    "trigger",
+    "fleet",
     "notifier",
     "monitor",
     "worker",
     "clients-provision",
     "client",
+    "operator",
 ];
 /// The name of the local cloud's secret key; its access key is no secret.
 const S3: &str = "s3";

@@ -4,6 +4,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use spotreel_domain::TaskId;
+use spotreel_domain::batch::BatchId;
 
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
@@ -15,7 +16,30 @@ pub struct EventStream {
     stream: async_nats::jetstream::stream::Stream<()>,
 }
 
-/// The newest public event of a task: where it stands, and the log event that it tells of.
+/// What a public event tells of.
+#[derive(Clone, Copy, Debug)]
+pub enum Topic<'a> {
+    Task(&'a TaskId),
+    Batch(&'a BatchId),
+}
+
+impl Topic<'_> {
+    fn subject(self, event: &str) -> String {
+        match self {
+            Self::Task(id) => names::event_of(id, event),
+            Self::Batch(id) => names::batch_event_of(id, event),
+        }
+    }
+
+    fn filter(self) -> String {
+        match self {
+            Self::Task(id) => names::events_of(id),
+            Self::Batch(id) => names::batch_events_of(id),
+        }
+    }
+}
+
+/// The newest public event of a task or a batch: where it stands, and the log event that it tells of.
 #[derive(Clone, Copy, Debug, Default)]
 struct Newest {
     sequence: u64,
@@ -35,23 +59,23 @@ impl EventStream {
         }
     }
 
-    /// Publishes what the log says at `log_sequence`, unless that or something newer was published. False: it was.
+    /// Publishes what the topic's log says at `log_sequence`, unless that or something newer was published. False: it was.
     pub async fn publish(
         &self,
-        id: &TaskId,
+        topic: Topic<'_>,
         event: &str,
         log_sequence: u64,
         mut headers: HeaderMap,
         payload: Bytes,
     ) -> Result<bool, ApiError> {
-        let filter = names::events_of(id);
+        let filter = topic.filter();
         let newest = self.newest(&filter).await?;
         if newest.log_sequence >= log_sequence {
             return Ok(false);
         }
         headers.insert(HEADER_LOG_SEQUENCE, log_sequence.to_string().as_str());
         self.store(
-            &names::event_of(id, event),
+            &topic.subject(event),
             &filter,
             newest.sequence,
             headers,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::RecordedBatch;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::log::{ReadError, Recorded};
 
@@ -214,6 +215,17 @@ impl Delivery {
     /// The log event that was delivered.
     pub fn recorded(&self) -> Result<Recorded, ReadError> {
         Recorded::from_parts(
+            &self.subject,
+            self.sequence,
+            &self.payload,
+            self.headers.clone(),
+            self.stored_nanos,
+        )
+    }
+
+    /// The event of the batch log that was delivered.
+    pub fn recorded_batch(&self) -> Result<RecordedBatch, ReadError> {
+        RecordedBatch::from_parts(
             &self.subject,
             self.sequence,
             &self.payload,

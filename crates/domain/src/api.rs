@@ -1,11 +1,15 @@
 //! What clients are answered: the JSON of the verbs and of the public events.
 
+mod batch;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TaskId;
 use crate::request::{TaskSpec, Violation};
 use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
+
+pub use batch::{BatchView, InstanceCounts};
 
 /// The most tasks in one call.
 pub const MAX_TASKS_PER_CALL: usize = 10_000;

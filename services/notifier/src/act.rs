@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
+use jiff::Timestamp;
 use spotreel_bootstrap::{Health, ambient};
-use spotreel_bus::events::EventStream;
+use spotreel_bus::events::{EventStream, Topic};
 use spotreel_bus::jetstream::ApiError;
-use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
-use spotreel_bus::{Delivery, Queue, Recorded, trace};
+use spotreel_bus::log::ReadError;
+use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, TASKS};
+use spotreel_bus::{Delivery, Queue, Recorded, RecordedBatch, trace};
 use spotreel_domain::api::{CloudEvent, Video};
 use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
@@ -18,14 +20,81 @@ use crate::config::NotifierConfig;
 use crate::error::NotifyError;
 use crate::metrics;
 
-/// The checks in `/readyz`.
-const CONSUMER_CHECK: &str = "consumer notifier";
-const PUBLISH_CHECK: &str = "publishing";
 /// Failures in a row of one event until a person is asked to look: with the default delays half a minute, longer than
 /// a restart of the server.
 const TRIES_UNTIL_ERROR: u32 = 10;
 /// Trace context goes with the event: one trace from the submission to whoever hears of its end.
 const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// A log that is told to clients. Each is told in its own order, and neither waits for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    Tasks,
+    Batches,
+}
+
+impl Log {
+    pub const ALL: [Self; 2] = [Self::Tasks, Self::Batches];
+
+    fn stream(self) -> &'static str {
+        match self {
+            Self::Tasks => TASKS,
+            Self::Batches => BATCHES,
+        }
+    }
+
+    /// The checks in `/readyz`.
+    fn consumer_check(self) -> &'static str {
+        match self {
+            Self::Tasks => "consumer notifier of TASKS",
+            Self::Batches => "consumer notifier of BATCHES",
+        }
+    }
+
+    fn publish_check(self) -> &'static str {
+        match self {
+            Self::Tasks => "publishing of TASKS",
+            Self::Batches => "publishing of BATCHES",
+        }
+    }
+
+    fn read(self, delivery: &Delivery) -> Result<Entry, ReadError> {
+        Ok(match self {
+            Self::Tasks => Entry::Task(Box::new(delivery.recorded()?)),
+            Self::Batches => Entry::Batch(Box::new(delivery.recorded_batch()?)),
+        })
+    }
+}
+
+/// One event of a log.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    Task(Box<Recorded>),
+    Batch(Box<RecordedBatch>),
+}
+
+impl Entry {
+    fn event(&self) -> &'static str {
+        match self {
+            Self::Task(recorded) => recorded.event.as_str(),
+            Self::Batch(recorded) => recorded.batch.status.name(),
+        }
+    }
+
+    fn id(&self) -> String {
+        match self {
+            Self::Task(recorded) => recorded.task.id.to_string(),
+            Self::Batch(recorded) => recorded.batch.id.to_string(),
+        }
+    }
+
+    fn stored_at(&self) -> Timestamp {
+        match self {
+            Self::Task(recorded) => recorded.stored_at,
+            Self::Batch(recorded) => recorded.stored_at,
+        }
+    }
+}
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,44 +121,54 @@ impl Notifier {
         }
     }
 
-    /// Not ready until the consumer has been found.
+    /// Not ready until the consumers have been found.
     pub fn announce(&self, health: &Health) {
-        health.expect(CONSUMER_CHECK);
-        health.set(PUBLISH_CHECK, Ok::<(), &str>(()));
+        for log in Log::ALL {
+            health.expect(log.consumer_check());
+            health.set(log.publish_check(), Ok::<(), &str>(()));
+        }
     }
 
     /// Publishes until told to stop.
     pub async fn run(&self, health: &Health, stopping: &CancellationToken) {
+        tokio::join!(
+            self.tell(Log::Tasks, health, stopping),
+            self.tell(Log::Batches, health, stopping),
+        );
+    }
+
+    async fn tell(&self, log: Log, health: &Health, stopping: &CancellationToken) {
         let mut delay = self.config.retry_first;
         while !stopping.is_cancelled() {
-            let error = match Queue::open(&self.client, TASKS, CONSUMER_NOTIFIER).await {
-                Ok(queue) => match self.drain(&queue, health, stopping, &mut delay).await {
+            let error = match Queue::open(&self.client, log.stream(), CONSUMER_NOTIFIER).await {
+                Ok(queue) => match self.drain(log, &queue, health, stopping, &mut delay).await {
                     Ok(()) => return,
                     Err(error) => error,
                 },
                 Err(error) => error,
             };
-            tracing::warn!(%error, "no events can be had from the log, trying again");
-            health.set(CONSUMER_CHECK, Err(error));
+            tracing::warn!(%error, stream = log.stream(), "no events can be had from the log, trying again");
+            health.set(log.consumer_check(), Err(error));
             self.pause(&mut delay, stopping).await;
         }
     }
 
     async fn drain(
         &self,
+        log: Log,
         queue: &Queue,
         health: &Health,
         stopping: &CancellationToken,
         delay: &mut Duration,
     ) -> Result<(), spotreel_bus::queue::QueueError> {
-        health.set(CONSUMER_CHECK, Ok::<(), &str>(()));
+        health.set(log.consumer_check(), Ok::<(), &str>(()));
         while !stopping.is_cancelled() {
             let next = queue.pull(self.config.pull_wait).await?;
             *delay = self.config.retry_first;
             if let Some(delivery) = next {
                 let span = tracing::info_span!("notify", subject = delivery.subject);
                 trace::adopt(&span, &delivery.headers);
-                self.take(&delivery, health, stopping)
+                self.take(log, &delivery, health, stopping)
                     .instrument(span)
                     .await;
             }
@@ -98,9 +177,15 @@ impl Notifier {
     }
 
     /// Publishes one delivery and acks it, however often it takes. At a stop it is handed back to the next notifier.
-    async fn take(&self, delivery: &Delivery, health: &Health, stopping: &CancellationToken) {
-        let recorded = match delivery.recorded() {
-            Ok(recorded) => recorded,
+    async fn take(
+        &self,
+        log: Log,
+        delivery: &Delivery,
+        health: &Health,
+        stopping: &CancellationToken,
+    ) {
+        let entry = match log.read(delivery) {
+            Ok(entry) => entry,
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 let (subject, sequence) = (&delivery.subject, delivery.sequence);
@@ -111,19 +196,23 @@ impl Notifier {
         };
         let (mut delay, mut tries) = (self.config.retry_first, 0);
         loop {
-            match self.publish(&recorded).await {
+            match self.publish_entry(&entry).await {
                 Ok(said) => {
-                    health.set(PUBLISH_CHECK, Ok::<(), &str>(()));
-                    count(&recorded, said);
+                    health.set(log.publish_check(), Ok::<(), &str>(()));
+                    count(&entry, said);
                     return self.ack(delivery).await;
                 }
                 // Another notifier was there in between: what it wrote decides.
                 Err(NotifyError::Store(ApiError::Conflict)) => {
-                    tracing::debug!(task = %recorded.task.id, sequence = recorded.sequence, "another public event came first");
+                    tracing::debug!(
+                        id = entry.id(),
+                        sequence = delivery.sequence,
+                        "another public event came first"
+                    );
                 }
                 Err(error) => {
                     tries += 1;
-                    self.report(&recorded, error, tries, health);
+                    self.report(log, delivery, error, tries, health);
                 }
             }
             // The lease is kept: nobody else would fare better, and the order must hold.
@@ -136,6 +225,28 @@ impl Notifier {
                 return;
             }
         }
+    }
+
+    async fn publish_entry(&self, entry: &Entry) -> Result<Said, NotifyError> {
+        match entry {
+            Entry::Task(recorded) => self.publish(recorded).await,
+            Entry::Batch(recorded) => self.publish_batch(recorded).await,
+        }
+    }
+
+    /// As [`Self::publish`], of a batch.
+    pub async fn publish_batch(&self, recorded: &RecordedBatch) -> Result<Said, NotifyError> {
+        let (sequence, batch) = (recorded.sequence, &recorded.batch);
+        let event = CloudEvent::of_batch(sequence, batch, recorded.stored_at);
+        let topic = Topic::Batch(&batch.id);
+        self.say(
+            topic,
+            batch.status.name(),
+            sequence,
+            &recorded.headers,
+            &event,
+        )
+        .await
     }
 
     /// Publishes an event, unless it or a newer one of the task has been published.
@@ -152,16 +263,30 @@ impl Notifier {
             _ => None,
         };
         let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
-        let payload = serde_json::to_vec(&CloudEvent::of_task(sequence, event, task, video))?;
+        let public = CloudEvent::of_task(sequence, event, task, video);
+        let topic = Topic::Task(&task.id);
+        self.say(topic, event.as_str(), sequence, &recorded.headers, &public)
+            .await
+    }
+
+    async fn say(
+        &self,
+        topic: Topic<'_>,
+        name: &str,
+        sequence: u64,
+        logged: &HeaderMap,
+        event: &impl serde::Serialize,
+    ) -> Result<Said, NotifyError> {
+        let payload = serde_json::to_vec(event)?;
         let mut headers = HeaderMap::new();
-        for name in TRACE_HEADERS {
-            if let Some(value) = recorded.headers.get(name) {
-                headers.insert(name, value.clone());
+        for header in TRACE_HEADERS {
+            if let Some(value) = logged.get(header) {
+                headers.insert(header, value.clone());
             }
         }
         let stored = self
             .events
-            .publish(&task.id, event.as_str(), sequence, headers, payload.into())
+            .publish(topic, name, sequence, headers, payload.into())
             .await?;
         Ok(if stored { Said::Now } else { Said::Before })
     }
@@ -191,15 +316,34 @@ impl Notifier {
         }
     }
 
-    fn report(&self, recorded: &Recorded, error: NotifyError, tries: u32, health: &Health) {
+    fn report(
+        &self,
+        log: Log,
+        delivery: &Delivery,
+        error: NotifyError,
+        tries: u32,
+        health: &Health,
+    ) {
         metrics::retry();
         let error = format!("{:#}", anyhow::Error::new(error));
-        let (task, sequence) = (&recorded.task.id, recorded.sequence);
+        let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if tries == TRIES_UNTIL_ERROR {
-            tracing::error!(error, %task, sequence, tries, "an event cannot be published; all behind it wait");
-            health.set(PUBLISH_CHECK, Err(&error));
+            tracing::error!(
+                error,
+                subject,
+                sequence,
+                tries,
+                "an event cannot be published; all behind it wait"
+            );
+            health.set(log.publish_check(), Err(&error));
         } else {
-            tracing::warn!(error, %task, sequence, tries, "an event was not published, trying again");
+            tracing::warn!(
+                error,
+                subject,
+                sequence,
+                tries,
+                "an event was not published, trying again"
+            );
         }
     }
 
@@ -242,14 +386,14 @@ fn queued_before(recorded: &Recorded) -> Option<Recorded> {
     })
 }
 
-fn count(recorded: &Recorded, said: Said) {
-    let delay = ambient::now().duration_since(recorded.stored_at);
+fn count(entry: &Entry, said: Said) {
+    let delay = ambient::now().duration_since(entry.stored_at());
     let outcome = match said {
         Said::Now => "published",
         Said::Before => "before",
     };
     metrics::said(
-        recorded.event.as_str(),
+        entry.event(),
         outcome,
         Duration::try_from(delay).unwrap_or_default(),
     );

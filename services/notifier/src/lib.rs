@@ -1,15 +1,15 @@
-//! `spotreel-notifier`: the task log told to clients.
+//! `spotreel-notifier`: the task log and the batch log told to clients.
 //!
-//! **Hears** every event of the task log, in its order, by the durable consumer `notifier`.
+//! **Hears** every event of the two logs, each in its order, by the durable consumer `notifier` of each.
 //!
-//! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` in the stream EVENTS. A success carries the
-//! video's S3 key, and a link with its expiry.
+//! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
+//! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
 //!
 //! **Owns** nothing: what was said stands in EVENTS, what is still to be said is what the consumer has not acked.
 //!
 //! Invariants:
-//! - The consumer hands out one message at a time, so events leave in the order of the log, however many notifiers run.
-//! - Each event is written once: only if the task's newest public event tells of an older log event, by
+//! - A consumer hands out one message at a time, so events leave in the order of their log, however many notifiers run.
+//! - Each event is written once: only if the newest public event of its task or batch tells of an older log event, by
 //!   compare-and-set. A second `started` or `failed`, of a later attempt or round, is an event of its own.
 //! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; the one exception is a message of
 //!   the log that cannot be read, which no later try would mend.
@@ -25,7 +25,7 @@ mod metrics;
 use spotreel_bootstrap::Context;
 use spotreel_s3::Store;
 
-pub use act::{Notifier, Said};
+pub use act::{Entry, Log, Notifier, Said};
 pub use config::NotifierConfig;
 pub use error::{NotifyError, StartError};
 

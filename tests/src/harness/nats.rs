@@ -11,14 +11,17 @@ use tempfile::TempDir;
 
 use super::{Process, eventually, free_port, root};
 
-pub const USERS: [&str; 7] = [
+pub const USERS: [&str; 10] = [
     "provision",
     "intake",
+    "trigger",
+    "fleet",
     "notifier",
     "monitor",
     "worker",
     "clients-provision",
     "client",
+    "operator",
 ];
 /// A server with an empty disk is up in a tenth of a second; this is for a machine that does much else.
 const UP_WITHIN: Duration = Duration::from_secs(30);
@@ -151,7 +154,7 @@ pub fn config(url: &str, user: &str) -> NatsConfig {
 
 /// Connected as `user`, with the inbox that its permissions allow.
 pub async fn client(url: &str, user: &str) -> Client {
-    let program = if user.ends_with("provision") {
+    let program = if user.ends_with("provision") || user == "operator" {
         "client"
     } else {
         user

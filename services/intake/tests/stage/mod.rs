@@ -20,8 +20,11 @@ use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_s3::{Keys, Store};
 
 const PASSWORD: &str = "test";
-const USERS: [&str; 7] = [
+const USERS: [&str; 10] = [
     "PROVISION",
+    "TRIGGER",
+    "FLEET",
+    "OPERATOR",
     "INTAKE",
     "NOTIFIER",
     "MONITOR",

@@ -16,8 +16,11 @@ use spotreel_domain::{Event, Task, TaskId};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "secret";
-const USERS: [&str; 7] = [
+const USERS: [&str; 10] = [
     "PROVISION",
+    "TRIGGER",
+    "FLEET",
+    "OPERATOR",
     "INTAKE",
     "NOTIFIER",
     "MONITOR",

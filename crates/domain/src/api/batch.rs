@@ -1,0 +1,92 @@
+//! A batch as people and programs see it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::CloudEvent;
+use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Status};
+use crate::money::Usd;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchView {
+    pub id: BatchId,
+    pub pool: PoolName,
+    pub status: String,
+    pub rule: String,
+    pub why: String,
+    pub units: u32,
+    pub requested_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_ready_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ended_at: Option<Timestamp>,
+    /// When the state was entered.
+    pub at: Timestamp,
+    pub instances: InstanceCounts,
+    pub interruptions: u32,
+    pub tasks_done: u64,
+    /// Nothing can be launched, and why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub blocked: Option<Blocked>,
+    /// So far.
+    pub cost: Usd,
+    /// Once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub receipt: Option<Receipt>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceCounts {
+    /// Not known to be gone: it may cost money.
+    pub active: usize,
+    pub gone: usize,
+}
+
+impl BatchView {
+    /// With what it has cost by `now`.
+    pub fn of(batch: &Batch, now: Timestamp) -> Self {
+        let books = Receipt::of(batch, now);
+        let gone = batch.instances.iter().filter(|one| one.is_gone()).count();
+        Self {
+            id: batch.id.clone(),
+            pool: batch.id.pool.clone(),
+            status: batch.status.name().to_owned(),
+            rule: batch.rule.clone(),
+            why: batch.why.clone(),
+            units: batch.units,
+            requested_at: batch.requested_at,
+            first_ready_at: batch.first_ready_at,
+            ended_at: batch.ended_at,
+            at: batch.at,
+            instances: InstanceCounts {
+                active: batch.instances.len() - gone,
+                gone,
+            },
+            interruptions: books.interruptions,
+            tasks_done: batch.tasks_done,
+            blocked: batch.blocked.clone(),
+            cost: books.total,
+            receipt: batch.status.is_final().then_some(books),
+            reason: match &batch.status {
+                Status::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl CloudEvent<BatchView> {
+    /// The public twin of an event of the batch log, stored at `stored_at`.
+    pub fn of_batch(sequence: u64, batch: &Batch, stored_at: Timestamp) -> Self {
+        Self::new(
+            format!("{}/{sequence}", batch.id),
+            &format!("batch.{}", batch.status.name()),
+            batch.id.to_string(),
+            stored_at,
+            BatchView::of(batch, stored_at),
+        )
+    }
+}
