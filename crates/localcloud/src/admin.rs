@@ -109,7 +109,8 @@ async fn set_price(
     let set = cloud
         .ec2
         .set_price(&order.instance_type, &order.zone, order.price_micros);
-    set.map(|()| StatusCode::NO_CONTENT).map_err(no_pool)
+    set.map(|()| StatusCode::NO_CONTENT)
+        .map_err(|error| no_pool(&error))
 }
 
 #[derive(Deserialize)]
@@ -127,10 +128,11 @@ async fn set_capacity(
     let set = cloud
         .ec2
         .set_capacity(&order.instance_type, &order.zone, order.capacity);
-    set.map(|()| StatusCode::NO_CONTENT).map_err(no_pool)
+    set.map(|()| StatusCode::NO_CONTENT)
+        .map_err(|error| no_pool(&error))
 }
 
-fn no_pool(error: UnknownPool) -> Refused {
+fn no_pool(error: &UnknownPool) -> Refused {
     (StatusCode::NOT_FOUND, format!("{error}\n"))
 }
 

@@ -69,11 +69,6 @@ impl Clock {
         }
         later(self.began, ahead.unsigned_abs(), 1.0 / self.speed)
     }
-
-    /// Returns when `cloud` has passed in the cloud.
-    pub async fn sleep(&self, cloud: Duration) {
-        tokio::time::sleep(self.real(cloud)).await;
-    }
 }
 
 fn later(began: Timestamp, elapsed: Duration, speed: f64) -> Timestamp {

@@ -253,8 +253,9 @@ impl LocalCloud {
 
     /// Answers what is under way, then stops; whoever is not done after a few seconds is cut off. No machine is left.
     pub async fn shutdown(self) {
-        self.stop.cancel();
+        // Machines first: S3 is still there for what they want to save.
         self.ec2.shutdown().await;
+        self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(GRACE, self.tasks.wait())
             .await

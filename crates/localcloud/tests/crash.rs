@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
 
+mod ec2_stage;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -182,4 +184,22 @@ fn a_directory_has_one_owner() {
     assert!(!second.status.success());
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains("used by another process"), "{said}");
+}
+
+#[tokio::test]
+async fn machines_of_a_killed_program_are_ended_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut program, _, url) = start(dir.path());
+    let ec2 = ec2_stage::Ec2::new(url);
+    let template = ec2
+        .template("echo $$ > pid.draft; mv pid.draft pid; exec sleep 600")
+        .await;
+    let ids = ec2.fleet(&template, 1, "t").await.instance_ids();
+    let file = dir.path().join("machines").join(&ids[0]).join("pid");
+    let pid = ec2_stage::until("the machine runs", || std::fs::read_to_string(&file).ok()).await;
+    let pid = pid.trim().parse().unwrap();
+    program.kill();
+    assert!(ec2_stage::runs(pid), "nobody was there to end it");
+    let (_program, ..) = start(dir.path());
+    assert!(!ec2_stage::runs(pid));
 }

@@ -26,7 +26,11 @@ impl Ec2 {
         state.launched += 1;
         let sequence = state.launched;
         let id = new_id("i-");
-        let (orders, told) = watch::channel(Order::Live);
+        let order = match self.stop.is_cancelled() {
+            true => Order::Kill, // too late: whoever ends all machines has passed here already
+            false => Order::Live,
+        };
+        let (orders, told) = watch::channel(order);
         let mut instance = Instance {
             id: id.clone(),
             sequence,
@@ -223,12 +227,29 @@ impl Ec2 {
     /// Until told to stop: does what the market wants, and forgets what AWS forgets.
     pub(super) async fn watch_market(self: Arc<Self>) {
         let mut last = self.clock.now();
-        let mut ticks = tokio::time::interval(MARKET_TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            let rest = self.until_next_notice(last).min(MARKET_TICK);
+            let rest = tokio::time::sleep(rest);
+            if self.stop.run_until_cancelled(rest).await.is_none() {
+                return;
+            }
             let now = self.clock.now();
             self.market_span(last, now);
             last = now;
+        }
+    }
+
+    /// Real time until the first of those who were told to go is due.
+    fn until_next_notice(&self, now: Timestamp) -> Duration {
+        let state = self.lock();
+        let running = state.instances.values();
+        let running = running.filter(|instance| instance.phase() == Phase::Running);
+        match running.filter_map(|instance| instance.notice).min() {
+            Some(due) => {
+                let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+                self.clock.real(left)
+            }
+            None => Duration::MAX,
         }
     }
 

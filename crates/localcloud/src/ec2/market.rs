@@ -16,7 +16,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use reclaim::{Reason, Reclaim, ReclaimKind, Running};
+#[cfg(test)]
+use reclaim::{Reason, Reclaim};
+pub use reclaim::{ReclaimKind, Running};
 use series::Series;
 use trace::Interruption;
 pub use trace::TraceError;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::market::{ReclaimKind, UnknownPool};
-use super::state::{Lifecycle, Phase, Tags};
+use super::state::{Cause, Lifecycle, Phase, Tags};
 use super::{Call, Ec2, Line};
 
 /// AWS gives two minutes.
@@ -95,7 +95,7 @@ impl Ec2 {
                 launched_at: instance.launched,
                 ended_at: instance.ended,
                 notice_at: instance.notice,
-                reason: instance.cause.map(|cause| cause.code()),
+                reason: instance.cause.map(Cause::code),
                 price_micros: price.unwrap_or(0),
                 tags: instance.tags.clone(),
             }
