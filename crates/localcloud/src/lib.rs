@@ -122,6 +122,7 @@ pub enum StartError {
 }
 
 /// A running cloud. Dropping it stops it at once, `shutdown` politely.
+#[derive(Debug)]
 pub struct LocalCloud {
     pub s3_addr: SocketAddr,
     pub admin_addr: Option<SocketAddr>,

@@ -27,10 +27,10 @@ mod templates;
 mod tokens;
 mod xml;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +79,12 @@ pub(crate) struct Ec2 {
     /// The lives of instances.
     machines: TaskTracker,
     stop: CancellationToken,
+}
+
+impl fmt::Debug for Ec2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ec2").finish_non_exhaustive() // the rest is long, and locked
+    }
 }
 
 impl Ec2 {

@@ -9,6 +9,8 @@ use super::query::Node;
 
 /// AWS says "at least 24 hours"; what is older is forgotten.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// More calls than a day of a busy fleet makes; then the oldest are forgotten before their time.
+const MOST: usize = 100_000;
 /// AWS's limit.
 const LONGEST: usize = 64;
 
@@ -51,6 +53,12 @@ impl Tokens {
         at: Timestamp,
     ) {
         self.0.retain(|_, first| at.duration_since(first.at) < KEPT);
+        if self.0.len() >= MOST {
+            let oldest = self.0.iter().min_by_key(|(_, first)| first.at);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.0.remove(&oldest);
+            }
+        }
         let first = Remembered {
             at,
             request: request.clone(),
