@@ -57,7 +57,7 @@ pub const ACCOUNT: &str = "123456789012";
 pub const VCPU_QUOTA: u32 = 800;
 /// How long a machine may take from SIGTERM to its end. AWS gives some minutes; nobody waits so long here.
 const MACHINE_GRACE: Duration = Duration::from_secs(10);
-/// The machines' directory in ours; a bucket cannot have such a name.
+/// The machines' directories lie in it, beside S3's `buckets`; what their consoles said stays.
 const MACHINES: &str = "machines";
 
 /// Where to listen, where to keep the data, and what cloud to be.

@@ -148,7 +148,10 @@ impl Ec2 {
 #[must_use]
 pub fn zones_of(region: &str, names: &[String]) -> Vec<Zone> {
     let short: String = match region.split('-').collect::<Vec<_>>()[..] {
-        [area, direction, number] => format!("{area}{}{number}", &direction[..1]),
+        [area, direction, number] => {
+            let first = direction.chars().take(1);
+            [area, &first.collect::<String>(), number].concat()
+        }
         _ => region.to_owned(),
     };
     let zone = |(name, number): (&String, u32)| Zone {
@@ -170,4 +173,22 @@ pub enum OpenError {
     Leftovers(#[from] io::Error),
     #[error("there is no market")]
     Market(#[from] MarketError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_have_ids_as_on_aws() {
+        let names = ["a".to_owned(), "somewhere".to_owned()];
+        let zones = zones_of("eu-central-1", &names);
+        let told = zones
+            .iter()
+            .map(|zone| (zone.name.as_str(), zone.id.as_str()));
+        let expected = [("eu-central-1a", "euc1-az1"), ("somewhere", "euc1-az2")];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(zones_of("home", &names)[0].id, "home-az1");
+        assert_eq!(zones_of("a--b", &names)[0].id, "ab-az1");
+    }
 }
