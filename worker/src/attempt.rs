@@ -58,14 +58,11 @@ impl Worker {
                 }
                 return None;
             }
-            let found = async {
-                let checkpoints = checkpoints::list(&self.store, &last.task).await?;
-                anyhow::Ok((
-                    checkpoints,
-                    finish::find_artifact(&self.store, &last.task).await?,
-                ))
-            };
-            let (checkpoints, finished) = match found.await {
+            let found = tokio::try_join!(
+                checkpoints::list(&self.store, &last.task),
+                finish::find_artifact(&self.store, &last.task)
+            );
+            let (checkpoints, finished) = match found {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig, ambient};
-use spotreel_bus::NatsConfig;
+use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::Model;
 use spotreel_s3::StoreConfig;
 
+use crate::cloud::CloudSection;
 use crate::engine::{Deadlines, Graces};
+use crate::idle::IdleSection;
+use crate::salvage;
 
 pub const DEFAULTS: &str = include_str!("worker.toml");
 
@@ -26,6 +29,9 @@ pub struct WorkerConfig {
     pub checkpoint: CheckpointSection,
     pub retry: RetrySection,
     pub stop: StopSection,
+    pub cloud: CloudSection,
+    pub salvage: salvage::Rule,
+    pub idle: IdleSection,
     pub nats: NatsConfig,
     pub s3: StoreConfig,
     pub http: HttpConfig,
@@ -81,21 +87,15 @@ impl WorkerConfig {
             "" => format!("{}-{:08x}", host_name(), ambient::random_u64() >> 32),
             name => name.to_owned(),
         };
-        name.chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .collect()
+        names::token(&name)
     }
 
-    pub fn effective_instance(&self) -> String {
-        match self.instance.as_str() {
-            "" => host_name(),
-            instance => instance.to_owned(),
+    /// `told`: what the cloud calls the machine.
+    pub fn effective_instance(&self, told: Option<&str>) -> String {
+        match (self.instance.as_str(), told) {
+            ("", Some(told)) => told.to_owned(),
+            ("", None) => host_name(),
+            (instance, _) => instance.to_owned(),
         }
     }
 

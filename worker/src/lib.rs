@@ -1,7 +1,7 @@
 //! The worker: takes tasks from the queue, has an engine render them, and puts the videos in S3.
 //!
 //! **Hears** work items of the task log (one lease at a time, one more while the last video uploads), hints that a
-//! task was cancelled, SIGTERM. **Says** `started`, `succeeded`, `attempt_failed`, `failed`, `interrupted` and `lost`
+//! task was cancelled, fleet's request to drain, the notices of its machine's cloud, SIGTERM. **Says** `started`, `succeeded`, `attempt_failed`, `failed`, `interrupted` and `lost`
 //! by compare-and-set, progress on core NATS, its presence in the workers' bucket. **Owns** a scratch directory and
 //! one engine process; neither holds a truth that is needed after a crash.
 //!
@@ -9,35 +9,50 @@
 //!   ours, whatever we still hold.
 //! - A task is acked only after a terminal event of it stands in the log, and `succeeded` only after the video that
 //!   passed the gate lies in S3.
+//! - It leaves by itself, with code 0, when its machine is about to go, is told to drain, has no work for too long or
+//!   cannot reach the server. Whoever supervises it then switches the machine off.
 //! - Killed at any point, it leaves a lease that ends, checkpoints that the next worker goes on from, and perhaps a
 //!   finished video that the next worker finds.
 
 pub mod attempt;
 pub mod checkpoints;
+pub mod cloud;
 pub mod config;
 pub mod crash;
+pub mod drain;
 pub mod engine;
 pub mod finish;
 pub mod gate;
 pub mod host;
+pub mod idle;
+pub mod leave;
 pub mod outcome;
 pub mod presence;
 pub mod render;
+pub mod salvage;
 pub mod take;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Queue, TaskLog, names};
 use spotreel_domain::Priority;
 use spotreel_s3::Store;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::cloud::Cloud;
 use crate::config::WorkerConfig;
+use crate::leave::{By, Leave};
 
 /// How often a worker looks again for consumers that are not provisioned yet.
 const PROVISION_RETRY: Duration = Duration::from_secs(1);
+/// What `auto` is on a machine of a cloud: without work, and without the server.
+const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
+const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
 
 /// What every part of a running worker needs.
 pub struct Worker {
@@ -47,6 +62,8 @@ pub struct Worker {
     pub log: TaskLog,
     pub store: Store,
     pub presence: presence::Board,
+    pub leave: Leave,
+    pub measured: salvage::Measured,
     pub scratch: std::path::PathBuf,
 }
 
@@ -55,17 +72,21 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     ctx.health.expect("engine");
     let client = spotreel_bus::connect(&config.nats, "worker", true).await?;
     let log = TaskLog::open(&client).await;
-    let store = Store::connect(&config.s3).await;
+    let (store, cloud) = tokio::join!(Store::connect(&config.s3), Cloud::find(&config.cloud));
     let name = config.effective_name();
+    let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
     // Whatever an earlier life left here is of no use: what counts lies in S3.
     let _ = tokio::fs::remove_dir_all(&scratch).await;
     tokio::fs::create_dir_all(&scratch)
         .await
         .with_context(|| format!("cannot create scratch {}", scratch.display()))?;
+    let board = presence::Board::new(&name, &instance, &config.models);
     let worker = Arc::new(Worker {
-        presence: presence::Board::new(&name, &config),
-        instance: config.effective_instance(),
+        presence: board.clone(),
+        leave: Leave::new(board),
+        measured: salvage::Measured::default(),
+        instance,
         name,
         log,
         store,
@@ -77,41 +98,87 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         instance = worker.instance,
         "worker starts"
     );
-    let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
-    let queues = open_queues(&worker, &ctx).await;
-    health.set::<&str>("queues", Ok(()));
-    ctx.tasks.spawn(
-        worker
-            .presence
-            .clone()
-            .announce(client.clone(), stopping.clone()),
-    );
-    ctx.spawn(
-        "render",
-        render::run(worker, take::Take::new(queues), ctx.clone()),
-    );
+    live(&worker, cloud, client, &ctx);
     Ok(())
+}
+
+/// All that a worker does from its start to its end, each thing by itself.
+fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Context) {
+    let (board, leave) = (&worker.presence, &worker.leave);
+    let (idle, is_cloud) = (&worker.config.idle, cloud.is_some());
+    let idle_limit = idle.exit_after.effective(is_cloud, IDLE_ON_CLOUD);
+    let orphan_limit = idle.orphan_after.effective(is_cloud, ORPHANED_ON_CLOUD);
+    let stopping = || ctx.stopping.clone();
+    if let Some(cloud) = cloud {
+        board.update(|presence| cloud.machine.describe_to(presence));
+        let every = worker.config.cloud.poll;
+        ctx.tasks
+            .spawn(cloud.watch(every, board.clone(), leave.clone(), stopping()));
+    }
+    ctx.tasks.spawn(obey_signals(
+        leave.clone(),
+        worker.config.stop.finish_within,
+        stopping(),
+    ));
+    ctx.tasks.spawn(idle::watch_server(
+        client.clone(),
+        orphan_limit,
+        leave.clone(),
+        stopping(),
+    ));
+    ctx.tasks.spawn(drain::listen(
+        client.clone(),
+        worker.instance.clone(),
+        board.clone(),
+        leave.clone(),
+        ctx.clone(),
+    ));
+    // The presence outlives the signal: it says what is still in hand.
+    let ended = CancellationToken::new();
+    ctx.tasks
+        .spawn(board.clone().announce(client, ended.clone()));
+    let (worker, ctx_inside) = (Arc::clone(worker), ctx.clone());
+    ctx.spawn("render", async move {
+        let _ended = ended.drop_guard();
+        let sources = open_queues(&worker, &ctx_inside).await;
+        let take = take::Take::new(sources, idle_limit, worker.presence.clone());
+        render::run(worker, take, ctx_inside).await
+    });
+}
+
+async fn obey_signals(leave: Leave, within: Duration, stopping: CancellationToken) {
+    stopping.cancelled().await;
+    leave.order(By::Signal(Instant::now() + within), "told to stop");
 }
 
 /// The consumers are made by `spotreel provision`; until they are there, the worker is not ready and says why.
 async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<take::Source> {
+    let leaving = worker.leave.leaving();
     let mut sources = Vec::new();
     for model in worker.config.models.iter().copied() {
         for priority in Priority::ALL {
             let consumer = names::work_consumer(model, priority);
-            let queue = loop {
+            while !leaving.is_cancelled() {
                 match Queue::open(worker.log.client(), names::TASKS, &consumer).await {
-                    Ok(queue) => break queue,
+                    Ok(queue) => {
+                        sources.push(take::Source {
+                            model,
+                            priority,
+                            queue,
+                        });
+                        break;
+                    }
                     Err(error) => ctx.health.set("queues", Err(error)),
                 }
-                tokio::time::sleep(PROVISION_RETRY).await;
-            };
-            sources.push(take::Source {
-                model,
-                priority,
-                queue,
-            });
+                tokio::select! {
+                    () = tokio::time::sleep(PROVISION_RETRY) => {}
+                    () = leaving.cancelled() => {}
+                }
+            }
         }
+    }
+    if !leaving.is_cancelled() {
+        ctx.health.set::<&str>("queues", Ok(()));
     }
     sources
 }

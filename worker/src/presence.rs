@@ -1,79 +1,214 @@
 //! What the worker says of itself while it lives, and what its accelerators say.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::kv;
-use spotreel_proto::worker::v1::{Gpu, Presence};
+use spotreel_domain::{Model, TaskId};
+use spotreel_proto::worker::v1::{Gpu, Presence, State};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-use crate::config::WorkerConfig;
 
 /// Three times within the time after which a silent worker is no longer counted.
 const EVERY: Duration = Duration::from_secs(kv::PRESENCE_TTL.as_secs() / 3);
+/// A presence that could not be written is tried again so soon: readers decide by it.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The last word may take so long; then the worker leaves without.
+const LAST_WORD: Duration = Duration::from_secs(3);
 
+/// What the worker is, in one place; [`Board::announce`] tells it on.
 #[derive(Clone)]
-pub struct Board(Arc<Mutex<Presence>>);
+pub struct Board {
+    now: watch::Sender<Facts>,
+    told: watch::Sender<Facts>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    presence: Presence,
+    serves: bool,
+    leaves: bool,
+    left: bool,
+    rendering: Option<TaskId>,
+    uploading: Option<TaskId>,
+}
+
+impl Facts {
+    fn holds_any(&self) -> bool {
+        self.rendering.is_some() || self.uploading.is_some()
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self { left: true, .. } => State::Drained,
+            Self { leaves: true, .. } => State::Draining,
+            Self { serves: false, .. } => State::Starting,
+            _ if self.holds_any() => State::Busy,
+            _ => State::Idle,
+        }
+    }
+
+    fn settle(&mut self) {
+        let state = self.state();
+        let presence = &mut self.presence;
+        if presence.state() != state {
+            presence.set_state(state);
+            presence.state_since_ms = ambient::now().as_millisecond();
+        }
+        presence.stopping = self.leaves;
+        let task = self.rendering.as_ref().or(self.uploading.as_ref());
+        presence.task = task.map(ToString::to_string).unwrap_or_default();
+    }
+
+    /// What is worth a write of its own; steps and temperatures wait for their turn.
+    fn is_news_after(&self, told: &Self) -> bool {
+        let news = |facts: &Self| {
+            let p = &facts.presence;
+            (p.state, p.task.clone(), p.notice_at_ms, p.rebalance)
+        };
+        news(self) != news(told)
+    }
+}
 
 impl Board {
-    pub fn new(name: &str, config: &WorkerConfig) -> Self {
-        Self(Arc::new(Mutex::new(Presence {
-            worker: name.to_owned(),
-            instance: config.effective_instance(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            models: config
-                .models
-                .iter()
-                .map(|model| model.as_str().to_owned())
-                .collect(),
-            ..Presence::default()
-        })))
+    pub fn new(name: &str, instance: &str, models: &[Model]) -> Self {
+        let mut facts = Facts {
+            presence: Presence {
+                worker: name.to_owned(),
+                instance: instance.to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                models: models.iter().map(|m| m.as_str().to_owned()).collect(),
+                ..Presence::default()
+            },
+            ..Facts::default()
+        };
+        facts.settle();
+        Self {
+            now: watch::Sender::new(facts),
+            told: watch::Sender::new(Facts::default()),
+        }
     }
 
     pub fn update(&self, change: impl FnOnce(&mut Presence)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.change(|facts| change(&mut facts.presence));
     }
 
-    /// Says it again and again until the worker stops, then takes it back.
-    pub async fn announce(self, client: Client, stopping: CancellationToken) {
+    /// The engine runs and the queues are open.
+    pub fn serve(&self) {
+        self.change(|facts| facts.serves = true);
+    }
+
+    /// Nothing more is pulled.
+    pub fn leave(&self) {
+        self.change(|facts| facts.leaves = true);
+    }
+
+    pub fn render(&self, task: Option<&TaskId>) {
+        self.change(|facts| {
+            facts.rendering = task.cloned();
+            (facts.presence.step, facts.presence.steps) = (0, 0);
+        });
+    }
+
+    pub fn upload(&self, task: Option<&TaskId>) {
+        self.change(|facts| facts.uploading = task.cloned());
+    }
+
+    pub fn holds_any(&self) -> bool {
+        self.now.borrow().holds_any()
+    }
+
+    /// Until nothing is in hand.
+    pub async fn free(&self) {
+        let _ = self
+            .now
+            .subscribe()
+            .wait_for(|facts| !facts.holds_any())
+            .await;
+    }
+
+    /// Nothing is in hand and nothing will be; returns when that is written, or cannot be.
+    pub async fn drained(&self) {
+        self.change(|facts| (facts.leaves, facts.left) = (true, true));
+        let told = self.told_to_leave(true);
+        if tokio::time::timeout(LAST_WORD, told).await.is_err() {
+            tracing::debug!("the last word of the presence was not written");
+        }
+    }
+
+    /// Until others can read that this worker takes nothing more. One that has nothing in hand is drained in a moment,
+    /// so that is waited for.
+    pub async fn leaving_told(&self) -> State {
+        self.told_to_leave(false).await
+    }
+
+    async fn told_to_leave(&self, drained: bool) -> State {
+        let mut told = self.told.subscribe();
+        let settled = told
+            .wait_for(|facts| match facts.presence.state() {
+                State::Drained => true,
+                State::Draining => !drained && facts.holds_any(),
+                _ => false,
+            })
+            .await;
+        settled.map_or(State::Drained, |facts| facts.presence.state())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Facts)) {
+        self.now.send_modify(|facts| {
+            change(facts);
+            facts.settle();
+        });
+    }
+
+    /// Says it at every change of state, and again and again, until `ended`; then takes it back.
+    pub async fn announce(self, client: Client, ended: CancellationToken) {
         let nvml = nvml_wrapper::Nvml::init().ok();
         if nvml.is_none() {
             tracing::debug!("no NVML here: GPU facts are left out");
         }
-        let mut tick = tokio::time::interval(EVERY);
+        let mut changes = self.now.subscribe();
+        let mut next = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                _ = tick.tick() => {}
-                () = stopping.cancelled() => break,
+                () = tokio::time::sleep_until(next) => {
+                    let gpus = nvml.as_ref().map(gpus).unwrap_or_default();
+                    self.update(|presence| presence.gpus = gpus);
+                }
+                _ = changes.changed() => {
+                    if !changes.borrow_and_update().is_news_after(&self.told.borrow()) {
+                        continue;
+                    }
+                }
+                () = ended.cancelled() => break,
             }
-            let gpus = nvml.as_ref().map(gpus).unwrap_or_default();
-            self.update(|presence| {
-                presence.gpus = gpus;
-                presence.at_ms = ambient::now().as_millisecond();
-            });
-            self.put(&client).await;
+            let pause = if self.put(&client).await {
+                EVERY
+            } else {
+                AGAIN
+            };
+            next = tokio::time::Instant::now() + pause;
         }
-        let name = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .worker
-            .clone();
-        if let Err(error) = kv::remove_presence(&client, &name).await {
-            tracing::debug!(%error, "the presence was not taken back; it ends by itself");
+        let name = self.now.borrow().presence.worker.clone();
+        let removed = kv::remove_presence(&client, &name);
+        if !matches!(tokio::time::timeout(LAST_WORD, removed).await, Ok(Ok(()))) {
+            tracing::debug!("the presence was not taken back; it ends by itself");
         }
     }
 
-    async fn put(&self, client: &Client) {
-        let presence = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Err(error) = kv::put_presence(client, &presence).await {
-            tracing::debug!(%error, "the presence was not written");
+    async fn put(&self, client: &Client) -> bool {
+        let mut facts = self.now.borrow().clone();
+        facts.presence.at_ms = ambient::now().as_millisecond();
+        match kv::put_presence(client, &facts.presence).await {
+            Ok(()) => {
+                self.told.send_replace(facts);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the presence was not written");
+                false
+            }
         }
     }
 }
@@ -100,4 +235,36 @@ fn gpus(nvml: &nvml_wrapper::Nvml) -> Vec<Gpu> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(board: &Board) -> State {
+        board.now.borrow().presence.state()
+    }
+
+    #[test]
+    fn a_worker_is_what_it_has_in_hand() {
+        let board = Board::new("w", "i-1", &[]);
+        let (a, b) = (TaskId::parse("a").unwrap(), TaskId::parse("b").unwrap());
+        assert_eq!(state(&board), State::Starting);
+        board.serve();
+        assert_eq!(state(&board), State::Idle);
+        board.render(Some(&a));
+        assert_eq!(state(&board), State::Busy);
+        board.upload(Some(&a));
+        board.render(None);
+        assert_eq!(state(&board), State::Busy, "an upload is in hand too");
+        assert_eq!(board.now.borrow().presence.task, "a");
+        board.render(Some(&b));
+        assert_eq!(board.now.borrow().presence.task, "b");
+        board.leave();
+        assert_eq!(state(&board), State::Draining);
+        board.upload(None);
+        board.render(None);
+        assert_eq!(state(&board), State::Draining, "until its loop has ended");
+        assert!(!board.holds_any());
+    }
 }

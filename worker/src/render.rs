@@ -1,5 +1,6 @@
 //! The main loop: take, begin, render, and hand the finished file on while the next task is taken.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use spotreel_bus::{Lease, Recorded, names, trace};
 use spotreel_domain::api::Progress;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::Worker;
@@ -17,19 +17,28 @@ use crate::attempt::Begun;
 use crate::checkpoints::{self, Uploads};
 use crate::crash;
 use crate::engine::protocol::{
-    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom,
+    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom, StepInfo,
 };
 use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
-use crate::take::{Take, Taken};
+use crate::leave::By;
+use crate::salvage::{Plan, Remainder};
+use crate::take::{Next, Take, Taken};
 
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
 /// Intake admits no larger one.
 const MAX_IMAGE_BYTES: u64 = 20 << 20;
+/// Steps that the next one is judged by: models with two experts change their pace half-way.
+const STEPS_MEASURED: usize = 3;
 /// An engine that was told to stop its render has so long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
+
+/// Of a notice, what is kept for saying that the task is handed back.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// A checkpoint's upload is given so long even when no time is left: machines often live a little longer.
+const LEAST_UPLOAD: Duration = Duration::from_secs(2);
 
 enum End {
     Finished { video: PathBuf },
@@ -41,13 +50,20 @@ enum End {
 pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::Result<()> {
     let mut host = Host::new(worker.config.engine.clone(), ctx.health.clone());
     let uploading = Arc::new(Semaphore::new(UPLOADS_AT_ONCE));
+    let leaving = worker.leave.leaving();
     let mut given_up = None;
-    while host.ready(&ctx.stopping).await {
-        let Some(taken) = take
-            .next(host.loaded(), worker.config.pull_wait, &ctx.stopping)
+    while host.ready(leaving).await {
+        worker.presence.serve();
+        let taken = match take
+            .next(host.loaded(), worker.config.pull_wait, leaving)
             .await
-        else {
-            break;
+        {
+            Next::Taken(taken) => *taken,
+            Next::Leaving => break,
+            Next::Idle => {
+                worker.leave.order(By::WhenDone, "there is no work");
+                break;
+            }
         };
         crash::point("after-lease");
         let span = tracing::info_span!(
@@ -59,6 +75,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
         let failure = attempt(&worker, &mut host, taken, &uploading, &ctx)
             .instrument(span)
             .await;
+        worker.presence.render(None);
         if let Some(EngineFailure {
             kind: ErrorKind::Model,
             ..
@@ -73,13 +90,19 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             break;
         }
     }
-    worker.presence.update(|presence| presence.stopping = true);
-    host.discard().await;
-    // The last upload ends first: what was rendered is not thrown away.
-    let _ = uploading.acquire().await;
+    worker.presence.leave();
+    let last_upload = async {
+        // What was rendered is not thrown away.
+        let _ = uploading.acquire().await;
+        worker.presence.drained().await;
+    };
+    tokio::join!(host.discard(), last_upload);
     match given_up {
         Some(reason) => anyhow::bail!("{reason}; give this machine up"),
-        None => Ok(()),
+        None => {
+            ctx.stopping.cancel();
+            Ok(())
+        }
     }
 }
 
@@ -102,6 +125,10 @@ async fn attempt(
     ctx: &Context,
 ) -> Option<EngineFailure> {
     let Taken { delivery, ack_wait } = taken;
+    // In hand from here on, whatever becomes of it.
+    if let Some((id, _)) = names::parse_log_subject(&delivery.subject) {
+        worker.presence.render(Some(&id));
+    }
     let begun = worker.begin(&delivery).await?;
     let started = begun.started.clone();
     let task = &started.task;
@@ -118,22 +145,26 @@ async fn attempt(
         worker.succeed(&started, lease, artifact).await;
         return None;
     }
-    worker.presence.update(|presence| {
-        (presence.task, presence.step, presence.steps) = (task.id.to_string(), 0, task.spec.steps);
-    });
+    worker
+        .presence
+        .update(|presence| presence.steps = task.spec.steps);
     let dir = worker
         .scratch
         .join(format!("{}-{}", task.id, started.sequence));
-    let end = render(worker, host, &begun, &lease, &dir, &ctx.stopping).await;
-    worker.presence.update(|presence| presence.task.clear());
+    let end = render(worker, host, &begun, &lease, &dir).await;
     let failure = match end {
         End::Finished { video } => {
             let permit = Arc::clone(uploading).acquire_owned().await;
             let worker = Arc::clone(worker);
             let engine = host.engine_name();
+            worker.presence.upload(Some(&task.id));
             let upload = async move {
+                let began = Instant::now();
                 worker.finish(&started, lease, &video, &engine).await;
+                let spec = &started.task.spec;
+                worker.measured.uploaded(spec, began.elapsed());
                 remove(&dir).await;
+                worker.presence.upload(None);
                 drop(permit);
             };
             ctx.tasks.spawn(upload.in_current_span());
@@ -160,15 +191,10 @@ async fn attempt(
 }
 
 /// Renders from the newest checkpoint that the engine takes, or from the beginning.
-async fn render(
-    worker: &Worker,
-    host: &mut Host,
-    begun: &Begun,
-    lease: &Lease,
-    dir: &Path,
-    stopping: &CancellationToken,
-) -> End {
+async fn render(worker: &Worker, host: &mut Host, begun: &Begun, lease: &Lease, dir: &Path) -> End {
     let task = &begun.started.task;
+    let hurried = worker.leave.hurried();
+    tokio::pin!(hurried);
     let mut checkpoints = begun.checkpoints.iter();
     loop {
         let prepared = prepare(worker, &begun.started, checkpoints.next(), dir).await;
@@ -185,12 +211,14 @@ async fn render(
                 Err(failure) => return End::Failed(failure),
             },
             () = superseded.cancelled() => return End::Superseded,
+            // Loading takes minutes, and there is nothing of this attempt to save yet.
+            () = &mut hurried => return End::Interrupted,
         };
         let mut running = match engine.render(request) {
             Ok(running) => running,
             Err(error) => return End::Failed(host::failure(error)),
         };
-        let end = follow(worker, &begun.started, &mut running, lease, stopping).await;
+        let end = follow(worker, &begun.started, &mut running, lease).await;
         match (&end, resumed_from) {
             (End::Failed(failure), Some(stored))
                 if failure.kind == ErrorKind::Checkpoint && failure.engine_alive =>
@@ -276,65 +304,98 @@ async fn follow(
     started: &Recorded,
     running: &mut Render<'_>,
     lease: &Lease,
-    stopping: &CancellationToken,
 ) -> End {
-    let uploads = Uploads::begin(worker.store.clone(), &started.task, started.sequence);
+    let task = &started.task;
+    let uploads = Uploads::begin(worker.store.clone(), task, started.sequence);
     let superseded = lease.superseded();
     let mut progress = Reporter::new(worker, started);
-    // Some: the stop has come; until when the answer to it is waited for, and whether it is a checkpoint.
-    let mut stop: Option<(Instant, bool)> = None;
+    let mut orders = worker.leave.orders();
+    orders.mark_changed();
+    let mut plan = Plan::GoOn;
     let end = loop {
-        let deadline = stop.map(|(at, _)| at);
+        let limit = match plan {
+            Plan::FinishBy(at) | Plan::CheckpointBy(at) => Some(at),
+            Plan::GoOn | Plan::HandBack => None,
+        };
         let event = tokio::select! {
-            event = running.next() => event,
+            event = running.next() => Some(event),
             () = superseded.cancelled() => {
                 cancel(running, "superseded").await;
                 break End::Superseded;
             }
-            () = stopping.cancelled(), if stop.is_none() => {
-                let within = worker.config.stop.finish_within;
-                let fits = progress.rest().is_some_and(|rest| rest < within);
-                tracing::info!(task = %started.task.id, fits, "told to stop");
-                if !fits {
-                    // One that does not listen any more shows in its next event.
-                    let _ = running.checkpoint_now();
+            _ = orders.changed() => None,
+            () = tokio::time::sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
+                match (plan, worker.leave.standing().map(|order| order.by)) {
+                    // It should have fitted. What is left of the notice is for a checkpoint.
+                    (Plan::FinishBy(_), Some(By::Notice(goes))) => {
+                        let _ = running.checkpoint_now();
+                        let now = Instant::now();
+                        plan = Plan::CheckpointBy(now + goes.saturating_duration_since(now) / 2);
+                        continue;
+                    }
+                    _ => break End::Interrupted,
                 }
-                stop = Some((Instant::now() + within, !fits));
-                continue;
-            }
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                cancel(running, "stopping").await;
-                break End::Interrupted;
             }
         };
+        let steps_on = matches!(event, None | Some(RenderEvent::Step(_)));
         match event {
-            RenderEvent::Accepted { .. } => progress.say("accepted").await,
-            RenderEvent::Phase(phase) => progress.say(phase_name(phase)).await,
-            RenderEvent::Step(step) => progress.step(step.done, step.eta_s).await,
-            RenderEvent::Preview(_) => {}
-            RenderEvent::Checkpoint(checkpoint) => {
+            None => {}
+            Some(RenderEvent::Accepted { start_step, .. }) => progress.accepted(start_step).await,
+            Some(RenderEvent::Phase(phase)) => progress.say(phase_name(phase)).await,
+            Some(RenderEvent::Step(step)) => progress.step(&step).await,
+            Some(RenderEvent::Preview(_)) => {}
+            Some(RenderEvent::Checkpoint(checkpoint)) => {
                 uploads.offer(checkpoint);
-                if let Some((_, true)) = stop {
-                    cancel(running, "stopping").await;
+                if let Plan::CheckpointBy(_) = plan {
                     break End::Interrupted;
                 }
             }
-            RenderEvent::Finished(finished) => {
+            Some(RenderEvent::Finished(finished)) => {
+                progress.decoded();
                 break End::Finished {
                     video: finished.video,
                 };
             }
-            RenderEvent::Failed(failure) => break End::Failed(failure),
+            Some(RenderEvent::Failed(failure)) => break End::Failed(failure),
+        }
+        // Each step is a new measurement; what was once to be handed back stays so.
+        if steps_on && !matches!(plan, Plan::CheckpointBy(_)) {
+            let before = plan;
+            plan = progress.plan(orders.borrow_and_update().map(|order| order.by));
+            if plan != before {
+                tracing::info!(task = %task.id, ?plan, "the worker leaves");
+            }
+            match plan {
+                Plan::HandBack => break End::Interrupted,
+                // One that does not listen any more shows in its next event.
+                Plan::CheckpointBy(_) => drop(running.checkpoint_now()),
+                Plan::GoOn | Plan::FinishBy(_) => {}
+            }
         }
     };
     match end {
         End::Interrupted | End::Failed(_) => {
-            let step = uploads.finish().await;
-            tracing::debug!(task = %started.task.id, step, "the newest checkpoint is in S3");
+            let step = saved(worker, uploads).await;
+            tracing::debug!(task = %task.id, step, "the newest checkpoint is in S3");
         }
         End::Finished { .. } | End::Superseded => uploads.abandon(),
     }
     end
+}
+
+/// Waits until the newest checkpoint is in S3, but not beyond the machine's end: the next worker must not have to wait
+/// until the lease ends.
+async fn saved(worker: &Worker, uploads: Uploads) -> Option<u32> {
+    match worker.leave.standing().map(|order| order.by) {
+        Some(By::Notice(goes)) => {
+            let until = goes
+                .checked_sub(GOODBYE)
+                .unwrap_or(goes)
+                .max(Instant::now() + LEAST_UPLOAD);
+            tokio::time::timeout_at(until, uploads.finish()).await.ok()
+        }
+        _ => Some(uploads.finish().await),
+    }
 }
 
 /// Ends a render and waits for its last word, so that the engine is free for the next.
@@ -370,12 +431,16 @@ async fn remove(dir: &Path) {
     }
 }
 
-/// Progress on core NATS, and the estimate of what is left.
+/// Progress on core NATS, and the measure of what is left.
 struct Reporter<'a> {
     worker: &'a Worker,
     started: &'a Recorded,
     said: Progress,
     eta: Option<(Instant, Duration)>,
+    start_step: u32,
+    /// The newest first.
+    steps: VecDeque<Duration>,
+    last_step: Instant,
 }
 
 impl<'a> Reporter<'a> {
@@ -394,22 +459,62 @@ impl<'a> Reporter<'a> {
             started,
             said,
             eta: None,
+            start_step: 0,
+            steps: VecDeque::with_capacity(STEPS_MEASURED),
+            last_step: Instant::now(),
         }
     }
 
-    /// What is left by the engine's own estimate; unknown before the first step.
-    fn rest(&self) -> Option<Duration> {
-        self.eta.map(|(at, eta)| eta.saturating_sub(at.elapsed()))
+    fn plan(&self, by: Option<By>) -> Plan {
+        let Some(by) = by else { return Plan::GoOn };
+        let spec = &self.started.task.spec;
+        let steps_left = spec.steps.saturating_sub(self.said.step);
+        let (decode, upload) = self.worker.measured.expect(spec);
+        let rest = Remainder {
+            steps_left,
+            steps_done: self.said.step.saturating_sub(self.start_step),
+            step: self.steps.iter().max().copied(),
+            decode: match steps_left {
+                0 => decode.saturating_sub(self.last_step.elapsed()),
+                _ => decode,
+            },
+            upload,
+            by_engine: self.eta.map(|(at, eta)| eta.saturating_sub(at.elapsed())),
+        };
+        let config = &self.worker.config;
+        config
+            .salvage
+            .plan(by, &rest, config.stop.finish_within, Instant::now())
     }
 
-    async fn step(&mut self, done: u32, eta_s: Option<f64>) {
-        self.said.step = done;
-        self.said.eta_s = eta_s;
-        self.eta = eta_s
-            .and_then(|s| Duration::try_from_secs_f64(s).ok())
-            .map(|eta| (Instant::now(), eta));
-        self.worker.presence.update(|presence| presence.step = done);
+    async fn accepted(&mut self, start_step: u32) {
+        (self.start_step, self.said.step) = (start_step, start_step);
+        self.last_step = Instant::now();
+        self.say("accepted").await;
+    }
+
+    async fn step(&mut self, step: &StepInfo) {
+        self.said.step = step.done;
+        self.said.eta_s = step.eta_s;
+        let duration = |seconds| Duration::try_from_secs_f64(seconds).ok();
+        self.last_step = Instant::now();
+        self.eta = step
+            .eta_s
+            .and_then(duration)
+            .map(|eta| (self.last_step, eta));
+        if let Some(took) = duration(step.seconds) {
+            self.steps.truncate(STEPS_MEASURED - 1);
+            self.steps.push_front(took);
+        }
+        self.worker
+            .presence
+            .update(|presence| presence.step = step.done);
         self.say("denoise").await;
+    }
+
+    fn decoded(&self) {
+        let spec = &self.started.task.spec;
+        self.worker.measured.decoded(spec, self.last_step.elapsed());
     }
 
     async fn say(&mut self, phase: &str) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use spotreel_bus::{Delivery, Queue};
 use spotreel_domain::{Model, Priority};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::presence::Board;
 
 /// Every so many looks begin at the low end, so that a stream of high priority cannot hold back the rest for ever.
 const LOW_END_FIRST: u64 = 8;
@@ -24,14 +27,29 @@ pub struct Taken {
     pub ack_wait: Duration,
 }
 
+pub enum Next {
+    Taken(Box<Taken>),
+    /// There was nothing to take for the whole of the limit, and nothing is in hand.
+    Idle,
+    /// The worker leaves.
+    Leaving,
+}
+
 pub struct Take {
     sources: Vec<Source>,
     looks: u64,
+    idle_limit: Option<Duration>,
+    board: Board,
 }
 
 impl Take {
-    pub fn new(sources: Vec<Source>) -> Self {
-        Self { sources, looks: 0 }
+    pub fn new(sources: Vec<Source>, idle_limit: Option<Duration>, board: Board) -> Self {
+        Self {
+            sources,
+            looks: 0,
+            idle_limit,
+            board,
+        }
     }
 
     /// This worker cannot render a model any more.
@@ -43,25 +61,20 @@ impl Take {
         self.sources.is_empty()
     }
 
-    /// The next work item, or none once `stopping`.
     pub async fn next(
         &mut self,
         loaded: Option<Model>,
         wait: Duration,
-        stopping: &CancellationToken,
-    ) -> Option<Taken> {
-        while !stopping.is_cancelled() {
+        leaving: &CancellationToken,
+    ) -> Next {
+        let mut idle_since = None;
+        while !leaving.is_cancelled() {
             self.looks += 1;
             let order = self.order(loaded);
             let mut away = false;
             for source in &order {
                 match source.queue.pull(Duration::ZERO).await {
-                    Ok(Some(delivery)) => {
-                        return Some(Taken {
-                            delivery,
-                            ack_wait: source.queue.ack_wait(),
-                        });
-                    }
+                    Ok(Some(delivery)) => return self.taken(delivery, source, leaving).await,
                     Ok(None) => {}
                     Err(error) => {
                         tracing::debug!(%error, consumer = source.queue.name(), "cannot look for work");
@@ -73,13 +86,44 @@ impl Take {
             if away {
                 tokio::select! {
                     () = tokio::time::sleep(SERVER_AWAY) => {}
-                    () = stopping.cancelled() => {}
+                    () = leaving.cancelled() => {}
                 }
-            } else if let Some(taken) = self.wait_for_any(wait, stopping).await {
-                return Some(taken);
+                continue;
+            }
+            // Only a look that found nothing starts the clock.
+            idle_since = match self.board.holds_any() {
+                true => None,
+                false => idle_since.or_else(|| Some(Instant::now())),
+            };
+            let rest = match (self.idle_limit, idle_since) {
+                (Some(limit), Some(since)) => limit.saturating_sub(since.elapsed()),
+                _ => wait,
+            };
+            if rest.is_zero() {
+                return Next::Idle;
+            }
+            if let Some((delivery, source)) = self.wait_for_any(wait.min(rest), leaving).await {
+                return self.taken(delivery, &source, leaving).await;
             }
         }
-        None
+        Next::Leaving
+    }
+
+    /// What came although the worker leaves belongs to others, at once.
+    async fn taken(
+        &self,
+        delivery: Delivery,
+        source: &Source,
+        leaving: &CancellationToken,
+    ) -> Next {
+        if leaving.is_cancelled() {
+            let _ = delivery.nak(Duration::ZERO).await;
+            return Next::Leaving;
+        }
+        Next::Taken(Box::new(Taken {
+            delivery,
+            ack_wait: source.queue.ack_wait(),
+        }))
     }
 
     fn order(&self, loaded: Option<Model>) -> Vec<Source> {
@@ -91,30 +135,37 @@ impl Take {
         order
     }
 
-    /// Waits on all queues at once. The first item is taken; what else comes is handed back at once, since a pull that
-    /// is dropped would keep its item from everybody for a whole lease.
-    async fn wait_for_any(&self, wait: Duration, stopping: &CancellationToken) -> Option<Taken> {
+    /// Waits on all queues at once. The first item is taken and the other pulls are ended; what else came by then is
+    /// handed back at once, since a pull that is dropped would keep its item from everybody for a whole lease.
+    async fn wait_for_any(
+        &self,
+        wait: Duration,
+        leaving: &CancellationToken,
+    ) -> Option<(Delivery, Source)> {
+        let enough = leaving.child_token();
         let mut pulls = JoinSet::new();
         for source in self.sources.clone() {
-            pulls.spawn(async move { (source.queue.pull(wait).await, source.queue.ack_wait()) });
+            let enough = enough.clone();
+            pulls.spawn(async move { (source.queue.pull_until(wait, &enough).await, source) });
         }
-        let taken = loop {
+        let held = self.board.holds_any();
+        let mut first = None;
+        loop {
             tokio::select! {
-                () = stopping.cancelled() => break None,
+                // The clock of an idle worker starts now.
+                () = self.board.free(), if held && !enough.is_cancelled() => enough.cancel(),
                 done = pulls.join_next() => match done {
-                    None => break None,
-                    Some(Ok((Ok(Some(delivery)), ack_wait))) => break Some(Taken { delivery, ack_wait }),
+                    None => return first,
+                    Some(Ok((Ok(Some(delivery)), source))) => {
+                        enough.cancel();
+                        match first {
+                            None => first = Some((delivery, source)),
+                            Some(_) => drop(delivery.nak(Duration::ZERO).await),
+                        }
+                    }
                     Some(_) => {}
                 }
             }
-        };
-        tokio::spawn(async move {
-            while let Some(done) = pulls.join_next().await {
-                if let Ok((Ok(Some(surplus)), _)) = done {
-                    let _ = surplus.nak(Duration::ZERO).await;
-                }
-            }
-        });
-        taken
+        }
     }
 }

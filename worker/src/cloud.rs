@@ -1,0 +1,270 @@
+//! The machine as its cloud describes it, and what the cloud is about to do with it: IMDSv2.
+
+use std::time::Duration;
+
+use aws_config::imds::Client;
+use aws_config::imds::client::error::ImdsError;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::ambient;
+use spotreel_proto::worker::v1::Presence;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::leave::{By, Leave};
+use crate::presence::Board;
+
+/// The SDK's own name for another address than 169.254.169.254.
+const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+const DISABLED: &str = "AWS_EC2_METADATA_DISABLED";
+/// What the firmware of an EC2 machine calls its maker.
+const VENDOR: &str = "/sys/class/dmi/id/sys_vendor";
+/// A poll that fails is followed by the next; one more try within it is for a lost packet.
+const ATTEMPTS: u32 = 2;
+/// Asked at the start until it answers, so often: a machine that was told to ask has a service that may still come up.
+const TRIES_AT_START: u32 = 10;
+const PAUSE_AT_START: Duration = Duration::from_millis(500);
+/// After so many refusals in a row the client's token is thrown away: the SDK repeats a refused token for ever.
+const REFUSALS: u32 = 2;
+/// A machine whose time is up is left like one with a notice: so long before.
+const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloudSection {
+    pub metadata: Mode,
+    #[serde(with = "humantime_serde")]
+    pub poll: Duration,
+}
+
+/// What the metadata say of this machine; empty where they are silent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    pub instance: String,
+    pub instance_type: String,
+    pub zone: String,
+    pub lifecycle: String,
+    pub pool: String,
+    pub batch: String,
+    pub launch: String,
+    pub expires_at: Option<Timestamp>,
+}
+
+pub struct Cloud {
+    client: Client,
+    refusals: u32,
+    pub machine: Machine,
+}
+
+/// What a poll saw.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    goes_at: Option<Timestamp>,
+    rebalance: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum MetadataError {
+    #[error("the metadata service refuses our token")]
+    Refused,
+    #[error("the metadata service cannot be asked: {0}")]
+    Away(String),
+}
+
+#[derive(Deserialize)]
+struct Action {
+    time: Timestamp,
+}
+
+impl Machine {
+    pub fn describe_to(&self, presence: &mut Presence) {
+        let of = self.clone();
+        presence.pool = of.pool;
+        presence.batch = of.batch;
+        presence.launch = of.launch;
+        presence.instance_type = of.instance_type;
+        presence.zone = of.zone;
+        presence.lifecycle = of.lifecycle;
+    }
+}
+
+impl CloudSection {
+    fn wanted(&self) -> bool {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match self.metadata {
+            Mode::On => true,
+            Mode::Off => false,
+            Mode::Auto if is_set(ENDPOINT) => true,
+            Mode::Auto if std::env::var(DISABLED).is_ok_and(|v| v.eq_ignore_ascii_case("true")) => {
+                false
+            }
+            // No question over the network: elsewhere it would be answered by silence.
+            Mode::Auto => {
+                std::fs::read_to_string(VENDOR).is_ok_and(|v| v.starts_with("Amazon EC2"))
+            }
+        }
+    }
+}
+
+impl Cloud {
+    /// The machine's cloud, if it has one.
+    pub async fn find(config: &CloudSection) -> Option<Self> {
+        if !config.wanted() {
+            return None;
+        }
+        let told = config.metadata == Mode::On || std::env::var_os(ENDPOINT).is_some();
+        let mut cloud = Self {
+            client: client(),
+            refusals: 0,
+            machine: Machine::default(),
+        };
+        for _ in 0..if told { TRIES_AT_START } else { 1 } {
+            match cloud.describe().await {
+                Ok(machine) if !machine.instance.is_empty() => {
+                    tracing::info!(?machine, "this machine has a cloud");
+                    cloud.machine = machine;
+                    return Some(cloud);
+                }
+                Ok(_) => tracing::debug!("the metadata name no instance"),
+                Err(error) => tracing::debug!(%error, "no metadata yet"),
+            }
+            tokio::time::sleep(PAUSE_AT_START).await;
+        }
+        tracing::warn!(
+            "no instance metadata: notices are not seen, and the machine is not left when idle"
+        );
+        None
+    }
+
+    async fn describe(&self) -> Result<Machine, MetadataError> {
+        let text =
+            async |path: &str| Ok::<_, MetadataError>(self.get(path).await?.unwrap_or_default());
+        let tag = async |name: &str| text(&format!("tags/instance/spotreel:{name}")).await;
+        let (instance, instance_type, zone, lifecycle) = tokio::try_join!(
+            text("instance-id"),
+            text("instance-type"),
+            text("placement/availability-zone"),
+            text("instance-life-cycle"),
+        )?;
+        let (pool, batch, launch, expires_at) =
+            tokio::try_join!(tag("pool"), tag("batch"), tag("launch"), tag("expires-at"))?;
+        if !expires_at.is_empty() && expires_at.parse::<Timestamp>().is_err() {
+            tracing::error!(expires_at, "the tag spotreel:expires-at is no time");
+        }
+        Ok(Machine {
+            instance,
+            instance_type,
+            zone,
+            lifecycle,
+            pool,
+            batch,
+            launch,
+            expires_at: expires_at.parse().ok(),
+        })
+    }
+
+    /// Looks again and again until the machine is about to go, and orders the leaving.
+    pub async fn watch(
+        mut self,
+        every: Duration,
+        board: Board,
+        leave: Leave,
+        until: CancellationToken,
+    ) {
+        let mut tick = tokio::time::interval(every);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = until.cancelled() => return,
+            }
+            let now = ambient::now();
+            let expires_at = &mut self.machine.expires_at;
+            if let Some(at) = expires_at.take_if(|at| now + BEFORE_EXPIRY >= *at) {
+                board.update(|presence| presence.notice_at_ms = at.as_millisecond());
+                leave.order(By::Notice(instant(at, now)), "the machine's time is up");
+            }
+            let seen = self.look().await;
+            if let Some(at) = seen.goes_at {
+                board.update(|presence| presence.notice_at_ms = at.as_millisecond());
+                leave.order(
+                    By::Notice(instant(at, ambient::now())),
+                    "the cloud takes the machine",
+                );
+                // Nothing more urgent can come from here.
+                return;
+            }
+            if seen.rebalance {
+                board.update(|presence| presence.rebalance = true);
+                leave.order(By::WhenDone, "the cloud may take the machine soon");
+            }
+        }
+    }
+
+    /// An error is a poll that saw nothing: notices are best effort, and the next poll comes soon.
+    async fn look(&mut self) -> Seen {
+        let looked = tokio::try_join!(
+            self.get("spot/instance-action"),
+            self.get("events/recommendations/rebalance")
+        );
+        match looked {
+            Ok((action, rebalance)) => {
+                self.refusals = 0;
+                Seen {
+                    goes_at: action.map(|text| goes_at(&text)),
+                    rebalance: rebalance.is_some(),
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the metadata could not be read");
+                if let MetadataError::Refused = error {
+                    self.refusals += 1;
+                }
+                if self.refusals >= REFUSALS {
+                    (self.client, self.refusals) = (client(), 0);
+                }
+                Seen::default()
+            }
+        }
+    }
+
+    /// None: there is no such thing.
+    async fn get(&self, path: &str) -> Result<Option<String>, MetadataError> {
+        match self.client.get(format!("/latest/meta-data/{path}")).await {
+            Ok(text) => Ok(Some(String::from(text))),
+            Err(ImdsError::ErrorResponse(error)) => match error.response().status().as_u16() {
+                404 => Ok(None),
+                401 => Err(MetadataError::Refused),
+                status => Err(MetadataError::Away(format!("status {status}"))),
+            },
+            Err(error) => Err(MetadataError::Away(crate::checkpoints::chain(&error))),
+        }
+    }
+}
+
+fn client() -> Client {
+    Client::builder().max_attempts(ATTEMPTS).build()
+}
+
+/// An action that cannot be read still means that the machine goes: as soon as a notice allows.
+fn goes_at(action: &str) -> Timestamp {
+    match serde_json::from_str::<Action>(action) {
+        Ok(action) => action.time,
+        Err(error) => {
+            tracing::error!(%error, action, "a notice without a time");
+            ambient::now() + BEFORE_EXPIRY
+        }
+    }
+}
+
+fn instant(at: Timestamp, now: Timestamp) -> Instant {
+    Instant::now() + Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}

@@ -1,0 +1,89 @@
+//! Fleet's way to a worker: a request to take nothing more, answered once everybody can read that it does not.
+
+use async_nats::{Client, Message};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::Context;
+use spotreel_bus::names;
+use spotreel_proto::worker::v1::State;
+
+use crate::leave::{By, Leave};
+use crate::presence::Board;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    mode: Mode,
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// What is in hand is finished first.
+    Finish,
+    /// What is in hand is handed back.
+    Now,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    State { state: &'static str },
+    Error { error: String },
+}
+
+/// Listens until the program ends. Asking again is answered again; a later `now` hurries an earlier `finish`.
+pub async fn listen(client: Client, instance: String, board: Board, leave: Leave, ctx: Context) {
+    let subject = names::worker_drain(&instance);
+    let mut requests = match client.subscribe(subject.clone()).await {
+        Ok(requests) => requests,
+        Err(error) => {
+            return tracing::error!(%error, subject, "this worker cannot be told to drain");
+        }
+    };
+    loop {
+        let request = tokio::select! {
+            Some(request) = requests.next() => request,
+            () = ctx.stopping.cancelled() => return,
+            else => return,
+        };
+        // Answered on the side: an answer waits for a write, and the next request must not wait for the answer.
+        ctx.tasks.spawn(answer(
+            client.clone(),
+            board.clone(),
+            leave.clone(),
+            request,
+        ));
+    }
+}
+
+async fn answer(client: Client, board: Board, leave: Leave, message: Message) {
+    let answer = match serde_json::from_slice::<Request>(&message.payload) {
+        Ok(request) => {
+            tracing::info!(mode = ?request.mode, reason = request.reason, "told to drain");
+            let by = match request.mode {
+                Mode::Finish => By::WhenDone,
+                Mode::Now => By::AtOnce,
+            };
+            leave.order(by, "told to drain");
+            Answer::State {
+                state: match board.leaving_told().await {
+                    State::Drained => "drained",
+                    _ => "draining",
+                },
+            }
+        }
+        Err(error) => Answer::Error {
+            error: error.to_string(),
+        },
+    };
+    let Some(reply) = message.reply else { return };
+    let Ok(body) = serde_json::to_vec(&answer) else {
+        return;
+    };
+    // The program may end next: the answer has to be on its way before that.
+    if client.publish(reply, body.into()).await.is_err() || client.flush().await.is_err() {
+        tracing::debug!("the answer to a drain was not sent");
+    }
+}
