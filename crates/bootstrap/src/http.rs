@@ -1,10 +1,10 @@
-//! The listener every program has: `/livez`, `/readyz` and `/metrics`.
+//! The listener every program has: `/livez`, `/readyz` and `/metrics`, and the pages that a program adds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 
 use crate::health::Health;
+use crate::pages::Pages;
 
 /// How often histograms are drained into their buckets: between two scrapes of a usual Prometheus (15 s), so that
 /// neither a fast scraper nor none at all lets samples pile up.
@@ -20,6 +21,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 struct Shared {
     health: Health,
+    pages: Pages,
     metrics: PrometheusHandle,
 }
 
@@ -38,19 +40,30 @@ pub(crate) async fn bind(listen: SocketAddr) -> anyhow::Result<(TcpListener, Soc
 }
 
 /// Answers until the process ends: health must be visible while the program drains.
-pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: PrometheusHandle) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    health: Health,
+    pages: Pages,
+    metrics: PrometheusHandle,
+) {
     tokio::spawn(upkeep(metrics.clone()));
-    if let Err(error) = axum::serve(listener, router(health, metrics)).await {
+    let shared = Shared {
+        health,
+        pages,
+        metrics,
+    };
+    if let Err(error) = axum::serve(listener, router(shared)).await {
         tracing::error!(%error, "the health listener stopped");
     }
 }
 
-fn router(health: Health, metrics: PrometheusHandle) -> Router {
+fn router(shared: Shared) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Shared { health, metrics })
+        .fallback(page)
+        .with_state(shared)
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
@@ -69,6 +82,14 @@ async fn render(State(shared): State<Shared>) -> Response {
         shared.metrics.render(),
     )
         .into_response()
+}
+
+async fn page(State(shared): State<Shared>, method: Method, uri: Uri) -> Response {
+    match shared.pages.find(uri.path()) {
+        None => StatusCode::NOT_FOUND.into_response(),
+        Some(_) if method != Method::GET => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+        Some(page) => Json(page().await).into_response(),
+    }
 }
 
 async fn upkeep(metrics: PrometheusHandle) {

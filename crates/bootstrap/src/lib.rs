@@ -37,11 +37,13 @@
 
 pub mod ambient;
 pub mod config;
+pub mod crash;
 pub mod environment;
 pub mod health;
 mod http;
 mod lifecycle;
 pub mod metrics;
+mod pages;
 mod run;
 mod secret;
 mod sections;
@@ -50,6 +52,7 @@ pub mod telemetry;
 pub use config::ConfigError;
 pub use health::Health;
 pub use lifecycle::Context;
+pub use pages::Pages;
 pub use run::{EXIT_CONFIG, EXIT_FAILED, EXIT_HARD_STOP, run};
 pub use secret::Secret;
 pub use sections::{Common, Config, HttpConfig, LogFormat, ShutdownConfig, TelemetryConfig};

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::health::Health;
+use crate::pages::Pages;
 
 /// What a program's `start` is handed. Clones share everything.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Context {
     /// Where `/livez`, `/readyz` and `/metrics` answer.
     pub http: SocketAddr,
     pub health: Health,
+    /// What else answers there.
+    pub pages: Pages,
     /// Cancelled at the first signal, and when a task fails: take no new work, finish what is in hand. A program may
     /// cancel it to end by itself.
     pub stopping: CancellationToken,
@@ -37,6 +40,7 @@ impl Context {
             name,
             http,
             health: Health::new(),
+            pages: Pages::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             failed: Arc::default(),

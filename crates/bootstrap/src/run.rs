@@ -56,6 +56,9 @@ where
         Ok(config) => config,
         Err(error) => return refuse(name, EXIT_CONFIG, &error.into()),
     };
+    if let Err(error) = config.validate() {
+        return refuse(name, EXIT_CONFIG, &error);
+    }
     if matches.get_flag("check-config") {
         return match toml::to_string(&config) {
             Ok(text) => {
@@ -165,7 +168,12 @@ where
     let ctx = Context::new(name, address);
     tracing::info!(program = name, version = env!("CARGO_PKG_VERSION"), http = %address, "listening");
     let ending = runtime.block_on(async {
-        tokio::spawn(http::serve(listener, ctx.health.clone(), recorder));
+        tokio::spawn(http::serve(
+            listener,
+            ctx.health.clone(),
+            ctx.pages.clone(),
+            recorder,
+        ));
         live(&ctx, start(config, ctx.clone()), &mut signals, grace).await
     });
 

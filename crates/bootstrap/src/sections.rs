@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 /// Explicit fields rather than `#[serde(flatten)]`, because flatten switches `deny_unknown_fields` off.
 pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     fn common(&self) -> Common<'_>;
+
+    /// What serde can't say about the values. Refused here, the program exits as for an unknown key, before anything
+    /// starts.
+    ///
+    /// # Errors
+    /// When a person must change the configuration; the message names the key and the cure.
+    fn validate(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 /// Where [`run`](crate::run) finds its sections in a program's configuration.

@@ -29,6 +29,9 @@ pub struct Run {
     pub by: String,
     pub at: Timestamp,
     pub id: String,
+    /// Even though the pool is held.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// An order, and its revision in the bucket.

@@ -1,0 +1,122 @@
+//! What batches have cost within a span of time, from their own books.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::batch::{Batch, Instance};
+use crate::money::Usd;
+
+/// The starts of the day and of the month, in UTC: budgets are kept by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Periods {
+    pub day: Timestamp,
+    pub month: Timestamp,
+}
+
+impl Periods {
+    pub fn at(now: Timestamp) -> Self {
+        let today = now.to_zoned(TimeZone::UTC).date();
+        let start = |date: jiff::civil::Date| {
+            let midnight = date.to_zoned(TimeZone::UTC);
+            midnight.map_or(now, |midnight| midnight.timestamp())
+        };
+        Self {
+            day: start(today),
+            month: start(today.first_of_month()),
+        }
+    }
+}
+
+/// What these batches cost from `since` to `now`. An instance that ran over the border counts by its share of time.
+pub fn spent<'a>(
+    batches: impl IntoIterator<Item = &'a Batch>,
+    since: Timestamp,
+    now: Timestamp,
+) -> Usd {
+    let instances = batches.into_iter().flat_map(|batch| &batch.instances);
+    instances.map(|instance| share(instance, since, now)).sum()
+}
+
+/// The rate at which these batches cost now.
+pub fn rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
+    let instances = batches.into_iter().flat_map(|batch| &batch.instances);
+    let running = instances.filter(|instance| !instance.is_gone());
+    running.map(|instance| instance.rate).sum()
+}
+
+fn share(instance: &Instance, since: Timestamp, now: Timestamp) -> Usd {
+    let end = if instance.is_gone() {
+        instance.billed_to
+    } else {
+        now
+    };
+    let cost = instance.cost_at(now);
+    let whole = span(instance.launched_at, end);
+    let within = span(instance.launched_at.max(since), end);
+    if within >= whole {
+        return if end < since { Usd::ZERO } else { cost };
+    }
+    let micros = i128::from(cost.micros()) * i128::try_from(within.as_millis()).unwrap_or_default()
+        / i128::try_from(whole.as_millis()).unwrap_or(1).max(1);
+    Usd::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+fn span(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Ending, InstanceState, PoolName, Wanted};
+    use crate::fleet::cloud::{Lifecycle, Place};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_night_counts_for_both_days() {
+        let pool = PoolName::parse("default").unwrap();
+        let wanted = Wanted {
+            rule: "length".into(),
+            why: "enough".into(),
+            units: 1,
+            slot: None,
+            deadline: at("2026-11-24T12:00:00Z"),
+        };
+        let from = at("2026-11-30T22:00:00Z");
+        let mut batch = Batch::request(&pool, None, wanted, from).unwrap();
+        let end = at("2026-12-01T02:00:00Z");
+        batch.instances.push(Instance {
+            id: "i-1".into(),
+            place: Place {
+                kind: "g6.xlarge".into(),
+                zone: "us-east-2a".into(),
+            },
+            lifecycle: Lifecycle::Spot,
+            launch: 1,
+            launched_at: from,
+            ready_at: None,
+            state: InstanceState::Gone {
+                ending: Ending::Terminated,
+                at: end,
+            },
+            silent_since: None,
+            absences: 0,
+            rate: Usd::from_cents(25),
+            cost: Usd::from_cents(100),
+            billed_to: end,
+        });
+        let noon = at("2026-12-01T12:00:00Z");
+        let periods = Periods::at(noon);
+        assert_eq!(periods.day, at("2026-12-01T00:00:00Z"));
+        assert_eq!(periods.month, at("2026-12-01T00:00:00Z"));
+        assert_eq!(spent([&batch], periods.day, noon), Usd::from_cents(50));
+        assert_eq!(spent([&batch], from, noon), Usd::from_cents(100));
+        assert_eq!(spent([&batch], noon, noon), Usd::ZERO);
+        assert_eq!(rate([&batch]), Usd::ZERO);
+    }
+}

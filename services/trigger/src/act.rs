@@ -1,0 +1,100 @@
+//! Carrying decisions out: a batch is asked for, an order is done, a mode is written down.
+
+use jiff::{SignedDuration, Timestamp};
+use spotreel_bus::RecordedBatch;
+use spotreel_bus::controls::{self, Ordered, Run};
+use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::log::AppendError;
+use spotreel_domain::batch::{Batch, PoolName, Wanted};
+use spotreel_domain::pool::PoolConfig;
+use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};
+
+use crate::error::ActError;
+use crate::view::{ModeMark, Reader, Seen, mode_differs};
+
+/// What became of a batch that was wanted.
+#[derive(Debug)]
+pub enum Outcome {
+    Requested(Box<Batch>),
+    /// Somebody else wrote to the pool's log first: what was decided is void.
+    Late,
+}
+
+/// Asks for a batch, if nothing has been written to the pool's log since it was read.
+pub async fn request(
+    reader: &Reader,
+    seen: &Seen,
+    name: &PoolName,
+    pool: &PoolConfig,
+    fire: &Fire,
+    now: Timestamp,
+) -> Result<Outcome, ActError> {
+    let last = seen.newest.get(name);
+    // The batch answers the order, however our clock stands to that of whoever took it: an order that is no younger
+    // than the newest batch is done.
+    let order = seen.controls.runs.get(name);
+    let now = order.map_or(now, |run| now.max(run.order.at));
+    let wanted = Wanted {
+        rule: fire.rule.to_string(),
+        why: fire.why.clone(),
+        units: fire.units,
+        slot: fire.slot.as_ref().map(ToString::to_string),
+        deadline: later(now, pool),
+    };
+    let batch = Batch::request(name, last.map(|last| &last.batch), wanted, now)?;
+    let expected = last.map_or(0, |last: &RecordedBatch| last.sequence);
+    match reader.batches.append(&batch, expected).await {
+        Ok(_) => Ok(Outcome::Requested(Box::new(batch))),
+        Err(AppendError::Conflict(_)) => Ok(Outcome::Late),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes back an order to run that a batch has answered. Whoever asked for the batch may have died before it did so.
+pub async fn forget_order(
+    reader: &Reader,
+    name: &PoolName,
+    order: &Ordered<Run>,
+) -> Result<(), ActError> {
+    match controls::remove_run(&reader.client, name, order.revision).await {
+        // A newer order stands there, or another trigger was first.
+        Ok(()) | Err(ApiError::Conflict) => Ok(()),
+        Err(error) => Err(ActError::Order(error)),
+    }
+}
+
+/// Writes the mode down where it differs from what stands there; fleet reads it.
+pub async fn keep_mode(
+    reader: &Reader,
+    name: &PoolName,
+    before: &ModeMark,
+    decision: &Decision,
+) -> Result<(), ActError> {
+    let mode = &decision.mode;
+    if !mode_differs(before, mode.mode, mode.resident_units) {
+        return Ok(());
+    }
+    let state = if mode.changed {
+        ModeState {
+            mode: mode.mode,
+            since: Some(decision.at),
+        }
+    } else {
+        before.state
+    };
+    let mark = ModeMark {
+        state,
+        resident_units: mode.resident_units,
+    };
+    let resident = mode.mode == Mode::Resident;
+    tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
+    let put = reader.put_mode(name, &mark).await;
+    put.map_err(ActError::Mode)
+}
+
+fn later(now: Timestamp, pool: &PoolConfig) -> Timestamp {
+    SignedDuration::try_from(pool.batch_deadline)
+        .ok()
+        .and_then(|span| now.checked_add(span).ok())
+        .unwrap_or(Timestamp::MAX)
+}

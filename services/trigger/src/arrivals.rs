@@ -1,0 +1,161 @@
+//! How many tasks arrived within the last hour.
+//!
+//! Arrivals are counted as they are heard, by the minute, and never more than an hour of them is kept. After a restart
+//! the hour is read again from the log: the entries that it still holds, and the tasks that have succeeded since and
+//! arrived within the hour. Tasks that came and were cancelled or failed meanwhile are missing from that hour.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use async_nats::Client;
+use jiff::{SignedDuration, Timestamp};
+use spotreel_bus::Recorded;
+use spotreel_bus::jetstream::{self, ApiError, Stored};
+use spotreel_bus::names::{self, TASKS};
+use spotreel_domain::{Event, Model};
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// Far more than the hour after which hybrid mode has made up its mind; more is counted as this.
+const MOST_SEEDED: usize = 1_000;
+
+/// Shared by who hears and who looks.
+#[derive(Default)]
+pub struct Arrivals {
+    by_model: Mutex<BTreeMap<Model, Hour>>,
+}
+
+/// Counts by the minute, oldest first.
+#[derive(Debug, Default)]
+struct Hour {
+    minutes: VecDeque<(i64, u64)>,
+}
+
+impl Arrivals {
+    pub fn note(&self, model: Model, at: Timestamp) {
+        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
+        by_model.entry(model).or_default().note(at);
+    }
+
+    pub fn within_the_hour(&self, models: &[Model], now: Timestamp) -> u64 {
+        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
+        models
+            .iter()
+            .filter_map(|model| Some(by_model.get_mut(model)?.count(now)))
+            .sum()
+    }
+
+    /// What came before this program did, up to `now`.
+    pub async fn seed(&self, client: &Client, now: Timestamp) -> Result<(), ApiError> {
+        let since = now - HOUR;
+        let (queued, succeeded) = futures::try_join!(
+            read(client, "spotreel.log.*.queued.>", since),
+            read(client, "spotreel.log.*.succeeded", since)
+        )?;
+        let waiting = queued
+            .iter()
+            .filter_map(|entry| Some((model_of(&entry.subject)?, entry.stored_at)));
+        let done = succeeded.into_iter().filter_map(submitted);
+        let mut heard: Vec<_> = waiting.chain(done).collect();
+        heard.retain(|(_, at)| (since..=now).contains(at));
+        heard.sort_by_key(|(_, at)| *at);
+        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *by_model);
+        for (model, at) in heard {
+            by_model.entry(model).or_default().note(at);
+        }
+        // Heard while the log was read: younger than what was read.
+        for (model, hour) in before {
+            by_model.entry(model).or_default().extend(hour, now);
+        }
+        Ok(())
+    }
+}
+
+impl Hour {
+    fn note(&mut self, at: Timestamp) {
+        self.add(at.as_second() / 60, 1);
+    }
+
+    fn add(&mut self, minute: i64, count: u64) {
+        match self.minutes.back_mut() {
+            // A clock that goes back a little does not make a new minute.
+            Some((last, sum)) if *last >= minute => *sum += count,
+            _ => self.minutes.push_back((minute, count)),
+        }
+    }
+
+    fn extend(&mut self, later: Self, seeded_to: Timestamp) {
+        let seeded_to = seeded_to.as_second() / 60;
+        for (minute, count) in later.minutes {
+            if minute > seeded_to {
+                self.add(minute, count);
+            }
+        }
+    }
+
+    fn count(&mut self, now: Timestamp) -> u64 {
+        let oldest = (now - HOUR).as_second() / 60;
+        while self.minutes.front().is_some_and(|(at, _)| *at < oldest) {
+            self.minutes.pop_front();
+        }
+        self.minutes.iter().map(|(_, count)| count).sum()
+    }
+}
+
+async fn read(client: &Client, filter: &str, since: Timestamp) -> Result<Vec<Stored>, ApiError> {
+    let query = serde_json::json!({
+        "batch": MOST_SEEDED, "start_time": since.to_string(), "next_by_subj": filter,
+    });
+    jetstream::direct_get(client, TASKS, &query).await
+}
+
+/// The model of a `queued` event.
+pub fn model_of(subject: &str) -> Option<Model> {
+    let mut tokens = subject.strip_prefix("spotreel.log.")?.split('.');
+    (tokens.nth(1) == Some(Event::Queued.as_str())).then(|| Model::parse(tokens.next()?))?
+}
+
+fn submitted(stored: Stored) -> Option<(Model, Timestamp)> {
+    names::parse_log_subject(&stored.subject)?;
+    let recorded = Recorded::from_parts(
+        &stored.subject,
+        stored.sequence,
+        &stored.payload,
+        stored.headers,
+        stored.stored_at.as_nanosecond(),
+    );
+    let task = recorded.ok()?.task;
+    Some((task.spec.model, task.submitted_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_slides() {
+        let arrivals = Arrivals::default();
+        let start: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let minute = |n| start + SignedDuration::from_mins(n);
+        for n in 0..120 {
+            arrivals.note(Model::Ti2v5b, minute(n));
+            arrivals.note(Model::Ti2v5b, minute(n));
+        }
+        arrivals.note(Model::T2vA14b, minute(119));
+        let count = |models: &[Model], n| arrivals.within_the_hour(models, minute(n));
+        assert_eq!(count(&[Model::Ti2v5b], 119), 122);
+        assert_eq!(count(&[Model::Ti2v5b, Model::T2vA14b], 119), 123);
+        assert_eq!(count(&[Model::I2vA14b], 119), 0);
+        assert_eq!(count(&Model::ALL, 300), 0);
+    }
+
+    #[test]
+    fn entries_name_their_model() {
+        assert_eq!(
+            model_of("spotreel.log.abc.queued.t2v-A14B.1"),
+            Some(Model::T2vA14b)
+        );
+        assert_eq!(model_of("spotreel.log.abc.started"), None);
+        assert_eq!(model_of("spotreel.batchlog.default.1.requested"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! What wakes trigger. A message says only that something may have changed: the truth is read again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use futures::StreamExt;
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::controls;
+use spotreel_bus::names::{BATCHLOG_ALL, TASKS};
+use tokio::sync::Notify;
+
+use crate::arrivals::{self, Arrivals};
+
+/// Between tries to hear again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A plain subscriber hears a message before it is stored: so long it is given to be there when the log is read.
+const STORED_AFTER: Duration = Duration::from_millis(5);
+
+type HearError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Hears of new tasks, after they are stored, until told to stop.
+pub async fn hear_tasks(
+    client: Client,
+    wake: Arc<Notify>,
+    heard: Arc<Arrivals>,
+    ctx: Context,
+) -> anyhow::Result<()> {
+    while !ctx.stopping.is_cancelled() {
+        again(&ctx, "new tasks", tasks(&client, &wake, &heard)).await;
+    }
+    Ok(())
+}
+
+/// Hears of batches and of orders.
+pub async fn hear_changes(client: Client, wake: Arc<Notify>, ctx: Context) -> anyhow::Result<()> {
+    while !ctx.stopping.is_cancelled() {
+        again(&ctx, "batches and orders", changes(&client, &wake)).await;
+    }
+    Ok(())
+}
+
+async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), HearError> {
+    let context = async_nats::jetstream::new(client.clone());
+    let consumer = push::OrderedConfig {
+        deliver_subject: client.new_inbox(),
+        filter_subject: "spotreel.log.*.queued.>".into(),
+        headers_only: true,
+        deliver_policy: DeliverPolicy::New,
+        ..push::OrderedConfig::default()
+    };
+    let stream = context.get_stream_no_info(TASKS).await?;
+    let mut entries = stream.create_consumer(consumer).await?.messages().await?;
+    heard.seed(client, ambient::now()).await?;
+    wake.notify_one();
+    while let Some(entry) = entries.next().await {
+        if let Some(model) = arrivals::model_of(&entry?.subject) {
+            heard.note(model, ambient::now());
+        }
+        wake.notify_one();
+    }
+    Ok(())
+}
+
+async fn changes(client: &Client, wake: &Notify) -> Result<(), HearError> {
+    let batches = client.subscribe(BATCHLOG_ALL).await?;
+    let orders = controls::watch(client).await?;
+    let mut changes = futures::stream::select(batches, orders);
+    while changes.next().await.is_some() {
+        tokio::time::sleep(STORED_AFTER).await;
+        wake.notify_one();
+    }
+    Ok(())
+}
+
+/// Hears until told to stop, or until that ends too early: then waits a little.
+async fn again(ctx: &Context, what: &str, hearing: impl Future<Output = Result<(), HearError>>) {
+    let Some(ended) = ctx.stopping.run_until_cancelled(hearing).await else {
+        return;
+    };
+    let error = ended.err().map(|error| error.to_string());
+    tracing::warn!(
+        error,
+        what,
+        "no hints can be heard; the truth is still read every few seconds"
+    );
+    let pause = tokio::time::sleep(RETRY_AFTER);
+    ctx.stopping.run_until_cancelled(pause).await;
+}

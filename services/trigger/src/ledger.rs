@@ -1,0 +1,170 @@
+//! The batches that have ended: when one last served, how many in a row never did, what the month has cost, how fast
+//! tasks were rendered. Kept here between looks and rebuilt from the batch log whenever one is missing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use spotreel_bus::BatchLog;
+use spotreel_bus::batches::MAX_RECENT;
+use spotreel_bus::log::ReadError;
+use spotreel_domain::batch::{Batch, BatchId, PoolName, Status};
+use spotreel_domain::ledger::{self, Periods};
+use spotreel_domain::trigger::{Past, Spend};
+
+/// A month, and the batches that ran over its start.
+const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
+/// Batches that the speed is measured over: enough to be steady, few enough to follow a change.
+const MEASURED_OVER: usize = 5;
+/// Fewer finished tasks than this measure nothing.
+const LEAST_MEASURED: u64 = 10;
+
+#[derive(Default)]
+pub struct Ledger {
+    ended: BTreeMap<BatchId, Batch>,
+    /// Up to which number a pool's ends have been read: what is missing below is older than what is kept.
+    read_to: BTreeMap<PoolName, u64>,
+}
+
+impl Ledger {
+    /// Takes in the pools' newest batches, and reads the ends of those between if there were any.
+    pub async fn update(
+        &mut self,
+        log: &BatchLog,
+        newest: &[&Batch],
+        now: Timestamp,
+    ) -> Result<(), ReadError> {
+        for batch in newest.iter().filter(|batch| !batch.is_active()) {
+            self.ended.insert(batch.id.clone(), (*batch).clone());
+        }
+        if newest.iter().any(|batch| self.misses_before(batch)) {
+            self.read(log, now).await?;
+            for batch in newest {
+                self.read_to
+                    .insert(batch.id.pool.clone(), batch.id.number - 1);
+            }
+            self.forget(now);
+        }
+        Ok(())
+    }
+
+    /// Drops what is too old to count. The newest that served stays, whenever that was.
+    fn forget(&mut self, now: Timestamp) {
+        let served = self.ended.values().filter(|b| b.first_ready_at.is_some());
+        let newest: BTreeMap<_, _> = served
+            .map(|batch| (batch.id.pool.clone(), batch.id.clone()))
+            .collect();
+        self.ended.retain(|id, batch| {
+            newest.get(&id.pool) == Some(id) || batch.ended_at.is_none_or(|at| at > now - KEPT)
+        });
+    }
+
+    fn misses_before(&self, batch: &Batch) -> bool {
+        let (pool, before) = (batch.id.pool.clone(), batch.id.number - 1);
+        let read_to = self.read_to.get(&pool).copied().unwrap_or_default();
+        let id = BatchId {
+            pool,
+            number: before,
+        };
+        before > read_to && !self.ended.contains_key(&id)
+    }
+
+    async fn read(&mut self, log: &BatchLog, now: Timestamp) -> Result<(), ReadError> {
+        for end in log.finals(None, now - KEPT).await? {
+            self.ended.insert(end.batch.id.clone(), end.batch);
+        }
+        // A pool that has slept for longer still knows when it last served.
+        let limit = usize::try_from(MAX_RECENT).unwrap_or(usize::MAX);
+        for end in log.recent(limit).await? {
+            if !end.batch.is_active() {
+                self.ended.entry(end.batch.id.clone()).or_insert(end.batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of one pool, newest first; `newest` goes before what is kept.
+    fn back<'a>(
+        &'a self,
+        pool: &'a PoolName,
+        newest: Option<&'a Batch>,
+    ) -> impl Iterator<Item = &'a Batch> {
+        let first = BatchId {
+            pool: pool.clone(),
+            number: 0,
+        };
+        let last = BatchId {
+            pool: pool.clone(),
+            number: newest.map_or(u64::MAX, |batch| batch.id.number.saturating_sub(1)),
+        };
+        let kept = self.ended.range(first..=last).rev();
+        newest.into_iter().chain(kept.map(|(_, batch)| batch))
+    }
+
+    pub fn past(&self, pool: &PoolName, newest: Option<&Batch>) -> Past {
+        let ended = || self.back(pool, newest).filter(|batch| !batch.is_active());
+        let failed: Vec<_> = ended().take_while(|batch| never_served(batch)).collect();
+        let served = self
+            .back(pool, newest)
+            .find_map(|batch| batch.first_ready_at);
+        Past {
+            requested_at: newest.map(|batch| batch.requested_at),
+            served_at: served,
+            failed_in_row: u32::try_from(failed.len()).unwrap_or(u32::MAX),
+            failed_at: failed.first().and_then(|batch| batch.ended_at),
+            failure: failed.first().and_then(|batch| match &batch.status {
+                Status::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            }),
+            slot: newest
+                .and_then(|batch| batch.slot.as_deref())
+                .and_then(|slot| slot.parse().ok()),
+        }
+    }
+
+    /// Of all pools together; `newest` are their newest batches.
+    pub fn spend(&self, newest: &[&Batch], now: Timestamp) -> Spend {
+        let periods = Periods::at(now);
+        let active: Vec<&Batch> = newest
+            .iter()
+            .copied()
+            .filter(|batch| batch.is_active())
+            .collect();
+        let all = || self.ended.values().chain(active.iter().copied());
+        Spend {
+            per_hour: ledger::rate(active.iter().copied()),
+            today: ledger::spent(all(), periods.day, now),
+            this_month: ledger::spent(all(), periods.month, now),
+        }
+    }
+
+    /// What a machine that served took for a task, idle time and all: what sizing has to reckon with.
+    pub fn seconds_per_task(&self, pool: &PoolName) -> Option<f64> {
+        let served = self
+            .back(pool, None)
+            .filter(|batch| batch.tasks_done > 0 && batch.first_ready_at.is_some())
+            .take(MEASURED_OVER);
+        let (mut tasks, mut time) = (0, Duration::ZERO);
+        for batch in served {
+            tasks += batch.tasks_done;
+            time += batch
+                .instances
+                .iter()
+                .filter_map(|machine| {
+                    let served = machine.billed_to.duration_since(machine.ready_at?);
+                    Duration::try_from(served).ok()
+                })
+                .sum::<Duration>();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53 tasks")]
+        let each = time.as_secs_f64() / tasks as f64;
+        (tasks >= LEAST_MEASURED && each > 0.0).then_some(each)
+    }
+}
+
+/// It was given up before a worker was ready. A batch that a person stopped says nothing of the cloud.
+fn never_served(batch: &Batch) -> bool {
+    batch.first_ready_at.is_none()
+        && batch.stop.is_none()
+        && matches!(batch.status, Status::Failed { .. })
+}

@@ -1,0 +1,140 @@
+//! `spotreel-trigger`: decides when a queue becomes a batch.
+//!
+//! **Hears**, as hints only: `spotreel.log.*.queued.>` (an ordered consumer of its own, headers only, so that a task is
+//! stored before it is counted), `spotreel.batchlog.>`, the operators' orders. **Asks** EC2 for Spot prices and quota.
+//! **Says** `spotreel.batchlog.<pool>.<n>.requested`, and the mark `mode.<pool>`. **Answers** `spotreel.why`,
+//! `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** nothing that lasts.
+//!
+//! Each look reads the truth again ([`view`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for every
+//! pool, and carries out what it says ([`act`]). Looks come with every hint, at least every few seconds, and at most so
+//! many a second.
+//!
+//! Invariants:
+//! - A pool has one active batch at most: `requested` is a compare-and-set on the pool's log, made on what was read.
+//!   Any number of triggers may run; the second one's write is refused and it looks again.
+//! - An order to run makes one batch: it is done once a batch was requested at its time or later, whether or not the
+//!   order is still there.
+//! - A slot of the schedule fires once: the batch that used it carries it, and so do the batches after it.
+//! - Nothing is launched on counts without a fresh mark of the sweeper, nor at unknown prices.
+//!
+//! **When it crashes**, nothing is lost: batches and orders stand in the bucket and the log. What it keeps between
+//! looks (prices, the month's batches, arrivals by the minute) is read again at the next start.
+
+mod act;
+pub mod arrivals;
+mod config;
+mod error;
+mod inbox;
+mod ledger;
+mod metrics;
+mod prices;
+mod reconcile;
+mod serve;
+mod verbs;
+mod view;
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::{BatchLog, TaskLog};
+use spotreel_domain::ops::WhyQuery;
+use spotreel_domain::pool::Pools;
+use spotreel_ec2::Ec2;
+
+pub use config::TriggerConfig;
+pub use error::StartError;
+
+use arrivals::Arrivals;
+use ledger::Ledger;
+use prices::Feed;
+use reconcile::{Reconcile, Shown};
+use verbs::Desk;
+use view::Reader;
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../trigger.toml");
+
+pub async fn start(config: TriggerConfig, ctx: Context) -> anyhow::Result<()> {
+    let pools = config.load_pools()?;
+    let client = spotreel_bus::connect(&config.nats, "trigger", true).await?;
+    let ec2 = match pools.kinds().is_empty() {
+        true => None,
+        false => Some(Ec2::connect(&config.ec2).await),
+    };
+    start_with(config, pools, ec2, client, ctx).await
+}
+
+/// As [`start`], over connections that are made already.
+pub async fn start_with(
+    config: TriggerConfig,
+    pools: Pools,
+    ec2: Option<Ec2>,
+    client: Client,
+    ctx: Context,
+) -> anyhow::Result<()> {
+    metrics::describe();
+    ctx.health.expect(reconcile::CHECK);
+    let pools = Arc::new(pools);
+    let shown = Shown::new();
+    let arrivals = Arc::<Arrivals>::default();
+    let batches = BatchLog::open(&client).await;
+    let started = ambient::now();
+
+    let feed = ec2.map(|ec2| {
+        let feed = Feed::new(ec2, pools.clone(), config.prices.clone(), started);
+        Arc::new(feed)
+    });
+    if let Some(feed) = feed.clone() {
+        let (wake, asking) = (shown.wake.clone(), ctx.clone());
+        ctx.spawn("prices", async move {
+            feed.run(&wake, &asking).await;
+            Ok(())
+        });
+    }
+
+    let reconcile = Reconcile {
+        reader: Reader {
+            client: client.clone(),
+            log: TaskLog::open(&client).await,
+            batches: batches.clone(),
+            pools: pools.clone(),
+            started,
+        },
+        pools: pools.clone(),
+        feed,
+        arrivals: arrivals.clone(),
+        config: config.reconcile,
+        ctx: ctx.clone(),
+        shown: shown.clone(),
+        ledger: Ledger::default(),
+        said: Default::default(),
+    };
+    ctx.spawn("reconcile", async move {
+        reconcile.run().await;
+        Ok(())
+    });
+    let hearing = inbox::hear_tasks(client.clone(), shown.wake.clone(), arrivals, ctx.clone());
+    ctx.spawn("new tasks", hearing);
+    let hearing = inbox::hear_changes(client.clone(), shown.wake.clone(), ctx.clone());
+    ctx.spawn("batches and orders", hearing);
+
+    let desk = Arc::new(Desk {
+        client: client.clone(),
+        batches,
+        pools,
+        shown,
+    });
+    let page = desk.clone();
+    ctx.pages.add("/why", move || {
+        let desk = page.clone();
+        async move { serde_json::json!(desk.why(WhyQuery::default()).await.ok()) }
+    });
+    let service = serve::offer(&desk, &client, &ctx).await?;
+    let stopping = ctx.stopping.clone();
+    ctx.tasks.spawn(async move {
+        stopping.cancelled().await;
+        drop(service);
+    });
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The NATS service: five endpoints, each request on a task of its own, so many at a time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt};
+use async_nats::{Client, HeaderMap};
+use futures::StreamExt;
+use spotreel_bootstrap::Context;
+use spotreel_domain::api::{ApiError, ErrorReply};
+use tokio::sync::Semaphore;
+
+use crate::error::StartError;
+use crate::metrics;
+use crate::verbs::{Desk, Verb};
+
+/// Where an answer may go. Anything else could be a log itself: the answer would be stored as an event.
+const REPLY_PREFIXES: [&str; 2] = ["_INBOX", "_R_"];
+/// People and dashboards ask; more than this at a time wait.
+const AT_ONCE: usize = 64;
+
+/// Offers the verbs. The service answers `nats micro` for as long as it is held.
+pub async fn offer(
+    desk: &Arc<Desk>,
+    client: &Client,
+    ctx: &Context,
+) -> Result<Service, StartError> {
+    let failed = |subject| {
+        move |error: async_nats::Error| StartError::Endpoint {
+            subject,
+            reason: error.to_string(),
+        }
+    };
+    let service = client
+        .service_builder()
+        .description("when batches run and why, and orders to run or to hold them")
+        .start("spotreel-trigger", env!("CARGO_PKG_VERSION"))
+        .await
+        .map_err(failed("$SRV"))?;
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    for verb in Verb::ALL {
+        let builder = service.endpoint_builder().name(verb.name());
+        let endpoint = builder
+            .add(verb.subject())
+            .await
+            .map_err(failed(verb.subject()))?;
+        let listening = listen(endpoint, verb, desk.clone(), places.clone(), ctx.clone());
+        ctx.spawn(verb.name(), listening);
+    }
+    Ok(service)
+}
+
+async fn listen(
+    mut endpoint: Endpoint,
+    verb: Verb,
+    desk: Arc<Desk>,
+    places: Arc<Semaphore>,
+    ctx: Context,
+) -> anyhow::Result<()> {
+    while let Some(Some(request)) = ctx.stopping.run_until_cancelled(endpoint.next()).await {
+        let place = places.clone().acquire_owned().await?;
+        let desk = desk.clone();
+        ctx.tasks.spawn(async move {
+            handle(&desk, verb, &request).await;
+            drop(place);
+        });
+    }
+    endpoint.stop().await?;
+    Ok(())
+}
+
+async fn handle(desk: &Desk, verb: Verb, request: &Request) {
+    let reply_to = request.message.reply.as_deref().unwrap_or_default();
+    let to_an_inbox = |prefix: &&str| reply_to.starts_with(*prefix);
+    if !REPLY_PREFIXES.iter().any(|prefix| to_an_inbox(&prefix)) {
+        let verb = verb.name();
+        tracing::warn!(
+            verb,
+            reply_to,
+            "a request whose answer would go to no inbox was dropped"
+        );
+        return;
+    }
+    let began = Instant::now();
+    let mut headers = HeaderMap::new();
+    let body = match desk.answer(verb, &request.message.payload).await {
+        Ok(body) => body,
+        Err(error) => refusal(error, &mut headers),
+    };
+    if let Err(error) = request.respond_with_headers(Ok(body.into()), headers).await {
+        tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
+    }
+    metrics::answered(verb.name(), began.elapsed());
+}
+
+fn refusal(error: ApiError, headers: &mut HeaderMap) -> Vec<u8> {
+    let status = error.code.status().to_string();
+    headers.insert("Nats-Service-Error-Code", status.as_str());
+    // A header is one line.
+    let line = error.message.replace(|c: char| c.is_control(), " ");
+    headers.insert("Nats-Service-Error", line.as_str());
+    serde_json::to_vec(&ErrorReply { error }).expect("it has string keys only")
+}

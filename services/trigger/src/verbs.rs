@@ -1,0 +1,259 @@
+//! What people ask and order, and the answers.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::batches::MAX_RECENT;
+use spotreel_bus::controls::{self, Hold, Run};
+use spotreel_bus::{BatchLog, names};
+use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
+use spotreel_domain::batch::{BatchId, PoolName};
+use spotreel_domain::ops::{
+    BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
+};
+use spotreel_domain::pool::Pools;
+
+use crate::reconcile::Shown;
+
+/// Of batches, where nobody says how many.
+const USUAL_LIMIT: u32 = 20;
+/// Of what people write: it is shown in every decision, and longer texts are not read.
+const LONGEST_TEXT: usize = 200;
+/// When to come back after the server did not answer: a restart takes a few seconds.
+const RETRY_AFTER_S: u64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Why,
+    Batches,
+    Run,
+    Hold,
+    Resume,
+}
+
+impl Verb {
+    pub const ALL: [Self; 5] = [
+        Self::Why,
+        Self::Batches,
+        Self::Run,
+        Self::Hold,
+        Self::Resume,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Why => "why",
+            Self::Batches => "batches",
+            Self::Run => "run",
+            Self::Hold => "hold",
+            Self::Resume => "resume",
+        }
+    }
+
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Why => names::WHY,
+            Self::Batches => names::LIST_BATCHES,
+            Self::Run => names::OPS_RUN,
+            Self::Hold => names::OPS_HOLD,
+            Self::Resume => names::OPS_RESUME,
+        }
+    }
+}
+
+/// Where questions and orders are taken.
+pub struct Desk {
+    pub client: Client,
+    pub batches: BatchLog,
+    pub pools: Arc<Pools>,
+    pub shown: Shown,
+}
+
+impl Desk {
+    /// Carries out one request.
+    pub async fn answer(&self, verb: Verb, payload: &[u8]) -> Result<Vec<u8>, ApiError> {
+        match verb {
+            Verb::Why => self.why(parse(payload)?).await.map(|why| json(&why)),
+            Verb::Batches => self.batches(parse(payload)?).await.map(|all| json(&all)),
+            Verb::Run => self.run(parse(payload)?).await.map(|done| json(&done)),
+            Verb::Hold => self.hold(parse(payload)?).await.map(|done| json(&done)),
+            Verb::Resume => self.resume(parse(payload)?).await.map(|done| json(&done)),
+        }
+    }
+
+    pub async fn why(&self, query: WhyQuery) -> Result<Why, ApiError> {
+        let wanted = query.pool.map(|pool| self.named(&pool)).transpose()?;
+        let mut why = self.shown.ask().await;
+        if let Some(wanted) = wanted {
+            why.pools.retain(|pool| pool.pool == wanted);
+        }
+        Ok(why)
+    }
+
+    async fn batches(&self, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {
+        let now = ambient::now();
+        if let Some(id) = &query.id {
+            let message = format!("there is no batch {id}");
+            let none = || refuse(ErrorCode::NotFound, message.clone());
+            let id = BatchId::parse(id).ok_or_else(none)?;
+            let found = self.batches.get(&id).await;
+            let found = found.map_err(|error| unavailable("the batch log", &error))?;
+            return Ok(vec![BatchView::of(&found.ok_or_else(none)?.batch, now)]);
+        }
+        let limit = query.limit.unwrap_or(USUAL_LIMIT) as usize;
+        let most = usize::try_from(MAX_RECENT).unwrap_or(usize::MAX);
+        if !(1..=most).contains(&limit) {
+            let message = format!("limit is 1 to {MAX_RECENT}");
+            return Err(refuse(ErrorCode::Invalid, message));
+        }
+        // A pool that is configured no more still has its batches.
+        let pool = query.pool.as_deref().map(|name| {
+            PoolName::parse(name).map_err(|bad| refuse(ErrorCode::Invalid, bad.to_string()))
+        });
+        let pool = pool.transpose()?;
+        let most = if pool.is_some() { most } else { limit };
+        let recent = self.batches.recent(most).await;
+        let recent = recent.map_err(|error| unavailable("the batch log", &error))?;
+        let views = recent
+            .iter()
+            .filter(|one| pool.as_ref().is_none_or(|pool| one.batch.id.pool == *pool))
+            .take(limit)
+            .map(|one| BatchView::of(&one.batch, now));
+        Ok(views.collect())
+    }
+
+    async fn run(&self, order: RunOrder) -> Result<Ordered, ApiError> {
+        let pool = match (order.pool, self.pools.pool.len()) {
+            (Some(pool), _) => self.named(&pool)?,
+            (None, 1) => self
+                .pools
+                .pool
+                .keys()
+                .next()
+                .cloned()
+                .ok_or_else(|| self.no_pool(""))?,
+            (None, _) => {
+                let message = format!("pool is missing: name one of {}", self.names());
+                return Err(refuse(ErrorCode::Invalid, message));
+            }
+        };
+        let run = Run {
+            by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
+            at: ambient::now(),
+            id: ambient::uuid_v7().to_string(),
+            force: order.force,
+        };
+        let stored = controls::run(&self.client, &pool, &run).await;
+        stored.map_err(|error| unavailable("the order", &error))?;
+        self.shown.wake.notify_one();
+        tracing::info!(%pool, by = run.by, force = run.force, id = run.id, "ordered to run now");
+        Ok(Ordered {
+            pools: vec![pool],
+            at: run.at,
+            id: Some(run.id),
+        })
+    }
+
+    async fn hold(&self, order: HoldOrder) -> Result<Ordered, ApiError> {
+        let pools = self.one_or_all(order.pool.as_deref())?;
+        if order.reason.trim().is_empty() {
+            let message =
+                "reason is missing: say why launches are held; everybody who asks is told";
+            return Err(refuse(ErrorCode::Invalid, message.into()));
+        }
+        let hold = Hold {
+            by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
+            reason: text("reason", &order.reason)?,
+            since: ambient::now(),
+        };
+        for pool in &pools {
+            let stored = controls::hold(&self.client, pool, &hold).await;
+            stored.map_err(|error| unavailable("the order", &error))?;
+            tracing::info!(%pool, by = hold.by, reason = hold.reason, "launches are held");
+        }
+        self.shown.wake.notify_one();
+        let (at, id) = (hold.since, None);
+        Ok(Ordered { pools, at, id })
+    }
+
+    async fn resume(&self, order: ResumeOrder) -> Result<Ordered, ApiError> {
+        let pools = self.one_or_all(order.pool.as_deref())?;
+        for pool in &pools {
+            let removed = controls::resume(&self.client, pool).await;
+            removed.map_err(|error| unavailable("the order", &error))?;
+            tracing::info!(%pool, "launches are resumed");
+        }
+        self.shown.wake.notify_one();
+        let (at, id) = (ambient::now(), None);
+        Ok(Ordered { pools, at, id })
+    }
+
+    fn one_or_all(&self, pool: Option<&str>) -> Result<Vec<PoolName>, ApiError> {
+        match pool {
+            Some(pool) => Ok(vec![self.named(pool)?]),
+            None => Ok(self.pools.pool.keys().cloned().collect()),
+        }
+    }
+
+    fn named(&self, pool: &str) -> Result<PoolName, ApiError> {
+        let name = PoolName::parse(pool).ok();
+        name.filter(|name| self.pools.pool.contains_key(name))
+            .ok_or_else(|| self.no_pool(pool))
+    }
+
+    fn no_pool(&self, pool: &str) -> ApiError {
+        let shown: String = pool.chars().take(LONGEST_TEXT).collect();
+        let message = format!("there is no pool {shown:?}: there are {}", self.names());
+        refuse(ErrorCode::NotFound, message)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.pools.pool.keys().map(PoolName::as_str).collect();
+        names.join(", ")
+    }
+}
+
+/// Nothing is the same as `{}`.
+fn parse<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, ApiError> {
+    if payload.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(payload)
+        .map_err(|error| refuse(ErrorCode::Invalid, format!("the body: {error}")))
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
+}
+
+fn text(field: &str, value: &str) -> Result<String, ApiError> {
+    let value = value.trim();
+    if value.is_empty() || value.len() > LONGEST_TEXT || value.contains(char::is_control) {
+        let message = format!("{field} is one line of 1 to {LONGEST_TEXT} bytes");
+        return Err(refuse(ErrorCode::Invalid, message));
+    }
+    Ok(value.to_owned())
+}
+
+fn refuse(code: ErrorCode, message: String) -> ApiError {
+    ApiError {
+        code,
+        message,
+        violations: Vec::new(),
+        retry_after_s: None,
+    }
+}
+
+fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
+    tracing::warn!(%error, what, "a request could not be carried out");
+    ApiError {
+        retry_after_s: Some(RETRY_AFTER_S),
+        ..refuse(
+            ErrorCode::Unavailable,
+            format!("{what} cannot be reached now: send the same request again"),
+        )
+    }
+}
