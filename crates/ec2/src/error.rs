@@ -161,14 +161,15 @@ impl Failure {
             }
             SdkError::ServiceError(answer) => {
                 let code = answer.err().code().unwrap_or_default().to_owned();
-                let words = answer.err().message().map(str::to_owned);
-                let message =
-                    words.unwrap_or_else(|| format!("status {}", answer.raw().status().as_u16()));
+                let status = answer.raw().status();
+                let message = match answer.err().message() {
+                    Some(message) => message.to_owned(),
+                    None => format!("status {}", status.as_u16()),
+                };
                 let class = match classify(&code) {
-                    // A refusal in words that we don't know is still a refusal.
-                    ErrorClass::Unknown if !answer.raw().status().is_server_error() => {
-                        ErrorClass::Configuration
-                    }
+                    // A refusal in words that we don't know is still a refusal. Not so an answer that cannot be
+                    // read, which the SDK counts among the errors of the service even with the status 200.
+                    ErrorClass::Unknown if status.is_client_error() => ErrorClass::Configuration,
                     class => class,
                 };
                 match class {

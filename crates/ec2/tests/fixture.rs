@@ -274,3 +274,31 @@ async fn an_endpoint_without_quotas_has_none() {
         assert_eq!(quota, Ok(None), "{status} {body}");
     }
 }
+
+/// Services run their rounds as tasks of their own.
+#[tokio::test]
+async fn calls_can_be_spawned() {
+    let f = fixture(|_| (400, error("InvalidInstanceID.NotFound"))).await;
+    let ec2 = f.ec2.clone();
+    let ids = ["i-1".to_owned(), "i-2".to_owned()];
+    let ended = tokio::spawn(async move {
+        let fleets = ec2.delete_fleets(&ids).await;
+        (
+            ec2.terminate(&ids).await,
+            fleets,
+            ec2.launch(&request()).await,
+        )
+    });
+    let (ended, _, launched) = ended.await.unwrap();
+    assert!(
+        ended
+            .iter()
+            .all(|(_, result)| result.as_ref().is_err_and(CallError::is_not_found))
+    );
+    assert!(!launched.unwrap_err().maybe_running);
+    let asked = f.asked.lock().unwrap();
+    let terminates = asked
+        .iter()
+        .filter(|form| form.contains("Action=TerminateInstances"));
+    assert_eq!(terminates.count(), 3, "both, then each alone");
+}
