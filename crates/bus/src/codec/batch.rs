@@ -113,10 +113,12 @@ fn launch_to_wire(launch: &Launch) -> wire::Launch {
                 at,
                 empty_listings,
                 sealed,
+                sends,
             } => W::Dispatched(wire::Dispatched {
                 at_ms: at.as_millisecond(),
                 empty_listings: *empty_listings,
                 sealed: *sealed,
+                sends: *sends,
             }),
             LaunchState::Answered {
                 at,
@@ -153,6 +155,7 @@ fn launch_from_wire(launch: wire::Launch) -> Result<Launch, DecodeError> {
                 at: at(dispatched.at_ms)?,
                 empty_listings: dispatched.empty_listings,
                 sealed: dispatched.sealed,
+                sends: dispatched.sends,
             },
             W::Answered(answered) => LaunchState::Answered {
                 at: at(answered.at_ms)?,
@@ -429,6 +432,7 @@ mod tests {
                 at: at(10),
                 empty_listings: 2,
                 sealed: true,
+                sends: 2,
             },
             LaunchState::Answered {
                 at: at(11),

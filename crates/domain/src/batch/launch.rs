@@ -21,11 +21,13 @@ pub struct Launch {
 pub enum LaunchState {
     /// The intent is durable, and the call may have been made. Until an answer is recorded its instances may exist
     /// without our knowing their ids; `empty_listings` counts the looks that found none of them. `sealed`: the same
-    /// token was refused for another request, so it is never sent again and the listings alone decide.
+    /// token was refused for another request, so it is never sent again and the listings alone decide. `sends`: how
+    /// often the call may have been made. Once it is more than one, a refusal answers only the call that it answers.
     Dispatched {
         at: Timestamp,
         empty_listings: u32,
         sealed: bool,
+        sends: u32,
     },
     /// The cloud said what it launched.
     Answered {

@@ -14,6 +14,7 @@ const STRICT_PERCENT: u32 = 110;
 /// Adds the intent of one launch to the record, or says what stands in its way.
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     batch.penalties.retain(|penalty| penalty.until > seen.now);
+    count_replay(batch, seen, policy);
     if batch
         .launches
         .iter()
@@ -55,6 +56,18 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
                 since,
             });
         }
+    }
+}
+
+/// A call that is made again is counted before it is made: the first one may still be under way elsewhere.
+fn count_replay(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let Some(seq) = call_for(batch, seen, policy) else {
+        return;
+    };
+    if let Some(LaunchState::Dispatched { sends, .. }) =
+        batch.launch_mut(seq).map(|launch| &mut launch.state)
+    {
+        *sends += 1;
     }
 }
 
@@ -120,6 +133,10 @@ fn plan(
         let sentence = "prices are not known, so nothing is launched".to_owned();
         return Err((Blocker::PricesUnknown, sentence));
     };
+    if policy.template.id.is_empty() {
+        let sentence = "the launch template of the pool is not known: fleet's health says what is wrong with it";
+        return Err((Blocker::Configuration, sentence.to_owned()));
+    }
     let room = policy.max_units.saturating_sub(committed(batch));
     let units = missing.min(MOST_UNITS_A_LAUNCH).min(room);
     if units == 0 {
@@ -274,9 +291,9 @@ fn within_quota(
         .count();
     let room = limit.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX));
     if room == 0 {
+        let (name, code) = (lifecycle.as_str(), lifecycle.quota_code());
         let sentence = format!(
-            "the account's {} quota leaves room for {limit} instances of this pool: ask AWS for more vCPUs",
-            lifecycle.as_str()
+            "the account's {name} quota {code} leaves room for {limit} instances of this pool: ask AWS for more vCPUs"
         );
         return Err((Blocker::Quota, sentence));
     }
@@ -370,6 +387,7 @@ fn freeze(
             at: seen.now,
             empty_listings: 0,
             sealed: false,
+            sends: 1,
         },
     }
 }

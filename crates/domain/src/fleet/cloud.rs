@@ -35,6 +35,14 @@ impl Lifecycle {
             Self::OnDemand => "on-demand",
         }
     }
+
+    /// The account's limit of vCPUs in machines of the families G and VT, as AWS names it.
+    pub fn quota_code(self) -> &'static str {
+        match self {
+            Self::Spot => "L-3819A6DF",
+            Self::OnDemand => "L-DB2E81BA",
+        }
+    }
 }
 
 /// One source of capacity: a type in a zone. What it costs and whether it has any is its own.

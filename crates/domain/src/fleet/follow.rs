@@ -238,15 +238,11 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
     }
 }
 
+/// No word from a worker that served. One that leaves takes its word back and its machine ends, which the listing
+/// shows; one that is cut off is given up after a while.
 fn unheard(instance: &mut Instance, seen: &Observation) {
-    match instance.state {
-        InstanceState::Serving => {
-            instance.silent_since.get_or_insert(seen.now);
-        }
-        // A worker that was told to go and has taken its word back is gone; its machine follows.
-        InstanceState::Draining { why, .. } if instance.ready_at.is_some() => {
-            terminate(instance, why, seen);
-        }
-        _ => {}
+    let served = instance.ready_at.is_some() && is_here(instance);
+    if served {
+        instance.silent_since.get_or_insert(seen.now);
     }
 }

@@ -48,8 +48,8 @@ pub struct Learned<'a> {
 }
 
 impl Learned<'_> {
-    pub fn apply(&self, batch: &Batch, outcome: &Outcome) -> Batch {
-        let mut batch = batch.clone();
+    pub fn apply(&self, before: &Batch, outcome: &Outcome) -> Batch {
+        let mut batch = before.clone();
         match outcome {
             Outcome::Launched {
                 seq,
@@ -91,7 +91,7 @@ impl Learned<'_> {
                 }
             }
         }
-        if batch.at < self.now {
+        if batch != *before && batch.at < self.now {
             batch.at = self.now;
         }
         batch
@@ -175,7 +175,8 @@ impl Learned<'_> {
             }
             return;
         }
-        if error.class == ErrorClass::Unknown {
+        let sent_once = matches!(launch.state, LaunchState::Dispatched { sends: 1, .. });
+        if error.class == ErrorClass::Unknown || !sent_once {
             return;
         }
         launch.state = LaunchState::Rejected {

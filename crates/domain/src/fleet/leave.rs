@@ -33,10 +33,11 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             _ if age >= patience.life => terminate(instance, Leaving::Deadline, seen),
             // With no word from any worker there is none to miss.
             InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
-                terminate(instance, Leaving::BootLimit, seen);
+                // Asked first: it may have come up this very moment.
+                drain(instance, Leaving::BootLimit, DrainMode::Now, seen);
                 failed_to_boot.push((instance.place.clone(), instance.lifecycle));
             }
-            InstanceState::Serving
+            InstanceState::Serving | InstanceState::Draining { .. }
                 if instance
                     .silent_since
                     .is_some_and(|at| elapsed(at, seen.now) >= patience.silence) =>

@@ -11,6 +11,7 @@ pub mod orphan;
 pub mod policy;
 pub mod reconcile;
 mod settle;
+pub mod view;
 
 pub use learn::{DrainAnswer, Learned, Outcome};
 pub use observation::Observation;

@@ -1,0 +1,331 @@
+//! A controller as the service is one: list, read, decide, write, act, learn; and it may die between any two of them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rand::RngExt;
+use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState};
+use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen};
+use spotreel_domain::fleet::observation::{Observation, Spent, Work};
+use spotreel_domain::fleet::{
+    Effect, Learned, Outcome, Round, orphan, reconcile, reconcile::terminations,
+};
+
+use super::World;
+use super::cloud::{Worker, seconds};
+
+/// A step is a controller's last one this often.
+const DEATH: f64 = 0.01;
+
+pub struct Controller {
+    name: u32,
+    phase: Phase,
+    /// The call under way: which launch, what it brings and when. Lost with the process.
+    call: Option<(u32, Timestamp, Result<LaunchAnswer, PlaceError>)>,
+    marks: orphan::Marks,
+}
+
+enum Phase {
+    Waits { until: Timestamp },
+    Listed { listing: Vec<Seen> },
+    Written { round: Round, at: usize },
+    Dead { until: Timestamp },
+}
+
+impl Controller {
+    pub fn new(name: u32) -> Self {
+        Self {
+            name,
+            phase: Phase::Waits {
+                until: Timestamp::MIN,
+            },
+            call: None,
+            marks: BTreeMap::new(),
+        }
+    }
+
+    pub fn step(&mut self, world: &mut World) {
+        if !matches!(self.phase, Phase::Dead { .. })
+            && !world.cloud.calm
+            && world.rng.random_bool(DEATH)
+        {
+            let until = world.now + seconds(world.rng.random_range(1..900));
+            world.tell(|| format!("controller {} dies", self.name));
+            *self = Self {
+                phase: Phase::Dead { until },
+                ..Self::new(self.name)
+            };
+            return;
+        }
+        let phase = std::mem::replace(&mut self.phase, Phase::Waits { until: world.now });
+        self.phase = match phase {
+            Phase::Dead { until } if until > world.now => Phase::Dead { until },
+            Phase::Waits { until } if until > world.now && !self.call_is_over(world) => {
+                Phase::Waits { until }
+            }
+            Phase::Dead { .. } | Phase::Waits { .. } => {
+                self.hear_call(world);
+                self.list(world)
+            }
+            Phase::Listed { listing } => self.decide(world, listing),
+            Phase::Written { round, at } => self.act(world, round, at),
+        };
+    }
+
+    fn list(&mut self, world: &mut World) -> Phase {
+        if !world.cloud.calm && world.rng.random_bool(0.03) {
+            return Phase::Waits {
+                until: world.now + seconds(5),
+            };
+        }
+        let now = world.now;
+        Phase::Listed {
+            listing: world.cloud.list(now),
+        }
+    }
+
+    fn decide(&mut self, world: &mut World, listing: Vec<Seen>) -> Phase {
+        let active: Vec<_> = world
+            .log
+            .history
+            .last()
+            .filter(|b| b.is_active())
+            .map(|b| b.id.clone())
+            .into_iter()
+            .collect();
+        let grace = std::time::Duration::from_secs(120);
+        for id in orphan::orphans(&listing, "prod", &active, &mut self.marks, world.now, grace) {
+            self.terminate(world, &id);
+        }
+        let (batch, expected) = world.batch();
+        let before = batch.clone();
+        let seen = self.observe(world, listing);
+        let round = reconcile(&before, &seen, &world.policy);
+        let fresh = round
+            .batch
+            .launches
+            .iter()
+            .filter(|l| before.launch(l.seq).is_none())
+            .count();
+        assert!(
+            fresh == 0 || (seen.work.is_some() && seen.market.is_some()),
+            "I10: a launch was planned blindly; {}",
+            world.story()
+        );
+        assert!(fresh <= 1, "one launch at a time; {}", world.story());
+        self.explains_waiting(world, &round.batch, &seen);
+        if round.batch != before && !world.append(round.batch.clone(), expected) {
+            world.tell(|| format!("controller {} was overtaken", self.name));
+            return Phase::Waits { until: world.now };
+        }
+        world.tell(|| {
+            format!(
+                "controller {}: {} {:?}",
+                self.name,
+                round.batch.status.name(),
+                round.effects
+            )
+        });
+        Phase::Written { round, at: 0 }
+    }
+
+    fn observe(&self, world: &mut World, listing: Vec<Seen>) -> Observation {
+        let now = world.now;
+        let workers = world.cloud.workers(now);
+        let rendering = workers
+            .iter()
+            .filter(|w| {
+                matches!(
+                    w.state,
+                    spotreel_domain::fleet::observation::WorkerState::Busy
+                        | spotreel_domain::fleet::observation::WorkerState::Draining
+                )
+            })
+            .count() as u64;
+        let runnable = world.cloud.queued + world.cloud.rendering();
+        let sized = u32::try_from(runnable.div_ceil(8)).unwrap();
+        Observation {
+            now,
+            cloud_now: now,
+            listing,
+            workers: (!world.blind).then_some(workers),
+            work: (!world.blind).then_some(Work {
+                runnable,
+                rendering,
+                sized,
+                seconds: runnable * 180,
+            }),
+            market: (!world.blind).then(|| world.cloud.prices.clone()),
+            in_flight: self.call.as_ref().map(|(seq, ..)| *seq),
+            spent: Spent::default(),
+            quota: BTreeMap::new(),
+            keep: 0,
+            tasks_done: None,
+        }
+    }
+
+    /// I11: whoever waits says for what.
+    fn explains_waiting(&self, world: &World, batch: &Batch, seen: &Observation) {
+        let work = seen.work.is_some_and(|work| work.runnable > 0);
+        let nothing = batch.instances.iter().all(Instance::is_gone)
+            && batch.launches.iter().all(|l| !l.is_open());
+        if batch.is_active()
+            && work
+            && nothing
+            && batch.stop.is_none()
+            && seen.now < batch.deadline
+            && batch.empty_listings == 0
+        {
+            assert!(
+                batch.blocked.is_some(),
+                "I11: work waits and nobody says why: {batch:?}; {}",
+                world.story()
+            );
+        }
+    }
+
+    fn act(&mut self, world: &mut World, round: Round, at: usize) -> Phase {
+        let Some(effect) = round.effects.get(at) else {
+            let pause = i64::try_from(round.look_again.as_secs()).unwrap();
+            return Phase::Waits {
+                until: world.now + seconds(pause),
+            };
+        };
+        match effect {
+            Effect::Terminate { instances } => {
+                let accepted: Vec<_> = instances
+                    .iter()
+                    .filter(|id| self.terminate(world, id))
+                    .cloned()
+                    .collect();
+                self.learn(world, &Outcome::Terminated { accepted });
+            }
+            Effect::Drain { instance, mode, .. } => {
+                let now = world.now;
+                let answer = world.cloud.drain(instance, *mode, now);
+                self.learn(
+                    world,
+                    &Outcome::Drained {
+                        instance: instance.clone(),
+                        answer,
+                    },
+                );
+                let (batch, _) = world.batch();
+                for id in terminations(batch, now, &world.policy.clone()) {
+                    if self.terminate(world, &id) {
+                        self.learn(world, &Outcome::Terminated { accepted: vec![id] });
+                    }
+                }
+            }
+            Effect::Launch { seq } => self.launch(world, &round.batch, *seq),
+            Effect::DeleteFleets { launches } => {
+                let launches = launches.iter().map(|(seq, _)| *seq).collect();
+                self.learn(world, &Outcome::FleetsDeleted { launches });
+            }
+        }
+        Phase::Written { round, at: at + 1 }
+    }
+
+    fn launch(&mut self, world: &mut World, batch: &Batch, seq: u32) {
+        let Some(launch) = batch.launch(seq) else {
+            return;
+        };
+        let request: LaunchRequest = serde_json::from_str(&launch.request).expect("frozen by us");
+        assert!(
+            world.intents.contains(&launch.request),
+            "I4: called without a durable intent; {}",
+            world.story()
+        );
+        for place in &request.overrides {
+            let cap = world
+                .policy
+                .kind(&place.place.kind)
+                .expect("a kind of the pool")
+                .cap;
+            assert!(
+                place.max_price.is_some_and(|max| max <= cap),
+                "I7: {place:?}; {}",
+                world.story()
+            );
+        }
+        let lost = || PlaceError {
+            place: None,
+            class: ErrorClass::Unknown,
+            code: "Timeout".into(),
+            message: "no answer".into(),
+        };
+        let answers_at = world.now + seconds(world.rng.random_range(1..60));
+        let fate = if world.cloud.calm {
+            1.0
+        } else {
+            world.rng.random_range(0.0..1.0)
+        };
+        let result = match fate {
+            // Lost on its way there.
+            f if f < 0.1 => Err(lost()),
+            f => {
+                let result = world.cloud.create_fleet(&request, world.now, &mut world.rng);
+                // Lost on its way back.
+                if f < 0.25 { Err(lost()) } else { result }
+            }
+        };
+        self.call = Some((seq, answers_at, result));
+    }
+
+    fn call_is_over(&self, world: &World) -> bool {
+        self.call
+            .as_ref()
+            .is_some_and(|(_, at, _)| *at <= world.now)
+    }
+
+    fn hear_call(&mut self, world: &mut World) {
+        if self.call_is_over(world)
+            && let Some((seq, _, result)) = self.call.take()
+        {
+            self.learn(world, &Outcome::Launched { seq, result });
+        }
+    }
+
+    fn terminate(&self, world: &mut World, id: &str) -> bool {
+        let now = world.now;
+        world.cloud.advance(now);
+        let machine = &world.cloud.machines[id];
+        if let (Worker::Busy { .. }, true) = (machine.worker, machine.ended_at.is_none()) {
+            let (batch, _) = world.batch();
+            let why = batch.instance(id).map(|i| i.state.clone());
+            let allowed =
+                matches!(why, Some(InstanceState::Terminating { why, .. }) if why.may_cut_off());
+            assert!(
+                allowed,
+                "I5: {id} is busy and is ended because of {why:?}; {}",
+                world.story()
+            );
+        }
+        world.cloud.terminate(id, now, &mut world.rng)
+    }
+
+    /// Writes what an effect brought on top of whatever the record is by now, unless the batch is over.
+    fn learn(&self, world: &mut World, outcome: &Outcome) {
+        let (batch, expected) = world.batch();
+        if !batch.is_active() {
+            return;
+        }
+        let learned = Learned {
+            now: world.now,
+            cloud_now: world.now,
+            market: Some(&world.cloud.prices),
+            policy: &world.policy,
+        };
+        let after = learned.apply(batch, outcome);
+        let answered = |b: &Batch| {
+            b.launches
+                .iter()
+                .filter(|l| matches!(l.state, LaunchState::Answered { .. }))
+                .count()
+        };
+        debug_assert!(
+            answered(&after) >= answered(batch) || matches!(outcome, Outcome::FleetsDeleted { .. })
+        );
+        world.append(after, expected);
+    }
+}
