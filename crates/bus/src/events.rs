@@ -23,6 +23,18 @@ pub enum Topic<'a> {
     Batch(&'a BatchId),
 }
 
+impl<'a> From<&'a TaskId> for Topic<'a> {
+    fn from(id: &'a TaskId) -> Self {
+        Self::Task(id)
+    }
+}
+
+impl<'a> From<&'a BatchId> for Topic<'a> {
+    fn from(id: &'a BatchId) -> Self {
+        Self::Batch(id)
+    }
+}
+
 impl Topic<'_> {
     fn subject(self, event: &str) -> String {
         match self {
@@ -60,14 +72,15 @@ impl EventStream {
     }
 
     /// Publishes what the topic's log says at `log_sequence`, unless that or something newer was published. False: it was.
-    pub async fn publish(
+    pub async fn publish<'a>(
         &self,
-        topic: Topic<'_>,
+        topic: impl Into<Topic<'a>>,
         event: &str,
         log_sequence: u64,
         mut headers: HeaderMap,
         payload: Bytes,
     ) -> Result<bool, ApiError> {
+        let topic = topic.into();
         let filter = topic.filter();
         let newest = self.newest(&filter).await?;
         if newest.log_sequence >= log_sequence {

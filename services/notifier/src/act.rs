@@ -238,7 +238,7 @@ impl Notifier {
     pub async fn publish_batch(&self, recorded: &RecordedBatch) -> Result<Said, NotifyError> {
         let (sequence, batch) = (recorded.sequence, &recorded.batch);
         let event = CloudEvent::of_batch(sequence, batch, recorded.stored_at);
-        let topic = Topic::Batch(&batch.id);
+        let topic = Topic::from(&batch.id);
         self.say(
             topic,
             batch.status.name(),
@@ -264,7 +264,7 @@ impl Notifier {
         };
         let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
         let public = CloudEvent::of_task(sequence, event, task, video);
-        let topic = Topic::Task(&task.id);
+        let topic = Topic::from(&task.id);
         self.say(topic, event.as_str(), sequence, &recorded.headers, &public)
             .await
     }
