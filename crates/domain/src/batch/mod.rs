@@ -295,6 +295,30 @@ impl Batch {
         }
     }
 
+    /// A person's order that one machine shall leave; "at once" hurries one that finishes. None: it leaves already, or
+    /// is not of this batch.
+    pub fn ordered_out(&self, instance: &str, mode: DrainMode, now: Timestamp) -> Option<Self> {
+        let mut batch = self.clone();
+        let machine = batch.instance_mut(instance)?;
+        let hurried = matches!(
+            machine.state,
+            InstanceState::Draining {
+                mode: DrainMode::Finish,
+                ..
+            }
+        ) && mode == DrainMode::Now;
+        if !machine.is_active() && !hurried {
+            return None;
+        }
+        machine.state = InstanceState::Draining {
+            why: Leaving::Ordered,
+            mode,
+            since: now,
+        };
+        batch.at = now;
+        Some(batch)
+    }
+
     pub fn instance(&self, id: &str) -> Option<&Instance> {
         self.instances.iter().find(|instance| instance.id == id)
     }

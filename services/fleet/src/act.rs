@@ -1,0 +1,394 @@
+//! What a round decided is carried out, and what came of it is written down.
+
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use futures::{FutureExt, future::BoxFuture};
+use jiff::Timestamp;
+use serde::Deserialize;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::log::AppendError;
+use spotreel_bus::names;
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving};
+use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError};
+use spotreel_domain::fleet::reconcile::{frozen_request, terminations};
+use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
+use spotreel_ec2::LaunchError;
+use tokio::time::Instant;
+
+use crate::error::RoundError;
+use crate::reconcile::{CAS_TRIES, Pool};
+use crate::{crash, metrics};
+
+/// A worker answers once its presence is written: milliseconds.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two tries of a launch without an answer.
+const FIRST_REPLAY: Duration = Duration::from_secs(1);
+const LONGEST_REPLAY: Duration = Duration::from_secs(60);
+const TOKEN_MISMATCH: &str = "IdempotentParameterMismatch";
+
+/// A launch call that has come to its end.
+pub struct Called {
+    pub batch: BatchId,
+    pub seq: u32,
+    pub result: Result<LaunchAnswer, LaunchError>,
+    /// No call with this token was made before, as far as this fleet knows.
+    pub first: bool,
+}
+
+/// When a launch without an answer may be sent again.
+#[derive(Default)]
+pub struct Replay {
+    of: Option<(BatchId, u32)>,
+    pause: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Replay {
+    fn put_off(&mut self, of: (BatchId, u32)) {
+        let again = self.of.as_ref() == Some(&of);
+        self.pause = match again {
+            true => (self.pause * 2).min(LONGEST_REPLAY),
+            false => FIRST_REPLAY,
+        };
+        self.of = Some(of);
+        self.not_before = Some(Instant::now() + self.pause);
+    }
+
+    fn must_wait(&self, of: &(BatchId, u32)) -> bool {
+        let same = self.of.as_ref() == Some(of);
+        same && self.not_before.is_some_and(|at| Instant::now() < at)
+    }
+}
+
+impl Pool {
+    /// Ends first, then launches; workers are told all at once, and whoever has nothing left in hand is ended in the
+    /// moment in which that is written.
+    pub async fn act(
+        &mut self,
+        effects: Vec<Effect>,
+        policy: &Policy,
+        cloud_now: Timestamp,
+    ) -> Result<(), RoundError> {
+        let mut told = FuturesUnordered::<BoxFuture<'static, Outcome>>::new();
+        let mut launch = None;
+        for effect in effects {
+            match effect {
+                Effect::Terminate { instances } => {
+                    self.terminate(instances, policy, cloud_now).await?;
+                }
+                Effect::Drain {
+                    instance,
+                    mode,
+                    why,
+                } => {
+                    told.push(self.drain(instance, mode, why).boxed());
+                }
+                Effect::Launch { seq } => launch = Some(seq),
+                Effect::DeleteFleets { launches } => {
+                    told.push(self.delete_fleets(launches).boxed())
+                }
+            }
+        }
+        if let Some(seq) = launch {
+            self.launch(seq);
+        }
+        while let Some(first) = told.next().await {
+            let mut outcomes = vec![first];
+            while let Some(Some(next)) = told.next().now_or_never() {
+                outcomes.push(next);
+            }
+            self.learn(&outcomes, policy, cloud_now).await?;
+            let known = self.known.as_ref().map(|known| &known.batch);
+            let due = known.map_or(Vec::new(), |batch| {
+                terminations(batch, ambient::now(), policy)
+            });
+            if !due.is_empty() {
+                self.terminate(due, policy, cloud_now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn terminate(
+        &mut self,
+        instances: Vec<String>,
+        policy: &Policy,
+        cloud_now: Timestamp,
+    ) -> Result<(), RoundError> {
+        let accepted = self.end(&instances).await;
+        self.learn(&[Outcome::Terminated { accepted }], policy, cloud_now)
+            .await
+    }
+
+    /// Asks the cloud; whom it accepted, or does not know (and so may be too young, or long gone).
+    async fn end(&mut self, instances: &[String]) -> Vec<String> {
+        crash::point("before-terminate");
+        let results = self.cloud.ec2.terminate(instances).await;
+        crash::point("after-terminate");
+        let mut accepted = Vec::new();
+        for (id, result) in results {
+            match result {
+                Ok(()) => {
+                    let why = self.why(&id);
+                    metrics::terminated(self.name.as_str(), why, 1);
+                    tracing::info!(instance = id, why, pool = %self.name, "ended");
+                    accepted.push(id);
+                }
+                Err(error) if error.is_not_found() => {
+                    tracing::debug!(%error, instance = id, "the cloud does not know it");
+                    accepted.push(id);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, instance = id, "it could not be ended; it is tried again");
+                }
+            }
+        }
+        accepted
+    }
+
+    fn why(&self, id: &str) -> &'static str {
+        let known = self.known.as_ref();
+        let instance = known.and_then(|known| known.batch.instance(id));
+        match instance.map(|instance| &instance.state) {
+            Some(InstanceState::Terminating { why, .. }) => metrics::why(*why),
+            _ => "unknown",
+        }
+    }
+
+    /// With the cloud or the record out of sight: what the record demanded when it was last seen.
+    pub async fn end_blindly(&mut self) {
+        let Some(batch) = self.known.as_ref().map(|known| known.batch.clone()) else {
+            return;
+        };
+        let again = self.policy.patience.terminate_again;
+        let mut due = terminations(&batch, ambient::now(), &self.policy);
+        due.retain(|id| {
+            let asked = self.asked_blindly.get(id);
+            asked.is_none_or(|at| at.elapsed() >= again)
+        });
+        if due.is_empty() {
+            return;
+        }
+        let accepted = self.end(&due).await;
+        let now = Instant::now();
+        self.asked_blindly
+            .extend(accepted.into_iter().map(|id| (id, now)));
+    }
+
+    fn drain(
+        &self,
+        instance: String,
+        mode: DrainMode,
+        why: Leaving,
+    ) -> impl Future<Output = Outcome> + Send + 'static {
+        let client = self.fleet.batches.client().clone();
+        // A worker that is said to be there and does not listen is cut off for a moment, and may hold a task.
+        let may_be_there = self
+            .present
+            .as_ref()
+            .is_none_or(|present| present.contains(&instance));
+        async move {
+            let answer = tell_to_drain(&client, &instance, mode, metrics::why(why)).await;
+            let answer = match answer {
+                DrainAnswer::NobodyThere if may_be_there => DrainAnswer::Unknown,
+                answer => answer,
+            };
+            Outcome::Drained { instance, answer }
+        }
+    }
+
+    fn delete_fleets(
+        &self,
+        launches: Vec<(u32, String)>,
+    ) -> impl Future<Output = Outcome> + Send + 'static {
+        let ec2 = self.cloud.ec2.clone();
+        async move {
+            let ids: Vec<String> = launches.iter().map(|(_, id)| id.clone()).collect();
+            let results = ec2.delete_fleets(&ids).await;
+            let gone = |id: &String| {
+                let result = results.iter().find(|(of, _)| of == id);
+                result.is_some_and(|(_, result)| match result {
+                    Ok(()) => true,
+                    Err(error) => {
+                        if !error.is_not_found() {
+                            tracing::warn!(%error, fleet = id, "the fleet object stays for now");
+                        }
+                        error.is_not_found()
+                    }
+                })
+            };
+            let launches = launches.iter().filter(|(_, id)| gone(id));
+            Outcome::FleetsDeleted {
+                launches: launches.map(|(seq, _)| *seq).collect(),
+            }
+        }
+    }
+
+    /// The call is a task of its own: rounds go on meanwhile.
+    fn launch(&mut self, seq: u32) {
+        let Some(batch) = self.known.as_ref().map(|known| &known.batch) else {
+            return;
+        };
+        let of = (batch.id.clone(), seq);
+        if self.in_flight.is_some() || self.replay.must_wait(&of) {
+            return;
+        }
+        let Some(request) = frozen_request(batch, seq) else {
+            tracing::error!(batch = %of.0, seq, "the request of this launch cannot be read; it is never sent");
+            return;
+        };
+        let first = self.fresh.take() == Some(of.clone());
+        self.in_flight = Some(seq);
+        let (ec2, answers) = (self.cloud.ec2.clone(), self.called_sender.clone());
+        let units = request.units;
+        tracing::info!(batch = %of.0, seq, units, first, "launching");
+        self.fleet.ctx.tasks.spawn(async move {
+            let result = ec2.launch(&request).await;
+            crash::point("after-call");
+            let (batch, seq) = of;
+            // Nobody listens any more: the next fleet asks again with the same token.
+            let _ = answers
+                .send(Called {
+                    batch,
+                    seq,
+                    result,
+                    first,
+                })
+                .await;
+        });
+    }
+
+    /// A launch call has come to its end, well or not.
+    pub async fn hear_answer(&mut self, called: Called) {
+        self.in_flight = None;
+        crash::point("before-learn");
+        let Called {
+            batch,
+            seq,
+            result,
+            first,
+        } = called;
+        let pool = self.name.to_string();
+        let result = match result {
+            Ok(answer) => {
+                let (launched, errors) = (answer.instances.len(), answer.errors.len());
+                let outcome = match (launched, errors) {
+                    (0, _) => "nothing",
+                    (_, 0) => "whole",
+                    _ => "part",
+                };
+                tracing::info!(%batch, seq, launched, errors, "launched");
+                metrics::launched(&pool, outcome);
+                Ok(answer)
+            }
+            Err(error) => {
+                // What is said of a call that was made before says nothing of the call before.
+                let unclear =
+                    error.class == ErrorClass::Unknown || (!first && error.code != TOKEN_MISMATCH);
+                metrics::launched(&pool, metrics::class(error.class));
+                if error.code == TOKEN_MISMATCH {
+                    tracing::error!(%error, %batch, seq, "the token was used for another request: this is a bug; the listings decide now");
+                } else {
+                    tracing::warn!(%error, %batch, seq, unclear, "no launch");
+                }
+                if unclear {
+                    return self.replay.put_off((batch, seq));
+                }
+                Err(PlaceError {
+                    place: None,
+                    class: error.class,
+                    code: error.code,
+                    message: error.message,
+                })
+            }
+        };
+        let known = self.known.as_ref().map(|known| &known.batch.id);
+        if known.is_some_and(|known| *known != batch) {
+            return;
+        }
+        let policy = self.policy.clone();
+        let listed = self.cloud.last_listed();
+        let cloud_now = listed.map_or_else(ambient::now, |listed| listed.cloud_clock());
+        let outcome = Outcome::Launched { seq, result };
+        if let Err(error) = self.learn(&[outcome], &policy, cloud_now).await {
+            tracing::warn!(%error, %batch, seq, "what was launched is not written; it is found by its tags");
+            self.replay.put_off((batch, seq));
+        }
+    }
+
+    /// Writes what came of the effects, over whatever stands there by now.
+    async fn learn(
+        &mut self,
+        outcomes: &[Outcome],
+        policy: &Policy,
+        cloud_now: Timestamp,
+    ) -> Result<(), RoundError> {
+        let market = self.cloud.market();
+        let mut of: Option<BatchId> = None;
+        for _ in 0..CAS_TRIES {
+            self.connected()?;
+            let Some(record) = self.known.clone() else {
+                return Ok(());
+            };
+            // What was learned of a batch is never said of the next one.
+            if *of.get_or_insert_with(|| record.batch.id.clone()) != record.batch.id {
+                return Ok(());
+            }
+            let learned = Learned {
+                now: ambient::now(),
+                cloud_now,
+                market: market.as_ref(),
+                policy,
+            };
+            let apply = |batch: Batch, outcome: &Outcome| learned.apply(&batch, outcome);
+            let batch = outcomes.iter().fold(record.batch.clone(), apply);
+            if batch == record.batch || !record.batch.is_active() {
+                return Ok(());
+            }
+            match self.fleet.batches.append(&batch, record.sequence).await {
+                Ok(sequence) => {
+                    self.wrote(&record, &batch, sequence);
+                    return Ok(());
+                }
+                Err(AppendError::Conflict(newer)) => self.known = newer.map(|newer| *newer),
+                Err(error) => return Err(RoundError::Append(Box::new(error))),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    #[serde(default)]
+    state: String,
+}
+
+/// Tells the worker on a machine to take nothing more.
+pub async fn tell_to_drain(
+    client: &async_nats::Client,
+    instance: &str,
+    mode: DrainMode,
+    reason: &str,
+) -> DrainAnswer {
+    let body = serde_json::json!({ "mode": mode, "reason": reason });
+    let request = async_nats::Request::new()
+        .payload(body.to_string().into())
+        .timeout(Some(DRAIN_TIMEOUT));
+    let subject = names::worker_drain(instance);
+    match client.send_request(subject, request).await {
+        Ok(reply) => match serde_json::from_slice::<Reply>(&reply.payload) {
+            Ok(reply) if reply.state == "drained" => DrainAnswer::Drained,
+            Ok(reply) if reply.state == "draining" => DrainAnswer::Draining,
+            _ => DrainAnswer::Unknown,
+        },
+        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
+            DrainAnswer::NobodyThere
+        }
+        Err(error) => {
+            tracing::debug!(%error, instance, "no answer to a drain");
+            DrainAnswer::Unknown
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What fleet cannot see or do now: said in `/readyz` and as a metric, and logged when it begins and when it ends.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use spotreel_bootstrap::Health;
+
+use crate::metrics;
+
+pub struct Conditions {
+    health: Health,
+    failing: Mutex<BTreeMap<String, bool>>,
+}
+
+impl Conditions {
+    pub fn new(health: &Health) -> Self {
+        Self {
+            health: health.clone(),
+            failing: Mutex::default(),
+        }
+    }
+
+    pub fn set(&self, check: &str, state: Result<(), String>) {
+        let fails = state.is_err();
+        let before = {
+            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            failing.insert(check.to_owned(), fails)
+        };
+        match &state {
+            Err(reason) if before != Some(true) => tracing::warn!(check, reason, "begins"),
+            Ok(()) if before == Some(true) => tracing::info!(check, "is over"),
+            _ => {}
+        }
+        metrics::condition(check, fails);
+        self.health.set(check, state);
+    }
+
+    /// Names a check that is not known yet.
+    pub fn expect(&self, check: &str) {
+        self.health.expect(check);
+    }
+}

@@ -1,0 +1,182 @@
+//! The configuration, as `fleet.toml` and `deploy/pools.toml` explain it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use spotreel_bootstrap::config::{Sources, load_from};
+use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
+use spotreel_bus::NatsConfig;
+use spotreel_domain::money::Usd;
+use spotreel_domain::pool::{Cloud, Pools};
+use spotreel_ec2::Ec2Config;
+
+use crate::error::StartError;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetConfig {
+    pub env: String,
+    pub project: String,
+    /// Path of the file; empty: the pools' defaults.
+    pub pools: String,
+    pub concurrent_requests: usize,
+    pub template: TemplateConfig,
+    pub rounds: RoundsConfig,
+    pub sweep: SweepConfig,
+    pub prices: PricesConfig,
+    pub ec2: Ec2Config,
+    pub nats: NatsConfig,
+    pub http: HttpConfig,
+    pub telemetry: TelemetryConfig,
+    pub shutdown: ShutdownConfig,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateConfig {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(
+        default,
+        deserialize_with = "fixed_version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub version: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundsConfig {
+    #[serde(with = "humantime_serde")]
+    pub idle: Duration,
+    #[serde(with = "humantime_serde")]
+    pub gap: Duration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepConfig {
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub orphan_grace: Duration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PricesConfig {
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub good_for: Duration,
+    #[serde(with = "humantime_serde")]
+    pub check_every: Duration,
+    pub on_demand: BTreeMap<String, Usd>,
+}
+
+/// `$Latest` and `$Default` would make one frozen request mean two things.
+fn fixed_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Version {
+        Number(u64),
+        Text(String),
+    }
+    let wrong = |text: &str| {
+        D::Error::custom(format!(
+            "{text:?} is not a fixed version: write the number of one, such as 3"
+        ))
+    };
+    match Version::deserialize(from)? {
+        Version::Number(0) => Err(wrong("0")),
+        Version::Number(number) => Ok(Some(number)),
+        Version::Text(text) => match text.parse() {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(wrong(&text)),
+        },
+    }
+}
+
+impl Config for FleetConfig {
+    fn common(&self) -> Common<'_> {
+        Common {
+            http: &self.http,
+            telemetry: &self.telemetry,
+            shutdown: &self.shutdown,
+        }
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.load_pools()?;
+        Ok(())
+    }
+}
+
+impl FleetConfig {
+    /// The pools, with all that serde cannot say about them and about the other values.
+    pub fn load_pools(&self) -> Result<Pools, StartError> {
+        let refuse = |key, rule| Err(StartError::Config { key, rule });
+        if self.env.is_empty() {
+            return refuse("env", "is not empty: it tells our machines from others'");
+        }
+        for (key, span) in [
+            ("rounds.idle", self.rounds.idle),
+            ("sweep.every", self.sweep.every),
+            ("prices.every", self.prices.every),
+            ("prices.check_every", self.prices.check_every),
+        ] {
+            if span.is_zero() {
+                return refuse(key, "is more than nothing: the loop would spin");
+            }
+        }
+        if self.prices.good_for < self.prices.every {
+            return refuse(
+                "prices.good_for",
+                "is no shorter than prices.every: prices would be unknown between two questions",
+            );
+        }
+        if self.concurrent_requests == 0 {
+            return refuse("concurrent_requests", "is at least 1");
+        }
+        let pools = match self.pools.as_str() {
+            "" => Pools::default(),
+            path => load_from(&Sources {
+                name: "pools",
+                file: Some(Path::new(path)),
+                ..Sources::default()
+            })?,
+        };
+        pools.validate()?;
+        self.check_pools(&pools)?;
+        Ok(pools)
+    }
+
+    fn check_pools(&self, pools: &Pools) -> Result<(), StartError> {
+        let template = &self.template;
+        let known =
+            (template.id.is_some() || template.name.is_some()) && template.version.is_some();
+        for (name, pool) in &pools.pool {
+            if pool.cloud != Cloud::Aws {
+                continue;
+            }
+            if pool.template.is_none() && !known {
+                return Err(StartError::NoTemplate { pool: name.clone() });
+            }
+            for subnet in &pool.subnets {
+                if !subnet.zone.starts_with(&self.ec2.region) {
+                    return Err(StartError::Zone {
+                        pool: name.clone(),
+                        zone: subnet.zone.clone(),
+                        region: self.ec2.region.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Why fleet does not start, why a round did not come to its end, and the refusals that its verbs give.
+
+use std::time::Duration;
+
+use spotreel_bootstrap::ConfigError;
+use spotreel_bus::batches::RecordedBatch;
+use spotreel_bus::connect::ConnectError;
+use spotreel_bus::jetstream::ApiError as BusError;
+use spotreel_bus::log::{AppendError, ReadError};
+use spotreel_domain::api::{ApiError, ErrorCode};
+use spotreel_domain::batch::PoolName;
+use spotreel_domain::pool::PoolProblems;
+use spotreel_ec2::CallError;
+
+/// When to come back after NATS was down: a restart takes a few seconds.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("`{key}` {rule}")]
+    Config {
+        key: &'static str,
+        rule: &'static str,
+    },
+    #[error(transparent)]
+    Pools(#[from] ConfigError),
+    #[error(transparent)]
+    Rules(#[from] PoolProblems),
+    #[error(
+        "pool {pool} buys machines and has no launch template: set template.id or template.name, and template.version"
+    )]
+    NoTemplate { pool: PoolName },
+    #[error(
+        "pool {pool} names the zone {zone}, which is not in {region}: set ec2.region, or the zone"
+    )]
+    Zone {
+        pool: PoolName,
+        zone: String,
+        region: String,
+    },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the endpoint {subject} cannot be offered: {reason}")]
+    Endpoint {
+        subject: &'static str,
+        reason: String,
+    },
+}
+
+/// Why a round ended early. Nothing is launched then; what has to end is ended all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    #[error("the cloud cannot be listed")]
+    Listing(#[from] CallError),
+    #[error("the batch log cannot be read")]
+    Record(#[from] ReadError),
+    #[error("the batch log does not take an event")]
+    Append(#[source] Box<AppendError<RecordedBatch>>),
+    #[error("there is no connection to NATS")]
+    Disconnected,
+}
+
+/// Why something that a round would like to know is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("consumer {consumer} cannot be looked at: {reason}")]
+    Consumer { consumer: String, reason: String },
+    #[error("the sweeper's mark is {0:?} old: finished tasks may still be counted")]
+    StaleMark(Duration),
+    #[error("there is no sweeper's mark: is monitor running?")]
+    NoMark,
+    #[error("NATS does not answer in time")]
+    Timeout,
+}
+
+pub fn invalid(message: impl Into<String>) -> ApiError {
+    refusal(ErrorCode::Invalid, message.into(), None)
+}
+
+pub fn not_found(message: impl Into<String>) -> ApiError {
+    refusal(ErrorCode::NotFound, message.into(), None)
+}
+
+pub fn not_allowed(message: impl Into<String>) -> ApiError {
+    refusal(ErrorCode::NotAllowed, message.into(), None)
+}
+
+pub fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
+    tracing::warn!(%error, what);
+    let message = format!("{what}: send the same request again");
+    refusal(ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY))
+}
+
+fn refusal(code: ErrorCode, message: String, retry_after: Option<Duration>) -> ApiError {
+    ApiError {
+        code,
+        message,
+        violations: Vec::new(),
+        retry_after_s: retry_after.map(|after| after.as_secs().max(1)),
+    }
+}

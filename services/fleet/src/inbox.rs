@@ -1,0 +1,116 @@
+//! What wakes a pool. A message only wakes: the truth is read again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Client, Message};
+use futures::StreamExt;
+use futures::stream::select;
+use prost::Message as _;
+use spotreel_bus::names::{BATCHLOG_ALL, WORKERS_BUCKET, parse_batchlog_subject};
+use spotreel_bus::{codec, controls};
+use spotreel_domain::batch::{Batch, PoolName};
+use spotreel_proto::worker::v1::Presence;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// After a subscription that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// One pool's bell.
+#[derive(Default)]
+pub struct Bell {
+    rung: Notify,
+    /// The newest event that was heard of the pool's batches.
+    heard: Mutex<Option<Batch>>,
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        self.rung.notify_one();
+    }
+
+    pub async fn rung(&self) {
+        self.rung.notified().await;
+    }
+
+    /// An event of the batch log that is not the one that `known` already is.
+    pub fn has_news(&self, known: Option<&Batch>) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some() && heard.as_ref() != known
+    }
+
+    fn hear(&self, batch: Batch) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch);
+        self.ring();
+    }
+}
+
+pub type Bells = BTreeMap<PoolName, Arc<Bell>>;
+
+/// What of a presence matters to fleet; that it was said again does not.
+type Said = (i32, i64, bool);
+
+/// Rings until told to stop.
+pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
+    let mut workers = HashMap::<String, Said>::new();
+    while !stopping.is_cancelled() {
+        let subscribed = async {
+            let batches = client.subscribe(BATCHLOG_ALL).await?;
+            let presences = client.subscribe(format!("$KV.{WORKERS_BUCKET}.>")).await?;
+            let orders = controls::watch(&client).await?;
+            Ok::<_, async_nats::SubscribeError>(select(select(batches, presences), orders))
+        };
+        match subscribed.await {
+            Ok(mut messages) => {
+                let hear = async {
+                    while let Some(message) = messages.next().await {
+                        hear(&message, &bells, &mut workers);
+                    }
+                };
+                stopping.run_until_cancelled(hear).await;
+            }
+            Err(error) => tracing::warn!(%error, "fleet cannot listen; it looks by the clock"),
+        }
+        stopping
+            .run_until_cancelled(tokio::time::sleep(RETRY))
+            .await;
+    }
+}
+
+fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, Said>) {
+    let subject = message.subject.as_str();
+    if let Some((id, _)) = parse_batchlog_subject(subject) {
+        if let (Some(bell), Ok(batch)) =
+            (bells.get(&id.pool), codec::batch::decode(&message.payload))
+        {
+            bell.hear(batch);
+        }
+        return;
+    }
+    if subject.starts_with(&format!("$KV.{WORKERS_BUCKET}.")) {
+        let Ok(presence) = Presence::decode(message.payload.clone()) else {
+            return;
+        };
+        // A worker's last word is empty.
+        if presence.instance.is_empty() {
+            workers.remove(subject);
+            return ring(bells, "");
+        }
+        let said = (presence.state, presence.notice_at_ms, presence.rebalance);
+        if workers.insert(subject.to_owned(), said) != Some(said) {
+            ring(bells, &presence.pool);
+        }
+        return;
+    }
+    ring(bells, "");
+}
+
+/// The pool's bell; all of them, where the pool is not known.
+fn ring(bells: &Bells, pool: &str) {
+    match bells.iter().find(|(name, _)| name.as_str() == pool) {
+        Some((_, bell)) => bell.ring(),
+        None => bells.values().for_each(|bell| bell.ring()),
+    }
+}

@@ -1,0 +1,265 @@
+//! `spotreel-fleet`: a batch becomes machines, and the machines become nothing.
+//!
+//! | loop | woken by | does |
+//! |---|---|---|
+//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the cloud, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
+//! | [`Sweep`](sweep::Sweep), on every fleet | the clock | ends what has outlived its tag, and what belongs to no batch |
+//! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types warm |
+//! | [`inbox`] | messages | rings the pools' bells |
+//! | [`serve`] | requests | answers `spotreel.fleet`, `spotreel.ops.stop`, `spotreel.ops.drain` |
+//!
+//! **Says** `launching`, `running`, `draining`, `settled` and `failed` in the batch log, drain orders to workers, and
+//! EC2's calls. **Owns** every machine that carries its tags and its `env`, and nothing else.
+//!
+//! Invariants:
+//! - Nothing is called whose intent is not durable: the request is frozen in the record, and sent again as it stands.
+//! - What is listed before the record was read and stands in no record is nobody's; nothing is ended for being unknown
+//!   before it was seen so twice.
+//! - Whoever could not see (the cloud, the log, the prices) launches nothing, and goes on ending what has to end.
+//! - Leading is a lease; safety is the compare-and-set: two fleets at once do no harm.
+//!
+//! **When it crashes** the next one, or itself, lists the cloud by tag, reads the record and goes on from there. A call
+//! without an answer is sent again with the same token while the cloud remembers it; afterwards the tags decide.
+//!
+//! `cloud = "none"` in every pool: no EC2 at all. Nothing is launched, no batch is expected, and the verbs say so.
+
+mod act;
+mod check;
+mod cloud;
+mod conditions;
+mod config;
+mod crash;
+mod error;
+mod inbox;
+mod metrics;
+mod observe;
+mod reconcile;
+mod serve;
+mod sweep;
+mod verbs;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::connection::State;
+use spotreel_bootstrap::Context;
+use spotreel_bus::batches::RecordedBatch;
+use spotreel_bus::log::ReadError;
+use spotreel_bus::{BatchLog, Leadership};
+use spotreel_domain::batch::PoolName;
+use spotreel_domain::fleet::Policy;
+use spotreel_domain::fleet::cloud::Template;
+use spotreel_domain::pool::Pools;
+use spotreel_ec2::Ec2;
+
+use crate::cloud::Cloud;
+use crate::conditions::Conditions;
+pub use crate::config::FleetConfig;
+pub use crate::crash::POINTS as CRASH_POINTS;
+pub use crate::error::StartError;
+use crate::inbox::{Bell, Bells};
+use crate::reconcile::Pool;
+use crate::sweep::Sweep;
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../fleet.toml");
+
+/// How often the connection to NATS is looked at.
+const CONNECTION_LOOK: Duration = Duration::from_secs(1);
+/// The first sweep goes before everything; a cloud that does not answer is not waited for longer.
+const FIRST_SWEEP: Duration = Duration::from_secs(40);
+
+/// Who runs rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lead {
+    ByLease,
+    /// As one who believes to lead: safe, since every write is a compare-and-set, and made to show it.
+    Always,
+}
+
+/// What all parts share.
+pub struct Fleet {
+    pub(crate) config: FleetConfig,
+    pub(crate) pools: Pools,
+    pub(crate) batches: BatchLog,
+    pub(crate) cloud: Option<Arc<Cloud>>,
+    pub(crate) conditions: Arc<Conditions>,
+    pub(crate) bells: Bells,
+    pub(crate) ctx: Context,
+    leadership: Arc<Leadership>,
+    lead: Lead,
+}
+
+pub async fn start(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
+    let pools = config.load_pools()?;
+    let ec2 = match pools.kinds().is_empty() {
+        true => None,
+        false => Some(Ec2::connect(&config.ec2).await),
+    };
+    start_with(config, ec2, Lead::ByLease, ctx).await
+}
+
+/// As [`start`], with the cloud at hand.
+pub async fn start_with(
+    config: FleetConfig,
+    ec2: Option<Ec2>,
+    lead: Lead,
+    ctx: Context,
+) -> anyhow::Result<()> {
+    metrics::describe();
+    let pools = config.load_pools()?;
+    // It comes when it comes: what has to end is ended without it.
+    let client = spotreel_bus::connect(&config.nats, "fleet", true).await?;
+    let conditions = Arc::new(Conditions::new(&ctx.health));
+    conditions.expect("nats");
+    let cloud = ec2.map(|ec2| {
+        let (env, prices) = (&config.env, config.prices.clone());
+        Arc::new(Cloud::new(ec2, env, prices, Arc::clone(&conditions)))
+    });
+    let name = format!("{} {}", ctx.name, std::process::id());
+    let bells = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
+    let fleet = Arc::new(Fleet {
+        leadership: Arc::new(Leadership::new(&client, "fleet", &name).await),
+        batches: BatchLog::open(&client).await,
+        bells: bells.collect(),
+        ctx: ctx.clone(),
+        config,
+        pools,
+        cloud,
+        conditions,
+        lead,
+    });
+    if let Some(cloud) = &fleet.cloud {
+        live(&fleet, cloud).await;
+    }
+    watch(&fleet, &client);
+    ctx.tasks.spawn(serve::offer(fleet, client));
+    Ok(())
+}
+
+/// All that has to do with machines.
+async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
+    let (ctx, stopping) = (&fleet.ctx, || fleet.ctx.stopping.clone());
+    let bought = fleet.bought();
+    let life = bought
+        .values()
+        .map(|(policy, _)| policy.patience.life)
+        .max();
+    let mut sweep = Sweep {
+        fleet: Arc::clone(fleet),
+        cloud: Arc::clone(cloud),
+        life: life.unwrap_or_default(),
+        marks: Default::default(),
+    };
+    if tokio::time::timeout(FIRST_SWEEP, sweep.sweep())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the first sweep was not done in time; the next one follows");
+    }
+    ctx.spawn("sweep", until_stopped(sweep.run(stopping())));
+    let kinds = fleet.pools.kinds();
+    ctx.spawn(
+        "prices",
+        until_stopped(Arc::clone(cloud).keep_prices(kinds, stopping())),
+    );
+    ctx.spawn(
+        "checks",
+        until_stopped(Arc::clone(cloud).keep_checked(bought.clone(), stopping())),
+    );
+    for (name, (policy, _)) in bought {
+        let config = fleet.pools.pool[&name].clone();
+        let bell = Arc::clone(&fleet.bells[&name]);
+        let (pool, called) = Pool::new(Arc::clone(fleet), Arc::clone(cloud), config, policy, bell);
+        ctx.spawn("pool", until_stopped(pool.run(called, stopping())));
+    }
+    if fleet.lead == Lead::ByLease {
+        let (leadership, stopping) = (Arc::clone(&fleet.leadership), stopping());
+        ctx.tasks
+            .spawn(async move { leadership.run(&stopping).await });
+    }
+}
+
+fn watch(fleet: &Arc<Fleet>, client: &Client) {
+    let (ctx, stopping) = (&fleet.ctx, fleet.ctx.stopping.clone());
+    let listening = inbox::listen(client.clone(), fleet.bells.clone(), stopping.clone());
+    ctx.spawn("inbox", until_stopped(listening));
+    let fleet = Arc::clone(fleet);
+    ctx.tasks.spawn(async move {
+        let mut tick = tokio::time::interval(CONNECTION_LOOK);
+        while stopping.run_until_cancelled(tick.tick()).await.is_some() {
+            let said = match fleet.is_connected() {
+                true => Ok(()),
+                false => Err("there is no connection".to_owned()),
+            };
+            fleet.conditions.set("nats", said);
+        }
+    });
+}
+
+async fn until_stopped(run: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run.await;
+    Ok(())
+}
+
+impl Fleet {
+    /// The pools that buy machines, with their policies as configured.
+    fn bought(&self) -> BTreeMap<PoolName, (Policy, Template)> {
+        let FleetConfig {
+            env,
+            project,
+            template,
+            ..
+        } = &self.config;
+        let global = Template {
+            id: template
+                .id
+                .clone()
+                .or(template.name.clone())
+                .unwrap_or_default(),
+            version: template.version.unwrap_or_default(),
+        };
+        let pools = self.pools.pool.iter();
+        pools
+            .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
+            .map(|(name, pool)| {
+                let policy = pool.policy(name, env, project, global.clone());
+                let template = policy.template.clone();
+                (name.clone(), (policy, template))
+            })
+            .collect()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.batches.client().connection_state() == State::Connected
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.lead == Lead::Always || self.leadership.is_leader()
+    }
+
+    /// Returns once this fleet leads.
+    pub(crate) async fn leads(&self) {
+        if self.lead == Lead::ByLease {
+            self.leadership.elected().await;
+        }
+    }
+
+    /// Returns at once while this fleet does not lead, and else never.
+    pub(crate) async fn follows(&self) {
+        if self.is_leader() {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn said_record(&self, read: &Result<Option<RecordedBatch>, ReadError>) {
+        let said = read.as_ref().map(drop).map_err(ToString::to_string);
+        self.conditions.set("batch log", said);
+    }
+
+    pub(crate) fn bell(&self, pool: &PoolName) -> Option<&Arc<Bell>> {
+        self.bells.get(pool)
+    }
+}

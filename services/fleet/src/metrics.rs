@@ -1,0 +1,159 @@
+//! What fleet counts and measures.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use spotreel_domain::batch::{Batch, Blocker, Ending, InstanceState, Leaving, Receipt};
+use spotreel_domain::fleet::cloud::ErrorClass;
+use spotreel_domain::money::Usd;
+
+const UNITS: &str = "spotreel_fleet_gpus";
+const LAUNCHES: &str = "spotreel_fleet_launches_total";
+const INTERRUPTIONS: &str = "spotreel_fleet_interruptions_total";
+const TERMINATIONS: &str = "spotreel_fleet_terminations_total";
+const RATE: &str = "spotreel_fleet_dollars_per_hour";
+const COST: &str = "spotreel_fleet_batch_dollars";
+const ROUNDS: &str = "spotreel_fleet_rounds_total";
+const BLOCKED: &str = "spotreel_fleet_blocked";
+const LISTING_AGE: &str = "spotreel_fleet_listing_age_seconds";
+const PRICES_AGE: &str = "spotreel_fleet_prices_age_seconds";
+const CONDITION: &str = "spotreel_fleet_condition";
+
+const STATES: [&str; 4] = ["booting", "serving", "draining", "terminating"];
+
+pub fn describe() {
+    describe_gauge!(UNITS, "Machines, one GPU each, by pool and state");
+    describe_counter!(LAUNCHES, "Calls for machines, by pool and outcome");
+    describe_counter!(INTERRUPTIONS, "Machines that the cloud took back, by pool");
+    describe_counter!(
+        TERMINATIONS,
+        "Machines that fleet ended, by pool and reason"
+    );
+    describe_gauge!(RATE, "What an hour of what runs costs, by pool");
+    describe_gauge!(COST, "What the active batch has cost, by pool");
+    describe_counter!(
+        ROUNDS,
+        "Looks at the cloud and the record, by pool and outcome"
+    );
+    describe_gauge!(
+        BLOCKED,
+        "1 while the pool's batch cannot launch, by pool and reason"
+    );
+    describe_gauge!(LISTING_AGE, "Since the cloud was last listed");
+    describe_gauge!(PRICES_AGE, "Since Spot prices were last known");
+    describe_gauge!(
+        CONDITION,
+        "1 while something cannot be seen or done, by what it is"
+    );
+}
+
+pub fn launched(pool: &str, outcome: &'static str) {
+    counter!(LAUNCHES, "pool" => pool.to_owned(), "outcome" => outcome).increment(1);
+}
+
+pub fn class(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Capacity => "capacity",
+        ErrorClass::Price => "price",
+        ErrorClass::Quota => "quota",
+        ErrorClass::Configuration => "configuration",
+        ErrorClass::Throttled => "throttled",
+        ErrorClass::Unknown => "unknown",
+    }
+}
+
+pub fn terminated(pool: &str, why: &str, count: usize) {
+    counter!(TERMINATIONS, "pool" => pool.to_owned(), "reason" => why.to_owned())
+        .increment(count as u64);
+}
+
+pub fn round(pool: &str, outcome: &'static str) {
+    counter!(ROUNDS, "pool" => pool.to_owned(), "outcome" => outcome).increment(1);
+}
+
+pub fn condition(check: &str, fails: bool) {
+    gauge!(CONDITION, "what" => check.to_owned()).set(f64::from(u8::from(fails)));
+}
+
+pub fn ages(listing: Option<Duration>, prices: Option<Duration>) {
+    let seconds = |age: Option<Duration>| age.map_or(f64::INFINITY, |age| age.as_secs_f64());
+    gauge!(LISTING_AGE).set(seconds(listing));
+    gauge!(PRICES_AGE).set(seconds(prices));
+}
+
+/// What a batch's new state says beside the old one.
+pub fn batch(before: &Batch, batch: &Batch, now: jiff::Timestamp) {
+    let pool = batch.id.pool.to_string();
+    for state in STATES {
+        let units = batch.instances.iter().filter(|i| name(&i.state) == state);
+        gauge!(UNITS, "pool" => pool.clone(), "state" => state).set(units.count() as f64);
+    }
+    let taken = |batch: &Batch| {
+        let interrupted = |state: &InstanceState| {
+            matches!(
+                state,
+                InstanceState::Gone {
+                    ending: Ending::Interrupted,
+                    ..
+                }
+            )
+        };
+        let all = batch.instances.iter();
+        all.filter(|i| interrupted(&i.state)).count() as u64
+    };
+    counter!(INTERRUPTIONS, "pool" => pool.clone())
+        .increment(taken(batch).saturating_sub(taken(before)));
+    let running = batch.instances.iter().filter(|i| !i.is_gone());
+    let rate: Usd = running.map(|i| i.rate).sum();
+    gauge!(RATE, "pool" => pool.clone()).set(dollars(rate));
+    gauge!(COST, "pool" => pool.clone()).set(dollars(Receipt::of(batch, now).total));
+    let said = |batch: &Batch| batch.blocked.as_ref().map(|blocked| blocker(blocked.by));
+    for (reason, value) in [(said(before), 0.0), (said(batch), 1.0)] {
+        if let Some(reason) = reason {
+            gauge!(BLOCKED, "pool" => pool.clone(), "reason" => reason).set(value);
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a gauge")]
+fn dollars(usd: Usd) -> f64 {
+    usd.micros() as f64 / 1e6
+}
+
+fn name(state: &InstanceState) -> &'static str {
+    match state {
+        InstanceState::Booting => "booting",
+        InstanceState::Serving => "serving",
+        InstanceState::Draining { .. } => "draining",
+        InstanceState::Terminating { .. } => "terminating",
+        InstanceState::Gone { .. } => "gone",
+    }
+}
+
+pub fn why(why: Leaving) -> &'static str {
+    match why {
+        Leaving::ScaleIn => "scale_in",
+        Leaving::Rebalance => "rebalance",
+        Leaving::Interruption => "interruption",
+        Leaving::Deadline => "deadline",
+        Leaving::Price => "price",
+        Leaving::Silent => "silent",
+        Leaving::BootLimit => "boot_limit",
+        Leaving::Ordered => "ordered",
+        Leaving::Budget => "budget",
+        Leaving::Itself => "itself",
+        Leaving::Orphan => "orphan",
+    }
+}
+
+fn blocker(by: Blocker) -> &'static str {
+    match by {
+        Blocker::NoPlaceUnderCap => "no_place_under_cap",
+        Blocker::NoCapacity => "no_capacity",
+        Blocker::Quota => "quota",
+        Blocker::Budget => "budget",
+        Blocker::Configuration => "configuration",
+        Blocker::PricesUnknown => "prices_unknown",
+        Blocker::CountsUnknown => "counts_unknown",
+    }
+}

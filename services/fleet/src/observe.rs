@@ -1,0 +1,211 @@
+//! What the bus knows of a pool: its workers, its queue, what was spent. What cannot be read is not known, and never
+//! taken for nothing.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures::future::{join_all, try_join_all};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::log::{ReadError, Recorded};
+use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
+use spotreel_bus::{BatchLog, jetstream, kv};
+use spotreel_domain::batch::{Batch, Receipt};
+use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
+use spotreel_domain::model::{Model, Priority};
+use spotreel_domain::trigger::{SizeInput, Sizing, size};
+use spotreel_proto::worker::v1::{Presence, State};
+
+use crate::error::ObserveError;
+
+/// Counts are true only if finished tasks leave the queue: the sweeper's mark says when that was last so.
+const MARK_GOOD_FOR: Duration = Duration::from_secs(30);
+/// Events read at a time; one answer of the server.
+const PAGE: usize = 500;
+/// 100,000 ends: more tasks than a batch can work off in its life.
+const MAX_PAGES: usize = 200;
+/// Two requests to NATS, one after the other, at their slowest.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What live workers say of themselves.
+pub async fn presences(client: &Client) -> Result<Vec<Presence>, ObserveError> {
+    within(async { Ok(kv::presences(client).await?) }).await
+}
+
+/// One word a machine: the newest, where an earlier life of its worker has left one.
+pub fn workers(mut presences: Vec<Presence>) -> Vec<WorkerSeen> {
+    presences.sort_by(|a, b| (&a.instance, b.at_ms).cmp(&(&b.instance, a.at_ms)));
+    presences.dedup_by(|b, a| a.instance == b.instance);
+    presences.into_iter().map(worker).collect()
+}
+
+fn worker(presence: Presence) -> WorkerSeen {
+    let state = match presence.state() {
+        State::Unspecified | State::Starting => WorkerState::Starting,
+        State::Idle => WorkerState::Idle,
+        State::Busy => WorkerState::Busy,
+        State::Draining => WorkerState::Draining,
+        State::Drained => WorkerState::Drained,
+    };
+    let notice = (presence.notice_at_ms != 0).then_some(presence.notice_at_ms);
+    WorkerSeen {
+        state,
+        notice_at: notice.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+        rebalance: presence.rebalance,
+        instance: presence.instance,
+    }
+}
+
+/// Tasks that workers say they have in hand, of these models.
+pub fn rendering(presences: &[Presence], models: &[Model]) -> u64 {
+    let ours = |presence: &&Presence| {
+        let serves = |model: &Model| presence.models.iter().any(|name| name == model.as_str());
+        !presence.task.is_empty() && models.iter().any(serves)
+    };
+    presences.iter().filter(ours).count() as u64
+}
+
+/// How many tasks of these models are not finished.
+pub async fn runnable(client: &Client, models: &[Model]) -> Result<u64, ObserveError> {
+    within(async {
+        let queues = models
+            .iter()
+            .flat_map(|model| Priority::ALL.map(|priority| work_consumer(*model, priority)));
+        let (lengths, mark) = tokio::join!(
+            try_join_all(queues.map(|queue| length(client, queue))),
+            mark(client)
+        );
+        let age = ambient::now().duration_since(mark?.at);
+        let age = Duration::try_from(age).unwrap_or_default();
+        if age >= MARK_GOOD_FOR {
+            return Err(ObserveError::StaleMark(age));
+        }
+        Ok(lengths?.into_iter().sum())
+    })
+    .await
+}
+
+pub fn work(runnable: u64, rendering: u64, keep: u32, sizing: &Sizing) -> Work {
+    let input = SizeInput {
+        tasks: runnable,
+        resident_units: keep,
+        ..SizeInput::default()
+    };
+    let each = sizing.seconds_per_task(None);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "seconds of a queue are far below 2^53, and as casts saturate"
+    )]
+    let seconds = (runnable as f64 * each) as u64;
+    Work {
+        runnable,
+        rendering,
+        sized: size(&input, sizing).units,
+        seconds,
+    }
+}
+
+async fn length(client: &Client, consumer: String) -> Result<u64, ObserveError> {
+    let context = async_nats::jetstream::new(client.clone());
+    let found: Result<PullConsumer, _> = context.get_consumer_from_stream(&consumer, TASKS).await;
+    match found {
+        Ok(found) => {
+            let info = found.cached_info();
+            Ok(info.num_pending + info.num_ack_pending as u64)
+        }
+        Err(error) => Err(ObserveError::Consumer {
+            consumer,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Mark {
+    at: Timestamp,
+}
+
+async fn mark(client: &Client) -> Result<Mark, ObserveError> {
+    let subject = format!("$KV.{MARKS_BUCKET}.{SWEEPER_MARK}");
+    let query = serde_json::json!({ "multi_last": [subject] });
+    let found = jetstream::direct_get(client, &format!("KV_{MARKS_BUCKET}"), &query).await?;
+    let mark = found
+        .first()
+        .map(|mark| serde_json::from_slice(&mark.payload));
+    mark.and_then(Result::ok).ok_or(ObserveError::NoMark)
+}
+
+/// What ended batches have cost, of all pools: this day and this month, in UTC.
+pub async fn spent(log: &BatchLog, now: Timestamp) -> Result<Spent, ObserveError> {
+    within(async {
+        let zoned = now.to_zoned(TimeZone::UTC);
+        let day = zoned.start_of_day().map_or(now, |at| at.timestamp());
+        let month = zoned.first_of_month().and_then(|at| at.start_of_day());
+        let month = month.map_or(day, |at| at.timestamp());
+        let mut spent = Spent::default();
+        for end in log.finals(None, month).await? {
+            let ended = end.batch.ended_at.unwrap_or(end.stored_at);
+            let total = Receipt::of(&end.batch, ended).total;
+            spent.month += total;
+            if ended >= day {
+                spent.day += total;
+            }
+        }
+        Ok(spent)
+    })
+    .await
+}
+
+/// Tasks whose last attempt was made, and ended for good, on a machine of this batch.
+pub async fn tasks_done(client: &Client, batch: &Batch) -> Result<u64, ReadError> {
+    let of_batch = |recorded: &Recorded| {
+        let last = recorded.task.attempts.last();
+        last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
+    };
+    let ends = ["succeeded", "failed"].map(|end| ends(client, batch.requested_at, end));
+    let mut done = 0;
+    for ends in join_all(ends).await {
+        done += ends?.iter().filter(|end| of_batch(end)).count() as u64;
+    }
+    Ok(done)
+}
+
+async fn ends(client: &Client, since: Timestamp, end: &str) -> Result<Vec<Recorded>, ReadError> {
+    let filter = format!("spotreel.log.*.{end}");
+    let mut all: Vec<Recorded> = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let mut query = match all.last() {
+            Some(last) => serde_json::json!({ "seq": last.sequence + 1 }),
+            None => serde_json::json!({ "start_time": since.to_string() }),
+        };
+        query["batch"] = PAGE.into();
+        query["next_by_subj"] = filter.as_str().into();
+        let page = jetstream::direct_get(client, TASKS, &query).await?;
+        if page.is_empty() {
+            break;
+        }
+        for stored in page {
+            let nanos = stored.stored_at.as_nanosecond();
+            let read = Recorded::from_parts(
+                &stored.subject,
+                stored.sequence,
+                &stored.payload,
+                stored.headers,
+                nanos,
+            );
+            all.push(read?);
+        }
+    }
+    Ok(all)
+}
+
+async fn within<T>(read: impl Future<Output = Result<T, ObserveError>>) -> Result<T, ObserveError> {
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .unwrap_or(Err(ObserveError::Timeout))
+}

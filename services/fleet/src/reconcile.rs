@@ -1,0 +1,346 @@
+//! A pool's loop: look at the cloud, then at the record, decide, write, act.
+//!
+//! The order is the safety: what is listed and stands in no record is nobody's, and nothing is called whose intent is
+//! not durable. Whoever was overtaken loses at the write and calls nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use spotreel_bootstrap::ambient;
+use spotreel_bus::RecordedBatch;
+use spotreel_bus::log::AppendError;
+use spotreel_domain::batch::{Batch, BatchId, Instance, PoolName};
+use spotreel_domain::fleet::observation::Spent;
+use spotreel_domain::fleet::{Observation, Policy, reconcile};
+use spotreel_domain::pool::PoolConfig;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::act::{Called, Replay};
+use crate::cloud::{Cloud, Listed};
+use crate::error::RoundError;
+use crate::inbox::Bell;
+use crate::{Fleet, crash, metrics, observe};
+
+/// Somebody else wrote first so many times in a row: more is no coincidence.
+pub const CAS_TRIES: usize = 16;
+/// A message is heard a moment before it can be read: a look that found nothing new is made again after so long.
+const SETTLE: Duration = Duration::from_millis(300);
+/// After a round that could not be ended.
+const BLIND: Duration = Duration::from_secs(2);
+/// What was spent by others is looked up so often; a batch that ends is counted at once where it ran.
+const SPENT_GOOD_FOR: Duration = Duration::from_secs(60);
+/// A call that is under way at a stop is waited for; its answer spares the next fleet a replay.
+const LAST_CALL: Duration = Duration::from_secs(15);
+
+pub struct Pool {
+    pub fleet: Arc<Fleet>,
+    pub cloud: Arc<Cloud>,
+    pub name: PoolName,
+    pub config: PoolConfig,
+    /// As configured; what the cloud lacks of it is left out round by round.
+    pub policy: Policy,
+    pub bell: Arc<Bell>,
+    pub called_sender: mpsc::Sender<Called>,
+    /// The record as it was last read or written here.
+    pub known: Option<RecordedBatch>,
+    /// The launch whose intent this loop has written and whose call has not been made before.
+    pub fresh: Option<(BatchId, u32)>,
+    pub in_flight: Option<u32>,
+    pub replay: Replay,
+    /// The machines whose workers were heard of at the last look.
+    pub present: Option<HashSet<String>>,
+    /// Ends that were asked for while the record could not take it.
+    pub asked_blindly: HashMap<String, Instant>,
+    spent: Option<(Instant, Option<BatchId>, Spent)>,
+}
+
+impl Pool {
+    pub fn new(
+        fleet: Arc<Fleet>,
+        cloud: Arc<Cloud>,
+        config: PoolConfig,
+        policy: Policy,
+        bell: Arc<Bell>,
+    ) -> (Self, mpsc::Receiver<Called>) {
+        let (called_sender, called) = mpsc::channel(1);
+        let pool = Self {
+            fleet,
+            cloud,
+            name: policy.pool.clone(),
+            config,
+            policy,
+            bell,
+            called_sender,
+            known: None,
+            fresh: None,
+            in_flight: None,
+            replay: Replay::default(),
+            present: None,
+            asked_blindly: HashMap::new(),
+            spent: None,
+        };
+        (pool, called)
+    }
+
+    /// Rounds while this fleet leads, until told to stop.
+    pub async fn run(mut self, mut called: mpsc::Receiver<Called>, stopping: CancellationToken) {
+        let mut look_at = Instant::now();
+        let mut last_began: Option<Instant> = None;
+        let mut woken = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                Some(answer) = called.recv() => {
+                    self.hear_answer(answer).await;
+                    look_at = Instant::now();
+                    continue;
+                }
+                () = self.fleet.follows() => {
+                    // What was known may be overtaken once it leads again.
+                    self.known = None;
+                    tokio::select! {
+                        () = self.fleet.leads() => look_at = Instant::now(),
+                        () = stopping.cancelled() => break,
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(look_at) => {}
+                () = self.bell.rung() => {
+                    woken = true;
+                    let gap = self.fleet.config.rounds.gap;
+                    if let Some(at) = last_began.map(|began| began + gap).filter(|at| *at > Instant::now()) {
+                        look_at = look_at.min(at);
+                        continue;
+                    }
+                }
+            }
+            last_began = Some(Instant::now());
+            let before = self.known.as_ref().map(|known| known.sequence);
+            let pause = match self.round().await {
+                Ok(pause) => pause,
+                Err(error) => self.go_on_blind(&error).await,
+            };
+            let unchanged = before == self.known.as_ref().map(|known| known.sequence);
+            let again = std::mem::take(&mut woken) && unchanged;
+            look_at = Instant::now() + if again { pause.min(SETTLE) } else { pause };
+        }
+        self.take_leave(called).await;
+    }
+
+    async fn take_leave(&mut self, mut called: mpsc::Receiver<Called>) {
+        if self.in_flight.is_none() {
+            return;
+        }
+        if let Ok(Some(answer)) = tokio::time::timeout(LAST_CALL, called.recv()).await {
+            self.hear_answer(answer).await;
+        }
+    }
+
+    /// One look, and what follows from it; how long until the next.
+    async fn round(&mut self) -> Result<Duration, RoundError> {
+        let listed = self.cloud.list().await?;
+        for _ in 0..CAS_TRIES {
+            self.connected()?;
+            let log = self.fleet.batches.clone();
+            let (name, models) = (self.name.clone(), self.config.models.clone());
+            // One after the other would be slower, and each is only as true as the moment it was read at.
+            let (record, presences, runnable, spent) = tokio::join!(
+                log.last(&name),
+                observe::presences(log.client()),
+                observe::runnable(log.client(), &models),
+                self.spent(),
+            );
+            self.fleet.said_record(&record);
+            let record = record?;
+            self.note(record.as_ref());
+            let Some(record) = record.filter(|record| record.batch.is_active()) else {
+                metrics::round(self.name.as_str(), "idle");
+                return Ok(self.fleet.config.rounds.idle);
+            };
+            let policy = self.cloud.fitted(&self.policy);
+            let keep = 0;
+            let presences = self.known_or_said("workers", presences);
+            let work = self
+                .known_or_said("queue", runnable)
+                .zip(presences.as_ref())
+                .map(|(runnable, presences)| {
+                    let rendering = observe::rendering(presences, &models);
+                    observe::work(runnable, rendering, keep, &self.config.rules.sizing)
+                });
+            self.present = presences.as_ref().map(|presences| {
+                let instances = presences.iter().map(|presence| presence.instance.clone());
+                instances.collect()
+            });
+            let seen = Observation {
+                now: ambient::now(),
+                cloud_now: listed.cloud_now(),
+                listing: self.own(&listed),
+                workers: presences.map(observe::workers),
+                work,
+                market: self.cloud.market(),
+                in_flight: self.in_flight,
+                spent,
+                quota: self.cloud.quota(&policy, listed.instances()),
+                keep,
+                tasks_done: self.tasks_done(&record.batch).await,
+            };
+            let round = reconcile(&record.batch, &seen, &policy);
+            if round.batch != record.batch && !self.write(&record, &round.batch).await? {
+                continue;
+            }
+            metrics::round(self.name.as_str(), "done");
+            self.act(round.effects, &policy, listed.cloud_now()).await?;
+            return Ok(round.look_again);
+        }
+        metrics::round(self.name.as_str(), "overtaken");
+        Ok(SETTLE)
+    }
+
+    fn own(&self, listed: &Listed) -> Vec<spotreel_domain::fleet::cloud::Seen> {
+        use spotreel_domain::fleet::cloud::tag;
+        let ours = listed
+            .instances()
+            .iter()
+            .filter(|seen| seen.tag(tag::POOL) == Some(self.name.as_str()));
+        ours.cloned().collect()
+    }
+
+    /// Writes the new state over the record that it was made from. False: somebody else wrote first.
+    async fn write(&mut self, record: &RecordedBatch, batch: &Batch) -> Result<bool, RoundError> {
+        let launches = |batch: &Batch| batch.launches.last().map_or(0, |launch| launch.seq);
+        let intends = launches(batch) > launches(&record.batch);
+        if intends {
+            crash::point("before-intent");
+        }
+        match self.fleet.batches.append(batch, record.sequence).await {
+            Ok(sequence) => {
+                if intends {
+                    crash::point("after-intent");
+                    self.fresh = Some((batch.id.clone(), launches(batch)));
+                }
+                self.wrote(record, batch, sequence);
+                Ok(true)
+            }
+            Err(AppendError::Conflict(_)) => Ok(false),
+            Err(error) => Err(RoundError::Append(Box::new(error))),
+        }
+    }
+
+    pub fn wrote(&mut self, before: &RecordedBatch, batch: &Batch, sequence: u64) {
+        tell(&before.batch, batch);
+        metrics::batch(&before.batch, batch, batch.at);
+        self.known = Some(RecordedBatch {
+            sequence,
+            batch: batch.clone(),
+            ..before.clone()
+        });
+    }
+
+    fn note(&mut self, record: Option<&RecordedBatch>) {
+        if let Some(record) = record {
+            let known = self
+                .known
+                .as_ref()
+                .filter(|known| known.batch.id == record.batch.id);
+            let before = known.map_or(&record.batch, |known| &known.batch);
+            metrics::batch(before, &record.batch, record.batch.at);
+        }
+        self.asked_blindly.clear();
+        self.known = record.cloned();
+    }
+
+    pub fn connected(&self) -> Result<(), RoundError> {
+        match self.fleet.is_connected() {
+            true => Ok(()),
+            false => Err(RoundError::Disconnected),
+        }
+    }
+
+    fn known_or_said<T>(
+        &self,
+        what: &str,
+        read: Result<T, crate::error::ObserveError>,
+    ) -> Option<T> {
+        let check = format!("pool {} {what}", self.name);
+        let said = read.as_ref().map(drop).map_err(ToString::to_string);
+        self.fleet.conditions.set(&check, said);
+        read.ok()
+    }
+
+    /// Counted only at the end of a batch: it takes a walk through the log.
+    async fn tasks_done(&self, batch: &Batch) -> Option<u64> {
+        if batch.empty_listings == 0 || !batch.instances.iter().all(Instance::is_gone) {
+            return None;
+        }
+        let done = observe::tasks_done(self.fleet.batches.client(), batch).await;
+        done.inspect_err(
+            |error| tracing::warn!(%error, batch = %batch.id, "its tasks cannot be counted"),
+        )
+        .ok()
+    }
+
+    async fn spent(&mut self) -> Spent {
+        let budget = &self.policy.budget;
+        if budget.per_day.is_none() && budget.per_month.is_none() {
+            return Spent::default();
+        }
+        let batch = self.known.as_ref().map(|known| known.batch.id.clone());
+        if let Some((at, of, spent)) = &self.spent
+            && at.elapsed() < SPENT_GOOD_FOR
+            && *of == batch
+        {
+            return *spent;
+        }
+        match observe::spent(&self.fleet.batches, ambient::now()).await {
+            Ok(spent) => {
+                self.spent = Some((Instant::now(), batch, spent));
+                spent
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what was spent before cannot be read");
+                // Not known is not nothing: as much as a budget could allow.
+                self.spent.as_ref().map_or(
+                    Spent {
+                        day: budget.per_day.unwrap_or_default(),
+                        month: budget.per_month.unwrap_or_default(),
+                    },
+                    |(_, _, spent)| *spent,
+                )
+            }
+        }
+    }
+
+    /// Something cannot be seen: nothing is launched, and what the record demands is ended all the same.
+    async fn go_on_blind(&mut self, error: &RoundError) -> Duration {
+        let said = format!("{:#}", anyhow::Error::msg(error.to_string()));
+        tracing::debug!(error = said, pool = %self.name, "a round could not be ended");
+        metrics::round(self.name.as_str(), "blind");
+        self.end_blindly().await;
+        BLIND
+    }
+}
+
+/// A line for what a person would want to have seen.
+fn tell(before: &Batch, batch: &Batch) {
+    if before.status != batch.status {
+        let (batch, from, to) = (&batch.id, before.status.name(), batch.status.name());
+        tracing::info!(%batch, from, to, "the batch goes on");
+    }
+    let said = |batch: &Batch| {
+        batch
+            .blocked
+            .as_ref()
+            .map(|blocked| blocked.sentence.clone())
+    };
+    match (said(before), said(batch)) {
+        (before, Some(sentence)) if before.as_ref() != Some(&sentence) => {
+            tracing::warn!(batch = %batch.id, sentence, "blocked");
+        }
+        (Some(_), None) => tracing::info!(batch = %batch.id, "blocked no more"),
+        _ => {}
+    }
+}

@@ -1,0 +1,300 @@
+//! The answers to requests: what runs, and people's orders.
+
+use async_nats::HeaderMap;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::ambient;
+use spotreel_bus::batches::RecordedBatch;
+use spotreel_bus::log::AppendError;
+use spotreel_bus::names;
+use spotreel_domain::api::{ApiError, ErrorReply};
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
+use spotreel_domain::fleet::DrainAnswer;
+use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
+use spotreel_domain::pool::Cloud;
+use spotreel_proto::worker::v1::Presence;
+
+use crate::act::tell_to_drain;
+use crate::error::{invalid, not_allowed, not_found, unavailable};
+use crate::reconcile::CAS_TRIES;
+use crate::{Fleet, observe};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Fleet,
+    Stop,
+    Drain,
+}
+
+/// An answer, ready to be sent.
+pub struct Reply {
+    pub body: Vec<u8>,
+    pub headers: HeaderMap,
+}
+
+impl Verb {
+    pub const ALL: [Self; 3] = [Self::Fleet, Self::Stop, Self::Drain];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Stop => "stop",
+            Self::Drain => "drain",
+        }
+    }
+
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Fleet => names::FLEET,
+            Self::Stop => names::OPS_STOP,
+            Self::Drain => names::OPS_DRAIN,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Which {
+    pool: Option<PoolName>,
+}
+
+/// The batch, or the active one of a pool; without either, that of the only pool.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StopOrder {
+    #[serde(default)]
+    pool: Option<PoolName>,
+    #[serde(default)]
+    batch: Option<BatchId>,
+    mode: DrainMode,
+    #[serde(default)]
+    by: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainOrder {
+    instance: String,
+    mode: DrainMode,
+}
+
+/// Carries out one request.
+pub async fn answer(fleet: &Fleet, verb: Verb, payload: &[u8]) -> Reply {
+    let answered = match verb {
+        Verb::Fleet => show(fleet, payload).await.map(|view| json(&view)),
+        Verb::Stop => stop(fleet, payload).await.map(|batch| json(&batch)),
+        Verb::Drain => drain(fleet, payload).await.map(|drained| json(&drained)),
+    };
+    match answered {
+        Ok(body) => Reply {
+            body,
+            headers: HeaderMap::new(),
+        },
+        Err(error) => refusal(error),
+    }
+}
+
+fn refusal(error: ApiError) -> Reply {
+    let mut headers = HeaderMap::new();
+    let status = error.code.status().to_string();
+    headers.insert("Nats-Service-Error-Code", status.as_str());
+    // A header is one line.
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let line: String = error.message.chars().map(plain).collect();
+    headers.insert("Nats-Service-Error", line.as_str());
+    Reply {
+        body: json(&ErrorReply { error }),
+        headers,
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
+    let payload = if payload.is_empty() { b"{}" } else { payload };
+    serde_json::from_slice(payload).map_err(|error| invalid(format!("the request: {error}")))
+}
+
+async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
+    let Which { pool } = parse(payload)?;
+    if let Some(pool) = &pool
+        && !fleet.pools.pool.contains_key(pool)
+    {
+        return Err(not_found(format!("there is no pool {pool}")));
+    }
+    let presences = observe::presences(fleet.batches.client()).await;
+    let presences =
+        presences.map_err(|error| unavailable("workers cannot be asked for now", &error))?;
+    let mut pools = Vec::new();
+    for (name, config) in &fleet.pools.pool {
+        if pool.as_ref().is_some_and(|pool| pool != name) {
+            continue;
+        }
+        let record = last(fleet, name).await?;
+        let runnable = observe::runnable(fleet.batches.client(), &config.models).await;
+        let each = config.rules.sizing.seconds_per_task(None);
+        let batch = record.as_ref().map(|record| &record.batch);
+        let workers: Vec<_> = presences.iter().map(worker).collect();
+        let mut view = PoolView::of(
+            name,
+            batch,
+            &workers,
+            runnable.ok().map(|tasks| (tasks, each)),
+            ambient::now(),
+        );
+        view.cloud = config.cloud;
+        if config.cloud == Cloud::None {
+            view.note = Some("the machines of this pool are your own: none is launched".to_owned());
+        }
+        pools.push(view);
+    }
+    let listed = fleet.cloud.as_ref().and_then(|cloud| cloud.last_listed());
+    Ok(FleetView {
+        pools,
+        leads: fleet.is_leader(),
+        listing_age_s: listed.map(|listed| listed.age().as_secs()),
+    })
+}
+
+fn worker(presence: &Presence) -> WorkerView {
+    let state = presence.state().as_str_name();
+    let task = Some(presence.task.clone());
+    WorkerView {
+        worker: presence.worker.clone(),
+        instance: presence.instance.clone(),
+        pool: presence.pool.clone(),
+        state: state.trim_start_matches("STATE_").to_lowercase(),
+        task: task.filter(|task| !task.is_empty()),
+        step: presence.step,
+        steps: presence.steps,
+    }
+}
+
+async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
+    let order: StopOrder = parse(payload)?;
+    let pool = match (order.pool, &order.batch) {
+        (Some(pool), None) => pool,
+        (None, Some(batch)) => batch.pool.clone(),
+        (Some(pool), Some(batch)) if pool == batch.pool => pool,
+        (Some(pool), Some(batch)) => {
+            return Err(invalid(format!("batch {batch} is not one of pool {pool}")));
+        }
+        (None, None) => only_pool(fleet)?,
+    };
+    let stop = Stop {
+        mode: order.mode,
+        by: order.by,
+        at: ambient::now(),
+    };
+    let batch = change(fleet, &pool, |batch| {
+        if order.batch.as_ref().is_some_and(|id| *id != batch.id) {
+            return Err(not_allowed(format!(
+                "{} is the batch of pool {pool} now",
+                batch.id
+            )));
+        }
+        Ok(batch.stopped(stop.clone()))
+    })
+    .await?;
+    tracing::info!(batch = %batch.id, mode = ?order.mode, by = stop.by, "ordered to stop");
+    Ok(BatchRef::of(&batch))
+}
+
+async fn drain(fleet: &Fleet, payload: &[u8]) -> Result<Drained, ApiError> {
+    let DrainOrder { instance, mode } = parse(payload)?;
+    for pool in fleet.pools.pool.keys() {
+        let Some(record) = last(fleet, pool).await? else {
+            continue;
+        };
+        let ours = record
+            .batch
+            .instance(&instance)
+            .is_some_and(|i| !i.is_gone());
+        if !record.batch.is_active() || !ours {
+            continue;
+        }
+        let now = ambient::now();
+        // One that leaves already is on the way that was ordered.
+        let order = |batch: &Batch| {
+            Ok(batch
+                .ordered_out(&instance, mode, now)
+                .unwrap_or_else(|| batch.clone()))
+        };
+        let batch = change(fleet, pool, order).await?;
+        return Ok(Drained {
+            instance,
+            batch: Some(batch.id.to_string()),
+            answer: "ordered".to_owned(),
+        });
+    }
+    // A machine of one's own: its worker is told, and the machine stays.
+    let answer = tell_to_drain(fleet.batches.client(), &instance, mode, "ordered").await;
+    let answer = match answer {
+        DrainAnswer::Drained => "drained",
+        DrainAnswer::Draining => "draining",
+        DrainAnswer::NobodyThere => {
+            return Err(not_found(format!(
+                "no active batch has an instance {instance}, and no worker listens there"
+            )));
+        }
+        DrainAnswer::Unknown => {
+            return Err(not_allowed(format!(
+                "the worker on {instance} does not answer"
+            )));
+        }
+    };
+    Ok(Drained {
+        instance,
+        batch: None,
+        answer: answer.to_owned(),
+    })
+}
+
+fn only_pool(fleet: &Fleet) -> Result<PoolName, ApiError> {
+    let mut pools = fleet.pools.pool.keys();
+    match (pools.next(), pools.next()) {
+        (Some(only), None) => Ok(only.clone()),
+        _ => Err(invalid(
+            "name the pool or the batch: there is more than one",
+        )),
+    }
+}
+
+/// Writes what an order makes of the pool's active batch, whoever else writes meanwhile.
+async fn change(
+    fleet: &Fleet,
+    pool: &PoolName,
+    order: impl Fn(&Batch) -> Result<Batch, ApiError>,
+) -> Result<Batch, ApiError> {
+    if !fleet.pools.pool.contains_key(pool) {
+        return Err(not_found(format!("there is no pool {pool}")));
+    }
+    let mut record = last(fleet, pool).await?;
+    for _ in 0..CAS_TRIES {
+        let Some(active) = record.filter(|record| record.batch.is_active()) else {
+            return Err(not_allowed(format!("pool {pool} has no active batch")));
+        };
+        let batch = order(&active.batch)?;
+        if batch == active.batch {
+            return Ok(batch);
+        }
+        match fleet.batches.append(&batch, active.sequence).await {
+            Ok(_) => {
+                if let Some(bell) = fleet.bell(pool) {
+                    bell.ring();
+                }
+                return Ok(batch);
+            }
+            Err(AppendError::Conflict(newer)) => record = newer.map(|newer| *newer),
+            Err(error) => return Err(unavailable("the batch log takes no event now", &error)),
+        }
+    }
+    Err(not_allowed("others change this batch at the same moment"))
+}
+
+async fn last(fleet: &Fleet, pool: &PoolName) -> Result<Option<RecordedBatch>, ApiError> {
+    let last = fleet.batches.last(pool).await;
+    last.map_err(|error| unavailable("the batch log cannot be read now", &error))
+}
