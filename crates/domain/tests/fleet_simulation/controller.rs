@@ -28,7 +28,7 @@ pub struct Controller {
 enum Phase {
     Waits { until: Timestamp },
     Listed { listing: Vec<Seen> },
-    Written { round: Round, at: usize },
+    Written { round: Box<Round>, at: usize },
     Dead { until: Timestamp },
 }
 
@@ -126,7 +126,10 @@ impl Controller {
                 round.effects
             )
         });
-        Phase::Written { round, at: 0 }
+        Phase::Written {
+            round: Box::new(round),
+            at: 0,
+        }
     }
 
     fn observe(&self, world: &mut World, listing: Vec<Seen>) -> Observation {
@@ -184,7 +187,7 @@ impl Controller {
         }
     }
 
-    fn act(&mut self, world: &mut World, round: Round, at: usize) -> Phase {
+    fn act(&mut self, world: &mut World, round: Box<Round>, at: usize) -> Phase {
         let Some(effect) = round.effects.get(at) else {
             let pause = i64::try_from(round.look_again.as_secs()).unwrap();
             return Phase::Waits {
@@ -264,7 +267,9 @@ impl Controller {
             // Lost on its way there.
             f if f < 0.1 => Err(lost()),
             f => {
-                let result = world.cloud.create_fleet(&request, world.now, &mut world.rng);
+                let result = world
+                    .cloud
+                    .create_fleet(&request, world.now, &mut world.rng);
                 // Lost on its way back.
                 if f < 0.25 { Err(lost()) } else { result }
             }

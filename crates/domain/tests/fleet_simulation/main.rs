@@ -4,6 +4,8 @@
 //! `SPOTREEL_SIMULATE=<seed>` runs one schedule and prints its story; `SPOTREEL_SCHEDULES=<n>` runs so many. A schedule
 //! that has ever failed belongs in `seeds.txt`, which is run first.
 
+#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+
 mod cloud;
 mod controller;
 
@@ -204,7 +206,7 @@ fn schedule(seed: u64) {
         }
         limits_hold(&mut world);
         if !world.batch().0.is_active() {
-            return at_rest(world);
+            return at_rest(&world);
         }
         world.now += seconds(world.rng.random_range(1..15));
     }
@@ -240,7 +242,7 @@ fn limits_hold(world: &mut World) {
 }
 
 /// I2 and I9, and what the whole is for: no task is lost.
-fn at_rest(world: World) {
+fn at_rest(world: &World) {
     let story = world.story();
     let (batch, _) = world.batch();
     assert!(
