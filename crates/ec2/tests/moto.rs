@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use spotreel_domain::fleet::cloud::{
-    CloudState, LaunchRequest, Lifecycle, Override, Place, Template, tag,
+    CloudState, LaunchRequest, Lifecycle, Override, Place, Seen, Template, tag,
 };
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
@@ -108,11 +108,21 @@ async fn the_happy_path_against_moto() {
             .all(|i| i.state == CloudState::Terminated && i.tag("spotreel:ready") == Some("yes"))
     );
 
+    // A fleet of its own: moto refuses to delete one of which nothing runs any more.
+    let another = LaunchRequest {
+        client_token: format!("spotreel-{env}-2"),
+        units: 1,
+        ..request
+    };
+    let answer = ec2.launch(&another).await.unwrap();
     let deleted = ec2.delete_fleets(&[answer.fleet]).await;
     assert!(
         deleted.iter().all(|(_, result)| result.is_ok()),
         "{deleted:?}"
     );
+    let listing = ec2.list(&env).await.unwrap();
+    assert_eq!(listing.instances.len(), 4);
+    assert!(!listing.instances.iter().any(Seen::is_alive));
 }
 
 /// One template, one version a content.
