@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use harness::{Hand, Nats, until};
 use spotreel_bootstrap::Health;
-use spotreel_bus::Queue;
-use spotreel_bus::names::{CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
-use spotreel_domain::api::{CloudEvent, TaskView};
+use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
+use spotreel_bus::{BatchLog, Queue};
+use spotreel_domain::api::{BatchView, CloudEvent, TaskView};
+use spotreel_domain::batch::{Batch, PoolName, Status, Wanted};
 use spotreel_notifier::{DEFAULTS, Notifier, NotifierConfig, Said};
 use spotreel_s3::{Keys, Store};
 use tokio::task::JoinHandle;
@@ -261,6 +262,67 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
     .await;
     assert_eq!(public(&hand).await[1].trace.as_deref(), Some(trace));
     assert!(running.health.readiness().ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_are_told_beside_tasks_each_event_once() {
+    let nats = Nats::start().await;
+    let hand = nats.hand().await;
+    let log = BatchLog::open(&hand.client).await;
+    let wanted = Wanted {
+        rule: "threshold".into(),
+        why: "12 tasks wait".into(),
+        units: 2,
+        slot: None,
+        deadline: spotreel_bootstrap::ambient::now(),
+    };
+    let pool = PoolName::parse("default").unwrap();
+    let now = spotreel_bootstrap::ambient::now();
+    let requested = Batch::request(&pool, None, wanted, now).unwrap();
+    let failed = Batch {
+        status: Status::Failed {
+            reason: "no place under the cap".into(),
+        },
+        ..requested.clone()
+    };
+    let first = log.append(&requested, 0).await.unwrap();
+
+    // A crash between publish and ack.
+    let dying = notifier(&nats).await;
+    let client = nats.client("notifier").await;
+    let queue = Queue::open(&client, BATCHES, CONSUMER_NOTIFIER).await;
+    let delivery = queue.unwrap().pull(Duration::from_secs(2)).await;
+    let delivery = delivery.unwrap().unwrap();
+    let recorded = delivery.recorded_batch().unwrap();
+    for said in [Said::Now, Said::Before] {
+        assert_eq!(dying.publish_batch(&recorded).await.unwrap(), said);
+    }
+    delivery.nak(Duration::ZERO).await.unwrap();
+
+    log.append(&failed, first).await.unwrap();
+    hand.submit("t1", None).await;
+    let both = [run(&nats).await, run(&nats).await];
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let stream = context.get_stream(EVENTS).await.unwrap();
+    until("all is said", async || {
+        stream.get_info().await.unwrap().state.messages == 3
+    })
+    .await;
+    let mut told = Vec::new();
+    for sequence in 1..=3 {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        if message.subject.starts_with("spotreel.batch.") {
+            let event: CloudEvent<BatchView> = serde_json::from_slice(&message.payload).unwrap();
+            told.push((message.subject.to_string(), event));
+        }
+    }
+    assert_eq!(told[0].0, "spotreel.batch.default-1.requested");
+    assert_eq!(told[1].0, "spotreel.batch.default-1.failed");
+    assert_eq!(told[1].1.kind, "io.spotreel.batch.failed.v1");
+    let end = &told[1].1.data;
+    assert_eq!(end.reason.as_deref(), Some("no place under the cap"));
+    assert!(end.receipt.is_some() && told[0].1.data.receipt.is_none());
+    assert!(both.iter().all(|one| one.health.readiness().ready));
 }
 
 #[test]
