@@ -211,5 +211,5 @@ async fn resigned(changes: &mut Option<Subscriber>) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

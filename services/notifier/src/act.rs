@@ -132,8 +132,8 @@ impl Notifier {
     /// Publishes until told to stop.
     pub async fn run(&self, health: &Health, stopping: &CancellationToken) {
         tokio::join!(
-            self.tell(Log::Tasks, health, stopping),
-            self.tell(Log::Batches, health, stopping),
+            Box::pin(self.tell(Log::Tasks, health, stopping)),
+            Box::pin(self.tell(Log::Batches, health, stopping)),
         );
     }
 
