@@ -15,6 +15,7 @@ pub mod pool;
 pub mod request;
 pub mod task;
 pub mod trigger;
+pub mod user_data;
 
 pub use id::TaskId;
 pub use model::{Model, Priority};

@@ -1,0 +1,150 @@
+//! What a machine does by itself from its first second on: `deploy/user-data.sh` with a pool's values filled in.
+
+use std::time::Duration;
+
+const TEMPLATE: &str = include_str!("../../../deploy/user-data.sh");
+/// EC2 takes no more, before base64.
+pub const MAX_BYTES: usize = 16 * 1024;
+/// A machine that lives shorter than it boots renders nothing.
+const SHORTEST_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Nothing here is meant to live longer: a forgotten machine costs at most so much.
+const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// None of it is secret: whoever may describe the machine can read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserData {
+    /// Whatever happens, the machine ends after so long.
+    pub max_life: Duration,
+    /// A worker without work ends after so long; none: never.
+    pub idle: Option<Duration>,
+    /// Where the worker's parameters lie in the parameter store: `/spotreel/prod/worker`.
+    pub parameters: String,
+    /// By digest: `registry/name@sha256:…`. A tag may be another program tomorrow.
+    pub image: String,
+    /// Models are read ahead from here: `s3://bucket/prefix`.
+    pub model_store: Option<String>,
+    /// Hand the machine's GPUs to the worker.
+    pub gpus: bool,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UserDataError {
+    #[error("max_life of {0:?} is not between 15 minutes and 7 days")]
+    Life(Duration),
+    #[error("image {0:?} is not named by its digest: registry/name@sha256:<64 hex digits>")]
+    Image(String),
+    #[error("parameters {0:?} is no path such as /spotreel/prod/worker")]
+    Parameters(String),
+    #[error("model_store {0:?} is no address such as s3://bucket/models")]
+    ModelStore(String),
+    #[error("the script has {0} bytes, and EC2 takes 16,384")]
+    TooLong(usize),
+}
+
+impl UserData {
+    /// The script. Every value is checked, so that none can end a quotation in it.
+    pub fn render(&self) -> Result<String, UserDataError> {
+        if self.max_life < SHORTEST_LIFE || self.max_life > LONGEST_LIFE {
+            return Err(UserDataError::Life(self.max_life));
+        }
+        if !is_by_digest(&self.image) {
+            return Err(UserDataError::Image(self.image.clone()));
+        }
+        if !self.parameters.starts_with('/') || !is_plain(&self.parameters) {
+            return Err(UserDataError::Parameters(self.parameters.clone()));
+        }
+        let model_store = self.model_store.clone().unwrap_or_default();
+        let path = model_store.strip_prefix("s3://");
+        if !model_store.is_empty() && !path.is_some_and(|path| !path.is_empty() && is_plain(path)) {
+            return Err(UserDataError::ModelStore(model_store));
+        }
+        let minutes = self.max_life.as_secs().div_ceil(60).to_string();
+        let idle = match self.idle {
+            Some(idle) => format!("{}s", idle.as_secs()),
+            None => "off".to_owned(),
+        };
+        let script = TEMPLATE
+            .replace("@@MAX_LIFE_MINUTES@@", &minutes)
+            .replace("@@IDLE@@", &idle)
+            .replace("@@PARAMETERS@@", self.parameters.trim_end_matches('/'))
+            .replace("@@IMAGE@@", &self.image)
+            .replace("@@MODEL_STORE@@", &model_store)
+            .replace("@@GPUS@@", if self.gpus { "--gpus all" } else { "" });
+        match script.len() {
+            bytes if bytes > MAX_BYTES => Err(UserDataError::TooLong(bytes)),
+            _ => Ok(script),
+        }
+    }
+}
+
+fn is_by_digest(image: &str) -> bool {
+    let Some((name, digest)) = image.split_once("@sha256:") else {
+        return false;
+    };
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    !name.is_empty() && is_plain(name) && digest.len() == 64 && digest.chars().all(hex)
+}
+
+/// Means nothing to a shell, quoted or not.
+fn is_plain(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "./:_-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data() -> UserData {
+        UserData {
+            max_life: Duration::from_secs(4 * 3600),
+            idle: Some(Duration::from_secs(300)),
+            parameters: "/spotreel/prod/worker/".into(),
+            image: format!(
+                "registry.example/spotreel/worker@sha256:{}",
+                "a1".repeat(32)
+            ),
+            model_store: Some("s3://models/wan".into()),
+            gpus: true,
+        }
+    }
+
+    #[test]
+    fn a_script_is_whole_and_fits() {
+        let script = data().render().unwrap();
+        assert!(script.starts_with("#!/bin/bash\n"));
+        assert!(!script.contains("@@"), "a mark is left");
+        assert!(script.contains("shutdown -P +240"));
+        assert!(script.contains("PARAMETERS='/spotreel/prod/worker'"));
+        assert!(script.len() < MAX_BYTES / 2, "{} bytes", script.len());
+    }
+
+    #[test]
+    fn what_could_be_another_program_or_a_command_is_refused() {
+        type Change = fn(&mut UserData);
+        let refused = |change: Change| {
+            let mut data = data();
+            change(&mut data);
+            data.render().unwrap_err()
+        };
+        let image = |e| matches!(e, UserDataError::Image(_));
+        assert!(image(refused(
+            |d| d.image = "registry.example/worker:latest".into()
+        )));
+        assert!(image(refused(
+            |d| d.image = format!("w'; rm -rf /@sha256:{}", "a1".repeat(32))
+        )));
+        assert!(image(refused(
+            |d| d.image = format!("worker@sha256:{}", "A1".repeat(32))
+        )));
+        let parameters = refused(|d| d.parameters = "/spotreel/$(id)".into());
+        assert!(matches!(parameters, UserDataError::Parameters(_)));
+        let store = refused(|d| d.model_store = Some("https://models".into()));
+        assert!(matches!(store, UserDataError::ModelStore(_)));
+        for life in [Duration::ZERO, Duration::from_secs(30 * 24 * 3600)] {
+            let mut data = data();
+            data.max_life = life;
+            assert_eq!(data.render(), Err(UserDataError::Life(life)));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The script of a machine, run for real: in a shell, with stand-ins for what only a machine on EC2 has.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use spotreel_domain::user_data::UserData;
+
+const SECRET: &str = "hush-hush-42";
+const COMMANDS: [&str; 9] = [
+    "shutdown",
+    "systemctl",
+    "systemd-run",
+    "docker",
+    "aws",
+    "mount",
+    "mkfs.ext4",
+    "lsblk",
+    "chown",
+];
+/// Notes each call, and fails or answers as the real one would.
+const STAND_IN: &str = r#"#!/bin/bash
+name=${0##*/}
+echo "$name $*" >>"$CALLS"
+[ "$name $1" = "$FAILING" ] && exit 1
+case "$name $*" in
+  "aws ssm get-parameters-by-path"*)
+    printf '/spotreel/test/worker/nats.url\ttls://nats.example:4222\n'
+    [ -n "$NO_PASSWORD" ] || printf '/spotreel/test/worker/nats.password\thush-hush-42\n' ;;
+  "aws ecr get-login-password"*) echo a-login ;;
+  "docker login"*) cat >/dev/null ;;
+  "lsblk"*) printf '/dev/nvme0n1 Amazon Elastic Block Store\n/dev/nvme1n1 Amazon EC2 NVMe Instance Storage\n' ;;
+esac
+exit 0
+"#;
+
+struct Machine {
+    root: PathBuf,
+    metadata: String,
+}
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("spotreel-{name}-{}", std::process::id()));
+        let bin = root.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        for command in COMMANDS {
+            let path = bin.join(command);
+            fs::write(&path, STAND_IN).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let metadata = format!("http://{}", listener.local_addr().unwrap());
+        // It ends with the test's process.
+        thread::spawn(move || listener.incoming().flatten().for_each(answer));
+        Self { root, metadata }
+    }
+
+    fn boot(&self, variables: &[(&str, &str)]) -> Output {
+        let data = UserData {
+            max_life: Duration::from_secs(4 * 3600),
+            idle: Some(Duration::from_secs(300)),
+            parameters: "/spotreel/test/worker".into(),
+            image: format!(
+                "1.dkr.ecr.us-east-2.amazonaws.com/worker@sha256:{}",
+                "ab".repeat(32)
+            ),
+            model_store: Some("s3://models/wan".into()),
+            gpus: true,
+        };
+        let script = self.root.join("user-data.sh");
+        fs::write(&script, data.render().unwrap()).unwrap();
+        let path = format!("{}:/usr/bin:/bin", self.root.join("bin").display());
+        Command::new("bash")
+            .arg(&script)
+            .env_clear()
+            .env("PATH", path)
+            .env("CALLS", self.root.join("calls"))
+            .env("SPOTREEL_ROOT", &self.root)
+            .env("SPOTREEL_CONSOLE", self.root.join("console"))
+            .env("SPOTREEL_METADATA", &self.metadata)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let calls = fs::read_to_string(self.root.join("calls")).unwrap();
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    /// Every file that the machine has now, but for the stand-ins.
+    fn files(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).unwrap().flatten() {
+                match entry.path() {
+                    path if path.ends_with("bin") => {}
+                    path if path.is_dir() => walk(&path, found),
+                    path => found.push(path),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.root, &mut found);
+        found
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// IMDSv2: a token for a PUT, and nothing without it.
+fn answer(mut stream: TcpStream) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    let headers: Vec<String> = lines
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.to_ascii_lowercase())
+        .collect();
+    let has_token = headers.contains(&"x-aws-ec2-metadata-token: a-token".to_owned());
+    let body = match request.split(' ').nth(1).unwrap_or_default() {
+        "/latest/api/token" if request.starts_with("PUT") => Some("a-token"),
+        "/latest/meta-data/placement/region" if has_token => Some("us-east-2"),
+        "/latest/meta-data/instance-id" if has_token => Some("i-0123"),
+        "/latest/meta-data/tags/instance/spotreel:pool" if has_token => Some("gpu"),
+        _ => None,
+    };
+    let status = if body.is_some() {
+        "200 OK"
+    } else {
+        "404 Not Found"
+    };
+    let body = body.unwrap_or_default();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+fn place(calls: &[String], call: &str) -> usize {
+    let found = calls.iter().position(|c| c.starts_with(call));
+    found.unwrap_or_else(|| panic!("{call} was not called: {calls:#?}"))
+}
+
+#[test]
+fn the_timers_come_first_and_the_worker_last() {
+    let machine = Machine::new("order");
+    let output = machine.boot(&[]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said} {output:?}");
+    let calls = machine.calls();
+    assert_eq!(calls[0], "shutdown -P +240");
+    assert!(calls[1].starts_with("systemd-run --unit=spotreel-max-life --on-active=240min"));
+    let start = place(&calls, "systemctl start spotreel-worker");
+    for before in [
+        "docker pull",
+        "aws s3 sync",
+        "aws ssm",
+        "systemctl daemon-reload",
+    ] {
+        assert!(place(&calls, before) < start, "{before}");
+    }
+    assert!(place(&calls, "mount -o noatime /dev/nvme1n1") < place(&calls, "aws s3 sync"));
+    assert!(
+        !calls
+            .iter()
+            .any(|call| call.contains("poweroff") && !call.starts_with("systemd-run"))
+    );
+    let unit = machine
+        .root
+        .join("etc/systemd/system/spotreel-worker.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    for line in [
+        "Restart=on-failure",
+        "StartLimitBurst=4",
+        "StartLimitAction=poweroff",
+    ] {
+        assert!(unit.contains(line), "{line}");
+    }
+    assert!(
+        unit.contains(r#"case "$$EXIT_STATUS" in 0|2) systemctl poweroff"#),
+        "{unit}"
+    );
+    for log in ["var/log/spotreel-user-data.log", "console"] {
+        let log = fs::read_to_string(machine.root.join(log)).unwrap();
+        assert!(log.contains("i-0123 of pool gpu in us-east-2"), "{log}");
+    }
+}
+
+#[test]
+fn a_step_that_fails_ends_the_machine() {
+    for (name, variables) in [
+        ("image", ("FAILING", "docker pull")),
+        ("models", ("FAILING", "aws s3")),
+        ("parameters", ("FAILING", "aws ssm")),
+        ("disk", ("FAILING", "mkfs.ext4 -q")),
+        ("unit", ("FAILING", "systemctl daemon-reload")),
+        ("password", ("NO_PASSWORD", "1")),
+    ] {
+        let machine = Machine::new(name);
+        let output = machine.boot(&[variables]);
+        assert!(!output.status.success(), "{name}");
+        let calls = machine.calls();
+        assert_eq!(calls[0], "shutdown -P +240", "{name}");
+        assert!(
+            calls.contains(&"systemctl poweroff".to_owned()),
+            "{name}: {calls:#?}"
+        );
+        let started = calls.iter().any(|call| call.starts_with("systemctl start"));
+        assert!(!started, "{name}");
+    }
+}
+
+#[test]
+fn no_metadata_end_the_machine_too() {
+    let machine = Machine::new("metadata");
+    let output = machine.boot(&[("SPOTREEL_METADATA", "file:///nowhere")]);
+    assert!(!output.status.success());
+    assert!(machine.calls().contains(&"systemctl poweroff".to_owned()));
+}
+
+#[test]
+fn a_secret_is_in_one_file_that_only_root_can_read() {
+    let machine = Machine::new("secret");
+    let output = machine.boot(&[]);
+    assert!(output.status.success());
+    assert!(!String::from_utf8_lossy(&output.stdout).contains(SECRET));
+    let mut holders = machine.files();
+    holders.retain(|path| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .contains(SECRET)
+    });
+    assert_eq!(holders, [machine.root.join("run/spotreel/worker.env")]);
+    let mode = fs::metadata(&holders[0]).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    let variables = fs::read_to_string(&holders[0]).unwrap();
+    assert!(variables.contains("SPOTREEL_WORKER_NATS__URL=tls://nats.example:4222"));
+    assert!(variables.contains("SPOTREEL_WORKER_IDLE__EXIT_AFTER=300s"));
+}
+
+#[test]
+fn shellcheck_has_nothing_to_say() {
+    let machine = Machine::new("lint");
+    machine.boot(&[]);
+    let script = machine.root.join("user-data.sh");
+    let linted = Command::new("shellcheck").arg(&script).output();
+    let output = match linted {
+        Ok(output) => output,
+        Err(_) => {
+            eprintln!("shellcheck is not installed (make tools): only the syntax is checked");
+            Command::new("bash")
+                .arg("-n")
+                .arg(&script)
+                .output()
+                .unwrap()
+        }
+    };
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}

@@ -1,0 +1,199 @@
+//! A worker's life on a machine that a cloud may take: real worker, engine, NATS and S3.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod spot;
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use spot::{Stage, until};
+use spotreel_domain::Task;
+use spotreel_domain::api::Progress;
+use spotreel_domain::task::Outcome;
+use spotreel_proto::worker::v1::State;
+
+/// Long enough to be seen at every step.
+const STEP_MS: u32 = 150;
+/// More than anyone waits for here.
+const MANY: u32 = 60;
+
+async fn progress(stage: &Stage) -> async_nats::Subscriber {
+    stage.client.subscribe("spotreel.progress.*").await.unwrap()
+}
+
+/// Waits for a step, and gives the task's progress there.
+async fn reaches(steps: &mut async_nats::Subscriber, step: u32) {
+    loop {
+        let message = steps.next().await.unwrap();
+        let progress: Progress = serde_json::from_slice(&message.payload).unwrap();
+        if progress.step >= step {
+            return;
+        }
+    }
+}
+
+fn ended(task: &Task) -> bool {
+    let last = task.attempts.last();
+    last.is_some_and(|attempt| attempt.outcome == Outcome::Succeeded)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_costs_at_most_the_step_under_way() {
+    let stage = Stage::set().await;
+    // Checkpoints by count would come too late: only the one at the notice saves anything.
+    let rare = [("checkpoint.every_steps", "1000")];
+    let mut first = stage.worker("w1", STEP_MS, &rare);
+    let mut steps = progress(&stage).await;
+    stage.submit("a", MANY).await;
+    reaches(&mut steps, 5).await;
+    stage.metadata.notice(Duration::from_secs(20));
+    let gone = stage
+        .seen("w1", "it drains", |p| p.state() == State::Draining)
+        .await;
+    assert!(gone.notice_at_ms > 0);
+    assert_eq!(first.left().await, Some(0), "it leaves by itself");
+    assert!(
+        stage.presence("w1").await.is_none(),
+        "its presence is taken back"
+    );
+    let task = stage.task("a").await;
+    assert_eq!(task.attempts.last().unwrap().outcome, Outcome::Interrupted);
+    let mut reported = 5;
+    while let Ok(Some(message)) =
+        tokio::time::timeout(Duration::from_millis(100), steps.next()).await
+    {
+        let progress: Progress = serde_json::from_slice(&message.payload).unwrap();
+        reported = reported.max(progress.step);
+    }
+
+    stage.metadata.tell("spot/instance-action", "");
+    let _second = stage.worker("w2", 0, &[("cloud.metadata", "off")]);
+    until("another worker ends it", async || {
+        ended(&stage.task("a").await)
+    })
+    .await;
+    let task = stage.task("a").await;
+    let last = task.attempts.last().unwrap();
+    assert_eq!(
+        (last.worker.as_str(), last.outcome),
+        ("w2", Outcome::Succeeded)
+    );
+    assert!(
+        last.from_step + 1 >= reported,
+        "{reported} steps were done, and it went on from {}",
+        last.from_step
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_in_the_notice_is_finished_and_nothing_more_is_taken() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("w1", STEP_MS, &[]);
+    let mut steps = progress(&stage).await;
+    stage.submit("a", 20).await;
+    stage.submit("b", 20).await;
+    reaches(&mut steps, 3).await;
+    stage.metadata.notice(Duration::from_secs(119));
+    assert_eq!(worker.left().await, Some(0));
+    let (a, b) = (stage.task("a").await, stage.task("b").await);
+    let ended = [&a, &b].map(|task| task.attempts.len());
+    assert_eq!(
+        ended,
+        [1, 0],
+        "one was in hand and is done, the other was left to others"
+    );
+    assert_eq!(a.attempts[0].outcome, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_hint_lets_the_task_in_hand_end() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("w1", STEP_MS, &[]);
+    let mut steps = progress(&stage).await;
+    stage.submit("a", 20).await;
+    reaches(&mut steps, 2).await;
+    stage.metadata.rebalance();
+    let seen = stage
+        .seen("w1", "it drains", |p| p.state() == State::Draining)
+        .await;
+    assert!(seen.rebalance && seen.task == "a");
+    assert_eq!(worker.left().await, Some(0));
+    assert_eq!(
+        stage.task("a").await.attempts[0].outcome,
+        Outcome::Succeeded
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_answered_when_everybody_can_read_it() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("w1", STEP_MS, &[]);
+    let idle = stage
+        .seen("w1", "it serves", |p| p.state() == State::Idle)
+        .await;
+    let tags = [&idle.pool, &idle.batch, &idle.launch].map(String::as_str);
+    assert_eq!(tags, ["gpu", "gpu-7", "3"]);
+    let machine = [
+        &idle.instance,
+        &idle.instance_type,
+        &idle.zone,
+        &idle.lifecycle,
+    ];
+    let machine = machine.map(String::as_str);
+    assert_eq!(machine, ["i-0123", "g5.xlarge", "us-east-2a", "spot"]);
+
+    let mut steps = progress(&stage).await;
+    stage.submit("a", MANY).await;
+    reaches(&mut steps, 2).await;
+    for _ in 0..2 {
+        assert_eq!(stage.drain("finish").await, "draining");
+        let state = stage.presence("w1").await.unwrap().state();
+        assert_eq!(state, State::Draining);
+    }
+    // Hurried, it hands the task back.
+    assert_eq!(stage.drain("now").await, "draining");
+    assert_eq!(worker.left().await, Some(0));
+    let task = stage.task("a").await;
+    assert_eq!(task.attempts[0].outcome, Outcome::Interrupted);
+
+    let none = [("models", "[\"i2v-A14B\"]")];
+    let mut idle = stage.worker("w2", STEP_MS, &none);
+    stage
+        .seen("w2", "it serves", |p| p.state() == State::Idle)
+        .await;
+    assert_eq!(stage.drain("finish").await, "drained");
+    assert_eq!(idle.left().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_work_leaves_but_ends_what_there_is() {
+    let stage = Stage::set().await;
+    stage.submit("a", 4).await;
+    let mut worker = stage.worker("w1", 0, &[("idle.exit_after", "0s")]);
+    assert_eq!(worker.left().await, Some(0));
+    assert!(
+        ended(&stage.task("a").await),
+        "zero is not before the first look"
+    );
+    assert!(stage.presence("w1").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_and_one_whose_time_is_up_leave() {
+    let mut stage = Stage::set().await;
+    stage
+        .metadata
+        .tell("tags/instance/spotreel:expires-at", "2026-01-01T00:00:00Z");
+    let mut late = stage.worker("w1", 0, &[]);
+    assert_eq!(late.left().await, Some(0));
+    assert!(late.said().contains("the machine's time is up"));
+    stage.metadata.tell("tags/instance/spotreel:expires-at", "");
+    let mut orphan = stage.worker("w2", 0, &[("idle.orphan_after", "1s")]);
+    stage
+        .seen("w2", "it serves", |p| p.state() == State::Idle)
+        .await;
+    stage.kill_nats();
+    assert_eq!(orphan.left().await, Some(0));
+    assert!(orphan.said().contains("cannot be reached"));
+}

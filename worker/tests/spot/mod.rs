@@ -1,0 +1,350 @@
+//! What a worker needs around it, real but for the instance metadata: NATS, S3, the simulated engine.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::Client;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::log::Append;
+use spotreel_bus::provision::{self, Layout};
+use spotreel_bus::{NatsConfig, TaskLog, kv};
+use spotreel_domain::{Task, TaskId, TaskRequest};
+use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_proto::worker::v1::Presence;
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tempfile::TempDir;
+
+const PASSWORD: &str = "secret";
+const BUCKET: &str = "spotreel";
+/// Far more than anything here takes; a condition that is not met by then never will be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Stage {
+    pub client: Client,
+    pub log: TaskLog,
+    pub metadata: Metadata,
+    nats: Child,
+    port: u16,
+    cloud: LocalCloud,
+    dir: TempDir,
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats");
+        let accounts = std::fs::read_to_string(deploy.join("accounts.conf")).unwrap();
+        let variables = accounts.split('$').skip(1).filter_map(|rest| {
+            let name = rest
+                .split(|c: char| !c.is_ascii_uppercase() && c != '_')
+                .next()?;
+            name.starts_with("SPOTREEL_").then_some((name, PASSWORD))
+        });
+        let server = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
+        let nats = Command::new(server)
+            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
+            .arg(deploy.join("nats-server.conf"))
+            .arg("-sd")
+            .arg(dir.path().join("nats"))
+            .envs(variables)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server: set SPOTREEL_NATS_SERVER to its path");
+        let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await;
+        let cloud = cloud.unwrap();
+        let store = StoreConfig {
+            bucket: BUCKET.into(),
+            region: "us-east-1".into(),
+            endpoint_url: Some(cloud.endpoint_url()),
+            force_path_style: true,
+            public_endpoint_url: None,
+        };
+        let keys = Keys {
+            access_key: "local".into(),
+            secret_key: "local-secret".into(),
+        };
+        let store = Store::connect_with_keys(&store, keys).await;
+        store.create_bucket_if_missing().await.unwrap();
+        until("the server listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
+        })
+        .await;
+        let client = connect(port).await;
+        provision::apply(&client, &Layout::default()).await.unwrap();
+        Self {
+            log: TaskLog::open(&client).await,
+            client,
+            metadata: Metadata::serve().await,
+            nats,
+            port,
+            cloud,
+            dir,
+        }
+    }
+
+    pub async fn submit(&self, id: &str, steps: u32) {
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox in the snow".into(),
+            steps: Some(steps),
+            ..TaskRequest::default()
+        };
+        let now = ambient::now();
+        let mut valid = request.validate(now).unwrap();
+        (valid.spec.width, valid.spec.height, valid.spec.frames) = (128, 96, 9);
+        let step = Task::submit(
+            TaskId::parse(id).unwrap(),
+            valid.spec,
+            valid.content_hash,
+            now,
+        );
+        let append = Append::new(step, 0, ambient::uuid_v4());
+        self.log.append(&append).await.unwrap();
+    }
+
+    pub async fn task(&self, id: &str) -> Task {
+        let last = self.log.last(&TaskId::parse(id).unwrap()).await.unwrap();
+        last.unwrap().task
+    }
+
+    /// A worker whose steps take so long.
+    pub fn worker(&self, name: &str, step_ms: u32, settings: &[(&str, &str)]) -> Running {
+        let log = self.dir.path().join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).unwrap();
+        let engine = serde_json::json!([engine(), "--step-ms", step_ms.to_string()]).to_string();
+        let scratch = self
+            .dir
+            .path()
+            .join(format!("scratch-{name}"))
+            .display()
+            .to_string();
+        let nats = format!("nats://127.0.0.1:{}", self.port);
+        let endpoint = self.cloud.endpoint_url();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel-worker"));
+        for (key, value) in [
+            ("name", name),
+            ("scratch", &scratch),
+            ("engine.command", &engine),
+            ("nats.url", &nats),
+            ("s3.endpoint_url", &endpoint),
+            ("s3.force_path_style", "true"),
+            ("cloud.poll", "50ms"),
+            ("idle.exit_after", "off"),
+        ]
+        .iter()
+        .chain(settings)
+        {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        let child = command
+            .env("SPOTREEL_NATS__PASSWORD", PASSWORD)
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.metadata.url)
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Running { child, log }
+    }
+
+    pub async fn presence(&self, worker: &str) -> Option<Presence> {
+        let all = kv::presences(&self.client).await.unwrap();
+        all.into_iter().find(|presence| presence.worker == worker)
+    }
+
+    /// Waits until a worker's presence is as wanted, and gives it.
+    pub async fn seen(
+        &self,
+        worker: &str,
+        what: &str,
+        wanted: impl Fn(&Presence) -> bool,
+    ) -> Presence {
+        let mut found = None;
+        until(what, async || {
+            found = self.presence(worker).await.filter(&wanted);
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
+    }
+
+    pub async fn drain(&self, mode: &str) -> String {
+        let subject = spotreel_bus::names::worker_drain("i-0123");
+        let body = serde_json::json!({ "mode": mode, "reason": "scale_in" }).to_string();
+        let fleet = connect_as(self.port, "fleet").await;
+        let answer = fleet.request(subject, body.into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        answer["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn kill_nats(&mut self) {
+        let _ = self.nats.kill();
+        let _ = self.nats.wait();
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.kill_nats();
+    }
+}
+
+async fn connect(port: u16) -> Client {
+    connect_as(port, "provision").await
+}
+
+async fn connect_as(port: u16, user: &str) -> Client {
+    let config = NatsConfig {
+        url: format!("nats://127.0.0.1:{port}"),
+        user: Some(user.into()),
+        password: Some(PASSWORD.into()),
+        creds: None,
+    };
+    spotreel_bus::connect(&config, user, false).await.unwrap()
+}
+
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Waits until it has left by itself, and gives its exit code.
+    pub async fn left(&mut self) -> Option<i32> {
+        let mut status = None;
+        until("the worker has left", async || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.and_then(|status| status.code())
+    }
+
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.said());
+        }
+        if let (Ok(None), Ok(id)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
+            // The engine goes with its worker.
+            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn engine() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().unwrap().parent().unwrap();
+    let path = profile.join("spotreel-engine-sim");
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "-p", "spotreel-engine-sim", "--target-dir"]);
+        build.arg(profile.parent().unwrap());
+        assert!(build.status().unwrap().success());
+    }
+    path
+}
+
+/// IMDSv2 as far as a worker asks it.
+pub struct Metadata {
+    pub url: String,
+    answers: Arc<Mutex<HashMap<String, String>>>,
+}
+
+const TOKEN: &str = "x-aws-ec2-metadata-token";
+const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+
+impl Metadata {
+    async fn serve() -> Self {
+        let answers: Arc<Mutex<HashMap<String, String>>> = Arc::default();
+        let app = axum::Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&answers));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let metadata = Self { url, answers };
+        metadata.tell("instance-id", "i-0123");
+        metadata.tell("instance-type", "g5.xlarge");
+        metadata.tell("placement/availability-zone", "us-east-2a");
+        metadata.tell("instance-life-cycle", "spot");
+        metadata.tell("tags/instance/spotreel:pool", "gpu");
+        metadata.tell("tags/instance/spotreel:batch", "gpu-7");
+        metadata.tell("tags/instance/spotreel:launch", "3");
+        metadata
+    }
+
+    pub fn tell(&self, path: &str, text: &str) {
+        let path = format!("/latest/meta-data/{path}");
+        self.answers.lock().unwrap().insert(path, text.into());
+    }
+
+    /// The cloud takes the machine in so long.
+    pub fn notice(&self, rest: Duration) {
+        let time = (ambient::now() + rest).strftime("%Y-%m-%dT%H:%M:%SZ");
+        let action = serde_json::json!({ "action": "terminate", "time": time.to_string() });
+        self.tell("spot/instance-action", &action.to_string());
+    }
+
+    pub fn rebalance(&self) {
+        let text = r#"{"noticeTime":"2026-11-23T12:00:00Z"}"#;
+        self.tell("events/recommendations/rebalance", text);
+    }
+}
+
+type Answers = State<Arc<Mutex<HashMap<String, String>>>>;
+
+async fn answer(
+    State(answers): Answers,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> (StatusCode, [(&'static str, String); 1], String) {
+    let none = |status| (status, [(TTL, String::new())], String::new());
+    if uri.path() == "/latest/api/token" {
+        let ttl = headers.get(TTL).and_then(|ttl| ttl.to_str().ok());
+        return match (method, ttl) {
+            (Method::PUT, Some(ttl)) => (StatusCode::OK, [(TTL, ttl.into())], "a-token".into()),
+            (Method::PUT, None) => none(StatusCode::BAD_REQUEST),
+            _ => none(StatusCode::METHOD_NOT_ALLOWED),
+        };
+    }
+    if headers.get(TOKEN).is_none_or(|token| token != "a-token") {
+        return none(StatusCode::UNAUTHORIZED);
+    }
+    match answers.lock().unwrap().get(uri.path()) {
+        Some(text) => (StatusCode::OK, [(TTL, String::new())], text.clone()),
+        None => none(StatusCode::NOT_FOUND),
+    }
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never came true: {what}");
+}
