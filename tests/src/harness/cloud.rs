@@ -7,13 +7,13 @@ use std::time::Duration;
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tempfile::TempDir;
 
-use super::program::binary;
+use super::program::{binary, keep_settings_from};
 use super::{Process, eventually, free_port};
 
 pub const BUCKET: &str = "spotreel";
 pub const REGION: &str = "eu-central-1";
-const ACCESS_KEY: &str = "local";
-const SECRET_KEY: &str = "secret-of-a-test";
+pub const ACCESS_KEY: &str = "local";
+pub const SECRET_KEY: &str = "secret-of-a-test";
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cloud {
@@ -21,6 +21,7 @@ pub struct Cloud {
     /// Where faults are ordered.
     pub admin: String,
     listen: String,
+    arguments: Vec<String>,
     dir: TempDir,
     process: Option<Process>,
 }
@@ -28,6 +29,11 @@ pub struct Cloud {
 impl Cloud {
     /// Up, with an empty bucket.
     pub async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// As [`Cloud::start`], with more arguments of the program.
+    pub async fn start_with(arguments: Vec<String>) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-cloud-").expect("a temporary directory can be made");
         let (listen, admin) = (
@@ -38,6 +44,7 @@ impl Cloud {
             endpoint: format!("http://{listen}"),
             admin: format!("http://{admin}"),
             listen,
+            arguments,
             dir,
             process: None,
         };
@@ -53,6 +60,7 @@ impl Cloud {
 
     pub async fn begin(&mut self) {
         let mut command = Command::new(binary("spotreel-localcloud"));
+        keep_settings_from(&mut command);
         command
             .args([
                 "--listen",
@@ -61,8 +69,9 @@ impl Cloud {
                 self.admin.trim_start_matches("http://"),
             ])
             .arg("--dir")
-            .arg(self.dir.path().join("s3"))
-            .args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+            .arg(self.dir())
+            .args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY])
+            .args(&self.arguments);
         let process = Process::start(command, &self.log()).expect("the local cloud can be started");
         self.process = Some(process);
         eventually("the local cloud answers", UP_WITHIN, || async {
@@ -76,7 +85,25 @@ impl Cloud {
         self.dir.path().join("cloud.log")
     }
 
+    /// Where it keeps everything: objects, and the machines' directories with their consoles.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("s3")
+    }
+
     pub fn kill9(&mut self) {
+        self.process = None;
+    }
+
+    /// Politely: its machines end with it.
+    pub async fn stop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.terminate();
+            eventually("the local cloud has left", UP_WITHIN, || {
+                let ended = process.ended().is_some();
+                async move { ended.then_some(()) }
+            })
+            .await;
+        }
         self.process = None;
     }
 

@@ -61,12 +61,17 @@ impl Program {
         program
     }
 
-    /// Starts it and does not wait.
-    pub fn spawn(spec: Spec) -> Self {
-        let mut program = Self {
+    /// Known, and not started yet.
+    pub fn idle(spec: Spec) -> Self {
+        Self {
             spec,
             process: None,
-        };
+        }
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(spec: Spec) -> Self {
+        let mut program = Self::idle(spec);
         program.begin();
         program
     }
@@ -75,16 +80,7 @@ impl Program {
     pub fn begin(&mut self) {
         self.process = None;
         let mut command = Command::new(binary(&self.spec.name));
-        // What this process was told is not for its children.
-        for (key, _) in std::env::vars_os() {
-            let text = key.to_string_lossy();
-            if ["SPOTREEL_", "NATS_", "OTEL_", "AWS_"]
-                .iter()
-                .any(|ours| text.starts_with(ours))
-            {
-                command.env_remove(&key);
-            }
-        }
+        keep_settings_from(&mut command);
         command.envs(
             self.spec
                 .environment
@@ -187,6 +183,19 @@ impl Program {
 async fn is_ready(url: &str) -> bool {
     let answer = reqwest::get(format!("{url}/readyz")).await;
     answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// What this process was told is not for its children.
+pub fn keep_settings_from(command: &mut Command) {
+    for (key, _) in std::env::vars_os() {
+        let text = key.to_string_lossy();
+        if ["SPOTREEL_", "NATS_", "OTEL_", "AWS_"]
+            .iter()
+            .any(|ours| text.starts_with(ours))
+        {
+            command.env_remove(&key);
+        }
+    }
 }
 
 /// Where a program lies: SPOTREEL_BIN_DIR, or where this test was built to.

@@ -1,5 +1,6 @@
 //! Everything: NATS, the cloud, three services and workers.
 
+use std::path::Path;
 use std::time::Duration;
 
 use spotreel_bus::TaskLog;
@@ -78,6 +79,16 @@ impl System {
             system.add_worker().await;
         }
         system
+    }
+
+    /// How a service is started: what it needs to know of NATS and S3 is in it.
+    pub fn spec(&self, name: &str) -> Spec {
+        spec(name, &self.dir, &self.nats, &self.cloud, &self.options)
+    }
+
+    /// Where the programs' logs lie.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// How the next worker will be started.
