@@ -41,6 +41,7 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Queue, TaskLog, names};
 use spotreel_domain::Priority;
 use spotreel_s3::Store;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -115,40 +116,57 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx.tasks
             .spawn(cloud.watch(every, board.clone(), leave.clone(), stopping()));
     }
-    ctx.tasks.spawn(obey_signals(
-        leave.clone(),
-        worker.config.stop.finish_within,
-        stopping(),
-    ));
     ctx.tasks.spawn(idle::watch_server(
         client.clone(),
         orphan_limit,
         leave.clone(),
         stopping(),
     ));
+    let (listening, listens) = oneshot::channel();
     ctx.tasks.spawn(drain::listen(
         client.clone(),
         worker.instance.clone(),
         board.clone(),
         leave.clone(),
         ctx.clone(),
+        listening,
     ));
     // The presence outlives the signal: it says what is still in hand.
     let ended = CancellationToken::new();
     ctx.tasks
         .spawn(board.clone().announce(client, ended.clone()));
+    ctx.tasks.spawn(obey_signals(
+        leave.clone(),
+        worker.config.stop.finish_within,
+        stopping(),
+        ended.clone(),
+    ));
     let (worker, ctx_inside) = (Arc::clone(worker), ctx.clone());
     ctx.spawn("render", async move {
-        let _ended = ended.drop_guard();
+        let ended = ended.drop_guard();
         let sources = open_queues(&worker, &ctx_inside).await;
+        // An error means that the listener ended: the worker is told to stop.
+        let _ = listens.await;
         let take = take::Take::new(sources, idle_limit, worker.presence.clone());
-        render::run(worker, take, ctx_inside).await
+        render::run(worker, take, ctx_inside.clone()).await?;
+        drop(ended);
+        // Whoever gave the order to leave: the program ends as one that was told to.
+        ctx_inside.stopping.cancel();
+        Ok(())
     });
 }
 
-async fn obey_signals(leave: Leave, within: Duration, stopping: CancellationToken) {
-    stopping.cancelled().await;
-    leave.order(By::Signal(Instant::now() + within), "told to stop");
+async fn obey_signals(
+    leave: Leave,
+    within: Duration,
+    stopping: CancellationToken,
+    ended: CancellationToken,
+) {
+    tokio::select! {
+        biased;
+        () = ended.cancelled() => {}
+        () = stopping.cancelled() => leave.order(By::Signal(Instant::now() + within), "told to stop"),
+    }
 }
 
 /// The consumers are made by `spotreel provision`; until they are there, the worker is not ready and says why.

@@ -99,10 +99,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     tokio::join!(host.discard(), last_upload);
     match given_up {
         Some(reason) => anyhow::bail!("{reason}; give this machine up"),
-        None => {
-            ctx.stopping.cancel();
-            Ok(())
-        }
+        None => Ok(()),
     }
 }
 
@@ -363,7 +360,7 @@ async fn follow(
             let before = plan;
             plan = progress.plan(orders.borrow_and_update().map(|order| order.by));
             if plan != before {
-                tracing::info!(task = %task.id, ?plan, "the worker leaves");
+                tracing::info!(task = %task.id, ?plan, "what becomes of the render");
             }
             match plan {
                 Plan::HandBack => break End::Interrupted,
