@@ -198,20 +198,14 @@ impl Default for Sizing {
 
 /// `"off"` for `None`: TOML has no null, and leaving a key out means its preset.
 mod off {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::value::MapAccessDeserializer;
+    use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Switch<T> {
-        Word(Off),
-        On(T),
-    }
-
-    #[derive(Deserialize, Serialize)]
-    enum Off {
-        #[serde(rename = "off")]
-        Off,
-    }
+    const OFF: &str = "off";
 
     pub fn serialize<T: Serialize, S: Serializer>(
         rule: &Option<T>,
@@ -219,16 +213,49 @@ mod off {
     ) -> Result<S::Ok, S::Error> {
         match rule {
             Some(rule) => rule.serialize(to),
-            None => Off::Off.serialize(to),
+            None => OFF.serialize(to),
         }
     }
 
     pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<T>, D::Error> {
-        Switch::deserialize(from).map(|switch| match switch {
-            Switch::Word(Off::Off) => None,
-            Switch::On(rule) => Some(rule),
-        })
+        from.deserialize_any(Switch(PhantomData))
+    }
+
+    /// No untagged enum: whatever is wrong inside a rule is told with its key.
+    struct Switch<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Switch<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("\"off\", or what it is set to")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            if text == OFF {
+                return Ok(None);
+            }
+            let read: Result<T, E> = T::deserialize(text.into_deserializer());
+            read.map(Some)
+                .map_err(|error| E::custom(format!("{error}; to switch it off write \"off\"")))
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+            T::deserialize(number.into_deserializer()).map(Some)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+            T::deserialize(number.into_deserializer()).map(Some)
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+            T::deserialize(number.into_deserializer()).map(Some)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
     }
 }
