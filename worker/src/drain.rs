@@ -1,11 +1,14 @@
 //! Fleet's way to a worker: a request to take nothing more, answered once everybody can read that it does not.
 
+use std::time::Duration;
+
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::Context;
-use spotreel_bus::names;
+use spotreel_bus::{kv, names};
 use spotreel_proto::worker::v1::State;
+use tokio::sync::oneshot;
 
 use crate::leave::{By, Leave};
 use crate::presence::Board;
@@ -33,8 +36,19 @@ enum Answer {
     Error { error: String },
 }
 
-/// Listens until the program ends. Asking again is answered again; a later `now` hurries an earlier `finish`.
-pub async fn listen(client: Client, instance: String, board: Board, leave: Leave, ctx: Context) {
+/// Between two tries to learn whether the order was given before anybody listened.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Listens until the program ends, and says so by `listening`: nothing may be taken before. Asking again is answered
+/// again; a later `now` hurries an earlier `finish`.
+pub async fn listen(
+    client: Client,
+    instance: String,
+    board: Board,
+    leave: Leave,
+    ctx: Context,
+    listening: oneshot::Sender<()>,
+) {
     let subject = names::worker_drain(&instance);
     let mut requests = match client.subscribe(subject.clone()).await {
         Ok(requests) => requests,
@@ -42,6 +56,9 @@ pub async fn listen(client: Client, instance: String, board: Board, leave: Leave
             return tracing::error!(%error, subject, "this worker cannot be told to drain");
         }
     };
+    obey_earlier_order(&client, &instance, &leave).await;
+    // Nobody waits any more: the worker leaves already.
+    let _ = listening.send(());
     loop {
         let request = tokio::select! {
             Some(request) = requests.next() => request,
@@ -55,6 +72,28 @@ pub async fn listen(client: Client, instance: String, board: Board, leave: Leave
             leave.clone(),
             request,
         ));
+    }
+}
+
+/// A machine that was told to go before its worker was there to hear it.
+async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
+    while !leave.leaving().is_cancelled() {
+        let asked = async {
+            client.flush().await.map_err(|error| error.to_string())?;
+            let ordered = kv::is_ordered_out(client, instance).await;
+            ordered.map_err(|error| error.to_string())
+        };
+        match asked.await {
+            Ok(true) => {
+                return leave.order(By::AtOnce, "its machine was told to go before it was up");
+            }
+            Ok(false) => return,
+            Err(error) => tracing::debug!(error, "whether this worker may begin is not known yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = leave.leaving().cancelled() => {}
+        }
     }
 }
 

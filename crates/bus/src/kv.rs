@@ -14,6 +14,9 @@ use crate::names::{MARKS_BUCKET, WORKERS_BUCKET};
 /// A worker that was not heard of for so long is not counted any more.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
 
+/// Longer than any machine boots.
+const ORDER_TTL: Duration = Duration::from_secs(3600);
+
 /// On the mark that a deleted key leaves.
 const OPERATION: &str = "KV-Operation";
 
@@ -39,7 +42,7 @@ pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiErr
 ///
 /// The server refuses (413) above 1,024 of them.
 pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
-    let query = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.>")] });
+    let query = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.*")] });
     let all = jetstream::direct_get(client, &format!("KV_{WORKERS_BUCKET}"), &query).await?;
     let mut found = Vec::new();
     for stored in all {
@@ -52,6 +55,44 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
         }
     }
     Ok(found)
+}
+
+/// Says for good that the worker of a machine shall never begin: for one that is not there yet to be asked. Whoever
+/// starts on that machine reads it after it has begun to listen and before it takes anything, so that either the
+/// question reaches it or this does.
+pub async fn order_out(client: &Client, instance: &str) -> Result<(), ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-TTL", format!("{}s", ORDER_TTL.as_secs()).as_str());
+    let key = format!("out.{instance}");
+    put(
+        client,
+        WORKERS_BUCKET,
+        &key,
+        headers,
+        Bytes::from_static(b"out"),
+    )
+    .await
+}
+
+/// Read at the leader: a replica may not have it yet.
+pub async fn is_ordered_out(client: &Client, instance: &str) -> Result<bool, ApiError> {
+    let subject = format!("$KV.{WORKERS_BUCKET}.out.{instance}");
+    let query = serde_json::json!({ "last_by_subj": subject });
+    let api = format!("$JS.API.STREAM.MSG.GET.KV_{WORKERS_BUCKET}");
+    let body = query.to_string().into();
+    match jetstream::request::<serde_json::Value>(
+        client,
+        &api,
+        HeaderMap::new(),
+        body,
+        REQUEST_TIMEOUT,
+    )
+    .await
+    {
+        Ok(_) => Ok(true),
+        Err(ApiError::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn short_lived() -> HeaderMap {

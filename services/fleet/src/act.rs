@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::AppendError;
-use spotreel_bus::names;
+use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError};
 use spotreel_domain::fleet::reconcile::{frozen_request, terminations};
@@ -188,7 +188,18 @@ impl Pool {
             .present
             .as_ref()
             .is_none_or(|present| present.contains(&instance));
+        let has_served = self
+            .known
+            .as_ref()
+            .and_then(|known| known.batch.instance(&instance))
+            .is_some_and(|instance| instance.ready_at.is_some());
         async move {
+            // A worker that comes up between the question and the end of its machine must not begin.
+            if !has_served && let Err(error) = kv::order_out(&client, &instance).await {
+                tracing::warn!(%error, instance, "a machine that boots cannot be told to go");
+                let answer = DrainAnswer::Unknown;
+                return Outcome::Drained { instance, answer };
+            }
             let answer = tell_to_drain(&client, &instance, mode, metrics::why(why)).await;
             let answer = match answer {
                 DrainAnswer::NobodyThere if may_be_there => DrainAnswer::Unknown,
