@@ -121,7 +121,7 @@ impl Pool {
             .await
     }
 
-    /// Asks the cloud; whom it accepted, or does not know (and so may be too young, or long gone).
+    /// Asks the cloud; whom it accepted.
     async fn end(&mut self, instances: &[String]) -> Vec<String> {
         crash::point("before-terminate");
         let results = self.cloud.ec2.terminate(instances).await;
@@ -135,9 +135,9 @@ impl Pool {
                     tracing::info!(instance = id, why, pool = %self.name, "ended");
                     accepted.push(id);
                 }
+                // No end: a young machine is not known everywhere yet, and of an old one the listings tell.
                 Err(error) if error.is_not_found() => {
                     tracing::debug!(%error, instance = id, "the cloud does not know it");
-                    accepted.push(id);
                 }
                 Err(error) => {
                     tracing::warn!(%error, instance = id, "it could not be ended; it is tried again");
