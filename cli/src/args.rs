@@ -1,9 +1,16 @@
 //! What a person can type, and what `--help` says about it.
 
+mod fleet;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use fleet::{
+    BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs, ResumeArgs,
+    RunArgs, StopArgs, TemplateArgs, WhyArgs,
+};
 
 /// Renders videos from prompts: submit tasks, watch them, fetch the results.
 #[derive(Debug, Parser)]
@@ -47,6 +54,22 @@ pub enum Command {
     Cancel(IdsArgs),
     /// Queue failed, cancelled or expired tasks again
     Retry(IdsArgs),
+    /// Which rule will run the queue and when, and what each one still lacks
+    Why(WhyArgs),
+    /// The batches: why they came, what they did, what they cost
+    Batches(BatchesArgs),
+    /// The machines now: what each does and costs
+    Fleet(FleetArgs),
+    /// Order a batch now, whatever the rules say
+    Run(RunArgs),
+    /// Launch nothing until `resume`
+    Hold(HoldArgs),
+    /// Take a hold back
+    Resume(ResumeArgs),
+    /// End a batch: its machines go, its tasks stay
+    Stop(StopArgs),
+    /// Let one machine take nothing more, and go
+    Drain(DrainArgs),
     /// What `dev` starts its programs through: they die with it
     #[command(hide = true)]
     DevChild(DevChildArgs),
@@ -60,6 +83,9 @@ pub struct ConnectionArgs {
     /// The directory of a running `spotreel dev`: its endpoints.env says where to connect
     #[arg(long, global = true, env = "SPOTREEL_DIR", value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Connect as the operator that SPOTREEL_OPERATOR_USER and _PASSWORD name; orders always do
+    #[arg(long, global = true)]
+    pub operator: bool,
     /// Address of the NATS server [env: NATS_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub nats_url: Option<String>,
@@ -80,15 +106,30 @@ pub struct ConnectionArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel dev --dir .spotreel
+  spotreel dev --dir .spotreel --trigger-at 10 --max-wait 1h --max-instances 5
   spotreel dev --dir .spotreel --workers 4 --step-ms 200
 
+Workers come by themselves: a fleet buys machines of a small cloud on this machine when enough tasks are
+queued or one has waited long enough, and gives them back. With --workers so many stay, and no fleet comes.
 Needs nats-server 2.14 or later: SPOTREEL_NATS_SERVER, PATH or .venv/bin, where `make tools` puts it.
 All is kept in the directory given with --dir; the same directory goes on where it stopped. A program
 takes settings from SPOTREEL_<PROGRAM>_…, such as SPOTREEL_INTAKE_…; logs are in DIR/logs.")]
 pub struct DevArgs {
-    /// How many workers
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub workers: u32,
+    /// So many workers that stay, instead of a fleet
+    #[arg(long, value_name = "N", conflicts_with_all = ["trigger_at", "max_wait", "max_instances", "market_seed"])]
+    pub workers: Option<u32>,
+    /// So many queued tasks bring machines up
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub trigger_at: u64,
+    /// And so does a single task after so long
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub max_wait: Duration,
+    /// The most machines at a time
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_instances: u32,
+    /// A market that moves and takes machines away, drawn from this seed; prices stand still otherwise
+    #[arg(long, value_name = "N")]
+    pub market_seed: Option<u64>,
     /// Make every step of the renderer last so many milliseconds, to mimic a GPU
     #[arg(long, value_name = "N")]
     pub step_ms: Option<u64>,
@@ -226,7 +267,7 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// A label; may be given again
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     pub labels: Vec<(String, String)>,
     /// Give up when it is not done after so long, such as 2h
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -267,10 +308,10 @@ pub enum PriorityArg {
     Normal,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write --label key=value".to_owned()),
+        _ => Err("write it as key=value".to_owned()),
     }
 }
 
@@ -376,6 +417,14 @@ mod tests {
             "get",
             "cancel",
             "retry",
+            "why",
+            "batches",
+            "fleet",
+            "run",
+            "hold",
+            "resume",
+            "stop",
+            "drain",
             "help",
         ];
         assert_eq!(listed, wanted);
@@ -389,5 +438,19 @@ mod tests {
         assert!(parse("spotreel submit").is_err());
         assert!(parse("spotreel submit --prompt fox --label a").is_err());
         assert!(parse("spotreel --dir d submit --prompt fox --label a=b").is_ok());
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("spotreel dev --dir d --trigger-at 5 --max-wait 1h").is_ok());
+        assert!(parse("spotreel dev --dir d --trigger-at 0").is_err());
+        assert!(parse("spotreel dev --dir d --workers 2 --trigger-at 5").is_err());
+        assert!(parse("spotreel fleet --pool a --json").is_ok());
+        assert!(parse("spotreel fleet reap --every 15m --all").is_ok());
+        assert!(parse("spotreel fleet reap --every 15m --once").is_err());
+        assert!(parse("spotreel hold").is_err());
+        assert!(parse("spotreel batches default-1 --limit 3").is_err());
+        assert!(parse("spotreel stop default-1 --now --by me").is_ok());
     }
 }

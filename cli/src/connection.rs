@@ -1,4 +1,4 @@
-//! Where to connect, and one call to intake.
+//! Where to connect, and one call to a service.
 
 mod settings;
 
@@ -8,14 +8,18 @@ use async_nats::client::{Request, RequestErrorKind};
 use async_nats::{Client, ConnectErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use spotreel_bus::NatsConfig;
 use spotreel_bus::connect::ConnectError;
+use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::api::{ApiError, ErrorReply};
 
-pub use settings::{ENDPOINTS, Settings, SettingsError};
+pub use settings::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER, Settings, SettingsError, Who};
 
 /// A call may carry a thousand tasks, each of which is stored before the answer comes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// An order is one write or a few; a server that refuses the subject says so to nobody but its log.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(8);
+/// What only operators may publish to.
+const ORDERS: &str = "spotreel.ops.";
 
 /// The verbs, over one connection.
 #[derive(Clone, Debug)]
@@ -44,10 +48,14 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error(
-        "nobody answers on {verb}: is intake running, and does this user belong to the clients' account?"
+        "nobody answers on {verb}: is {} running, and does this user belong to the clients' account?",
+        program_of(verb)
     )]
     NoResponders { verb: String },
-    #[error("no answer on {verb} within {} s: the same call is safe to try again", CALL_TIMEOUT.as_secs())]
+    #[error(
+        "no answer on {verb} within {} s: {}",
+        timeout_of(verb).as_secs(), silence(verb)
+    )]
     Timeout { verb: String },
     #[error("{}", refusal(.0))]
     Refused(ApiError),
@@ -57,6 +65,33 @@ pub enum CallError {
     Garbled { verb: String, reason: String },
     #[error("{verb} could not be sent: {reason}")]
     Transport { verb: String, reason: String },
+}
+
+/// Who answers on it.
+fn program_of(verb: &str) -> &'static str {
+    match verb {
+        names::WHY | names::LIST_BATCHES => "spotreel-trigger",
+        names::OPS_RUN | names::OPS_HOLD | names::OPS_RESUME => "spotreel-trigger",
+        names::FLEET | names::OPS_STOP | names::OPS_DRAIN => "spotreel-fleet",
+        _ => "spotreel-intake",
+    }
+}
+
+fn timeout_of(verb: &str) -> Duration {
+    match verb.starts_with(ORDERS) {
+        true => ORDER_TIMEOUT,
+        false => CALL_TIMEOUT,
+    }
+}
+
+fn silence(verb: &str) -> &'static str {
+    match verb.starts_with(ORDERS) {
+        true => {
+            "only an operator may give orders; name one in SPOTREEL_OPERATOR_USER and \
+             SPOTREEL_OPERATOR_PASSWORD, or with --nats-user. Otherwise the same call is safe to try again"
+        }
+        false => "the same call is safe to try again",
+    }
 }
 
 impl CallError {
@@ -110,8 +145,17 @@ pub async fn open(config: &NatsConfig, program: &str) -> Result<Client, OpenErro
 
 impl Api {
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
+        Self::over(settings.nats()?).await
+    }
+
+    /// For orders.
+    pub async fn open_as_operator(settings: &Settings) -> Result<Self, OpenError> {
+        Self::over(settings.nats_as(Who::Operator)?).await
+    }
+
+    async fn over(config: NatsConfig) -> Result<Self, OpenError> {
         Ok(Self {
-            client: open(&settings.nats()?, "client").await?,
+            client: open(&config, "client").await?,
         })
     }
 
@@ -141,7 +185,7 @@ impl Api {
         let verb = verb.to_owned();
         let request = Request::new()
             .payload(json.into())
-            .timeout(Some(CALL_TIMEOUT));
+            .timeout(Some(timeout_of(&verb)));
         let answer = match self.client.send_request(verb.clone(), request).await {
             Ok(answer) => answer,
             Err(error) => {

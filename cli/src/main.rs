@@ -1,21 +1,27 @@
 //! `spotreel`: what a person types.
 
 mod args;
+mod batches;
 mod connection;
 mod dev;
+mod fleet;
 mod get;
+mod orders;
 mod print;
 mod provision;
+mod reap;
 mod submit;
 mod tasks;
+mod template;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, FleetCommand};
 use crate::connection::Settings;
 
 /// What a command came to; an error is `Failed` with a sentence.
@@ -71,6 +77,18 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Get(args) => get::run(&settings, args).await,
         Command::Cancel(args) => tasks::cancel(&settings, args).await,
         Command::Retry(args) => tasks::retry(&settings, args).await,
+        Command::Why(args) => why::run(&settings, args).await,
+        Command::Batches(args) => Box::pin(batches::run(&settings, args)).await,
+        Command::Fleet(args) => match args.command {
+            None => fleet::run(&settings, args).await,
+            Some(FleetCommand::Reap(args)) => Box::pin(reap::run(&settings, args)).await,
+            Some(FleetCommand::Template(args)) => Box::pin(template::run(&settings, *args)).await,
+        },
+        Command::Run(args) => orders::run(&settings, args).await,
+        Command::Hold(args) => orders::hold(&settings, args).await,
+        Command::Resume(args) => orders::resume(&settings, args).await,
+        Command::Stop(args) => orders::stop(&settings, args).await,
+        Command::Drain(args) => orders::drain(&settings, args).await,
     }
 }
 

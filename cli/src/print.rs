@@ -22,6 +22,11 @@ pub fn json<T: Serialize>(value: &T) {
     }
 }
 
+/// `name:    value`, the values under each other.
+pub fn field(name: &str, value: &str) {
+    line(&format!("{:<11}{value}", format!("{name}:")));
+}
+
 /// Rows under a header, each column as wide as its widest cell.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
     let mut widths = header.map(|name| name.chars().count());

@@ -8,7 +8,7 @@ use spotreel_domain::task::Attempt;
 
 use crate::args::{IdsArgs, ListArgs, StatusArgs};
 use crate::connection::{Api, Settings};
-use crate::print::{self, relative, short};
+use crate::print::{self, field, relative, short};
 use crate::{Done, watch};
 
 /// What is asked for at once.
@@ -77,8 +77,6 @@ pub async fn status(settings: &Settings, args: StatusArgs) -> anyhow::Result<Don
 }
 
 fn show(task: &TaskView, now: Timestamp) {
-    let field =
-        |name: &str, value: &str| print::line(&format!("{:<11}{value}", format!("{name}:")));
     let spec = &task.spec;
     field("task", task.id.as_str());
     field(

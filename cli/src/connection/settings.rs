@@ -14,6 +14,16 @@ use crate::args::ConnectionArgs;
 
 /// Written by `dev` when everything is ready.
 pub const ENDPOINTS: &str = "endpoints.env";
+/// Beside the client's, in `dev`'s file and in the environment: who may give orders.
+pub const OPERATOR_USER: &str = "SPOTREEL_OPERATOR_USER";
+pub const OPERATOR_PASSWORD: &str = "SPOTREEL_OPERATOR_PASSWORD";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Client,
+    /// As far as the place names one; otherwise the client, who may be one.
+    Operator,
+}
 
 /// Everything that a connection is made from. A value, so that tests need not touch the process's environment.
 #[derive(Clone, Debug, Default)]
@@ -79,9 +89,17 @@ impl Settings {
         }
     }
 
-    /// The client's connection.
+    /// The client's connection, or the operator's where `--operator` says so.
     pub fn nats(&self) -> Result<NatsConfig, SettingsError> {
-        let mut config = self.place()?;
+        let who = match self.args.operator {
+            true => Who::Operator,
+            false => Who::Client,
+        };
+        self.nats_as(who)
+    }
+
+    pub fn nats_as(&self, who: Who) -> Result<NatsConfig, SettingsError> {
+        let mut config = self.place(who)?;
         let flags = &self.args;
         if let Some(url) = &flags.nats_url {
             config.url.clone_from(url);
@@ -99,16 +117,24 @@ impl Settings {
         Ok(config)
     }
 
-    fn place(&self) -> Result<NatsConfig, SettingsError> {
+    /// What `dev` or the environment says beside the connection, such as the environment's name.
+    pub fn variable(&self, name: &str) -> Result<Option<String>, SettingsError> {
+        match &self.args.dir {
+            Some(dir) => Ok(endpoints(dir)?.get(name).cloned()),
+            None => Ok(self.variables.get(name).cloned()),
+        }
+    }
+
+    fn place(&self, who: Who) -> Result<NatsConfig, SettingsError> {
         if let Some(dir) = &self.args.dir {
-            return Ok(from_variables(&endpoints(dir)?));
+            return Ok(from_variables(&endpoints(dir)?, who));
         }
         if let Some(name) = &self.args.context {
             return self.context(name);
         }
         let said = ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS"];
         if said.iter().any(|name| self.variables.contains_key(*name)) {
-            return Ok(from_variables(&self.variables));
+            return Ok(from_variables(&self.variables, who));
         }
         if let Some(name) = self.variables.get("NATS_CONTEXT") {
             return self.context(name);
@@ -181,10 +207,19 @@ fn endpoints(dir: &Path) -> Result<BTreeMap<String, String>, SettingsError> {
     }
 }
 
-fn from_variables(variables: &BTreeMap<String, String>) -> NatsConfig {
+fn from_variables(variables: &BTreeMap<String, String>, who: Who) -> NatsConfig {
     let get = |name: &str| variables.get(name).cloned();
+    let url = get("NATS_URL").unwrap_or_else(|| NatsConfig::default().url);
+    if let (Who::Operator, Some(user)) = (who, get(OPERATOR_USER)) {
+        return NatsConfig {
+            url,
+            user: Some(user),
+            password: get(OPERATOR_PASSWORD),
+            creds: None,
+        };
+    }
     NatsConfig {
-        url: get("NATS_URL").unwrap_or_else(|| NatsConfig::default().url),
+        url,
         user: get("NATS_USER"),
         password: get("NATS_PASSWORD"),
         creds: get("NATS_CREDS"),
@@ -299,5 +334,27 @@ mod tests {
             (config.url.as_str(), config.user.as_deref()),
             ("nats://127.0.0.1:9", Some("you"))
         );
+    }
+
+    #[test]
+    fn orders_are_given_by_the_operator_where_there_is_one() {
+        let (_dir, mut settings) = home();
+        let set = |settings: &mut Settings, name: &str, value: &str| {
+            settings.variables.insert(name.into(), value.into())
+        };
+        set(&mut settings, "NATS_USER", "client");
+        set(&mut settings, "NATS_PASSWORD", "pw");
+        let user = |settings: &Settings, who| settings.nats_as(who).unwrap().user.unwrap();
+        assert_eq!(user(&settings, Who::Operator), "client");
+        set(&mut settings, OPERATOR_USER, "boss");
+        set(&mut settings, OPERATOR_PASSWORD, "secret");
+        assert_eq!(user(&settings, Who::Operator), "boss");
+        assert_eq!(user(&settings, Who::Client), "client");
+        settings.args.operator = true;
+        let config = settings.nats().unwrap();
+        assert_eq!(config.user.as_deref(), Some("boss"));
+        assert_eq!(config.password.as_deref(), Some("secret"));
+        settings.args.nats_user = Some("me".into());
+        assert_eq!(user(&settings, Who::Operator), "me");
     }
 }

@@ -1,8 +1,10 @@
-//! Everything on one machine: a NATS server, the local cloud, the services and workers, kept running until Ctrl-C.
+//! Everything on one machine: a NATS server, the local cloud, the services, and workers that a fleet brings up on
+//! machines of that cloud; kept running until Ctrl-C.
 
 pub mod child;
 mod children;
 mod leftovers;
+mod machines;
 mod nats;
 mod ports;
 mod programs;
@@ -21,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::children::Children;
 use self::ports::Ports;
-use self::programs::{LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
+use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
 use self::secrets::{S3_ACCESS_KEY, Secrets};
 use crate::Done;
 use crate::args::DevArgs;
-use crate::connection::ENDPOINTS;
+use crate::connection::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER};
 use crate::provision;
 
 /// Runs until SIGINT or SIGTERM.
@@ -46,7 +48,10 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
     let dir = open(&dir)?;
     let _lock = lock(&dir)?;
     remove_endpoints(&dir);
-    leftovers::kill_all(&dir).await;
+    let left = leftovers::kill_all(&dir).await;
+    if left > 0 {
+        eprintln!("processes of an earlier run were still there and were killed: {left}");
+    }
     let secrets = Secrets::open(&dir)?;
     let fixed = args.nats_port.map(|port| (NATS, port));
     let ports = Ports::settle(&dir, &programs::port_names(&args), fixed)?;
@@ -76,11 +81,14 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
         () = take_down(&mut children) => {}
         () = async { told_to_stop().await; impatience.cancel(); std::future::pending().await } => {}
     }
+    // Of a local cloud that was killed itself; most often there are none.
+    leftovers::kill_all(&dir).await;
     up.map(|_| Done::Well)
 }
 
 async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<()> {
     let others = plan.others()?;
+    machines::write_files(plan)?;
     children.start(plan.nats());
     children.start(plan.localcloud()?);
     let admin = NatsConfig {
@@ -92,6 +100,7 @@ async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<()
     ready::nats(&admin, children).await?;
     ready::all(children).await?;
     provision(plan, &admin).await?;
+    machines::make_template(plan).await?;
     for spec in others {
         children.start(spec);
     }
@@ -136,11 +145,13 @@ async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
         .context("the bucket cannot be made")
 }
 
-/// Those first that need the others to leave well.
+/// Those first that need the others to leave well. Nobody launches machines once the others are told to leave; the local
+/// cloud ends its machines while NATS and its S3 are still there for what they hand back.
 async fn take_down(children: &mut Children) {
+    children.stop(|name| BUYERS.contains(&name)).await;
     children.stop(is_worker).await;
-    children.stop(|name| SERVICES.contains(&name)).await;
     children.stop(|name| name == LOCALCLOUD).await;
+    children.stop(|name| SERVICES.contains(&name)).await;
     children.stop(|name| name == NATS).await;
 }
 
@@ -149,6 +160,10 @@ fn endpoints(plan: &Plan<'_>) -> String {
         ("NATS_URL", plan.nats_url()),
         ("NATS_USER", "client".to_owned()),
         ("NATS_PASSWORD", plan.secrets.of("client").to_owned()),
+        (OPERATOR_USER, "operator".to_owned()),
+        (OPERATOR_PASSWORD, plan.secrets.of("operator").to_owned()),
+        ("SPOTREEL_ENV", machines::ENV.to_owned()),
+        ("SPOTREEL_CLOUD_ADMIN", plan.admin_url()),
         ("AWS_ENDPOINT_URL", plan.s3_url()),
         ("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", plan.secrets.s3().to_owned()),
@@ -162,20 +177,31 @@ fn endpoints(plan: &Plan<'_>) -> String {
 
 fn greet(plan: &Plan<'_>) {
     let dir = plan.dir.display();
-    let workers = plan.args.workers;
+    let machines = match plan.args.workers {
+        Some(1) => "1 worker that stays; no fleet".to_owned(),
+        Some(workers) => format!("{workers} workers that stay; no fleet"),
+        None => format!(
+            "no machine yet: {} queued tasks bring up to {} of them, and so does a task that has waited {}",
+            plan.args.trigger_at,
+            plan.args.max_instances,
+            humantime::format_duration(plan.args.max_wait),
+        ),
+    };
     crate::print::line(&format!(
-        "ready: NATS at {}, S3 at {}, {workers} worker{}; logs in {dir}/logs
+        "ready: NATS at {}, S3 and EC2 at {}; logs in {dir}/logs
+{machines}
 
 In another terminal:
   export SPOTREEL_DIR={dir}
   spotreel submit --prompt 'a red fox in the snow' --frames 25 --steps 10 --wait
-  spotreel list
+  spotreel why
+  spotreel fleet
+  spotreel batches
 
 For other programs: set -a; . {dir}/{ENDPOINTS}; set +a
 Ctrl-C stops everything; the tasks are kept.",
         plan.nats_url(),
         plan.s3_url(),
-        if workers == 1 { "" } else { "s" },
     ));
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::children::Spec;
+use super::machines;
 use super::ports::Ports;
 use super::secrets::{S3_ACCESS_KEY, Secrets};
 use crate::args::DevArgs;
@@ -13,14 +14,24 @@ use crate::args::DevArgs;
 pub const NATS: &str = "nats-server";
 pub const LOCALCLOUD: &str = "localcloud";
 const LOCALCLOUD_ADMIN: &str = "localcloud-admin";
+const TRIGGER: &str = "trigger";
+const FLEET: &str = "fleet";
+/// Those that make machines come stand first among those that are stopped.
+pub const BUYERS: [&str; 2] = [TRIGGER, FLEET];
 pub const SERVICES: [&str; 3] = ["intake", "notifier", "monitor"];
 
 pub const BUCKET: &str = "spotreel";
-pub const REGION: &str = "us-east-1";
+/// Where the local cloud's market lies.
+pub const REGION: &str = "us-east-2";
 
 /// A worker hands its render back within this: its checkpoint goes to a disk.
 const WORKER_GRACE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(10);
+/// The local cloud ends its machines first, which have so long to hand their renders back.
+const MACHINE_GRACE: Duration = Duration::from_secs(20);
+const LOCALCLOUD_GRACE: Duration = Duration::from_secs(30);
+/// As long as it takes to see that there is one.
+const BOOT_MS: u64 = 1_000;
 
 pub fn worker(number: u32) -> String {
     format!("worker-{number}")
@@ -34,10 +45,11 @@ pub fn is_worker(name: &str) -> bool {
 pub fn port_names(args: &DevArgs) -> Vec<String> {
     let fixed = [NATS, LOCALCLOUD, LOCALCLOUD_ADMIN]
         .into_iter()
+        .chain(BUYERS)
         .chain(SERVICES);
     fixed
         .map(str::to_owned)
-        .chain((1..=args.workers).map(worker))
+        .chain((1..=args.workers.unwrap_or(0)).map(worker))
         .collect()
 }
 
@@ -95,62 +107,99 @@ impl Plan<'_> {
             ("DIR", self.dir.join("s3").display().to_string()),
             ("ACCESS_KEY", S3_ACCESS_KEY.to_owned()),
             ("SECRET_KEY", self.secrets.s3().to_owned()),
+            ("REGION", REGION.to_owned()),
+            ("BOOT_MS", BOOT_MS.to_string()),
+            ("GRACE_MS", MACHINE_GRACE.as_millis().to_string()),
         ];
+        let seed = self.args.market_seed.map(|seed| seed.to_string());
+        let seed = seed.map(|seed| ("MARKET_SEED", seed));
         Ok(Spec {
             name: LOCALCLOUD.to_owned(),
             program: sibling("spotreel-localcloud")?,
             args: Vec::new(),
             variables: variables
+                .into_iter()
+                .chain(seed)
                 .map(|(name, value)| (format!("SPOTREEL_LOCALCLOUD_{name}"), value))
-                .to_vec(),
+                .collect(),
             ready_url: Some(format!("http://{admin}/readyz")),
-            grace: GRACE,
+            grace: LOCALCLOUD_GRACE,
         })
+    }
+
+    /// Where the local cloud is watched and the market is ordered about.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.ports.address(LOCALCLOUD_ADMIN))
     }
 
     /// Services first, then workers.
     pub fn others(&self) -> anyhow::Result<Vec<Spec>> {
-        let services = SERVICES.into_iter().map(|name| self.service(name));
-        let workers = (1..=self.args.workers).map(|number| self.worker(number));
-        services.chain(workers).collect()
+        let services = SERVICES
+            .into_iter()
+            .map(|name| self.service(name, Vec::new()));
+        let buyers = [
+            self.service(TRIGGER, self.trigger_settings()),
+            self.service(FLEET, self.fleet_settings()),
+        ];
+        let workers = 1..=self.args.workers.unwrap_or(0);
+        let workers = workers.map(|number| self.worker(number));
+        services.chain(buyers).chain(workers).collect()
     }
 
-    fn service(&self, name: &str) -> anyhow::Result<Spec> {
+    fn service(&self, name: &str, settings: Vec<String>) -> anyhow::Result<Spec> {
         Ok(Spec {
             name: name.to_owned(),
             program: sibling(&format!("spotreel-{name}"))?,
-            args: Vec::new(),
+            args: set(settings),
             variables: self.variables(name, name),
             ready_url: Some(self.ready_url(name)),
             grace: GRACE,
         })
     }
 
+    /// Of those that buy machines.
+    fn cloud_settings(&self) -> Vec<String> {
+        vec![
+            format!("pools={}", machines::pools_path(self.dir)),
+            format!("ec2.region={REGION}"),
+            format!("ec2.endpoint_url={}", self.s3_url()),
+            "prices.every=10s".to_owned(),
+        ]
+    }
+
+    fn trigger_settings(&self) -> Vec<String> {
+        let mut settings = self.cloud_settings();
+        settings.push("reconcile.every=1s".to_owned());
+        settings
+    }
+
+    fn fleet_settings(&self) -> Vec<String> {
+        let mut settings = self.cloud_settings();
+        settings.extend([
+            format!("env={}", machines::ENV),
+            format!("template.name={}", machines::TEMPLATE),
+            format!("template.version={}", machines::TEMPLATE_VERSION),
+            "rounds.idle=2s".to_owned(),
+            "sweep.every=10s".to_owned(),
+            "sweep.orphan_grace=10s".to_owned(),
+        ]);
+        settings
+    }
+
     fn worker(&self, number: u32) -> anyhow::Result<Spec> {
         let name = worker(number);
-        let step = self
-            .args
-            .step_ms
-            .map(|step| ["--step-ms".to_owned(), step.to_string()]);
-        let command: Vec<String> = [sibling("spotreel-engine-sim")?.display().to_string()]
-            .into_iter()
-            .chain(step.into_iter().flatten())
-            .chain(self.args.engine_arg.iter().cloned())
-            .collect();
+        let command = engine_command(self.args)?;
         let scratch = self.dir.join("scratch").join(&name);
         std::fs::create_dir_all(&scratch)
             .with_context(|| format!("cannot make {}", scratch.display()))?;
-        let settings = [
+        let settings = vec![
             format!("name={name}"),
             format!("scratch={}", scratch.display()),
             format!("engine.command={}", serde_json::to_string(&command)?),
         ];
         Ok(Spec {
             program: sibling("spotreel-worker")?,
-            args: settings
-                .into_iter()
-                .flat_map(|setting| ["--set".to_owned(), setting])
-                .collect(),
+            args: set(settings),
             variables: self.variables("worker", &name),
             ready_url: Some(self.ready_url(&name)),
             grace: WORKER_GRACE,
@@ -184,8 +233,27 @@ impl Plan<'_> {
     }
 }
 
+fn set(settings: Vec<String>) -> Vec<String> {
+    let pairs = settings
+        .into_iter()
+        .flat_map(|setting| ["--set".to_owned(), setting]);
+    pairs.collect()
+}
+
+/// The renderer that needs no GPU.
+pub fn engine_command(args: &DevArgs) -> anyhow::Result<Vec<String>> {
+    let step = args
+        .step_ms
+        .map(|step| ["--step-ms".to_owned(), step.to_string()]);
+    Ok([sibling("spotreel-engine-sim")?.display().to_string()]
+        .into_iter()
+        .chain(step.into_iter().flatten())
+        .chain(args.engine_arg.iter().cloned())
+        .collect())
+}
+
 /// A program that lies beside this one.
-fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let path = exe.with_file_name(name);
     if !path.is_file() {

@@ -1,0 +1,147 @@
+//! Orders of an operator, to trigger and to fleet.
+
+use serde::Serialize;
+use spotreel_bus::names;
+use spotreel_domain::batch::DrainMode;
+use spotreel_domain::fleet::view::{BatchRef, Drained};
+use spotreel_domain::ops::{HoldOrder, Ordered, ResumeOrder, RunOrder};
+
+use crate::Done;
+use crate::args::{DrainArgs, HoldArgs, ResumeArgs, RunArgs, StopArgs};
+use crate::connection::{Api, Settings};
+use crate::print::{self, line};
+
+/// What `spotreel.fleet` is asked.
+#[derive(Debug, Serialize)]
+pub struct OfPool {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct StopOrder {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<String>,
+    mode: DrainMode,
+    by: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DrainOrder {
+    instance: String,
+    mode: DrainMode,
+}
+
+pub async fn run(settings: &Settings, args: RunArgs) -> anyhow::Result<Done> {
+    let order = RunOrder {
+        pool: args.pool,
+        by: Some(args.by.by),
+        force: args.force,
+    };
+    let api = Api::open_as_operator(settings).await?;
+    let done: Ordered = api.call(names::OPS_RUN, &order).await?;
+    tell(args.by.json, &done, || {
+        format!(
+            "{}: a batch is ordered; `spotreel why` says what becomes of it",
+            pools(&done)
+        )
+    })
+}
+
+pub async fn hold(settings: &Settings, args: HoldArgs) -> anyhow::Result<Done> {
+    let order = HoldOrder {
+        pool: args.pool,
+        by: Some(args.by.by),
+        reason: args.reason,
+    };
+    let api = Api::open_as_operator(settings).await?;
+    let done: Ordered = api.call(names::OPS_HOLD, &order).await?;
+    tell(args.by.json, &done, || {
+        let pools = pools(&done);
+        format!("{pools}: held; no batch begins until `spotreel resume`, what runs goes on")
+    })
+}
+
+pub async fn resume(settings: &Settings, args: ResumeArgs) -> anyhow::Result<Done> {
+    let api = Api::open_as_operator(settings).await?;
+    let order = ResumeOrder { pool: args.pool };
+    let done: Ordered = api.call(names::OPS_RESUME, &order).await?;
+    tell(args.json, &done, || {
+        format!("{}: launches are no longer held", pools(&done))
+    })
+}
+
+pub async fn stop(settings: &Settings, args: StopArgs) -> anyhow::Result<Done> {
+    let mode = mode(args.now);
+    let order = StopOrder {
+        pool: args.pool,
+        batch: args.batch,
+        mode,
+        by: args.by.by,
+    };
+    let api = Api::open_as_operator(settings).await?;
+    let batch: BatchRef = api.call(names::OPS_STOP, &order).await?;
+    tell(args.by.json, &batch, || match mode {
+        DrainMode::Finish => format!(
+            "{}: its machines end what they have in hand, and go",
+            batch.id
+        ),
+        DrainMode::Now => format!("{}: its machines hand their tasks back, and go", batch.id),
+    })
+}
+
+pub async fn drain(settings: &Settings, args: DrainArgs) -> anyhow::Result<Done> {
+    let order = DrainOrder {
+        instance: args.instance,
+        mode: mode(args.now),
+    };
+    let api = Api::open_as_operator(settings).await?;
+    let done: Drained = api.call(names::OPS_DRAIN, &order).await?;
+    tell(args.json, &done, || match &done.batch {
+        Some(batch) => format!("{} of {batch}: {}", done.instance, done.answer),
+        None => format!("{}, a machine of your own: {}", done.instance, done.answer),
+    })
+}
+
+fn mode(now: bool) -> DrainMode {
+    match now {
+        true => DrainMode::Now,
+        false => DrainMode::Finish,
+    }
+}
+
+fn pools(done: &Ordered) -> String {
+    let names: Vec<_> = done.pools.iter().map(|pool| pool.as_str()).collect();
+    names.join(", ")
+}
+
+fn tell<T: Serialize>(
+    json: bool,
+    answer: &T,
+    sentence: impl FnOnce() -> String,
+) -> anyhow::Result<Done> {
+    match json {
+        true => print::json(answer),
+        false => line(&sentence()),
+    }
+    Ok(Done::Well)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_written_as_fleet_reads_them() {
+        let order = StopOrder {
+            pool: None,
+            batch: Some("default-1".into()),
+            mode: DrainMode::Now,
+            by: "me".into(),
+        };
+        let text = serde_json::to_string(&order).unwrap();
+        assert_eq!(text, r#"{"batch":"default-1","mode":"now","by":"me"}"#);
+    }
+}

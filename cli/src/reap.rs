@@ -1,0 +1,158 @@
+//! `spotreel fleet reap`: the net under the fleet. It asks EC2 alone: no NATS, no record, no configuration.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::Serialize;
+use spotreel_bootstrap::ambient;
+use spotreel_domain::fleet::cloud::Seen;
+use spotreel_domain::fleet::orphan;
+use spotreel_ec2::{Ec2, Ec2Config};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Done;
+use crate::args::{Ec2Args, ReapArgs};
+use crate::connection::Settings;
+use crate::print::{self, line, relative};
+
+/// What becomes of one machine.
+#[derive(Debug, Serialize)]
+struct Fate<'a> {
+    instance: &'a str,
+    batch: Option<String>,
+    launched_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    /// `ending`, `would end`, or why it could not be ended.
+    outcome: String,
+}
+
+pub async fn run(settings: &Settings, args: ReapArgs) -> anyhow::Result<Done> {
+    let ec2 = connect(settings, &args.ec2).await?;
+    let env = of_dev(settings, "SPOTREEL_ENV")?.unwrap_or_else(|| args.env.clone());
+    let Some(every) = args.every else {
+        return look(&ec2, &env, &args).await;
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        // A cloud that does not answer now is asked again in time: to give up would be the one way to fail.
+        let done = match look(&ec2, &env, &args).await {
+            Ok(done) => done,
+            Err(error) => {
+                eprintln!("spotreel: {error:#}");
+                Done::Failed
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = interrupt.recv() => return Ok(done),
+            _ = terminate.recv() => return Ok(done),
+        }
+    }
+}
+
+/// With `--dir` the local cloud of that `dev`; AWS's own settings otherwise.
+pub async fn connect(settings: &Settings, args: &Ec2Args) -> anyhow::Result<Ec2> {
+    let config = Ec2Config {
+        region: of_dev(settings, "AWS_REGION")?.unwrap_or_else(|| args.region.clone()),
+        endpoint_url: of_dev(settings, "AWS_ENDPOINT_URL")?.or_else(|| args.endpoint.clone()),
+    };
+    let keys = (
+        of_dev(settings, "AWS_ACCESS_KEY_ID")?,
+        of_dev(settings, "AWS_SECRET_ACCESS_KEY")?,
+    );
+    Ok(match keys {
+        (Some(access_key), Some(secret_key)) => {
+            let keys = spotreel_ec2::Keys {
+                access_key,
+                secret_key,
+            };
+            Box::pin(Ec2::connect_with_keys(&config, keys)).await
+        }
+        _ => Box::pin(Ec2::connect(&config)).await,
+    })
+}
+
+fn of_dev(settings: &Settings, name: &str) -> anyhow::Result<Option<String>> {
+    match settings.args.dir {
+        Some(_) => Ok(settings.variable(name)?),
+        None => Ok(None),
+    }
+}
+
+async fn look(ec2: &Ec2, env: &str, args: &ReapArgs) -> anyhow::Result<Done> {
+    let listing = ec2.list(env).await.context("EC2 cannot be asked")?;
+    let ours: Vec<&Seen> = listing
+        .instances
+        .iter()
+        .filter(|seen| orphan::is_ours(seen, env) && seen.is_alive())
+        .collect();
+    let over: Vec<String> = match args.all {
+        true => ours.iter().map(|seen| seen.id.clone()).collect(),
+        false => orphan::expired(&listing.instances, env, listing.cloud_now, args.life),
+    };
+    let mut failed = BTreeSet::new();
+    if args.dry_run {
+        for id in &over {
+            tell(&ours, id, "would end".to_owned(), args.json);
+        }
+    } else {
+        for (id, result) in ec2.terminate(&over).await {
+            let outcome = match result {
+                // Ended by somebody else meanwhile.
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => {
+                    failed.insert(id.clone());
+                    error.to_string()
+                }
+                Ok(()) => "ending".to_owned(),
+            };
+            tell(&ours, &id, outcome, args.json);
+        }
+    }
+    if !args.json {
+        let left = ours.len() - over.len();
+        let verb = match args.dry_run {
+            true => "would be ended",
+            false => "told to end",
+        };
+        line(&format!(
+            "{env} in {}: {} {verb}, {left} may stay",
+            ec2.region(),
+            over.len() - failed.len()
+        ));
+    }
+    Ok(match failed.is_empty() {
+        true => Done::Well,
+        false => Done::Failed,
+    })
+}
+
+fn tell(ours: &[&Seen], id: &str, outcome: String, json: bool) {
+    let Some(seen) = ours.iter().find(|seen| seen.id == id) else {
+        return;
+    };
+    let fate = Fate {
+        instance: &seen.id,
+        batch: seen.batch().map(|batch| batch.to_string()),
+        launched_at: seen.launched_at,
+        expires_at: seen.expires_at(),
+        outcome,
+    };
+    if json {
+        print::json(&fate);
+        return;
+    }
+    let now = ambient::now();
+    let end = fate
+        .expires_at
+        .map_or("no end".to_owned(), |at| relative(now, at));
+    line(&format!(
+        "{} of {}, from {}, its end {end}: {}",
+        fate.instance,
+        fate.batch.as_deref().unwrap_or("no batch"),
+        relative(now, fate.launched_at),
+        fate.outcome
+    ));
+}

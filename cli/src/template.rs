@@ -1,0 +1,44 @@
+//! `spotreel fleet template`: what machines are made from.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context;
+use spotreel_ec2::TemplateSpec;
+
+use crate::args::TemplateArgs;
+use crate::connection::Settings;
+use crate::print::{self, line};
+use crate::{Done, reap};
+
+pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done> {
+    let user_data = read(&args.user_data)?;
+    let ec2 = reap::connect(settings, &args.ec2).await?;
+    let spec = TemplateSpec {
+        instance_profile: args.instance_profile,
+        security_groups: args.security_groups,
+        root_device: args.root_device,
+        volume_gib: args.volume_gib,
+        tags: args.tags.into_iter().collect(),
+        ..TemplateSpec::new(args.name, args.image, user_data)
+    };
+    let template = ec2.ensure_template(&spec).await?;
+    if args.json {
+        print::json(&template);
+    } else {
+        line(&format!(
+            "template = {{ id = \"{}\", version = {} }}",
+            template.id, template.version
+        ));
+    }
+    Ok(Done::Well)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if path.as_os_str() == "-" {
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
