@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// Milliseconds since 1970, for `Last-Modified`.
 pub(crate) fn now_ms() -> u64 {
@@ -32,6 +32,8 @@ pub(crate) fn unique() -> String {
 pub struct Clock {
     speed: f64,
     began: Timestamp,
+    /// What a clock on the wall showed then.
+    began_on_the_wall: Timestamp,
     since: Instant,
 }
 
@@ -41,10 +43,22 @@ impl Clock {
     #[must_use]
     pub fn new(speed: f64) -> Self {
         let usable = speed.is_finite() && speed > 0.0;
+        let now = Timestamp::now();
         Self {
             speed: if usable { speed } else { 1.0 },
-            began: Timestamp::now(),
+            began: now,
+            began_on_the_wall: now,
             since: Instant::now(),
+        }
+    }
+
+    /// Its time begins so much later than that on the wall: one of the two is wrong.
+    #[must_use]
+    pub fn ahead(self, by: SignedDuration) -> Self {
+        let began = self.began_on_the_wall.saturating_add(by);
+        Self {
+            began: began.unwrap_or(self.began),
+            ..self
         }
     }
 
@@ -65,9 +79,16 @@ impl Clock {
     pub fn on_the_wall(&self, cloud: Timestamp) -> Timestamp {
         let ahead = cloud.duration_since(self.began);
         if ahead.is_negative() {
-            return cloud;
+            return self
+                .began_on_the_wall
+                .saturating_add(ahead)
+                .unwrap_or(cloud);
         }
-        later(self.began, ahead.unsigned_abs(), 1.0 / self.speed)
+        later(
+            self.began_on_the_wall,
+            ahead.unsigned_abs(),
+            1.0 / self.speed,
+        )
     }
 }
 
@@ -79,6 +100,7 @@ fn later(began: Timestamp, elapsed: Duration, speed: f64) -> Timestamp {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // the wall's clock is what it is held against
 mod tests {
     use super::*;
 
@@ -95,6 +117,17 @@ mod tests {
             clock.began + Duration::from_secs(60)
         );
         assert!(clock.now() >= clock.began);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_is_told_on_the_wall_without_it() {
+        let clock = Clock::new(1.0).ahead(SignedDuration::from_mins(10));
+        let off = clock.now().duration_since(Timestamp::now());
+        assert!(off > SignedDuration::from_secs(599) && off < SignedDuration::from_secs(601));
+        let told = clock
+            .on_the_wall(clock.now())
+            .duration_since(Timestamp::now());
+        assert!(told.abs() < SignedDuration::from_secs(1), "{told:?}");
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Config {
     pub account_id: String,
     /// How much faster than the real one the cloud's time runs: prices, bill, notices, launch times.
     pub speed: f64,
+    /// How far the cloud's clock is ahead of ours at the start: clocks differ.
+    pub clock_ahead: jiff::SignedDuration,
     /// How long an instance is `pending`, in real time.
     pub boot: Duration,
     /// From SIGTERM to SIGKILL for a machine, in real time.
@@ -98,6 +100,7 @@ impl Config {
             region: REGION.to_owned(),
             account_id: ACCOUNT.to_owned(),
             speed: 1.0,
+            clock_ahead: jiff::SignedDuration::ZERO,
             boot: Duration::ZERO,
             machine_grace: MACHINE_GRACE,
             vcpu_quota: VCPU_QUOTA,
@@ -155,6 +158,7 @@ impl LocalCloud {
                 access_key: config.access_key.clone(),
                 secret_key: config.secret_key.clone(),
                 speed: config.speed,
+                clock_ahead: config.clock_ahead,
                 boot: config.boot,
                 grace: config.machine_grace,
                 vcpu_quota: config.vcpu_quota,

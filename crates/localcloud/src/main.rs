@@ -120,6 +120,7 @@ impl Args {
             region: self.region,
             account_id: self.account_id,
             speed: self.speed,
+            clock_ahead: jiff::SignedDuration::ZERO,
             boot: Duration::from_millis(self.boot_ms),
             machine_grace: Duration::from_millis(self.grace_ms),
             vcpu_quota: self.vcpu_quota,

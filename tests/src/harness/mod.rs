@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cloud;
 pub mod cluster;
+pub mod fleet;
 pub mod nats;
 pub mod process;
 pub mod program;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 pub use api::Api;
 pub use cloud::Cloud;
 pub use cluster::NatsCluster;
+pub use fleet::{FleetOptions, FleetStage};
 pub use nats::Nats;
 pub use process::Process;
 pub use program::Program;

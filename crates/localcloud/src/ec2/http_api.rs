@@ -19,6 +19,8 @@ use crate::faults::{Action, Failure, Rule};
 
 const NAMESPACE: &str = "http://ec2.amazonaws.com/doc/2016-11-15/";
 const VERSION: &str = "2016-11-15";
+/// As HTTP writes it.
+const DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
 const QUOTAS: &str = "ServiceQuotasV20190624.";
 /// What is the request's envelope and not part of what is asked: two requests that differ only here are the same.
 const ENVELOPE: [&str; 3] = ["Action", "Version", "ClientToken"];
@@ -93,11 +95,17 @@ impl Ec2 {
             error: if cut { Some("reset".to_owned()) } else { code },
             client_token: token,
         });
-        match (cut, quota) {
-            (true, _) => Answered::Cut,
-            (false, Some(_)) => Answered::Response(json_response(outcome)),
-            (false, None) => Answered::Response(xml_response(outcome)),
+        let mut response = match (cut, quota) {
+            (true, _) => return Answered::Cut,
+            (false, Some(_)) => json_response(outcome),
+            (false, None) => xml_response(outcome),
+        };
+        // The clock that callers go by is the one that launch times are told in.
+        let date = self.clock.now().strftime(DATE).to_string();
+        if let Ok(date) = HeaderValue::from_str(&date) {
+            response.headers_mut().insert(header::DATE, date);
         }
+        Answered::Response(response)
     }
 
     /// One action, once: under the lock from the look at the token to the note of the answer.

@@ -59,6 +59,7 @@ pub(crate) struct Ec2Config {
     pub access_key: String,
     pub secret_key: String,
     pub speed: f64,
+    pub clock_ahead: jiff::SignedDuration,
     /// How long an instance is `pending` (real time).
     pub boot: Duration,
     /// Between SIGTERM and SIGKILL (real time).
@@ -94,7 +95,7 @@ impl Ec2 {
         if killed > 0 {
             tracing::warn!(killed, "machines of an earlier run were still there");
         }
-        let clock = Clock::new(config.speed);
+        let clock = Clock::new(config.speed).ahead(config.clock_ahead);
         let market = Market::new(MarketConfig {
             start: clock.now(),
             ..config.market.clone()
