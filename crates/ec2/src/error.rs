@@ -1,7 +1,7 @@
 //! A call that failed, whatever the operation.
 
 use aws_sdk_ec2::config::http::HttpResponse;
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::error::{ConnectorError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use spotreel_domain::fleet::cloud::ErrorClass;
 
 use crate::classify::{NO_CREDENTIALS, NOT_SENT, classify};
@@ -145,7 +145,9 @@ impl Failure {
             }
             SdkError::DispatchFailure(failure) => {
                 // Credentials are fetched on the way out; without them nothing leaves.
-                let unsigned = failure.as_connector_error().is_some_and(|e| e.is_other())
+                let unsigned = failure
+                    .as_connector_error()
+                    .is_some_and(ConnectorError::is_other)
                     && DisplayErrorContext(&error)
                         .to_string()
                         .contains("credential");

@@ -14,6 +14,7 @@ use aws_sdk_ec2::types::{
 use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, PlaceError,
 };
+use spotreel_domain::money::Usd;
 
 use crate::Ec2;
 use crate::classify::classify;
@@ -119,7 +120,7 @@ fn fleet_input(request: &LaunchRequest) -> CreateFleetInput {
         FleetLaunchTemplateOverridesRequest::builder()
             .instance_type(InstanceType::from(wish.place.kind.as_str()))
             .subnet_id(&wish.subnet)
-            .set_max_price(max_price.map(|price| price.to_decimal()))
+            .set_max_price(max_price.map(Usd::to_decimal))
             .build()
     });
     let template = FleetLaunchTemplateSpecificationRequest::builder()

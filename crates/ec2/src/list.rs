@@ -6,7 +6,9 @@ use aws_sdk_ec2::config::interceptors::BeforeDeserializationInterceptorContextRe
 use aws_sdk_ec2::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_ec2::error::BoxError;
 use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_ec2::types::{Filter, Instance, InstanceLifecycleType, InstanceStateName};
+use aws_sdk_ec2::types::{
+    Filter, Instance, InstanceLifecycleType, InstanceStateName, InstanceType, Reservation,
+};
 use jiff::Timestamp;
 use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Seen, tag};
 
@@ -48,7 +50,7 @@ impl Ec2 {
                 .send()
                 .await
                 .map_err(|error| CallError::new(OPERATION, error))?;
-            for instance in page.reservations().iter().flat_map(|r| r.instances()) {
+            for instance in page.reservations().iter().flat_map(Reservation::instances) {
                 instances.push(seen(instance)?);
             }
             token = page.next_token.filter(|token| !token.is_empty());
@@ -93,7 +95,7 @@ fn seen(instance: &Instance) -> Result<Seen, CallError> {
         id: id.to_owned(),
         kind: instance
             .instance_type()
-            .map(|kind| kind.as_str())
+            .map(InstanceType::as_str)
             .unwrap_or_default()
             .to_owned(),
         zone: zone.unwrap_or_default().to_owned(),

@@ -1,6 +1,6 @@
 //! What there is to choose from: types, the zones that have them, subnets.
 
-use aws_sdk_ec2::types::{InstanceTypeInfo, LocationType};
+use aws_sdk_ec2::types::{GpuInfo, InstanceTypeInfo, LocationType, MemoryInfo, VCpuInfo};
 use spotreel_domain::fleet::cloud::Place;
 
 use crate::list::{endless, filter};
@@ -166,13 +166,13 @@ fn kind(info: &InstanceTypeInfo) -> Option<Kind> {
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or_default()
     };
-    let gpus = info.gpu_info().map(|gpu| gpu.gpus()).unwrap_or_default();
+    let gpus = info.gpu_info().map(GpuInfo::gpus).unwrap_or_default();
     let first = gpus.first();
-    let memory = info.memory_info().and_then(|memory| memory.size_in_mib());
+    let memory = info.memory_info().and_then(MemoryInfo::size_in_mib);
     let gpu_memory = first.and_then(|gpu| gpu.memory_info()?.size_in_mib());
     Some(Kind {
         kind: info.instance_type()?.as_str().to_owned(),
-        vcpus: whole(info.v_cpu_info().and_then(|cpu| cpu.default_v_cpus())),
+        vcpus: whole(info.v_cpu_info().and_then(VCpuInfo::default_v_cpus)),
         memory_mib: memory
             .and_then(|mib| u64::try_from(mib).ok())
             .unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! How many vCPUs the account may have.
 
 use aws_sdk_servicequotas::operation::get_service_quota::GetServiceQuotaError;
+use aws_sdk_servicequotas::types::ServiceQuota;
 use spotreel_domain::fleet::cloud::ErrorClass::Configuration;
 use spotreel_domain::fleet::cloud::Lifecycle;
 
@@ -24,7 +25,7 @@ impl Ec2 {
         let call = call.service_code("ec2").quota_code(code);
         match call.send().await {
             Ok(answer) => {
-                let value = answer.quota().and_then(|quota| quota.value());
+                let value = answer.quota().and_then(ServiceQuota::value);
                 Ok(value.map(whole))
             }
             Err(error) => {

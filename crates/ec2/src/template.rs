@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::{
-    LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
+    LaunchTemplate, LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
     LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
-    LaunchTemplateTagSpecificationRequest, RequestLaunchTemplateData, ResourceType,
-    ShutdownBehavior, TagSpecification, VolumeType,
+    LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, RequestLaunchTemplateData,
+    ResourceType, ShutdownBehavior, TagSpecification, VolumeType,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -162,7 +162,7 @@ impl Ec2 {
             .map_err(|error| CallError::new(OPERATION, error))?;
         let made = made.launch_template();
         let id = made.and_then(|made| made.launch_template_id());
-        let version = made.and_then(|made| made.latest_version_number());
+        let version = made.and_then(LaunchTemplate::latest_version_number);
         template(id, version).ok_or_else(|| incomplete(OPERATION))
     }
 
@@ -183,7 +183,7 @@ impl Ec2 {
             .await
             .map_err(|error| CallError::new(OPERATION, error))?;
         let version = made.launch_template_version();
-        let version = version.and_then(|version| version.version_number());
+        let version = version.and_then(LaunchTemplateVersion::version_number);
         template(Some(id), version).ok_or_else(|| incomplete(OPERATION))
     }
 

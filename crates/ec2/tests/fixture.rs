@@ -1,6 +1,8 @@
 //! What the local cloud cannot be made to say: pages, odd answers, no answers. A listener that answers each action
 //! from a script and keeps what it was asked.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};

@@ -4,6 +4,8 @@
 //! Only what moto does: it knows no client tokens, no capacity, no prices of its own (every one is from 2006), no
 //! limits of price, and no quotas.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+
 use std::collections::BTreeMap;
 
 use spotreel_domain::fleet::cloud::{
