@@ -9,7 +9,7 @@ async fn nothing_is_lost_under_faults() {
     let options = Options {
         seed: 11,
         tasks: 25,
-        workers: 3,
+        instances: 3,
         dir: None,
         keep: false,
         most: Duration::from_secs(110),

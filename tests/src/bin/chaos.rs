@@ -16,8 +16,9 @@ struct Args {
     seed: u64,
     #[arg(long, default_value_t = 200)]
     tasks: usize,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    workers: u64,
+    /// The most that run at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    instances: u32,
     /// Where logs, streams and objects go
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -35,7 +36,7 @@ async fn main() -> ExitCode {
     let options = Options {
         seed: args.seed,
         tasks: args.tasks,
-        workers: usize::try_from(args.workers).expect("nobody has so many workers"),
+        instances: args.instances,
         dir: args.dir,
         keep: args.keep,
         most: Duration::from_secs(60 * args.minutes_max),

@@ -57,10 +57,12 @@ impl Driver {
             Op::Cancel { draft, moment } => self.cancel(draft, moment).await,
             Op::Retry { draft } => self.retry(draft).await,
             Op::Kill { .. }
+            | Op::Machine { .. }
             | Op::Arm { .. }
-            | Op::Freeze { .. }
-            | Op::Stop { .. }
-            | Op::Storage { .. } => {}
+            | Op::Storage { .. }
+            | Op::Ec2 { .. }
+            | Op::Price { .. }
+            | Op::Shortage { .. } => {}
         }
     }
 

@@ -1,44 +1,53 @@
 //! Everything that goes wrong outside the engine, and its repair: one hand on the whole system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::plan::{Op, Program as Name, Timed};
-use super::record::Record;
+use nix::sys::signal::Signal;
+
+use super::plan::{Accident, Op, Program as Name, Timed};
+use super::record::{self, Record};
+use super::spot::market::{Admin, Machine, signal_machine, signal_worker};
+use super::spot::{CAPACITY, Spot};
 use crate::harness::{Program, System};
 
 const TICK: Duration = Duration::from_millis(30);
-/// A frozen admin listener must not hold up the schedule.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(2);
-const CRASH_AT: &str = "SPOTREEL_CRASH_AT";
+const NATS: &str = "nats-server";
+const S3: &str = "S3";
 
 pub struct Saboteur {
     pub system: System,
+    pub spot: Spot,
     record: Arc<Record>,
     begun: Instant,
     /// Killed, and when to start it again.
     down: BTreeMap<Name, Duration>,
-    frozen: BTreeMap<usize, Duration>,
-    armed: BTreeSet<usize>,
+    /// They wait for a machine that runs.
+    waiting: Vec<(usize, Accident)>,
+    frozen: Vec<(Machine, Duration)>,
     storage_until: Option<Duration>,
-    http: reqwest::Client,
+    ec2_until: Option<Duration>,
+    /// What the market asks for again, and when: the price of a type in a zone, in micro-dollars.
+    prices: BTreeMap<(&'static str, String), (i64, Duration)>,
+    /// Places with fewer machines than they are to have.
+    shortages: BTreeMap<(&'static str, String), Duration>,
 }
 
 impl Saboteur {
-    pub fn new(system: System, record: Arc<Record>) -> Self {
+    pub fn new(system: System, spot: Spot, record: Arc<Record>) -> Self {
         Self {
             system,
+            spot,
             record,
             begun: Instant::now(),
             down: BTreeMap::new(),
-            frozen: BTreeMap::new(),
-            armed: BTreeSet::new(),
+            waiting: Vec::new(),
+            frozen: Vec::new(),
             storage_until: None,
-            http: reqwest::Client::builder()
-                .timeout(ADMIN_TIMEOUT)
-                .build()
-                .expect("a plain client"),
+            ec2_until: None,
+            prices: BTreeMap::new(),
+            shortages: BTreeMap::new(),
         }
     }
 
@@ -48,175 +57,286 @@ impl Saboteur {
         while self.begun.elapsed() < length {
             let now = self.begun.elapsed();
             while let Some(Timed { op, .. }) = accidents.next_if(|timed| timed.at <= now) {
-                self.act(&op, now).await;
+                self.act(op, now).await;
             }
+            self.strike(now).await;
             self.repair(now).await;
             tokio::time::sleep(TICK).await;
         }
         self.repair(Duration::MAX).await;
+        self.spot.disarm();
         self
     }
 
-    /// Keeps everything running, as whoever supervises it in production does.
+    /// Keeps everything running, as whoever supervises it in production does. Accidents that found nobody still wait
+    /// for the machines of the last tasks.
     pub async fn nurse(&mut self, during: Duration) {
         let until = Instant::now() + during;
         while Instant::now() < until {
-            self.repair(Duration::MAX).await;
+            self.strike(self.begun.elapsed()).await;
+            self.repair(self.begun.elapsed()).await;
             tokio::time::sleep(TICK).await;
         }
     }
 
-    async fn act(&mut self, op: &Op, now: Duration) {
+    async fn act(&mut self, op: Op, now: Duration) {
         match op {
             Op::Kill { program, down } => {
-                self.record.count(format!("kill -9 {}", kind(*program)));
-                self.kill(*program);
-                self.down.insert(*program, now + *down);
+                self.record.count(format!("kill -9 {}", kind(program)));
+                self.kill(program);
+                self.down.insert(program, now + down);
             }
-            Op::Arm { worker, crash_at } => {
+            Op::Machine { pick, accident } => self.waiting.push((pick, accident)),
+            Op::Arm { crash_at } => {
                 let point = crash_at.split(':').next().unwrap_or_default();
-                self.record.count(format!("worker armed to die {point}"));
-                let program = &mut self.system.workers[*worker];
-                program.kill9();
-                program
-                    .spec
-                    .environment
-                    .push((CRASH_AT.into(), crash_at.clone()));
-                program.begin();
-                self.armed.insert(*worker);
-            }
-            Op::Freeze { worker, asleep } => {
-                self.record.count("worker frozen past its lease");
-                self.system.workers[*worker].freeze();
-                self.frozen.insert(*worker, now + *asleep);
-            }
-            Op::Stop { worker } => {
-                self.record.count("worker told to stop");
-                self.system.workers[*worker].terminate();
+                self.record
+                    .count(format!("machine armed: worker dies {point}"));
+                self.spot.arm(&crash_at);
             }
             Op::Storage { rules, seed, last } => {
                 self.record.count("S3 faults ordered");
-                self.order(&format!(r#"{{"seed":{seed},"rules":{rules}}}"#))
-                    .await;
-                self.storage_until = Some(now + *last);
+                self.record.outage_begins(S3);
+                // A cloud that is down has no faults: it forgets them with its process.
+                let order = format!(r#"{{"seed":{seed},"rules":{rules}}}"#);
+                self.order(&order).await;
+                self.storage_until = Some(now + last);
+            }
+            Op::Ec2 { rules, seed, last } => {
+                self.count_ec2().await;
+                self.record.count("EC2 faults ordered");
+                self.spot.faults(seed, rules).await;
+                self.ec2_until = Some(now + last);
+            }
+            Op::Price {
+                kind,
+                percent,
+                last,
+            } => self.price(kind, percent, now + last).await,
+            Op::Shortage {
+                kind,
+                zone,
+                capacity,
+                last,
+            } => {
+                self.record
+                    .count(format!("market: {capacity} of {kind} left"));
+                let zones = self.spot.zones().into_iter().enumerate();
+                for (_, name) in zones.filter(|(n, _)| zone.is_none_or(|zone| zone == *n)) {
+                    self.spot.capacity(kind, &name, capacity).await;
+                    self.shortages.insert((kind, name), now + last);
+                }
             }
             Op::Submit { .. } | Op::Nonsense { .. } | Op::Cancel { .. } | Op::Retry { .. } => {}
         }
     }
 
+    async fn price(&mut self, kind: &'static str, percent: i64, until: Duration) {
+        self.record
+            .count(format!("market: {kind} at {percent} % of its price"));
+        for place in self.spot.prices().await.unwrap_or_default() {
+            let (Some(zone), Some(micros)) =
+                (place["zone"].as_str(), place["price_micros"].as_i64())
+            else {
+                continue;
+            };
+            if place["instance_type"] != kind {
+                continue;
+            }
+            let usual = self
+                .prices
+                .get(&(kind, zone.to_owned()))
+                .map_or(micros, |(usual, _)| *usual);
+            self.spot.price(kind, zone, usual * percent / 100).await;
+            self.prices.insert((kind, zone.to_owned()), (usual, until));
+        }
+    }
+
+    /// What waits for a machine meets one.
+    async fn strike(&mut self, now: Duration) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut machines = self.spot.victims().await;
+        machines.retain(|machine| {
+            !self
+                .frozen
+                .iter()
+                .any(|(frozen, _)| frozen.id == machine.id)
+        });
+        while let Some((pick, accident)) = self.waiting.pop() {
+            if machines.is_empty() {
+                self.waiting.push((pick, accident));
+                return;
+            }
+            let machine = machines.remove(pick % machines.len());
+            if let Some(kind) = self.meet(&machine, accident, now).await {
+                self.record.accident(&machine.id, kind);
+            }
+        }
+    }
+
+    /// What it was, if it happened.
+    async fn meet(
+        &mut self,
+        machine: &Machine,
+        accident: Accident,
+        now: Duration,
+    ) -> Option<&'static str> {
+        use record::Accident as Kind;
+        let id = &machine.id;
+        let (happened, kind) = match accident {
+            Accident::Notice { lead } => {
+                let lead = lead.as_secs_f64();
+                (self.spot.interrupt(id, "notice", lead).await, Kind::NOTICE)
+            }
+            Accident::Rebalance => (
+                self.spot.interrupt(id, "rebalance", 0.0).await,
+                Kind::REBALANCE,
+            ),
+            Accident::Silent => (self.spot.interrupt(id, "silent", 0.0).await, Kind::SILENT),
+            Accident::Kill => (signal_worker(machine, Signal::SIGKILL), Kind::KILL),
+            Accident::Stop => (signal_worker(machine, Signal::SIGTERM), Kind::STOP),
+            Accident::Freeze { asleep } => {
+                self.frozen.push((machine.clone(), now + asleep));
+                (signal_machine(machine, Signal::SIGSTOP), Kind::FREEZE)
+            }
+        };
+        happened.then_some(kind)
+    }
+
     fn kill(&mut self, name: Name) {
         match name {
-            Name::Nats => self.system.nats.kill9(),
-            Name::Localcloud => self.system.cloud.kill9(),
+            Name::Nats => {
+                self.record.outage_begins(NATS);
+                self.system.nats.kill9();
+            }
+            Name::Localcloud => {
+                self.record.outage_begins(S3);
+                self.system.cloud.kill9();
+            }
             other => self.program(other).kill9(),
         }
     }
 
     /// Starts what is due, and what has died by itself.
     async fn repair(&mut self, now: Duration) {
+        let is_due = |at: &Duration| *at <= now;
         let due: Vec<Name> = self
             .down
             .iter()
-            .filter(|(_, at)| **at <= now)
+            .filter(|(_, at)| is_due(at))
             .map(|(name, _)| *name)
             .collect();
         for name in due {
             self.down.remove(&name);
             match name {
-                Name::Nats => self.system.nats.begin().await,
-                Name::Localcloud => self.system.cloud.begin().await,
+                Name::Nats => {
+                    self.system.nats.begin().await;
+                    self.record.outage_ends(NATS);
+                }
+                Name::Localcloud => {
+                    self.system.cloud.begin().await;
+                    self.end_of_s3();
+                }
                 other => self.program(other).begin(),
             }
         }
-        let awake: Vec<usize> = self
-            .frozen
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(worker, _)| *worker)
-            .collect();
-        for worker in awake {
-            self.frozen.remove(&worker);
-            self.system.workers[worker].thaw();
+        let (awake, asleep) = std::mem::take(&mut self.frozen)
+            .into_iter()
+            .partition(|(_, at)| is_due(at));
+        self.frozen = asleep;
+        for (machine, _) in awake {
+            signal_machine(&machine, Signal::SIGCONT);
         }
-        if self.storage_until.is_some_and(|at| at <= now)
+        if self.storage_until.as_ref().is_some_and(is_due)
             && !self.down.contains_key(&Name::Localcloud)
         {
-            self.count_storage().await;
+            self.count_faults(&self.system.cloud.admin, "S3").await;
             self.order(r#"{"rules":[]}"#).await;
             self.storage_until = None;
+            self.end_of_s3();
         }
+        if self.ec2_until.as_ref().is_some_and(is_due) {
+            self.count_ec2().await;
+            self.spot.faults(0, "[]").await;
+            self.ec2_until = None;
+        }
+        self.calm_market(now).await;
         self.revive();
     }
 
-    fn revive(&mut self) {
-        let services = [Name::Intake, Name::Notifier, Name::Monitor];
-        let workers = (0..self.system.workers.len()).map(Name::Worker);
-        for name in services.into_iter().chain(workers).collect::<Vec<_>>() {
-            if self.down.contains_key(&name) || !self.program(name).has_ended() {
-                continue;
-            }
-            let armed = matches!(name, Name::Worker(worker) if self.armed.remove(&worker));
-            self.record.count(match armed {
-                true => "worker restarted after a named crash or exit".to_owned(),
-                false => format!("{} ended by itself and restarted", kind(name)),
-            });
-            let program = self.program(name);
-            program.spec.environment.retain(|(key, _)| key != CRASH_AT);
-            program.begin();
+    fn end_of_s3(&self) {
+        if self.storage_until.is_none() && !self.down.contains_key(&Name::Localcloud) {
+            self.record.outage_ends(S3);
         }
     }
 
-    /// Nobody dies on order any more.
-    pub fn disarm(&mut self) {
-        for worker in std::mem::take(&mut self.armed) {
-            let program = &mut self.system.workers[worker];
-            program.spec.environment.retain(|(key, _)| key != CRASH_AT);
-            program.kill9();
-            program.begin();
+    async fn calm_market(&mut self, now: Duration) {
+        let over: Vec<_> = self
+            .prices
+            .iter()
+            .filter(|(_, (_, until))| *until <= now)
+            .map(|(place, (usual, _))| (place.clone(), *usual))
+            .collect();
+        for (place, usual) in over {
+            self.spot.price(place.0, &place.1, usual).await;
+            self.prices.remove(&place);
+        }
+        let over: Vec<_> = self
+            .shortages
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(place, _)| place.clone())
+            .collect();
+        for place in over {
+            self.spot.capacity(place.0, &place.1, CAPACITY).await;
+            self.shortages.remove(&place);
+        }
+    }
+
+    fn revive(&mut self) {
+        let services = [
+            Name::Intake,
+            Name::Notifier,
+            Name::Monitor,
+            Name::Trigger,
+            Name::Fleet,
+        ];
+        for name in services {
+            if self.down.contains_key(&name) || !self.program(name).has_ended() {
+                continue;
+            }
+            self.record
+                .count(format!("{} ended by itself and restarted", kind(name)));
+            self.program(name).begin();
         }
     }
 
     fn program(&mut self, name: Name) -> &mut Program {
         match name {
-            Name::Worker(worker) => &mut self.system.workers[worker],
             Name::Intake => &mut self.system.intake,
             Name::Notifier => &mut self.system.notifier,
             Name::Monitor => &mut self.system.monitor,
+            Name::Trigger => &mut self.spot.trigger,
+            Name::Fleet => &mut self.spot.fleet,
             Name::Localcloud | Name::Nats => unreachable!("these are no programs of the harness"),
         }
     }
 
-    /// A cloud that is down has no faults: it forgets them with its process.
     async fn order(&self, rules: &str) {
-        let request = self
-            .http
-            .post(format!("{}/faults", self.system.cloud.admin));
-        let sent = request
-            .header("content-type", "application/json")
-            .body(rules.to_owned())
-            .send()
+        let rules = serde_json::from_str(rules).expect("the rules are JSON");
+        // One that is down has no faults to order.
+        let _ = Admin::new(&self.system.cloud.admin)
+            .post("/faults", &rules)
             .await;
-        if let Ok(answer) = sent {
-            assert!(
-                answer.status().is_success(),
-                "the local cloud refuses the faults {rules}"
-            );
-        }
     }
 
-    async fn count_storage(&self) {
-        let Ok(answer) = self
-            .http
-            .get(format!("{}/faults", self.system.cloud.admin))
-            .send()
-            .await
-        else {
-            return;
-        };
-        let rules: serde_json::Value = match answer.bytes().await {
-            Ok(body) => serde_json::from_slice(&body).unwrap_or_default(),
-            Err(_) => return,
-        };
+    async fn count_ec2(&self) {
+        self.count_faults(&self.spot.cloud.admin, "EC2").await;
+    }
+
+    async fn count_faults(&self, admin: &str, of: &str) {
+        let rules: serde_json::Value = Admin::new(admin).get("/faults").await.unwrap_or_default();
         for rule in rules.as_array().into_iter().flatten() {
             for _ in 0..rule["fired"].as_u64().unwrap_or_default() {
                 let late = if rule["after"] == true {
@@ -225,7 +345,7 @@ impl Saboteur {
                     ""
                 };
                 self.record.count(format!(
-                    "S3 fault {}{late}",
+                    "{of} fault {}{late}",
                     rule["action"].as_str().unwrap_or("?")
                 ));
             }
@@ -235,11 +355,12 @@ impl Saboteur {
 
 fn kind(name: Name) -> &'static str {
     match name {
-        Name::Worker(_) => "worker",
         Name::Intake => "intake",
         Name::Notifier => "notifier",
         Name::Monitor => "monitor",
-        Name::Localcloud => "localcloud",
+        Name::Trigger => "trigger",
+        Name::Fleet => "fleet",
+        Name::Localcloud => "localcloud (S3)",
         Name::Nats => "nats-server",
     }
 }

@@ -1,5 +1,5 @@
-//! Work under faults: a schedule drawn from a seed, a real system that is hurt by it, and the proof afterwards that
-//! nothing was lost, done twice, or said that is not so.
+//! Work under faults: a schedule drawn from a seed, a real system on a Spot market that is hurt by it, and the proof
+//! afterwards that nothing was lost, done twice, or said that is not so, and that no machine is left.
 
 pub mod check;
 pub mod drive;
@@ -8,6 +8,7 @@ pub mod faults;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod spot;
 pub mod twins;
 
 use std::path::PathBuf;
@@ -22,17 +23,23 @@ use faults::Saboteur;
 use plan::{LEASE, Op, Plan, Timed};
 use record::Record;
 use report::{Report, Verdict};
+use spot::check::Books;
+use spot::watch::Watch;
+use spot::{Spot, records};
 
 use crate::harness::{System, SystemOptions};
 
-/// Long enough to be killed in the middle of, short enough for many.
-const STEP_MS: u32 = 60;
+/// Long enough to be interrupted in the middle of, short enough for many.
+pub const STEP_MS: u32 = 120;
+/// A machine that was told to end has ended by then, whatever it had in hand.
+const LAST_MACHINE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 pub struct Options {
     pub seed: u64,
     pub tasks: usize,
-    pub workers: usize,
+    /// The most at once.
+    pub instances: u32,
     /// Where everything is kept; none: the system's temporary directory.
     pub dir: Option<PathBuf>,
     /// Leave everything there, even if all is well.
@@ -47,14 +54,18 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         // Only the first of a process counts, which is the one that matters here.
         let _ = tempfile::env::override_temp_dir(dir);
     }
-    let plan = Arc::new(Plan::draw(options.seed, options.tasks, options.workers));
+    let plan = Arc::new(Plan::draw(options.seed, options.tasks));
     println!("{plan}");
     let record = Arc::new(Record::default());
-    let system = System::start(system_options(options.workers)).await;
+    let system = System::start(system_options()).await;
+    let spot = Spot::start(&system, options.instances).await?;
     println!("everything runs after {:.1?}", begun.elapsed());
 
     let (accidents, orders) = split(&plan);
     let until = Instant::now() + options.most.saturating_sub(begun.elapsed());
+    let watch = Watch::default();
+    let observer = system.nats.client("provision").await;
+    let eyes = watch.begin(spot.admin(), observer, spot.orphan.clone());
     let client = system.nats.client("client").await;
     let driver = Driver {
         client,
@@ -62,22 +73,34 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         record: record.clone(),
         until,
     };
-    let saboteur = Saboteur::new(system, record.clone());
+    let saboteur = Saboteur::new(system, spot, record.clone());
     let driving = tokio::spawn(act_out(orders, driver));
     let mut saboteur = saboteur.run(accidents, plan.length).await;
-    saboteur.disarm();
     println!("the faults are over after {:.1?}", begun.elapsed());
 
-    let report = conclude(&mut saboteur, driving, &plan, &record, begun, options.most).await;
+    let run = Run {
+        plan: &plan,
+        record: &record,
+        watch: &watch,
+        options,
+        begun,
+    };
+    let report = run.conclude(&mut saboteur, driving).await;
+    eyes.iter().for_each(tokio::task::JoinHandle::abort);
+    // Politely, since machines are no children of ours.
+    saboteur.spot.cloud.stop().await;
     if options.keep || !report.as_ref().is_ok_and(Report::passed) {
         let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         println!(
-            "kept: logs, streams and objects of every program in {}/spotreel-*",
-            dir.display()
+            "kept: seed {}; logs, streams, machines and objects in {}/spotreel-*, the cloud's in {}",
+            options.seed,
+            dir.display(),
+            saboteur.spot.cloud.dir().display()
         );
         println!(
-            "a task's life: grep -h TASK_ID {}/spotreel-system-*/*.log",
-            dir.display()
+            "a task's life: grep -h TASK_ID {}/*.log {}/machines/*/console.log",
+            saboteur.system.dir().display(),
+            saboteur.spot.cloud.dir().display()
         );
         // The guards of the processes end them with this one; only the directories stay.
         std::mem::forget(saboteur);
@@ -85,30 +108,17 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     report
 }
 
-fn system_options(workers: usize) -> SystemOptions {
-    let settings = [
-        ("retry.scale", "0.02"),
-        ("checkpoint.every_steps", "1"),
-        ("stop.finish_within", "500ms"),
-        ("pull_wait", "1s"),
-        // A hang ends in seconds, and a busy machine is not taken for one.
-        ("engine.deadlines.first_step", "8s"),
-        ("engine.deadlines.step_floor", "5s"),
-        ("engine.deadlines.decode", "30s"),
-    ];
+fn system_options() -> SystemOptions {
     SystemOptions {
         lease: LEASE,
-        workers,
-        faults: true,
+        workers: 0,
         step_ms: STEP_MS,
         // The history is the evidence: the janitor must not touch it before it was read.
         environment: vec![(
             "SPOTREEL_MONITOR_JANITOR__GRACE".to_owned(),
             "3h".to_owned(),
         )],
-        worker_settings: settings
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+        ..SystemOptions::default()
     }
 }
 
@@ -139,75 +149,142 @@ async fn act_out(orders: Vec<Timed>, driver: Driver) {
     }
 }
 
-async fn conclude(
-    saboteur: &mut Saboteur,
-    driving: tokio::task::JoinHandle<()>,
-    plan: &Plan,
-    record: &Record,
+/// What a run is concluded from.
+struct Run<'a> {
+    plan: &'a Plan,
+    record: &'a Record,
+    watch: &'a Watch,
+    options: &'a Options,
     begun: Instant,
-    most: Duration,
-) -> anyhow::Result<Report> {
-    let left = || most.saturating_sub(begun.elapsed());
-    while !driving.is_finished() && !left().is_zero() {
-        saboteur.nurse(Duration::from_millis(200)).await;
-    }
-    let operator = saboteur.system.nats.client("provision").await;
-    let settling = tokio::spawn({
-        let (operator, limit) = (operator.clone(), left());
-        async move { evidence::settle(&operator, limit).await }
-    });
-    while !settling.is_finished() {
-        saboteur.nurse(Duration::from_millis(200)).await;
-    }
-    let mut bounded = Verdict::new(
-        "bounded",
-        "once the faults are over, everything comes to its end",
-    );
-    let settled = settling.await?;
-    bounded.check(settled.is_ok(), || {
-        settled
-            .map_err(|error| format!("{error:#}"))
-            .err()
-            .unwrap_or_default()
-    });
-    println!("everything is settled after {:.1?}", begun.elapsed());
+}
 
-    let evidence = Evidence::gather(&operator).await?;
-    let book = record.book();
-    let store = saboteur.system.cloud.store().await;
-    let scratch = tempfile::tempdir()?;
-    let mut verdicts = vec![bounded];
-    verdicts.extend(check::all(plan, &book, &evidence, &operator, &store, scratch.path()).await);
-    let resumed = check::resumed(&evidence);
-    verdicts.push(
-        twins::compare(
-            &mut saboteur.system,
-            &resumed,
-            plan.seed,
-            Duration::from_secs(120),
-        )
-        .await,
-    );
+impl Run<'_> {
+    fn left(&self) -> Duration {
+        self.options.most.saturating_sub(self.begun.elapsed())
+    }
 
-    let mut report = Report {
-        seed: plan.seed,
-        done: book.counts,
-        verdicts,
-        ..Report::default()
-    };
-    for story in evidence.tasks.values() {
-        for chapter in story.chapters.values() {
-            *report
-                .done
-                .entry(format!("event {}", chapter.event.as_str()))
-                .or_default() += 1;
+    async fn conclude(
+        &self,
+        saboteur: &mut Saboteur,
+        driving: tokio::task::JoinHandle<()>,
+    ) -> anyhow::Result<Report> {
+        while !driving.is_finished() && !self.left().is_zero() {
+            saboteur.nurse(Duration::from_millis(200)).await;
         }
-        let end = story.last().map_or("lost", |last| last.task.state.name());
-        *report.ends.entry(end.to_owned()).or_default() += 1;
+        let operator = saboteur.system.nats.client("provision").await;
+        let mut verdicts = vec![self.settle(saboteur, &operator).await?];
+        println!("everything is settled after {:.1?}", self.begun.elapsed());
+
+        let evidence = Evidence::gather(&operator).await?;
+        let stories = records::stories(&operator).await?;
+        let spot = &saboteur.spot;
+        let (calls, bill) = (spot.admin().calls().await?, spot.admin().bill().await?);
+        self.watch
+            .machines(spot.admin().machines().await?, &spot.orphan);
+        let (seen, book) = (self.watch.seen(), self.record.book());
+        let books = Books {
+            stories: &stories,
+            seen: &seen,
+            calls: &calls,
+            evidence: &evidence,
+            book: &book,
+            instances: self.options.instances,
+        };
+        let store = saboteur.system.cloud.store().await;
+        let scratch = tempfile::tempdir()?;
+        verdicts.extend(
+            check::all(
+                self.plan,
+                &book,
+                &evidence,
+                &operator,
+                &store,
+                scratch.path(),
+            )
+            .await,
+        );
+        verdicts.extend(spot::check::all(spot, &books));
+        let machines = spot.cloud.dir().join("machines");
+        let (steps, lost) = spot::steps::lost(self.plan, &book, &evidence, &seen, &machines);
+        verdicts.extend(steps);
+        let (receipts, costs) = spot::money::receipts(&stories, &bill);
+        verdicts.push(receipts);
+
+        // From here on no machine is bought: the twins are rendered by a worker in peace.
+        saboteur.spot.trigger.kill9();
+        saboteur.spot.fleet.kill9();
+        verdicts.push(self.leave(saboteur).await);
+        let resumed = check::resumed(&evidence);
+        let within = Duration::from_secs(120);
+        verdicts.push(twins::compare(&mut saboteur.system, &resumed, self.plan.seed, within).await);
+
+        let mut report = Report {
+            seed: self.plan.seed,
+            verdicts,
+            ..Report::default()
+        };
+        report.count(&evidence, resumed.len());
+        report.summary(&evidence, &books, &costs, &lost);
+        report.done.extend(book.counts.clone());
+        report.seconds = self.begun.elapsed().as_secs();
+        Ok(report)
     }
-    report
-        .ends
-        .insert("succeeded from a checkpoint".into(), resumed.len());
-    report.seconds = begun.elapsed().as_secs();
-    Ok(report)
+
+    /// Tasks first, then batches and machines.
+    async fn settle(
+        &self,
+        saboteur: &mut Saboteur,
+        operator: &async_nats::Client,
+    ) -> anyhow::Result<Verdict> {
+        let mut bounded = Verdict::new(
+            "bounded",
+            "once the faults are over, everything comes to its end",
+        );
+        let settling = tokio::spawn({
+            let (operator, limit) = (operator.clone(), self.left());
+            async move { evidence::settle(&operator, limit).await }
+        });
+        while !settling.is_finished() {
+            saboteur.nurse(Duration::from_millis(200)).await;
+        }
+        let tasks = settling.await?;
+        println!("the tasks are settled after {:.1?}", self.begun.elapsed());
+        let settling = tokio::spawn({
+            let (operator, admin) = (operator.clone(), saboteur.spot.admin());
+            let limit = self.left().max(LAST_MACHINE);
+            async move { records::settle(&operator, &admin, limit).await }
+        });
+        while !settling.is_finished() {
+            saboteur.nurse(Duration::from_millis(200)).await;
+        }
+        for settled in [tasks, settling.await?] {
+            bounded.check(settled.is_ok(), || {
+                settled
+                    .map_err(|error| format!("{error:#}"))
+                    .err()
+                    .unwrap_or_default()
+            });
+        }
+        Ok(bounded)
+    }
+
+    /// The strangers go at last, and with them the last of all machines.
+    async fn leave(&self, saboteur: &Saboteur) -> Verdict {
+        let mut verdict = Verdict::new("gone", "the cloud is empty");
+        let ended = saboteur.spot.end_strangers().await;
+        verdict.check(ended.is_ok(), || format!("{ended:?}"));
+        let begun = Instant::now();
+        loop {
+            let machines = saboteur.spot.admin().machines().await.unwrap_or_default();
+            let left: Vec<_> = machines
+                .iter()
+                .filter(|machine| machine.is_alive())
+                .collect();
+            if left.is_empty() || begun.elapsed() > LAST_MACHINE {
+                verdict.check(left.is_empty(), || format!("{left:?}"));
+                return verdict;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }

@@ -8,9 +8,11 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use spotreel_domain::{Model, Priority};
 
+use super::spot::KINDS;
+
 /// Long enough for a stopped worker to lose its task, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(3);
-/// Time that a run has for each task on three workers, of which one is usually down.
+/// Time that a run has for each task: machines come, are taken, and come again.
 const PER_TASK: Duration = Duration::from_millis(700);
 const SHORTEST: Duration = Duration::from_secs(20);
 /// Submissions end early, so that the last ones meet faults too.
@@ -89,19 +91,15 @@ pub enum Op {
         program: Program,
         down: Duration,
     },
-    /// Killed, and started again with a point at which it will die.
+    /// What happens to a machine. It waits until there is one that runs.
+    Machine {
+        /// Which of them, by its number.
+        pick: usize,
+        accident: Accident,
+    },
+    /// The next machine that starts has a point at which its worker will die.
     Arm {
-        worker: usize,
         crash_at: String,
-    },
-    /// SIGSTOP, and SIGCONT after so long.
-    Freeze {
-        worker: usize,
-        asleep: Duration,
-    },
-    /// SIGTERM: hand back what it holds, and leave.
-    Stop {
-        worker: usize,
     },
     /// Faults of the object store, as its admin interface takes them, for so long.
     Storage {
@@ -109,6 +107,42 @@ pub enum Op {
         seed: u64,
         last: Duration,
     },
+    /// Faults of EC2, for so long.
+    Ec2 {
+        rules: &'static str,
+        seed: u64,
+        last: Duration,
+    },
+    /// A type costs this part of its price for so long.
+    Price {
+        kind: &'static str,
+        percent: i64,
+        last: Duration,
+    },
+    /// So few machines are to be had in a place, or in all places of a type, for so long.
+    Shortage {
+        kind: &'static str,
+        zone: Option<usize>,
+        capacity: u32,
+        last: Duration,
+    },
+}
+
+/// What happens to one machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accident {
+    /// The market takes it, and says so that much before.
+    Notice { lead: Duration },
+    /// The market may take it.
+    Rebalance,
+    /// The market takes it without a word.
+    Silent,
+    /// `kill -9` for its worker.
+    Kill,
+    /// SIGSTOP, and SIGCONT after so long.
+    Freeze { asleep: Duration },
+    /// SIGTERM for its worker: hand back what it holds, and leave.
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +164,9 @@ pub enum Moment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Program {
-    Worker(usize),
     Intake,
+    Trigger,
+    Fleet,
     Notifier,
     Monitor,
     Localcloud,
@@ -146,6 +181,23 @@ const STORAGE: [&str; 5] = [
     r#"[{"op":"*","action":"503_slow_down","probability":0.4},{"op":"*","action":"delay","delay_ms":300,"probability":0.3}]"#,
     r#"[{"op":"PutObject","action":"500","probability":0.9},{"op":"GetObject","action":"500","probability":0.5}]"#,
 ];
+/// Lost answers, refusals, listings that are behind, ends that take their time.
+const EC2: [&str; 8] = [
+    r#"[{"op":"CreateFleet","action":"reset","after":true,"times":2}]"#,
+    r#"[{"op":"CreateFleet","action":"500","after":true,"times":1},{"op":"DescribeInstances","action":"hide","for_ms":2500}]"#,
+    r#"[{"op":"*","action":"throttle","probability":0.5}]"#,
+    r#"[{"op":"DescribeInstances","action":"stale","for_ms":2000}]"#,
+    r#"[{"op":"TerminateInstances","action":"reset","after":true,"probability":0.5},{"op":"TerminateInstances","action":"terminate_slowly","for_ms":2500}]"#,
+    r#"[{"op":"CreateFleet","action":"partial","count":1,"code":"InsufficientInstanceCapacity"}]"#,
+    r#"[{"op":"*","action":"reset","probability":0.3},{"op":"*","action":"delay","delay_ms":400,"probability":0.5}]"#,
+    r#"[{"op":"CreateFleet","action":"pool_error","code":"InsufficientInstanceCapacity","instance_type":"g6.xlarge"}]"#,
+];
+/// One interruption for so many tasks.
+const TASKS_PER_INTERRUPTION: usize = 4;
+/// Tasks come in waves, so that there is more than one batch.
+const TASKS_PER_WAVE: usize = 40;
+/// The part of a wave's time in which its tasks come.
+const WAVE: f64 = 0.4;
 const CRASH_POINTS: [&str; 4] = [
     "after-lease",
     "after-checkpoint",
@@ -154,7 +206,7 @@ const CRASH_POINTS: [&str; 4] = [
 ];
 
 impl Plan {
-    pub fn draw(seed: u64, tasks: usize, workers: usize) -> Self {
+    pub fn draw(seed: u64, tasks: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let length =
             SHORTEST.max(PER_TASK.saturating_mul(u32::try_from(tasks).unwrap_or(u32::MAX)));
@@ -163,7 +215,8 @@ impl Plan {
             .collect();
         let mut schedule = submissions(&mut rng, &drafts, length.mul_f64(SUBMITTING));
         orders(&mut rng, &drafts, &mut schedule);
-        accidents(&mut rng, workers, length, &mut schedule);
+        interruptions(&mut rng, tasks, length, &mut schedule);
+        accidents(&mut rng, length, &mut schedule);
         schedule.sort_by_key(|timed| timed.at);
         Self {
             seed,
@@ -180,7 +233,7 @@ fn draft(rng: &mut StdRng, seed: u64, number: usize) -> Draft {
         Model::Ti2v5b => &["1280x704", "704x1280"],
         Model::T2vA14b | Model::I2vA14b => &["832x480", "480x832"],
     };
-    let steps = rng.random_range(2..=8);
+    let steps = rng.random_range(4..=10);
     let (fate, directives) = match number % TASKS_PER_KILLER == TASKS_PER_KILLER / 3 {
         true => (Fate::Killer, "{{kill_worker@0}}".to_owned()),
         false => misfortune(rng, steps),
@@ -243,7 +296,10 @@ fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
 fn submissions(rng: &mut StdRng, drafts: &[Draft], window: Duration) -> Vec<Timed> {
     let mut schedule = Vec::new();
     let mut next = 0;
+    let waves = u32::try_from(drafts.len().div_ceil(TASKS_PER_WAVE)).unwrap_or(u32::MAX);
+    let wave = window / waves.max(1);
     while next < drafts.len() {
+        let begins = wave * u32::try_from(next / TASKS_PER_WAVE).unwrap_or(u32::MAX);
         let (how, count) = match rng.random_range(0..10) {
             0..=3 => (How::Single, 1),
             4..=5 => (How::List, rng.random_range(2..=6)),
@@ -262,7 +318,7 @@ fn submissions(rng: &mut StdRng, drafts: &[Draft], window: Duration) -> Vec<Time
         } else {
             how
         };
-        let at = window.mul_f64(rng.random());
+        let at = begins + wave.mul_f64(WAVE * rng.random::<f64>());
         schedule.push(Timed {
             at,
             op: Op::Submit {
@@ -323,24 +379,52 @@ fn orders(rng: &mut StdRng, drafts: &[Draft], schedule: &mut Vec<Timed>) {
     schedule.append(&mut orders);
 }
 
+/// The market takes machines, from the first ones on.
+fn interruptions(rng: &mut StdRng, tasks: usize, length: Duration, schedule: &mut Vec<Timed>) {
+    for number in 0..tasks.div_ceil(TASKS_PER_INTERRUPTION) {
+        // One of each kind first.
+        let kind = match number {
+            0..3 => number * 4,
+            _ => rng.random_range(0..10),
+        };
+        let accident = match kind {
+            0..4 => Accident::Notice {
+                lead: Duration::from_millis(rng.random_range(4_000..9_000)),
+            },
+            4..7 => Accident::Silent,
+            _ => Accident::Rebalance,
+        };
+        schedule.push(Timed {
+            at: length.mul_f64(rng.random_range(0.05..0.95)),
+            op: Op::Machine {
+                pick: rng.random_range(0..1_000),
+                accident,
+            },
+        });
+    }
+}
+
 /// One of each kind first, then by weight.
-fn accidents(rng: &mut StdRng, workers: usize, length: Duration, schedule: &mut Vec<Timed>) {
-    let mut deck: Vec<u32> = (0..14).collect();
+fn accidents(rng: &mut StdRng, length: Duration, schedule: &mut Vec<Timed>) {
+    let mut deck: Vec<u32> = (0..22).collect();
     deck.shuffle(rng);
     let mut at = Duration::from_millis(1_500);
     while at < length {
-        let kind = deck.pop().unwrap_or_else(|| rng.random_range(0..22));
+        let kind = deck.pop().unwrap_or_else(|| rng.random_range(0..26));
         schedule.push(Timed {
             at,
-            op: accident(rng, kind, workers),
+            op: accident(rng, kind),
         });
         at += Duration::from_millis(rng.random_range(700..2_200));
     }
 }
 
-fn accident(rng: &mut StdRng, kind: u32, workers: usize) -> Op {
-    let worker = rng.random_range(0..workers);
+fn accident(rng: &mut StdRng, kind: u32) -> Op {
     let down = Duration::from_millis(rng.random_range(50..1_500));
+    let pick = rng.random_range(0..1_000);
+    let last = Duration::from_millis(rng.random_range(1_000..4_000));
+    let (kind_of, _) = *KINDS.choose(rng).expect("there are types");
+    let kill = |program| Op::Kill { program, down };
     match kind {
         0..4 => {
             let point = CRASH_POINTS[kind as usize];
@@ -350,41 +434,55 @@ fn accident(rng: &mut StdRng, kind: u32, workers: usize) -> Op {
                 0.9
             };
             let crash_at = format!("{point}:{probability}:{}", rng.random_range(1..1_000_000));
-            Op::Arm { worker, crash_at }
+            Op::Arm { crash_at }
         }
-        4 => Op::Kill {
-            program: Program::Intake,
-            down,
+        4 => kill(Program::Intake),
+        5 => kill(Program::Notifier),
+        6 => kill(Program::Monitor),
+        7 => kill(Program::Localcloud),
+        8 => kill(Program::Nats),
+        9 | 10 => kill(Program::Trigger),
+        11 | 12 => kill(Program::Fleet),
+        13 => Op::Machine {
+            pick,
+            accident: Accident::Freeze {
+                asleep: LEASE + Duration::from_millis(rng.random_range(500..3_000)),
+            },
         },
-        5 => Op::Kill {
-            program: Program::Notifier,
-            down,
+        14 => Op::Machine {
+            pick,
+            accident: Accident::Stop,
         },
-        6 => Op::Kill {
-            program: Program::Monitor,
-            down,
-        },
-        7 => Op::Kill {
-            program: Program::Localcloud,
-            down,
-        },
-        8 => Op::Kill {
-            program: Program::Nats,
-            down,
-        },
-        9 => Op::Freeze {
-            worker,
-            asleep: LEASE + Duration::from_millis(rng.random_range(500..3_000)),
-        },
-        10 => Op::Stop { worker },
-        11..14 => Op::Storage {
+        15 => Op::Storage {
             rules: STORAGE.choose(rng).expect("there are rules"),
             seed: rng.random(),
-            last: Duration::from_millis(rng.random_range(1_000..4_000)),
+            last,
         },
-        _ => Op::Kill {
-            program: Program::Worker(worker),
-            down,
+        16 => Op::Price {
+            kind: kind_of,
+            percent: *[60, 130, 300].choose(rng).expect("there are prices"),
+            last,
+        },
+        17 => Op::Shortage {
+            kind: kind_of,
+            zone: None,
+            capacity: 0,
+            last,
+        },
+        18 => Op::Shortage {
+            kind: kind_of,
+            zone: Some(rng.random_range(0..3)),
+            capacity: rng.random_range(0..3),
+            last,
+        },
+        19..22 | 24.. => Op::Ec2 {
+            rules: EC2.choose(rng).expect("there are rules"),
+            seed: rng.random(),
+            last,
+        },
+        _ => Op::Machine {
+            pick,
+            accident: Accident::Kill,
         },
     }
 }
@@ -445,10 +543,21 @@ impl fmt::Display for Op {
             Self::Cancel { draft, moment } => write!(f, "cancel #{draft} {moment:?}"),
             Self::Retry { draft } => write!(f, "retry #{draft} once it ended without a video"),
             Self::Kill { program, down } => write!(f, "kill -9 {program:?}, down for {down:?}"),
-            Self::Arm { worker, crash_at } => write!(f, "worker {worker} will die at {crash_at}"),
-            Self::Freeze { worker, asleep } => write!(f, "worker {worker} sleeps for {asleep:?}"),
-            Self::Stop { worker } => write!(f, "worker {worker} is told to stop"),
+            Self::Machine { pick, accident } => write!(f, "machine {pick}: {accident:?}"),
+            Self::Arm { crash_at } => write!(f, "the next machine's worker will die {crash_at}"),
             Self::Storage { rules, last, .. } => write!(f, "S3 for {last:?}: {rules}"),
+            Self::Ec2 { rules, last, .. } => write!(f, "EC2 for {last:?}: {rules}"),
+            Self::Price {
+                kind,
+                percent,
+                last,
+            } => write!(f, "{kind} costs {percent} % for {last:?}"),
+            Self::Shortage {
+                kind,
+                zone,
+                capacity,
+                last,
+            } => write!(f, "{capacity} of {kind} in {zone:?} for {last:?}"),
         }
     }
 }
@@ -459,14 +568,14 @@ mod tests {
 
     #[test]
     fn the_seed_decides_everything() {
-        let drawn = |seed| Plan::draw(seed, 40, 3).to_string();
+        let drawn = |seed| Plan::draw(seed, 40).to_string();
         assert_eq!(drawn(3), drawn(3));
         assert_ne!(drawn(3), drawn(4));
     }
 
     #[test]
     fn every_task_is_submitted_once_and_every_accident_happens() {
-        let plan = Plan::draw(1, 100, 3);
+        let plan = Plan::draw(1, 100);
         let mut submitted: Vec<usize> = Vec::new();
         for timed in &plan.schedule {
             if let Op::Submit { drafts, .. } = &timed.op {
@@ -482,9 +591,18 @@ mod tests {
             "Monitor",
             "Localcloud",
             "Nats",
-            "sleeps",
-            "to stop",
+            "Trigger",
+            "Fleet",
+            "Freeze",
+            "Stop",
+            "Kill",
+            "Notice",
+            "Silent",
+            "Rebalance",
             "S3 for",
+            "EC2 for",
+            "costs",
+            "0 of",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing");
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+use spotreel_bootstrap::ambient;
 use spotreel_domain::api::Accepted;
 
 /// The reference, shared by everybody who acts.
@@ -20,6 +22,51 @@ pub struct Book {
     /// What one client was told against what another was told.
     pub contradictions: Vec<String>,
     pub counts: BTreeMap<String, usize>,
+    /// What was done to machines.
+    pub accidents: Vec<Accident>,
+    /// When NATS or S3 was away or ill.
+    pub outages: Vec<Outage>,
+}
+
+/// Something that was done to one machine.
+#[derive(Clone, Debug)]
+pub struct Accident {
+    pub instance: String,
+    pub kind: &'static str,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub struct Outage {
+    pub of: &'static str,
+    pub from: Timestamp,
+    pub to: Option<Timestamp>,
+}
+
+impl Accident {
+    pub const NOTICE: &'static str = "notice";
+    pub const REBALANCE: &'static str = "rebalance";
+    pub const SILENT: &'static str = "silent";
+    pub const KILL: &'static str = "kill -9 worker";
+    pub const FREEZE: &'static str = "worker frozen past its lease";
+    pub const STOP: &'static str = "worker told to stop";
+
+    pub fn is_notice(&self) -> bool {
+        self.kind == Self::NOTICE
+    }
+
+    pub fn is_without_a_word(&self) -> bool {
+        matches!(self.kind, Self::SILENT | Self::KILL | Self::FREEZE)
+    }
+}
+
+impl Book {
+    /// Whether NATS or S3 was away or ill at some time in between.
+    pub fn is_outage(&self, from: Timestamp, to: Timestamp) -> bool {
+        let overlaps =
+            |outage: &Outage| outage.from <= to && outage.to.is_none_or(|end| end >= from);
+        self.outages.iter().any(overlaps)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,6 +94,32 @@ impl Record {
 
     pub fn count(&self, what: impl Into<String>) {
         *self.lock().counts.entry(what.into()).or_default() += 1;
+    }
+
+    pub fn accident(&self, instance: &str, kind: &'static str) {
+        let at = ambient::now();
+        let mut book = self.lock();
+        let count = book.counts.entry(format!("machine: {kind}")).or_default();
+        *count += 1;
+        book.accidents.push(Accident {
+            instance: instance.to_owned(),
+            kind,
+            at,
+        });
+    }
+
+    pub fn outage_begins(&self, of: &'static str) {
+        let from = ambient::now();
+        self.lock().outages.push(Outage { of, from, to: None });
+    }
+
+    pub fn outage_ends(&self, of: &'static str) {
+        let now = ambient::now();
+        for outage in &mut self.lock().outages {
+            if outage.of == of {
+                outage.to.get_or_insert(now);
+            }
+        }
     }
 
     /// The system promised to see it through.

@@ -65,9 +65,6 @@ pub async fn compare(
 
 /// One worker, whose engine takes directives for what they are in production: text.
 async fn calm_worker(system: &mut System) {
-    for worker in &mut system.workers {
-        worker.kill9();
-    }
     let engine = program::binary("spotreel-engine-sim");
     let spec = system.worker_spec().set(
         "engine.command",

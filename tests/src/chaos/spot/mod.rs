@@ -1,0 +1,321 @@
+//! The Spot side of a run: a cloud with a market, machines that are processes, and the two services that buy and end
+//! them.
+
+pub mod check;
+pub mod market;
+pub mod money;
+pub mod records;
+pub mod steps;
+pub mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::json;
+use spotreel_bootstrap::ambient;
+use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, tag};
+use spotreel_domain::money::Usd;
+use spotreel_ec2::{Ec2, Ec2Config, Keys, Subnet, SubnetFilter, TemplateSpec};
+
+use super::STEP_MS;
+use crate::harness::cloud::{ACCESS_KEY, SECRET_KEY};
+use crate::harness::nats::password;
+use crate::harness::program::binary;
+use crate::harness::{Cloud, Program, System};
+
+/// On every machine of the run.
+pub const ENV: &str = "chaos";
+pub const POOL: &str = "default";
+/// What the pool buys, each with its cap in cents.
+pub const KINDS: [(&str, i64); 2] = [("g5.xlarge", 45), ("g6.xlarge", 36)];
+/// Machines of a type in a zone: few, so that they spread over the places.
+pub const CAPACITY: u32 = 4;
+/// A type that the pool does not buy, for the machines that are none of fleet's business.
+const OTHER_KIND: &str = "g5.2xlarge";
+const REGION: &str = "us-east-2";
+const IMAGE: &str = "ami-0abcdef1234567890";
+const SCRIPT: &str = "chaos-worker";
+/// From SIGTERM to SIGKILL. AWS gives minutes, and a task that must be handed back takes a second here.
+const MACHINE_GRACE_MS: u32 = 3_000;
+const BOOT_MS: u32 = 200;
+/// A worker that crashes is started again so often by its machine, as a supervisor does.
+const LIVES: u32 = 6;
+/// A checkpoint is at most so many steps old.
+pub const CHECKPOINT_EVERY: u32 = 2;
+
+pub struct Spot {
+    pub cloud: Cloud,
+    pub ec2: Ec2,
+    pub trigger: Program,
+    pub fleet: Program,
+    pub subnets: Vec<Subnet>,
+    /// Somebody else's machines.
+    pub foreign: Vec<String>,
+    /// It carries our tags and belongs to no batch.
+    pub orphan: Vec<String>,
+    arms: PathBuf,
+}
+
+impl Spot {
+    /// The cloud with its strangers, then trigger and fleet.
+    pub async fn start(system: &System, instances: u32) -> anyhow::Result<Self> {
+        let arms = system.dir().join("arms");
+        std::fs::create_dir_all(&arms)?;
+        let cloud = Cloud::start_with(cloud_arguments(system, &arms)).await;
+        let keys = Keys {
+            access_key: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+        };
+        let at = Ec2Config {
+            region: REGION.to_owned(),
+            endpoint_url: Some(cloud.endpoint.clone()),
+        };
+        let ec2 = Ec2::connect_with_keys(&at, keys).await;
+        let spec = TemplateSpec::new(SCRIPT, IMAGE, user_data());
+        let template = ec2.ensure_template(&spec).await?;
+        let subnets = ec2.subnets(&SubnetFilter::Default).await?;
+        let pools = system.dir().join("pools.toml");
+        std::fs::write(&pools, pools_toml(&subnets, instances))?;
+
+        let program = |name: &str| {
+            system
+                .spec(name)
+                .set("pools", &pools.display().to_string())
+                .set("ec2.endpoint_url", &cloud.endpoint)
+                .set("ec2.region", REGION)
+                .set("prices.every", "2s")
+                .set("prices.good_for", "20s")
+        };
+        let trigger = program("trigger").set("reconcile.every", "1s");
+        let fleet = program("fleet")
+            .set("env", ENV)
+            .set("template.id", &template.id)
+            .set("template.version", &template.version.to_string())
+            .set("rounds.idle", "2s")
+            .set("rounds.gap", "50ms")
+            .set("sweep.every", "2s")
+            .set("sweep.orphan_grace", "8s");
+        let (foreign, orphan) = strangers(&ec2, &subnets).await?;
+        let (trigger, fleet) = tokio::join!(Program::start(trigger), Program::start(fleet));
+        let spot = Self {
+            cloud,
+            ec2,
+            trigger,
+            fleet,
+            subnets,
+            foreign,
+            orphan,
+            arms,
+        };
+        for (kind, _) in KINDS {
+            for zone in spot.zones() {
+                spot.capacity(kind, &zone, CAPACITY).await;
+            }
+        }
+        Ok(spot)
+    }
+
+    pub fn zones(&self) -> Vec<String> {
+        self.subnets
+            .iter()
+            .map(|subnet| subnet.zone.clone())
+            .collect()
+    }
+
+    /// The next machine that starts will die at this point, once.
+    pub fn arm(&self, crash_at: &str) {
+        let (made, ready) = (self.arms.join("made"), self.arms.join("next"));
+        // Whoever looks sees all of it or nothing.
+        let armed = std::fs::write(&made, crash_at).and_then(|()| std::fs::rename(&made, &ready));
+        armed.expect("the run's own directory can be written");
+    }
+
+    pub fn disarm(&self) {
+        let _ = std::fs::remove_file(self.arms.join("next"));
+    }
+
+    /// Ends what is not fleet's to end.
+    pub async fn end_strangers(&self) -> anyhow::Result<()> {
+        for (id, ended) in self.ec2.terminate(&self.foreign).await {
+            ended.with_context(|| format!("the stranger {id} does not end"))?;
+        }
+        Ok(())
+    }
+}
+
+fn cloud_arguments(system: &System, arms: &Path) -> Vec<String> {
+    let mut variables = vec![
+        ("SPOTREEL_NATS__URL".to_owned(), system.nats.url.clone()),
+        ("SPOTREEL_NATS__USER".to_owned(), "worker".to_owned()),
+        ("SPOTREEL_NATS__PASSWORD".to_owned(), password("worker")),
+        ("CHAOS_ARMS".to_owned(), arms.display().to_string()),
+    ];
+    // A machine of a cloud has metadata.
+    let found = system.cloud.environment().into_iter();
+    variables.extend(found.filter(|(key, _)| key != "AWS_EC2_METADATA_DISABLED"));
+    let mut arguments: Vec<String> = [
+        ("--grace-ms", MACHINE_GRACE_MS.to_string()),
+        ("--boot-ms", BOOT_MS.to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value])
+    .collect();
+    for (key, value) in variables {
+        arguments.extend(["--instance-var".to_owned(), format!("{key}={value}")]);
+    }
+    arguments
+}
+
+/// What a machine does: a worker, started again when it crashes; when it leaves, so does the machine.
+fn user_data() -> String {
+    let engine = json!([
+        binary("spotreel-engine-sim").display().to_string(),
+        "--step-ms",
+        STEP_MS.to_string(),
+        "--allow-faults"
+    ]);
+    let checkpoint_every = CHECKPOINT_EVERY.to_string();
+    let settings = [
+        ("engine.command", engine.to_string()),
+        ("retry.scale", "0.02".to_owned()),
+        ("checkpoint.every_steps", checkpoint_every),
+        ("stop.finish_within", "1s".to_owned()),
+        ("pull_wait", "1s".to_owned()),
+        ("cloud.poll", "200ms".to_owned()),
+        ("salvage.margin", "1s".to_owned()),
+        ("idle.exit_after", "15s".to_owned()),
+        ("idle.orphan_after", "20s".to_owned()),
+        // A hang ends in seconds, and a busy machine is not taken for one.
+        ("engine.deadlines.first_step", "8s".to_owned()),
+        ("engine.deadlines.step_floor", "5s".to_owned()),
+        ("engine.deadlines.decode", "30s".to_owned()),
+        // Which checkpoint was safe when is said there.
+        ("telemetry.log", "info,spotreel_worker=debug".to_owned()),
+    ];
+    let mut script = String::from(
+        "#!/bin/bash\n\
+         trap 'ending=1' TERM\n\
+         if mv \"$CHAOS_ARMS/next\" armed 2>/dev/null; then export SPOTREEL_CRASH_AT=$(cat armed); fi\n",
+    );
+    let mut worker = binary("spotreel-worker").display().to_string();
+    for (key, value) in settings {
+        let _ = write!(worker, " --set '{key}={value}'");
+    }
+    let _ = write!(
+        script,
+        "for life in $(seq {LIVES}); do\n\
+         \x20 {worker} --set scratch=\"$PWD/scratch-$life\" && exit 0\n\
+         \x20 [ -n \"$ending\" ] && exit 0\n\
+         \x20 unset SPOTREEL_CRASH_AT\n\
+         \x20 sleep 0.2\n\
+         done\n\
+         exit 1\n",
+    );
+    script
+}
+
+/// Minutes become seconds.
+fn pools_toml(subnets: &[Subnet], instances: u32) -> String {
+    let subnets: Vec<_> = subnets
+        .iter()
+        .map(|subnet| format!("{{ id = \"{}\", zone = \"{}\" }}", subnet.id, subnet.zone))
+        .collect();
+    let kinds: Vec<_> = KINDS
+        .iter()
+        .map(|(name, cents)| {
+            format!(
+                "{{ name = \"{name}\", cap = {}.{:02} }}",
+                cents / 100,
+                cents % 100
+            )
+        })
+        .collect();
+    format!(
+        r#"[pool.{POOL}]
+cloud = "aws"
+subnets = [{}]
+kinds = [{}]
+batch_deadline = "10m"
+
+[pool.{POOL}.rules]
+length = {{ at_least = 5 }}
+max_wait = {{ after = "5s" }}
+age = "off"
+price = "off"
+schedule = "off"
+sizing = {{ tasks_per_gpu_hour = 360.0, target = "30s", min = 1, max = {instances} }}
+
+[pool.{POOL}.patience]
+boot = "20s"
+life = "20m"
+replay = "20s"
+unknown_launch = "24s"
+listing = "4s"
+terminate_again = "1s"
+silence = "30s"
+drain = "8s"
+no_capacity = "3s"
+quota = "3s"
+throttled = "1s"
+blocked = "20s"
+moving = "300ms"
+calm = "1s"
+"#,
+        subnets.join(", "),
+        kinds.join(", ")
+    )
+}
+
+/// Two machines that only look like ours, and one of ours that no record knows.
+async fn strangers(ec2: &Ec2, subnets: &[Subnet]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let idle = TemplateSpec::new("stranger", IMAGE, "#!/bin/bash\nexec sleep 100000\n");
+    let template = ec2.ensure_template(&idle).await?;
+    let subnet = subnets.first().context("the cloud has subnets")?;
+    let launch = async |token: &str, tags: &[(&str, &str)]| -> anyhow::Result<String> {
+        let request = LaunchRequest {
+            client_token: token.to_owned(),
+            template: template.clone(),
+            lifecycle: Lifecycle::Spot,
+            units: 1,
+            overrides: vec![Override {
+                place: Place {
+                    kind: OTHER_KIND.to_owned(),
+                    zone: subnet.zone.clone(),
+                },
+                subnet: subnet.id.clone(),
+                max_price: Some(Usd::from_cents(500)),
+            }],
+            tags: tags
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>(),
+        };
+        let answer = ec2.launch(&request).await?;
+        let instance = answer.instances.first().context("a stranger is launched")?;
+        Ok(instance.id.clone())
+    };
+    let later = (ambient::now() + Duration::from_secs(3_600)).to_string();
+    let long_ago = (ambient::now() - Duration::from_secs(3_600)).to_string();
+    let of = |env| {
+        [
+            (tag::MANAGED_BY, tag::MANAGED_BY_FLEET),
+            (tag::ENV, env),
+            (tag::POOL, POOL),
+            (tag::BATCH, "default-999"),
+            (tag::LAUNCH, "1"),
+            ("Name", "spotreel-default"),
+        ]
+    };
+    let mut other = of("chaos-2").to_vec();
+    other.push((tag::EXPIRES_AT, &long_ago));
+    let mut ours = of(ENV).to_vec();
+    ours.push((tag::EXPIRES_AT, &later));
+    let foreign = vec![
+        launch("stranger-1", &other).await?,
+        launch("stranger-2", &[("Name", "spotreel-default")]).await?,
+    ];
+    Ok((foreign, vec![launch("stranger-3", &ours).await?]))
+}

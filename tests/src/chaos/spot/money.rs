@@ -1,0 +1,69 @@
+//! Receipts against the cloud's bill.
+
+use std::collections::BTreeMap;
+
+use spotreel_domain::batch::Receipt;
+
+use super::KINDS;
+use super::market::Bill;
+use super::records::Story;
+use crate::chaos::report::Verdict;
+
+/// Fleet knows that a machine is gone once a listing shows it: rounds, faults of the cloud and its own deaths come
+/// before that. So many seconds of a machine's price may stand between receipt and bill.
+const SEEN_LATE_S: i64 = 20;
+const HOUR_S: i64 = 3_600;
+
+/// What everything cost, in micro-dollars.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Costs {
+    pub billed: i64,
+    /// The receipts' total over the same machines: what the market took back within its first hour is free on the
+    /// bill, and a receipt cannot know that.
+    pub booked: i64,
+    /// The receipts' total over what the market took back.
+    pub booked_and_free: i64,
+    pub billed_seconds: i64,
+}
+
+pub fn receipts(stories: &[Story], bill: &Bill) -> (Verdict, Costs) {
+    let mut verdict = Verdict::new(
+        "bill",
+        "a receipt says what the bill says, but for the seconds until an end is seen",
+    );
+    let mut costs = Costs::default();
+    let lines: BTreeMap<_, _> = bill
+        .lines
+        .iter()
+        .map(|line| (line.instance_id.as_str(), line))
+        .collect();
+    for story in stories {
+        let last = story.last();
+        let receipt = Receipt::of(&last.batch, last.batch.ended_at.unwrap_or(last.batch.at));
+        for line in &receipt.lines {
+            let booked = line.cost.micros();
+            // Ended while it was pending: what never ran costs nothing.
+            let Some(billed) = lines.get(line.instance.as_str()) else {
+                costs.booked_and_free += booked;
+                continue;
+            };
+            if billed.interrupted && billed.micros == 0 {
+                costs.booked_and_free += booked;
+                continue;
+            }
+            costs.booked += booked;
+            costs.billed += billed.micros;
+            costs.billed_seconds += billed.seconds;
+            // No machine of the pool costs more than the dearest cap.
+            let dearest = KINDS.iter().map(|(_, cents)| cents * 10_000).max();
+            let bound = dearest.unwrap_or_default() * SEEN_LATE_S / HOUR_S + 1;
+            verdict.check((booked - billed.micros).abs() <= bound, || {
+                format!(
+                    "{} of {}: {} s cost {} µ$, the receipt says {booked} for {} s",
+                    line.instance, story.id, billed.seconds, billed.micros, line.seconds
+                )
+            });
+        }
+    }
+    (verdict, costs)
+}

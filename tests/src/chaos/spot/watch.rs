@@ -1,0 +1,112 @@
+//! Eyes on a run: every machine that the cloud ever showed, how many ran at once, and how far each render came.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::Client;
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Deserialize;
+use spotreel_bootstrap::ambient;
+use tokio::task::JoinHandle;
+
+use super::market::{Admin, Machine};
+
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What was seen, shared with those who look.
+#[derive(Clone, Default)]
+pub struct Watch(Arc<Mutex<Seen>>);
+
+#[derive(Clone, Default)]
+pub struct Seen {
+    pub samples: usize,
+    /// As each was seen last.
+    pub machines: BTreeMap<String, Machine>,
+    /// The most of ours at once that were pending or ran, and who they were.
+    pub most: (usize, Vec<String>),
+    /// By task.
+    pub progress: BTreeMap<String, Vec<Said>>,
+}
+
+/// A worker's word on its render.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub at: Timestamp,
+    pub worker: String,
+    pub step: u32,
+}
+
+#[derive(Deserialize)]
+struct Progress {
+    id: String,
+    worker: String,
+    step: u32,
+}
+
+impl Watch {
+    /// Looks until the handles are aborted.
+    pub fn begin(&self, admin: Admin, client: Client, orphans: Vec<String>) -> Vec<JoinHandle<()>> {
+        let machines = {
+            let seen = self.clone();
+            async move {
+                loop {
+                    if let Ok(found) = admin.machines().await {
+                        seen.machines(found, &orphans);
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        };
+        let progress = {
+            let seen = self.clone();
+            async move {
+                let Ok(mut said) = client.subscribe("spotreel.progress.*").await else {
+                    return;
+                };
+                while let Some(message) = said.next().await {
+                    if let Ok(progress) = serde_json::from_slice(&message.payload) {
+                        seen.progress(progress);
+                    }
+                }
+            }
+        };
+        vec![tokio::spawn(machines), tokio::spawn(progress)]
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    pub fn machines(&self, found: Vec<Machine>, orphans: &[String]) {
+        let mut seen = self.lock();
+        seen.samples += 1;
+        let counts = |machine: &&Machine| {
+            machine.is_ours() && machine.runs() && !orphans.contains(&machine.id)
+        };
+        let running: Vec<String> = found
+            .iter()
+            .filter(counts)
+            .map(|machine| machine.id.clone())
+            .collect();
+        if running.len() > seen.most.0 {
+            seen.most = (running.len(), running);
+        }
+        for machine in found {
+            seen.machines.insert(machine.id.clone(), machine);
+        }
+    }
+
+    fn progress(&self, progress: Progress) {
+        let Progress { id, worker, step } = progress;
+        let at = ambient::now();
+        let mut seen = self.lock();
+        let said = seen.progress.entry(id).or_default();
+        said.push(Said { at, worker, step });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
