@@ -33,7 +33,7 @@ pub async fn request(
     // The batch answers the order, however our clock stands to that of whoever took it: an order that is no younger
     // than the newest batch is done.
     let order = seen.controls.runs.get(name);
-    let now = order.map_or(now, |run| now.max(run.order.at));
+    let now = order.map_or(now, |run| now.max(next_millisecond(run.order.at)));
     let wanted = Wanted {
         rule: fire.rule.to_string(),
         why: fire.why.clone(),
@@ -90,6 +90,11 @@ pub async fn keep_mode(
     tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
     let put = reader.put_mode(name, &mark).await;
     put.map_err(ActError::Mode)
+}
+
+/// The log keeps milliseconds: a batch at the very time of its order would be read as older than that.
+fn next_millisecond(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond().saturating_add(1)).unwrap_or(at)
 }
 
 fn later(now: Timestamp, pool: &PoolConfig) -> Timestamp {

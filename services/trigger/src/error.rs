@@ -14,7 +14,7 @@ pub enum StartError {
         key: &'static str,
         rule: &'static str,
     },
-    #[error(transparent)]
+    #[error("`pools` names a file that is refused")]
     PoolsFile(#[from] ConfigError),
     #[error(transparent)]
     Pools(#[from] PoolProblems),

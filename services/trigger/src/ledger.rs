@@ -43,8 +43,8 @@ impl Ledger {
                 self.read_to
                     .insert(batch.id.pool.clone(), batch.id.number - 1);
             }
-            self.forget(now);
         }
+        self.forget(now);
         Ok(())
     }
 

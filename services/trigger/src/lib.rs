@@ -23,6 +23,7 @@
 mod act;
 pub mod arrivals;
 mod config;
+mod crash;
 mod error;
 mod inbox;
 mod ledger;
@@ -43,6 +44,7 @@ use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
 
 pub use config::TriggerConfig;
+pub use crash::POINTS as CRASH_POINTS;
 pub use error::StartError;
 
 use arrivals::Arrivals;

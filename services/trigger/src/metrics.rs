@@ -6,6 +6,7 @@ use spotreel_domain::batch::PoolName;
 use spotreel_domain::ops::PoolWhy;
 use spotreel_domain::trigger::{Mode, Outcome, Prices, Verdict};
 
+const LOOKS: &str = "spotreel_trigger_looks_total";
 const QUEUED: &str = "spotreel_trigger_queued_tasks";
 const WORK: &str = "spotreel_trigger_work_tasks";
 const ARRIVALS: &str = "spotreel_trigger_arrivals_per_hour";
@@ -24,6 +25,7 @@ const ANSWER: &str = "spotreel_trigger_request_seconds";
 const FAILED: &str = "spotreel_trigger_failures_total";
 
 pub fn describe() {
+    describe_counter!(LOOKS, "Times that the truth was read");
     describe_gauge!(QUEUED, "Tasks that nobody renders, by pool");
     describe_gauge!(WORK, "Tasks that have not ended, by pool");
     describe_gauge!(ARRIVALS, "Tasks that arrived in the last hour, by pool");
@@ -48,6 +50,10 @@ pub fn describe() {
     describe_gauge!(SPENT, "What all pools have cost, by period (UTC)");
     describe_counter!(REQUESTED, "Batches asked for, by pool and rule");
     describe_counter!(FAILED, "Decisions that could not be carried out, by pool");
+}
+
+pub fn looked() {
+    counter!(LOOKS).increment(1);
 }
 
 pub fn answered(verb: &'static str, took: std::time::Duration) {

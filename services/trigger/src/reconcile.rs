@@ -9,13 +9,14 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::ops::{PoolWhy, Why};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
-use spotreel_domain::trigger::{Decision, Verdict, decide};
+use spotreel_domain::trigger::{Decision, Forecast, Verdict, decide};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::act::{self, Outcome};
 use crate::arrivals::Arrivals;
 use crate::config::ReconcileConfig;
+use crate::crash;
 use crate::error::{ActError, LookError};
 use crate::ledger::Ledger;
 use crate::metrics;
@@ -99,6 +100,7 @@ impl Reconcile {
 
     /// One look; returns how long nothing is expected without an event.
     async fn look(&mut self, began: Instant) -> Duration {
+        metrics::looked();
         let now = ambient::now();
         let seen = match self.read(now).await {
             Ok(seen) => seen,
@@ -162,7 +164,7 @@ impl Reconcile {
         let view = seen.view(name, pool, &self.reader, known);
         let mut decision = decide(&view, &pool.rules, seen.at);
         if pool.cloud == Cloud::None {
-            decision.verdict = leave_to_workers(decision.verdict);
+            leave_to_workers(&mut decision);
         }
         PoolWhy {
             pool: name.clone(),
@@ -184,12 +186,14 @@ impl Reconcile {
         let order = seen.controls.runs.get(name);
         let mut answered = seen.newest.get(name).map(|last| last.batch.requested_at);
         if let Verdict::Launch(fire) = &decision.verdict {
+            crash::point("before-request");
             match act::request(reader, seen, name, pool, fire, seen.at).await? {
                 Outcome::Requested(batch) => {
                     tracing::info!(batch = %batch.id, rule = batch.rule, units = batch.units, why = batch.why,
                         size = fire.size.sentence, "a batch is requested");
                     metrics::requested(name, &batch.rule);
                     answered = Some(batch.requested_at);
+                    crash::point("after-request");
                 }
                 Outcome::Late => {
                     tracing::debug!(pool = %name, "another trigger was first");
@@ -255,15 +259,16 @@ impl Reconcile {
     }
 }
 
-/// Machines of one's own take tasks by themselves.
-fn leave_to_workers(verdict: Verdict) -> Verdict {
-    match verdict {
-        Verdict::Launch(fire) => Verdict::Wait {
-            sentence: format!(
-                "{}; cloud = \"none\": your own machines take the tasks",
-                fire.why
-            ),
-        },
-        other => other,
+/// Machines of one's own take tasks by themselves: it is told which rule fires, and nothing is asked for.
+fn leave_to_workers(decision: &mut Decision) {
+    const LEFT: &str = "cloud = \"none\": your own machines take the tasks";
+    if let Verdict::Launch(fire) = &decision.verdict {
+        let sentence = format!("{}; {LEFT}", fire.why);
+        decision.verdict = Verdict::Wait { sentence };
+        decision.forecast = Forecast {
+            rule: None,
+            by: None,
+            sentence: LEFT.to_owned(),
+        };
     }
 }

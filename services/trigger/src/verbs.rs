@@ -14,7 +14,7 @@ use spotreel_domain::batch::{BatchId, PoolName};
 use spotreel_domain::ops::{
     BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
 };
-use spotreel_domain::pool::Pools;
+use spotreel_domain::pool::{Cloud, Pools};
 
 use crate::reconcile::Shown;
 
@@ -140,6 +140,17 @@ impl Desk {
                 return Err(refuse(ErrorCode::Invalid, message));
             }
         };
+        if self
+            .pools
+            .pool
+            .get(&pool)
+            .is_some_and(|p| p.cloud == Cloud::None)
+        {
+            let message = format!(
+                "nothing is launched for pool {pool}: cloud = \"none\", your own machines take the tasks"
+            );
+            return Err(refuse(ErrorCode::Invalid, message));
+        }
         let run = Run {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
             at: ambient::now(),

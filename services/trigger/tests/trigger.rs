@@ -1,0 +1,440 @@
+//! When a queue becomes a batch, and when it does not, against a real server and the local cloud.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+use serde_json::json;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::controls::{self, Run};
+use spotreel_domain::batch::{Ending, Instance, InstanceState};
+use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+use spotreel_domain::trigger::{BlockerKind, Outcome, Prices, RuleName, Verdict};
+use spotreel_domain::{Usd, ops};
+use spotreel_localcloud::{Action, Plan, Rule as Fault};
+use spotreel_proto::worker::v1::Presence;
+use stage::{Stage, after, is_blocked, only, until};
+
+const HUNDRED: &str = "length = { at_least = 100 }";
+/// The batch log keeps whole milliseconds.
+const KEPT: Duration = Duration::from_millis(1);
+const ONE: &str = "length = { at_least = 1 }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hundredth_task_makes_one_batch_though_two_triggers_run() {
+    let stage = Stage::set().await;
+    let pools = stage.one_pool(HUNDRED);
+    let triggers = [stage.start(&pools).await, stage.start(&pools).await];
+    stage.submit(99).await;
+    let why = stage
+        .until_why("99 queued", |why| why.view.queued == 99)
+        .await;
+    let length = why.decision.finding(RuleName::Length).unwrap();
+    assert_eq!(
+        (length.outcome, length.distance.tasks),
+        (Outcome::Short, Some(1))
+    );
+    stage.stays_at(0).await;
+
+    stage.submit(1).await;
+    let batch = stage.until_batch(1).await;
+    assert_eq!(
+        (batch.id.to_string().as_str(), batch.rule.as_str()),
+        ("default-1", "length")
+    );
+    // 100 × 180 s in 2 h.
+    assert_eq!(batch.units, 3);
+    assert!(batch.why.contains("100 tasks queued"), "{}", batch.why);
+    stage.stays_at(1).await;
+
+    // The next one comes once this has ended, however often both look at the same moment.
+    for number in 2..=6 {
+        stage.end(|_| {}).await;
+        let batch = stage.until_batch(number).await;
+        assert_eq!(batch.id.number, number as u64);
+        stage.stays_at(number).await;
+    }
+    for trigger in triggers {
+        assert!(trigger.ctx.health.readiness().ready);
+        trigger.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_rendered_is_work_and_not_queued() {
+    let stage = Stage::set().await;
+    let _trigger = stage
+        .start(&stage.one_pool("length = { at_least = 3 }"))
+        .await;
+    stage.submit(1).await;
+    let consumer = spotreel_bus::names::work_consumer(
+        spotreel_domain::Model::Ti2v5b,
+        spotreel_domain::Priority::Normal,
+    );
+    let tasks = spotreel_bus::names::TASKS;
+    let queue = spotreel_bus::Queue::open(&stage.root.client, tasks, &consumer)
+        .await
+        .unwrap();
+    let hand = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
+    let presence = Presence {
+        worker: "w1".to_owned(),
+        models: vec!["ti2v-5B".to_owned()],
+        task: hand.recorded().unwrap().task.id.to_string(),
+        ..Presence::default()
+    };
+    spotreel_bus::kv::put_presence(&stage.root.client, &presence)
+        .await
+        .unwrap();
+    stage.submit(2).await;
+    let why = stage
+        .until_why("3 tasks of work", |why| why.view.work == 3)
+        .await;
+    assert_eq!(why.view.queued, 2);
+    // The oldest that waits is not the one in hand.
+    let first = stage
+        .root
+        .tasks
+        .scan("spotreel.log.*.queued.>", 1, 10)
+        .await
+        .unwrap();
+    assert_eq!(why.view.oldest_queued_at, Some(first[1].stored_at));
+    stage.stays_at(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn age_counts_from_the_oldest_task_and_then_from_the_last_batch_that_served() {
+    let stage = Stage::set().await;
+    let rules = "age = { after = \"1s\", at_least = 2 }";
+    let trigger = stage.start(&stage.one_pool(rules)).await;
+    stage.submit(1).await;
+    let stored = stage
+        .root
+        .tasks
+        .scan("spotreel.log.*.queued.>", 1, 1)
+        .await
+        .unwrap();
+    let second = Duration::from_secs(1);
+    until("one task is not enough after a second", async || {
+        after(stored[0].stored_at, ambient::now()) > second
+    })
+    .await;
+    stage.stays_at(0).await;
+    stage.submit(1).await;
+    let batch = stage.until_batch(1).await;
+    assert_eq!(batch.rule, "age");
+    assert!(after(stored[0].stored_at, batch.requested_at) >= second - KEPT);
+
+    // From when its first worker was ready; a restart forgets nothing of it.
+    let ready = ambient::now() + SignedDuration::from_millis(500);
+    stage.end(|batch| batch.first_ready_at = Some(ready)).await;
+    trigger.stop().await;
+    let _trigger = stage.start(&stage.one_pool(rules)).await;
+    let next = stage.until_batch(2).await;
+    assert!(after(ready, next.requested_at) >= second - KEPT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_waits_longer_than_max_wait() {
+    let stage = Stage::set().await;
+    let rules = "max_wait = { after = \"1s\" }";
+    let _trigger = stage.start(&stage.one_pool(rules)).await;
+    stage.submit(1).await;
+    let stored = stage
+        .root
+        .tasks
+        .scan("spotreel.log.*.queued.>", 1, 1)
+        .await
+        .unwrap();
+    let batch = stage.until_batch(1).await;
+    assert_eq!(batch.rule, "max_wait");
+    assert!(after(stored[0].stored_at, batch.requested_at) >= Duration::from_secs(1) - KEPT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_fires_once_across_a_restart() {
+    let stage = Stage::set().await;
+    // The slot of this minute, once a day.
+    let now = ambient::now().to_zoned(TimeZone::UTC);
+    let (minute, hour) = (now.minute(), now.hour());
+    let rules = format!(
+        "schedule = {{ cron = \"{minute} {hour} * * *\", zone = \"UTC\", window = \"30m\", at_least = 1 }}"
+    );
+    let pools = stage.one_pool(&rules);
+    let trigger = stage.start(&pools).await;
+    stage.submit(1).await;
+    let batch = stage.until_batch(1).await;
+    assert_eq!(batch.rule, "schedule");
+    let slot = batch.slot.unwrap();
+    assert!(slot.ends_with("[UTC]"), "{slot}");
+    stage.end(|_| {}).await;
+    stage
+        .until_why("ended", |why| why.view.active_batch.is_none())
+        .await;
+    stage.stays_at(1).await;
+
+    trigger.stop().await;
+    let _trigger = stage.start(&pools).await;
+    let why = stage
+        .until_why("the slot is used", |why| {
+            let schedule = why.decision.finding(RuleName::Schedule).unwrap();
+            schedule.sentence.contains("has had its batch")
+        })
+        .await;
+    assert!(matches!(why.decision.verdict, Verdict::Wait { .. }));
+    stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_stops_launches_until_it_is_taken_back_or_forced() {
+    let stage = Stage::set().await;
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    let refused = stage.order("hold", &json!({})).await;
+    assert_eq!(refused["error"]["code"], "invalid", "{refused}");
+    let order = json!({ "by": "ada", "reason": "the power is off" });
+    let held: ops::Ordered = serde_json::from_value(stage.order("hold", &order).await).unwrap();
+    assert_eq!(held.pools, [stage::pool()]);
+    stage.submit(1).await;
+    let why = stage.until_blocked(BlockerKind::Hold).await;
+    let sentence = &why.decision.blockers[0].sentence;
+    assert!(sentence.contains("ada: the power is off"), "{sentence}");
+    stage.order("run", &json!({ "by": "bob" })).await;
+    stage.until_blocked(BlockerKind::Hold).await;
+    stage.stays_at(0).await;
+
+    stage
+        .order("run", &json!({ "by": "bob", "force": true }))
+        .await;
+    assert_eq!(stage.until_batch(1).await.rule, "run_now");
+    until("the order is done", async || {
+        stage.orders_to_run().await.is_empty()
+    })
+    .await;
+    // Still held, it was one batch only.
+    stage.end(|_| {}).await;
+    stage.until_blocked(BlockerKind::Hold).await;
+    stage.stays_at(1).await;
+    stage.order("resume", &json!({})).await;
+    assert_eq!(stage.until_batch(2).await.rule, "length");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_runs_one_task_now() {
+    let stage = Stage::set().await;
+    let _trigger = stage.start(&stage.one_pool(HUNDRED)).await;
+    stage.order("run", &json!({ "by": "ada" })).await;
+    stage
+        .until_why("asked for", |why| why.view.run_now.is_some())
+        .await;
+    stage.stays_at(0).await;
+    stage.submit(1).await;
+    let batch = stage.until_batch(1).await;
+    assert_eq!(batch.rule, "run_now");
+    assert!(batch.why.contains("ada"), "{}", batch.why);
+    until("the order is done", async || {
+        stage.orders_to_run().await.is_empty()
+    })
+    .await;
+    stage.end(|_| {}).await;
+    stage
+        .until_why("ended", |why| why.view.active_batch.is_none())
+        .await;
+    stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_makes_one_batch_though_trigger_dies_before_it_is_forgotten() {
+    let stage = Stage::set().await;
+    let pools = stage.one_pool(HUNDRED);
+    stage.submit(1).await;
+    let mut program = stage.run(&pools, &[("SPOTREEL_CRASH_AT", "after-request")]);
+    // Taken by a program whose clock is ahead.
+    let run = Run {
+        by: "ada".to_owned(),
+        at: ambient::now() + SignedDuration::from_secs(60),
+        id: "1".to_owned(),
+        force: false,
+    };
+    controls::run(&stage.root.client, &stage::pool(), &run)
+        .await
+        .unwrap();
+    stage.until_batch(1).await;
+    until("dead", async || program.child.try_wait().unwrap().is_some()).await;
+    assert_eq!(stage.orders_to_run().await.len(), 1);
+    // The batch is over before anybody looks again.
+    stage.end(|_| {}).await;
+    let _trigger = stage.start(&pools).await;
+    until("the order is done", async || {
+        stage.orders_to_run().await.is_empty()
+    })
+    .await;
+    stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_dies_before_it_asks_has_asked_for_nothing() {
+    let stage = Stage::set().await;
+    let pools = stage.one_pool(ONE);
+    stage.submit(1).await;
+    let mut program = stage.run(&pools, &[("SPOTREEL_CRASH_AT", "before-request")]);
+    until("dead", async || program.child.try_wait().unwrap().is_some()).await;
+    assert!(stage.batches().await.is_empty());
+    let _trigger = stage.start(&pools).await;
+    stage.until_batch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_without_a_fresh_mark_launch_nothing() {
+    let stage = Stage::unswept(|_| {}).await;
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.submit(1).await;
+    stage.until_blocked(BlockerKind::CountsStale).await;
+    stage.stays_at(0).await;
+    stage.swept(SignedDuration::from_secs(-40)).await;
+    let why = stage.until_blocked(BlockerKind::CountsStale).await;
+    let Verdict::Blocked { sentence } = &why.decision.verdict else {
+        unreachable!("it is blocked");
+    };
+    assert!(sentence.contains("not trusted since"), "{sentence}");
+    assert!(sentence.contains("sweeper"), "{sentence}");
+    stage.stays_at(0).await;
+    stage.swept(SignedDuration::ZERO).await;
+    stage.until_batch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_prices_launch_nothing_and_say_why() {
+    let stage = Stage::set().await;
+    stage.cloud.faults().set(Plan {
+        rules: vec![Fault {
+            code: Some("UnauthorizedOperation".to_owned()),
+            ..Fault::new("DescribeSpotPriceHistory", Action::Error)
+        }],
+        ..Plan::default()
+    });
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.submit(1).await;
+    let why = stage
+        .until_why("the cloud's own words", |why| match &why.view.prices {
+            Prices::Unknown { reason, .. } => reason.contains("UnauthorizedOperation"),
+            _ => false,
+        })
+        .await;
+    assert!(is_blocked(&why, BlockerKind::PricesUnknown), "{why:#?}");
+    stage.stays_at(0).await;
+    stage.cloud.faults().clear();
+    stage.until_batch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_market_opens_and_shuts() {
+    let stage = Stage::set().await;
+    let price = |micros| {
+        stage
+            .cloud
+            .set_price("g6.xlarge", stage::ZONE, micros)
+            .unwrap()
+    };
+    price(400_000);
+    let _trigger = stage
+        .start(&stage.one_pool("price = { below = 0.25, at_least = 1 }"))
+        .await;
+    stage.submit(1).await;
+    let short = |why: &ops::PoolWhy, cents: i64| {
+        let price = why.decision.finding(RuleName::Price).unwrap();
+        price.outcome == Outcome::Short && price.distance.dollars == Some(Usd::from_cents(cents))
+    };
+    stage
+        .until_why("15 cents too dear", |why| short(why, 15))
+        .await;
+    price(300_000);
+    stage
+        .until_why("5 cents too dear", |why| short(why, 5))
+        .await;
+    stage.stays_at(0).await;
+    price(240_000);
+    assert_eq!(stage.until_batch(1).await.rule, "price");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
+    let stage = Stage::set().await;
+    stage
+        .cloud
+        .set_price("g6.xlarge", stage::ZONE, 300_000)
+        .unwrap();
+    let free = stage.one_pool(ONE);
+    let bounded = stage.one_pool(&format!("{ONE}\nbudgets = {{ per_day = 1 }}"));
+    stage.submit(1).await;
+    let trigger = stage.start(&free).await;
+    stage.until_batch(1).await;
+    trigger.stop().await;
+    stage
+        .end(|batch| {
+            let now = ambient::now();
+            batch.instances.push(Instance {
+                id: "i-1".into(),
+                place: Place {
+                    kind: "g6.xlarge".into(),
+                    zone: stage::ZONE.into(),
+                },
+                lifecycle: Lifecycle::Spot,
+                launch: 1,
+                launched_at: now,
+                ready_at: Some(now),
+                state: InstanceState::Gone {
+                    ending: Ending::Terminated,
+                    at: now,
+                },
+                silent_since: None,
+                absences: 0,
+                rate: Usd::from_cents(30),
+                cost: Usd::from_cents(60),
+                billed_to: now,
+            });
+        })
+        .await;
+    // 40 cents are left; the target's two hours cost 60.
+    let _trigger = stage.start(&bounded).await;
+    let why = stage.until_blocked(BlockerKind::Budget).await;
+    assert_eq!(why.view.spend.today, Usd::from_cents(60));
+    let sentence = &why.decision.blockers[0].sentence;
+    assert!(sentence.contains("budgets.per_day"), "{sentence}");
+    stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_ones_own_are_never_asked_for() {
+    let stage = Stage::set().await;
+    let pools = format!("[pool.default]\n[pool.default.rules]\n{}", only(ONE));
+    let _trigger = stage.start(&pools).await;
+    stage.submit(2).await;
+    let why = stage
+        .until_why("2 queued", |why| why.view.queued == 2)
+        .await;
+    let Verdict::Wait { sentence } = &why.decision.verdict else {
+        panic!("{why:#?}");
+    };
+    assert!(sentence.contains("your own machines"), "{sentence}");
+    assert!(why.decision.forecast.sentence.contains("your own machines"));
+    let refused = stage.order("run", &json!({})).await;
+    assert_eq!(refused["error"]["code"], "invalid", "{refused}");
+    stage.stays_at(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_may_die_and_come_back() {
+    let mut stage = Stage::set().await;
+    let trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.why().await;
+    stage.stop_nats();
+    let ready = || trigger.ctx.health.readiness().ready;
+    until("it says that it is blind", async || !ready()).await;
+    stage.start_nats();
+    until("it sees again", async || ready()).await;
+    stage.submit(1).await;
+    stage.until_batch(1).await;
+}

@@ -1,0 +1,114 @@
+//! What people ask of trigger over the border between the accounts, and as whom they may.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+
+use serde_json::json;
+use spotreel_domain::ops::{Ordered, Why};
+use stage::{Stage, only};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_ask_and_operators_order() {
+    let stage = Stage::set().await;
+    let _trigger = stage
+        .start(&stage.one_pool("length = { at_least = 1 }"))
+        .await;
+
+    let all: Why = serde_json::from_value(stage.ask("spotreel.why", &json!({})).await).unwrap();
+    assert_eq!(all.pools.len(), 1);
+    assert_eq!(all.pools[0].decision.findings.len(), 7);
+    let one = stage
+        .ask("spotreel.why", &json!({ "pool": "default" }))
+        .await;
+    assert_eq!(one["pools"][0]["pool"], "default");
+    let none = stage.ask("spotreel.why", &json!({ "pool": "other" })).await;
+    assert_eq!(none["error"]["code"], "not_found");
+    assert_eq!(
+        none["error"]["message"],
+        "there is no pool \"other\": there are default"
+    );
+    let misspelt = stage
+        .ask("spotreel.why", &json!({ "pol": "default" }))
+        .await;
+    assert_eq!(misspelt["error"]["code"], "invalid");
+    assert!(
+        misspelt["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("pol")
+    );
+
+    assert_eq!(stage.ask("spotreel.batches", &json!({})).await, json!([]));
+    stage.submit(1).await;
+    stage.until_batch(1).await;
+    stage.end(|_| {}).await;
+    stage.until_batch(2).await;
+    let batches = stage.ask("spotreel.batches", &json!({})).await;
+    assert_eq!(batches[0]["id"], "default-2");
+    assert_eq!(batches[1]["status"], "settled");
+    let newest = stage
+        .ask(
+            "spotreel.batches",
+            &json!({ "limit": 1, "pool": "default" }),
+        )
+        .await;
+    assert_eq!(newest.as_array().unwrap().len(), 1);
+    let first = stage
+        .ask("spotreel.batches", &json!({ "id": "default-1" }))
+        .await;
+    assert_eq!(first[0]["rule"], "length");
+    for (query, code) in [
+        (json!({ "id": "default-9" }), "not_found"),
+        (json!({ "id": "nonsense" }), "not_found"),
+        (json!({ "limit": 0 }), "invalid"),
+        (json!({ "limit": 101 }), "invalid"),
+    ] {
+        let refused = stage.ask("spotreel.batches", &query).await;
+        assert_eq!(refused["error"]["code"], code, "{query}");
+    }
+
+    for verb in ["run", "hold", "resume"] {
+        assert!(stage.client_may_not(verb).await, "{verb}");
+    }
+    let held = stage
+        .order("hold", &json!({ "pool": "default", "reason": "lunch" }))
+        .await;
+    let held: Ordered = serde_json::from_value(held).unwrap();
+    assert_eq!(held.pools, [stage::pool()]);
+    let two_lines = stage.order("hold", &json!({ "reason": "a\nb" })).await;
+    assert_eq!(two_lines["error"]["code"], "invalid");
+    let ran = stage
+        .order("run", &json!({ "by": "ada", "force": true }))
+        .await;
+    let ran: Ordered = serde_json::from_value(ran).unwrap();
+    assert!(ran.id.is_some());
+    let resumed = stage.order("resume", &json!({ "pool": "default" })).await;
+    assert_eq!(resumed["pools"], json!(["default"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_several_pools_an_order_to_run_names_one_and_a_hold_is_for_all() {
+    let stage = Stage::set().await;
+    let pool = |name: &str, model: &str| {
+        format!(
+            "[pool.{name}]\nmodels = [\"{model}\"]\n{}[pool.{name}.rules]\n{}",
+            stage::bought(0.36, stage::ZONE),
+            only("length = { at_least = 100 }")
+        )
+    };
+    let pools = pool("small", "ti2v-5B") + &pool("large", "t2v-A14B");
+    let _trigger = stage.start(&pools).await;
+    let refused = stage.order("run", &json!({})).await;
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("large, small"), "{message}");
+    let held = stage.order("hold", &json!({ "reason": "lunch" })).await;
+    assert_eq!(held["pools"], json!(["large", "small"]));
+    stage.order("resume", &json!({ "pool": "small" })).await;
+    stage.submit_for("ti2v-5B", 1).await;
+    stage.submit_for("t2v-A14B", 1).await;
+    stage.order("run", &json!({ "pool": "large" })).await;
+    stage.order("run", &json!({ "pool": "small" })).await;
+    assert_eq!(stage.until_batch(1).await.id.to_string(), "small-1");
+    stage.stays_at(1).await;
+}
