@@ -217,15 +217,15 @@ impl Pool {
         async move {
             let ids: Vec<String> = launches.iter().map(|(_, id)| id.clone()).collect();
             let results = ec2.delete_fleets(&ids).await;
+            // Nothing of them runs: one that the cloud keeps all the same is no reason to keep the batch open.
             let gone = |id: &String| {
                 let result = results.iter().find(|(of, _)| of == id);
                 result.is_some_and(|(_, result)| match result {
                     Ok(()) => true,
+                    Err(error) if error.retryable() => false,
                     Err(error) => {
-                        if !error.is_not_found() {
-                            tracing::warn!(%error, fleet = id, "the fleet object stays for now");
-                        }
-                        error.is_not_found()
+                        tracing::debug!(%error, fleet = id, "the fleet object is left to the cloud");
+                        true
                     }
                 })
             };
