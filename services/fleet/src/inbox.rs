@@ -1,7 +1,7 @@
 //! What wakes a pool. A message only wakes: the truth is read again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, Message};
@@ -22,12 +22,19 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Bell {
     rung: Notify,
-    /// The newest event that was heard of the pool's batches.
-    heard: Mutex<Option<Batch>>,
+    why: Mutex<Why>,
+}
+
+#[derive(Default)]
+struct Why {
+    /// The newest event that was heard of the pool's batches; our own come back, too.
+    heard: Option<Batch>,
+    other: bool,
 }
 
 impl Bell {
     pub fn ring(&self) {
+        self.why().other = true;
         self.rung.notify_one();
     }
 
@@ -35,15 +42,19 @@ impl Bell {
         self.rung.notified().await;
     }
 
-    /// An event of the batch log that is not the one that `known` already is.
+    /// Whether it was rung for more than the state that is known.
     pub fn has_news(&self, known: Option<&Batch>) -> bool {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.is_some() && heard.as_ref() != known
+        let Why { heard, other } = std::mem::take(&mut *self.why());
+        other || heard.is_some_and(|heard| Some(&heard) != known)
     }
 
     fn hear(&self, batch: Batch) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch);
-        self.ring();
+        self.why().heard = Some(batch);
+        self.rung.notify_one();
+    }
+
+    fn why(&self) -> MutexGuard<'_, Why> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

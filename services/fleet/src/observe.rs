@@ -9,11 +9,13 @@ use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
 use spotreel_bus::{BatchLog, jetstream, kv};
-use spotreel_domain::batch::{Batch, Receipt};
+use spotreel_domain::batch::{Batch, PoolName, Receipt};
 use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
 use spotreel_domain::model::{Model, Priority};
 use spotreel_domain::trigger::{SizeInput, Sizing, size};
@@ -23,6 +25,8 @@ use crate::error::ObserveError;
 
 /// Counts are true only if finished tasks leave the queue: the sweeper's mark says when that was last so.
 const MARK_GOOD_FOR: Duration = Duration::from_secs(30);
+/// Trigger's mark of a pool's mode begins so.
+const MODE_MARK: &str = "mode.";
 /// Events read at a time; one answer of the server.
 const PAGE: usize = 500;
 /// 100,000 ends: more tasks than a batch can work off in its life.
@@ -74,16 +78,23 @@ pub async fn runnable(client: &Client, models: &[Model]) -> Result<u64, ObserveE
         let queues = models
             .iter()
             .flat_map(|model| Priority::ALL.map(|priority| work_consumer(*model, priority)));
-        let (lengths, mark) = tokio::join!(
-            try_join_all(queues.map(|queue| length(client, queue))),
-            mark(client)
-        );
-        let age = ambient::now().duration_since(mark?.at);
-        let age = Duration::try_from(age).unwrap_or_default();
+        let lengths = try_join_all(queues.map(|queue| length(client, queue)));
+        let (lengths, mark) = tokio::join!(lengths, mark::<Swept>(client, SWEEPER_MARK));
+        let swept = mark?.ok_or(ObserveError::NoMark)?;
+        let age = Duration::try_from(ambient::now().duration_since(swept.at)).unwrap_or_default();
         if age >= MARK_GOOD_FOR {
             return Err(ObserveError::StaleMark(age));
         }
         Ok(lengths?.into_iter().sum())
+    })
+    .await
+}
+
+/// Units that stay although there is nothing to do, as trigger has marked it.
+pub async fn keep(client: &Client, pool: &PoolName) -> Result<u32, ObserveError> {
+    within(async {
+        let mark = mark::<Mode>(client, &format!("{MODE_MARK}{pool}")).await?;
+        Ok(mark.map_or(0, |mode| mode.resident_units))
     })
     .await
 }
@@ -126,18 +137,21 @@ async fn length(client: &Client, consumer: String) -> Result<u64, ObserveError> 
 }
 
 #[derive(Deserialize)]
-struct Mark {
+struct Swept {
     at: Timestamp,
 }
 
-async fn mark(client: &Client) -> Result<Mark, ObserveError> {
-    let subject = format!("$KV.{MARKS_BUCKET}.{SWEEPER_MARK}");
-    let query = serde_json::json!({ "multi_last": [subject] });
+#[derive(Deserialize)]
+struct Mode {
+    resident_units: u32,
+}
+
+async fn mark<T: DeserializeOwned>(client: &Client, name: &str) -> Result<Option<T>, ObserveError> {
+    let query = serde_json::json!({ "multi_last": [format!("$KV.{MARKS_BUCKET}.{name}")] });
     let found = jetstream::direct_get(client, &format!("KV_{MARKS_BUCKET}"), &query).await?;
-    let mark = found
-        .first()
-        .map(|mark| serde_json::from_slice(&mark.payload));
-    mark.and_then(Result::ok).ok_or(ObserveError::NoMark)
+    let mark = found.first().filter(|mark| !mark.payload.is_empty());
+    let mark = mark.map(|mark| serde_json::from_slice(&mark.payload).map_err(BusError::from));
+    Ok(mark.transpose()?)
 }
 
 /// What ended batches have cost, of all pools: this day and this month, in UTC.

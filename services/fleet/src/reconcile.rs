@@ -110,6 +110,9 @@ impl Pool {
                 }
                 () = tokio::time::sleep_until(look_at) => {}
                 () = self.bell.rung() => {
+                    if !self.bell.has_news(self.known.as_ref().map(|known| &known.batch)) {
+                        continue;
+                    }
                     woken = true;
                     let gap = self.fleet.config.rounds.gap;
                     if let Some(at) = last_began.map(|began| began + gap).filter(|at| *at > Instant::now()) {
@@ -148,10 +151,11 @@ impl Pool {
             let log = self.fleet.batches.clone();
             let (name, models) = (self.name.clone(), self.config.models.clone());
             // One after the other would be slower, and each is only as true as the moment it was read at.
-            let (record, presences, runnable, spent) = tokio::join!(
+            let (record, presences, runnable, keep, spent) = tokio::join!(
                 log.last(&name),
                 observe::presences(log.client()),
                 observe::runnable(log.client(), &models),
+                observe::keep(log.client(), &name),
                 self.spent(),
             );
             self.fleet.said_record(&record);
@@ -162,12 +166,13 @@ impl Pool {
                 return Ok(self.fleet.config.rounds.idle);
             };
             let policy = self.cloud.fitted(&self.policy);
-            let keep = 0;
             let presences = self.known_or_said("workers", presences);
+            let keep = self.known_or_said("mode", keep);
             let work = self
                 .known_or_said("queue", runnable)
                 .zip(presences.as_ref())
-                .map(|(runnable, presences)| {
+                .zip(keep)
+                .map(|((runnable, presences), keep)| {
                     let rendering = observe::rendering(presences, &models);
                     observe::work(runnable, rendering, keep, &self.config.rules.sizing)
                 });
@@ -185,7 +190,8 @@ impl Pool {
                 in_flight: self.in_flight,
                 spent,
                 quota: self.cloud.quota(&policy, listed.instances()),
-                keep,
+                // Unknown: then the work is, too, and nobody is sent away.
+                keep: keep.unwrap_or_default(),
                 tasks_done: self.tasks_done(&record.batch).await,
             };
             let round = reconcile(&record.batch, &seen, &policy);

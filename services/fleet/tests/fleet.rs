@@ -1,0 +1,239 @@
+//! A batch from its request to its receipt, and the orders and mishaps on the way.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+use spotreel_bootstrap::Context;
+use spotreel_domain::batch::{Blocker, InstanceState, Receipt, Status};
+use spotreel_domain::fleet::view::FleetView;
+use spotreel_fleet::Lead;
+use spotreel_proto::worker::v1::State;
+use stage::{Stage, until};
+
+/// One kind, little patience.
+const POOL: &str = r#"
+models = ["ti2v-5B"]
+kinds = [{ name = "g5.xlarge", cap = 5.0 }]
+rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
+patience = { moving = "200ms", calm = "500ms" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_comes_works_and_leaves_nothing() {
+    let stage = Stage::set(POOL).await;
+    let root = stage.root().clone();
+    for task in ["a", "b", "c"] {
+        stage.submit(task).await;
+    }
+    stage.start_fleet().await;
+    stage.request(3).await;
+    let batch = stage
+        .until_batch("three machines", |batch| batch.instances.len() == 3)
+        .await;
+    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    for id in &ids {
+        root.workers.come_up(id, State::Idle).await;
+    }
+    stage
+        .until_batch("all serve", |batch| {
+            batch.status == Status::Running
+                && batch
+                    .instances
+                    .iter()
+                    .all(|i| i.state == InstanceState::Serving)
+        })
+        .await;
+    let mut hands = Vec::new();
+    for id in &ids {
+        hands.push(root.workers.take(&root.tasks, id).await);
+    }
+    // One by one: whoever is done goes, whoever is not stays.
+    for (done, (id, hand)) in ids.iter().zip(hands).enumerate() {
+        root.workers.succeed(&root.tasks, id, hand).await;
+        until("it is gone and the others stay", async || {
+            stage.running().len() == ids.len() - done - 1
+        })
+        .await;
+    }
+    let batch = stage
+        .until_batch("settled", |batch| batch.status == Status::Settled)
+        .await;
+    assert_eq!(batch.tasks_done, 3);
+    assert!(stage.running().is_empty());
+    let receipt = Receipt::of(&batch, batch.ended_at.unwrap());
+    let bill: i64 = stage.cloud.bill().iter().map(|line| line.micros).sum();
+    assert!(
+        (receipt.total.micros() - bill).abs() <= 3,
+        "{receipt:?} {bill}"
+    );
+    assert_eq!(stage.calls("CreateFleet"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_finish_and_a_stop_at_once_does_not() {
+    for mode in ["finish", "now"] {
+        let stage = Stage::set(POOL).await;
+        let root = stage.root().clone();
+        for task in ["a", "b", "c", "d"] {
+            stage.submit(task).await;
+        }
+        stage.start_fleet().await;
+        stage.request(2).await;
+        let batch = stage
+            .until_batch("machines", |batch| batch.instances.len() >= 2)
+            .await;
+        let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+        root.workers.come_up(&ids[0], State::Busy).await;
+        for id in &ids[1..] {
+            root.workers.come_up(id, State::Idle).await;
+        }
+        let order = json!({ "pool": "default", "mode": mode, "by": "anna" });
+        let answer = stage.ask("ops.stop", &order).await;
+        assert_eq!(answer["id"], "default-1", "{answer}");
+        if mode == "finish" {
+            until("only the busy one is left", async || {
+                stage.running() == ids[..1].to_vec()
+            })
+            .await;
+            root.workers.say(&ids[0], State::Drained).await;
+        }
+        let batch = stage
+            .until_batch("settled", |batch| !batch.is_active())
+            .await;
+        assert_eq!(
+            (batch.status, batch.stop.unwrap().by.as_str()),
+            (Status::Settled, "anna")
+        );
+        assert!(stage.running().is_empty());
+        let again = stage.ask("ops.stop", &order).await;
+        assert_eq!(again["error"]["code"], "not_allowed", "{again}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_machine_is_drained_by_order_and_the_view_tells() {
+    let stage = Stage::set(POOL).await;
+    let root = stage.root().clone();
+    for task in ["a", "b"] {
+        stage.submit(task).await;
+    }
+    stage.start_fleet().await;
+    stage.request(2).await;
+    let batch = stage
+        .until_batch("two machines", |batch| batch.instances.len() == 2)
+        .await;
+    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    for id in &ids {
+        root.workers.come_up(id, State::Busy).await;
+    }
+    let view: FleetView = serde_json::from_value(stage.ask("fleet", &json!({})).await).unwrap();
+    assert_eq!(view.pools[0].instances.len(), 2);
+    assert_eq!(view.pools[0].tasks, Some(2));
+    assert!(view.pools[0].rate.is_positive());
+
+    let order = json!({ "instance": ids[0], "mode": "now" });
+    let answer = stage.ask("ops.drain", &order).await;
+    assert_eq!(answer["answer"], "ordered", "{answer}");
+    until("it is ended", async || !stage.running().contains(&ids[0])).await;
+    assert!(stage.running().contains(&ids[1]));
+    let nobody = json!({ "instance": "i-0000000000000000f", "mode": "now" });
+    let answer = stage.ask("ops.drain", &nobody).await;
+    assert_eq!(answer["error"]["code"], "not_found", "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_the_cap_nothing_is_launched_and_the_distance_is_said() {
+    let pool = POOL.replace("cap = 5.0", "cap = 0.01");
+    let stage = Stage::set(&pool).await;
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    let batch = stage
+        .until_batch("blocked", |batch| batch.blocked.is_some())
+        .await;
+    let batch = match batch.blocked.as_ref().unwrap().by {
+        Blocker::NoPlaceUnderCap => batch,
+        // Prices or types are not known in the first moments.
+        _ => {
+            let priced = |batch: &spotreel_domain::batch::Batch| {
+                batch
+                    .blocked
+                    .as_ref()
+                    .is_some_and(|b| b.by == Blocker::NoPlaceUnderCap)
+            };
+            stage.until_batch("blocked by the cap", priced).await
+        }
+    };
+    let sentence = batch.blocked.unwrap().sentence;
+    assert!(
+        sentence.contains("above; raise the cap of g5.xlarge"),
+        "{sentence}"
+    );
+    assert_eq!(stage.calls("CreateFleet"), 0);
+    let events = stage.root().batches.history(&batch.id).await.unwrap();
+    assert!(events.len() < 6, "no event for what does not change");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_nats_what_has_expired_is_ended() {
+    let mut stage = Stage::set(&format!("{POOL}patience.life = \"3s\"\n").replace(
+        "patience = { moving = \"200ms\", calm = \"500ms\" }\n",
+        "patience.moving = \"200ms\"\npatience.calm = \"500ms\"\n",
+    ))
+    .await;
+    stage.submit("a").await;
+    let first = Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)));
+    stage.start_fleet_as(Lead::ByLease, &first).await;
+    stage.request(1).await;
+    stage
+        .until_batch("a machine", |batch| batch.instances.len() == 1)
+        .await;
+    first.stopping.cancel();
+    first.tasks.close();
+    first.tasks.wait().await;
+    stage.stop_nats();
+    assert_eq!(stage.running().len(), 1);
+    stage.start_fleet().await;
+    until("ended by its tag", async || stage.running().is_empty()).await;
+    assert!(!stage.ctx.health.readiness().checks["nats"].ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_fleets_that_both_believe_to_lead_do_no_harm() {
+    let stage = Stage::set(POOL).await;
+    let root = stage.root().clone();
+    for task in ["a", "b", "c"] {
+        stage.submit(task).await;
+    }
+    let other = Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)));
+    stage.start_fleet_as(Lead::Always, &stage.ctx).await;
+    stage.start_fleet_as(Lead::Always, &other).await;
+    stage.request(3).await;
+    let batch = stage
+        .until_batch("three machines", |batch| batch.instances.len() == 3)
+        .await;
+    for instance in &batch.instances {
+        root.workers.come_up(&instance.id, State::Idle).await;
+    }
+    stage
+        .until_batch("all serve", |batch| batch.status == Status::Running)
+        .await;
+    assert_eq!(
+        stage.running().len(),
+        3,
+        "one launch, however often it is called"
+    );
+    let order = json!({ "mode": "now", "by": "anna" });
+    stage.ask("ops.stop", &order).await;
+    stage
+        .until_batch("settled", |batch| batch.status == Status::Settled)
+        .await;
+    assert!(stage.running().is_empty());
+    let launched = stage.cloud.instances().len();
+    assert_eq!(launched, 3);
+    other.stopping.cancel();
+}
