@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::process::Command;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -255,6 +256,26 @@ impl FleetStage {
             .await
             .expect("the lease can be written");
         self.client.flush().await.expect("NATS answers");
+    }
+
+    /// `spotreel fleet reap`, which knows the cloud and nothing else.
+    pub fn reaper(&self, how: &[&str]) -> Command {
+        let mut command = Command::new(binary("spotreel"));
+        for (key, _) in std::env::vars_os() {
+            let text = key.to_string_lossy();
+            if text.starts_with("SPOTREEL_") || text.starts_with("AWS_") {
+                command.env_remove(&key);
+            }
+        }
+        command
+            .args(["fleet", "reap", "--env", ENV])
+            .args(["--region", self.ec2.region()])
+            .args(["--endpoint", &self.cloud.endpoint_url()])
+            .args(how)
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
     }
 
     /// A second fleet beside the first, not started yet.

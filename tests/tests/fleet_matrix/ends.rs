@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
 use spotreel_domain::batch::{Ending, InstanceState, Leaving};
-use spotreel_domain::fleet::orphan;
 use spotreel_localcloud::{Action, Rule};
-use spotreel_tests::harness::fleet::{ENV, rule, stop_now};
-use spotreel_tests::harness::{FleetOptions, FleetStage, always, eventually};
+use spotreel_tests::harness::fleet::{rule, stop_now};
+use spotreel_tests::harness::{FleetOptions, FleetStage, Process, always, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -187,17 +186,10 @@ async fn c17_fleet_is_dead_for_ever() {
         one.state == "terminated" && itself
     });
     assert_eq!(off.count(), 2, "by their own timers");
-    // What the reaper does, wherever it runs: it knows the tags, and nothing else.
-    let life = Duration::from_secs(6);
-    eventually("the reaper leaves nothing", SOON, || async {
-        let listing = stage.ec2.list(ENV).await.unwrap();
-        let over = orphan::expired(&listing.instances, ENV, listing.cloud_now, life);
-        for (_, result) in stage.ec2.terminate(&over).await {
-            result.unwrap();
-        }
-        stage.running().is_empty().then_some(())
-    })
-    .await;
+    // The reaper, wherever it runs: it knows the tags, and nothing else.
+    let log = stage.dir.path().join("reaper.log");
+    let _reaper = Process::start(stage.reaper(&["--every", "500ms"]), &log).unwrap();
+    stage.until_running(0).await;
     stage.one_fleet_a_launch();
     let expired = stage.ours().into_iter().all(|one| {
         let at: jiff::Timestamp = one.tags["spotreel:expires-at"].parse().unwrap();

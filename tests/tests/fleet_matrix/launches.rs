@@ -104,6 +104,21 @@ async fn c03_the_request_is_lost_before_the_cloud() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c03_the_request_is_lost_and_fleet_dies() {
+    let mut stage = FleetStage::that_dies_at("after-call", FleetOptions::default()).await;
+    stage.faults(vec![rule("CreateFleet", Action::Reset)]);
+    stage.want(2).await;
+    stage.until_dead().await;
+    assert!(is_dispatched(&stage.batch().await));
+    assert!(stage.ours().is_empty());
+    stage.cloud.faults().clear();
+    stage.start_next().await;
+    launched_once(&stage, 2).await;
+    assert_eq!(stage.launches().len(), 2);
+    stage.wind_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c04_launched_and_the_answer_is_lost() {
     for action in [Action::InternalError, Action::Reset] {
         let stage = FleetStage::set(FleetOptions::default()).await;
@@ -188,7 +203,11 @@ async fn c06_restarted_after_the_replay_window_and_unwanted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c07_the_token_is_refused_at_the_second_call() {
-    let stage = FleetStage::set(FleetOptions::default()).await;
+    let options = FleetOptions {
+        patience: vec![("replay", "5s"), ("unknown_launch", "6s")],
+        ..FleetOptions::default()
+    };
+    let stage = FleetStage::set(options).await;
     stage.faults(vec![
         Rule {
             times: Some(1),
@@ -217,8 +236,10 @@ async fn c07_the_token_is_refused_at_the_second_call() {
         alarm.is_some_and(|line| line.contains("ERROR")),
         "{alarm:?}"
     );
+    assert_eq!(stage.ours().len(), 2, "one fleet");
     stage.cloud.faults().clear();
-    stage.wind_up().await;
+    let batch = stage.wind_up().await;
+    assert_eq!(batch.launches.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,46 +258,51 @@ async fn c08_a_leader_that_lost_its_lease_in_the_call() {
     next.begin();
     next.ready().await;
     launched_once(&zombie, 2).await;
-    zombie.fleet.thaw();
-    // It hears its answer, and what it would write stands there already, or is refused.
-    eventually("the zombie has its answer", SOON, || async {
-        zombie.fleet.log_text().contains("launched=2").then_some(())
+    eventually("the zombie's call has been answered too", SOON, || async {
+        (zombie.launches().len() == 2).then_some(())
     })
     .await;
+    let stands = zombie.batch().await;
+    zombie.fleet.thaw();
+    eventually("the zombie knows that it leads no more", SOON, || async {
+        let said = zombie.fleet.log_text();
+        said.contains("leads no more").then_some(())
+    })
+    .await;
+    // Whether it took its answer before or never: what it would write stands there already, by another hand.
     launched_once(&zombie, 2).await;
+    assert_eq!(zombie.batch().await.launches, stands.launches);
     let batch = zombie.wind_up().await;
     assert_eq!(batch.instances.len(), 2);
     assert_eq!(zombie.ours().len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn c09_listings_show_nothing_after_the_launch() {
-    const HIDDEN: Duration = Duration::from_secs(4);
+async fn lags_behind(action: Action) {
+    const BEHIND: Duration = Duration::from_secs(4);
     let stage = FleetStage::set(FleetOptions::default()).await;
-    for action in [Action::Hide, Action::Stale] {
-        stage.faults(vec![Rule {
-            for_ms: 4_000,
-            ..rule("DescribeInstances", action)
-        }]);
-        let before = (stage.launches().len(), stage.ours().len());
-        stage.want(2).await;
-        launched_here(&stage).await;
-        always("one launch, and it lives", HIDDEN, || async {
-            let launches = stage.launches().len() == before.0 + 1;
-            launches && stage.ours().len() == before.1 + 2 && stage.running().len() == 2
-        })
-        .await;
-        let batch = stage.batch().await;
-        assert!(batch.instances.iter().all(|i| i.is_active()));
-        stage.cloud.faults().clear();
-        stage.wind_up().await;
-    }
+    stage.faults(vec![Rule {
+        for_ms: 4_000,
+        ..rule("DescribeInstances", action)
+    }]);
+    stage.want(2).await;
+    launched_once(&stage, 2).await;
+    always("one launch, and it lives", BEHIND, || async {
+        let once = stage.launches().len() == 1 && stage.ours().len() == 2;
+        once && stage.running().len() == 2
+    })
+    .await;
+    assert_eq!(stage.calls("TerminateInstances"), 0, "nobody is an orphan");
+    let batch = stage.batch().await;
+    assert!(batch.instances.iter().all(|i| i.is_active()));
+    stage.wind_up().await;
 }
 
-async fn launched_here(stage: &FleetStage) {
-    stage
-        .until_batch("answered", |batch| {
-            is_answered(batch) && batch.instances.len() == 2
-        })
-        .await;
+#[tokio::test(flavor = "multi_thread")]
+async fn c09_listings_show_nothing_after_the_launch() {
+    lags_behind(Action::Hide).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c09_listings_show_the_past() {
+    lags_behind(Action::Stale).await;
 }

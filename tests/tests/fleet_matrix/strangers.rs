@@ -90,6 +90,9 @@ async fn c18_strangers_with_similar_names() {
     stage.stop().await;
     stage.until_over().await;
     stage.fleet.stop(SOON).await;
+    // Nor does the reaper, told to end everything of this environment.
+    let reaped = stage.reaper(&["--all"]).output().unwrap();
+    assert!(reaped.status.success(), "{reaped:?}");
     for id in &strangers {
         assert_eq!(state(id), "running", "never touched");
     }
