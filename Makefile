@@ -62,6 +62,10 @@ demo: tools build ## The whole system on this machine, from a prompt to a video
 chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
 	$(BIN)/spotreel-chaos --seed $(SEED) --tasks $(TASKS)
 
+.PHONY: bench
+bench: tools build ## The figures, each beside its bound in the same run: docs/performance.md
+	$(BIN)/spotreel-bench
+
 .PHONY: bin-dir
 bin-dir: ## Print the folder of the built programs
 	@echo $(BIN)

@@ -1,0 +1,53 @@
+//! `spotreel-bench`: the product's figures, each beside its bound, as a table and as JSON.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use spotreel_tests::bench::{self, MANY, Options, PARTS};
+
+/// Measures real programs against what bounds them in the same run
+#[derive(Parser)]
+#[command(name = "spotreel-bench", version)]
+struct Args {
+    /// Batches, and notices
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Tasks of the long queue
+    #[arg(long, default_value_t = MANY)]
+    queued: u64,
+    /// Only these parts; may be given again
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(PARTS))]
+    only: Vec<String>,
+    /// Where the figures go
+    #[arg(long, default_value = "bench-results.json")]
+    out: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let began = Instant::now();
+    let options = Options {
+        rounds: args.rounds,
+        queued: args.queued,
+        only: args.only,
+    };
+    let figures = Box::pin(bench::run(&options)).await;
+    println!("{}", bench::table(&figures));
+    for figure in &figures {
+        println!("{}: {}", figure.name, figure.setting);
+    }
+    println!("{:.0} s in all", began.elapsed().as_secs_f64());
+    match bench::write(&figures, &args.out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(
+                "spotreel-bench: {} cannot be written: {error}",
+                args.out.display()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
