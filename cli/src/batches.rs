@@ -229,7 +229,10 @@ fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
     said.extend(now.reason.clone());
     let done = before.map_or(0, |before| before.tasks_done);
     if now.tasks_done > done {
-        said.push(format!("{} tasks done", now.tasks_done));
+        said.push(match now.tasks_done {
+            1 => "1 task done".to_owned(),
+            done => format!("{done} tasks done"),
+        });
     }
     said
 }

@@ -90,7 +90,10 @@ fn row(instance: &InstanceView) -> [String; 8] {
     let worker = instance.worker.as_ref();
     let task = worker.and_then(|worker| {
         let task = worker.task.as_ref()?;
-        Some(format!("{task} (step {} of {})", worker.step, worker.steps))
+        Some(match worker.steps {
+            0 => task.clone(),
+            steps => format!("{task} (step {} of {steps})", worker.step),
+        })
     });
     [
         instance.id.clone(),

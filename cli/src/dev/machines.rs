@@ -4,6 +4,7 @@
 //! lies in a file of the directory that only its owner can read; the keys for S3 come from the machine's metadata.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use spotreel_domain::money::Usd;
@@ -17,6 +18,7 @@ pub const ENV: &str = "dev";
 pub const TEMPLATE: &str = "spotreel-dev";
 /// The local cloud forgets templates when it ends, so the first version is always this one's.
 pub const TEMPLATE_VERSION: u64 = 1;
+const TEMPLATE_LOOK: Duration = Duration::from_secs(2);
 const POOLS: &str = "pools.toml";
 const WORKER_ENV: &str = "worker.env";
 /// Images are not modelled.
@@ -26,7 +28,7 @@ const ZONES: [&str; 3] = ["a", "b", "c"];
 /// What is bought, and the most that an hour may cost.
 const KINDS: [(&str, i64); 3] = [("g6.xlarge", 36), ("g5.xlarge", 45), ("g6.2xlarge", 45)];
 
-/// Writes what trigger, fleet and machines read; gives the path of the pools.
+/// Writes what trigger, fleet and machines read.
 pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {
     super::write_atomically(&plan.dir.join(POOLS), &pools(plan))?;
     super::write_atomically(&plan.dir.join(WORKER_ENV), &worker_env(plan))
@@ -150,25 +152,44 @@ fn quoted(text: &str) -> String {
 }
 
 /// The template that fleet launches from.
-pub async fn make_template(plan: &Plan<'_>) -> anyhow::Result<()> {
-    let config = Ec2Config {
-        region: REGION.to_owned(),
-        endpoint_url: Some(plan.s3_url()),
-    };
-    let keys = Keys {
-        access_key: S3_ACCESS_KEY.to_owned(),
-        secret_key: plan.secrets.s3().to_owned(),
-    };
-    let ec2 = Box::pin(Ec2::connect_with_keys(&config, keys)).await;
-    let spec = TemplateSpec {
-        // Its role is where the machine's keys for S3 come from.
-        instance_profile: Some("spotreel-worker".to_owned()),
-        ..TemplateSpec::new(TEMPLATE, IMAGE, user_data(plan)?)
-    };
-    ec2.ensure_template(&spec)
-        .await
-        .context("the launch template cannot be made")?;
-    Ok(())
+pub struct Template {
+    ec2: Ec2,
+    spec: TemplateSpec,
+}
+
+impl Template {
+    pub async fn make(plan: &Plan<'_>) -> anyhow::Result<Self> {
+        let config = Ec2Config {
+            region: REGION.to_owned(),
+            endpoint_url: Some(plan.s3_url()),
+        };
+        let keys = Keys {
+            access_key: S3_ACCESS_KEY.to_owned(),
+            secret_key: plan.secrets.s3().to_owned(),
+        };
+        let template = Self {
+            ec2: Box::pin(Ec2::connect_with_keys(&config, keys)).await,
+            spec: TemplateSpec {
+                // Its role is where the machine's keys for S3 come from.
+                instance_profile: Some("spotreel-worker".to_owned()),
+                ..TemplateSpec::new(TEMPLATE, IMAGE, user_data(plan)?)
+            },
+        };
+        let made = template.ec2.ensure_template(&template.spec).await;
+        made.context("the launch template cannot be made")?;
+        Ok(template)
+    }
+
+    /// Makes it again when a local cloud that was started again has forgotten it.
+    pub async fn keep(&self) -> ! {
+        loop {
+            tokio::time::sleep(TEMPLATE_LOOK).await;
+            // A cloud that is down is asked again.
+            if let Ok(None) = self.ec2.template(TEMPLATE).await {
+                let _ = self.ec2.ensure_template(&self.spec).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

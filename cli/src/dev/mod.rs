@@ -67,12 +67,15 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
 
     let mut children = Children::new(&dir)?;
     let up = tokio::select! {
-        up = bring_up(&plan, &mut children) => up.map(|()| true),
-        () = told_to_stop() => Ok(false),
+        up = bring_up(&plan, &mut children) => up.map(Some),
+        () = told_to_stop() => Ok(None),
     };
-    if let Ok(true) = up {
+    if let Ok(Some(template)) = &up {
         greet(&plan);
-        told_to_stop().await;
+        tokio::select! {
+            () = told_to_stop() => {}
+            never = template.keep() => never,
+        }
     }
     remove_endpoints(&dir);
     eprintln!("stopping (Ctrl-C again: at once)");
@@ -86,7 +89,7 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
     up.map(|_| Done::Well)
 }
 
-async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<()> {
+async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<machines::Template> {
     let others = plan.others()?;
     machines::write_files(plan)?;
     children.start(plan.nats());
@@ -100,12 +103,13 @@ async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<()
     ready::nats(&admin, children).await?;
     ready::all(children).await?;
     provision(plan, &admin).await?;
-    machines::make_template(plan).await?;
+    let template = machines::Template::make(plan).await?;
     for spec in others {
         children.start(spec);
     }
     ready::all(children).await?;
-    write_atomically(&plan.dir.join(ENDPOINTS), &endpoints(plan))
+    write_atomically(&plan.dir.join(ENDPOINTS), &endpoints(plan))?;
+    Ok(template)
 }
 
 async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {

@@ -89,10 +89,12 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         instance.billed_to = shown.launched_at;
         instance.cost = Usd::ZERO;
     }
-    let taken = shown
-        .reason
-        .as_deref()
-        .is_some_and(|r| r.contains("SpotInstanceTermination"));
+    // One that has left in time, after its notice, was taken all the same: it shut itself down for nothing else.
+    let taken = was_told_to_go(instance)
+        || shown
+            .reason
+            .as_deref()
+            .is_some_and(|r| r.contains("SpotInstanceTermination"));
     match shown.state {
         CloudState::Terminated if !instance.is_gone() => {
             let by_itself = shown
@@ -127,6 +129,14 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         }
         _ => {}
     }
+}
+
+fn was_told_to_go(instance: &Instance) -> bool {
+    matches!(
+        instance.state,
+        InstanceState::Draining { why, .. } | InstanceState::Terminating { why, .. }
+            if why == Leaving::Interruption
+    )
 }
 
 fn is_here(instance: &Instance) -> bool {
