@@ -16,6 +16,7 @@ use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
 use spotreel_bus::{BatchLog, jetstream, kv};
 use spotreel_domain::batch::{Batch, PoolName, Receipt};
+use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
 use spotreel_domain::model::{Model, Priority};
 use spotreel_domain::trigger::{SizeInput, Sizing, size};
@@ -63,13 +64,22 @@ fn worker(presence: Presence) -> WorkerSeen {
     }
 }
 
-/// Tasks that workers say they have in hand, of these models.
-pub fn rendering(presences: &[Presence], models: &[Model]) -> u64 {
+/// Tasks that workers say they have in hand, of these models. The last words of a machine that is gone do not count,
+/// nor those of an earlier life of a machine's worker: what they had in hand waits.
+pub fn rendering(presences: &[Presence], models: &[Model], listing: &[Seen]) -> u64 {
     let ours = |presence: &&Presence| {
         let serves = |model: &Model| presence.models.iter().any(|name| name == model.as_str());
         !presence.task.is_empty() && models.iter().any(serves)
     };
-    presences.iter().filter(ours).count() as u64
+    let lives = |presence: &&Presence| {
+        let machine = listing.iter().find(|seen| seen.id == presence.instance);
+        machine.is_none_or(|machine| {
+            let mut lives = presences.iter();
+            let later = lives.any(|p| p.instance == presence.instance && p.at_ms > presence.at_ms);
+            machine.is_alive() && !later
+        })
+    };
+    presences.iter().filter(ours).filter(lives).count() as u64
 }
 
 /// How many tasks of these models are not finished.

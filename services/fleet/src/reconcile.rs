@@ -166,6 +166,7 @@ impl Pool {
                 return Ok(self.fleet.config.rounds.idle);
             };
             let policy = self.cloud.fitted(&self.policy);
+            let listing = self.own(&listed);
             let presences = self.known_or_said("workers", presences);
             let keep = self.known_or_said("mode", keep);
             let work = self
@@ -173,7 +174,7 @@ impl Pool {
                 .zip(presences.as_ref())
                 .zip(keep)
                 .map(|((runnable, presences), keep)| {
-                    let rendering = observe::rendering(presences, &models);
+                    let rendering = observe::rendering(presences, &models, &listing);
                     observe::work(runnable, rendering, keep, &self.config.rules.sizing)
                 });
             self.present = presences.as_ref().map(|presences| {
@@ -183,7 +184,7 @@ impl Pool {
             let seen = Observation {
                 now: ambient::now(),
                 cloud_now: listed.cloud_now(),
-                listing: self.own(&listed),
+                listing,
                 workers: presences.map(observe::workers),
                 work,
                 market: self.cloud.market(),

@@ -1,10 +1,12 @@
 //! Everything that goes wrong outside the engine, and its repair: one hand on the whole system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::Client;
 use nix::sys::signal::Signal;
+use spotreel_bus::kv;
 
 use super::plan::{Accident, Op, Program as Name, Timed};
 use super::record::{self, Record};
@@ -13,12 +15,16 @@ use super::spot::{CAPACITY, Spot};
 use crate::harness::{Program, System};
 
 const TICK: Duration = Duration::from_millis(30);
+/// Presences are read in a hundredth of it, or NATS is away.
+const SEEN_WITHIN: Duration = Duration::from_millis(500);
 const NATS: &str = "nats-server";
 const S3: &str = "S3";
 
 pub struct Saboteur {
     pub system: System,
     pub spot: Spot,
+    /// To see who renders.
+    operator: Client,
     record: Arc<Record>,
     begun: Instant,
     /// Killed, and when to start it again.
@@ -35,10 +41,11 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
-    pub fn new(system: System, spot: Spot, record: Arc<Record>) -> Self {
+    pub fn new(system: System, spot: Spot, operator: Client, record: Arc<Record>) -> Self {
         Self {
             system,
             spot,
+            operator,
             record,
             begun: Instant::now(),
             down: BTreeMap::new(),
@@ -163,16 +170,35 @@ impl Saboteur {
                 .iter()
                 .any(|(frozen, _)| frozen.id == machine.id)
         });
+        let busy = self.busy().await;
         while let Some((pick, accident)) = self.waiting.pop() {
             if machines.is_empty() {
                 self.waiting.push((pick, accident));
                 return;
             }
-            let machine = machines.remove(pick % machines.len());
+            // Who has something in hand comes first: an accident that meets nobody shows little.
+            let busy = busy
+                .iter()
+                .filter_map(|id| machines.iter().position(|m| m.id == *id));
+            let busy: Vec<usize> = busy.collect();
+            let at = match busy.len() {
+                0 => pick % machines.len(),
+                many => busy[pick % many],
+            };
+            let machine = machines.remove(at);
             if let Some(kind) = self.meet(&machine, accident, now).await {
                 self.record.accident(&machine.id, kind);
             }
         }
+    }
+
+    /// The instances whose workers say that they have something in hand, in order; nobody, while NATS is away.
+    async fn busy(&self) -> BTreeSet<String> {
+        let presences = kv::presences(&self.operator);
+        let said = tokio::time::timeout(SEEN_WITHIN, presences).await;
+        let said = said.ok().and_then(Result::ok).unwrap_or_default();
+        let busy = said.into_iter().filter(|one| !one.task.is_empty());
+        busy.map(|one| one.instance).collect()
     }
 
     /// What it was, if it happened.

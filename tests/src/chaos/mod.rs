@@ -65,7 +65,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let until = Instant::now() + options.most.saturating_sub(begun.elapsed());
     let watch = Watch::default();
     let observer = system.nats.client("provision").await;
-    let eyes = watch.begin(spot.admin(), observer, spot.orphan.clone());
+    let eyes = watch.begin(spot.admin(), observer.clone(), spot.orphan.clone());
     let client = system.nats.client("client").await;
     let driver = Driver {
         client,
@@ -73,7 +73,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         record: record.clone(),
         until,
     };
-    let saboteur = Saboteur::new(system, spot, record.clone());
+    let saboteur = Saboteur::new(system, spot, observer, record.clone());
     let driving = tokio::spawn(act_out(orders, driver));
     let mut saboteur = saboteur.run(accidents, plan.length).await;
     println!("the faults are over after {:.1?}", begun.elapsed());

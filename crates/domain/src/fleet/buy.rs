@@ -115,7 +115,8 @@ fn missing(batch: &Batch, work: &Work, seen: &Observation) -> Option<u32> {
     } else {
         0
     };
-    let useful = u32::try_from(work.runnable).unwrap_or(u32::MAX);
+    // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
+    let useful = u32::try_from(work.waiting() + leave::busy(batch, seen)).unwrap_or(u32::MAX);
     let wanted = work.sized.max(first).min(useful).max(seen.keep);
     let active = batch.instances.iter().filter(|i| i.is_active()).count();
     let missing = wanted.saturating_sub(u32::try_from(active).unwrap_or(u32::MAX));

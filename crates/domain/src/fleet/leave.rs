@@ -125,6 +125,19 @@ fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bo
     instance.is_active() && price.zip(cap).is_some_and(|(price, cap)| price > cap)
 }
 
+fn is_idle(instance: &Instance, seen: &Observation) -> bool {
+    let idle = seen
+        .worker_of(instance)
+        .is_some_and(|w| w.state == WorkerState::Idle);
+    idle && instance.state == InstanceState::Serving
+}
+
+/// Machines that stay and have something in hand.
+pub(super) fn busy(batch: &Batch, seen: &Observation) -> u64 {
+    let busy = |i: &&Instance| i.state == InstanceState::Serving && !is_idle(i, seen);
+    batch.instances.iter().filter(busy).count() as u64
+}
+
 /// One by one, as soon as no task can start on a machine: the dearest idle ones first, and machines that boot for
 /// nothing.
 fn scale_in(batch: &mut Batch, seen: &Observation) {
@@ -132,19 +145,8 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
         return;
     };
     let keep = u64::from(seen.keep);
-    let is_idle = |instance: &Instance| {
-        let idle = seen
-            .worker_of(instance)
-            .is_some_and(|w| w.state == WorkerState::Idle);
-        idle && instance.state == InstanceState::Serving
-    };
-    let idle = batch.instances.iter().filter(|i| is_idle(i)).count() as u64;
-    let busy = batch
-        .instances
-        .iter()
-        .filter(|i| i.state == InstanceState::Serving)
-        .count() as u64
-        - idle;
+    let idle = batch.instances.iter().filter(|i| is_idle(i, seen)).count() as u64;
+    let busy = busy(batch, seen);
     // Each waiting task has an idle machine, and the pool's own number stays.
     let idle_wanted = work.waiting().max(keep.saturating_sub(busy)).min(idle);
     let booting_wanted = work
@@ -153,7 +155,7 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
         .max(keep.saturating_sub(busy + idle));
 
     let mut surplus: Vec<_> = (0..batch.instances.len())
-        .filter(|at| is_idle(&batch.instances[*at]))
+        .filter(|at| is_idle(&batch.instances[*at], seen))
         .collect();
     surplus.sort_by_key(|at| std::cmp::Reverse(batch.instances[*at].rate));
     surplus.truncate(usize::try_from(idle - idle_wanted).unwrap_or(usize::MAX));
