@@ -11,7 +11,7 @@ use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError};
-use spotreel_domain::fleet::reconcile::{frozen_request, terminations};
+use spotreel_domain::fleet::reconcile::{frozen_request, outlived, terminations};
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
 use spotreel_ec2::LaunchError;
 use tokio::time::Instant;
@@ -156,13 +156,19 @@ impl Pool {
         }
     }
 
-    /// With the cloud or the record out of sight: what the record demanded when it was last seen.
+    /// With the cloud or the record out of sight: what the record demanded when it was last seen, and what has outlived
+    /// its time since; the last listing may be older than it.
     pub async fn end_blindly(&mut self) {
         let Some(batch) = self.known.as_ref().map(|known| known.batch.clone()) else {
             return;
         };
         let again = self.policy.patience.terminate_again;
         let mut due = terminations(&batch, ambient::now(), &self.policy);
+        if let Some(listed) = self.cloud.last_listed() {
+            due.extend(outlived(&batch, listed.cloud_clock(), &self.policy));
+            due.sort();
+            due.dedup();
+        }
         due.retain(|id| {
             let asked = self.asked_blindly.get(id);
             asked.is_none_or(|at| at.elapsed() >= again)

@@ -410,7 +410,9 @@ async fn connect(port: u16, user: &str) -> Client {
         password: Some(PASSWORD.into()),
         creds: None,
     };
-    let client = spotreel_bus::connect(&config, user, true).await.unwrap();
+    // Operators have their answers where clients have them.
+    let program = if user == "operator" { "client" } else { user };
+    let client = spotreel_bus::connect(&config, program, true).await.unwrap();
     until("connected", async || {
         client.connection_state() == async_nats::connection::State::Connected
     })
