@@ -28,7 +28,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             Blocker::CountsUnknown,
             "how long the queue is cannot be told for certain, so nothing is launched".to_owned(),
         )),
-        Some(work) => missing(batch, work, seen).map_or(Ok(None), |units| {
+        Some(work) => missing(batch, work, seen, policy).map_or(Ok(None), |units| {
             plan(batch, units, work, seen, policy).map(Some)
         }),
     };
@@ -109,7 +109,7 @@ pub(super) fn configuration_error(batch: &Batch) -> Option<String> {
 }
 
 /// Units that the work asks for beyond what is there or on its way.
-fn missing(batch: &Batch, work: &Work, seen: &Observation) -> Option<u32> {
+fn missing(batch: &Batch, work: &Work, seen: &Observation, policy: &Policy) -> Option<u32> {
     let first = if batch.launches.is_empty() {
         batch.units
     } else {
@@ -119,8 +119,24 @@ fn missing(batch: &Batch, work: &Work, seen: &Observation) -> Option<u32> {
     let useful = u32::try_from(work.waiting() + leave::busy(batch, seen)).unwrap_or(u32::MAX);
     let wanted = work.sized.max(first).min(useful).max(seen.keep);
     let active = batch.instances.iter().filter(|i| i.is_active()).count();
-    let missing = wanted.saturating_sub(u32::try_from(active).unwrap_or(u32::MAX));
+    let there = u32::try_from(active).unwrap_or(u32::MAX);
+    let missing = wanted.saturating_sub(there.saturating_add(may_appear(batch, seen, policy)));
     (missing > 0).then_some(missing)
+}
+
+/// Units of launches without an answer that no listing has shown yet, and still may.
+fn may_appear(batch: &Batch, seen: &Observation, policy: &Policy) -> u32 {
+    let may = |launch: &&Launch| {
+        matches!(launch.state, LaunchState::Dispatched { at, .. }
+            if elapsed(at, seen.now) < policy.patience.unknown_launch)
+    };
+    let unseen = |launch: &Launch| {
+        let of_it = batch.instances.iter().filter(|i| i.launch == launch.seq);
+        launch
+            .units
+            .saturating_sub(u32::try_from(of_it.count()).unwrap_or(u32::MAX))
+    };
+    batch.launches.iter().filter(may).map(unseen).sum()
 }
 
 fn plan(

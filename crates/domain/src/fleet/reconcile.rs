@@ -86,6 +86,14 @@ pub fn terminations(batch: &Batch, now: jiff::Timestamp, policy: &Policy) -> Vec
     demanded.map(|instance| instance.id.clone()).collect()
 }
 
+/// Machines of the record whose life is over: they end also while nothing can be listed.
+pub fn outlived(batch: &Batch, cloud_now: jiff::Timestamp, policy: &Policy) -> Vec<String> {
+    let old = |launched_at| elapsed(launched_at, cloud_now) >= policy.patience.life;
+    let there = batch.instances.iter().filter(|i| !i.is_gone());
+    let old = there.filter(|instance| old(instance.launched_at));
+    old.map(|instance| instance.id.clone()).collect()
+}
+
 /// The state travels in every event: of launches that brought nothing, the newest are enough.
 fn forget_old_launches(batch: &mut Batch) {
     for launch in batch.launches.iter_mut().filter(|launch| !launch.is_open()) {
