@@ -137,7 +137,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub engine_arg: Vec<String>,
     /// A worker that falls silent has lost its task after so long; fixed when the directory is new
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
     pub lease: Duration,
     /// Port of the NATS server; any free one otherwise
     #[arg(long, value_name = "PORT")]

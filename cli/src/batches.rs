@@ -252,3 +252,51 @@ fn seconds(from: Timestamp, to: Timestamp) -> u64 {
     let seconds = to.duration_since(from).as_secs();
     u64::try_from(seconds).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use spotreel_domain::api::InstanceCounts;
+    use spotreel_domain::money::Usd;
+
+    use super::*;
+
+    fn view(status: &str, active: usize, gone: usize, interruptions: u32) -> BatchView {
+        let at = Timestamp::UNIX_EPOCH;
+        let id = BatchId::parse("default-1").unwrap();
+        BatchView {
+            pool: id.pool.clone(),
+            id,
+            status: status.to_owned(),
+            rule: "length".to_owned(),
+            why: String::new(),
+            units: 2,
+            requested_at: at,
+            first_ready_at: None,
+            ended_at: None,
+            at,
+            instances: InstanceCounts { active, gone },
+            interruptions,
+            tasks_done: 0,
+            blocked: None,
+            cost: Usd::ZERO,
+            receipt: None,
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn a_story_tells_what_changed() {
+        let first = view("requested", 0, 0, 0);
+        let bought = view("launching", 2, 0, 0);
+        let mut taken = view("launching", 1, 1, 1);
+        assert_eq!(changes(None, &first), ["requested: 2 machines wanted"]);
+        let said = changes(Some(&first), &bought);
+        assert_eq!(said, ["launching", "2 machines bought"]);
+        let said = changes(Some(&bought), &taken);
+        assert_eq!(said, ["1 machine gone, 1 taken by the market"]);
+        let before = taken.clone();
+        taken.tasks_done = 1;
+        assert_eq!(changes(Some(&before), &taken), ["1 task done"]);
+        assert!(changes(Some(&taken), &taken).is_empty());
+    }
+}

@@ -151,6 +151,15 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// The same, and as it stands where it needs no quotes.
+pub fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    match text.chars().all(plain) {
+        true => text.to_owned(),
+        false => quoted(text),
+    }
+}
+
 /// The template that fleet launches from.
 pub struct Template {
     ec2: Ec2,
@@ -204,5 +213,7 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(String::from_utf8(shell.stdout).unwrap(), text);
+        assert_eq!(word("/tmp/a-b.c"), "/tmp/a-b.c");
+        assert_eq!(word("/tmp/a b"), "'/tmp/a b'");
     }
 }

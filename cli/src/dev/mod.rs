@@ -180,7 +180,7 @@ fn endpoints(plan: &Plan<'_>) -> String {
 }
 
 fn greet(plan: &Plan<'_>) {
-    let dir = plan.dir.display();
+    let dir = machines::word(&plan.dir.display().to_string());
     let machines = match plan.args.workers {
         Some(1) => "1 worker that stays; no fleet".to_owned(),
         Some(workers) => format!("{workers} workers that stay; no fleet"),
