@@ -54,7 +54,7 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: demo
-demo: tools build ## The whole system on this machine, from a prompt to a video
+demo: tools build ## A queue becomes a fleet on this machine, works through an interruption, and nothing is left
 	@command -v ffprobe >/dev/null || echo "demo: ffprobe is missing, so the videos are not looked into (apt-get install ffmpeg)"
 	python3 tests/demo.py
 
