@@ -28,6 +28,7 @@ mod error;
 mod inbox;
 mod ledger;
 mod metrics;
+mod oldest;
 mod prices;
 mod reconcile;
 mod serve;
@@ -101,6 +102,7 @@ pub async fn start_with(
             log: TaskLog::open(&client).await,
             batches: batches.clone(),
             pools: pools.clone(),
+            oldest: oldest::Oldest::default(),
             started,
         },
         pools: pools.clone(),

@@ -25,11 +25,10 @@ use spotreel_domain::{Model, Priority, batch};
 use spotreel_proto::worker::v1::Presence;
 
 use crate::error::LookError;
+use crate::oldest::Oldest;
 
 /// Counts are trusted for so long after the sweeper's mark: ten of its marks, so that one or two may be late.
 pub const MARK_GOOD_FOR: Duration = Duration::from_secs(30);
-/// The oldest tasks of a queue may be in workers' hands: so many are looked through for one that waits.
-const MOST_LOOKED_THROUGH: usize = 64;
 /// In the bucket of marks, one a pool: whether machines stay.
 const MODE_MARK: &str = "mode.";
 
@@ -38,6 +37,7 @@ pub struct Reader {
     pub log: TaskLog,
     pub batches: BatchLog,
     pub pools: Arc<Pools>,
+    pub oldest: Oldest,
     /// Nothing was known before.
     pub started: Timestamp,
 }
@@ -163,15 +163,12 @@ impl Reader {
     /// In each queue, the first entry after those that were acked and that no worker says it has in hand.
     async fn find_oldest(&self, seen: &mut Seen) -> Result<(), LookError> {
         let in_hand: BTreeSet<&str> = seen.workers.iter().map(|w| w.task.as_str()).collect();
-        let busy = seen.workers.iter().filter(|w| !w.task.is_empty()).count();
-        let limit = (busy + 1).min(MOST_LOOKED_THROUGH);
         let waiting = seen.queues.iter().filter(|(_, queue)| queue.length() > 0);
-        let found = waiting.map(async |((model, priority), queue)| {
-            let filter = names::work_filter(*model, *priority);
-            let entries = self.log.scan(&filter, queue.acked_to + 1, limit).await?;
-            let waits = |entry: &&spotreel_bus::Recorded| !in_hand.contains(entry.task.id.as_str());
-            let oldest = entries.iter().find(waits).map(|entry| entry.stored_at);
-            Ok::<_, spotreel_bus::log::ReadError>(((*model, *priority), oldest))
+        let found = waiting.map(async |(key, queue)| {
+            let oldest = self
+                .oldest
+                .waiting(&self.log, *key, queue.acked_to, &in_hand);
+            Ok::<_, spotreel_bus::log::ReadError>((*key, oldest.await?))
         });
         let found = try_join_all(found).await.map_err(LookError::Oldest)?;
         for (key, oldest) in found {
