@@ -15,8 +15,10 @@ use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::{Event, Model};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
-/// Far more than the hour after which hybrid mode has made up its mind; more is counted as this.
-const MOST_SEEDED: usize = 1_000;
+/// Messages of one direct get.
+const PAGE: usize = 1_000;
+/// Arrivals of an hour that no threshold of hybrid mode will reach; more are counted as so many.
+const MOST_SEEDED: usize = 20_000;
 
 /// Shared by who hears and who looks.
 #[derive(Default)]
@@ -44,52 +46,37 @@ impl Arrivals {
             .sum()
     }
 
-    /// What came before this program did, up to `now`.
-    pub async fn seed(&self, client: &Client, now: Timestamp) -> Result<(), ApiError> {
+    /// What came within the hour before `now`, as the log tells, in place of what was counted. Returns the sequence up
+    /// to which it has counted: what is heard later and lies behind it came once.
+    pub async fn seed(&self, client: &Client, now: Timestamp) -> Result<u64, ApiError> {
         let since = now - HOUR;
         let (queued, succeeded) = futures::try_join!(
             read(client, "spotreel.log.*.queued.>", since),
             read(client, "spotreel.log.*.succeeded", since)
         )?;
+        let counted_to = queued.last().map_or(0, |entry| entry.sequence);
         let waiting = queued
             .iter()
             .filter_map(|entry| Some((model_of(&entry.subject)?, entry.stored_at)));
         let done = succeeded.into_iter().filter_map(submitted);
-        let mut heard: Vec<_> = waiting.chain(done).collect();
-        heard.retain(|(_, at)| (since..=now).contains(at));
+        let mut heard: Vec<_> = waiting.chain(done).filter(|(_, at)| *at >= since).collect();
         heard.sort_by_key(|(_, at)| *at);
-        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *by_model);
+        let mut by_model = BTreeMap::<Model, Hour>::new();
         for (model, at) in heard {
             by_model.entry(model).or_default().note(at);
         }
-        // Heard while the log was read: younger than what was read.
-        for (model, hour) in before {
-            by_model.entry(model).or_default().extend(hour, now);
-        }
-        Ok(())
+        *self.by_model.lock().unwrap_or_else(PoisonError::into_inner) = by_model;
+        Ok(counted_to)
     }
 }
 
 impl Hour {
     fn note(&mut self, at: Timestamp) {
-        self.add(at.as_second() / 60, 1);
-    }
-
-    fn add(&mut self, minute: i64, count: u64) {
+        let minute = at.as_second() / 60;
         match self.minutes.back_mut() {
             // A clock that goes back a little does not make a new minute.
-            Some((last, sum)) if *last >= minute => *sum += count,
-            _ => self.minutes.push_back((minute, count)),
-        }
-    }
-
-    fn extend(&mut self, later: Self, seeded_to: Timestamp) {
-        let seeded_to = seeded_to.as_second() / 60;
-        for (minute, count) in later.minutes {
-            if minute > seeded_to {
-                self.add(minute, count);
-            }
+            Some((last, sum)) if *last >= minute => *sum += 1,
+            _ => self.minutes.push_back((minute, 1)),
         }
     }
 
@@ -103,10 +90,20 @@ impl Hour {
 }
 
 async fn read(client: &Client, filter: &str, since: Timestamp) -> Result<Vec<Stored>, ApiError> {
-    let query = serde_json::json!({
-        "batch": MOST_SEEDED, "start_time": since.to_string(), "next_by_subj": filter,
-    });
-    jetstream::direct_get(client, TASKS, &query).await
+    let mut all: Vec<Stored> = Vec::new();
+    while all.len() < MOST_SEEDED {
+        let mut query = serde_json::json!({ "batch": PAGE, "next_by_subj": filter });
+        match all.last() {
+            Some(last) => query["seq"] = (last.sequence + 1).into(),
+            None => query["start_time"] = since.to_string().into(),
+        }
+        let page = jetstream::direct_get(client, TASKS, &query).await?;
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    Ok(all)
 }
 
 /// The model of a `queued` event.

@@ -52,10 +52,13 @@ async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), H
     };
     let stream = context.get_stream_no_info(TASKS).await?;
     let mut entries = stream.create_consumer(consumer).await?.messages().await?;
-    heard.seed(client, ambient::now()).await?;
+    let counted_to = heard.seed(client, ambient::now()).await?;
     wake.notify_one();
     while let Some(entry) = entries.next().await {
-        if let Some(model) = arrivals::model_of(&entry?.subject) {
+        let entry = entry?;
+        if let Some(model) = arrivals::model_of(&entry.subject)
+            && entry.info()?.stream_sequence > counted_to
+        {
             heard.note(model, ambient::now());
         }
         wake.notify_one();

@@ -168,3 +168,138 @@ fn never_served(batch: &Batch) -> bool {
         && batch.stop.is_none()
         && matches!(batch.status, Status::Failed { .. })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spotreel_domain::Usd;
+    use spotreel_domain::batch::{Ending, Instance, InstanceState, Wanted};
+    use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+
+    const NOW: &str = "2026-11-23T12:00:00Z";
+
+    fn now() -> Timestamp {
+        NOW.parse().unwrap()
+    }
+
+    fn hours(n: i64) -> SignedDuration {
+        SignedDuration::from_hours(n)
+    }
+
+    /// Asked for `ago`, ended an hour later.
+    fn batch(number: u64, ago: SignedDuration, served: bool) -> Batch {
+        let pool = PoolName::parse("default").unwrap();
+        let from = now() - ago;
+        let wanted = Wanted {
+            rule: "length".into(),
+            why: "enough".into(),
+            units: 1,
+            slot: None,
+            deadline: from + hours(12),
+        };
+        let status = match served {
+            true => Status::Settled,
+            false => Status::Failed {
+                reason: "no capacity".into(),
+            },
+        };
+        Batch {
+            id: BatchId {
+                pool: pool.clone(),
+                number,
+            },
+            status,
+            first_ready_at: served.then(|| from + hours(1)),
+            ended_at: Some(from + hours(1)),
+            ..Batch::request(&pool, None, wanted, from).unwrap()
+        }
+    }
+
+    fn ledger(batches: Vec<Batch>) -> Ledger {
+        let ended = batches.into_iter().map(|one| (one.id.clone(), one));
+        Ledger {
+            ended: ended.collect(),
+            read_to: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_end_at_the_last_batch_that_served() {
+        let pool = PoolName::parse("default").unwrap();
+        let mut ledger = ledger(vec![
+            batch(1, hours(9), false),
+            batch(2, hours(7), true),
+            batch(3, hours(5), false),
+        ]);
+        let newest = batch(4, hours(3), false);
+        let past = ledger.past(&pool, Some(&newest));
+        assert_eq!(past.served_at, Some(now() - hours(6)));
+        assert_eq!((past.failed_in_row, past.failed_at), (2, newest.ended_at));
+        assert_eq!(past.failure.as_deref(), Some("no capacity"));
+
+        // One that a person stopped says nothing of the cloud.
+        let stopped = ledger.ended.values_mut().last().unwrap();
+        stopped.stop = Some(spotreel_domain::batch::Stop {
+            mode: spotreel_domain::batch::DrainMode::Finish,
+            by: "ada".into(),
+            at: now(),
+        });
+        assert_eq!(ledger.past(&pool, Some(&newest)).failed_in_row, 1);
+        assert_eq!(ledger.past(&pool, None).failed_in_row, 0);
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_but_not_when_a_pool_last_served() {
+        let mut ledger = ledger(vec![
+            batch(1, hours(24 * 60), true),
+            batch(2, hours(24 * 50), true),
+            batch(3, hours(24 * 45), false),
+            batch(4, hours(24), false),
+        ]);
+        ledger.forget(now());
+        let kept: Vec<_> = ledger.ended.keys().map(|id| id.number).collect();
+        assert_eq!(kept, [2, 4]);
+    }
+
+    #[test]
+    fn a_gap_is_read_once() {
+        let mut ledger = ledger(vec![batch(2, hours(7), true)]);
+        assert!(!ledger.misses_before(&batch(1, hours(9), true)));
+        assert!(!ledger.misses_before(&batch(3, hours(5), true)));
+        let fifth = batch(5, hours(1), true);
+        assert!(ledger.misses_before(&fifth));
+        ledger.read_to.insert(fifth.id.pool.clone(), 4);
+        assert!(!ledger.misses_before(&fifth));
+    }
+
+    #[test]
+    fn speed_is_what_machines_that_served_took_for_a_task() {
+        let machine = |ready: i64, end: i64| Instance {
+            id: format!("i-{ready}-{end}"),
+            place: Place {
+                kind: "g6.xlarge".into(),
+                zone: "us-east-2a".into(),
+            },
+            lifecycle: Lifecycle::Spot,
+            launch: 1,
+            launched_at: now() - hours(5),
+            ready_at: Some(now() - hours(ready)),
+            state: InstanceState::Gone {
+                ending: Ending::Terminated,
+                at: now() - hours(end),
+            },
+            silent_since: None,
+            absences: 0,
+            rate: Usd::from_cents(30),
+            cost: Usd::from_cents(60),
+            billed_to: now() - hours(end),
+        };
+        let pool = PoolName::parse("default").unwrap();
+        let mut one = batch(1, hours(5), true);
+        one.tasks_done = 9;
+        one.instances = vec![machine(4, 2), machine(3, 2)];
+        assert_eq!(ledger(vec![one.clone()]).seconds_per_task(&pool), None);
+        one.tasks_done = 30;
+        assert_eq!(ledger(vec![one]).seconds_per_task(&pool), Some(360.0));
+    }
+}

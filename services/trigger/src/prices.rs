@@ -13,6 +13,7 @@ use spotreel_domain::trigger::{Market, Prices, Quote};
 use spotreel_domain::{Usd, fleet::policy::Kind};
 use spotreel_ec2::{CallError, Ec2};
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::PricesConfig;
 
@@ -51,7 +52,9 @@ impl Feed {
     /// Asks again and again until told to stop; wakes whoever decides.
     pub async fn run(&self, wake: &Notify, ctx: &Context) {
         let mut tick = tokio::time::interval(self.config.every);
-        let mut warned = BTreeSet::new();
+        // A cloud that was slow is not asked the more for it.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut warned, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         while ctx
             .stopping
             .run_until_cancelled(tick.tick())
@@ -60,6 +63,7 @@ impl Feed {
         {
             self.refresh().await;
             self.warn_of_caps(&mut warned);
+            self.warn_of_zones(&mut unknown);
             wake.notify_one();
         }
     }
@@ -130,6 +134,27 @@ impl Feed {
                         pool = %name,
                         "no instance type of the pool has a price in its zones: check kinds and subnets"
                     ),
+                }
+            }
+        }
+    }
+
+    /// A zone in which no type has a price is misspelt or does not offer them: the others are used all the same.
+    fn warn_of_zones(&self, warned: &mut BTreeSet<String>) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_of.is_none() {
+            return;
+        }
+        for (name, pool) in &self.pools.pool {
+            let priced: BTreeSet<_> = quotes(pool, &known.spot)
+                .into_iter()
+                .map(|(place, _)| place.zone)
+                .collect();
+            let bought = pool.subnets.iter().filter(|_| pool.cloud == Cloud::Aws);
+            for subnet in bought.filter(|subnet| !priced.contains(&subnet.zone)) {
+                if warned.insert(subnet.id.clone()) {
+                    tracing::warn!(pool = %name, subnet = subnet.id, zone = subnet.zone,
+                        "no instance type of the pool has a price in this zone: check kinds and subnets");
                 }
             }
         }

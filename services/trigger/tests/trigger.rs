@@ -11,9 +11,9 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Run};
-use spotreel_domain::batch::{Ending, Instance, InstanceState};
+use spotreel_domain::batch::{Ending, Instance, InstanceState, Status};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
-use spotreel_domain::trigger::{BlockerKind, Outcome, Prices, RuleName, Verdict};
+use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
 use spotreel_domain::{Usd, ops};
 use spotreel_localcloud::{Action, Plan, Rule as Fault};
 use spotreel_proto::worker::v1::Presence;
@@ -437,4 +437,60 @@ async fn the_server_may_die_and_come_back() {
     until("it sees again", async || ready()).await;
     stage.submit(1).await;
     stage.until_batch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_found_no_machine_is_tried_again_later_or_when_a_person_asks() {
+    let stage = Stage::set().await;
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.submit(1).await;
+    stage.until_batch(1).await;
+    stage
+        .end(|batch| {
+            batch.status = Status::Failed {
+                reason: "no capacity anywhere".to_owned(),
+            };
+        })
+        .await;
+    let why = stage.until_blocked(BlockerKind::BackOff).await;
+    let blocker = &why.decision.blockers[0];
+    assert!(blocker.sentence.contains("no capacity anywhere"));
+    // Time alone cures it, and it is told when.
+    assert_eq!(why.decision.forecast.by, blocker.until);
+    stage.stays_at(1).await;
+    stage.order("run", &json!({ "by": "ada" })).await;
+    assert_eq!(stage.until_batch(2).await.rule, "run_now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_arrivals_make_machines_stay_also_across_a_restart() {
+    let stage = Stage::set().await;
+    let pools = stage.one_pool(
+        "hybrid = { on_demand_below = 2, resident_above = 3, dwell = \"1h\", resident_units = 4 }",
+    );
+    let trigger = stage.start(&pools).await;
+    stage.submit(3).await;
+    let why = stage
+        .until_why("3 came", |why| why.view.arrivals_per_hour == 3)
+        .await;
+    assert_eq!(why.decision.mode.mode, Mode::Batch);
+    stage.stays_at(0).await;
+    stage.submit(1).await;
+    let batch = stage.until_batch(1).await;
+    assert_eq!((batch.rule.as_str(), batch.units), ("hybrid", 4));
+    let why = stage
+        .until_why("it is written down", |why| {
+            why.view.mode.mode == Mode::Resident
+        })
+        .await;
+    let since = why.view.mode.since;
+    assert!(since.is_some());
+
+    trigger.stop().await;
+    let _trigger = stage.start(&pools).await;
+    let why = stage
+        .until_why("4 came", |why| why.view.arrivals_per_hour == 4)
+        .await;
+    assert_eq!(why.view.mode.since, since);
+    assert_eq!(why.decision.mode.resident_units, 4);
 }
