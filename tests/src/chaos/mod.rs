@@ -30,7 +30,7 @@ use spot::{Spot, records};
 use crate::harness::{System, SystemOptions};
 
 /// Long enough to be interrupted in the middle of, short enough for many.
-pub const STEP_MS: u32 = 120;
+pub const STEP_MS: u32 = 200;
 /// A machine that was told to end has ended by then, whatever it had in hand.
 const LAST_MACHINE: Duration = Duration::from_secs(30);
 

@@ -389,7 +389,7 @@ fn interruptions(rng: &mut StdRng, tasks: usize, length: Duration, schedule: &mu
         };
         let accident = match kind {
             0..4 => Accident::Notice {
-                lead: Duration::from_millis(rng.random_range(4_000..9_000)),
+                lead: Duration::from_millis(rng.random_range(2_000..6_000)),
             },
             4..7 => Accident::Silent,
             _ => Accident::Rebalance,
@@ -415,7 +415,7 @@ fn accidents(rng: &mut StdRng, length: Duration, schedule: &mut Vec<Timed>) {
             at,
             op: accident(rng, kind),
         });
-        at += Duration::from_millis(rng.random_range(700..2_200));
+        at += Duration::from_millis(rng.random_range(1_500..3_500));
     }
 }
 

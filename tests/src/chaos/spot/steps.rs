@@ -16,6 +16,8 @@ use crate::chaos::report::Verdict;
 
 /// A step may end between the order to leave and the checkpoint.
 const UNDER_WAY: u32 = 1;
+/// The last checkpoint's upload and the word that the task is given back.
+const HANDING_BACK: Duration = Duration::from_secs(4);
 /// So long after NATS or S3 is back somebody may still wait for it.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
@@ -59,9 +61,10 @@ pub fn lost(
         let Some(task) = story.last().map(|last| &last.task) else {
             continue;
         };
-        // Others go wrong on purpose, or begin anew.
-        let plain = draft_of(plan, task).is_some_and(|draft| draft.fate == Fate::Plain);
-        if !plain || task.round != 1 {
+        // Some kill every worker before they have done a step, and some have checkpoints that are bad on purpose.
+        let honest = draft_of(plan, task)
+            .is_some_and(|draft| draft.fate != Fate::Killer && !draft.prompt.contains("bad_ckpt"));
+        if !honest {
             continue;
         }
         let said = seen.progress.get(id).map_or(&[][..], Vec::as_slice);
@@ -70,7 +73,14 @@ pub fn lost(
             let span = (attempt.started_at, next.started_at);
             let reached = reached(said, attempt, span).unwrap_or(attempt.from_step);
             let steps = reached.saturating_sub(next.from_step);
-            if book.is_outage(span.0, span.1 + AFTERMATH) {
+            let ended = attempt.ended_at.unwrap_or(span.1);
+            let ill = match attempt.outcome {
+                Outcome::Interrupted => book.is_outage(ended - HANDING_BACK, ended),
+                // A person's retry begins anew.
+                Outcome::Lost if task.round == 1 => false,
+                _ => continue,
+            };
+            if ill || book.is_outage(span.1 - AFTERMATH, span.1 + AFTERMATH) {
                 lost.in_outages.add(steps);
                 continue;
             }
@@ -94,13 +104,13 @@ pub fn lost(
                             attempt.instance, next.from_step
                         )
                     });
-                    let ended = attempt.ended_at.unwrap_or(span.1);
                     let only_told = noticed(book, attempt, (span.0, ended)).is_some()
                         && !book
                             .accidents
                             .iter()
                             .any(|one| one.instance == attempt.instance && one.is_without_a_word())
-                        && !consoles.says(&attempt.instance, "dying here");
+                        && !consoles.says(&attempt.instance, "dying here")
+                        && !book.is_outage(span.0, ended);
                     if only_told {
                         saved.check(false, || {
                             format!("{id} was lost on {}, which was told", attempt.instance)
