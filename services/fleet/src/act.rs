@@ -86,7 +86,7 @@ impl Pool {
                 }
                 Effect::Launch { seq } => launch = Some(seq),
                 Effect::DeleteFleets { launches } => {
-                    told.push(self.delete_fleets(launches).boxed())
+                    told.push(self.delete_fleets(launches).boxed());
                 }
             }
         }
@@ -240,6 +240,15 @@ impl Pool {
                 launches: launches.map(|(seq, _)| *seq).collect(),
             }
         }
+    }
+
+    /// The launch that is not to be called now: its call is under way, or has just failed. A call is counted in the
+    /// record before it is made, so one that would not be made must not be decided either.
+    pub fn held_back(&self, batch: &Batch) -> Option<u32> {
+        let put_off = |seq: &u32| self.replay.must_wait(&(batch.id.clone(), *seq));
+        let open = batch.launches.iter().filter(|launch| launch.is_open());
+        self.in_flight
+            .or_else(|| open.map(|launch| launch.seq).find(put_off))
     }
 
     /// The call is a task of its own: rounds go on meanwhile.

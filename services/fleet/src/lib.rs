@@ -250,7 +250,7 @@ impl Fleet {
     /// Returns at once while this fleet does not lead, and else never.
     pub(crate) async fn follows(&self) {
         if self.is_leader() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::{Client, HeaderMap};
 use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
@@ -131,14 +131,18 @@ pub fn work(runnable: u64, rendering: u64, keep: u32, sizing: &Sizing) -> Work {
     }
 }
 
+/// As the server counts it. Of its long answer only the counts are read: there are nine of them a look.
 async fn length(client: &Client, consumer: String) -> Result<u64, ObserveError> {
-    let context = async_nats::jetstream::new(client.clone());
-    let found: Result<PullConsumer, _> = context.get_consumer_from_stream(&consumer, TASKS).await;
-    match found {
-        Ok(found) => {
-            let info = found.cached_info();
-            Ok(info.num_pending + info.num_ack_pending as u64)
-        }
+    #[derive(Deserialize)]
+    struct Info {
+        num_pending: u64,
+        num_ack_pending: u64,
+    }
+    let subject = format!("$JS.API.CONSUMER.INFO.{TASKS}.{consumer}");
+    let (headers, nothing) = (HeaderMap::new(), Default::default());
+    let asked = jetstream::request::<Info>(client, &subject, headers, nothing, REQUEST_TIMEOUT);
+    match asked.await {
+        Ok(info) => Ok(info.num_pending + info.num_ack_pending),
         Err(error) => Err(ObserveError::Consumer {
             consumer,
             reason: error.to_string(),

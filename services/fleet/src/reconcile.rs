@@ -121,6 +121,9 @@ impl Pool {
                     }
                 }
             }
+            if !self.fleet.is_leader() {
+                continue;
+            }
             last_began = Some(Instant::now());
             let before = self.known.as_ref().map(|known| known.sequence);
             let pause = match self.round().await {
@@ -145,17 +148,28 @@ impl Pool {
 
     /// One look, and what follows from it; how long until the next.
     async fn round(&mut self) -> Result<Duration, RoundError> {
-        let listed = self.cloud.list().await?;
+        let log = self.fleet.batches.clone();
+        let (name, models) = (self.name.clone(), self.config.models.clone());
+        let count = || async {
+            tokio::join!(
+                observe::runnable(log.client(), &models),
+                observe::keep(log.client(), &name)
+            )
+        };
+        // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
+        // round: it was heard before it was stored.
+        let (listed, counted) = tokio::join!(self.cloud.list(), count());
+        let (listed, mut counted) = (listed?, Some(counted));
         for _ in 0..CAS_TRIES {
             self.connected()?;
-            let log = self.fleet.batches.clone();
-            let (name, models) = (self.name.clone(), self.config.models.clone());
+            let (runnable, keep) = match counted.take() {
+                Some(counted) => counted,
+                None => count().await,
+            };
             // One after the other would be slower, and each is only as true as the moment it was read at.
-            let (record, presences, runnable, keep, spent) = tokio::join!(
+            let (record, presences, spent) = tokio::join!(
                 log.last(&name),
                 observe::presences(log.client()),
-                observe::runnable(log.client(), &models),
-                observe::keep(log.client(), &name),
                 self.spent(),
             );
             self.fleet.said_record(&record);
@@ -188,7 +202,7 @@ impl Pool {
                 workers: presences.map(observe::workers),
                 work,
                 market: self.cloud.market(),
-                in_flight: self.in_flight,
+                in_flight: self.held_back(&record.batch),
                 spent,
                 quota: self.cloud.quota(&policy, listed.instances()),
                 // Unknown: then the work is, too, and nobody is sent away.

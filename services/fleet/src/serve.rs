@@ -71,8 +71,10 @@ async fn listen(mut endpoint: Endpoint, verb: Verb, fleet: Arc<Fleet>, places: A
 
 async fn handle(fleet: &Fleet, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
-    let is_inbox = |prefix: &&str| reply_to.starts_with(*prefix);
-    if !REPLY_PREFIXES.iter().any(|prefix| is_inbox(&prefix)) {
+    if !REPLY_PREFIXES
+        .iter()
+        .any(|prefix| reply_to.starts_with(prefix))
+    {
         let verb = verb.name();
         tracing::warn!(
             verb,

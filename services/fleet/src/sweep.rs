@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
-use spotreel_domain::batch::BatchId;
+use spotreel_domain::batch::{Batch, BatchId};
 use spotreel_domain::fleet::orphan::{self, Marks};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ impl Sweep {
         pools.dedup();
         let newest = try_join_all(pools.iter().map(|pool| log.last(pool))).await?;
         let batches = newest.into_iter().flatten().map(|record| record.batch);
-        Ok(batches.filter(|b| b.is_active()).map(|b| b.id).collect())
+        Ok(batches.filter(Batch::is_active).map(|b| b.id).collect())
     }
 
     async fn end(&self, ids: &[String], why: &'static str) {

@@ -74,6 +74,21 @@ impl Stage {
     }
 
     pub async fn without_nats(pool: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(None, pool, change).await
+    }
+
+    /// As [`Stage::set`], over another cloud than the local one, which stays idle.
+    pub async fn over_moto(endpoint_url: String, pool: &str) -> Self {
+        let mut stage = Self::over(Some(endpoint_url), pool, |_| {}).await;
+        stage.start_nats().await;
+        stage
+    }
+
+    async fn over(
+        endpoint_url: Option<String>,
+        pool: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let shown = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
             .with_env_filter(shown)
@@ -92,7 +107,7 @@ impl Stage {
         let cloud = LocalCloud::start(config).await.unwrap();
         let at = Ec2Config {
             region,
-            endpoint_url: Some(cloud.endpoint_url()),
+            endpoint_url: endpoint_url.or(Some(cloud.endpoint_url())),
         };
         let ec2 = Ec2::connect_with_keys(&at, keys).await;
         let spec = TemplateSpec::new(

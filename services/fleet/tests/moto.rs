@@ -1,0 +1,53 @@
+//! Fleet's happy path against moto, an AWS that nobody here wrote: from a batch that is asked for to a cloud that is
+//! empty again. `make test-moto` runs it. moto's machines run nothing, so their workers are played by the test.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+
+use spotreel_domain::batch::{InstanceState, Receipt, Status};
+use spotreel_proto::worker::v1::State;
+use stage::{ENV, Stage};
+
+const POOL: &str = r#"
+models = ["ti2v-5B"]
+kinds = [{ name = "g5.xlarge", cap = 0.45 }, { name = "g6.xlarge", cap = 0.40 }]
+rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
+patience = { moving = "200ms", calm = "500ms" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs moto: make test-moto"]
+async fn a_batch_comes_works_and_leaves_nothing_on_moto() {
+    let url = std::env::var("SPOTREEL_MOTO_URL").expect("tests/py/moto_server.sh sets it");
+    let stage = Stage::over_moto(url, POOL).await;
+    let root = stage.root().clone();
+    for task in ["a", "b", "c"] {
+        stage.submit(task).await;
+    }
+    stage.start_fleet().await;
+    stage.request(3).await;
+    let has_three = |batch: &spotreel_domain::batch::Batch| batch.instances.len() == 3;
+    let batch = stage.until_batch("three machines", has_three).await;
+    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    for id in &ids {
+        root.workers.come_up(id, State::Idle).await;
+    }
+    let all_serve = |batch: &spotreel_domain::batch::Batch| {
+        let mut states = batch.instances.iter().map(|instance| &instance.state);
+        states.all(|state| *state == InstanceState::Serving)
+    };
+    stage.until_batch("all serve", all_serve).await;
+    for id in &ids {
+        let hand = root.workers.take(&root.tasks, id).await;
+        root.workers.succeed(&root.tasks, id, hand).await;
+    }
+    let batch = stage
+        .until_batch("settled", |batch| batch.status == Status::Settled)
+        .await;
+    assert_eq!(batch.tasks_done, 3);
+    // moto's one price is a hundredth of a cent an hour.
+    assert!(Receipt::of(&batch, batch.ended_at.unwrap()).total.micros() <= 3);
+    let left = stage.ec2.list(ENV).await.unwrap().instances;
+    assert!(left.iter().all(|seen| !seen.is_alive()), "{left:?}");
+}
