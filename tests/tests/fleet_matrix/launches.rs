@@ -100,6 +100,20 @@ async fn c03_the_request_is_lost_before_the_cloud() {
     launched_once(&stage, 2).await;
     assert_eq!(stage.fired(0), 2);
     assert_eq!(stage.launches().len(), 3, "sent until it was answered");
+    let id = stage.batch().await.id;
+    let history = stage.batches.history(&id).await.unwrap();
+    let sends = history.iter().map(|event| match event.batch.launches[..] {
+        [ref launch] => match launch.state {
+            LaunchState::Dispatched { sends, .. } => sends,
+            _ => 0,
+        },
+        _ => 0,
+    });
+    assert_eq!(
+        sends.max(),
+        Some(3),
+        "each call is counted, and nothing else"
+    );
     stage.wind_up().await;
 }
 
