@@ -450,6 +450,18 @@ mod tests {
         assert!(parse("spotreel fleet reap --every 15m --all").is_ok());
         assert!(parse("spotreel fleet reap --every 15m --once").is_err());
         assert!(parse("spotreel hold").is_err());
+        let template = "spotreel fleet template";
+        assert!(parse(&format!("{template} --ami a --user-data f")).is_ok());
+        assert!(parse(&format!("{template} --ami a --image i --parameters /p")).is_ok());
+        assert!(parse(&format!("{template} --print --image i --parameters /p")).is_ok());
+        assert!(parse(&format!("{template} --ami a --image i")).is_err());
+        assert!(
+            parse(&format!(
+                "{template} --ami a --image i --parameters /p --user-data f"
+            ))
+            .is_err()
+        );
+        assert!(parse(&format!("{template} --user-data f")).is_err());
         assert!(parse("spotreel batches default-1 --limit 3").is_err());
         assert!(parse("spotreel stop default-1 --now --by me").is_ok());
     }

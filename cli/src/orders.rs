@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use spotreel_bus::names;
-use spotreel_domain::batch::DrainMode;
+use spotreel_domain::batch::{DrainMode, PoolName};
 use spotreel_domain::fleet::view::{BatchRef, Drained};
 use spotreel_domain::ops::{HoldOrder, Ordered, ResumeOrder, RunOrder};
 
@@ -113,7 +113,7 @@ fn mode(now: bool) -> DrainMode {
 }
 
 fn pools(done: &Ordered) -> String {
-    let names: Vec<_> = done.pools.iter().map(|pool| pool.as_str()).collect();
+    let names: Vec<_> = done.pools.iter().map(PoolName::as_str).collect();
     names.join(", ")
 }
 

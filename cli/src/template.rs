@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
+use spotreel_domain::user_data::UserData;
 use spotreel_ec2::TemplateSpec;
 
 use crate::args::TemplateArgs;
@@ -12,7 +13,14 @@ use crate::print::{self, line};
 use crate::{Done, reap};
 
 pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done> {
-    let user_data = read(&args.user_data)?;
+    let script = match &args.user_data {
+        Some(path) => read(path)?,
+        None => render(&args)?,
+    };
+    if args.print {
+        line(script.trim_end());
+        return Ok(Done::Well);
+    }
     let ec2 = reap::connect(settings, &args.ec2).await?;
     let spec = TemplateSpec {
         instance_profile: args.instance_profile,
@@ -20,7 +28,7 @@ pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done
         root_device: args.root_device,
         volume_gib: args.volume_gib,
         tags: args.tags.into_iter().collect(),
-        ..TemplateSpec::new(args.name, args.image, user_data)
+        ..TemplateSpec::new(args.name, args.ami.unwrap_or_default(), script)
     };
     let template = ec2.ensure_template(&spec).await?;
     if args.json {
@@ -32,6 +40,18 @@ pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done
         ));
     }
     Ok(Done::Well)
+}
+
+fn render(args: &TemplateArgs) -> anyhow::Result<String> {
+    let data = UserData {
+        max_life: args.max_life,
+        idle: Some(args.idle),
+        parameters: args.parameters.clone().unwrap_or_default(),
+        image: args.image.clone().unwrap_or_default(),
+        model_store: args.model_store.clone(),
+        gpus: !args.no_gpus,
+    };
+    Ok(data.render()?)
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

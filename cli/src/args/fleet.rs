@@ -120,8 +120,10 @@ pub struct ReapArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  spotreel fleet template --name spotreel-worker --image ami-0123456789abcdef0 \\
-      --user-data user-data.sh --instance-profile spotreel-worker --security-group sg-0123456789abcdef0
+  spotreel fleet template --ami ami-0123456789abcdef0 --instance-profile spotreel-worker \\
+      --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker \\
+      --image registry.example/spotreel/worker@sha256:…
+  spotreel fleet template --print --parameters … --image …     only the script
 
 The same content is the same version; other content is a new one. Prints id and version for [template] of
 fleet's configuration. The user data is readable by everything on the machine: no secrets in it.")]
@@ -131,12 +133,42 @@ pub struct TemplateArgs {
     /// The template's name
     #[arg(long, default_value = "spotreel-worker")]
     pub name: String,
-    /// The machine image: Ubuntu with NVIDIA's driver and docker
-    #[arg(long, value_name = "AMI")]
-    pub image: String,
-    /// The script that a machine runs at its first start; '-' is standard input
-    #[arg(long, value_name = "FILE")]
-    pub user_data: PathBuf,
+    /// The machine image: Ubuntu with NVIDIA's driver, docker, and AWS's command line
+    #[arg(long, required_unless_present = "print")]
+    pub ami: Option<String>,
+    /// The worker's container, by its digest
+    #[arg(
+        long,
+        value_name = "NAME@sha256:…",
+        requires = "parameters",
+        required_unless_present = "user_data"
+    )]
+    pub image: Option<String>,
+    /// Where the worker's parameters lie in the parameter store, such as /spotreel/prod/worker
+    #[arg(long, value_name = "PATH")]
+    pub parameters: Option<String>,
+    /// Models are read ahead from here, such as s3://bucket/models
+    #[arg(long, value_name = "URL")]
+    pub model_store: Option<String>,
+    /// A machine switches itself off after so long, whatever happens; not below patience.life of the pools
+    #[arg(long, default_value = "4h", value_parser = humantime::parse_duration)]
+    pub max_life: Duration,
+    /// A worker without work ends after so long
+    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    pub idle: Duration,
+    /// For machines without a GPU, such as for a rehearsal
+    #[arg(long)]
+    pub no_gpus: bool,
+    /// A script of your own in place of all that; '-' is standard input
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["image", "parameters", "model_store", "max_life", "idle", "no_gpus"]
+    )]
+    pub user_data: Option<PathBuf>,
+    /// Print the script, and make nothing
+    #[arg(long)]
+    pub print: bool,
     /// Name or ARN of the machines' instance profile
     #[arg(long, value_name = "NAME")]
     pub instance_profile: Option<String>,
