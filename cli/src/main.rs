@@ -51,12 +51,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Warnings, or what RUST_LOG asks for. The NATS library tells each failure to its caller too, and there is a sentence
-/// for it.
+/// Warnings, or what RUST_LOG asks for. The libraries tell each failure to their caller too, and there is a sentence for
+/// it.
 fn init_log() {
     let filter = EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off")))
+        .with_env_filter(
+            filter.unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off,aws_config=off")),
+        )
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::orphan;
-use spotreel_ec2::{Ec2, Ec2Config};
+use spotreel_ec2::{CallError, Ec2, Ec2Config};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Done;
@@ -74,6 +73,17 @@ pub async fn connect(settings: &Settings, args: &Ec2Args) -> anyhow::Result<Ec2>
     })
 }
 
+/// The SDK's own words for missing credentials fill a screen.
+pub fn explain(error: CallError) -> anyhow::Error {
+    match error.code() {
+        Some("NoCredentials") => anyhow::anyhow!(
+            "there are no credentials for EC2: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+             run on a machine with a role"
+        ),
+        _ => error.into(),
+    }
+}
+
 fn of_dev(settings: &Settings, name: &str) -> anyhow::Result<Option<String>> {
     match settings.args.dir {
         Some(_) => Ok(settings.variable(name)?),
@@ -82,7 +92,7 @@ fn of_dev(settings: &Settings, name: &str) -> anyhow::Result<Option<String>> {
 }
 
 async fn look(ec2: &Ec2, env: &str, args: &ReapArgs) -> anyhow::Result<Done> {
-    let listing = ec2.list(env).await.context("EC2 cannot be asked")?;
+    let listing = ec2.list(env).await.map_err(explain)?;
     let ours: Vec<&Seen> = listing
         .instances
         .iter()

@@ -30,7 +30,7 @@ pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done
         tags: args.tags.into_iter().collect(),
         ..TemplateSpec::new(args.name, args.ami.unwrap_or_default(), script)
     };
-    let template = ec2.ensure_template(&spec).await?;
+    let template = ec2.ensure_template(&spec).await.map_err(reap::explain)?;
     if args.json {
         print::json(&template);
     } else {
