@@ -14,7 +14,7 @@ use spotreel_bus::jetstream::{self, ApiError, Stored};
 use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::{Event, Model};
 
-const HOUR: SignedDuration = SignedDuration::from_hours(1);
+pub const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// Messages of one direct get.
 const PAGE: usize = 1_000;
 /// Arrivals of an hour that no threshold of hybrid mode will reach; more are counted as so many.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use futures::StreamExt;
+use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::controls;
 use spotreel_bus::names::{BATCHLOG_ALL, TASKS};
 use tokio::sync::Notify;
 
-use crate::arrivals::{self, Arrivals};
+use crate::arrivals::{self, Arrivals, HOUR};
 
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -28,7 +29,8 @@ pub async fn hear_tasks(
     ctx: Context,
 ) -> anyhow::Result<()> {
     while !ctx.stopping.is_cancelled() {
-        again(&ctx, "new tasks", tasks(&client, &wake, &heard)).await;
+        let hearing = Box::pin(tasks(&client, &wake, &heard));
+        again(&ctx, "new tasks", hearing).await;
     }
     Ok(())
 }
@@ -52,16 +54,20 @@ async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), H
     };
     let stream = context.get_stream_no_info(TASKS).await?;
     let mut entries = stream.create_consumer(consumer).await?.messages().await?;
-    let counted_to = heard.seed(client, ambient::now()).await?;
+    let mut counted_to = heard.seed(client, ambient::now()).await?;
     wake.notify_one();
     while let Some(entry) = entries.next().await {
         let entry = entry?;
-        if let Some(model) = arrivals::model_of(&entry.subject)
-            && entry.info()?.stream_sequence > counted_to
-        {
-            heard.note(model, ambient::now());
-        }
         wake.notify_one();
+        // A consumer that had heard nothing and was made anew, as after a restart of the server, begins with the
+        // oldest entry of the log: those came once, and long ago.
+        let info = entry.info()?;
+        let came = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos())?;
+        let new = info.stream_sequence > counted_to && came > ambient::now() - HOUR;
+        if let Some(model) = arrivals::model_of(&entry.subject).filter(|_| new) {
+            heard.note(model, came);
+            counted_to = info.stream_sequence;
+        }
     }
     Ok(())
 }

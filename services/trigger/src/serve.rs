@@ -73,7 +73,7 @@ async fn listen(
 async fn handle(desk: &Desk, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
     let to_an_inbox = |prefix: &&str| reply_to.starts_with(*prefix);
-    if !REPLY_PREFIXES.iter().any(|prefix| to_an_inbox(&prefix)) {
+    if !REPLY_PREFIXES.iter().any(to_an_inbox) {
         let verb = verb.name();
         tracing::warn!(
             verb,

@@ -336,7 +336,7 @@ async fn the_market_opens_and_shuts() {
         stage
             .cloud
             .set_price("g6.xlarge", stage::ZONE, micros)
-            .unwrap()
+            .unwrap();
     };
     price(400_000);
     let _trigger = stage
@@ -428,8 +428,13 @@ async fn machines_of_ones_own_are_never_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_may_die_and_come_back() {
     let mut stage = Stage::set().await;
-    let trigger = stage.start(&stage.one_pool(ONE)).await;
-    stage.why().await;
+    stage.submit(1).await;
+    let trigger = stage
+        .start(&stage.one_pool("length = { at_least = 2 }"))
+        .await;
+    stage
+        .until_why("1 came", |why| why.view.arrivals_per_hour == 1)
+        .await;
     stage.stop_nats();
     let ready = || trigger.ctx.health.readiness().ready;
     until("it says that it is blind", async || !ready()).await;
@@ -437,6 +442,14 @@ async fn the_server_may_die_and_come_back() {
     until("it sees again", async || ready()).await;
     stage.submit(1).await;
     stage.until_batch(1).await;
+    // Hints come again, too, and each task is counted once.
+    stage
+        .until_why("2 came", |why| why.view.arrivals_per_hour == 2)
+        .await;
+    stage.submit(1).await;
+    stage
+        .until_why("3 came", |why| why.view.arrivals_per_hour == 3)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
