@@ -14,7 +14,7 @@ async fn nothing_is_lost_under_faults() {
         keep: false,
         most: Duration::from_secs(110),
     };
-    let report = chaos::run(&options)
+    let report = Box::pin(chaos::run(&options))
         .await
         .expect("the run comes to its end");
     assert!(report.passed(), "{report}");
