@@ -13,12 +13,14 @@ use super::spot::KINDS;
 /// Long enough for a stopped worker to lose its task, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Time that a run has for each task: machines come, are taken, and come again.
-const PER_TASK: Duration = Duration::from_millis(700);
+const PER_TASK: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_secs(20);
 /// Submissions end early, so that the last ones meet faults too.
 const SUBMITTING: f64 = 0.7;
-/// One task in so many kills every worker that takes it, and must end all the same: 12 leases each.
+/// One task in so many kills every worker that takes it, and must end all the same: 12 leases each. They come with the
+/// first wave, so that they do not keep the last batch waiting.
 const TASKS_PER_KILLER: usize = 50;
+const KILLERS_APART: usize = 4;
 const TASKS_PER_NONSENSE: usize = 25;
 
 pub struct Plan {
@@ -195,9 +197,9 @@ const EC2: [&str; 8] = [
 /// One interruption for so many tasks.
 const TASKS_PER_INTERRUPTION: usize = 4;
 /// Tasks come in waves, so that there is more than one batch.
-const TASKS_PER_WAVE: usize = 40;
+const TASKS_PER_WAVE: usize = 70;
 /// The part of a wave's time in which its tasks come.
-const WAVE: f64 = 0.4;
+const WAVE: f64 = 0.25;
 const CRASH_POINTS: [&str; 4] = [
     "after-lease",
     "after-checkpoint",
@@ -211,7 +213,7 @@ impl Plan {
         let length =
             SHORTEST.max(PER_TASK.saturating_mul(u32::try_from(tasks).unwrap_or(u32::MAX)));
         let drafts: Vec<Draft> = (0..tasks)
-            .map(|number| draft(&mut rng, seed, number))
+            .map(|number| draft(&mut rng, seed, number, tasks))
             .collect();
         let mut schedule = submissions(&mut rng, &drafts, length.mul_f64(SUBMITTING));
         orders(&mut rng, &drafts, &mut schedule);
@@ -227,14 +229,16 @@ impl Plan {
     }
 }
 
-fn draft(rng: &mut StdRng, seed: u64, number: usize) -> Draft {
+fn draft(rng: &mut StdRng, seed: u64, number: usize, tasks: usize) -> Draft {
     let model = *Model::ALL.choose(rng).expect("there are models");
     let sizes: &[&str] = match model {
         Model::Ti2v5b => &["1280x704", "704x1280"],
         Model::T2vA14b | Model::I2vA14b => &["832x480", "480x832"],
     };
     let steps = rng.random_range(4..=10);
-    let (fate, directives) = match number % TASKS_PER_KILLER == TASKS_PER_KILLER / 3 {
+    let killers = tasks / TASKS_PER_KILLER;
+    let is_killer = number % KILLERS_APART == 1 && number / KILLERS_APART < killers;
+    let (fate, directives) = match is_killer {
         true => (Fate::Killer, "{{kill_worker@0}}".to_owned()),
         false => misfortune(rng, steps),
     };
@@ -389,13 +393,13 @@ fn interruptions(rng: &mut StdRng, tasks: usize, length: Duration, schedule: &mu
         };
         let accident = match kind {
             0..4 => Accident::Notice {
-                lead: Duration::from_millis(rng.random_range(2_000..6_000)),
+                lead: Duration::from_millis(rng.random_range(1_500..4_000)),
             },
             4..7 => Accident::Silent,
             _ => Accident::Rebalance,
         };
         schedule.push(Timed {
-            at: length.mul_f64(rng.random_range(0.05..0.95)),
+            at: length.mul_f64(rng.random_range(0.03..0.8)),
             op: Op::Machine {
                 pick: rng.random_range(0..1_000),
                 accident,

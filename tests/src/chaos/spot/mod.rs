@@ -185,7 +185,7 @@ fn user_data() -> String {
         ("stop.finish_within", "1s".to_owned()),
         ("pull_wait", "1s".to_owned()),
         ("cloud.poll", "200ms".to_owned()),
-        ("salvage.margin", "1s".to_owned()),
+        ("salvage.margin", "2s".to_owned()),
         ("idle.exit_after", "15s".to_owned()),
         ("idle.orphan_after", "20s".to_owned()),
         // A hang ends in seconds, and a busy machine is not taken for one.

@@ -61,12 +61,14 @@ pub fn lost(
         let Some(task) = story.last().map(|last| &last.task) else {
             continue;
         };
+        let Some(draft) = draft_of(plan, task) else {
+            continue;
+        };
         // Some kill every worker before they have done a step, and some have checkpoints that are bad on purpose.
-        let honest = draft_of(plan, task)
-            .is_some_and(|draft| draft.fate != Fate::Killer && !draft.prompt.contains("bad_ckpt"));
-        if !honest {
+        if draft.fate == Fate::Killer || draft.prompt.contains("bad_ckpt") {
             continue;
         }
+        let kills = draft.prompt.contains("kill_worker");
         let said = seen.progress.get(id).map_or(&[][..], Vec::as_slice);
         for pair in task.attempts.windows(2) {
             let (attempt, next) = (&pair[0], &pair[1]);
@@ -104,7 +106,8 @@ pub fn lost(
                             attempt.instance, next.from_step
                         )
                     });
-                    let only_told = noticed(book, attempt, (span.0, ended)).is_some()
+                    let only_told = !kills
+                        && noticed(book, attempt, (span.0, ended)).is_some()
                         && !book
                             .accidents
                             .iter()
