@@ -7,13 +7,17 @@ use serde::Serialize;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::orphan;
-use spotreel_ec2::{CallError, Ec2, Ec2Config};
+use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Done;
 use crate::args::{Ec2Args, ReapArgs};
-use crate::connection::Settings;
+use crate::connection::{Settings, SettingsError};
 use crate::print::{self, line, relative};
+
+/// As fleet's own defaults are.
+const DEFAULT_ENV: &str = "default";
+const DEFAULT_REGION: &str = "us-east-2";
 
 /// What becomes of one machine.
 #[derive(Debug, Serialize)]
@@ -28,7 +32,13 @@ struct Fate<'a> {
 
 pub async fn run(settings: &Settings, args: ReapArgs) -> anyhow::Result<Done> {
     let ec2 = connect(settings, &args.ec2).await?;
-    let env = of_dev(settings, "SPOTREEL_ENV")?.unwrap_or_else(|| args.env.clone());
+    let env = match &args.env {
+        Some(env) => env.clone(),
+        None => {
+            let said = settings.variable("SPOTREEL_ENV")?;
+            said.unwrap_or_else(|| DEFAULT_ENV.to_owned())
+        }
+    };
     let Some(every) = args.every else {
         return look(&ec2, &env, &args).await;
     };
@@ -51,26 +61,29 @@ pub async fn run(settings: &Settings, args: ReapArgs) -> anyhow::Result<Done> {
     }
 }
 
-/// With `--dir` the local cloud of that `dev`; AWS's own settings otherwise.
+/// Where `args` say, else the local cloud of `--dir`, else AWS by its own settings.
 pub async fn connect(settings: &Settings, args: &Ec2Args) -> anyhow::Result<Ec2> {
-    let config = Ec2Config {
-        region: of_dev(settings, "AWS_REGION")?.unwrap_or_else(|| args.region.clone()),
-        endpoint_url: of_dev(settings, "AWS_ENDPOINT_URL")?.or_else(|| args.endpoint.clone()),
+    let said = |flag: &Option<String>, name| match flag {
+        Some(value) => Ok(Some(value.clone())),
+        None => settings.variable(name),
     };
-    let keys = (
-        of_dev(settings, "AWS_ACCESS_KEY_ID")?,
-        of_dev(settings, "AWS_SECRET_ACCESS_KEY")?,
-    );
-    Ok(match keys {
-        (Some(access_key), Some(secret_key)) => {
-            let keys = spotreel_ec2::Keys {
-                access_key,
-                secret_key,
-            };
-            Box::pin(Ec2::connect_with_keys(&config, keys)).await
-        }
-        _ => Box::pin(Ec2::connect(&config)).await,
-    })
+    let dir = settings.args.dir.as_ref();
+    let dir = dir.filter(|_| args.endpoint.is_none());
+    let config = Ec2Config {
+        region: said(&args.region, "AWS_REGION")?.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        endpoint_url: said(&args.endpoint, "AWS_ENDPOINT_URL")?,
+    };
+    let Some(dir) = dir else {
+        return Ok(Box::pin(Ec2::connect(&config)).await);
+    };
+    // Whoever meant AWS is to see that this is not it.
+    eprintln!("this is the local cloud of {}", dir.display());
+    let of_dir = |name| Ok::<_, SettingsError>(settings.variable(name)?.unwrap_or_default());
+    let keys = Keys {
+        access_key: of_dir("AWS_ACCESS_KEY_ID")?,
+        secret_key: of_dir("AWS_SECRET_ACCESS_KEY")?,
+    };
+    Ok(Box::pin(Ec2::connect_with_keys(&config, keys)).await)
 }
 
 /// The SDK's own words for missing credentials fill a screen.
@@ -81,13 +94,6 @@ pub fn explain(error: CallError) -> anyhow::Error {
              run on a machine with a role"
         ),
         _ => error.into(),
-    }
-}
-
-fn of_dev(settings: &Settings, name: &str) -> anyhow::Result<Option<String>> {
-    match settings.args.dir {
-        Some(_) => Ok(settings.variable(name)?),
-        None => Ok(None),
     }
 }
 

@@ -62,19 +62,14 @@ pub enum FleetCommand {
     Template(Box<TemplateArgs>),
 }
 
-/// Where EC2 is. Credentials are the usual ones of AWS.
+/// Where EC2 is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
 #[derive(Clone, Debug, Args)]
 pub struct Ec2Args {
-    /// The region
-    #[arg(
-        long,
-        env = "AWS_REGION",
-        default_value = "us-east-2",
-        value_name = "NAME"
-    )]
-    pub region: String,
-    /// Another EC2 than Amazon's
-    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    /// The region; us-east-2 where nobody says another [env: AWS_REGION]
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Another EC2 than Amazon's [env: AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
 }
 
@@ -90,14 +85,9 @@ Exit codes: 0 nothing of it is left, 1 EC2 failed or something could not be ende
 pub struct ReapArgs {
     #[command(flatten)]
     pub ec2: Ec2Args,
-    /// The environment: `env` of fleet's configuration
-    #[arg(
-        long,
-        env = "SPOTREEL_ENV",
-        default_value = "default",
-        value_name = "NAME"
-    )]
-    pub env: String,
+    /// The environment: `env` of fleet's configuration; `default` where nobody says another [env: SPOTREEL_ENV]
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
     /// Also what is not over yet
     #[arg(long)]
     pub all: bool,
