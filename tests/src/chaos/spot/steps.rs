@@ -68,7 +68,6 @@ pub fn lost(
         if draft.fate == Fate::Killer || draft.prompt.contains("bad_ckpt") {
             continue;
         }
-        let kills = draft.prompt.contains("kill_worker");
         let said = seen.progress.get(id).map_or(&[][..], Vec::as_slice);
         for pair in task.attempts.windows(2) {
             let (attempt, next) = (&pair[0], &pair[1]);
@@ -106,13 +105,12 @@ pub fn lost(
                             attempt.instance, next.from_step
                         )
                     });
-                    let only_told = !kills
-                        && noticed(book, attempt, (span.0, ended)).is_some()
-                        && !book
-                            .accidents
-                            .iter()
-                            .any(|one| one.instance == attempt.instance && one.is_without_a_word())
-                        && !consoles.says(&attempt.instance, "dying here")
+                    let killed = book
+                        .accidents
+                        .iter()
+                        .any(|one| one.instance == attempt.instance && one.is_without_a_word());
+                    let only_told = !killed
+                        && consoles.was_told(&attempt.instance, &attempt.worker)
                         && !book.is_outage(span.0, ended);
                     if only_told {
                         saved.check(false, || {
@@ -164,8 +162,16 @@ impl<'a> Consoles<'a> {
         self.read.entry(instance.to_owned()).or_insert_with(read)
     }
 
-    fn says(&mut self, instance: &str, what: &str) -> bool {
-        self.text(instance).contains(what)
+    /// Whether a worker has seen the notice, and nothing in the machine has killed it afterwards.
+    fn was_told(&mut self, instance: &str, worker: &str) -> bool {
+        let starts = format!("worker starts worker=\"{worker}\"");
+        let text = self.text(instance);
+        let life = text.split_once(&starts).map_or("", |(_, life)| life);
+        let life = life.split("worker starts worker=").next().unwrap_or("");
+        let told = life.split_once("reason=\"the cloud takes the machine\"");
+        told.is_some_and(|(_, rest)| {
+            !rest.contains("fault KillWorker") && !rest.contains("dying here")
+        })
     }
 
     /// The newest step of a task whose checkpoint a machine has seen in S3 by then.
