@@ -24,7 +24,7 @@ const GOAL: f64 = 3.0;
 const STEPS: u32 = 60;
 /// An attempt is struck once it has made so many steps, and has so many left.
 const DONE: u32 = 3;
-const LEFT: u32 = 20;
+const LEFT: u32 = 25;
 /// Shorter than what a worker keeps of a notice: the task is handed back, whatever is left of it.
 const LEAD_S: f64 = 10.0;
 /// Launches at once; more is refused by nobody, and needs more memory than a laptop likes to give.
@@ -58,8 +58,13 @@ pub async fn run(stage: &Stage, bounds: &mut Bounds, rounds: usize) -> Vec<Figur
         if stage.cloud.interrupt(&order).is_none() {
             continue;
         }
-        let seen = said(stage, &victim, "the worker leaves", struck).await;
-        let handed = said(stage, &victim, "the attempt is handed back", struck).await;
+        // It may have been done before it looked for a notice.
+        let words = ["the attempt is handed back", "succeeded"];
+        let (handed, ended) = said(stage, &victim, &words, struck).await;
+        if ended == "succeeded" {
+            continue;
+        }
+        let (seen, _) = said(stage, &victim, &["the worker leaves"], struck).await;
         let again = stage.tap.find("the task is started elsewhere", |heard| {
             heard.at > seen && heard.what == "task started"
         });
@@ -159,12 +164,12 @@ async fn in_the_middle(stage: &Stage) -> Option<String> {
         .flatten()
 }
 
-/// When a worker logged these words, after `from`.
-async fn said(stage: &Stage, instance: &str, words: &str, from: i64) -> i64 {
-    eventually(&format!("{instance} says: {words}"), PATIENCE, || async {
-        let lines = stage.said(instance).into_iter();
-        let mut found = lines.filter(|(at, line, _)| *at > from && line == words);
-        found.next().map(|(at, ..)| at)
+/// When a worker logged one of these, after `from`, and which.
+async fn said(stage: &Stage, instance: &str, words: &[&str], from: i64) -> (i64, String) {
+    eventually(&format!("{instance} says {words:?}"), PATIENCE, || async {
+        let mut lines = stage.said(instance).into_iter();
+        let found = lines.find(|(at, line, _)| *at > from && words.contains(&line.as_str()));
+        found.map(|(at, line, _)| (at, line))
     })
     .await
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::samples::Samples;
 use super::stage::Stage;
+use super::tap::TAKEN_BACK;
 
 /// Rounds of one path.
 #[derive(Default)]
@@ -25,7 +26,8 @@ impl Path {
         self.took.add(later(end));
         let heard = stage.tap.between(began, end).into_iter();
         let writes: Vec<_> = heard
-            .filter(|heard| !heard.what.starts_with("task "))
+            // A worker that leaves takes its word back beside all else.
+            .filter(|heard| !heard.what.starts_with("task ") && heard.what != TAKEN_BACK)
             .map(|heard| (heard.at, heard.what))
             .collect();
         let calls = stage.calls(began, end - 1).into_iter();

@@ -211,7 +211,7 @@ impl Stage {
     }
 }
 
-/// A machine is its worker, with the simulated engine. It never leaves by itself, and looks for a notice once a second.
+/// A machine is its worker, with the simulated engine. It never leaves by itself, and looks for a notice five times a second.
 fn user_data(nats: &Nats, cloud: &LocalCloud, keys: &Keys) -> String {
     let engine = binary("spotreel-engine-sim").display().to_string();
     let engine = json!([engine, "--step-ms", STEP_MS.to_string()]);
@@ -229,7 +229,7 @@ fn user_data(nats: &Nats, cloud: &LocalCloud, keys: &Keys) -> String {
     format!(
         "#!/bin/bash\nset -eu\nfor name in ${{!SPOTREEL_@}}; do unset \"$name\"; done\n{exports}\
          unset AWS_EC2_METADATA_DISABLED\nmkdir -p scratch\n\
-         exec '{worker}' --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\" --set cloud.poll=1s \
+         exec '{worker}' --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\" --set cloud.poll=200ms \
          --set idle.exit_after=off --set engine.command='{engine}'\n",
         worker = binary("spotreel-worker").display(),
     )

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 /// Fleet rests 200 ms between two looks, and looks again 300 ms after one that it was woken for in vain: once nothing was
 /// written for so long, it waits for nothing but news.
 const QUIET: Duration = Duration::from_millis(600);
+pub const TAKEN_BACK: &str = "presence taken back";
 const POLL: Duration = Duration::from_millis(5);
 /// Far more than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,7 +120,7 @@ fn told(message: &Message) -> Option<String> {
     }
     let presence = Presence::decode(message.payload.clone()).ok()?;
     if presence.worker.is_empty() {
-        return Some("presence taken back".to_owned());
+        return Some(TAKEN_BACK.to_owned());
     }
     let state = presence.state().as_str_name().to_lowercase();
     Some(format!("presence {state}"))

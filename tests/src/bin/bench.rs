@@ -36,10 +36,15 @@ async fn main() -> ExitCode {
     };
     let figures = Box::pin(bench::run(&options)).await;
     println!("{}", bench::table(&figures));
-    for figure in &figures {
+    for figure in figures.iter().filter(|figure| figure.goal.is_some()) {
         println!("{}: {}", figure.name, figure.setting);
     }
-    println!("{:.0} s in all", began.elapsed().as_secs_f64());
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!(
+        "{:.0} s in all; load average {}",
+        began.elapsed().as_secs_f64(),
+        load.trim()
+    );
     match bench::write(&figures, &args.out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
