@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
         keep: args.keep,
         most: Duration::from_secs(60 * args.minutes_max),
     };
-    match chaos::run(&options).await {
+    match Box::pin(chaos::run(&options)).await {
         Ok(report) => {
             println!("{report}");
             ExitCode::from(u8::from(!report.passed()))
