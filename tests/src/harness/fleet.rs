@@ -30,6 +30,7 @@ pub const POOL: &str = "default";
 const MODEL: &str = "ti2v-5B";
 const BUCKET: &str = "spotreel";
 const CRASH_AT: &str = "SPOTREEL_CRASH_AT";
+const ROUNDS: &str = "spotreel_fleet_rounds_total";
 /// As monitor says that all is swept, where there is no monitor.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Far more than anything here takes; a condition that is not met by then never will be.
@@ -339,6 +340,13 @@ impl FleetStage {
 
     /// So many tasks, and a batch with a machine for each.
     pub async fn want(&self, units: u32) -> BatchId {
+        // Fleet counts the queue at the beginning of a look: one that is under way now would count a part of the tasks.
+        eventually("fleet has looked and rests", PATIENCE, || async {
+            let text = self.metrics().await?;
+            let mut rounds = text.lines().filter(|line| line.starts_with(ROUNDS));
+            rounds.find(|line| line.contains("idle")).map(drop)
+        })
+        .await;
         self.submit(units as usize, 4).await;
         self.request(units).await
     }
@@ -480,6 +488,11 @@ impl FleetStage {
         let url = format!("{}/readyz", self.fleet.url());
         let body = reqwest::get(url).await.ok()?.bytes().await.ok()?;
         serde_json::from_slice(&body).ok()
+    }
+
+    async fn metrics(&self) -> Option<String> {
+        let url = format!("{}/metrics", self.fleet.url());
+        reqwest::get(url).await.ok()?.text().await.ok()
     }
 
     /// The bucket, made if it is missing.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotreel_domain::batch::{Blocker, Ending, InstanceState, Status};
+use spotreel_domain::batch::{Blocker, Ending, Instance, InstanceState, Status};
 use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::task::State;
 use spotreel_localcloud::{Action, Interruption, InterruptionKind, Rule};
@@ -36,7 +36,7 @@ async fn c12_three_of_ten_with_mixed_errors() {
         of_kind.count()
     };
     assert_eq!((of("g6.xlarge"), of("g5.xlarge")), (3, 7));
-    assert!(batch.instances.iter().all(|i| i.is_active()));
+    assert!(batch.instances.iter().all(Instance::is_active));
     let units: Vec<_> = batch.launches.iter().map(|launch| launch.units).collect();
     assert_eq!(units, [10, 7], "the rest once, and elsewhere");
     let mut penalties: Vec<_> = batch

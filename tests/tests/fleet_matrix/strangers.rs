@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use spotreel_domain::batch::InstanceState;
+use spotreel_domain::batch::{Instance, InstanceState};
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, Template, tag};
 use spotreel_ec2::SubnetFilter;
 use spotreel_tests::harness::{FleetOptions, FleetStage, always, eventually};
@@ -143,7 +143,7 @@ async fn c19_the_controllers_clock_is_ten_minutes_off() {
         .await;
         let batch = stage
             .until_batch("it ends at its boot limit", |batch| {
-                batch.instance(&first).is_some_and(|one| one.is_gone())
+                batch.instance(&first).is_some_and(Instance::is_gone)
             })
             .await;
         let InstanceState::Gone { .. } = batch.instance(&first).unwrap().state else {
