@@ -131,7 +131,6 @@ async fn nobody_writes_what_is_anothers() {
     let first = requested("default", None);
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let refused = [
-        (&fleet, names::batchlog_event(&first.id, "requested")),
         (&trigger, names::batchlog_event(&first.id, "settled")),
         (&trigger, "spotreel.log.t1.cancelled".into()),
         (&trigger, names::leader_key("fleet")),
