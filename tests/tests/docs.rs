@@ -202,6 +202,8 @@ fn every_sample_configuration_is_taken_by_its_program() {
         ("intake", "services/intake/intake.toml"),
         ("notifier", "services/notifier/notifier.toml"),
         ("monitor", "services/monitor/monitor.toml"),
+        ("trigger", "services/trigger/trigger.toml"),
+        ("fleet", "services/fleet/fleet.toml"),
         ("worker", "worker/src/worker.toml"),
     ] {
         let checked = Command::new(binary(&format!("spotreel-{name}")))
