@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use spotreel_bus::queue::QueueError;
 use spotreel_bus::{Delivery, Queue};
 use spotreel_domain::{Model, Priority};
 use tokio::task::JoinSet;
@@ -158,14 +159,27 @@ impl Take {
                     None => return first,
                     Some(Ok((Ok(Some(delivery)), source))) => {
                         enough.cancel();
-                        match first {
-                            None => first = Some((delivery, source)),
-                            Some(_) => drop(delivery.nak(Duration::ZERO).await),
+                        if first.is_some() {
+                            let _ = delivery.nak(Duration::ZERO).await;
+                        } else if leaving.is_cancelled() {
+                            first = Some((delivery, source));
+                        } else {
+                            // A worker that stays need not wait for them before it begins.
+                            tokio::spawn(hand_back(pulls));
+                            return Some((delivery, source));
                         }
                     }
                     Some(_) => {}
                 }
             }
+        }
+    }
+}
+
+async fn hand_back(mut pulls: JoinSet<(Result<Option<Delivery>, QueueError>, Source)>) {
+    while let Some(done) = pulls.join_next().await {
+        if let Ok((Ok(Some(surplus)), _)) = done {
+            let _ = surplus.nak(Duration::ZERO).await;
         }
     }
 }
