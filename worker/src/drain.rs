@@ -56,7 +56,11 @@ pub async fn listen(
             return tracing::error!(%error, subject, "this worker cannot be told to drain");
         }
     };
-    obey_earlier_order(&client, &instance, &leave).await;
+    // Without a server it waits for ever, and this worker may have to leave.
+    tokio::select! {
+        () = obey_earlier_order(&client, &instance, &leave) => {}
+        () = leave.leaving().cancelled() => {}
+    }
     // Nobody waits any more: the worker leaves already.
     let _ = listening.send(());
     loop {
@@ -77,7 +81,7 @@ pub async fn listen(
 
 /// A machine that was told to go before its worker was there to hear it.
 async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
-    while !leave.leaving().is_cancelled() {
+    loop {
         let asked = async {
             client.flush().await.map_err(|error| error.to_string())?;
             let ordered = kv::is_ordered_out(client, instance).await;
@@ -90,10 +94,7 @@ async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
             Ok(false) => return,
             Err(error) => tracing::debug!(error, "whether this worker may begin is not known yet"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(ASK_AGAIN) => {}
-            () = leave.leaving().cancelled() => {}
-        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
