@@ -138,6 +138,7 @@ impl Saboteur {
     }
 
     async fn price(&mut self, kind: &'static str, percent: i64, until: Duration) {
+        self.record.price_moved(kind);
         self.record
             .count(format!("market: {kind} at {percent} % of its price"));
         for place in self.spot.prices().await.unwrap_or_default() {
@@ -306,6 +307,7 @@ impl Saboteur {
             .collect();
         for (place, usual) in over {
             self.spot.price(place.0, &place.1, usual).await;
+            self.record.price_moved(place.0);
             self.prices.remove(&place);
         }
         let over: Vec<_> = self

@@ -207,7 +207,7 @@ impl Run<'_> {
         let machines = spot.cloud.dir().join("machines");
         let (steps, lost) = spot::steps::lost(self.plan, &book, &evidence, &seen, &machines);
         verdicts.extend(steps);
-        let (receipts, costs) = spot::money::receipts(&stories, &bill);
+        let (receipts, costs) = spot::money::receipts(&stories, &bill, &book);
         verdicts.push(receipts);
 
         // From here on no machine is bought: the twins are rendered by a worker in peace.

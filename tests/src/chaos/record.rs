@@ -26,6 +26,8 @@ pub struct Book {
     pub accidents: Vec<Accident>,
     /// When NATS or S3 was away or ill.
     pub outages: Vec<Outage>,
+    /// When the price of which type was moved.
+    pub price_moves: Vec<(&'static str, Timestamp)>,
 }
 
 /// Something that was done to one machine.
@@ -106,6 +108,11 @@ impl Record {
             kind,
             at,
         });
+    }
+
+    pub fn price_moved(&self, kind: &'static str) {
+        let now = ambient::now();
+        self.lock().price_moves.push((kind, now));
     }
 
     pub fn outage_begins(&self, of: &'static str) {
