@@ -121,6 +121,9 @@ fn missing(batch: &Batch, work: &Work, seen: &Observation, policy: &Policy) -> O
     let active = batch.instances.iter().filter(|i| i.is_active()).count();
     let there = u32::try_from(active).unwrap_or(u32::MAX);
     let missing = wanted.saturating_sub(there.saturating_add(may_appear(batch, seen, policy)));
+    // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
+    let room = policy.max_units.saturating_sub(committed(batch));
+    let missing = missing.min(room);
     (missing > 0).then_some(missing)
 }
 
@@ -154,15 +157,7 @@ fn plan(
         let sentence = "the launch template of the pool is not known: fleet's health says what is wrong with it";
         return Err((Blocker::Configuration, sentence.to_owned()));
     }
-    let room = policy.max_units.saturating_sub(committed(batch));
-    let units = missing.min(MOST_UNITS_A_LAUNCH).min(room);
-    if units == 0 {
-        let sentence = format!(
-            "the pool's limit of {} instances is reached",
-            policy.max_units
-        );
-        return Err((Blocker::Quota, sentence));
-    }
+    let units = missing.min(MOST_UNITS_A_LAUNCH);
     let spot = offers(batch, Lifecycle::Spot, market, policy);
     let (lifecycle, offers) = match spot {
         Ok(offers) => (Lifecycle::Spot, offers),
