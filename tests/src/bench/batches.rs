@@ -11,7 +11,7 @@ use crate::harness::tasks;
 /// Tasks that make a batch; which number it is makes no difference.
 const THRESHOLD: u64 = 2;
 /// So that the last task takes longer than fleet rests between two rounds.
-const STEPS: u32 = 24;
+const STEPS: u32 = 60;
 /// Of the sum of its durable writes and calls.
 const GOAL: f64 = 3.0;
 

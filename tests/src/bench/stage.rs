@@ -29,7 +29,7 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Longer than any round.
 const LEASE: Duration = Duration::from_secs(30);
 /// Milliseconds of a step of the simulated engine.
-pub const STEP_MS: u32 = 25;
+pub const STEP_MS: u32 = 10;
 
 pub struct Stage {
     pub client: Client,
