@@ -190,7 +190,16 @@ impl Board {
             };
             next = tokio::time::Instant::now() + pause;
         }
-        let name = self.now.borrow().presence.worker.clone();
+        let Presence {
+            worker: name,
+            notice_at_ms,
+            ..
+        } = self.now.borrow().presence.clone();
+        // Why a machine is taken stays to be read, until it falls silent: whoever looks later could not tell it from one
+        // that left by itself.
+        if notice_at_ms != 0 {
+            return;
+        }
         let removed = kv::remove_presence(&client, &name);
         if !matches!(tokio::time::timeout(LAST_WORD, removed).await, Ok(Ok(()))) {
             tracing::debug!("the presence was not taken back; it ends by itself");

@@ -57,10 +57,9 @@ async fn a_notice_costs_at_most_the_step_under_way() {
         .await;
     assert!(gone.notice_at_ms > 0);
     assert_eq!(first.left().await, Some(0), "it leaves by itself");
-    assert!(
-        stage.presence("w1").await.is_none(),
-        "its presence is taken back"
-    );
+    let last_word = stage.presence("w1").await.expect("why it went can be read");
+    assert_eq!(last_word.state(), State::Drained);
+    assert!(last_word.notice_at_ms > 0 && last_word.task.is_empty());
     let mut reported = 5;
     while let Ok(Some(message)) =
         tokio::time::timeout(Duration::from_millis(100), steps.next()).await
