@@ -28,7 +28,7 @@ build: ## Build every program
 .PHONY: test
 test: ## Everything that must hold: lint, tools, build, tests, doctests
 	@echo "make test: lint, then tools (nats-server, nextest), build, tests against real servers, doctests."
-	@echo "           About 15 minutes on two cores the first time, and 4 after that."
+	@echo "           About half an hour on two cores the first time (the SDK of EC2 is large), and 8 minutes after that."
 	$(MAKE) lint
 	$(MAKE) tools
 	$(MAKE) build

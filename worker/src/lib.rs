@@ -28,6 +28,7 @@ pub mod idle;
 pub mod leave;
 pub mod outcome;
 pub mod presence;
+pub mod progress;
 pub mod render;
 pub mod salvage;
 pub mod take;

@@ -1,13 +1,11 @@
 //! The main loop: take, begin, render, and hand the finished file on while the next task is taken.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_bootstrap::Context;
 use spotreel_bus::{Lease, Recorded, names, trace};
-use spotreel_domain::api::Progress;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -17,12 +15,13 @@ use crate::attempt::Begun;
 use crate::checkpoints::{self, Uploads};
 use crate::crash;
 use crate::engine::protocol::{
-    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom, StepInfo,
+    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom,
 };
 use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
 use crate::leave::By;
-use crate::salvage::{Plan, Remainder};
+use crate::progress::Reporter;
+use crate::salvage::Plan;
 use crate::take::{Next, Take, Taken};
 
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
@@ -30,8 +29,6 @@ use crate::take::{Next, Take, Taken};
 const UPLOADS_AT_ONCE: usize = 1;
 /// Intake admits no larger one.
 const MAX_IMAGE_BYTES: u64 = 20 << 20;
-/// Steps that the next one is judged by: models with two experts change their pace half-way.
-const STEPS_MEASURED: usize = 3;
 /// An engine that was told to stop its render has so long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
@@ -425,107 +422,5 @@ fn phase_name(phase: Phase) -> &'static str {
 async fn remove(dir: &Path) {
     if let Err(error) = tokio::fs::remove_dir_all(dir).await {
         tracing::debug!(%error, dir = %dir.display(), "scratch was not removed");
-    }
-}
-
-/// Progress on core NATS, and the measure of what is left.
-struct Reporter<'a> {
-    worker: &'a Worker,
-    started: &'a Recorded,
-    said: Progress,
-    eta: Option<(Instant, Duration)>,
-    start_step: u32,
-    /// The newest first.
-    steps: VecDeque<Duration>,
-    last_step: Instant,
-}
-
-impl<'a> Reporter<'a> {
-    fn new(worker: &'a Worker, started: &'a Recorded) -> Self {
-        let task = &started.task;
-        let said = Progress {
-            id: task.id.clone(),
-            worker: worker.name.clone(),
-            phase: String::new(),
-            step: 0,
-            steps: task.spec.steps,
-            eta_s: None,
-        };
-        Self {
-            worker,
-            started,
-            said,
-            eta: None,
-            start_step: 0,
-            steps: VecDeque::with_capacity(STEPS_MEASURED),
-            last_step: Instant::now(),
-        }
-    }
-
-    fn plan(&self, by: Option<By>) -> Plan {
-        let Some(by) = by else { return Plan::GoOn };
-        let spec = &self.started.task.spec;
-        let steps_left = spec.steps.saturating_sub(self.said.step);
-        let (decode, upload) = self.worker.measured.expect(spec);
-        let rest = Remainder {
-            steps_left,
-            steps_done: self.said.step.saturating_sub(self.start_step),
-            step: self.steps.iter().max().copied(),
-            decode: match steps_left {
-                0 => decode.saturating_sub(self.last_step.elapsed()),
-                _ => decode,
-            },
-            upload,
-            by_engine: self.eta.map(|(at, eta)| eta.saturating_sub(at.elapsed())),
-        };
-        let config = &self.worker.config;
-        config
-            .salvage
-            .plan(by, &rest, config.stop.finish_within, Instant::now())
-    }
-
-    async fn accepted(&mut self, start_step: u32) {
-        (self.start_step, self.said.step) = (start_step, start_step);
-        self.last_step = Instant::now();
-        self.say("accepted").await;
-    }
-
-    async fn step(&mut self, step: &StepInfo) {
-        self.said.step = step.done;
-        self.said.eta_s = step.eta_s;
-        let duration = |seconds| Duration::try_from_secs_f64(seconds).ok();
-        self.last_step = Instant::now();
-        self.eta = step
-            .eta_s
-            .and_then(duration)
-            .map(|eta| (self.last_step, eta));
-        if let Some(took) = duration(step.seconds) {
-            self.steps.truncate(STEPS_MEASURED - 1);
-            self.steps.push_front(took);
-        }
-        self.worker
-            .presence
-            .update(|presence| presence.step = step.done);
-        self.say("denoise").await;
-    }
-
-    fn decoded(&self) {
-        let spec = &self.started.task.spec;
-        self.worker.measured.decoded(spec, self.last_step.elapsed());
-    }
-
-    async fn say(&mut self, phase: &str) {
-        phase.clone_into(&mut self.said.phase);
-        let Ok(payload) = serde_json::to_vec(&self.said) else {
-            return;
-        };
-        let subject = names::progress(&self.started.task.id);
-        // No promise is made for progress.
-        let _ = self
-            .worker
-            .log
-            .client()
-            .publish(subject, payload.into())
-            .await;
     }
 }

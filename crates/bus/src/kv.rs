@@ -1,4 +1,5 @@
-//! The two buckets: what workers say of themselves, and marks that services leave for each other.
+//! Two of the buckets: what workers say of themselves and are told before they begin, and marks that services leave for
+//! each other. What people have ordered is in [`controls`](crate::controls).
 
 use std::time::Duration;
 

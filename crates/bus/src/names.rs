@@ -66,6 +66,14 @@ pub const HEADER_LOG_SEQUENCE: &str = "Spotreel-Log-Sequence";
 pub const HEADER_EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 pub const HEADER_EXPECTED_FILTER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
+/// Whether an answer may go there. Anything else could be a log itself: the answer would be stored as an event.
+pub fn is_inbox(reply: &str) -> bool {
+    // One's own account's inboxes, and what the border between the accounts makes of the others'.
+    ["_INBOX", "_R_"]
+        .iter()
+        .any(|prefix| reply.starts_with(prefix))
+}
+
 /// All events of a task. It is also *the* compare-and-set filter: two different filters over the same subjects admit
 /// two winners on a cluster, so every writer takes it from here, byte for byte.
 pub fn log_of(id: &TaskId) -> String {

@@ -14,7 +14,8 @@ use crate::model::Model;
 use crate::money::Usd;
 use crate::trigger::Rules;
 
-/// A batch that has not ended by then is given up: facts of the specification, far above the two hours of the target.
+/// A batch that has not ended by then is given up: far above the two hours that sizing aims at, and a bound on what a
+/// queue that never empties can cost.
 const BATCH_DEADLINE: Duration = Duration::from_secs(12 * 3_600);
 
 /// The whole file: `[pool.<name>]` tables.

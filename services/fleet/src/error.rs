@@ -22,7 +22,7 @@ pub enum StartError {
         key: &'static str,
         rule: &'static str,
     },
-    #[error(transparent)]
+    #[error("`pools` names a file that is refused")]
     Pools(#[from] ConfigError),
     #[error(transparent)]
     Rules(#[from] PoolProblems),

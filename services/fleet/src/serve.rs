@@ -6,14 +6,12 @@ use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, ServiceExt};
 use futures::StreamExt;
+use spotreel_bus::names;
 use tokio::sync::Semaphore;
 
 use crate::Fleet;
 use crate::error::StartError;
 use crate::verbs::{self, Verb};
-
-/// Where an answer may go. Anything else could be a log itself: the answer would be stored as an event.
-const REPLY_PREFIXES: [&str; 2] = ["_INBOX", "_R_"];
 
 /// Offers the verbs until the program stops.
 pub async fn offer(fleet: Arc<Fleet>, client: Client) {
@@ -71,10 +69,7 @@ async fn listen(mut endpoint: Endpoint, verb: Verb, fleet: Arc<Fleet>, places: A
 
 async fn handle(fleet: &Fleet, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
-    if !REPLY_PREFIXES
-        .iter()
-        .any(|prefix| reply_to.starts_with(prefix))
-    {
+    if !names::is_inbox(reply_to) {
         let verb = verb.name();
         tracing::warn!(
             verb,

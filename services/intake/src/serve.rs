@@ -8,6 +8,7 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::{FutureExt, StreamExt};
 use spotreel_bootstrap::Context;
+use spotreel_bus::names;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
@@ -15,9 +16,6 @@ use crate::error::StartError;
 use crate::metrics;
 use crate::submit::Intake;
 use crate::verbs::{self, Verb};
-
-/// Where an answer may go. Anything else could be the log itself: the answer would be stored as a task's event.
-const REPLY_PREFIXES: [&str; 2] = ["_INBOX", "_R_"];
 
 /// Offers the verbs. The service answers `nats micro` for as long as it is held.
 pub async fn offer(
@@ -101,10 +99,7 @@ async fn hand_over(
 
 async fn handle(intake: &Arc<Intake>, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
-    if !REPLY_PREFIXES
-        .iter()
-        .any(|prefix| reply_to.starts_with(prefix))
-    {
+    if !names::is_inbox(reply_to) {
         tracing::warn!(
             verb = verb.name(),
             reply_to,

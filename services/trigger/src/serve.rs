@@ -8,6 +8,7 @@ use async_nats::service::{Request, Service, ServiceExt};
 use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
+use spotreel_bus::names;
 use spotreel_domain::api::{ApiError, ErrorReply};
 use tokio::sync::Semaphore;
 
@@ -15,8 +16,6 @@ use crate::error::StartError;
 use crate::metrics;
 use crate::verbs::{Desk, Verb};
 
-/// Where an answer may go. Anything else could be a log itself: the answer would be stored as an event.
-const REPLY_PREFIXES: [&str; 2] = ["_INBOX", "_R_"];
 /// People and dashboards ask; more than this at a time wait.
 const AT_ONCE: usize = 64;
 
@@ -72,8 +71,7 @@ async fn listen(
 
 async fn handle(desk: &Desk, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
-    let to_an_inbox = |prefix: &&str| reply_to.starts_with(*prefix);
-    if !REPLY_PREFIXES.iter().any(to_an_inbox) {
+    if !names::is_inbox(reply_to) {
         let verb = verb.name();
         tracing::warn!(
             verb,

@@ -111,6 +111,31 @@ impl Leaving {
 }
 
 impl Instance {
+    /// One that was bought `at` this time of the cloud's clock, for this rate.
+    pub fn bought(
+        id: String,
+        place: Place,
+        lifecycle: Lifecycle,
+        launch: u32,
+        at: Timestamp,
+        rate: Usd,
+    ) -> Self {
+        Self {
+            id,
+            place,
+            lifecycle,
+            launch,
+            launched_at: at,
+            ready_at: None,
+            state: InstanceState::Booting,
+            silent_since: None,
+            absences: 0,
+            rate,
+            cost: Usd::ZERO,
+            billed_to: at,
+        }
+    }
+
     pub fn is_gone(&self) -> bool {
         matches!(self.state, InstanceState::Gone { .. })
     }

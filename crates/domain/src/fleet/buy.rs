@@ -8,7 +8,7 @@ use super::reconcile::{committed, elapsed};
 use crate::batch::{Batch, Blocked, Blocker, Launch, LaunchState, Penalty};
 use crate::money::Usd;
 
-/// M13: what a strict bid adds to the lowest price.
+/// What a strict bid adds to the lowest price: enough for the market to move a little, and no more.
 const STRICT_PERCENT: u32 = 110;
 
 /// Adds the intent of one launch to the record, or says what stands in its way.

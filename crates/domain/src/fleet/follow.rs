@@ -66,20 +66,14 @@ fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
         .and_then(|m| m.price(&place, shown.lifecycle));
     // Not known: the most that it can be.
     let cap = policy.kind(&shown.kind).map_or(Usd::ZERO, |kind| kind.cap);
-    batch.instances.push(Instance {
-        id: shown.id.clone(),
+    batch.instances.push(Instance::bought(
+        shown.id.clone(),
         place,
-        lifecycle: shown.lifecycle,
+        shown.lifecycle,
         launch,
-        launched_at: shown.launched_at,
-        ready_at: None,
-        state: InstanceState::Booting,
-        silent_since: None,
-        absences: 0,
-        rate: market.unwrap_or(cap),
-        cost: Usd::ZERO,
-        billed_to: shown.launched_at,
-    });
+        shown.launched_at,
+        market.unwrap_or(cap),
+    ));
 }
 
 fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {

@@ -123,20 +123,14 @@ impl Learned<'_> {
                 .market
                 .and_then(|market| market.price(&place, launched.lifecycle));
             let cap = self.policy.kind(&launched.kind).map(|kind| kind.cap);
-            batch.instances.push(Instance {
-                id: launched.id.clone(),
+            batch.instances.push(Instance::bought(
+                launched.id.clone(),
                 place,
-                lifecycle: launched.lifecycle,
-                launch: seq,
-                launched_at: self.cloud_now,
-                ready_at: None,
-                state: InstanceState::Booting,
-                silent_since: None,
-                absences: 0,
-                rate: price.or(cap).unwrap_or(Usd::ZERO),
-                cost: Usd::ZERO,
-                billed_to: self.cloud_now,
-            });
+                launched.lifecycle,
+                seq,
+                self.cloud_now,
+                price.or(cap).unwrap_or(Usd::ZERO),
+            ));
         }
         for error in &answer.errors {
             self.punish(batch, seq, error);
@@ -150,13 +144,13 @@ impl Learned<'_> {
             };
             self.punish(batch, seq, &silence);
         }
-        // Only a request that brought nothing at all is a wrong one.
-        let hopeless = answer
-            .errors
-            .iter()
-            .find(|error| error.class == ErrorClass::Configuration);
+        // A request is wrong only if it brought nothing and nothing else was amiss: one type that a zone does not have
+        // stands in the way of no other.
+        let mut classes = answer.errors.iter().map(|error| error.class);
+        let hopeless =
+            answer.instances.is_empty() && classes.all(|c| c == ErrorClass::Configuration);
         if let (true, Some(error), Some(launch)) =
-            (answer.instances.is_empty(), hopeless, batch.launch_mut(seq))
+            (hopeless, answer.errors.first(), batch.launch_mut(seq))
         {
             launch.state = LaunchState::Rejected {
                 at: self.now,
