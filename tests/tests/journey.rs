@@ -126,8 +126,10 @@ async fn an_interrupted_task_goes_on_elsewhere_and_comes_out_the_same() {
     let options = SystemOptions {
         step_ms: 300,
         worker_settings: vec![
-            ("stop.finish_within".into(), "0s".into()),
-            ("checkpoint.every_steps".into(), "2".into()),
+            // Too short for what is left of the render, long enough for a checkpoint.
+            ("stop.finish_within".into(), "1s".into()),
+            // Later than the stop: only what is saved at the stop can be gone on from.
+            ("checkpoint.every_steps".into(), "1000".into()),
         ],
         ..SystemOptions::default()
     };
