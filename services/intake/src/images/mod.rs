@@ -1,0 +1,245 @@
+//! First frames in, links to videos out.
+//!
+//! A picture is decoded before a task may name it, and what was decoded is what is rendered: it lies under the hash of
+//! its bytes, wherever it came from.
+
+mod decode;
+mod header;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use spotreel_domain::api::{ApiError, TaskView};
+use spotreel_domain::request::{ImageSource, hex};
+use spotreel_s3::{GetBytesError, ObjectInfo, Store};
+use tokio::sync::Semaphore;
+
+use crate::error;
+pub use header::{Flaw, MAX_IMAGE_BYTES};
+use header::{Header, MAX_PIXELS};
+use seen::{Object, Seen};
+
+/// Requests to the store at once.
+const STORE_REQUESTS: usize = 32;
+/// Objects of the bucket that are held while they are checked: four of the largest are 80 MB.
+const OBJECTS_HELD: usize = 4;
+/// Decoded at once: one of the largest, or many small ones. A decoder takes some ten bytes a pixel: 400 MB.
+#[allow(clippy::cast_possible_truncation, reason = "it is 40")]
+const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
+const MEGAPIXEL: u64 = 1_000_000;
+/// Metadata of what was decoded here: it need not be read again.
+const MARK: &str = "spotreel-decoded";
+
+#[derive(Clone)]
+pub struct Images {
+    store: Store,
+    link_lasts: Duration,
+    places: Arc<Semaphore>,
+    objects: Arc<Semaphore>,
+    megapixels: Arc<Semaphore>,
+    seen: Arc<Seen>,
+}
+
+/// A picture that a task may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptImage {
+    pub key: String,
+    pub content_type: &'static str,
+    /// As a viewer shows it.
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Images {
+    pub fn new(store: Store, link_lasts: Duration) -> Self {
+        Self {
+            store,
+            link_lasts,
+            places: Arc::new(Semaphore::new(STORE_REQUESTS)),
+            objects: Arc::new(Semaphore::new(OBJECTS_HELD)),
+            megapixels: Arc::new(Semaphore::new(MEGAPIXELS_AT_ONCE as usize)),
+            seen: Arc::default(),
+        }
+    }
+
+    /// The key under which the picture lies, once it does.
+    pub async fn settle(&self, image: &ImageSource) -> Result<String, ApiError> {
+        let _place = enter(&self.places, 1).await;
+        match image {
+            ImageSource::S3Key(key) => self.find(key).await,
+            ImageSource::Base64(text) => {
+                let bytes = decode_text(text)?;
+                Ok(self.keep(bytes, "image.base64").await?.key)
+            }
+        }
+    }
+
+    /// Checks a picture and stores it. A refusal names `field`.
+    pub async fn keep(&self, bytes: Bytes, field: &str) -> Result<KeptImage, ApiError> {
+        let kept = self.check_picture(bytes.clone(), field).await?;
+        let mark = HashMap::from([(MARK.to_owned(), "1".to_owned())]);
+        // The key is the content: whoever was there first has put the same bytes.
+        match self
+            .store
+            .put_bytes(&kept.key, bytes, kept.content_type, true, mark)
+            .await
+        {
+            Ok(_) => Ok(kept),
+            Err(failure) => Err(store_away(&failure)),
+        }
+    }
+
+    /// A client's own object is copied under its hash: it could be replaced after it was checked.
+    async fn find(&self, key: &str) -> Result<String, ApiError> {
+        const FIELD: &str = "image.s3_key";
+        let found = self.head(key).await?.ok_or_else(|| missing(key))?;
+        if found.bytes > MAX_IMAGE_BYTES as u64 {
+            return Err(refuse(FIELD, &Flaw::Bytes));
+        }
+        if is_kept(key, &found) {
+            return Ok(key.to_owned());
+        }
+        let object = Object::new(key, &found);
+        if let Some(kept) = object.as_ref().and_then(|object| self.seen.recall(object))
+            && self.head(&kept).await?.is_some()
+        {
+            return Ok(kept);
+        }
+        let _place = enter(&self.objects, 1).await;
+        let bytes = match self.store.get_bytes(key, MAX_IMAGE_BYTES as u64).await {
+            Ok(bytes) => bytes,
+            Err(GetBytesError::Missing { .. }) => return Err(missing(key)),
+            Err(GetBytesError::TooLarge { .. }) => return Err(refuse(FIELD, &Flaw::Bytes)),
+            Err(failure) => return Err(store_away(&failure)),
+        };
+        let kept = self.keep(bytes, FIELD).await?;
+        if let Some(object) = object {
+            self.seen.remember(object, kept.key.clone());
+        }
+        Ok(kept.key)
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, ApiError> {
+        let found = self.store.head(key).await;
+        found.map_err(|failure| store_away(&failure))
+    }
+
+    async fn check_picture(&self, bytes: Bytes, field: &str) -> Result<KeptImage, ApiError> {
+        let read = bytes.clone();
+        let header = aside(field, move || Header::read(&read)).await?;
+        let megapixels = header.pixels().div_ceil(MEGAPIXEL);
+        let megapixels = u32::try_from(megapixels).unwrap_or(MEGAPIXELS_AT_ONCE);
+        let _place = enter(&self.megapixels, megapixels.min(MEGAPIXELS_AT_ONCE)).await;
+        aside(field, move || {
+            let (width, height) = decode::check(&bytes, &header)?;
+            Ok(KeptImage {
+                key: key_of(&bytes, header.kind.extension()),
+                content_type: header.kind.content_type(),
+                width,
+                height,
+            })
+        })
+        .await
+    }
+
+    /// Adds a fresh link where there is a video. Without one the view is still right.
+    pub async fn link(&self, mut view: TaskView, now: Timestamp) -> TaskView {
+        if let Some(video) = &mut view.video {
+            match self
+                .store
+                .presign_get(&video.artifact.key, self.link_lasts)
+                .await
+            {
+                Ok(url) => {
+                    video.url = Some(url);
+                    video.url_expires_at = now.checked_add(self.link_lasts).ok();
+                }
+                Err(failure) => {
+                    tracing::warn!(error = %failure, task = %view.id, "no link could be signed");
+                }
+            }
+        }
+        view
+    }
+
+    pub async fn check(&self) -> Result<(), String> {
+        self.store.check().await.map_err(|error| error.to_string())
+    }
+}
+
+/// All that is done to a picture before it is kept, for bytes from anywhere.
+pub fn examine(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
+    let header = Header::read(bytes)?;
+    decode::check(bytes, &header)
+}
+
+async fn enter(places: &Semaphore, count: u32) -> tokio::sync::SemaphorePermit<'_> {
+    let place = places.acquire_many(count).await;
+    place.expect("the semaphore is never closed")
+}
+
+/// Does on a thread of its own what takes long. A decoder that panics has met a picture that it cannot read.
+async fn aside<T: Send + 'static>(
+    field: &str,
+    work: impl FnOnce() -> Result<T, Flaw> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|flaw| refuse(field, &flaw)),
+        Err(ended) if ended.is_panic() => {
+            tracing::warn!(field, "a picture made its decoder panic");
+            let flaw = Flaw::Damaged("its decoder gave up".to_owned());
+            Err(refuse(field, &flaw))
+        }
+        Err(_) => Err(error::unavailable("intake is stopping")),
+    }
+}
+
+fn decode_text(text: &str) -> Result<Bytes, ApiError> {
+    const FIELD: &str = "image.base64";
+    // Four characters hold three bytes: what is too long need not be decoded.
+    if text.len() / 4 * 3 > MAX_IMAGE_BYTES + 2 {
+        return Err(refuse(FIELD, &Flaw::Bytes));
+    }
+    let bytes = STANDARD.decode(text).map_err(|bad| {
+        let message = format!("the image is not standard base64 with padding: {bad}");
+        error::broken(FIELD, "base64", message)
+    })?;
+    Ok(bytes.into())
+}
+
+fn key_of(bytes: &[u8], extension: &str) -> String {
+    format!("images/{}.{extension}", hex(&Sha256::digest(bytes)))
+}
+
+/// Whether the object was put there by [`Images::keep`].
+fn is_kept(key: &str, found: &ObjectInfo) -> bool {
+    let Some(sha256) = &found.sha256 else {
+        return false;
+    };
+    let name = key.strip_prefix("images/");
+    let of_content = name.is_some_and(|name| name.split('.').next() == Some(sha256));
+    of_content && found.metadata.contains_key(MARK)
+}
+
+fn refuse(field: &str, flaw: &Flaw) -> ApiError {
+    error::broken(field, flaw.rule(), flaw.to_string())
+}
+
+fn missing(key: &str) -> ApiError {
+    let message = format!("there is no object {key:?} in the bucket: upload it first");
+    error::broken("image.s3_key", "exists", message)
+}
+
+fn store_away(failure: &dyn std::fmt::Display) -> ApiError {
+    tracing::warn!(error = %failure, "the object store did not serve an image");
+    error::unavailable("the object store does not answer now")
+}

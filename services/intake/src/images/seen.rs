@@ -1,0 +1,53 @@
+//! Objects that were checked lately: a thousand tasks may begin with one picture, which is read once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use spotreel_s3::ObjectInfo;
+
+/// With keys of 512 bytes this is half a megabyte.
+const MOST: usize = 1_000;
+
+/// One state of a client's object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Object {
+    key: String,
+    bytes: u64,
+    last_modified: SystemTime,
+}
+
+/// From an object to the key under which its checked copy lies.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<HashMap<Object, String>>);
+
+impl Object {
+    /// None where the store does not say when it was written: nothing would tell its successor from it.
+    pub fn new(key: &str, found: &ObjectInfo) -> Option<Self> {
+        Some(Self {
+            key: key.to_owned(),
+            bytes: found.bytes,
+            last_modified: found.last_modified?,
+        })
+    }
+}
+
+impl Seen {
+    pub fn recall(&self, object: &Object) -> Option<String> {
+        self.map().get(object).cloned()
+    }
+
+    pub fn remember(&self, object: Object, kept: String) {
+        let mut map = self.map();
+        // To forget costs one reading each, so all at once will do.
+        if map.len() >= MOST {
+            map.clear();
+        }
+        map.insert(object, kept);
+    }
+
+    /// A panic elsewhere leaves the map whole: every write is one insert.
+    fn map(&self) -> MutexGuard<'_, HashMap<Object, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,215 @@
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageFormat};
+
+use super::*;
+
+const FORMATS: [ImageFormat; 3] = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP];
+
+fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn picture(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+    let paint = |x: u32, y: u32| {
+        let [a, b, ..] = (x * 7 + y * 3).to_le_bytes();
+        image::Rgb([a, b, a ^ b])
+    };
+    let drawn = image::RgbImage::from_fn(width, height, paint);
+    encode(&DynamicImage::ImageRgb8(drawn), format)
+}
+
+fn rule(bytes: &[u8]) -> &'static str {
+    examine(bytes).unwrap_err().rule()
+}
+
+/// With a chunk after the header, its checksum right.
+fn png_with(chunk: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut bytes = picture(160, 128, ImageFormat::Png);
+    let mut added = u32::try_from(data.len()).unwrap().to_be_bytes().to_vec();
+    added.extend(chunk);
+    added.extend(data);
+    let sum = crc32(&added[4..]);
+    added.extend(sum.to_be_bytes());
+    bytes.splice(33..33, added);
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ 0xedb8_8320 * (sum & 1)
+        })
+    })
+}
+
+/// The IHDR of a good picture, overwritten, its checksum right.
+fn png_of(width: u32, height: u32, depth: u8) -> Vec<u8> {
+    let mut bytes = picture(160, 128, ImageFormat::Png);
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    bytes[24] = depth;
+    let sum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// Where the frame of a JPEG begins: at its precision.
+fn frame_of(jpeg: &[u8]) -> usize {
+    jpeg.windows(2)
+        .position(|pair| pair == [0xff, 0xc0])
+        .unwrap()
+        + 4
+}
+
+#[test]
+fn pictures_are_taken() {
+    for format in FORMATS {
+        assert_eq!(examine(&picture(160, 128, format)), Ok((160, 128)));
+        assert_eq!(examine(&picture(128, 512, format)), Ok((128, 512)));
+    }
+    let clear = DynamicImage::ImageRgba8(image::RgbaImage::new(200, 200));
+    let grey = DynamicImage::ImageLuma8(image::GrayImage::new(200, 200));
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        assert_eq!(examine(&encode(&clear, format)), Ok((200, 200)));
+    }
+    for format in FORMATS {
+        assert_eq!(examine(&encode(&grey, format)), Ok((200, 200)));
+    }
+}
+
+#[test]
+fn what_lies_on_its_side_is_measured_upright() {
+    // One entry: orientation, a short, turn right.
+    let exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let mut jpeg = picture(160, 128, ImageFormat::Jpeg);
+    let mut segment = vec![0xff, 0xe1];
+    segment.extend(u16::try_from(exif.len() + 2).unwrap().to_be_bytes());
+    segment.extend(exif);
+    jpeg.splice(2..2, segment);
+    assert_eq!(examine(&jpeg), Ok((128, 160)));
+    assert_eq!(examine(&png_with(b"eXIf", &exif[6..])), Ok((128, 160)));
+    // Damaged camera data is nobody's harm.
+    assert_eq!(examine(&png_with(b"eXIf", b"MM\0")), Ok((160, 128)));
+}
+
+#[test]
+fn only_pictures_are_taken() {
+    for other in [
+        &b""[..],
+        b"GIF89a",
+        b"RIFF\0\0\0\0WAVE",
+        b"\x89PNG",
+        b"<svg/>",
+        b"\xff\xd8",
+    ] {
+        assert_eq!(rule(other), "format");
+    }
+    assert_eq!(rule(&vec![0; MAX_IMAGE_BYTES + 1]), "size");
+    let text = |text: &str| decode_text(text).unwrap_err().violations[0].rule.clone();
+    assert_eq!(text("%%%"), "base64");
+    assert_eq!(text(&"A".repeat(MAX_IMAGE_BYTES / 3 * 4 + 64)), "size");
+}
+
+#[test]
+fn no_part_of_a_picture_is_a_picture() {
+    for format in FORMATS {
+        let whole = picture(160, 128, format);
+        for end in 0..whole.len() {
+            let flaw = examine(&whole[..end]).unwrap_err();
+            assert!(
+                matches!(flaw, Flaw::Format | Flaw::Truncated),
+                "{format:?} {end} {flaw}"
+            );
+        }
+    }
+}
+
+#[test]
+fn damage_is_found() {
+    let mut png = picture(160, 128, ImageFormat::Png);
+    let data = png.windows(4).position(|name| name == b"IDAT").unwrap() + 20;
+    png[data] ^= 0xff;
+    assert_eq!(rule(&png), "decodes");
+    let mut webp = picture(160, 128, ImageFormat::WebP);
+    webp[25..60].fill(0xff);
+    assert_eq!(rule(&webp), "decodes");
+    let mut jpeg = picture(160, 128, ImageFormat::Jpeg);
+    let tables = jpeg
+        .windows(2)
+        .position(|pair| pair == [0xff, 0xc4])
+        .unwrap();
+    jpeg[tables + 5..tables + 21].fill(0xff);
+    assert_eq!(rule(&jpeg), "decodes");
+    let mut twice = picture(160, 128, ImageFormat::Jpeg);
+    let frame = frame_of(&twice);
+    let copy = twice[frame - 4..frame + 15].to_vec();
+    twice.splice(frame - 4..frame - 4, copy);
+    assert_eq!(rule(&twice), "decodes");
+}
+
+/// Each of these is a few hundred bytes and would be up to 17 GB of pixels.
+#[test]
+fn a_bomb_is_known_by_its_header() {
+    assert_eq!(rule(&png_of(65_535, 65_535, 8)), "sides");
+    assert_eq!(rule(&png_of(u32::MAX, u32::MAX, 8)), "sides");
+    assert_eq!(rule(&png_of(0, 128, 8)), "sides");
+    assert_eq!(rule(&png_of(8_192, 8_192, 8)), "pixels");
+    assert_eq!(rule(&png_of(8_192, 1_024, 8)), "aspect");
+    assert_eq!(rule(&picture(127, 300, ImageFormat::Jpeg)), "sides");
+    let mut jpeg = picture(160, 128, ImageFormat::Jpeg);
+    let frame = frame_of(&jpeg);
+    jpeg[frame + 1..frame + 5].fill(0xff);
+    assert_eq!(rule(&jpeg), "sides");
+    let mut webp = picture(160, 128, ImageFormat::WebP);
+    let lossless = webp.windows(4).position(|name| name == b"VP8L").unwrap() + 9;
+    webp[lossless..lossless + 4].fill(0xff);
+    assert_eq!(rule(&webp), "sides");
+    // A header that fits, pixels that do not follow.
+    assert_eq!(rule(&png_of(6_000, 6_000, 8)), "decodes");
+}
+
+#[test]
+fn a_jpeg_has_an_end_of_scans() {
+    let jpeg = picture(160, 128, ImageFormat::Jpeg);
+    let scan = jpeg
+        .windows(2)
+        .position(|pair| pair == [0xff, 0xda])
+        .unwrap();
+    let mut many = jpeg[..scan].to_vec();
+    many.extend(jpeg[scan..jpeg.len() - 2].repeat(200));
+    many.extend([0xff, 0xd9]);
+    assert_eq!(
+        examine(&many),
+        Err(Flaw::Damaged("a JPEG of too many scans".into()))
+    );
+}
+
+#[test]
+fn what_would_come_out_wrong_is_refused() {
+    assert_eq!(rule(&png_with(b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0])), "still");
+    let deep = DynamicImage::ImageRgb16(image::ImageBuffer::new(200, 200));
+    assert_eq!(rule(&encode(&deep, ImageFormat::Png)), "depth");
+    let mut jpeg = picture(160, 128, ImageFormat::Jpeg);
+    let frame = frame_of(&jpeg);
+    jpeg[frame + 5] = 4;
+    assert_eq!(rule(&jpeg), "color");
+    jpeg[frame] = 12;
+    assert_eq!(rule(&jpeg), "depth");
+    // An extended WebP that says it moves.
+    let still = picture(160, 128, ImageFormat::WebP);
+    let mut moving = still.clone();
+    let mut chunk = b"VP8X\x0a\0\0\0\x02\0\0\0".to_vec();
+    chunk.extend([159, 0, 0, 127, 0, 0]);
+    moving.splice(12..12, chunk.clone());
+    let length = u32::try_from(moving.len() - 8).unwrap();
+    moving[4..8].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(rule(&moving), "still");
+    moving[20] = 0;
+    assert_eq!(examine(&moving), Ok((160, 128)));
+    // Its canvas has another size than its picture.
+    moving[24] = 100;
+    assert_eq!(rule(&moving), "decodes");
+}
