@@ -10,6 +10,7 @@ pub mod connect;
 pub mod controls;
 pub mod events;
 pub mod jetstream;
+pub mod keys;
 pub mod kv;
 pub mod leadership;
 pub mod lease;
@@ -21,6 +22,7 @@ pub mod trace;
 
 pub use batches::{BatchLog, RecordedBatch};
 pub use connect::{NatsConfig, connect};
+pub use keys::{KeyRefused, KeyRing};
 pub use leadership::Leadership;
 pub use lease::Lease;
 pub use log::{AppendError, Recorded, TaskLog};

@@ -29,7 +29,10 @@ pub const OPS_HOLD: &str = "spotreel.ops.hold";
 pub const OPS_RESUME: &str = "spotreel.ops.resume";
 pub const OPS_STOP: &str = "spotreel.ops.stop";
 pub const OPS_DRAIN: &str = "spotreel.ops.drain";
-pub const VERBS: [&str; 13] = [
+pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
+pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
+pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
+pub const VERBS: [&str; 16] = [
     SUBMIT,
     GET,
     LIST,
@@ -43,12 +46,17 @@ pub const VERBS: [&str; 13] = [
     OPS_RESUME,
     OPS_STOP,
     OPS_DRAIN,
+    OPS_KEY_CREATE,
+    OPS_KEY_LIST,
+    OPS_KEY_REVOKE,
 ];
 
 pub const WORKERS_BUCKET: &str = "spotreel-workers";
 pub const MARKS_BUCKET: &str = "spotreel-marks";
 /// What operators have ordered of trigger.
 pub const CONTROLS_BUCKET: &str = "spotreel-controls";
+/// The HTTP API's keys, without their secrets.
+pub const KEYS_BUCKET: &str = "spotreel-keys";
 /// When the sweeper last saw that no finished task holds an entry.
 pub const SWEEPER_MARK: &str = "sweeper";
 

@@ -17,7 +17,8 @@ use spotreel_domain::{Event, Model, Priority};
 use crate::names::{
     BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR,
     CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONTROLS_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX,
-    INBOX_SUBJECT, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer, work_filter,
+    INBOX_SUBJECT, KEYS_BUCKET, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer,
+    work_filter,
 };
 
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
@@ -159,6 +160,18 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             max_bytes: 1 << 20,
             description: Some("what operators have ordered".into()),
             ..base(&format!("KV_{CONTROLS_BUCKET}"))
+        },
+        // A key has no TTL; the mark of a revoked one has.
+        Config {
+            subjects: vec![format!("$KV.{KEYS_BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            max_bytes: 1 << 20,
+            description: Some("API keys, without their secrets".into()),
+            ..base(&format!("KV_{KEYS_BUCKET}"))
         },
     ]
 }

@@ -4,7 +4,9 @@ mod batch;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::request::{TaskSpec, Violation};
 use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
@@ -15,9 +17,11 @@ pub use batch::{BatchView, InstanceCounts};
 pub const MAX_TASKS_PER_CALL: usize = 10_000;
 
 /// A task as people and programs see it: the answer to `get`, and the data of every public event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskView {
     pub id: TaskId,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owner: Option<Owner>,
     pub state: String,
     #[serde(flatten)]
     pub spec: TaskSpec,
@@ -39,7 +43,7 @@ pub struct TaskView {
 }
 
 /// A finished video: where it lies for good, and a link that ends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Video {
     #[serde(flatten)]
     pub artifact: Artifact,
@@ -66,6 +70,7 @@ impl From<&Task> for TaskView {
         }
         Self {
             id: task.id.clone(),
+            owner: task.owner.clone(),
             state: task.state.name().to_owned(),
             spec: task.spec.clone(),
             submitted_at: task.submitted_at,
@@ -82,7 +87,7 @@ impl From<&Task> for TaskView {
 }
 
 /// The answer to one task of a submission. The same submission again gets the same answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub id: TaskId,
     pub submitted_at: Timestamp,
@@ -100,22 +105,31 @@ impl From<&Task> for Accepted {
 }
 
 /// The answer to a list of tasks, in the order of the list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AcceptedMany {
     pub accepted: usize,
     pub refused: usize,
     pub results: Vec<SubmitResult>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum SubmitResult {
     Accepted(Accepted),
     Refused { error: ApiError },
 }
 
+impl From<Result<Accepted, ApiError>> for SubmitResult {
+    fn from(outcome: Result<Accepted, ApiError>) -> Self {
+        match outcome {
+            Ok(accepted) => Self::Accepted(accepted),
+            Err(error) => Self::Refused { error },
+        }
+    }
+}
+
 /// Every refusal: a code for programs, a message that says what to do for people.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ApiError {
     pub code: ErrorCode,
     pub message: String,
@@ -130,7 +144,7 @@ pub struct ErrorReply {
     pub error: ApiError,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The request breaks a rule: mend it.
@@ -143,18 +157,60 @@ pub enum ErrorCode {
     QueueFull,
     RateLimited,
     TooLarge,
+    /// No key, or one that is not known or not good any more.
+    Unauthorized,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+    /// The request did not arrive within its time.
+    Timeout,
     /// Something behind the door is down: the same request is safe to send again.
     Unavailable,
 }
 
 impl ErrorCode {
+    pub const ALL: [Self; 12] = [
+        Self::Invalid,
+        Self::Conflict,
+        Self::NotFound,
+        Self::NotAllowed,
+        Self::QueueFull,
+        Self::RateLimited,
+        Self::TooLarge,
+        Self::Unauthorized,
+        Self::MethodNotAllowed,
+        Self::UnsupportedMediaType,
+        Self::Timeout,
+        Self::Unavailable,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Conflict => "conflict",
+            Self::NotFound => "not_found",
+            Self::NotAllowed => "not_allowed",
+            Self::QueueFull => "queue_full",
+            Self::RateLimited => "rate_limited",
+            Self::TooLarge => "too_large",
+            Self::Unauthorized => "unauthorized",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
     /// The nearest HTTP status; NATS services carry it in `Nats-Service-Error-Code`.
     pub fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,
+            Self::Unauthorized => 401,
             Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::Timeout => 408,
             Self::Conflict | Self::NotAllowed => 409,
             Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
             Self::QueueFull | Self::Unavailable => 503,
         }
@@ -183,7 +239,7 @@ pub struct ListQuery {
 }
 
 /// Newest change first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ListPage {
     pub tasks: Vec<TaskView>,
     /// Give it back for the next page; absent on the last.
@@ -204,7 +260,7 @@ pub struct Progress {
 }
 
 /// A public event: CloudEvents 1.0, structured JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CloudEvent<T> {
     pub specversion: String,
     pub id: String,

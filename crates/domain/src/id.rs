@@ -4,13 +4,17 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use crate::api_key::Owner;
 
 /// The longest id that a client may choose; with it the longest subject stays far below the server's limit.
 pub const MAX_TASK_ID: usize = 64;
 
 /// A task's name for its whole life.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[A-Za-z0-9_-]{1,64}$")]
 pub struct TaskId(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +32,16 @@ impl TaskId {
 
     /// The id of a task that a client named by an idempotency key: the same key is the same task.
     pub fn from_idempotency_key(key: &str) -> Self {
-        Self::derived("key", key.as_bytes())
+        Self::from_idempotency_key_of(None, key)
+    }
+
+    /// The same among one owner's tasks: what two owners call alike are two tasks.
+    pub fn from_idempotency_key_of(owner: Option<&Owner>, key: &str) -> Self {
+        match owner {
+            None => Self::derived("key", key.as_bytes()),
+            // No owner holds a slash.
+            Some(owner) => Self::derived("owned-key", format!("{owner}/{key}").as_bytes()),
+        }
     }
 
     /// The id of the `index`-th task of an inbox message without an id of its own. The message's sequence and its
@@ -120,5 +133,22 @@ mod tests {
             TaskId::from_inbox("INBOX", 1, 5, 1)
         );
         assert_eq!(TaskId::parse(id.as_str()), Ok(id));
+    }
+
+    #[test]
+    fn two_owners_never_meet_in_one_id() {
+        let (anna, ben) = (Owner::parse("anna").unwrap(), Owner::parse("ben").unwrap());
+        let of = TaskId::from_idempotency_key_of;
+        assert_eq!(of(None, "1"), TaskId::from_idempotency_key("1"));
+        assert_eq!(of(Some(&anna), "1"), of(Some(&anna), "1"));
+        let apart = [
+            of(Some(&anna), "1"),
+            of(Some(&ben), "1"),
+            of(None, "1"),
+            of(None, "anna/1"),
+            of(Some(&anna), "anna/1"),
+        ];
+        let different: std::collections::HashSet<_> = apart.iter().collect();
+        assert_eq!(different.len(), apart.len());
     }
 }

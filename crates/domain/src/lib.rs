@@ -4,6 +4,7 @@
 //! Cargo enforces it: this crate has no tokio, no NATS, no AWS and no prost to call.
 
 pub mod api;
+pub mod api_key;
 pub mod batch;
 pub mod fleet;
 pub mod id;
@@ -17,6 +18,7 @@ pub mod task;
 pub mod trigger;
 pub mod user_data;
 
+pub use api_key::{ApiKey, Owner};
 pub use id::TaskId;
 pub use model::{Model, Priority};
 pub use money::Usd;

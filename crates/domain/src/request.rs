@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
+use utoipa::ToSchema;
 
+use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::model::{
     GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
@@ -67,7 +69,7 @@ pub enum ImageSource {
 }
 
 /// What is rendered, with every default filled in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskSpec {
     pub model: Model,
     pub priority: Priority,
@@ -89,7 +91,7 @@ pub struct TaskSpec {
 }
 
 /// One broken rule: where, which, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Violation {
     pub field: String,
     pub rule: String,
@@ -110,6 +112,15 @@ pub struct Valid {
 impl TaskRequest {
     /// All broken rules at once, so that a client mends its request in one go.
     pub fn validate(&self, now: Timestamp) -> Result<Valid, Vec<Violation>> {
+        self.validate_for(None, now)
+    }
+
+    /// The same for a task of `owner`'s: its idempotency keys are the owner's own.
+    pub fn validate_for(
+        &self,
+        owner: Option<&Owner>,
+        now: Timestamp,
+    ) -> Result<Valid, Vec<Violation>> {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
             broken.push(Violation {
@@ -118,7 +129,7 @@ impl TaskRequest {
                 message,
             });
         };
-        let id = self.settle_id(&mut refuse);
+        let id = self.settle_id(owner, &mut refuse);
         let prompt = check_text("prompt", &self.prompt, 1, &mut refuse);
         let negative_prompt = self
             .negative_prompt
@@ -224,7 +235,11 @@ impl TaskRequest {
         })
     }
 
-    fn settle_id(&self, refuse: &mut impl FnMut(&str, &str, String)) -> Option<TaskId> {
+    fn settle_id(
+        &self,
+        owner: Option<&Owner>,
+        refuse: &mut impl FnMut(&str, &str, String),
+    ) -> Option<TaskId> {
         match (&self.id, &self.idempotency_key) {
             (Some(_), Some(_)) => {
                 refuse(
@@ -246,7 +261,7 @@ impl TaskRequest {
                 refuse("idempotency_key", "length", message);
                 None
             }
-            (None, Some(key)) => Some(TaskId::from_idempotency_key(key)),
+            (None, Some(key)) => Some(TaskId::from_idempotency_key_of(owner, key)),
             (None, None) => None,
         }
     }

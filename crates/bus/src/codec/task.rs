@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use prost::Message;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
-use spotreel_domain::{Model, Priority, TaskId};
+use spotreel_domain::{Model, Owner, Priority, TaskId};
 use spotreel_proto::task::v1 as wire;
 
 use super::{DecodeError, from_word, time, word};
@@ -51,6 +51,7 @@ fn to_wire(task: &Task) -> wire::Task {
         attempts: task.attempts.iter().map(attempt_to_wire).collect(),
         attempts_total: task.attempts_total,
         at_ms: task.at.as_millisecond(),
+        owner: task.owner.clone().map(String::from),
         state: Some(match &task.state {
             State::Queued { not_before } => W::Queued(wire::Queued {
                 not_before_ms: not_before.map(Timestamp::as_millisecond),
@@ -73,6 +74,11 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
     let spec = task.spec.ok_or(DecodeError::Field("spec"))?;
     Ok(Task {
         id: TaskId::parse(&task.id).map_err(|_| DecodeError::Field("id"))?,
+        owner: task
+            .owner
+            .map(Owner::try_from)
+            .transpose()
+            .map_err(|_| DecodeError::Field("owner"))?,
         spec: TaskSpec {
             model: Model::parse(&spec.model).ok_or(DecodeError::Field("spec.model"))?,
             priority: match spec.priority {

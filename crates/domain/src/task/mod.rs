@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::request::TaskSpec;
 
@@ -32,6 +34,8 @@ pub fn retry_delay(failures: u32) -> Duration {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     pub id: TaskId,
+    /// None: it came by NATS.
+    pub owner: Option<Owner>,
     pub spec: TaskSpec,
     pub content_hash: String,
     pub submitted_at: Timestamp,
@@ -72,7 +76,7 @@ pub enum State {
 }
 
 /// One worker's try at a task.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
     pub worker: String,
     /// The machine: an EC2 instance id, or the host's name.
@@ -85,7 +89,7 @@ pub struct Attempt {
     pub error: Option<Failure>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Running,
@@ -97,14 +101,14 @@ pub enum Outcome {
     Expired,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     pub kind: FailureKind,
     pub message: String,
 }
 
 /// Why an attempt failed; the engine's kinds, and the worker's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The task cannot be rendered as it is: no retry helps.
@@ -128,7 +132,7 @@ impl FailureKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Artifact {
     pub bucket: String,
     pub key: String,

@@ -8,6 +8,7 @@ use super::{
     Artifact, Attempt, Event, Failure, FailureKind, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT,
     MAX_RETRIES, Outcome, State, Task, retry_delay,
 };
+use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::request::TaskSpec;
 
@@ -36,8 +37,19 @@ pub type Step = (Event, Task);
 
 impl Task {
     pub fn submit(id: TaskId, spec: TaskSpec, content_hash: String, now: Timestamp) -> Step {
+        Self::submit_for(None, id, spec, content_hash, now)
+    }
+
+    pub fn submit_for(
+        owner: Option<Owner>,
+        id: TaskId,
+        spec: TaskSpec,
+        content_hash: String,
+        now: Timestamp,
+    ) -> Step {
         let task = Self {
             id,
+            owner,
             spec,
             content_hash,
             submitted_at: now,

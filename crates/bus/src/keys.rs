@@ -1,0 +1,326 @@
+//! API keys: the bucket `spotreel-keys` is the truth, and a [`KeyRing`] the copy of it that a program asks.
+//!
+//! The ring follows the bucket by a consumer of its own, so that it sees what was stored, in order, and nothing that
+//! was refused. After a reconnect it is read anew, whole: while the server was away, anything may have happened.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::push::{Ordered, OrderedConfig};
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Deserialize;
+use spotreel_domain::api_key::{ApiKey, KeyId, Token};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::REQUEST_TIMEOUT;
+use crate::jetstream::{self, ApiError, PubAck};
+use crate::names::{HEADER_EXPECTED, KEYS_BUCKET};
+
+/// One read gives 1,024 of a bucket's subjects: half of it for keys, the rest for the marks of those just revoked.
+pub const MAX_KEYS: usize = 500;
+
+/// How long the mark of a revoked key stays. It tells the rings that watch; the others read the bucket anew.
+const MARK_KEPT: Duration = Duration::from_secs(60);
+/// On the mark that a deleted key leaves.
+const OPERATION: &str = "KV-Operation";
+/// Between looks at the connection, and between tries to read the bucket.
+const LOOK: Duration = Duration::from_millis(250);
+/// All keys are there after so long, or they are asked for again.
+const LOADED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Stores a key whose id nobody has; [`ApiError::Conflict`] otherwise.
+pub async fn put(client: &Client, key: &ApiKey) -> Result<(), ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(HEADER_EXPECTED, "0");
+    let payload = serde_json::to_vec(key)?;
+    store(client, &key.id, headers, payload.into()).await
+}
+
+/// All keys, the oldest first. Any replica answers, so the newest may be missing.
+pub async fn list(client: &Client) -> Result<Vec<ApiKey>, ApiError> {
+    let query = serde_json::json!({ "multi_last": [format!("$KV.{KEYS_BUCKET}.*")] });
+    let stored = jetstream::direct_get(client, &format!("KV_{KEYS_BUCKET}"), &query).await?;
+    let mut keys: Vec<ApiKey> = stored
+        .iter()
+        .filter(|one| one.headers.get(OPERATION).is_none())
+        .filter_map(|one| read(&one.subject, &one.payload))
+        .map(|(_, key)| key)
+        .collect();
+    keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    Ok(keys)
+}
+
+/// Takes a key away for good; [`ApiError::NotFound`] where there is none.
+pub async fn revoke(client: &Client, id: &KeyId) -> Result<(), ApiError> {
+    #[derive(Deserialize)]
+    struct Last {
+        message: LastMessage,
+    }
+    #[derive(Deserialize)]
+    struct LastMessage {
+        /// A mark has none.
+        #[serde(default)]
+        data: String,
+    }
+    let subject = subject(id);
+    let query = serde_json::json!({ "last_by_subj": subject });
+    let api = format!("$JS.API.STREAM.MSG.GET.KV_{KEYS_BUCKET}");
+    let body = query.to_string().into();
+    let last: Last =
+        jetstream::request(client, &api, HeaderMap::new(), body, REQUEST_TIMEOUT).await?;
+    if last.message.data.is_empty() {
+        return Err(ApiError::NotFound);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(OPERATION, "DEL");
+    let kept = format!("{}s", MARK_KEPT.as_secs());
+    headers.insert("Nats-TTL", kept.as_str());
+    store(client, id, headers, Bytes::new()).await
+}
+
+async fn store(
+    client: &Client,
+    id: &KeyId,
+    headers: HeaderMap,
+    payload: Bytes,
+) -> Result<(), ApiError> {
+    let subject = subject(id);
+    let stored = jetstream::request::<PubAck>(client, &subject, headers, payload, REQUEST_TIMEOUT);
+    stored.await.map(drop)
+}
+
+fn subject(id: &KeyId) -> String {
+    format!("$KV.{KEYS_BUCKET}.{id}")
+}
+
+/// A key that cannot be read opens nothing; a person has to look at it.
+fn read(subject: &str, payload: &[u8]) -> Option<(KeyId, ApiKey)> {
+    let id = id_of(subject)?;
+    match serde_json::from_slice::<ApiKey>(payload) {
+        Ok(key) if key.id == id => return Some((id, key)),
+        Ok(_) => tracing::error!(%id, "an API key lies under another's name"),
+        Err(error) => tracing::error!(%error, %id, "an API key cannot be read"),
+    }
+    None
+}
+
+fn id_of(subject: &str) -> Option<KeyId> {
+    KeyId::parse(subject.rsplit('.').next()?).ok()
+}
+
+/// Why a token opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRefused {
+    #[error("this is no token of spotreel")]
+    Malformed,
+    /// There is no such key, or its secret is another one. Means nothing while the ring is not ready.
+    #[error("no key fits this token")]
+    Unknown,
+    #[error("the key has expired")]
+    Expired,
+}
+
+/// Why the bucket cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Lost {
+    #[error("the keys have not been read yet")]
+    NotYet,
+    #[error("the connection to NATS is lost")]
+    Connection,
+    #[error("the keys cannot be read ({0}): has `spotreel provision` run?")]
+    Bucket(String),
+    #[error("the keys did not arrive within {} s", LOADED_WITHIN.as_secs())]
+    Slow,
+}
+
+/// All keys, in memory. Clones share them; one of them has to [`run`](Self::run).
+///
+/// While NATS is away it keeps what it knew and says that it is not ready: a revocation takes effect once it is back.
+#[derive(Clone, Debug)]
+pub struct KeyRing {
+    client: Client,
+    held: Arc<watch::Sender<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    keys: HashMap<KeyId, ApiKey>,
+    /// Whether they are those of the bucket now.
+    current: Result<(), Lost>,
+}
+
+impl KeyRing {
+    /// Empty, and not ready.
+    pub fn new(client: &Client) -> Self {
+        let held = Held {
+            keys: HashMap::new(),
+            current: Err(Lost::NotYet),
+        };
+        Self {
+            client: client.clone(),
+            held: Arc::new(watch::Sender::new(held)),
+        }
+    }
+
+    /// The key that this token opens.
+    pub fn find(&self, token: &str, now: Timestamp) -> Result<ApiKey, KeyRefused> {
+        let token = Token::parse(token).map_err(|_| KeyRefused::Malformed)?;
+        let held = self.held.borrow();
+        let key = held.keys.get(token.id());
+        let key = key
+            .filter(|key| key.is_opened_by(&token))
+            .ok_or(KeyRefused::Unknown)?;
+        match key.is_expired(now) {
+            true => Err(KeyRefused::Expired),
+            false => Ok(key.clone()),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.held.borrow().current.is_ok()
+    }
+
+    /// For a health check: what keeps it from being ready.
+    pub fn health(&self) -> Result<(), String> {
+        let held = self.held.borrow();
+        held.current.clone().map_err(|lost| lost.to_string())
+    }
+
+    /// Returns once it is ready, at once if it is.
+    pub async fn ready(&self) {
+        let mut held = self.held.subscribe();
+        // The sender lives as long as `self`.
+        let _ = held.wait_for(|held| held.current.is_ok()).await;
+    }
+
+    /// Returns when readiness has changed, or the keys.
+    pub async fn changed(&self) {
+        let _ = self.held.subscribe().changed().await;
+    }
+
+    /// Follows the bucket until told to stop.
+    pub async fn run(&self, stopping: &CancellationToken) {
+        loop {
+            let Some(Err(lost)) = stopping.run_until_cancelled(self.follow()).await else {
+                return;
+            };
+            self.lose(lost);
+            let pause = tokio::time::sleep(LOOK);
+            if stopping.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn follow(&self) -> Result<Infallible, Lost> {
+        if self.client.connection_state() != State::Connected {
+            return Err(Lost::Connection);
+        }
+        let connects = self.connects();
+        let (mut messages, pending) = self.watch().await?;
+        let mut loaded = pending == 0;
+        let mut fresh = HashMap::new();
+        if loaded {
+            self.hold(std::mem::take(&mut fresh));
+        }
+        let slow = tokio::time::sleep(LOADED_WITHIN);
+        tokio::pin!(slow);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let message = match message {
+                        Some(Ok(message)) => message,
+                        Some(Err(error)) => return Err(Lost::Bucket(error.to_string())),
+                        None => return Err(Lost::Connection),
+                    };
+                    if loaded {
+                        self.held.send_modify(|held| apply(&mut held.keys, &message));
+                        continue;
+                    }
+                    apply(&mut fresh, &message);
+                    if message.info().is_ok_and(|info| info.pending == 0) {
+                        loaded = true;
+                        self.hold(std::mem::take(&mut fresh));
+                    }
+                }
+                _ = look.tick() => {
+                    let connected = self.client.connection_state() == State::Connected;
+                    if !connected || connects != self.connects() {
+                        return Err(Lost::Connection);
+                    }
+                }
+                () = &mut slow, if !loaded => return Err(Lost::Slow),
+            }
+        }
+    }
+
+    /// The newest message of each key, then whatever comes; and how many of the former there are.
+    async fn watch(&self) -> Result<(Ordered, u64), Lost> {
+        let context = async_nats::jetstream::new(self.client.clone());
+        let stream = context
+            .get_stream_no_info(format!("KV_{KEYS_BUCKET}"))
+            .await
+            .expect("it is a valid stream name");
+        let config = OrderedConfig {
+            deliver_subject: self.client.new_inbox(),
+            description: Some("a ring of keys".into()),
+            filter_subject: format!("$KV.{KEYS_BUCKET}.*"),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..OrderedConfig::default()
+        };
+        let consumer = stream.create_consumer(config).await;
+        let consumer = consumer.map_err(|error| Lost::Bucket(error.to_string()))?;
+        let pending = consumer.cached_info().num_pending;
+        let messages = consumer.messages().await;
+        let messages = messages.map_err(|error| Lost::Bucket(error.to_string()))?;
+        Ok((messages, pending))
+    }
+
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    fn hold(&self, keys: HashMap<KeyId, ApiKey>) {
+        tracing::debug!(keys = keys.len(), "the keys are read");
+        let current = Ok(());
+        self.held.send_replace(Held { keys, current });
+    }
+
+    fn lose(&self, lost: Lost) {
+        self.held.send_if_modified(|held| {
+            let news = held.current.as_ref().err() != Some(&lost);
+            if news {
+                tracing::warn!(%lost, "the keys are those of before");
+                held.current = Err(lost);
+            }
+            news
+        });
+    }
+}
+
+fn apply(keys: &mut HashMap<KeyId, ApiKey>, message: &Message) {
+    let gone = message
+        .headers
+        .as_ref()
+        .is_some_and(|headers| headers.get(OPERATION).is_some());
+    let key = match gone {
+        true => None,
+        false => read(&message.subject, &message.payload),
+    };
+    match (key, id_of(&message.subject)) {
+        (Some((id, key)), _) => drop(keys.insert(id, key)),
+        (None, Some(id)) => drop(keys.remove(&id)),
+        (None, None) => {}
+    }
+}
