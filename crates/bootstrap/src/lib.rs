@@ -44,6 +44,7 @@ mod http;
 mod lifecycle;
 pub mod metrics;
 mod pages;
+mod probe;
 mod run;
 mod secret;
 mod sections;

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use crate::config::{self, ConfigError, Sources};
 use crate::lifecycle::{Context, Ending, Signals, live};
 use crate::sections::Config;
-use crate::{http, metrics, telemetry};
+use crate::{http, metrics, probe, telemetry};
 
 /// The program failed: it couldn't start, or a task that it can't do without ended.
 pub const EXIT_FAILED: u8 = 1;
@@ -68,6 +68,12 @@ where
             Err(error) => refuse(name, EXIT_FAILED, &error.into()),
         };
     }
+    if matches.get_flag("check-health") {
+        return match probe::ready(config.common().http.listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(name, EXIT_FAILED, &error.into()),
+        };
+    }
     let runtime = match Runtime::new().context("can't start the runtime") {
         Ok(runtime) => runtime,
         Err(error) => return refuse(name, EXIT_FAILED, &error),
@@ -108,6 +114,15 @@ fn command(name: &'static str) -> Command {
                 .long("check-config")
                 .action(ArgAction::SetTrue)
                 .help("Print the effective configuration, without secrets, and exit"),
+        )
+        .arg(
+            Arg::new("check-health")
+                .long("check-health")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("check-config")
+                .help(
+                    "Ask the program that runs at http.listen whether it is ready, and exit with 0 or 1",
+                ),
         )
 }
 

@@ -207,6 +207,54 @@ fn health_and_metrics_answer_where_the_log_says() {
 }
 
 #[test]
+fn check_health_asks_the_program_that_runs() {
+    let probe = |listen: &str| {
+        let mut probe = command(&[&format!("http.listen={listen}")]);
+        probe.arg("--check-health");
+        let output = output(probe);
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let program = Program::start(&["telemetry.format=json"]);
+    let line: serde_json::Value = serde_json::from_str(&program.says("listening")).unwrap();
+    let address = line["http"].as_str().unwrap().to_owned();
+    program.says("started");
+    let (code, told) = probe(&address);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("not ready") && told.contains("loading"),
+        "{told}"
+    );
+
+    drop(program);
+    let (code, told) = probe(&address);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains(&format!("nothing answers at {address}")),
+        "{told}"
+    );
+
+    let (code, told) = probe("127.0.0.1:0");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("http.listen"), "{told}");
+
+    // The example is never ready, so somebody else answers for one that is.
+    let ready = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = ready.local_addr().unwrap().to_string();
+    let served = std::thread::spawn(move || {
+        let (mut stream, _) = ready.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        line
+    });
+    assert_eq!(probe(&address), (Some(0), String::new()));
+    assert!(served.join().unwrap().starts_with("GET /readyz "));
+}
+
+#[test]
 fn spans_arrive_at_the_collector_before_the_exit() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!(
