@@ -16,10 +16,11 @@ NATS_AT_LEAST := 2.14.0
 
 SEED ?= 1
 TASKS ?= 200
+MINUTES ?= 60
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .PHONY: build
 build: ## Build every program
@@ -65,6 +66,19 @@ chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
 .PHONY: bench
 bench: tools build ## The figures, each beside its bound in the same run: docs/performance.md
 	$(BIN)/spotreel-bench
+
+.PHONY: compose-test
+compose-test: tools ## The containers of compose.yaml: tasks from outside, every container killed, down and up (needs Docker)
+	@docker info >/dev/null || { echo "compose-test: no Docker engine answers" >&2; exit 1; }
+	python3 -u tests/compose.py
+
+.PHONY: soak
+soak: tools build ## Steady work, and whether anything grew: make soak MINUTES=60
+	$(BIN)/spotreel-soak --minutes $(MINUTES)
+
+.PHONY: power-cut
+power-cut: tools ## The power fails under the store (root and a loop device): what was acknowledged is there
+	cargo nextest run --locked --workspace --test power_cut --run-ignored only --no-capture
 
 .PHONY: bin-dir
 bin-dir: ## Print the folder of the built programs
