@@ -1,6 +1,7 @@
 //! What a person can type, and what `--help` says about it.
 
 mod fleet;
+mod keys;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ pub use fleet::{
     BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs, ResumeArgs,
     RunArgs, StopArgs, TemplateArgs, WhyArgs,
 };
+pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 
 /// Renders videos from prompts: submit tasks, watch them, fetch the results.
 #[derive(Debug, Parser)]
@@ -70,6 +72,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Let one machine take nothing more, and go
     Drain(DrainArgs),
+    /// Keys of the HTTP API: make, list, revoke
+    Keys(KeysArgs),
     /// What `dev` starts its programs through: they die with it
     #[command(hide = true)]
     DevChild(DevChildArgs),
@@ -425,6 +429,7 @@ mod tests {
             "resume",
             "stop",
             "drain",
+            "keys",
             "help",
         ];
         assert_eq!(listed, wanted);

@@ -6,6 +6,7 @@ mod connection;
 mod dev;
 mod fleet;
 mod get;
+mod keys;
 mod orders;
 mod print;
 mod provision;
@@ -91,6 +92,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Resume(args) => orders::resume(&settings, args).await,
         Command::Stop(args) => orders::stop(&settings, args).await,
         Command::Drain(args) => orders::drain(&settings, args).await,
+        Command::Keys(args) => keys::run(&settings, args).await,
     }
 }
 

@@ -102,7 +102,12 @@ async def forbidden(nc, errors, victim):
              ("$JS.ACK.TASKS.t2v-A14B_1.1.1.1.0.0", b"+ACK"), ("$JS.API.STREAM.PURGE.TASKS", b""),
              ("$JS.API.STREAM.DELETE.TASKS", b""), ("$JS.API.CONSUMER.MSG.NEXT.TASKS.t2v-A14B_1", b""),
              ("$JS.API.STREAM.MSG.DELETE.EVENTS", b'{"seq":1}'), ("$KV.spotreel-marks.sweeper", b"{}"),
-             (f"spotreel.task.{victim}.succeeded", b"{}"), ("spotreel.hint.x", b"")]
+             (f"spotreel.task.{victim}.succeeded", b"{}"), ("spotreel.hint.x", b""),
+             ("spotreel.ops.key.create", b'{"owner":"me","access":"all"}'), ("spotreel.ops.key.list", b"{}"),
+             ("spotreel.ops.key.revoke", b'{"id":"aaaaaaaaaaaa"}'), ("$KV.spotreel-keys.aaaaaaaaaaaa", b"{}"),
+             ("$JS.API.DIRECT.GET.KV_spotreel-keys", b'{"multi_last":["$KV.spotreel-keys.>"]}'),
+             ("$JS.API.STREAM.MSG.GET.KV_spotreel-keys", b'{"seq":1}'),
+             ("$JS.API.CONSUMER.CREATE.KV_spotreel-keys", b"{}")]
     for subject, payload in tries:
         errors.clear()
         await nc.publish(subject, payload)
@@ -112,14 +117,15 @@ async def forbidden(nc, errors, victim):
                 break
             await asyncio.sleep(0.05)
         assert any("permissions violation" in error.lower() for error in errors), (subject, errors)
-    errors.clear()
-    await nc.subscribe("spotreel.log.>")
-    await nc.flush()
-    for _ in range(100):
-        if errors:
-            break
-        await asyncio.sleep(0.05)
-    assert any("permissions violation" in error.lower() for error in errors), errors
+    for subject in ("spotreel.log.>", "$KV.spotreel-keys.>", "spotreel.ops.key.>"):
+        errors.clear()
+        await nc.subscribe(subject)
+        await nc.flush()
+        for _ in range(100):
+            if errors:
+                break
+            await asyncio.sleep(0.05)
+        assert any("permissions violation" in error.lower() for error in errors), (subject, errors)
     ok("forbidden")
 
 

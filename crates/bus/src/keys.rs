@@ -203,18 +203,15 @@ impl KeyRing {
         let _ = held.wait_for(|held| held.current.is_ok()).await;
     }
 
-    /// Returns when readiness has changed, or the keys.
-    pub async fn changed(&self) {
-        let _ = self.held.subscribe().changed().await;
-    }
-
-    /// Follows the bucket until told to stop.
-    pub async fn run(&self, stopping: &CancellationToken) {
+    /// Follows the bucket until told to stop; `say` is told of each change of [`health`](Self::health).
+    pub async fn run(&self, stopping: &CancellationToken, say: impl Fn(Result<(), String>)) {
         loop {
-            let Some(Err(lost)) = stopping.run_until_cancelled(self.follow()).await else {
+            let Some(Err(lost)) = stopping.run_until_cancelled(self.follow(&say)).await else {
                 return;
             };
-            self.lose(lost);
+            if self.lose(lost) {
+                say(self.health());
+            }
             let pause = tokio::time::sleep(LOOK);
             if stopping.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -222,7 +219,7 @@ impl KeyRing {
         }
     }
 
-    async fn follow(&self) -> Result<Infallible, Lost> {
+    async fn follow(&self, say: &impl Fn(Result<(), String>)) -> Result<Infallible, Lost> {
         if self.client.connection_state() != State::Connected {
             return Err(Lost::Connection);
         }
@@ -232,6 +229,7 @@ impl KeyRing {
         let mut fresh = HashMap::new();
         if loaded {
             self.hold(std::mem::take(&mut fresh));
+            say(Ok(()));
         }
         let slow = tokio::time::sleep(LOADED_WITHIN);
         tokio::pin!(slow);
@@ -252,6 +250,7 @@ impl KeyRing {
                     if message.info().is_ok_and(|info| info.pending == 0) {
                         loaded = true;
                         self.hold(std::mem::take(&mut fresh));
+                        say(Ok(()));
                     }
                 }
                 _ = look.tick() => {
@@ -297,7 +296,8 @@ impl KeyRing {
         self.held.send_replace(Held { keys, current });
     }
 
-    fn lose(&self, lost: Lost) {
+    /// Whether that is news.
+    fn lose(&self, lost: Lost) -> bool {
         self.held.send_if_modified(|held| {
             let news = held.current.as_ref().err() != Some(&lost);
             if news {
@@ -305,7 +305,7 @@ impl KeyRing {
                 held.current = Err(lost);
             }
             news
-        });
+        })
     }
 }
 

@@ -211,3 +211,34 @@ fn artifact_from_wire(a: wire::Artifact) -> Artifact {
         engine: a.engine,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spotreel_domain::TaskRequest;
+
+    use super::*;
+
+    fn task(owner: Option<Owner>) -> Task {
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox".into(),
+            ..Default::default()
+        };
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let valid = request.validate(now).unwrap();
+        let id = TaskId::parse("fox-1").unwrap();
+        Task::submit_for(owner, id, valid.spec, valid.content_hash, now).1
+    }
+
+    #[test]
+    fn an_owner_goes_over_the_wire_and_back() {
+        for owner in [None, Some(Owner::parse("anna").unwrap())] {
+            let task = task(owner);
+            assert_eq!(decode(&encode(&task)).unwrap(), task);
+        }
+        let mut bad = to_wire(&task(None));
+        bad.owner = Some("No/One".into());
+        let refused = decode(&bad.encode_to_vec());
+        assert!(matches!(refused, Err(DecodeError::Field("owner"))));
+    }
+}

@@ -213,3 +213,31 @@ fn history_is_bounded() {
         (MAX_ATTEMPTS_KEPT, 40)
     );
 }
+
+#[test]
+fn an_owner_stays_and_is_shown() {
+    let (anna, ben) = (Owner::parse("anna").unwrap(), Owner::parse("ben").unwrap());
+    let request = TaskRequest {
+        model: "ti2v-5B".into(),
+        prompt: "a red fox".into(),
+        idempotency_key: Some("1".into()),
+        ..Default::default()
+    };
+    let of = |owner| request.validate_for(owner, now()).unwrap();
+    let [hers, his, nobodys] = [of(Some(&anna)), of(Some(&ben)), of(None)];
+    assert_ne!(hers.id, his.id);
+    assert_eq!(nobodys, request.validate(now()).unwrap());
+    assert_eq!(
+        hers.content_hash, nobodys.content_hash,
+        "it is of what the client said"
+    );
+    let (id, hash) = (hers.id.unwrap(), hers.content_hash);
+    let (_, task) = Task::submit_for(Some(anna.clone()), id, hers.spec, hash, now());
+    let (_, task) = task.started("w", "i", 0, now()).unwrap();
+    let (_, task) = task.cancelled(now()).unwrap();
+    let (_, task) = task.requeued(now()).unwrap();
+    assert_eq!(task.owner, Some(anna));
+    let shown = |task: &Task| serde_json::to_value(crate::api::TaskView::from(task)).unwrap();
+    assert_eq!(shown(&task)["owner"], "anna");
+    assert_eq!(shown(&queued()).get("owner"), None);
+}
