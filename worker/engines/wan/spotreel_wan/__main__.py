@@ -1,0 +1,79 @@
+"""The program. What must be set before torch is loaded is set here."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+from pathlib import Path
+
+ENVIRONMENT = {
+    # One of the two settings with which cuBLAS gives equal results for equal calls.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Libraries must fail rather than fetch anything.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Its warnings are about parts that are not used here.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DO_NOT_TRACK": "1",
+    # Its threads would not survive, and one prompt needs none.
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("spotreel-engine-wan", description="Wan2.2, by the engine contract on fd 0.")
+    parser.add_argument("--packs", type=Path, help="the directory that holds a pack for each model")
+    parser.add_argument("--trust-packs", action="store_true", help="do not hash packs: who put them here did")
+    parser.add_argument("--profile", help="lay models out in memory like this, unless the worker names another")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads for torch")
+    parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
+    parser.add_argument("--allow-faults", action="store_true", help="obey directives such as {{crash@3#1}}; for tests")
+    parser.add_argument("--stdio", action="store_true", help="speak over stdin and stdout, by hand")
+    return parser.parse_args()
+
+
+def answer_sigusr1() -> None:
+    """A worker that lost patience sends it before anything harder: the log then says where every thread is, and whether
+    the main one still runs Python."""
+    faulthandler.enable()
+    signal.signal(
+        signal.SIGUSR1, lambda *_: print("SIGUSR1: the main thread takes signals", file=sys.stderr, flush=True)
+    )
+    faulthandler.register(signal.SIGUSR1, chain=True)
+
+
+def main() -> None:
+    options = arguments()
+    os.environ.update(ENVIRONMENT)
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    answer_sigusr1()
+
+    from .channel import connect
+
+    inbox, outbox = connect(options.stdio)
+
+    # Ten seconds of imports from here on.
+    import torch
+
+    from .current import Current
+    from .device import open_device
+    from .render import Tools
+    from .session import Options, Session
+    from .video import ffmpeg_path, ffmpeg_version
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    ffmpeg = ffmpeg_path(options.ffmpeg)
+    tools = Tools(outbox, Current(outbox), ffmpeg, ffmpeg_version(ffmpeg), options.allow_faults)
+    settings = Options(options.packs, options.trust_packs, options.profile)
+    Session(inbox, tools, open_device(options.device), settings).run()
+
+
+if __name__ == "__main__":
+    main()

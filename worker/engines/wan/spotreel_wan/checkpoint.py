@@ -1,0 +1,179 @@
+"""`wanckpt/1`: one safetensors file that holds all a render needs to go on, and says whose it is.
+
+    latents, model_outputs.0, model_outputs.1, last_sample    float32, shaped as the latents
+    embeds.prompt, embeds.negative                            the text, encoded; not needed for decoding
+
+The metadata has one key, `wanckpt/1`, whose value is JSON: task_hash, model, pack, seed, next_step, total, timesteps,
+lower_order_nums, this_order, phase, class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from .contract import Refusal, Resume
+from .device import EquivalenceClass
+from .models import TEXT_TOKENS
+from .recipe import Recipe
+from .scheduler import History
+
+FORMAT = "wanckpt/1"
+# Ten times the largest there is: 92 MB for ti2v-5B.
+MAX_BYTES = 1 << 30
+SOLVER_ORDER = 2
+Phase = Literal["denoise", "decode"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state between two steps, on the host."""
+
+    history: History
+    phase: Phase
+    latents: torch.Tensor
+    prompt_embeds: torch.Tensor | None
+    negative_embeds: torch.Tensor | None
+
+    @property
+    def next_step(self) -> int:
+        return self.history.next_step
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Writes checkpoints of one render."""
+
+    recipe: Recipe
+    timesteps: list[float]
+    equivalence: EquivalenceClass
+
+    def encode(self, snapshot: Snapshot) -> bytes:
+        history = snapshot.history
+        tensors = {"latents": snapshot.latents}
+        if snapshot.phase == "denoise":
+            # Decoding needs none of these, and they are nine tenths of the file.
+            outputs = {f"model_outputs.{i}": tensor for i, tensor in enumerate(history.model_outputs)}
+            tensors |= {name: t for name, t in outputs.items() if t is not None}
+            if history.last_sample is not None:
+                tensors["last_sample"] = history.last_sample
+            tensors["embeds.prompt"] = snapshot.prompt_embeds
+            tensors["embeds.negative"] = snapshot.negative_embeds
+        state = {
+            "task_hash": self.recipe.task_hash,
+            "model": self.recipe.model.name,
+            "pack": self.recipe.pack_sha256,
+            "seed": self.recipe.task.seed,
+            "next_step": history.next_step,
+            "total": self.recipe.task.steps,
+            "timesteps": self.timesteps,
+            "lower_order_nums": history.lower_order_nums,
+            "this_order": history.this_order,
+            "phase": snapshot.phase,
+            "class": self.equivalence,
+        }
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        return safetensors.torch.save(whole, {FORMAT: json.dumps(state)})
+
+    def read(self, resume: Resume) -> tuple[Snapshot, Literal["exact", "approximate"]]:
+        """Refuses what is not whole, or not of this very render."""
+        data = _verified(resume)
+        state = _state(data)
+        for key, ours in (
+            ("task_hash", self.recipe.task_hash),
+            ("model", self.recipe.model.name),
+            ("pack", self.recipe.pack_sha256),
+            ("total", self.recipe.task.steps),
+            ("timesteps", self.timesteps),
+        ):
+            if state.get(key) != ours:
+                raise refuse("other_task", f"the checkpoint is of another render: its {key} differs")
+        try:
+            tensors = safetensors.torch.load(data)
+            snapshot = self._snapshot(state, tensors)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise refuse("corrupt", f"the checkpoint is damaged: {error!r}") from error
+        return snapshot, "exact" if state.get("class") == self.equivalence else "approximate"
+
+    def _snapshot(self, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Snapshot:
+        task = self.recipe.task
+        shape = self.recipe.model.latent_shape(task.width, task.height, task.frames)
+        for name, tensor in tensors.items():
+            if not name.startswith("embeds.") and (tensor.shape != shape or tensor.dtype != torch.float32):
+                raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+        next_step, phase = state["next_step"], state["phase"]
+        if not isinstance(next_step, int) or not 0 <= next_step <= task.steps:
+            raise ValueError(f"next_step is {next_step!r}")
+        if phase not in ("denoise", "decode") or (phase == "decode") != (next_step == task.steps):
+            raise ValueError(f"{phase!r} at step {next_step}")
+        decode = phase == "decode"
+        history = History(
+            next_step=next_step,
+            model_outputs=tuple(tensors.get(f"model_outputs.{i}") for i in range(SOLVER_ORDER)),
+            last_sample=tensors.get("last_sample"),
+            lower_order_nums=int(state["lower_order_nums"]),
+            this_order=int(state["this_order"]),
+        )
+        known = sum(output is not None for output in history.model_outputs)
+        if not decode and (known != min(next_step, SOLVER_ORDER) or (history.last_sample is None) != (next_step == 0)):
+            raise ValueError("the solver's history is incomplete")
+        return Snapshot(
+            history=history,
+            phase=phase,
+            latents=tensors["latents"],
+            prompt_embeds=None if decode else _embeds(tensors["embeds.prompt"]),
+            negative_embeds=None if decode else _embeds(tensors["embeds.negative"]),
+        )
+
+
+def write(path: Path, data: bytes) -> None:
+    """The name never shows half of it, even after a crash."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def refuse(code: str, message: str) -> Refusal:
+    return Refusal("checkpoint", code, message)
+
+
+def _verified(resume: Resume) -> bytes:
+    try:
+        if resume.path.stat().st_size > MAX_BYTES:
+            raise refuse("corrupt", "the file is larger than any checkpoint")
+        data = resume.path.read_bytes()
+    except OSError as error:
+        raise refuse("unreadable", f"cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != resume.sha256:
+        raise refuse("sha256_mismatch", "the file is not the one that was asked for")
+    return data
+
+
+def _state(data: bytes) -> dict[str, Any]:
+    """The metadata, which safetensors' own loader for bytes does not give."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        state = json.loads(header["__metadata__"][FORMAT])
+        if not isinstance(state, dict):
+            raise TypeError("the state is no object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise refuse("corrupt", f"not a {FORMAT} file: {error!r}") from error
+    return state
+
+
+def _embeds(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.ndim != 3 or tensor.shape[:2] != (1, TEXT_TOKENS):
+        raise ValueError(f"an embedding is {tuple(tensor.shape)}")
+    return tensor

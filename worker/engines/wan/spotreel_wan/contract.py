@@ -1,0 +1,137 @@
+"""The contract's words, as `worker/engines/protocol` defines them: what the worker asks, and how a render ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+PROTO = (1, 1)
+# sysexits.h: EX_CONFIG.
+EXIT_NO_COMMON_VERSION = 78
+# The worker starts the engine anew, and gives the machine up if that repeats.
+EXIT_DEVICE = 86
+# The longest line either side sends or takes, newline included.
+MAX_LINE = 1024 * 1024
+FEATURE_FAULTS = "faults"
+
+Message = dict[str, Any]
+T = TypeVar("T")
+
+
+class Refusal(Exception):
+    """An end that the queue understands. `kind` decides what becomes of the task, `code` is for programs."""
+
+    def __init__(
+        self, kind: str, code: str, message: str, *, restart: bool = False, context: Message | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.code = code
+        self.message = message
+        self.restart = restart
+        self.context = context
+
+    def report(self, render_id: str | None) -> Message:
+        return {
+            "type": "error",
+            "id": render_id,
+            "kind": self.kind,
+            "code": self.code,
+            "message": self.message,
+            "restart": self.restart,
+            "context": self.context,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to render. Whoever admitted it filled in the defaults."""
+
+    model: str
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    frames: int
+    fps: int
+    steps: int
+    guidance: float
+    guidance_2: float | None
+    shift: float
+    seed: int
+    image: Path | None
+
+
+@dataclass(frozen=True)
+class Resume:
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attempt at one task."""
+
+    id: str
+    attempt: int
+    task: Task
+    work_dir: Path
+    out_dir: Path
+    resume: Resume | None
+    every_steps: int
+    min_interval_s: float
+
+
+def parse_request(message: Message) -> Request:
+    """Raises KeyError, TypeError or ValueError when it is none; unknown fields are left alone."""
+    task = message["task"]
+    resume = message.get("resume")
+    return Request(
+        id=_typed(message["id"], str),
+        attempt=_typed(message["attempt"], int),
+        task=Task(
+            model=_typed(task["model"], str),
+            prompt=_typed(task["prompt"], str),
+            negative_prompt=_optional(task.get("negative_prompt"), str),
+            width=_typed(task["width"], int),
+            height=_typed(task["height"], int),
+            frames=_typed(task["frames"], int),
+            fps=_typed(task["fps"], int),
+            steps=_typed(task["steps"], int),
+            guidance=_number(task["guidance"]),
+            guidance_2=None if task.get("guidance_2") is None else _number(task["guidance_2"]),
+            shift=_number(task["shift"]),
+            seed=_typed(task["seed"], int),
+            image=None if task.get("image") is None else Path(_typed(task["image"], str)),
+        ),
+        work_dir=Path(_typed(message["work_dir"], str)),
+        out_dir=Path(_typed(message["out_dir"], str)),
+        resume=None if resume is None else Resume(Path(_typed(resume["path"], str)), _typed(resume["sha256"], str)),
+        every_steps=_typed(message["checkpoint"]["every_steps"], int),
+        min_interval_s=_number(message["checkpoint"]["min_interval_s"]),
+    )
+
+
+def common_version(theirs: Any) -> int | None:
+    """The highest version that both ranges hold."""
+    low, high = _typed(theirs[0], int), _typed(theirs[1], int)
+    highest = min(PROTO[1], high)
+    return highest if highest >= max(PROTO[0], low) else None
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    # bool is an int to Python, but not to the contract.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _optional(value: Any, kind: type[T]) -> T | None:
+    return None if value is None else _typed(value, kind)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

@@ -1,0 +1,177 @@
+"""Model packs: a directory in diffusers' layout, and `pack.json`, which names every file with its hash.
+
+A pack is used as it was made or not at all. Weights are safetensors; nothing in a pack can hold code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .contract import Refusal
+from .models import Model
+
+FORMAT = "wanpack/1"
+INDEX = "pack.json"
+# 64 kB would do for the index of any real pack.
+MAX_INDEX_BYTES = 1 << 20
+# What torch.load() would open, and with it any code inside.
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+COMPUTE = ("bfloat16", "float32")
+# Reads ahead as well: local disks give their best to a few readers.
+READERS = 4
+READ_SIZE = 8 << 20
+
+
+@dataclass(frozen=True)
+class PackFile:
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pack:
+    dir: Path
+    model: str
+    # The number format of text encoder and transformers. The VAE always counts in float32.
+    compute: str
+    source: dict[str, Any]
+    license: str
+    # Recommended profiles: the name, and the bytes of accelerator memory from which on it is meant.
+    profiles: tuple[tuple[str, int], ...]
+    files: tuple[PackFile, ...]
+    # Of pack.json, and so of everything.
+    sha256: str
+
+    def component_bytes(self, component: str) -> int:
+        return sum(file.bytes for file in self.files if file.path.startswith(component + "/"))
+
+
+def open_pack(packs_dir: Path | None, model: Model, *, trust: bool = False) -> Pack:
+    """The model's pack, whole and unchanged. `trust` leaves hashing to whoever put the files there."""
+    if packs_dir is None:
+        raise broken("no_packs", "no directory of model packs was named")
+    directory = packs_dir / model.name
+    pack = read_index(directory)
+    if pack.model != model.name:
+        raise broken("wrong_model", f"{directory} holds {pack.model}, not {model.name}")
+    check_files(pack, model)
+    if not trust:
+        check_hashes(pack)
+    return pack
+
+
+def read_index(directory: Path) -> Pack:
+    path = directory / INDEX
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_INDEX_BYTES)
+    except OSError as error:
+        raise broken("no_pack", f"{path} cannot be read: {error.strerror}") from error
+    try:
+        index = json.loads(text)
+        if index["format"] != FORMAT:
+            raise ValueError(f"the format is {index['format']!r}, not {FORMAT!r}")
+        pack = Pack(
+            dir=directory,
+            model=str(index["model"]),
+            compute=str(index["compute"]),
+            source=dict(index["source"]),
+            license=str(index["license"]),
+            profiles=tuple((str(p["name"]), int(p["from_bytes"])) for p in index["profiles"]),
+            files=tuple(PackFile(str(f["path"]), int(f["bytes"]), str(f["sha256"])) for f in index["files"]),
+            sha256=hashlib.sha256(text).hexdigest(),
+        )
+        if pack.compute not in COMPUTE:
+            raise ValueError(f"compute is {pack.compute!r}, not one of {COMPUTE}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise broken("bad_index", f"{path} is no index of a pack: {error!r}") from error
+    return pack
+
+
+def check_files(pack: Pack, model: Model) -> None:
+    """Everything is there, in full length, and cannot run."""
+    listed = {file.path for file in pack.files}
+    for path in sorted(set(needed(model)) - listed):
+        raise broken("missing_file", f"the pack of {model.name} has no {path}")
+    for file in pack.files:
+        inner = PurePosixPath(file.path)
+        if inner.is_absolute() or ".." in inner.parts:
+            raise broken("bad_index", f"{file.path} lies outside of the pack")
+        if inner.suffix in PICKLES:
+            raise broken("not_safetensors", f"{file.path} is a pickle; weights are safetensors only")
+        try:
+            size = (pack.dir / inner).stat().st_size
+        except OSError as error:
+            raise broken("missing_file", f"{file.path}: {error.strerror}") from error
+        if size != file.bytes:
+            raise broken("truncated", f"{file.path} has {size} bytes of {file.bytes}")
+
+
+def needed(model: Model) -> list[str]:
+    weights = [f"{expert}/diffusion_pytorch_model.safetensors" for expert in model.experts]
+    weights += ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+    configs = [f"{PurePosixPath(path).parent}/config.json" for path in weights]
+    tokenizer = ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+    return [*weights, *configs, *tokenizer, "scheduler/scheduler_config.json"]
+
+
+def check_hashes(pack: Pack) -> None:
+    with ThreadPoolExecutor(READERS) as readers:
+        for file, found in zip(pack.files, readers.map(lambda f: hash_file(pack.dir / f.path), pack.files)):
+            if found != file.sha256:
+                raise broken("sha256_mismatch", f"{file.path} is not the file that the pack was made with")
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(READ_SIZE):
+                digest.update(chunk)
+    except OSError as error:
+        raise broken("unreadable", f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def seal(
+    directory: Path,
+    *,
+    model: str,
+    compute: str,
+    source: dict[str, Any],
+    license: str,
+    profiles: list[dict[str, Any]],
+) -> None:
+    """Writes `pack.json` over what lies in the directory."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != INDEX)
+    files = [
+        {
+            "path": path.relative_to(directory).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": hash_file(path),
+        }
+        for path in paths
+    ]
+    index = {
+        "format": FORMAT,
+        "model": model,
+        "compute": compute,
+        "source": source,
+        "license": license,
+        "profiles": profiles,
+        "files": files,
+    }
+    part = directory / f"{INDEX}.part"
+    part.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, directory / INDEX)
+
+
+def broken(code: str, message: str) -> Refusal:
+    return Refusal("model", code, message)

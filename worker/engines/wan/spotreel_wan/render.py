@@ -1,0 +1,252 @@
+"""One render, from the request to its last word."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image as Pictures
+
+from . import __version__, decode, image, recipe
+from .channel import Outbox
+from .checkpoint import Maker, Snapshot
+from .contract import EXIT_DEVICE, Message, Request
+from .current import Current
+from .denoise import Denoiser
+from .device import equivalence_class
+from .failure import is_out_of_memory, refusal
+from .faults import Faults
+from .log import log
+from .pack import hash_file
+from .profile import check_fit
+from .scheduler import timesteps
+from .shelf import Shelf
+from .video import VideoWriter
+
+POSTER_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every render uses."""
+
+    outbox: Outbox
+    current: Current
+    ffmpeg: str
+    ffmpeg_version: str
+    allow_faults: bool
+
+
+class Job:
+    def __init__(self, request: Request, shelf: Shelf, tools: Tools) -> None:
+        self._request = request
+        self._task = request.task
+        self._shelf = shelf
+        self._tools = tools
+        self._faults = Faults(
+            request.task.prompt if tools.allow_faults else "", request.attempt, tools.current, tools.outbox
+        )
+        self._timings: dict[str, float] = {}
+        self._step_seconds: list[float] = []
+        self._tiled = shelf.profile.tiles
+
+    def run(self) -> None:
+        """Ends with exactly one `finished` or `error`."""
+        try:
+            last_word, broken = self._render(), False
+        except Exception as error:  # The one place where a render's errors end.
+            reason = refusal(error)
+            last_word, broken = reason.report(self._request.id), reason.kind == "device"
+            self._shelf.device.give_back()
+        self._tools.current.end(last_word)
+        if broken:
+            # Without a tidy end: CUDA's own would hang.
+            os._exit(EXIT_DEVICE)
+
+    def _render(self) -> Message:
+        shelf, current = self._shelf, self._tools.current
+        model = recipe.check(self._task)
+        check_fit(shelf.profile, model, shelf.bytes, self._task, shelf.device)
+        picture, image_sha256 = None, None
+        if self._task.image is not None:
+            data, image_sha256 = image.read(self._task.image)
+            picture = image.prepare(data, self._task.width, self._task.height)
+        made = recipe.Recipe(self._task, model, image_sha256, shelf.pack.sha256)
+        denoiser = Denoiser(shelf, made, picture)
+        tokens = denoiser.check_prompts()
+        maker = Maker(
+            made,
+            timesteps(shelf.scheduler_config, self._task.steps, self._task.shift),
+            equivalence_class(shelf.device, shelf.pack.compute, shelf.profile.storage)
+            | {"ffmpeg": self._tools.ffmpeg_version},
+        )
+        start, resumed = self._resume(maker)
+        self._send("accepted", start_step=0 if start is None else start.next_step, resume=resumed)
+        shelf.device.begin_render()
+        current.begin(maker)
+        current.check()
+        if start is None:
+            self._phase("encode_text")
+            with self._timed("encode_text"):
+                start = denoiser.start()
+        if picture is not None:
+            self._phase("encode_image")
+        current.advance(start)
+        with self._timed("denoise"):
+            latents = self._denoise(denoiser, start, [model.expert(t) for t in maker.timesteps])
+        with self._timed("decode"):
+            video, poster = self._decode(latents)
+        return self._finished(made, maker, start, resumed, tokens, video, poster)
+
+    def _resume(self, maker: Maker) -> tuple[Snapshot | None, Literal["none", "exact", "approximate"]]:
+        if self._request.resume is None:
+            return None, "none"
+        return maker.read(self._request.resume)
+
+    def _denoise(self, denoiser: Denoiser, start: Snapshot, experts: list[str | None]) -> torch.Tensor:
+        request, current, total = self._request, self._tools.current, self._task.steps
+        last_checkpoint: float | None = None
+        newest = start
+
+        def on_step(snapshot: Snapshot, seconds: float) -> None:
+            nonlocal last_checkpoint, newest
+            newest, done = snapshot, snapshot.next_step
+            self._step_seconds.append(round(seconds, 4))
+            if done < total:
+                current.advance(snapshot)
+            median = sorted(self._step_seconds)[len(self._step_seconds) // 2]
+            self._send(
+                "step",
+                done=done,
+                total=total,
+                expert=experts[done - 1],
+                seconds=seconds,
+                eta_s=median * (total - done),
+                vram_peak=self._shelf.device.memory_peak(),
+            )
+            if done == total:
+                return
+            now = time.monotonic()
+            # Before the other expert is loaded is a good moment to lose nothing.
+            due = request.every_steps > 0 and (done % request.every_steps == 0 or experts[done] != experts[done - 1])
+            if due and (last_checkpoint is None or now - last_checkpoint >= request.min_interval_s):
+                current.checkpoint()
+                last_checkpoint = now
+            self._faults.strike(done)
+
+        self._phase("denoise")
+        if start.phase == "denoise":
+            self._faults.strike(start.next_step)
+        latents = denoiser.run(start, on_step)
+        if start.phase == "denoise":
+            # What is decoded, not what the last step left: an image model puts the first frame back in between.
+            current.advance(replace(newest, phase="decode", latents=latents.detach().to("cpu", copy=True)))
+            if request.every_steps > 0:
+                # Always worth it: decoding may fail after hours of denoising.
+                current.checkpoint()
+        self._faults.strike(total)
+        return latents
+
+    def _decode(self, latents: torch.Tensor) -> tuple[Path, Path]:
+        if not self._shelf.profile.resident:
+            self._shelf.clear()
+        self._phase("decode")
+        try:
+            return self._decode_once(latents)
+        except Exception as error:
+            if self._tiled or not is_out_of_memory(error):
+                raise
+            log(f"memory ran out while decoding; again, in tiles: {error}")
+        # Outside of the handler, whose traceback would keep the tensors that did not fit.
+        self._shelf.clear()
+        self._tiled = True
+        return self._decode_once(latents)
+
+    def _decode_once(self, latents: torch.Tensor) -> tuple[Path, Path]:
+        task, tools = self._task, self._tools
+        path, poster = self._request.out_dir / "video.mp4", self._request.out_dir / "poster.jpg"
+        # Some countries ask for such a mark.
+        comment = f"AI-generated with Wan2.2 {task.model}"
+        with VideoWriter(tools.ffmpeg, path, (task.width, task.height), task.fps, comment) as writer:
+            first: np.ndarray | None = None
+            for frames in decode.frames(self._shelf.vae, latents, tiled=self._tiled):
+                tools.current.check()
+                if first is None:
+                    first = frames[:1]
+                    Pictures.fromarray(frames[0]).save(poster, quality=POSTER_QUALITY)
+                writer.write(self._faults.spoil(frames, first, task.steps))
+            self._phase("mux")
+            writer.finish()
+        if self._faults.begun("truncated", task.steps):
+            os.truncate(path, path.stat().st_size // 2)
+        return path, poster
+
+    def _finished(
+        self,
+        made: recipe.Recipe,
+        maker: Maker,
+        start: Snapshot,
+        resumed: str,
+        tokens: dict[str, int],
+        video: Path,
+        poster: Path,
+    ) -> Message:
+        task, shelf = self._task, self._shelf
+        meta: dict[str, Any] = {
+            "engine": "wan",
+            "engine_version": __version__,
+            "device": shelf.device.name,
+            "model": made.model.name,
+            "pack": {"sha256": shelf.pack.sha256, "source": shelf.pack.source, "license": shelf.pack.license},
+            "profile": shelf.profile.name,
+            "tiled": self._tiled,
+            "seed": task.seed,
+            "parameters": asdict(task) | {"guidance_2": made.guidance_2, "image": made.image_sha256},
+            "prompt_tokens": tokens,
+            "task_hash": made.task_hash,
+            "start_step": start.next_step,
+            "resume": resumed,
+            "class": maker.equivalence,
+            "step_seconds": self._step_seconds,
+            "vram_peak": shelf.device.memory_peak(),
+        }
+        # Known to whoever asked, and nobody else's business.
+        del meta["parameters"]["prompt"], meta["parameters"]["negative_prompt"]
+        (video.parent / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+        return {
+            "type": "finished",
+            "id": self._request.id,
+            "video": str(video),
+            "poster": str(poster),
+            "meta": meta,
+            "bytes": video.stat().st_size,
+            "sha256": hash_file(video),
+            "timings": self._timings,
+        }
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        self._tools.outbox.send({"type": kind, "id": self._request.id, **fields})
+
+    def _phase(self, name: str) -> None:
+        self._send("phase", name=name)
+
+    def _timed(self, name: str) -> _Timer:
+        return _Timer(self._timings, name)
+
+
+class _Timer:
+    def __init__(self, timings: dict[str, float], name: str) -> None:
+        self._timings = timings
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._timings[self._name] = time.monotonic() - self._began
