@@ -164,6 +164,7 @@ fn endpoints(plan: &Plan<'_>) -> String {
         ("NATS_URL", plan.nats_url()),
         ("NATS_USER", "client".to_owned()),
         ("NATS_PASSWORD", plan.secrets.of("client").to_owned()),
+        ("SPOTREEL_API", plan.api_url()),
         (OPERATOR_USER, "operator".to_owned()),
         (OPERATOR_PASSWORD, plan.secrets.of("operator").to_owned()),
         ("SPOTREEL_ENV", machines::ENV.to_owned()),
@@ -192,7 +193,7 @@ fn greet(plan: &Plan<'_>) {
         ),
     };
     crate::print::line(&format!(
-        "ready: NATS at {}, S3 and EC2 at {}; logs in {dir}/logs
+        "ready: NATS at {}, HTTP at {}/v1, S3 and EC2 at {}; logs in {dir}/logs
 {machines}
 
 In another terminal:
@@ -205,6 +206,7 @@ In another terminal:
 For other programs: set -a; . {dir}/{ENDPOINTS}; set +a
 Ctrl-C stops everything; the tasks are kept.",
         plan.nats_url(),
+        plan.api_url(),
         plan.s3_url(),
     ));
 }

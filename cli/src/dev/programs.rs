@@ -18,7 +18,10 @@ const TRIGGER: &str = "trigger";
 const FLEET: &str = "fleet";
 /// Those that make machines come stand first among those that are stopped.
 pub const BUYERS: [&str; 2] = [TRIGGER, FLEET];
-pub const SERVICES: [&str; 3] = ["intake", "notifier", "monitor"];
+const INTAKE: &str = "intake";
+pub const SERVICES: [&str; 3] = [INTAKE, "notifier", "monitor"];
+/// The HTTP API, which intake answers.
+pub const API: &str = "api";
 
 pub const BUCKET: &str = "spotreel";
 /// Where the local cloud's market lies.
@@ -43,7 +46,7 @@ pub fn is_worker(name: &str) -> bool {
 
 /// Whatever needs a port.
 pub fn port_names(args: &DevArgs) -> Vec<String> {
-    let fixed = [NATS, LOCALCLOUD, LOCALCLOUD_ADMIN]
+    let fixed = [NATS, LOCALCLOUD, LOCALCLOUD_ADMIN, API]
         .into_iter()
         .chain(BUYERS)
         .chain(SERVICES);
@@ -66,6 +69,10 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     pub fn nats_url(&self) -> String {
         format!("nats://{}", self.ports.address(NATS))
+    }
+
+    pub fn api_url(&self) -> String {
+        format!("http://{}", self.ports.address(API))
     }
 
     pub fn s3_url(&self) -> String {
@@ -134,9 +141,10 @@ impl Plan<'_> {
 
     /// Services first, then workers.
     pub fn others(&self) -> anyhow::Result<Vec<Spec>> {
-        let services = SERVICES
-            .into_iter()
-            .map(|name| self.service(name, Vec::new()));
+        let services = SERVICES.into_iter().map(|name| match name {
+            INTAKE => self.service(name, self.intake_settings()),
+            name => self.service(name, Vec::new()),
+        });
         let buyers = [
             self.service(TRIGGER, self.trigger_settings()),
             self.service(FLEET, self.fleet_settings()),
@@ -155,6 +163,14 @@ impl Plan<'_> {
             ready_url: Some(self.ready_url(name)),
             grace: GRACE,
         })
+    }
+
+    /// Only this machine reaches it.
+    fn intake_settings(&self) -> Vec<String> {
+        vec![
+            format!("api.listen={}", self.ports.address(API)),
+            "api.auth=off".to_owned(),
+        ]
     }
 
     /// Of those that buy machines.

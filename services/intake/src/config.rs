@@ -1,5 +1,6 @@
 //! The configuration, as `intake.toml` explains it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,9 @@ use spotreel_s3::StoreConfig;
 
 use crate::error::StartError;
 
+/// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.
+pub const LARGEST_BODY: usize = 28 << 20;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntakeConfig {
@@ -20,6 +24,7 @@ pub struct IntakeConfig {
     pub commit: CommitConfig,
     pub limits: LimitsConfig,
     pub inbox: InboxConfig,
+    pub api: ApiConfig,
     pub http: HttpConfig,
     pub telemetry: TelemetryConfig,
     pub shutdown: ShutdownConfig,
@@ -66,6 +71,31 @@ pub struct InboxConfig {
     pub retry_after: Duration,
 }
 
+/// The HTTP API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    pub listen: SocketAddr,
+    pub auth: Auth,
+    pub allow_origins: Vec<String>,
+    pub connections: usize,
+    pub concurrent_requests: usize,
+    pub uploads: usize,
+    pub followers: usize,
+    pub body_memory_mib: usize,
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    Keys,
+    Off,
+}
+
 impl Config for IntakeConfig {
     fn common(&self) -> Common<'_> {
         Common {
@@ -103,6 +133,34 @@ impl IntakeConfig {
         }
         if self.concurrent_requests == 0 || self.inbox.in_flight == 0 {
             return refuse("concurrent_requests and inbox.in_flight", "are at least 1");
+        }
+        self.api.check()
+    }
+}
+
+impl ApiConfig {
+    fn check(&self) -> Result<(), StartError> {
+        let refuse = |key, rule| Err(StartError::Config { key, rule });
+        let bounds = [
+            self.connections,
+            self.concurrent_requests,
+            self.uploads,
+            self.followers,
+        ];
+        if bounds.contains(&0) {
+            return refuse(
+                "api.connections, concurrent_requests, uploads and followers",
+                "are at least 1",
+            );
+        }
+        if self.body_memory_mib < LARGEST_BODY.div_ceil(1 << 20) {
+            return refuse(
+                "api.body_memory_mib",
+                "is at least 28: one body of the largest size",
+            );
+        }
+        if self.body_timeout.is_zero() || self.idle_timeout.is_zero() {
+            return refuse("api.body_timeout and idle_timeout", "are more than nothing");
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
 use spotreel_domain::TaskId;
 use spotreel_domain::api::{ApiError, ErrorCode};
+use spotreel_domain::api_key::KeyId;
 use spotreel_domain::request::Violation;
 use spotreel_domain::task::Refused;
 
@@ -13,6 +14,9 @@ use spotreel_domain::task::Refused;
 const MAX_TEXT: usize = 400;
 /// When to come back after something behind the door was down: a restart of the server takes a few seconds.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
+
+/// What fills a bound here is a matter of seconds.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -71,6 +75,15 @@ pub fn not_allowed(id: &TaskId, refused: &Refused) -> ApiError {
     refusal(ErrorCode::NotAllowed, format!("task {id}: {refused}"), None)
 }
 
+pub fn no_key(id: &KeyId) -> ApiError {
+    refusal(ErrorCode::NotFound, format!("there is no key {id}"), None)
+}
+
+pub fn too_many_keys(most: usize) -> ApiError {
+    let message = format!("there are {most} keys already: revoke those that nobody uses");
+    refusal(ErrorCode::NotAllowed, message, None)
+}
+
 pub fn queue_full(message: String, retry_after: Duration) -> ApiError {
     refusal(ErrorCode::QueueFull, message, Some(retry_after))
 }
@@ -86,6 +99,38 @@ pub fn too_large(message: String) -> ApiError {
 pub fn unavailable(what: &str) -> ApiError {
     let message = format!("{what}: send the same request again");
     refusal(ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY))
+}
+
+pub fn unauthorized(message: String) -> ApiError {
+    refusal(ErrorCode::Unauthorized, message, None)
+}
+
+pub fn unsupported(message: String) -> ApiError {
+    refusal(ErrorCode::UnsupportedMediaType, message, None)
+}
+
+pub fn no_such_page(path: &str) -> ApiError {
+    let message = format!("there is nothing at {path}: see /v1/openapi.json");
+    refusal(ErrorCode::NotFound, message, None)
+}
+
+pub fn method_not_allowed(method: &str, path: &str) -> ApiError {
+    let message = format!("{path} does not answer to {method}: see the header Allow");
+    refusal(ErrorCode::MethodNotAllowed, message, None)
+}
+
+pub fn no_video(message: String) -> ApiError {
+    refusal(ErrorCode::NotAllowed, message, None)
+}
+
+pub fn timed_out(message: String) -> ApiError {
+    refusal(ErrorCode::Timeout, message, None)
+}
+
+/// A bound of this program is reached; others may have room.
+pub fn busy(what: &str) -> ApiError {
+    let message = format!("{what}: send it again a little later");
+    refusal(ErrorCode::Unavailable, message, Some(BUSY_RETRY))
 }
 
 /// The log did not answer a reader.

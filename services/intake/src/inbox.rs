@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
+use spotreel_bus::jetstream;
 use spotreel_bus::names::INBOX;
 use spotreel_bus::{Delivery, Queue, queue::QueueError};
 use spotreel_domain::TaskId;
@@ -15,6 +16,7 @@ use spotreel_domain::api::{ApiError, CloudEvent};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
+use crate::caller::Caller;
 use crate::config::InboxConfig;
 use crate::error;
 use crate::parse::{self, Submission};
@@ -24,6 +26,8 @@ use crate::submit::{Door, Intake, Outcome, now};
 const PULL_WAIT: Duration = Duration::from_secs(2);
 /// Between tries while the server does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between looks for messages that cannot be read: each of them cuts the connection once a lease, which is 30 s.
+const UNREADABLE_LOOK: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Inbox {
@@ -44,6 +48,7 @@ struct Rejection {
 
 pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(inbox.config.in_flight));
+    ctx.spawn("unreadable", watch_unreadable(inbox.clone(), ctx.clone()));
     while !ctx.stopping.is_cancelled() {
         // Only what can be worked on now is taken: what waits here would lose its lease.
         let first = places
@@ -77,6 +82,18 @@ pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn watch_unreadable(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(UNREADABLE_LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let stopping = &ctx.stopping;
+    while stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        if let Err(error) = inbox.refuse_unreadable().await {
+            tracing::debug!(%error, "the inbox was not looked through");
+        }
+    }
+    Ok(())
+}
+
 async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
     let ready = queue.pull_ready(most).await?;
     if !ready.is_empty() {
@@ -86,6 +103,19 @@ async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
 }
 
 impl Inbox {
+    /// Rejects what no delivery can bring, and takes it away.
+    async fn refuse_unreadable(&self) -> Result<(), jetstream::ApiError> {
+        for sequence in self.queue.unreadable().await? {
+            tracing::warn!(sequence, "a message without readable headers is rejected");
+            let message = "the message's headers are not NATS/1.0: send it by a NATS client";
+            let error = error::broken("headers", "format", message);
+            if self.reject(sequence, None, 0, error).await.is_ok() {
+                self.queue.remove(sequence).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn take(&self, delivery: &Delivery) {
         let span = tracing::info_span!(
             "inbox",
@@ -115,7 +145,7 @@ impl Inbox {
         let (requests, is_list) = match parse::submission(&delivery.payload, kind) {
             Ok(Submission::One(request)) => (vec![Ok(*request)], false),
             Ok(Submission::Many(requests)) => (requests, true),
-            Err(error) => return self.reject(delivery, None, 0, error).await,
+            Err(error) => return self.reject(delivery.sequence, None, 0, error).await,
         };
         let ids: Vec<_> = requests
             .iter()
@@ -131,7 +161,7 @@ impl Inbox {
             stored_nanos: delivery.stored_nanos,
             redelivered: delivery.delivered > 1,
         };
-        let outcomes = self.intake.submit(requests, door).await;
+        let outcomes = self.intake.submit(requests, door, &Caller::Trusted).await;
         // First what may still be accepted: nothing is said twice when the message comes again.
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
             if error::is_transient(error) {
@@ -153,15 +183,21 @@ impl Inbox {
         for (index, (id, outcome)) in ids.into_iter().zip(outcomes).enumerate() {
             match (id, outcome) {
                 (_, Ok(_)) => {}
-                (Some(id), Err(error)) => self.reject(delivery, Some(id), index, error).await?,
+                (Some(id), Err(error)) => {
+                    self.reject(delivery.sequence, Some(id), index, error)
+                        .await?
+                }
                 (None, Err(error)) => nameless.push((index, error)),
             }
         }
         match nameless.len() {
             0 => Ok(()),
-            1 if !is_list => self.reject(delivery, None, 0, nameless.remove(0).1).await,
+            1 if !is_list => {
+                self.reject(delivery.sequence, None, 0, nameless.remove(0).1)
+                    .await
+            }
             _ => {
-                self.reject(delivery, None, 0, error::invalid(gather(nameless)))
+                self.reject(delivery.sequence, None, 0, error::invalid(gather(nameless)))
                     .await
             }
         }
@@ -169,29 +205,24 @@ impl Inbox {
 
     async fn reject(
         &self,
-        delivery: &Delivery,
+        sequence: u64,
         id: Option<TaskId>,
         index: usize,
         error: ApiError,
     ) -> Result<(), Duration> {
-        let subject = id.as_ref().map_or_else(
-            || format!("inbox/{}", delivery.sequence),
-            ToString::to_string,
-        );
-        let event_id = format!("inbox/{}/{index}", delivery.sequence);
+        let subject = id
+            .as_ref()
+            .map_or_else(|| format!("inbox/{}", sequence), ToString::to_string);
+        let event_id = format!("inbox/{}/{index}", sequence);
         let data = Rejection {
             id: id.clone(),
             error,
-            inbox_sequence: delivery.sequence,
+            inbox_sequence: sequence,
         };
         let event = CloudEvent::new(event_id, "task.rejected", subject, now(), data);
         let payload =
             Bytes::from(serde_json::to_vec(&event).expect("an event has string keys only"));
-        match self
-            .events
-            .reject(id.as_ref(), delivery.sequence, payload)
-            .await
-        {
+        match self.events.reject(id.as_ref(), sequence, payload).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "a rejection could not be published");

@@ -1,8 +1,10 @@
 //! Intake: the door through which tasks come in.
 //!
-//! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` (a NATS service, `nats micro` finds
-//! it), and what was published to `spotreel.inbox` (the stream INBOX). **Says** an answer to every request; into the
-//! task log `queued` and `cancelled`; `spotreel.hint.<id>` after a cancellation; `…rejected` events for the inbox.
+//! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` and operators' on `spotreel.ops.key.*`
+//! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
+//! INBOX). **Says** an answer to every request; into the task log `queued` and `cancelled`; `spotreel.hint.<id>` after a
+//! cancellation; `…rejected` events for the inbox; to followers over HTTP what EVENTS says; into the bucket
+//! `spotreel-keys` the keys of the HTTP API.
 //! **Owns** nothing: the log is the truth, pictures lie in S3 under their hash. Any number of intakes may run.
 //!
 //! Invariants:
@@ -19,19 +21,26 @@
 //!
 //! Intake makes no stream: where one is missing, it is not ready and says which.
 
+mod caller;
 mod commit;
 pub mod config;
 pub mod error;
-mod images;
+mod feed;
+pub mod http;
+pub mod images;
 mod inbox;
+mod keys;
 mod limits;
 mod list;
 mod metrics;
-mod parse;
+mod pace;
+pub mod parse;
 mod serve;
 mod submit;
+mod tasks;
 mod verbs;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,15 +69,20 @@ const STORE_CHECK: Duration = Duration::from_secs(10);
 /// Connects, waits until everything that it needs is there, then opens the doors.
 pub async fn start(config: IntakeConfig, ctx: Context) -> anyhow::Result<()> {
     let store = Store::connect(&config.s3.store()).await;
-    start_with(config, store, ctx).await
+    start_with(config, store, ctx).await.map(drop)
 }
 
-/// As [`start`], with the store at hand.
-pub async fn start_with(config: IntakeConfig, store: Store, ctx: Context) -> anyhow::Result<()> {
+/// As [`start`], with the store at hand. Gives the address of the HTTP API.
+pub async fn start_with(
+    config: IntakeConfig,
+    store: Store,
+    ctx: Context,
+) -> anyhow::Result<SocketAddr> {
     config.check()?;
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }
+    let listener = http::bind(&config.api).await?;
     let client = spotreel_bus::connect(&config.nats, "intake", true).await?;
     let limits = Arc::new(Limits::new(&client, config.limits.clone()).await);
     let queue = wait_until_provisioned(&client, &limits, &ctx).await;
@@ -95,13 +109,15 @@ pub async fn start_with(config: IntakeConfig, store: Store, ctx: Context) -> any
     };
     ctx.spawn("inbox", inbox::run(inbox, ctx.clone()));
 
+    let keys = keys::ring(&client, &ctx);
+    let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
     let service = serve::offer(&intake, &client, &ctx, config.concurrent_requests).await?;
     let stopping = ctx.stopping.clone();
     ctx.tasks.spawn(async move {
         stopping.cancelled().await;
         drop(service);
     });
-    Ok(())
+    Ok(address)
 }
 
 async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {

@@ -10,6 +10,7 @@ use spotreel_bus::names::{LOG_ALL, TASKS};
 use spotreel_domain::Model;
 use spotreel_domain::api::{ApiError, ListPage, ListQuery, TaskView};
 
+use crate::caller::Caller;
 use crate::error;
 use crate::submit::Intake;
 
@@ -19,8 +20,8 @@ const MAX_LIMIT: u32 = 500;
 const WINDOW: usize = 500;
 /// Looks at the log in one call; with a filter that fits nothing the page ends there, with a cursor to go on.
 const MAX_WINDOWS: usize = 40;
-/// A page ends below the size of a message.
-const MAX_PAGE_BYTES: usize = 4 << 20;
+/// A page ends below the size of a message, and is no burden while a slow client reads it.
+const MAX_PAGE_BYTES: usize = 1 << 20;
 const STATES: [&str; 6] = [
     "queued",
     "started",
@@ -35,7 +36,11 @@ struct Filter {
     model: Option<Model>,
 }
 
-pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiError> {
+pub async fn page(
+    intake: &Intake,
+    caller: &Caller,
+    query: &ListQuery,
+) -> Result<ListPage, ApiError> {
     let (filter, limit) = check(query)?;
     let (first, last) = bounds(intake).await?;
     // One past the newest message that is looked at.
@@ -62,6 +67,7 @@ pub async fn page(intake: &Intake, query: &ListQuery) -> Result<ListPage, ApiErr
         for recorded in window.into_iter().rev() {
             let new = seen.insert(recorded.task.id.clone());
             if !new
+                || !caller.may_see(&recorded.task)
                 || !filter.fits(&recorded)
                 || !(from_the_top || is_newest(intake, &recorded).await?)
             {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use http::{Method, StatusCode};
 use spotreel_domain::api::ApiError;
 
 const REQUEST_SECONDS: &str = "spotreel_intake_request_seconds";
+const HTTP_SECONDS: &str = "spotreel_intake_http_seconds";
 const COMMIT_SECONDS: &str = "spotreel_intake_commit_seconds";
 const COMMIT_BATCH: &str = "spotreel_intake_commit_batch_tasks";
 const ACCEPTED: &str = "spotreel_intake_accepted_total";
@@ -14,6 +16,15 @@ const LOG_USED: &str = "spotreel_intake_log_used_ratio";
 
 pub fn request(verb: &'static str, took: Duration) {
     metrics::histogram!(REQUEST_SECONDS, "verb" => verb).record(took);
+}
+
+pub fn http(method: &Method, path: String, status: StatusCode, took: Duration) {
+    let labels = [
+        ("method", method.to_string()),
+        ("path", path),
+        ("status", status.as_u16().to_string()),
+    ];
+    metrics::histogram!(HTTP_SECONDS, &labels).record(took);
 }
 
 pub fn committed(tasks: usize, took: Duration) {
@@ -27,13 +38,7 @@ pub fn submitted(door: &'static str, outcome: Result<(), &ApiError>) {
     match outcome {
         Ok(()) => metrics::counter!(ACCEPTED, "door" => door).increment(1),
         Err(error) => {
-            let code = serde_json::to_value(error.code).ok();
-            let code = code
-                .as_ref()
-                .and_then(serde_json::Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-            metrics::counter!(REFUSED, "door" => door, "code" => code).increment(1);
+            metrics::counter!(REFUSED, "door" => door, "code" => error.code.as_str()).increment(1);
         }
     }
 }

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, Recorded, TaskLog};
-use spotreel_domain::api::{Accepted, ApiError};
+use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, SubmitResult};
 use spotreel_domain::model::MAX_SEED;
 use spotreel_domain::request::Valid;
-use spotreel_domain::{Task, TaskId, TaskRequest};
+use spotreel_domain::{Owner, Task, TaskId, TaskRequest};
 
+use crate::caller::Caller;
 use crate::commit::Committer;
 use crate::images::Images;
 use crate::limits::Limits;
@@ -33,6 +34,7 @@ pub struct Intake {
 #[derive(Clone, Copy, Debug)]
 pub enum Door {
     Request,
+    Http,
     /// Delivered again, a message gives the same tasks, judged by the time at which it was stored.
     Inbox {
         stream: &'static str,
@@ -57,14 +59,16 @@ impl Intake {
         &self,
         requests: Vec<Result<TaskRequest, ApiError>>,
         door: Door,
+        caller: &Caller,
     ) -> Vec<Outcome> {
         let now = now();
+        let owner = caller.owner();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
-            request.and_then(|request| door.candidate(&request, index, now))
+            request.and_then(|request| door.candidate(&request, index, owner, now))
         });
         let submitted = futures::stream::iter(candidates.map(|candidate| async move {
             let outcome = match candidate {
-                Ok(candidate) => self.submit_one(candidate, now).await,
+                Ok(candidate) => self.submit_one(candidate, owner, now).await,
                 Err(error) => Err(error),
             };
             metrics::submitted(door.name(), outcome.as_ref().map(drop));
@@ -73,7 +77,12 @@ impl Intake {
         submitted.buffered(AT_ONCE).collect().await
     }
 
-    async fn submit_one(&self, candidate: Candidate, now: Timestamp) -> Outcome {
+    async fn submit_one(
+        &self,
+        candidate: Candidate,
+        owner: Option<&Owner>,
+        now: Timestamp,
+    ) -> Outcome {
         let Candidate {
             id,
             may_be_known,
@@ -86,7 +95,7 @@ impl Intake {
                 .await
                 .map_err(|failure| error::unread(&failure))?;
             if let Some(known) = known {
-                return answer_again(&known, &valid.content_hash);
+                return answer_again(&known, owner, &valid.content_hash);
             }
         }
         self.limits.admit()?;
@@ -97,7 +106,8 @@ impl Intake {
         if let Some(image) = &valid.image {
             spec.image = Some(self.images.settle(image).await?);
         }
-        let step = Task::submit(id.clone(), spec, valid.content_hash.clone(), now);
+        let hash = valid.content_hash.clone();
+        let step = Task::submit_for(owner.cloned(), id.clone(), spec, hash, now);
         let accepted = Accepted::from(&step.1);
         match self
             .committer
@@ -106,7 +116,7 @@ impl Intake {
         {
             Some(Ok(_)) => Ok(accepted),
             Some(Err(AppendError::Conflict(Some(first)))) => {
-                answer_again(&first, &valid.content_hash)
+                answer_again(&first, owner, &valid.content_hash)
             }
             Some(Err(failure)) => Err(unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
@@ -119,18 +129,19 @@ impl Door {
         self,
         request: &TaskRequest,
         index: usize,
+        owner: Option<&Owner>,
         now: Timestamp,
     ) -> Result<Candidate, ApiError> {
         let at = match self {
-            Self::Request => now,
+            Self::Request | Self::Http => now,
             Self::Inbox { stored_nanos, .. } => {
                 Timestamp::from_nanosecond(stored_nanos).unwrap_or(now)
             }
         };
-        let valid = request.validate(at).map_err(error::invalid)?;
+        let valid = request.validate_for(owner, at).map_err(error::invalid)?;
         let (id, may_be_known) = match (&valid.id, self) {
             (Some(id), _) => (id.clone(), true),
-            (None, Self::Request) => (TaskId::from(ambient::uuid_v7()), false),
+            (None, Self::Request | Self::Http) => (TaskId::from(ambient::uuid_v7()), false),
             (
                 None,
                 Self::Inbox {
@@ -154,8 +165,20 @@ impl Door {
     fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Http => "http",
             Self::Inbox { .. } => "inbox",
         }
+    }
+}
+
+/// The answer to a list.
+pub fn sum(outcomes: Vec<Outcome>) -> AcceptedMany {
+    let accepted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    let results: Vec<_> = outcomes.into_iter().map(SubmitResult::from).collect();
+    AcceptedMany {
+        accepted,
+        refused: results.len() - accepted,
+        results,
     }
 }
 
@@ -184,8 +207,9 @@ pub fn unwritten(failure: &AppendError) -> ApiError {
 }
 
 /// The id is taken: by this very submission, or by another one.
-fn answer_again(first: &Recorded, content_hash: &str) -> Outcome {
-    match first.task.content_hash == content_hash {
+fn answer_again(first: &Recorded, owner: Option<&Owner>, content_hash: &str) -> Outcome {
+    let first_owner = first.task.owner.as_ref();
+    match first.task.content_hash == content_hash && first_owner == owner {
         true => Ok(Accepted::from(&first.task)),
         false => Err(error::conflict(&first.task.id)),
     }

@@ -1,24 +1,19 @@
-//! The answers to requests.
+//! The answers to NATS requests.
 
 use std::sync::Arc;
 
 use async_nats::{Client, HeaderMap};
 use serde::Serialize;
-use spotreel_bootstrap::ambient;
-use spotreel_bus::log::Append;
-use spotreel_bus::{AppendError, Recorded, names};
-use spotreel_domain::api::{
-    AcceptedMany, ApiError, ErrorReply, ListQuery, SubmitResult, TaskRef, TaskView,
-};
-use spotreel_domain::task::{Event, Refused, State};
-use spotreel_domain::{Task, TaskId};
+use spotreel_bus::names;
+use spotreel_domain::TaskId;
+use spotreel_domain::api::{ApiError, ErrorReply, ListQuery, SubmitResult, TaskRef};
 
-use crate::error;
+use crate::caller::Caller;
 use crate::parse::{self, Submission};
-use crate::submit::{Door, Intake, now, unwritten};
+use crate::submit::{self, Door, Intake};
+use crate::{error, keys};
 
-/// Somebody else wrote first so many times in a row: more is no coincidence.
-const CAS_TRIES: usize = 16;
+const CALLER: Caller = Caller::Trusted;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -27,6 +22,9 @@ pub enum Verb {
     List,
     Cancel,
     Retry,
+    CreateKey,
+    ListKeys,
+    RevokeKey,
 }
 
 /// An answer, ready to be sent.
@@ -36,12 +34,15 @@ pub struct Reply {
 }
 
 impl Verb {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Submit,
         Self::Get,
         Self::List,
         Self::Cancel,
         Self::Retry,
+        Self::CreateKey,
+        Self::ListKeys,
+        Self::RevokeKey,
     ];
 
     pub fn name(self) -> &'static str {
@@ -51,6 +52,9 @@ impl Verb {
             Self::List => "list",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::CreateKey => "create-key",
+            Self::ListKeys => "list-keys",
+            Self::RevokeKey => "revoke-key",
         }
     }
 
@@ -61,6 +65,9 @@ impl Verb {
             Self::List => names::LIST,
             Self::Cancel => names::CANCEL,
             Self::Retry => names::RETRY,
+            Self::CreateKey => names::OPS_KEY_CREATE,
+            Self::ListKeys => names::OPS_KEY_LIST,
+            Self::RevokeKey => names::OPS_KEY_REVOKE,
         }
     }
 }
@@ -81,6 +88,9 @@ pub async fn answer(
         Verb::List => list(intake, payload, kind).await,
         Verb::Cancel => cancel(intake, payload, kind).await,
         Verb::Retry => retry(intake, payload, kind).await,
+        Verb::CreateKey => create_key(intake, payload, kind).await,
+        Verb::ListKeys => list_keys(intake).await,
+        Verb::RevokeKey => revoke_key(intake, payload, kind).await,
     };
     match answered {
         Ok(body) => Reply {
@@ -122,12 +132,13 @@ async fn submit(
     match parse::submission(payload, kind)? {
         Submission::One(request) => {
             intake.limits.pace(1)?;
-            let mut outcomes = intake.submit(vec![Ok(*request)], Door::Request).await;
+            let requests = vec![Ok(*request)];
+            let mut outcomes = intake.submit(requests, Door::Request, &CALLER).await;
             outcomes.remove(0).map(|accepted| json(&accepted))
         }
         Submission::Many(requests) => {
             intake.limits.pace(requests.len())?;
-            let outcomes = intake.submit(requests, Door::Request).await;
+            let outcomes = intake.submit(requests, Door::Request, &CALLER).await;
             Ok(many(outcomes, intake.log.client()))
         }
     }
@@ -135,17 +146,7 @@ async fn submit(
 
 /// Ten thousand refusals with all their details may be more than a message holds: then the details go.
 fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
-    let accepted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    let refused = outcomes.len() - accepted;
-    let results = outcomes.into_iter().map(|outcome| match outcome {
-        Ok(accepted) => SubmitResult::Accepted(accepted),
-        Err(error) => SubmitResult::Refused { error },
-    });
-    let mut answer = AcceptedMany {
-        accepted,
-        refused,
-        results: results.collect(),
-    };
+    let mut answer = submit::sum(outcomes);
     let body = json(&answer);
     if body.len() <= client.max_payload() {
         return body;
@@ -163,13 +164,7 @@ fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
 
 async fn get(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
     let id = named(payload, kind)?;
-    let last = newest(intake, &id).await?;
-    Ok(json(
-        &intake
-            .images
-            .link(TaskView::from(&last.task), ambient::now())
-            .await,
-    ))
+    intake.get(&CALLER, &id).await.map(|view| json(&view))
 }
 
 async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
@@ -177,78 +172,43 @@ async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec
         [] => ListQuery::default(),
         payload => parse::request(payload, kind)?,
     };
-    crate::list::page(intake, &query)
-        .await
-        .map(|page| json(&page))
+    let page = crate::list::page(intake, &CALLER, &query).await;
+    page.map(|page| json(&page))
 }
 
 async fn cancel(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
     let id = named(payload, kind)?;
-    let task = change(intake, &id, State::Cancelled, |task| task.cancelled(now())).await?;
-    forget(intake, &id, task.entry).await;
-    Ok(json(&TaskView::from(&task)))
+    intake.cancel(&CALLER, &id).await.map(|view| json(&view))
 }
 
 async fn retry(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
     let id = named(payload, kind)?;
-    intake.limits.pace(1)?;
-    intake.limits.admit()?;
-    // No task is done already: one that is queued was not ended, so there is nothing to retry.
-    let task = change(intake, &id, None, |task| task.requeued(now())).await?;
-    forget(intake, &id, task.previous_entry).await;
-    Ok(json(&TaskView::from(&task)))
+    intake.retry(&CALLER, &id).await.map(|view| json(&view))
 }
 
-/// Takes the step by compare-and-set, until it is taken or the state does not allow it. A task that is in `done`
-/// already stays as it is: the same request again gets the same answer.
-async fn change(
+async fn create_key(
     intake: &Intake,
-    id: &TaskId,
-    done: impl Into<Option<State>>,
-    step: impl Fn(&Task) -> Result<(Event, Task), Refused>,
-) -> Result<Task, ApiError> {
-    let done = done.into();
-    let mut last = newest(intake, id).await?;
-    for _ in 0..CAS_TRIES {
-        if done.as_ref() == Some(&last.task.state) {
-            return Ok(last.task);
-        }
-        let (event, task) = step(&last.task).map_err(|refused| error::not_allowed(id, &refused))?;
-        let append = Append::new((event, task.clone()), last.sequence, ambient::uuid_v4());
-        match intake.log.append(&append).await {
-            Ok(sequence) => return Ok(task.placed_at(sequence, event)),
-            Err(AppendError::Conflict(Some(newer))) => last = *newer,
-            Err(AppendError::Conflict(None)) => return Err(error::not_found(id)),
-            Err(failure) => return Err(unwritten(&failure)),
-        }
-    }
-    Err(error::unavailable(
-        "others change this task at the same moment",
-    ))
+    payload: &[u8],
+    kind: Option<&str>,
+) -> Result<Vec<u8>, ApiError> {
+    let order = parse::request(payload, kind)?;
+    let created = keys::create(intake.log.client(), &order).await;
+    created.map(|created| json(&created))
 }
 
-/// Takes an old work item out of the log, and tells whoever renders it. Neither must succeed: monitor's sweeper
-/// removes what stays, and a worker reads the log at its next renewal.
-async fn forget(intake: &Intake, id: &TaskId, entry: u64) {
-    if entry != 0
-        && let Err(failure) = intake.log.delete(entry).await
-    {
-        tracing::warn!(error = %failure, task = %id, entry, "an old work item stays until it is swept");
-    }
-    let _ = intake
-        .log
-        .client()
-        .publish(names::hint(id), "".into())
-        .await;
+async fn list_keys(intake: &Intake) -> Result<Vec<u8>, ApiError> {
+    let listed = keys::list(intake.log.client()).await;
+    listed.map(|listed| json(&listed))
 }
 
-async fn newest(intake: &Intake, id: &TaskId) -> Result<Recorded, ApiError> {
-    let last = intake
-        .log
-        .last(id)
-        .await
-        .map_err(|failure| error::unread(&failure))?;
-    last.ok_or_else(|| error::not_found(id))
+async fn revoke_key(
+    intake: &Intake,
+    payload: &[u8],
+    kind: Option<&str>,
+) -> Result<Vec<u8>, ApiError> {
+    let named = parse::request(payload, kind)?;
+    let revoked = keys::revoke(intake.log.client(), named).await;
+    revoked.map(|revoked| json(&revoked))
 }
 
 fn named(payload: &[u8], kind: Option<&str>) -> Result<TaskId, ApiError> {

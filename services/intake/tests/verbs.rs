@@ -250,10 +250,7 @@ async fn an_answer_never_reaches_the_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_stored_once_and_named_by_their_hash() {
     let stage = Stage::set().await;
-    let png = base64::Engine::encode(
-        &base64::engine::general_purpose::STANDARD,
-        b"\x89PNG\r\n\x1a\nrest",
-    );
+    let png = stage::PICTURE;
     let task = json!({"model": "i2v-A14B", "prompt": "x", "image": {"base64": png}});
     let id = stage.submit(&task).await["id"].clone();
     let key = stage.ask("get", json!({"id": id}).to_string()).await["image"]

@@ -17,6 +17,8 @@ pub struct Spec {
     pub settings: Vec<(String, String)>,
     pub log: PathBuf,
     port: u16,
+    /// Of the HTTP API; intake's alone.
+    api_port: u16,
 }
 
 pub struct Program {
@@ -27,14 +29,25 @@ pub struct Program {
 impl Spec {
     /// `name` without its `spotreel-`; its log goes to a file in `dir`.
     pub fn new(name: &str, dir: &Path) -> Self {
-        let port = free_port();
+        let (port, api_port) = (free_port(), free_port());
+        let environment = [
+            ("SPOTREEL_HTTP__LISTEN", format!("127.0.0.1:{port}")),
+            ("SPOTREEL_INTAKE_API__LISTEN", format!("127.0.0.1:{api_port}")),
+            ("SPOTREEL_INTAKE_API__AUTH", "off".to_owned()),
+        ];
         Self {
             name: format!("spotreel-{name}"),
-            environment: vec![("SPOTREEL_HTTP__LISTEN".into(), format!("127.0.0.1:{port}"))],
+            environment: environment.map(|(name, value)| (name.into(), value)).into(),
             settings: Vec::new(),
             log: dir.join(format!("{name}-{port}.log")),
             port,
+            api_port,
         }
+    }
+
+    /// Where intake's HTTP API answers.
+    pub fn api_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.api_port)
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {

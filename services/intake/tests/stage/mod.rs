@@ -2,39 +2,29 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message};
 use serde_json::Value;
 use spotreel_bootstrap::Context;
 use spotreel_bootstrap::config::{Sources, load_from};
+use spotreel_bus::TaskLog;
 use spotreel_bus::names::TASKS;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{NatsConfig, TaskLog};
 use spotreel_intake::{DEFAULTS, IntakeConfig};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_s3::{Keys, Store};
+#[allow(unused_imports, reason = "each test program uses a part of it")]
+pub use spotreel_test_nats::until;
+use spotreel_test_nats::{Nats, client, password};
 
-const PASSWORD: &str = "test";
-const USERS: [&str; 10] = [
-    "PROVISION",
-    "TRIGGER",
-    "FLEET",
-    "OPERATOR",
-    "INTAKE",
-    "NOTIFIER",
-    "MONITOR",
-    "WORKER",
-    "CLIENTS_PROVISION",
-    "CLIENT",
-];
+/// 128x128, a PNG in base64.
+pub const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAIAAAACACAAAAADmVT4XAAAAb0lEQVR42u3bsQ0AIAgAQTBO6RAO48RsoIUFzX1NwiXU5IreRgAAAAAAAAAAAAAAAAAAADQ3XwP7d8NxAgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIB76cEBAAAAAAAAAAAAAAAAAKAbUBwkArWJu+lXAAAAAElFTkSuQmCC";
 
 pub struct Stage {
-    server: Child,
+    _nats: Nats,
     pub url: String,
     pub cloud: LocalCloud,
     pub store: Store,
@@ -44,14 +34,14 @@ pub struct Stage {
     /// With every right, inside the services' account.
     pub root: Client,
     pub log: TaskLog,
+    /// Of the HTTP API.
+    address: OnceLock<SocketAddr>,
     _dir: tempfile::TempDir,
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         self.ctx.stopping.cancel();
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }
 
@@ -74,13 +64,7 @@ impl Stage {
             .with_test_writer()
             .try_init();
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let server = serve(port, &dir);
-        let url = format!("nats://127.0.0.1:{port}");
+        let nats = Nats::start().await;
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
             .await
             .unwrap();
@@ -98,20 +82,21 @@ impl Stage {
         };
         let store = Store::connect_with_keys(&config.s3.store(), keys).await;
         store.create_bucket_if_missing().await.unwrap();
-        let root = connect(&url, "provision").await;
-        let client = connect(&url, "client").await;
+        let root = nats.client("provision").await;
+        let client = nats.client("client").await;
         let log = TaskLog::open(&root).await;
         provision::apply(&root, &Layout::default()).await.unwrap();
         let ctx = Context::new("intake", SocketAddr::from(([127, 0, 0, 1], 0)));
         Self {
-            server,
-            url,
+            url: nats.url.clone(),
+            _nats: nats,
             cloud,
             store,
             ctx,
             client,
             root,
             log,
+            address: OnceLock::new(),
             _dir: dir,
         }
     }
@@ -123,11 +108,15 @@ impl Stage {
             .push(("nats.url".into(), self.url.clone()));
         sources
             .overrides
-            .push(("nats.password".into(), PASSWORD.into()));
+            .push(("nats.password".into(), password("intake")));
         let config: IntakeConfig = load_from(&sources).unwrap();
-        spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone())
-            .await
-            .unwrap();
+        let started = spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone());
+        let address = started.await.unwrap();
+        let _ = self.address.set(address); // the first of two keeps its place
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        *self.address.get().expect("intake was started")
     }
 
     /// Sends bytes to a verb; the answer as JSON.
@@ -161,6 +150,18 @@ impl Stage {
             .unwrap()
     }
 
+    /// As an operator.
+    pub async fn order(&self, verb: &str, order: &Value) -> Value {
+        let operator = client(&self.url, "operator").await;
+        let request = async_nats::Request::new()
+            .payload(order.to_string().into())
+            .timeout(Some(Duration::from_secs(30)));
+        let answer = operator
+            .send_request(format!("spotreel.{verb}"), request)
+            .await;
+        serde_json::from_slice(&answer.unwrap().payload).unwrap()
+    }
+
     pub async fn submit(&self, task: &Value) -> Value {
         self.ask("submit", task.to_string()).await
     }
@@ -184,59 +185,19 @@ impl Stage {
     }
 }
 
-/// Waits for a condition; tests never sleep for their own sake.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
-}
-
 pub async fn connect(url: &str, user: &str) -> Client {
-    let config = NatsConfig {
-        url: url.into(),
-        user: Some(user.into()),
-        password: Some(PASSWORD.into()),
-        creds: None,
-    };
-    let client = spotreel_bus::connect(&config, user, true).await.unwrap();
-    until("connected", || async {
-        client.connection_state() == async_nats::connection::State::Connected
-    })
-    .await;
-    client
+    client(url, user).await
 }
 
 fn sources(overrides: &[(&str, &str)]) -> Sources<'static> {
     Sources {
         name: "intake",
         defaults: DEFAULTS,
-        overrides: overrides
+        overrides: [("api.listen", "127.0.0.1:0"), ("api.auth", "off")]
             .iter()
+            .chain(overrides)
             .map(|(key, value)| ((*key).into(), (*value).into()))
             .collect(),
         ..Sources::default()
     }
-}
-
-fn serve(port: u16, dir: &tempfile::TempDir) -> Child {
-    let program = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-    let config =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
-    Command::new(program)
-        .arg("-c")
-        .arg(config)
-        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
-        .arg(dir.path().join("nats"))
-        .arg("-l")
-        .arg(dir.path().join("nats.log"))
-        .envs(USERS.map(|user| (format!("SPOTREEL_{user}_PASSWORD"), PASSWORD)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nats-server is on the PATH, or SPOTREEL_NATS_SERVER names it")
 }

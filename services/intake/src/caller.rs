@@ -1,0 +1,34 @@
+//! Who asks. A NATS client stands in an account of its own and is trusted with every task; over HTTP it is the key
+//! that says whose tasks are meant.
+
+use std::sync::Arc;
+
+use spotreel_domain::{ApiKey, Owner, Task};
+
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A NATS client; and whoever reaches the HTTP address while `api.auth` is off.
+    Trusted,
+    Key(Arc<ApiKey>),
+}
+
+impl Caller {
+    /// Whose the tasks are that this caller submits.
+    pub fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Trusted => None,
+            Self::Key(key) => Some(&key.owner),
+        }
+    }
+
+    pub fn may_see(&self, task: &Task) -> bool {
+        self.may_see_of(task.owner.as_ref())
+    }
+
+    pub fn may_see_of(&self, owner: Option<&Owner>) -> bool {
+        match self {
+            Self::Trusted => true,
+            Self::Key(key) => key.may_see(owner),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Server-sent events: a task's, or all that the caller may see, from where the client left off.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
+use serde::Deserialize;
+use spotreel_bus::names;
+use spotreel_domain::Owner;
+use spotreel_domain::api::ApiError;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Api;
+use super::problem::Problem;
+use super::query::Named;
+use crate::caller::Caller;
+use crate::error;
+use crate::feed::{Following, Told};
+
+const LAST_EVENT_ID: &str = "last-event-id";
+/// Below the minute after which proxies give up on a silent connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// When a browser comes back after a connection was lost.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// A task's events, from the first on, and its progress; ends with the task.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}/events", tag = "events", operation_id = "follow_task",
+    params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The newest event that the client has.")),
+    responses(
+        (status = 200, description = "Each event is a CloudEvent; `progress` has no id and may be lost.", content_type = "text/event-stream", body = String),
+        (status = 204, description = "The task has ended and there is nothing after `Last-Event-ID`: a browser does not come back."),
+        super::openapi::Refusals
+    )
+)]
+pub(super) async fn of_task(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let place = place(&api)?;
+    let after = last_event_id(&headers)?.unwrap_or(0);
+    let ended = api.intake.newest(&caller, &id).await?.task.is_terminal();
+    let client = api.intake.log.client();
+    let progress = client.subscribe(names::progress(&id)).await;
+    let progress = progress.map_err(|_| error::unavailable("progress cannot be heard now"))?;
+    let mut following = api.feed.follow(names::events_of(&id), after);
+    let first = following
+        .next_stored()
+        .await
+        .map_err(|failure| unread(&failure))?;
+    if ended && first.is_none() && after > 0 {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let follower = Follower {
+        following,
+        first,
+        progress: Some(progress),
+        caller: Caller::Trusted,
+        ends: true,
+        api,
+        _place: place,
+    };
+    Ok(follower.answer())
+}
+
+/// What happens to all tasks that the caller may see, from now on or from `Last-Event-ID` on.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "events", operation_id = "follow_all",
+    params(("Last-Event-ID" = Option<u64>, Header, description = "The newest event that the client has. Absent: only what comes from now on.")),
+    responses(
+        (status = 200, description = "Each event is a CloudEvent.", content_type = "text/event-stream", body = String),
+        super::openapi::Refusals
+    )
+)]
+pub(super) async fn of_all(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let place = place(&api)?;
+    let after = match last_event_id(&headers)? {
+        Some(after) => after,
+        None => api
+            .feed
+            .newest()
+            .await
+            .map_err(|failure| unread(&failure))?,
+    };
+    let follower = Follower {
+        following: api.feed.follow_all(after),
+        first: None,
+        progress: None,
+        caller,
+        ends: false,
+        api,
+        _place: place,
+    };
+    Ok(follower.answer())
+}
+
+fn place(api: &Api) -> Result<OwnedSemaphorePermit, ApiError> {
+    let place = api.followers.clone().try_acquire_owned();
+    place.map_err(|_| error::busy("too many follow events at the same time"))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let id = value.to_str().ok().and_then(|text| text.parse().ok());
+    // One more must still be a number.
+    let id = id.filter(|id| *id < u64::MAX);
+    let message = "Last-Event-ID is the id of an event that was sent here: a number";
+    id.map(Some)
+        .ok_or_else(|| error::broken("Last-Event-ID", "format", message))
+}
+
+fn unread(failure: &spotreel_bus::jetstream::ApiError) -> ApiError {
+    tracing::warn!(error = %failure, "events could not be read");
+    error::unavailable("events cannot be read now")
+}
+
+struct Follower {
+    following: Following,
+    /// Read already.
+    first: Option<Arc<Told>>,
+    progress: Option<Subscriber>,
+    caller: Caller,
+    /// With the task; or never.
+    ends: bool,
+    api: Api,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    fn answer(self) -> Response {
+        let hello = stream::once(async { Event::default().retry(COME_BACK) });
+        let events = stream::unfold(Some(self), |follower| async {
+            let mut follower = follower?;
+            let (event, more) = follower.next().await?;
+            Some((event, more.then_some(follower)))
+        });
+        let events = hello.chain(events).map(Ok::<_, Infallible>);
+        Sse::new(events)
+            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+            .into_response()
+    }
+
+    /// The next event, and whether others may follow it. None: the program stops, or the stream cannot be read; the
+    /// client comes back with the id of the last one.
+    async fn next(&mut self) -> Option<(Event, bool)> {
+        loop {
+            if let Some(first) = self.first.take() {
+                if let Some(event) = self.tell(&first).await {
+                    return Some(event);
+                }
+                continue;
+            }
+            let stopping = self.api.ctx.stopping.clone();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return None,
+                told = self.following.next() => {
+                    let told = told.inspect_err(|failure| drop(unread(failure))).ok()?;
+                    if let Some(event) = self.tell(&told).await {
+                        return Some(event);
+                    }
+                }
+                progress = heard(&mut self.progress) => {
+                    let text = String::from_utf8(progress.payload.into()).ok()?;
+                    return Some((Event::default().event("progress").data(text), true));
+                }
+            }
+        }
+    }
+
+    /// None: the caller may not see it.
+    async fn tell(&self, told: &Told) -> Option<(Event, bool)> {
+        let text = std::str::from_utf8(&told.payload).ok()?;
+        if !self.caller.may_see_of(owner(text).as_ref()) {
+            return None;
+        }
+        let event = Event::default()
+            .id(told.sequence.to_string())
+            .event(told.event())
+            .data(text);
+        let may_end = self.ends
+            && spotreel_domain::Event::parse(told.event())
+                .is_some_and(spotreel_domain::Event::is_terminal);
+        Some((event, !(may_end && self.following.is_at_end().await)))
+    }
+}
+
+async fn heard(progress: &mut Option<Subscriber>) -> async_nats::Message {
+    if let Some(subscriber) = progress
+        && let Some(message) = subscriber.next().await
+    {
+        return message;
+    }
+    *progress = None;
+    std::future::pending().await
+}
+
+/// Whose task an event tells of.
+fn owner(event: &str) -> Option<Owner> {
+    #[derive(Deserialize)]
+    struct Told {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(default)]
+        owner: Option<Owner>,
+    }
+    serde_json::from_str::<Told>(event).ok()?.data.owner
+}

@@ -1,0 +1,60 @@
+//! Pictures for tasks that begin with one, sent as they are.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body;
+use super::problem::Problem;
+use crate::caller::Caller;
+use crate::error;
+use crate::images::MAX_IMAGE_BYTES;
+
+const MEDIA_TYPES: [&str; 4] = [
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "application/octet-stream",
+];
+
+/// A picture that was kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Uploaded {
+    /// For a task's `image.s3_key`. The same picture has the same key.
+    s3_key: String,
+    width: u32,
+    height: u32,
+}
+
+/// Keeps a picture: JPEG, PNG or WebP of at most 20 MB, decoded and checked.
+#[utoipa::path(
+    post, path = "/v1/images", tag = "images", operation_id = "upload_image",
+    request_body(content((Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 201, body = Uploaded), super::openapi::Refusals)
+)]
+pub(super) async fn upload(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Uploaded>), Problem> {
+    let kind = body::media_type(&headers)?.unwrap_or_default();
+    if !MEDIA_TYPES.contains(&kind.as_str()) {
+        let message = format!("Content-Type is one of {}", MEDIA_TYPES.join(", "));
+        return Err(error::unsupported(message).into());
+    }
+    api.admit(&caller, 1)?;
+    let within = api.config.body_timeout;
+    let held = body::read(&api.budget, &headers, body, MAX_IMAGE_BYTES, within).await?;
+    let kept = api.intake.images.keep(held.into_bytes(), "body").await?;
+    let uploaded = Uploaded {
+        s3_key: kept.key,
+        width: kept.width,
+        height: kept.height,
+    };
+    Ok((StatusCode::CREATED, Json(uploaded)))
+}

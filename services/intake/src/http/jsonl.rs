@@ -1,0 +1,180 @@
+//! Lists too long for one body: a task a line, read as they arrive, a result a line, in the same order.
+//!
+//! Results are kept until the client reads them, and tasks are taken meanwhile: a client that sends everything before
+//! it reads anything is the usual one.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use spotreel_domain::TaskRequest;
+use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult};
+use tokio::sync::mpsc;
+
+use super::Api;
+use super::body::{self, Budget, Held};
+use super::routes::{LARGEST_BODY, name_task};
+use crate::caller::Caller;
+use crate::error;
+use crate::parse::{self, Submission};
+use crate::submit::{Door, Outcome};
+
+pub(super) const MEDIA_TYPE: &str = "application/jsonl";
+/// The same by its older names.
+pub(super) const MEDIA_TYPES: [&str; 3] =
+    [MEDIA_TYPE, "application/x-ndjson", "application/x-jsonl"];
+/// Lines of one upload on their way at once: what one group commit takes.
+const AT_ONCE: usize = 1_000;
+
+/// Takes the tasks; the answer begins before the last line was read.
+pub(super) fn submit(
+    api: Api,
+    caller: Caller,
+    key: Option<String>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Ok(place) = api.uploads.clone().try_acquire_owned() else {
+        return Err(error::busy("too many lists are uploaded at the same time"));
+    };
+    // One more for the line that says why an upload ended early.
+    let (results, told) = mpsc::channel(MAX_TASKS_PER_CALL + 1);
+    let tasks = api.ctx.tasks.clone();
+    tasks.spawn(async move {
+        let outcomes = lines(&api, body)
+            .enumerate()
+            .map(|(index, line)| submit_line(&api, &caller, key.as_deref(), index, line))
+            .buffered(AT_ONCE);
+        let mut outcomes = std::pin::pin!(outcomes);
+        while let Some(outcome) = outcomes.next().await {
+            // The client is gone; what it sent is still taken.
+            let _ = results.send(line_of(outcome)).await;
+        }
+        drop(place);
+    });
+    let body = stream::unfold(told, |mut told| async {
+        let line = told.recv().await?;
+        Some((Ok::<_, Infallible>(line), told))
+    });
+    Ok(([(CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(body)).into_response())
+}
+
+async fn submit_line(
+    api: &Api,
+    caller: &Caller,
+    key: Option<&str>,
+    index: usize,
+    line: Result<Held, ApiError>,
+) -> Outcome {
+    let line = line?;
+    let mut request = one(line.as_slice(), index)?;
+    drop(line);
+    if let Some(key) = key {
+        name_task(&mut request, format!("{key}/{index}"));
+    }
+    api.admit(caller, 1)?;
+    let mut outcomes = api
+        .intake
+        .submit(vec![Ok(request)], Door::Http, caller)
+        .await;
+    outcomes.remove(0)
+}
+
+fn one(line: &[u8], index: usize) -> Result<TaskRequest, ApiError> {
+    match parse::submission(line, None)? {
+        Submission::One(request) => Ok(*request),
+        Submission::Many(_) => {
+            let message = format!("line {index} is a list: a line holds one task");
+            Err(error::broken("body", "object", message))
+        }
+    }
+}
+
+fn line_of(outcome: Outcome) -> Bytes {
+    let mut line =
+        serde_json::to_vec(&SubmitResult::from(outcome)).expect("an answer has string keys only");
+    line.push(b'\n');
+    line.into()
+}
+
+/// The lines of a body that are not empty; the last one may be an error, after which nothing is read.
+struct Lines {
+    budget: Budget,
+    api: Api,
+    body: Body,
+    rest: Held,
+    whole: VecDeque<Held>,
+    given: usize,
+    ended: bool,
+}
+
+fn lines(api: &Api, body: Body) -> impl Stream<Item = Result<Held, ApiError>> + use<> {
+    let lines = Lines {
+        budget: api.budget.clone(),
+        api: api.clone(),
+        rest: api.budget.hold(),
+        body,
+        whole: VecDeque::new(),
+        given: 0,
+        ended: false,
+    };
+    stream::unfold(lines, |mut lines| async {
+        let line = lines.next().await.transpose()?;
+        lines.ended |= line.is_err();
+        Some((line, lines))
+    })
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Held>, ApiError> {
+        loop {
+            if let Some(line) = self.whole.pop_front() {
+                self.given += 1;
+                if self.given > MAX_TASKS_PER_CALL {
+                    self.whole.clear();
+                    let most = MAX_TASKS_PER_CALL;
+                    let message = format!(
+                        "one call takes at most {most} tasks: the lines from here on were not read"
+                    );
+                    return Err(error::too_large(message));
+                }
+                return Ok(Some(line));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), ApiError> {
+        let within = self.api.config.idle_timeout;
+        let chunk = tokio::time::timeout(within, body::next_chunk(&mut self.body));
+        let Some(chunk) = chunk.await.map_err(|_| body::timed_out(within))?? else {
+            self.ended = true;
+            self.end_line();
+            return Ok(());
+        };
+        let mut parts = chunk.split(|byte| *byte == b'\n').peekable();
+        while let Some(part) = parts.next() {
+            if self.rest.len() + part.len() > LARGEST_BODY {
+                return Err(body::too_large(LARGEST_BODY));
+            }
+            self.budget.add(&mut self.rest, part)?;
+            if parts.peek().is_some() {
+                self.end_line();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::replace(&mut self.rest, self.budget.hold());
+        if !line.as_slice().iter().all(u8::is_ascii_whitespace) {
+            self.whole.push_back(line);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The HTTP API: what a web developer expects of one, over the same paths as the NATS doors.
+//!
+//! Nothing here may be exhausted by who asks: connections, requests at work, bytes of bodies that have not arrived
+//! whole, uploads of lists and followers each have a number; what comes beyond it hears `503` and when to come back.
+
+mod auth;
+mod body;
+mod events;
+mod images;
+mod jsonl;
+mod listen;
+mod openapi;
+mod problem;
+mod query;
+mod routes;
+mod schema;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use spotreel_bootstrap::Context;
+use spotreel_bus::KeyRing;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::config::{ApiConfig, Auth};
+use crate::feed::Feed;
+use crate::http::body::Budget;
+use crate::pace::KeyPace;
+use crate::submit::Intake;
+
+pub use openapi::document;
+
+/// What every route works with.
+#[derive(Clone)]
+pub(crate) struct Api {
+    intake: Arc<Intake>,
+    feed: Feed,
+    /// None: `api.auth` is off.
+    keys: Option<KeyRing>,
+    pace: Arc<KeyPace>,
+    config: Arc<ApiConfig>,
+    budget: Budget,
+    /// Requests at work.
+    places: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    ctx: Context,
+}
+
+/// Takes the address, so that a taken one fails at once and tests learn the port.
+pub(crate) async fn bind(config: &ApiConfig) -> anyhow::Result<TcpListener> {
+    let listen = config.listen;
+    TcpListener::bind(listen).await.with_context(|| {
+        format!("can't listen on {listen}: set api.listen to a free address, or to port 0 for any")
+    })
+}
+
+/// Answers on the listener until the program stops.
+pub(crate) fn serve(
+    listener: TcpListener,
+    config: ApiConfig,
+    intake: &Arc<Intake>,
+    keys: KeyRing,
+    client: &Client,
+    ctx: &Context,
+) -> anyhow::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    if config.auth == Auth::Off {
+        tracing::warn!(
+            api = %address,
+            "api.auth is off: whoever reaches this address may submit, read and cancel every task"
+        );
+    }
+    let feed = Feed::new(client);
+    ctx.spawn("feed", feed.clone().hear(ctx.clone()));
+    let api = Api {
+        intake: intake.clone(),
+        feed,
+        keys: (config.auth == Auth::Keys).then_some(keys),
+        pace: Arc::new(KeyPace::new()),
+        budget: Budget::new(config.body_memory_mib),
+        places: Arc::new(Semaphore::new(config.concurrent_requests)),
+        uploads: Arc::new(Semaphore::new(config.uploads)),
+        followers: Arc::new(Semaphore::new(config.followers)),
+        config: Arc::new(config),
+        ctx: ctx.clone(),
+    };
+    let router = routes::router(&api)?;
+    ctx.spawn(
+        "api",
+        listen::run(listener, router, api.config, ctx.clone()),
+    );
+    tracing::info!(api = %address, "the HTTP API answers");
+    Ok(address)
+}

@@ -1,0 +1,119 @@
+//! The description of the API, made from the routes themselves.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use serde_json::Value;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, ContentBuilder, Info, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
+    ResponseBuilder, Tag,
+};
+use utoipa::{IntoResponses, ToSchema};
+
+use super::problem::{CONTENT_TYPE, ProblemBody};
+use super::{routes, schema};
+
+/// What every route may answer instead of what it promises.
+pub(super) struct Refusals;
+
+const REFUSALS: [(&str, &str); 10] = [
+    (
+        "400",
+        "A rule is broken; `violations` names each with its field.",
+    ),
+    ("401", "No key, or one that is not good."),
+    ("404", "There is no such task, or it is not yours."),
+    ("405", "The address does not answer to this method."),
+    ("408", "The body did not arrive in time."),
+    (
+        "409",
+        "The id is taken by other content, or the task's state does not allow it.",
+    ),
+    ("413", "Too large."),
+    (
+        "415",
+        "Another Content-Type is wanted, or the body is packed.",
+    ),
+    ("429", "Later: see `Retry-After`."),
+    (
+        "503",
+        "Later: see `Retry-After`. The same request is safe to send again.",
+    ),
+];
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let problem = Ref::from_schema_name(ProblemBody::name());
+        let content = ContentBuilder::new().schema(Some(problem)).build();
+        REFUSALS
+            .into_iter()
+            .map(|(status, description)| {
+                let response = ResponseBuilder::new()
+                    .description(description)
+                    .content(CONTENT_TYPE, content.clone());
+                (status.to_owned(), response.build().into())
+            })
+            .collect()
+    }
+}
+
+/// What no route says by itself.
+pub(super) fn frame() -> OpenApi {
+    let mut info = Info::new("spotreel", env!("CARGO_PKG_VERSION"));
+    info.description = Some(
+        "Video generation with Wan2.2 on Spot GPUs: submit tasks, follow them, fetch the videos."
+            .into(),
+    );
+    info.license = Some(License::new("Apache-2.0"));
+    let tag = |name: &str, description: &str| {
+        let mut tag = Tag::new(name);
+        tag.description = Some(description.into());
+        tag
+    };
+    let mut components = Components::new();
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    components.add_security_scheme("key", bearer);
+    let mut schemas = Vec::new();
+    ProblemBody::schemas(&mut schemas);
+    schemas.push((
+        ProblemBody::name().into(),
+        <ProblemBody as utoipa::PartialSchema>::schema(),
+    ));
+    components.schemas.extend(schemas);
+    OpenApiBuilder::new()
+        .info(info)
+        .components(Some(components))
+        .security(Some([SecurityRequirement::new(
+            "key",
+            Vec::<String>::new(),
+        )]))
+        .tags(Some([
+            tag("tasks", "One task is one video."),
+            tag(
+                "events",
+                "Server-sent events; `Last-Event-ID` goes on where a connection was lost.",
+            ),
+            tag("images", "First frames."),
+        ]))
+        .build()
+}
+
+/// The whole description, OpenAPI 3.1.
+pub fn document() -> Value {
+    let described = routes::described().into_openapi();
+    let mut document = serde_json::to_value(described).expect("a description has string keys only");
+    for (name, schema) in schema::written() {
+        document["components"]["schemas"][name.as_ref()] = schema;
+    }
+    document
+}
+
+/// This description.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "description", operation_id = "describe", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Value))
+)]
+pub(super) async fn show() -> Json<Value> {
+    Json(document())
+}

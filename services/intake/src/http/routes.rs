@@ -1,0 +1,342 @@
+//! The routes: each reads what it is asked, lets the doors' common paths answer, and says it in HTTP's words.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LINK, LOCATION};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use spotreel_domain::TaskRequest;
+use spotreel_domain::api::{
+    Accepted, AcceptedMany, ApiError, ListPage, ListQuery, SubmitResult, TaskView,
+};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::body::Placed;
+use super::problem::Problem;
+use super::query::{Asked, Named};
+use super::schema::{Listed, Submittable, TaskRequestSchema};
+use super::{Api, body, events, images, jsonl, openapi};
+use crate::caller::Caller;
+pub(super) use crate::config::LARGEST_BODY;
+use crate::error;
+use crate::metrics;
+use crate::parse::{self, Submission};
+use crate::submit::Door;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Every route with its description.
+pub(super) fn described() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(submit, list))
+        .routes(routes!(get, cancel))
+        .routes(routes!(retry))
+        .routes(routes!(video))
+        .routes(routes!(events::of_task))
+        .routes(routes!(events::of_all))
+        .routes(routes!(images::upload))
+        .routes(routes!(openapi::show))
+}
+
+pub(super) fn router(api: &Api) -> anyhow::Result<Router> {
+    let (router, _) = described().split_for_parts();
+    let router = router
+        .fallback(nothing_there)
+        .method_not_allowed_fallback(wrong_method)
+        // Bodies have bounds of their own, in body.rs.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(api.clone(), attend))
+        .with_state(api.clone());
+    Ok(match origins(&api.config.allow_origins)? {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+impl Api {
+    /// May so many tasks, or other things of some weight, come from this caller now?
+    pub fn admit(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
+        if let Caller::Key(key) = caller {
+            self.pace.check(key, tasks)?;
+        }
+        self.intake.limits.pace(tasks)
+    }
+}
+
+/// Gives a task the name that its upload has, unless it has one of its own.
+pub(super) fn name_task(request: &mut TaskRequest, key: String) {
+    if request.id.is_none() && request.idempotency_key.is_none() {
+        request.idempotency_key = Some(key);
+    }
+}
+
+/// Accepts a task, a list of tasks, or a stream of them, one a line.
+///
+/// With the header `Idempotency-Key` the same request is safe to send again: the tasks of a list are then named by the
+/// key, a slash and their index.
+#[utoipa::path(
+    post, path = "/v1/tasks", tag = "tasks", operation_id = "submit",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable characters. One task: the same as `idempotency_key` in it.")),
+    request_body(content((Submittable = "application/json"), (TaskRequestSchema = "application/jsonl"))),
+    responses(
+        (status = 201, description = "One task was accepted, or had been.", body = Accepted,
+         headers(("Location" = String, description = "The task."))),
+        (status = 200, description = "A list, each task with its own outcome; as JSON lines if it came so.",
+         content((AcceptedMany = "application/json"), (SubmitResult = "application/jsonl"))),
+        openapi::Refusals
+    )
+)]
+async fn submit(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let key = idempotency_key(&headers)?;
+    let kind = body::media_type(&headers)?;
+    match kind.as_deref() {
+        Some("application/json") => {}
+        Some(kind) if jsonl::MEDIA_TYPES.contains(&kind) => {
+            return Ok(jsonl::submit(api, caller, key, body)?);
+        }
+        _ => {
+            let message =
+                "Content-Type is application/json, or application/jsonl for a task a line";
+            return Err(error::unsupported(message.into()).into());
+        }
+    }
+    let within = api.config.body_timeout;
+    let held = body::read(&api.budget, &headers, body, LARGEST_BODY, within).await?;
+    let submission = parse::submission(held.as_slice(), None)?;
+    drop(held);
+    match submission {
+        Submission::One(mut request) => {
+            if let Some(key) = key {
+                if request.id.is_some() || request.idempotency_key.is_some() {
+                    let message = "give the header Idempotency-Key or the task's own id or idempotency_key, not both";
+                    return Err(error::broken("Idempotency-Key", "either", message).into());
+                }
+                name_task(&mut request, key);
+            }
+            api.admit(&caller, 1)?;
+            let mut outcomes = api
+                .intake
+                .submit(vec![Ok(*request)], Door::Http, &caller)
+                .await;
+            let accepted = outcomes.remove(0)?;
+            let location = format!("/v1/tasks/{}", accepted.id);
+            Ok((StatusCode::CREATED, [(LOCATION, location)], Json(accepted)).into_response())
+        }
+        Submission::Many(mut requests) => {
+            if let Some(key) = key {
+                for (index, request) in requests.iter_mut().enumerate() {
+                    if let Ok(request) = request {
+                        name_task(request, format!("{key}/{index}"));
+                    }
+                }
+            }
+            api.admit(&caller, requests.len())?;
+            let outcomes = api.intake.submit(requests, Door::Http, &caller).await;
+            Ok(Json(crate::submit::sum(outcomes)).into_response())
+        }
+    }
+}
+
+/// Tasks, newest change first.
+#[utoipa::path(
+    get, path = "/v1/tasks", tag = "tasks", operation_id = "list_tasks", params(Listed),
+    responses(
+        (status = 200, body = ListPage, headers(("Link" = String, description = "`rel=\"next\"`: the next page, if there is one (RFC 8288)."))),
+        openapi::Refusals
+    )
+)]
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Response, Problem> {
+    let page = crate::list::page(&api.intake, &caller, &query).await?;
+    let link = page.next_cursor.map(|cursor| {
+        let others = [
+            query.state.map(|state| format!("&state={state}")),
+            query.model.map(|model| format!("&model={model}")),
+            query.limit.map(|limit| format!("&limit={limit}")),
+        ];
+        let others: String = others.into_iter().flatten().collect();
+        format!("</v1/tasks?cursor={cursor}{others}>; rel=\"next\"")
+    });
+    let mut response = Json(page).into_response();
+    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
+}
+
+/// One task, with a fresh link to its video.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "get_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskView), openapi::Refusals)
+)]
+async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<Json<TaskView>, Problem> {
+    Ok(Json(api.intake.get(&caller, &id).await?))
+}
+
+/// Cancels a task that has not ended. Again is no error.
+#[utoipa::path(
+    delete, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "cancel_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskView), openapi::Refusals)
+)]
+async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<Json<TaskView>, Problem> {
+    Ok(Json(api.intake.cancel(&caller, &id).await?))
+}
+
+/// A task that failed, was cancelled or expired begins a new round.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/retry", tag = "tasks", operation_id = "retry_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskView), openapi::Refusals)
+)]
+async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<Json<TaskView>, Problem> {
+    api.admit(&caller, 0)?;
+    Ok(Json(api.intake.retry(&caller, &id).await?))
+}
+
+/// Redirects to a fresh link to the video, which lies in S3.
+#[utoipa::path(
+    get, path = "/v1/tasks/{id}/video", tag = "tasks", operation_id = "get_video", params(("id" = String, Path)),
+    responses(
+        (status = 307, description = "To the MP4.", headers(("Location" = String, description = "A link that ends; this address does not."))),
+        openapi::Refusals
+    )
+)]
+async fn video(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<Response, Problem> {
+    let task = api.intake.get(&caller, &id).await?;
+    let Some(video) = task.video else {
+        let message = format!("task {id} is {}: there is no video of it", task.state);
+        return Err(error::no_video(message).into());
+    };
+    let url = video
+        .url
+        .ok_or_else(|| error::unavailable("no link can be made now"))?;
+    // The link ends: it is for this time only.
+    let headers = [(LOCATION, url), (CACHE_CONTROL, "no-store".to_owned())];
+    Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    /// The longest that still fits `idempotency_key` with an index behind it.
+    const LONGEST: usize = 200;
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    let key = value.to_str().unwrap_or_default();
+    if given.next().is_some() || key.is_empty() || key.len() > LONGEST {
+        let message = format!(
+            "Idempotency-Key stands there once and has 1 to {LONGEST} printable ASCII characters"
+        );
+        return Err(error::broken("Idempotency-Key", "length", message));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// Around every request: a place, a span, a measure.
+async fn attend(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let Ok(place) = api.places.clone().try_acquire_owned() else {
+        return Problem(error::busy("too many requests are at work")).into_response();
+    };
+    let began = Instant::now();
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map_or("unknown", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!("http", method = %request.method(), path);
+    let mut trace = async_nats::HeaderMap::new();
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) = request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+        {
+            trace.insert(name, value);
+        }
+    }
+    spotreel_bus::trace::adopt(&span, &trace);
+    let method = request.method().clone();
+    let response = next.run(request).instrument(span).await;
+    metrics::http(&method, path, response.status(), began.elapsed());
+    if is_stream(&response) {
+        return response;
+    }
+    response.map(|body| {
+        let placed = Placed {
+            body,
+            _place: place,
+        };
+        Body::new(placed)
+    })
+}
+
+/// Followers and uploads have places of their own.
+fn is_stream(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind == "text/event-stream" || kind == jsonl::MEDIA_TYPE)
+}
+
+async fn nothing_there(uri: Uri) -> Problem {
+    Problem(error::no_such_page(uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem(error::method_not_allowed(method.as_str(), uri.path()))
+}
+
+fn origins(allowed: &[String]) -> anyhow::Result<Option<CorsLayer>> {
+    if allowed.is_empty() {
+        return Ok(None);
+    }
+    let parse = |origin: &String| {
+        let fits = origin.contains("://") && !origin.ends_with('/');
+        let value = HeaderValue::try_from(origin.as_str()).ok().filter(|_| fits);
+        value.ok_or_else(|| {
+            anyhow::anyhow!(
+                "`api.allow_origins`: {origin:?} is no origin such as https://studio.example"
+            )
+        })
+    };
+    let allowed = allowed
+        .iter()
+        .map(parse)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(allowed))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            IDEMPOTENCY_KEY,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([LOCATION, LINK, ALLOW]);
+    Ok(Some(layer))
+}

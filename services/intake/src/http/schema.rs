@@ -1,0 +1,159 @@
+//! Schemas that no derive can write: a task's rules differ by its model.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+use spotreel_domain::Model;
+use spotreel_domain::api::MAX_TASKS_PER_CALL;
+use spotreel_domain::id::MAX_TASK_ID;
+use spotreel_domain::model::{
+    GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
+};
+use spotreel_domain::request::{MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+/// A task as a client writes it: one of three, by its model.
+pub(super) struct TaskRequestSchema;
+
+/// A task, or a list of them.
+pub(super) struct Submittable;
+
+/// The query of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(
+    dead_code,
+    reason = "the type that is read is domain's ListQuery; this describes it"
+)]
+pub(super) struct Listed {
+    #[param(inline)]
+    state: Option<StateName>,
+    #[param(inline)]
+    model: Option<Model>,
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[param(minimum = 0)]
+    cursor: Option<u64>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes a text")]
+enum StateName {
+    Queued,
+    Started,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Expired,
+}
+
+/// The schemas that are written here, by name. They take the place of [`PLACEHOLDER`]s: the builders of utoipa know
+/// fewer words than JSON Schema has.
+pub(super) fn written() -> [(Cow<'static, str>, Value); 2] {
+    let task = format!("#/components/schemas/{}", TaskRequestSchema::name());
+    let submission = json!({ "oneOf": [
+        { "$ref": task },
+        { "type": "array", "minItems": 1, "maxItems": MAX_TASKS_PER_CALL, "items": { "$ref": task } }
+    ] });
+    let models = Model::ALL.map(of_model);
+    let task =
+        json!({ "description": "All but `model` and `prompt` has a default.", "oneOf": models });
+    [
+        (TaskRequestSchema::name(), task),
+        (Submittable::name(), submission),
+    ]
+}
+
+const PLACEHOLDER: fn() -> RefOr<Schema> = RefOr::<Schema>::default;
+
+impl PartialSchema for TaskRequestSchema {
+    fn schema() -> RefOr<Schema> {
+        PLACEHOLDER()
+    }
+}
+
+impl ToSchema for TaskRequestSchema {
+    fn name() -> Cow<'static, str> {
+        "TaskRequest".into()
+    }
+}
+
+impl PartialSchema for Submittable {
+    fn schema() -> RefOr<Schema> {
+        PLACEHOLDER()
+    }
+}
+
+impl ToSchema for Submittable {
+    fn name() -> Cow<'static, str> {
+        "Submission".into()
+    }
+}
+
+fn of_model(model: Model) -> Value {
+    let limits = model.limits();
+    let sizes: Vec<_> = limits
+        .sizes
+        .iter()
+        .map(|(w, h)| format!("{w}x{h}"))
+        .collect();
+    let frames: Vec<_> = (MIN_FRAMES..=limits.max_frames).step_by(4).collect();
+    let text = |least: usize| {
+        // As the door: no control characters but a new line and a tab, and not only blanks.
+        let pattern = if least == 0 {
+            r"^[^\x00-\x08\x0B-\x1F\x7F-\x9F]*$"
+        } else {
+            r"^[^\x00-\x08\x0B-\x1F\x7F-\x9F]*[A-Za-z0-9][^\x00-\x08\x0B-\x1F\x7F-\x9F]*$"
+        };
+        json!({ "type": "string", "minLength": least, "maxLength": MAX_PROMPT_CHARS, "pattern": pattern })
+    };
+    let number = |range: &std::ops::RangeInclusive<f64>, default: f64| json!({ "type": "number", "minimum": range.start(), "maximum": range.end(), "default": default });
+    let mut properties = json!({
+        "id": { "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{MAX_TASK_ID}}}$"), "description": "Yours to choose. The same id with the same content is the same task; with other content it is a conflict." },
+        "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY / 4, "description": "In place of an id." },
+        "model": { "const": model.as_str() },
+        "prompt": text(1),
+        "negative_prompt": text(0),
+        "size": { "enum": sizes, "default": sizes[0] },
+        "frames": { "enum": frames, "default": limits.max_frames },
+        "steps": { "type": "integer", "minimum": STEPS.start(), "maximum": STEPS.end(), "default": limits.default_steps },
+        "guidance": number(&GUIDANCE, limits.default_guidance.0),
+        "shift": number(&SHIFT, limits.default_shift),
+        "seed": { "type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "Drawn and told when absent." },
+        "priority": { "enum": ["high", "normal"], "default": "normal" },
+        "expires_at": { "type": "string", "format": "date-time", "description": "Lies in the future. What has not succeeded by then ends as `expired`." },
+        "labels": {
+            "type": "object", "maxProperties": MAX_LABELS,
+            "propertyNames": { "minLength": 1, "maxLength": MAX_LABEL_CHARS, "pattern": r"^[^\x00-\x1F\x7F-\x9F]*$" },
+            "additionalProperties": { "type": "string", "maxLength": MAX_LABEL_CHARS, "pattern": r"^[^\x00-\x1F\x7F-\x9F]*$" }
+        }
+    });
+    if let Some(high) = limits.default_guidance.1 {
+        properties["guidance_high_noise"] = number(&GUIDANCE, high);
+    }
+    if limits.image != ImageRule::Refused {
+        properties["image"] = json!({
+            "description": "The first frame: what `POST /v1/images` answered, or the bytes themselves.",
+            "oneOf": [
+                { "type": "object", "required": ["s3_key"], "additionalProperties": false,
+                  "properties": { "s3_key": { "type": "string", "pattern": "^images/", "maxLength": 512 } } },
+                { "type": "object", "required": ["base64"], "additionalProperties": false,
+                  "properties": { "base64": { "type": "string", "contentEncoding": "base64" } } }
+            ]
+        });
+    }
+    let mut required = vec!["model", "prompt"];
+    if limits.image == ImageRule::Required {
+        required.push("image");
+    }
+    json!({
+        "title": model.as_str(), "type": "object", "additionalProperties": false,
+        "required": required, "properties": properties,
+        // One of the two names at most.
+        "not": { "required": ["id", "idempotency_key"] }
+    })
+}

@@ -1,0 +1,662 @@
+//! The HTTP door, as somebody meets it who means harm: bytes on a socket, each answered with a refusal or a closed
+//! connection, and nothing queued.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+mod web;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stage::Stage;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use web::Web;
+
+/// Bounds that a test can reach.
+const BOUNDS: [(&str, &str); 6] = [
+    ("api.idle_timeout", "2s"),
+    ("api.body_timeout", "3s"),
+    ("api.body_memory_mib", "28"),
+    ("api.concurrent_requests", "64"),
+    ("api.uploads", "2"),
+    ("api.followers", "4"),
+];
+/// Far more than any bound above.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Case {
+    name: &'static str,
+    bytes: Vec<u8>,
+    /// 0: closed without a word.
+    status: u16,
+    /// Code and field of the problem; empty: hyper's own answer, or none.
+    code: &'static str,
+    field: &'static str,
+}
+
+fn case(
+    name: &'static str,
+    bytes: impl Into<Vec<u8>>,
+    status: u16,
+    code: &'static str,
+    field: &'static str,
+) -> Case {
+    Case {
+        name,
+        bytes: bytes.into(),
+        status,
+        code,
+        field,
+    }
+}
+
+/// A request without surprises but for those in its parts.
+fn request(method: &str, target: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: spotreel\r\nConnection: close\r\n");
+    for header in headers {
+        text.push_str(header);
+        text.push_str("\r\n");
+    }
+    if !body.is_empty() {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    text.push_str("\r\n");
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+const JSON: &str = "Content-Type: application/json";
+
+fn post(body: &[u8]) -> Vec<u8> {
+    request("POST", "/v1/tasks", &[JSON], body)
+}
+
+fn post_with(headers: &[&str]) -> Vec<u8> {
+    let mut all = vec![JSON];
+    all.extend(headers);
+    request(
+        "POST",
+        "/v1/tasks",
+        &all,
+        b"{\"model\":\"ti2v-5B\",\"prompt\":\"x\"}",
+    )
+}
+
+/// What HTTP itself can be bent to.
+fn of_http() -> Vec<Case> {
+    let huge_header = format!("X-Long: {}", "a".repeat(60_000));
+    let many_headers: Vec<String> = (0..200).map(|n| format!("X-{n}: a")).collect();
+    let many_headers: Vec<&str> = many_headers.iter().map(String::as_str).collect();
+    vec![
+        case("not HTTP", "hello\r\n\r\n", 400, "", ""),
+        case("TLS", [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], 400, "", ""),
+        case(
+            "HTTP/2 preface",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a NUL in the target",
+            "GET /v1/tasks\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a bare line feed in a header",
+            "GET /v1/tasks HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a header without a colon",
+            "GET /v1/tasks HTTP/1.1\r\nHost a\r\n\r\n",
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a header of 60 kB",
+            request("GET", "/v1/tasks", &[&huge_header], b""),
+            431,
+            "",
+            "",
+        ),
+        case(
+            "200 headers",
+            request("GET", "/v1/tasks", &many_headers, b""),
+            431,
+            "",
+            "",
+        ),
+        case(
+            "a target of 60 kB",
+            request(
+                "GET",
+                &format!("/v1/tasks/{}", "a".repeat(60_000)),
+                &[],
+                b"",
+            ),
+            414,
+            "",
+            "",
+        ),
+        case(
+            "two lengths",
+            post_with(&["Content-Length: 5"]),
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a length that is no number",
+            request("POST", "/v1/tasks", &[JSON, "Content-Length: -1"], b""),
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a length beyond 64 bits",
+            request(
+                "POST",
+                "/v1/tasks",
+                &[JSON, "Content-Length: 99999999999999999999"],
+                b"",
+            ),
+            400,
+            "",
+            "",
+        ),
+        case(
+            "length and chunks",
+            post_with(&["Transfer-Encoding: chunked"]),
+            400,
+            "",
+            "",
+        ),
+        case(
+            "an unknown transfer coding",
+            request("POST", "/v1/tasks", &[JSON, "Transfer-Encoding: gzip"], b""),
+            400,
+            "",
+            "",
+        ),
+        case(
+            "a chunk that is no number",
+            [
+                &request(
+                    "POST",
+                    "/v1/tasks",
+                    &[JSON, "Transfer-Encoding: chunked"],
+                    b"",
+                )[..],
+                b"zz\r\n",
+            ]
+            .concat(),
+            400,
+            "invalid",
+            "body",
+        ),
+        case(
+            "a chunk beyond 64 bits",
+            [
+                &request(
+                    "POST",
+                    "/v1/tasks",
+                    &[JSON, "Transfer-Encoding: chunked"],
+                    b"",
+                )[..],
+                b"fffffffffffffffff\r\n",
+            ]
+            .concat(),
+            400,
+            "invalid",
+            "body",
+        ),
+        case(
+            "a body that is longer than it says",
+            [
+                &request("POST", "/v1/tasks", &[JSON, "Content-Length: 2"], b"")[..],
+                b"{}trailing",
+            ]
+            .concat(),
+            400,
+            "invalid",
+            "prompt",
+        ),
+        case(
+            "no body",
+            request("POST", "/v1/tasks", &[JSON], b""),
+            400,
+            "invalid",
+            "body",
+        ),
+        case(
+            "a length that no body may have",
+            request(
+                "POST",
+                "/v1/tasks",
+                &[JSON, "Content-Length: 4000000000"],
+                b"",
+            ),
+            413,
+            "too_large",
+            "",
+        ),
+        case(
+            "an unknown method",
+            request("BREW", "/v1/tasks", &[], b""),
+            405,
+            "method_not_allowed",
+            "",
+        ),
+        case(
+            "TRACE",
+            request("TRACE", "/v1/tasks", &[], b""),
+            405,
+            "method_not_allowed",
+            "",
+        ),
+        case(
+            "PUT",
+            request("PUT", "/v1/tasks/a", &[JSON], b"{}"),
+            405,
+            "method_not_allowed",
+            "",
+        ),
+        case(
+            "PATCH on a video",
+            request("PATCH", "/v1/tasks/a/video", &[JSON], b"{}"),
+            405,
+            "method_not_allowed",
+            "",
+        ),
+        case(
+            "CONNECT",
+            request("CONNECT", "spotreel:80", &[], b""),
+            404,
+            "not_found",
+            "",
+        ),
+        case(
+            "a method in lower case",
+            request("post", "/v1/tasks", &[JSON], b"{}"),
+            405,
+            "method_not_allowed",
+            "",
+        ),
+    ]
+}
+
+/// Addresses that lead somewhere else.
+fn of_paths() -> Vec<Case> {
+    let broken =
+        |name, target: &str| case(name, request("GET", target, &[], b""), 400, "invalid", "id");
+    let nothing =
+        |name, target: &str| case(name, request("GET", target, &[], b""), 404, "not_found", "");
+    vec![
+        broken("dots in an id", "/v1/tasks/a.b"),
+        broken("a subject as an id", "/v1/tasks/%3E"),
+        broken("a wildcard as an id", "/v1/tasks/%2A"),
+        broken("a slash in an id", "/v1/tasks/..%2F..%2Fetc"),
+        broken("a NUL in an id", "/v1/tasks/a%00"),
+        broken("a line feed in an id", "/v1/tasks/a%0d%0aX-Evil:%201"),
+        broken("broken UTF-8 in an id", "/v1/tasks/%ff%fe"),
+        broken("a blank as an id", "/v1/tasks/%20"),
+        broken("an id of 65", &format!("/v1/tasks/{}", "a".repeat(65))),
+        broken("a broken escape", "/v1/tasks/%zz"),
+        broken("dots in the id of events", "/v1/tasks/a.b/events"),
+        broken("dots in the id of a video", "/v1/tasks/a.b/video"),
+        nothing("another root", "/"),
+        nothing("dots in a path", "/v1/../etc/passwd"),
+        nothing("escaped dots in a path", "/v1/%2e%2e/%2e%2e/etc/passwd"),
+        nothing("two slashes", "/v1//tasks"),
+        nothing("a slash behind", "/v1/tasks/"),
+        nothing("another version", "/v2/tasks"),
+        nothing("the metrics of another port", "/metrics"),
+        nothing("nobody's task", "/v1/tasks/nobody"),
+        nothing("nobody's events", "/v1/tasks/nobody/events"),
+        nothing("nobody's video", "/v1/tasks/nobody/video"),
+        case(
+            "nobody's task, cancelled",
+            request("DELETE", "/v1/tasks/nobody", &[], b""),
+            404,
+            "not_found",
+            "",
+        ),
+        case(
+            "nobody's task, retried",
+            request("POST", "/v1/tasks/nobody/retry", &[], b""),
+            404,
+            "not_found",
+            "",
+        ),
+    ]
+}
+
+/// Queries and headers.
+fn of_words() -> Vec<Case> {
+    let query = |name, query: &str, field| {
+        case(
+            name,
+            request("GET", &format!("/v1/tasks?{query}"), &[], b""),
+            400,
+            "invalid",
+            field,
+        )
+    };
+    let events = |name, id: &str| {
+        case(
+            name,
+            request("GET", "/v1/events", &[id], b""),
+            400,
+            "invalid",
+            "Last-Event-ID",
+        )
+    };
+    vec![
+        query("a negative limit", "limit=-1", "limit"),
+        query("a limit of 501", "limit=501", "limit"),
+        query("a limit beyond 32 bits", "limit=99999999999", "limit"),
+        query("a limit twice", "limit=1&limit=2", "limit"),
+        query("a cursor that is none", "cursor=%27%20OR%201=1", "cursor"),
+        query("a negative cursor", "cursor=-5", "cursor"),
+        query("an unknown state", "state=%00", "state"),
+        query("an unknown model", "model=../../ti2v-5B", "model"),
+        query("an unknown word", "owner=anna", "owner"),
+        query("broken UTF-8", "state=%ff", "state"),
+        events("words for an event id", "Last-Event-ID: last"),
+        events("a negative event id", "Last-Event-ID: -1"),
+        events("an event id beyond 64 bits", "Last-Event-ID: 18446744073709551616"),
+        events("the last of all event ids", "Last-Event-ID: 18446744073709551615"),
+        case("an idempotency key of nothing", post_with(&["Idempotency-Key: "]), 400, "invalid", "Idempotency-Key"),
+        case("an idempotency key of 201", post_with(&[&format!("Idempotency-Key: {}", "k".repeat(201))]), 400, "invalid", "Idempotency-Key"),
+        case("two idempotency keys", post_with(&["Idempotency-Key: a", "Idempotency-Key: b"]), 400, "invalid", "Idempotency-Key"),
+        case("an idempotency key that is no text", [&b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nIdempotency-Key: \xff\r\nContent-Length: 2\r\n\r\n{}"[..]].concat(), 400, "invalid", "Idempotency-Key"),
+        case("no type", request("POST", "/v1/tasks", &[], b"{}"), 415, "unsupported_media_type", ""),
+        case("a form", request("POST", "/v1/tasks", &["Content-Type: application/x-www-form-urlencoded"], b"model=x"), 415, "unsupported_media_type", ""),
+        case("plain text", request("POST", "/v1/tasks", &["Content-Type: text/plain"], b"{}"), 415, "unsupported_media_type", ""),
+        case("protobuf", request("POST", "/v1/tasks", &["Content-Type: application/protobuf"], b"\x0a\x01x"), 415, "unsupported_media_type", ""),
+        case("two types", request("POST", "/v1/tasks", &[JSON, "Content-Type: text/plain"], b"{}"), 415, "unsupported_media_type", ""),
+        case("a type that is no text", b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: \xff\r\nContent-Length: 2\r\n\r\n{}".to_vec(), 415, "unsupported_media_type", ""),
+        case("gzip", post_with(&["Content-Encoding: gzip"]), 415, "unsupported_media_type", ""),
+        case("gzip in gzip", post_with(&["Content-Encoding: gzip, gzip"]), 415, "unsupported_media_type", ""),
+        case("a picture as text", request("POST", "/v1/images", &["Content-Type: text/html"], b"<script>"), 415, "unsupported_media_type", ""),
+        case("a picture as a form", request("POST", "/v1/images", &["Content-Type: multipart/form-data; boundary=x"], b"--x--"), 415, "unsupported_media_type", ""),
+        case("SVG", request("POST", "/v1/images", &["Content-Type: image/svg+xml"], b"<svg/>"), 415, "unsupported_media_type", ""),
+    ]
+}
+
+/// Bodies. What JSON can be bent to is in `refusals.rs` and `hostile.rs` too, for the door is the same behind this one.
+fn of_bodies() -> Vec<Case> {
+    let invalid = |name, body: &[u8], field| case(name, post(body), 400, "invalid", field);
+    let png = request(
+        "POST",
+        "/v1/images",
+        &["Content-Type: image/png"],
+        b"\x89PNG\r\n\x1a\n",
+    );
+    // 60,000 by 60,000 in 69 bytes.
+    let mut bomb = web::png(16, 16);
+    bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    let deep = "[".repeat(100_000);
+    let lines = |body: &[u8]| {
+        request(
+            "POST",
+            "/v1/tasks",
+            &["Content-Type: application/jsonl"],
+            body,
+        )
+    };
+    vec![
+        invalid("nothing but blanks", b" \r\n\t ", "body"),
+        invalid("broken UTF-8", b"{\"model\":\"\xc3\x28\"}", "body"),
+        invalid("UTF-16", b"\xff\xfe{\0}\0", "body"),
+        invalid("a byte order mark", b"\xef\xbb\xbf{}", "body"),
+        invalid(
+            "half a surrogate",
+            br#"{"model":"ti2v-5B","prompt":"\ud800"}"#,
+            "prompt",
+        ),
+        invalid("a list of nothing", b"[]", "body"),
+        invalid("100,000 brackets", deep.as_bytes(), "body"),
+        invalid("a comment", b"{/* */}", "body"),
+        invalid(
+            "NaN",
+            br#"{"model":"ti2v-5B","prompt":"x","guidance":NaN}"#,
+            "guidance",
+        ),
+        invalid(
+            "prototype pollution",
+            br#"{"__proto__":{"admin":true}}"#,
+            "__proto__",
+        ),
+        invalid(
+            "an owner of one's own",
+            br#"{"model":"ti2v-5B","prompt":"x","owner":"anna"}"#,
+            "owner",
+        ),
+        invalid(
+            "a picture from elsewhere",
+            br#"{"model":"i2v-A14B","prompt":"x","image":{"url":"http://169.254.169.254/"}}"#,
+            "image",
+        ),
+        invalid(
+            "a picture out of the folder",
+            br#"{"model":"i2v-A14B","prompt":"x","image":{"s3_key":"images/../renders/a/1.mp4"}}"#,
+            "image.s3_key",
+        ),
+        case("a picture that is none", png, 400, "invalid", "body"),
+        case(
+            "a picture of 3.6 billion pixels",
+            request("POST", "/v1/images", &["Content-Type: image/png"], &bomb),
+            400,
+            "invalid",
+            "body",
+        ),
+        case(
+            "a picture of 21 MB",
+            request(
+                "POST",
+                "/v1/images",
+                &["Content-Type: image/png", "Content-Length: 21000000"],
+                b"",
+            ),
+            413,
+            "too_large",
+            "",
+        ),
+        case("lines of nothing", lines(b"\n\n \r\n\n"), 200, "", ""),
+        case(
+            "lines of rubbish",
+            lines(b"\0\n\xff\n]\n[{}]\nnull\n"),
+            200,
+            "",
+            "",
+        ),
+    ]
+}
+
+/// What comes back until the server closes, or `None` where it does not.
+async fn exchange(stage: &Stage, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+    // It may be closed in our face: then what it said before counts.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    read.ok().map(|_| answer)
+}
+
+fn parts(answer: &[u8]) -> (u16, String, Value) {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    let json = serde_json::from_str(body).unwrap_or_default();
+    (status.unwrap_or(0), head.to_lowercase(), json)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_case_is_refused_in_its_way() {
+    let stage = Stage::set_with(&BOUNDS).await;
+    let cases = [of_http(), of_paths(), of_words(), of_bodies()].concat();
+    assert!(cases.len() >= 90, "{}", cases.len());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let Some(answer) = exchange(&stage, &case.bytes).await else {
+            wrong.push(format!("{}: the connection stays open", case.name));
+            continue;
+        };
+        let (status, head, json) = parts(&answer);
+        let code = json["code"].as_str().unwrap_or_default();
+        let field = json["violations"][0]["field"].as_str().unwrap_or_default();
+        if (status, code, field) != (case.status, case.code, case.field) {
+            wrong.push(format!(
+                "{}: {status} {code:?} {field:?}, not {} {:?} {:?}",
+                case.name, case.status, case.code, case.field
+            ));
+        }
+        if !case.code.is_empty() && !head.contains("application/problem+json") {
+            wrong.push(format!("{}: no problem details", case.name));
+        }
+        if head.contains("x-evil") {
+            wrong.push(format!("{}: a header of the client's came back", case.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(stage.messages().await, 0);
+    let web = Web::of(&stage);
+    let good = json!({ "model": "ti2v-5B", "prompt": "a red fox" });
+    assert_eq!(web.post("/v1/tasks", &good).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_let_go() {
+    let stage = Stage::set_with(&BOUNDS).await;
+    // Half a header.
+    let answer = exchange(&stage, b"GET /v1/tasks HTTP/1.1\r\nHost:").await;
+    assert!(parts(&answer.expect("closed")).0 != 200);
+    // Half a body: told why.
+    let answer = exchange(
+        &stage,
+        &request("POST", "/v1/tasks", &[JSON, "Content-Length: 50"], b""),
+    )
+    .await;
+    let (status, _, json) = parts(&answer.expect("closed"));
+    assert_eq!((status, json["code"].as_str()), (408, Some("timeout")));
+    // Half a line of an upload: the answer has begun, and says it in its last line.
+    let headers = ["Content-Type: application/jsonl", "Content-Length: 500"];
+    let mut bytes = request("POST", "/v1/tasks", &headers, b"");
+    bytes.extend_from_slice(b"{\"model\":\"x\"}\n{\"mod");
+    let answer = String::from_utf8(exchange(&stage, &bytes).await.expect("closed")).unwrap();
+    assert!(
+        answer.contains("\"invalid\"") && answer.contains("\"timeout\""),
+        "{answer}"
+    );
+    // Nothing at all.
+    assert_eq!(exchange(&stage, b"").await.expect("closed"), b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_slow_clients_leave_room_for_the_others() {
+    let bounds = [
+        &BOUNDS[2..],
+        &[("api.body_timeout", "60s"), ("api.idle_timeout", "60s")],
+    ]
+    .concat();
+    let stage = Stage::set_with(&bounds).await;
+    let before = resident_mib();
+    let mut slow = Vec::new();
+    for number in 0..1_000 {
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        let bytes = match number % 4 {
+            0 => b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\n".to_vec(),
+            1 => b"".to_vec(),
+            // These take a place among the requests at work, and keep it for as long as they like.
+            _ if number < 100 => request("POST", "/v1/tasks", &[JSON, "Content-Length: 1000"], b""),
+            _ => b"GET /v1/tasks HTTP/1.1\r\nHost: a\r\nX: ".to_vec(),
+        };
+        stream.write_all(&bytes).await.unwrap();
+        slow.push(stream);
+    }
+    let web = Web::of(&stage);
+    let good = json!({ "model": "ti2v-5B", "prompt": "a red fox" });
+    for _ in 0..20 {
+        assert_eq!(web.post("/v1/tasks", &good).await.status, 201);
+    }
+    let grown = resident_mib().saturating_sub(before);
+    assert!(
+        grown < 100,
+        "1,000 clients that say nothing cost {grown} MiB"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_share_what_there_is() {
+    let stage = Stage::set_with(&BOUNDS).await;
+    // Each announces 20 MB and sends all but the last byte: two do not fit into 28.
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        let head = request(
+            "POST",
+            "/v1/tasks",
+            &[JSON, "Content-Length: 20000001"],
+            b"",
+        );
+        let _ = stream.write_all(&head).await;
+        let _ = stream.write_all(&vec![b' '; 20_000_000]).await;
+        held.push(stream);
+    }
+    for mut stream in held {
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        refused += usize::from(parts(&answer).0 == 503);
+    }
+    assert_eq!(refused, 1, "one of them fits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_and_uploads_have_a_number() {
+    let stage = Stage::set_with(&BOUNDS).await;
+    let web = Web::of(&stage);
+    let mut followers = Vec::new();
+    for _ in 0..4 {
+        followers.push(web::Sse::open(&web, "/v1/events", None).await);
+    }
+    let fifth = web.get("/v1/events").await;
+    fifth.is_problem(503, "unavailable");
+    assert!(fifth.headers.contains_key("retry-after"));
+    drop(followers);
+    stage::until("a place is free again", async || {
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        stream
+            .write_all(&request("GET", "/v1/events", &[], b""))
+            .await
+            .unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        first.ends_with(b"200")
+    })
+    .await;
+}
+
+/// Of this process, in which intake runs.
+fn resident_mib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024
+}

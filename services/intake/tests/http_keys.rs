@@ -1,0 +1,226 @@
+//! Keys at the HTTP door: who may come in, whose tasks are seen, and how many may come.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+mod web;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use stage::{Stage, until};
+use web::{Sse, Web};
+
+fn fox() -> Value {
+    json!({ "model": "ti2v-5B", "prompt": "a red fox in the snow" })
+}
+
+async fn guarded() -> (Stage, Web) {
+    let stage = Stage::set_with(&[("api.auth", "keys")]).await;
+    let web = Web::of(&stage);
+    (stage, web)
+}
+
+/// A key for `owner`, once the door knows it.
+async fn key(stage: &Stage, web: &Web, order: Value) -> (String, Web) {
+    let made = stage.order("ops.key.create", &order).await;
+    let id = made["id"].as_str().unwrap().to_owned();
+    let web = web.with_key(made["token"].as_str().unwrap());
+    until("the key is known", async || {
+        web.get("/v1/tasks").await.status == 200
+    })
+    .await;
+    (id, web)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_without_a_key() {
+    let (stage, web) = guarded().await;
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    for (path, method) in [
+        ("/v1/tasks", Method::GET),
+        ("/v1/tasks", Method::POST),
+        ("/v1/tasks/a", Method::GET),
+        ("/v1/tasks/a", Method::DELETE),
+        ("/v1/tasks/a/retry", Method::POST),
+        ("/v1/tasks/a/events", Method::GET),
+        ("/v1/tasks/a/video", Method::GET),
+        ("/v1/events", Method::GET),
+        ("/v1/images", Method::POST),
+    ] {
+        let refused = web.send(method.clone(), path).await;
+        refused.is_problem(401, "unauthorized");
+        assert!(
+            refused.headers["www-authenticate"]
+                .to_str()
+                .unwrap()
+                .starts_with("Bearer")
+        );
+    }
+    assert_eq!(
+        web.get("/v1/openapi.json").await.status,
+        200,
+        "the description is for everybody"
+    );
+
+    let token = anna.key().to_owned();
+    let other_secret = format!("{}AAAA", &token[..token.len() - 4]);
+    for bad in [
+        "",
+        "spotreel",
+        "spotreel_x_y",
+        "Bearer",
+        &token[1..],
+        &other_secret,
+        &format!("{token}a"),
+        &token.to_uppercase(),
+    ] {
+        web.with_key(bad)
+            .get("/v1/tasks")
+            .await
+            .is_problem(401, "unauthorized");
+    }
+    for headers in [
+        vec![format!("Basic {token}")],
+        vec![token.clone()],
+        vec![format!("Bearer {token}"), format!("Bearer {token}")],
+    ] {
+        let request = headers
+            .iter()
+            .fold(web.request(Method::GET, "/v1/tasks"), |request, value| {
+                request.header("Authorization", value)
+            });
+        web.answer(request).await.is_problem(401, "unauthorized");
+    }
+    let lower = web
+        .request(Method::GET, "/v1/tasks")
+        .header("authorization", format!("bearer {token}"));
+    assert_eq!(web.answer(lower).await.status, 200);
+    let in_query = web.get(&format!("/v1/tasks?key={token}")).await;
+    in_query.is_problem(401, "unauthorized");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_sees_what_is_theirs() {
+    let (stage, web) = guarded().await;
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let (_, all) = key(&stage, &web, json!({ "owner": "ops", "access": "all" })).await;
+    let named = json!({ "model": "ti2v-5B", "prompt": "a red fox", "idempotency_key": "order-1" });
+    let hers = anna.post("/v1/tasks", &named).await.json["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let his = ben.post("/v1/tasks", &named).await.json["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_ne!(hers, his, "two owners may use the same word");
+    let nobodys = stage.submit(&fox()).await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+
+    assert_eq!(
+        anna.get(&format!("/v1/tasks/{hers}")).await.json["owner"],
+        "anna"
+    );
+    for id in [&his, &nobodys] {
+        let path = format!("/v1/tasks/{id}");
+        anna.get(&path).await.is_problem(404, "not_found");
+        anna.send(Method::DELETE, &path)
+            .await
+            .is_problem(404, "not_found");
+        anna.send(Method::POST, &format!("{path}/retry"))
+            .await
+            .is_problem(404, "not_found");
+        anna.get(&format!("{path}/events"))
+            .await
+            .is_problem(404, "not_found");
+        anna.get(&format!("{path}/video"))
+            .await
+            .is_problem(404, "not_found");
+        assert_eq!(all.get(&path).await.status, 200);
+    }
+    let count = async |web: &Web| {
+        web.get("/v1/tasks").await.json["tasks"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(
+        (count(&anna).await, count(&ben).await, count(&all).await),
+        (1, 1, 3)
+    );
+
+    // To name somebody else's task is a conflict, whatever stands in it.
+    let mut taken = named.clone();
+    taken.as_object_mut().unwrap().remove("idempotency_key");
+    taken["id"] = json!(his);
+    anna.post("/v1/tasks", &taken)
+        .await
+        .is_problem(409, "conflict");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_hears_what_is_theirs() {
+    let (stage, web) = guarded().await;
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let mut heard = Sse::open(&anna, "/v1/events", None).await;
+    for web in [&ben, &anna] {
+        let id = web.post("/v1/tasks", &fox()).await.json["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        web::tell(&stage, &id).await;
+    }
+    assert_eq!(heard.next().await.unwrap().data["data"]["owner"], "anna");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_and_one_that_has_expired_open_nothing() {
+    let (stage, web) = guarded().await;
+    let (id, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    stage.order("ops.key.revoke", &json!({ "id": id })).await;
+    until("the key is refused", async || {
+        anna.get("/v1/tasks").await.status == 401
+    })
+    .await;
+
+    let soon = spotreel_bootstrap::ambient::now() + std::time::Duration::from_secs(2);
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben", "expires_at": soon })).await;
+    until("it has expired", async || {
+        ben.get("/v1/tasks").await.status == 401
+    })
+    .await;
+    let detail = ben.get("/v1/tasks").await.json["detail"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(detail.contains("expired"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_a_rate() {
+    let (stage, web) = guarded().await;
+    let (_, anna) = key(
+        &stage,
+        &web,
+        json!({ "owner": "anna", "tasks_per_minute": 3 }),
+    )
+    .await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    for _ in 0..3 {
+        assert_eq!(anna.post("/v1/tasks", &fox()).await.status, 201);
+    }
+    let fourth = anna.post("/v1/tasks", &fox()).await;
+    fourth.is_problem(429, "rate_limited");
+    assert!(fourth.headers.contains_key("retry-after"));
+    assert_eq!(ben.post("/v1/tasks", &fox()).await.status, 201);
+    let list: Vec<_> = (0..4).map(|_| fox()).collect();
+    anna.post("/v1/tasks", &json!(list))
+        .await
+        .is_problem(413, "too_large");
+    // Looking costs nothing.
+    assert_eq!(anna.get("/v1/tasks").await.status, 200);
+}

@@ -1,0 +1,191 @@
+//! A client of the HTTP API.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+use spotreel_bus::events::EventStream;
+use spotreel_domain::TaskId;
+use spotreel_domain::api::CloudEvent;
+
+use crate::stage::Stage;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Web {
+    base: String,
+    client: reqwest::Client,
+    key: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// Null: no JSON.
+    pub json: Value,
+}
+
+impl Web {
+    pub fn of(stage: &Stage) -> Self {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        Self {
+            base: format!("http://{}", stage.address()),
+            client: client.build().unwrap(),
+            key: None,
+        }
+    }
+
+    /// The same with a key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self {
+            base: self.base.clone(),
+            client: self.client.clone(),
+            key: Some(key.to_owned()),
+        }
+    }
+
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    pub async fn answer(&self, request: RequestBuilder) -> Answer {
+        let response = request.timeout(PATIENCE).send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes().await.unwrap();
+        Answer {
+            status,
+            headers,
+            json: serde_json::from_slice(&body).unwrap_or_default(),
+        }
+    }
+
+    pub async fn send(&self, method: Method, path: &str) -> Answer {
+        self.answer(self.request(method, path)).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.answer(self.request(Method::POST, path).json(body))
+            .await
+    }
+}
+
+impl Answer {
+    /// A refusal in the one form that all of them have.
+    pub fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!(
+            (self.status.as_u16(), &self.json["code"]),
+            (status, &code.into()),
+            "{self:?}"
+        );
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["type"], format!("urn:spotreel:problem:{code}"));
+        assert!(!self.json["detail"].as_str().unwrap().is_empty());
+    }
+}
+
+/// One server-sent event.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub id: Option<String>,
+    pub event: String,
+    pub data: Value,
+}
+
+pub struct Sse {
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    text: String,
+}
+
+impl Sse {
+    pub async fn open(web: &Web, path: &str, last: Option<&str>) -> Self {
+        let mut request = web.request(Method::GET, path);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self {
+            body: response.bytes_stream().boxed(),
+            text: String::new(),
+        }
+    }
+
+    /// None: the server has ended the stream.
+    pub async fn next(&mut self) -> Option<Told> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                if let Some(told) = parse(&block) {
+                    return Some(told);
+                }
+                continue;
+            }
+            let more = tokio::time::timeout(PATIENCE, self.body.next()).await;
+            let more = more.expect("an event, or the end")?.ok()?;
+            self.text.push_str(std::str::from_utf8(&more).unwrap());
+        }
+    }
+}
+
+/// None: a comment, or the time to come back after.
+fn parse(block: &str) -> Option<Told> {
+    let mut told = Told::default();
+    for line in block.lines() {
+        match line.split_once(": ") {
+            Some(("id", id)) => told.id = Some(id.to_owned()),
+            Some(("event", event)) => told.event = event.to_owned(),
+            Some(("data", data)) => told.data = serde_json::from_str(data).unwrap(),
+            _ => {}
+        }
+    }
+    (!told.event.is_empty()).then_some(told)
+}
+
+/// Publishes the task's newest event, as notifier does.
+pub async fn tell(stage: &Stage, id: &str) {
+    let id = TaskId::parse(id).unwrap();
+    let last = stage.log.last(&id).await.unwrap().unwrap();
+    let event = CloudEvent::of_task(last.sequence, last.event, &last.task, None);
+    let payload = serde_json::to_vec(&event).unwrap();
+    let events = EventStream::open(&stage.root).await;
+    let headers = async_nats::HeaderMap::new();
+    let (name, sequence) = (last.event.as_str(), last.sequence);
+    let published = events.publish(&id, name, sequence, headers, payload.into());
+    assert!(published.await.unwrap());
+}
+
+/// A picture with something in it.
+pub fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut picture = image::RgbImage::new(width, height);
+    for (x, y, pixel) in picture.enumerate_pixels_mut() {
+        *pixel = image::Rgb([x as u8, y as u8, 90]);
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
