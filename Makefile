@@ -40,6 +40,10 @@ test: ## Everything that must hold: lint, tools, build, tests, doctests
 test-moto: tools ## The EC2 adapter and fleet against moto, an AWS that nobody here wrote
 	tests/py/moto_server.sh cargo nextest run --locked --workspace --test moto --run-ignored only
 
+.PHONY: test-api
+test-api: tools build ## The HTTP API against its own description, by schemathesis
+	tests/py/api.sh
+
 .PHONY: lint
 lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it is installed
 	cargo fmt --all --check

@@ -165,12 +165,13 @@ impl Plan<'_> {
         })
     }
 
-    /// Only this machine reaches it.
+    /// Only this machine reaches the HTTP API: it asks for keys only when it is told to.
     fn intake_settings(&self) -> Vec<String> {
-        vec![
-            format!("api.listen={}", self.ports.address(API)),
-            "api.auth=off".to_owned(),
-        ]
+        let mut settings = vec![format!("api.listen={}", self.ports.address(API))];
+        if std::env::var_os("SPOTREEL_INTAKE_API__AUTH").is_none() {
+            settings.push("api.auth=off".to_owned());
+        }
+        settings
     }
 
     /// Of those that buy machines.

@@ -38,7 +38,7 @@ async fn a_key_is_made_listed_and_revoked() {
     let other = order(&operator, "create", &json!({"owner": "ben"})).await;
     assert_eq!(
         (&other["access"], &other["tasks_per_minute"]),
-        (&json!("own"), &json!(60))
+        (&json!("own"), &json!(10_000))
     );
     assert_ne!(other["token"], created["token"]);
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Access, ApiKey, KeyId, MAX_NOTE_BYTES, MAX_TASKS_PER_MINUTE, Owner, Token};
 use crate::request::Violation;
 
-/// Of a key that says nothing else: more than a person submits by hand.
+/// Of a key that says nothing else: one full call.
 pub const USUAL_TASKS_PER_MINUTE: u32 = 10_000;
 
 /// `spotreel.ops.key.create`.

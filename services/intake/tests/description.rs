@@ -1,0 +1,42 @@
+//! The description of the HTTP API and the page for people tell of the same routes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use std::collections::BTreeSet;
+
+use spotreel_domain::Model;
+
+#[test]
+fn every_route_is_in_the_page() {
+    let document = spotreel_intake::http::document();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/http.md"))
+        .unwrap();
+    let mut routes = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            routes.insert(format!("| `{} {path}` |", method.to_uppercase()));
+        }
+    }
+    assert_eq!(routes.len(), 10, "{routes:?}");
+    let written = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let end = line[3..].find("` |").unwrap();
+            line[..end + 6].to_owned()
+        });
+    assert_eq!(written.collect::<BTreeSet<_>>(), routes);
+}
+
+#[test]
+fn what_is_referred_to_is_there() {
+    let document = spotreel_intake::http::document();
+    assert_eq!(document["openapi"], "3.1.0");
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+    let task = &document["components"]["schemas"]["TaskRequest"];
+    assert_eq!(task["oneOf"].as_array().unwrap().len(), Model::ALL.len());
+}
