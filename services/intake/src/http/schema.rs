@@ -57,7 +57,9 @@ pub(super) fn written() -> [(Cow<'static, str>, Value); 2] {
     let task = format!("#/components/schemas/{}", TaskRequestSchema::name());
     let submission = json!({ "oneOf": [
         { "$ref": task },
-        { "type": "array", "minItems": 1, "maxItems": MAX_TASKS_PER_CALL, "items": { "$ref": task } }
+        // Each stands for itself: what is no task among them is refused alone, and no fault of the request.
+        { "type": "array", "minItems": 1, "maxItems": MAX_TASKS_PER_CALL,
+          "items": { "anyOf": [{ "$ref": task }, { "description": "Refused, with its reason in the same place." }] } }
     ] });
     let models = Model::ALL.map(of_model);
     let task =
