@@ -36,7 +36,7 @@ async fn create(api: &Api, args: CreateKeyArgs) -> anyhow::Result<Done> {
         tasks_per_minute: Some(args.tasks_per_minute),
         expires_at: ends
             .transpose()
-            .context("--expires-in reaches past the end of the calendar: leave it out")?,
+            .context("--expires-in reaches past the end of the calendar")?,
         note: args.note,
     };
     let created: KeyCreated = api.call(names::OPS_KEY_CREATE, &order).await?;
