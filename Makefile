@@ -36,6 +36,17 @@ test: ## Everything that must hold: lint, tools, build, tests, doctests
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked
 
+# Outside of the tree: 1.7 GB.
+WAN_VENV ?= $(HOME)/.cache/spotreel/wan-venv
+WAN := worker/engines/wan
+
+.PHONY: test-wan
+test-wan: ## The Wan engine on a CPU with tiny packs, its reference, and the suite that sim passes (installs torch: 0.7 GB)
+	$(WAN)/tools/venv.sh $(WAN_VENV)
+	cd $(WAN) && $(WAN_VENV)/bin/ruff check && $(WAN_VENV)/bin/ruff format --check && $(WAN_VENV)/bin/pytest
+	SPOTREEL_ENGINE="$(WAN_VENV)/bin/python -m spotreel_wan --packs $(CURDIR)/$(WAN)/packs/tiny --device cpu --threads 1 --allow-faults" \
+	  cargo nextest run --workspace --locked --config-file $(WAN)/tests/nextest.toml --test conformance
+
 .PHONY: test-moto
 test-moto: tools ## The EC2 adapter and fleet against moto, an AWS that nobody here wrote
 	tests/py/moto_server.sh cargo nextest run --locked --workspace --test moto --run-ignored only

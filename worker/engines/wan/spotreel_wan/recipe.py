@@ -36,6 +36,7 @@ class Recipe:
 
     @property
     def guidance_2(self) -> float | None:
+        """The low-noise expert's; where there is none, nothing is to be said to it."""
         if self.model.boundary is None:
             return None
         return self.task.guidance if self.task.guidance_2 is None else self.task.guidance_2
@@ -79,7 +80,6 @@ def check(task: Task) -> Model:
         (1 <= task.fps <= MAX_FPS, "fps", f"fps must be 1 to {MAX_FPS}"),
         (1 <= task.steps <= MAX_STEPS, "steps", f"steps must be 1 to {MAX_STEPS}"),
         (all(GUIDANCE[0] <= g <= GUIDANCE[1] for g in guidances), "guidance", f"guidance must be within {GUIDANCE}"),
-        (task.guidance_2 is None or model.boundary is not None, "guidance", "this model has one guidance only"),
         (SHIFT[0] <= task.shift <= SHIFT[1], "shift", f"shift must be within {SHIFT}"),
         (0 <= task.seed <= MAX_SEED, "seed", f"seed must be 0 to {MAX_SEED}"),
         (task.image is not None or model.image != "required", "image", "this model starts from an image"),

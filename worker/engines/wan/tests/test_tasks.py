@@ -43,7 +43,6 @@ def answer(engines, directory, model, **task):
         ("t2v-A14B", {"steps": 61}, "steps"),
         ("t2v-A14B", {"guidance": 0.5}, "guidance"),
         ("t2v-A14B", {"guidance_2": 11.0}, "guidance"),
-        ("ti2v-5B", {"guidance_2": 3.0}, "guidance"),
         ("t2v-A14B", {"shift": 0.0}, "shift"),
         ("t2v-A14B", {"seed": -1}, "seed"),
         ("t2v-A14B", {"seed": 2**53}, "seed"),
