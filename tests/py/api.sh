@@ -8,7 +8,7 @@ SCHEMATHESIS=schemathesis==4.32.5
 UP_SECONDS=60
 
 here=$(cd "$(dirname "$0")" && pwd)
-venv=$here/../../.venv-schemathesis
+venv=$(cd "$here/../.." && pwd)/.venv-schemathesis
 if ! "$venv/bin/st" --version >/dev/null 2>&1; then
   echo "api: installing $SCHEMATHESIS into $venv" >&2
   python3 -m venv "$venv"
@@ -34,8 +34,8 @@ done
 . "$dir/endpoints.env"
 token=$("$SPOTREEL_BIN_DIR/spotreel" --dir "$dir" keys create --owner schemathesis --tasks-per-minute 600000 --json |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')
-cd "$here"
-API_KEY=$token "$venv/bin/st" run "$SPOTREEL_API/v1/openapi.json" "$@"
+cd "$dir" # its cache lies beside it
+API_KEY=$token "$venv/bin/st" --config-file "$here/schemathesis.toml" run "$SPOTREEL_API/v1/openapi.json" "$@"
 if grep -hE 'ERROR|panicked' "$dir/logs/intake.log"; then
   echo "api: the lines above are from intake's log" >&2
   exit 1
