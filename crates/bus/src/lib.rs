@@ -19,6 +19,7 @@ pub mod names;
 pub mod provision;
 pub mod queue;
 pub mod trace;
+pub mod unreadable;
 
 pub use batches::{BatchLog, RecordedBatch};
 pub use connect::{NatsConfig, connect};

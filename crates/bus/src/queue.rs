@@ -23,9 +23,9 @@ const ACK_GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
 pub struct Queue {
-    client: Client,
-    stream: &'static str,
-    consumer: String,
+    pub(crate) client: Client,
+    pub(crate) stream: &'static str,
+    pub(crate) consumer: String,
     ack_wait: Duration,
 }
 
