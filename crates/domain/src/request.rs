@@ -2,6 +2,8 @@
 //!
 //! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
 
+mod labels;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -54,7 +56,10 @@ pub struct TaskRequest {
     /// A task that has not succeeded by then ends as `expired`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[serde(
+        skip_serializing_if = "std::collections::BTreeMap::is_empty",
+        deserialize_with = "labels::each_once"
+    )]
     pub labels: std::collections::BTreeMap<String, String>,
 }
 

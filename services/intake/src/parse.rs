@@ -10,6 +10,8 @@ use spotreel_domain::{TaskRequest, Violation};
 use crate::error;
 
 const OUT_OF_RANGE: &str = "number out of range";
+/// Half a pair of surrogates: good JSON to the letter, but no text.
+const NO_TEXT: &str = "hex escape";
 
 /// What a client submits: one task, or a list in which every task stands for itself.
 #[derive(Debug)]
@@ -119,8 +121,9 @@ fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
     let text = error.to_string();
     if error.classify() != Category::Data {
         // Where a word is wanted and something else stands there, serde_json calls good JSON bad.
-        let sound =
-            !text.starts_with(OUT_OF_RANGE) && serde_json::from_str::<IgnoredAny>(json).is_ok();
+        let sound = !text.starts_with(OUT_OF_RANGE)
+            && !text.contains(NO_TEXT)
+            && serde_json::from_str::<IgnoredAny>(json).is_ok();
         return match sound {
             true => error::violation(
                 path,
