@@ -1,0 +1,168 @@
+//! The same through the inbox, where nobody waits for an answer: the refusal is an event, and the message goes.
+
+use serde_json::{Value, json};
+use spotreel_bus::names::{EVENTS, INBOX};
+
+use super::case::STEERING;
+use super::stage::{Stage, until};
+use super::wire::Wire;
+use super::{first_violation, numbers, texts};
+
+/// What JetStream says to a publish: the sequence, or why not.
+async fn stored(wire: &mut Wire, headers: &[u8], payload: &[u8]) -> Result<u64, String> {
+    wire.publish("spotreel.inbox", "_INBOX.hand.1", headers, payload)
+        .await;
+    let answer = wire.message().await;
+    let start = answer.iter().position(|byte| *byte == b'{').unwrap();
+    let answer: Value = serde_json::from_slice(&answer[start..]).unwrap();
+    match answer["seq"].as_u64() {
+        Some(sequence) if answer["error"].is_null() => Ok(sequence),
+        _ => Err(answer["error"]["description"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()),
+    }
+}
+
+/// The refusal of an inbox message, once it is there.
+async fn rejection(stage: &Stage, sequence: u64) -> Value {
+    let context = async_nats::jetstream::new(stage.root.clone());
+    let events = context.get_stream_no_info(EVENTS).await.unwrap();
+    let subject = format!("spotreel.rejected.{sequence}");
+    let mut found = None;
+    until(&format!("{subject} is there"), async || {
+        found = events.get_last_raw_message_by_subject(&subject).await.ok();
+        found.is_some()
+    })
+    .await;
+    serde_json::from_slice(&found.unwrap().payload).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_messages_are_rejected_and_go() {
+    let stage = Stage::set().await;
+    let mut wire = Wire::open(&stage, "client").await;
+    let cases: Vec<_> = texts::cases().into_iter().chain(numbers::cases()).collect();
+    let many = cases.iter().filter(|case| case.payload.len() < 1 << 20);
+    // Under a key its refusal would be an event of the task that the key stands for.
+    for case in many.filter(|case| case.field != "idempotency_key") {
+        let sequence = stored(&mut wire, b"", &case.payload).await.unwrap();
+        let event = rejection(&stage, sequence).await;
+        let (code, field, rule) = first_violation(&event["data"]["error"]);
+        assert_eq!(
+            (code.as_str(), &field, rule.as_str()),
+            (case.code, &case.field, case.rule),
+            "{}",
+            case.name
+        );
+        assert_eq!(event["data"]["inbox_sequence"], sequence);
+    }
+    emptied(&stage).await;
+    assert_eq!(stage.messages().await, 0);
+}
+
+/// Headers by which a publisher steers JetStream: refused by the server, or without effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_steers_the_stream() {
+    let stage = Stage::without_intake().await;
+    let mut wire = Wire::open(&stage, "client").await;
+    let good = |id: &str| json!({"model": "ti2v-5B", "prompt": "x", "id": id}).to_string();
+    stored(&mut wire, b"", good("good").as_bytes())
+        .await
+        .unwrap();
+    let mut refused = Vec::new();
+    for (name, value) in STEERING {
+        let headers = format!("NATS/1.0\r\n{name}: {value}\r\n\r\n");
+        if stored(&mut wire, headers.as_bytes(), b"{}").await.is_err() {
+            refused.push(name);
+        }
+    }
+    for name in [
+        "Nats-Expected-Stream",
+        "Nats-Expected-Last-Sequence",
+        "Nats-Rollup",
+        "Nats-TTL",
+        "Nats-Schedule",
+    ] {
+        assert!(
+            refused.contains(&name),
+            "{name} was taken; refused were {refused:?}"
+        );
+    }
+    // The same message id once more: the server drops it, and the first one stands.
+    let twice = b"NATS/1.0\r\nNats-Msg-Id: x\r\n\r\n";
+    stored(&mut wire, twice, good("second").as_bytes())
+        .await
+        .unwrap();
+    stage.start_intake(&[]).await;
+    emptied(&stage).await;
+    assert_eq!(
+        stage.ask("get", r#"{"id":"good"}"#).await["state"],
+        "queued"
+    );
+    assert_eq!(
+        stage.ask("get", r#"{"id":"second"}"#).await["error"]["code"],
+        "not_found"
+    );
+    assert_eq!(
+        stage.ask("get", r#"{"id":"forged"}"#).await["error"]["code"],
+        "not_found"
+    );
+    assert_eq!(stage.messages().await, 1);
+}
+
+/// async-nats takes headers that it cannot read for a broken connection. Such a message would come again for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_is_no_poison() {
+    let stage = Stage::without_intake().await;
+    let mut wire = Wire::open(&stage, "client").await;
+    let broken = b"NATS/1.0\r\nno colon\r\n\r\n";
+    let sequence = stored(&mut wire, broken, b"{}").await.unwrap();
+    for status in [
+        "404 No Messages",
+        "408 Request Timeout",
+        "409 Leadership Change",
+        "503",
+        "100 Idle Heartbeat",
+    ] {
+        let headers = format!("NATS/1.0 {status}\r\n\r\n");
+        stored(&mut wire, headers.as_bytes(), b"{}").await.unwrap();
+    }
+    let good = json!({"model": "ti2v-5B", "prompt": "x", "id": "good"}).to_string();
+    stored(&mut wire, b"", good.as_bytes()).await.unwrap();
+    shorten_leases(&stage).await;
+    stage.start_intake(&[]).await;
+    emptied(&stage).await;
+    let event = rejection(&stage, sequence).await;
+    assert_eq!(
+        event["data"]["error"]["violations"][0]["field"], "headers",
+        "{event}"
+    );
+    assert_eq!(
+        stage.ask("get", r#"{"id":"good"}"#).await["state"],
+        "queued"
+    );
+    assert_eq!(stage.messages().await, 1);
+}
+
+async fn shorten_leases(stage: &Stage) {
+    use async_nats::jetstream::consumer::{PullConsumer, pull};
+    let context = async_nats::jetstream::new(stage.root.clone());
+    let inbox = context.get_stream(INBOX).await.unwrap();
+    let consumer: PullConsumer = inbox.get_consumer("intake").await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("intake".into()),
+        ack_wait: std::time::Duration::from_secs(2),
+        max_ack_pending: consumer.cached_info().config.max_ack_pending,
+        max_deliver: consumer.cached_info().config.max_deliver,
+        ..Default::default()
+    };
+    inbox.update_consumer(config).await.unwrap();
+}
+
+async fn emptied(stage: &Stage) {
+    until("the inbox is empty", async || {
+        stage.stream(INBOX).await == 0
+    })
+    .await;
+}
