@@ -18,8 +18,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const TWINS: usize = 3;
 /// One dot, red and black: the smallest first frames there are.
 const IMAGES: [&str; 2] = [
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==",
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg==",
+    "iVBORw0KGgoAAAANSUhEUgAAAIAAAACAAQAAAADrRVxmAAAAGUlEQVR42mNgGAWjYBSMglEwCkbBKKAvAAAIgAABw1fMHQAAAABJRU5ErkJggg==",
+    "iVBORw0KGgoAAAANSUhEUgAAAIAAAACAAQAAAADrRVxmAAAAIUlEQVR42mP8z4AKmBhGBUYFRgVGBUYFRgVGBUYFaCoAAL+1Af9+ZDnTAAAAAElFTkSuQmCC",
 ];
 
 /// One client; the clones share its connection.
