@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use harness::{Nats, until};
+use harness::{provisioned, until};
 use jiff::Timestamp;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{BatchLog, Leadership, controls, names};
@@ -43,7 +43,7 @@ fn with(batch: &Batch, status: Status) -> Batch {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_all_who_want_a_batch_one_gets_it() {
-    let nats = Nats::start().await;
+    let nats = provisioned().await;
     let rivals = (0..8).map(|_| nats.client("trigger"));
     let mut tries = Vec::new();
     for rival in rivals {
@@ -67,7 +67,7 @@ async fn of_all_who_want_a_batch_one_gets_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_log_tells_each_batch_and_the_ledgers() {
-    let nats = Nats::start().await;
+    let nats = provisioned().await;
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let (trigger, fleet) = (BatchLog::open(&trigger).await, BatchLog::open(&fleet).await);
     let before = Timestamp::UNIX_EPOCH;
@@ -127,7 +127,7 @@ async fn the_log_tells_each_batch_and_the_ledgers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_writes_what_is_anothers() {
-    let nats = Nats::start().await;
+    let nats = provisioned().await;
     let first = requested("default", None);
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let refused = [
@@ -180,7 +180,7 @@ async fn nobody_writes_what_is_anothers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_order_stays_until_it_is_taken_back() {
-    let nats = Nats::start().await;
+    let nats = provisioned().await;
     let trigger = nats.client("trigger").await;
     let mut changes = controls::watch(&nats.client("fleet").await).await.unwrap();
     assert_eq!(controls::all(&trigger).await.unwrap(), Default::default());
@@ -217,7 +217,7 @@ async fn an_order_stays_until_it_is_taken_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_leads_and_another_follows_at_once_or_after_the_lease() {
     const LEASE: Duration = Duration::from_secs(2);
-    let nats = Nats::start().await;
+    let nats = provisioned().await;
     let candidate = async |name: &str| {
         let client = nats.client("fleet").await;
         let one = Leadership::new(&client, "fleet", name).await;

@@ -8,7 +8,7 @@ mod harness;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use harness::{Hand, Nats, Written, until};
+use harness::{Hand, Nats, Written, provisioned, until};
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
 use spotreel_bus::{AppendError, Queue};
@@ -44,8 +44,8 @@ struct System {
 
 impl System {
     async fn start() -> Self {
-        let nats = Nats::start().await;
-        let hand = nats.hand().await;
+        let nats = provisioned().await;
+        let hand = Hand::of(&nats).await;
         let dir = tempfile::tempdir().unwrap();
         let cloud = LocalCloud::start(spotreel_localcloud::Config::for_tests(dir.path()))
             .await

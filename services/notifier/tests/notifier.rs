@@ -7,7 +7,7 @@ mod harness;
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::{Hand, Nats, until};
+use harness::{Hand, Nats, provisioned, until};
 use spotreel_bootstrap::Health;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
 use spotreel_bus::{BatchLog, Queue};
@@ -99,8 +99,8 @@ async fn log_end(hand: &Hand) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_event_once_and_in_order_with_two_notifiers() {
-    let nats = Nats::start().await;
-    let hand = Arc::new(nats.hand().await);
+    let nats = provisioned().await;
+    let hand = Arc::new(Hand::of(&nats).await);
     let both = [run(&nats).await, run(&nats).await];
     let writers = (0..5).map(|n| {
         let hand = Arc::clone(&hand);
@@ -148,8 +148,8 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_crash_between_publish_and_ack_says_nothing_twice() {
-    let nats = Nats::start().await;
-    let hand = nats.hand().await;
+    let nats = provisioned().await;
+    let hand = Hand::of(&nats).await;
     let task = hand.submit("t1", None).await;
     hand.started(&task).await;
 
@@ -201,8 +201,8 @@ async fn a_crash_between_publish_and_ack_says_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_later_round_is_heard_again() {
-    let nats = Nats::start().await;
-    let hand = nats.hand().await;
+    let nats = provisioned().await;
+    let hand = Hand::of(&nats).await;
     let _running = run(&nats).await;
     let first = hand.submit("t1", None).await;
     let first = hand.failed(&hand.started(&first).await).await;
@@ -238,8 +238,8 @@ async fn a_later_round_is_heard_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
-    let nats = Nats::start().await;
-    let hand = nats.hand().await;
+    let nats = provisioned().await;
+    let hand = Hand::of(&nats).await;
     let context = async_nats::jetstream::new(hand.client.clone());
     let garbage = context
         .publish("spotreel.log.t0.failed", "garbage".into())
@@ -266,8 +266,8 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_are_told_beside_tasks_each_event_once() {
-    let nats = Nats::start().await;
-    let hand = nats.hand().await;
+    let nats = provisioned().await;
+    let hand = Hand::of(&nats).await;
     let log = BatchLog::open(&hand.client).await;
     let wanted = Wanted {
         rule: "threshold".into(),

@@ -438,7 +438,7 @@ async fn the_server_may_die_and_come_back() {
     stage.stop_nats();
     let ready = || trigger.ctx.health.readiness().ready;
     until("it says that it is blind", async || !ready()).await;
-    stage.start_nats();
+    stage.start_nats().await;
     until("it sees again", async || ready()).await;
     stage.submit(1).await;
     stage.until_batch(1).await;

@@ -1,15 +1,11 @@
 //! Three nodes on the loopback, every stream on all of them.
 
 use std::fmt::Write;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use async_nats::Client;
+use spotreel_test_nats::{Server, client, eventually, free_port, layout, provision, root};
 use tempfile::TempDir;
-
-use super::nats::{answers, client, layout, passwords, provision, server};
-use super::{Process, eventually, free_port, root};
 
 pub const NODES: usize = 3;
 /// Elections take seconds on a busy machine.
@@ -18,16 +14,14 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 pub struct NatsCluster {
     /// All nodes, separated by commas.
     pub url: String,
-    ports: [u16; NODES],
-    dir: TempDir,
-    nodes: [Option<Process>; NODES],
+    nodes: [Server; NODES],
+    _dir: TempDir,
 }
 
 impl NatsCluster {
     pub async fn provisioned(lease: Duration) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-cluster-").expect("a temporary directory can be made");
-        let ports = [(); NODES].map(|()| free_port());
         let routes = [(); NODES].map(|()| free_port());
         // An include is looked for beside the file that names it.
         let accounts = root().join("deploy/nats/accounts.conf");
@@ -50,33 +44,32 @@ impl NatsCluster {
             std::fs::write(dir.path().join(format!("n{node}.conf")), text)
                 .expect("the configuration can be written");
         }
-        let url = ports
-            .map(|port| format!("nats://127.0.0.1:{port}"))
-            .join(",");
-        let mut cluster = Self {
+        let mut nodes = std::array::from_fn(|node| {
+            let name = format!("n{node}");
+            Server::new(dir.path().join(format!("{name}.conf")), dir.path(), &name)
+        });
+        nodes.iter_mut().for_each(Server::spawn);
+        for node in &mut nodes {
+            node.greeted().await;
+        }
+        let url = nodes.each_ref().map(address).join(",");
+        let cluster = Self {
             url,
-            ports,
-            dir,
-            nodes: [const { None }; NODES],
+            nodes,
+            _dir: dir,
         };
-        for node in 0..NODES {
-            cluster.spawn(node);
-        }
-        for node in 0..NODES {
-            cluster.wait(node).await;
-        }
         cluster.elected().await;
         provision(&cluster.url, &layout(lease, NODES)).await;
         cluster
     }
 
     pub async fn start_node(&mut self, node: usize) {
-        self.spawn(node);
-        self.wait(node).await;
+        self.nodes[node].spawn();
+        self.nodes[node].greeted().await;
     }
 
     pub fn kill9(&mut self, node: usize) {
-        self.nodes[node] = None;
+        self.nodes[node].kill9();
     }
 
     pub async fn client(&self, user: &str) -> Client {
@@ -85,7 +78,7 @@ impl NatsCluster {
 
     /// A client of one node, so that racers meet at different servers.
     pub async fn client_of(&self, node: usize, user: &str) -> Client {
-        client(&format!("nats://127.0.0.1:{}", self.ports[node]), user).await
+        client(&address(&self.nodes[node]), user).await
     }
 
     /// The node that leads `stream` now.
@@ -98,28 +91,6 @@ impl NatsCluster {
         leader.strip_prefix('n')?.parse().ok()
     }
 
-    fn spawn(&mut self, node: usize) {
-        let mut command = Command::new(server());
-        command
-            .arg("-c")
-            .arg(self.dir.path().join(format!("n{node}.conf")))
-            .args(["-a", "127.0.0.1", "-p", &self.ports[node].to_string()])
-            .arg("-sd")
-            .arg(self.dir.path().join(format!("data{node}")))
-            .envs(passwords());
-        let process = Process::start(command, &self.log(node)).expect("nats-server can be started");
-        self.nodes[node] = Some(process);
-    }
-
-    fn log(&self, node: usize) -> PathBuf {
-        self.dir.path().join(format!("n{node}.log"))
-    }
-
-    async fn wait(&self, node: usize) {
-        let port = self.ports[node];
-        eventually("a node answers", UP_WITHIN, || answers(port)).await;
-    }
-
     /// JetStream answers once the nodes have found each other and a leader.
     async fn elected(&self) {
         let client = self.client("provision").await;
@@ -129,4 +100,8 @@ impl NatsCluster {
         })
         .await;
     }
+}
+
+fn address(node: &Server) -> String {
+    format!("nats://127.0.0.1:{}", node.port)
 }

@@ -1,9 +1,8 @@
 //! What a worker needs around it, real but for the instance metadata: NATS, S3, the simulated engine.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,24 +14,22 @@ use nix::unistd::Pid;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{NatsConfig, TaskLog, kv};
+use spotreel_bus::{TaskLog, kv};
 use spotreel_domain::{Task, TaskId, TaskRequest};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::Presence;
 use spotreel_s3::{Keys, Store, StoreConfig};
+pub use spotreel_test_nats::until;
+use spotreel_test_nats::{Nats, password};
 use tempfile::TempDir;
 
-const PASSWORD: &str = "secret";
 const BUCKET: &str = "spotreel";
-/// Far more than anything here takes; a condition that is not met by then never will be.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Stage {
     pub client: Client,
     pub log: TaskLog,
     pub metadata: Metadata,
-    nats: Child,
-    port: u16,
+    nats: Nats,
     cloud: LocalCloud,
     dir: TempDir,
 }
@@ -40,28 +37,6 @@ pub struct Stage {
 impl Stage {
     pub async fn set() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats");
-        let accounts = std::fs::read_to_string(deploy.join("accounts.conf")).unwrap();
-        let variables = accounts.split('$').skip(1).filter_map(|rest| {
-            let name = rest
-                .split(|c: char| !c.is_ascii_uppercase() && c != '_')
-                .next()?;
-            name.starts_with("SPOTREEL_").then_some((name, PASSWORD))
-        });
-        let server = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-        let nats = Command::new(server)
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
-            .arg(deploy.join("nats-server.conf"))
-            .arg("-sd")
-            .arg(dir.path().join("nats"))
-            .envs(variables)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nats-server: set SPOTREEL_NATS_SERVER to its path");
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await;
         let cloud = cloud.unwrap();
         let store = StoreConfig {
@@ -77,20 +52,14 @@ impl Stage {
         };
         let store = Store::connect_with_keys(&store, keys).await;
         store.create_bucket_if_missing().await.unwrap();
-        until("the server listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .is_ok()
-        })
-        .await;
-        let client = connect(port).await;
+        let nats = Nats::start().await;
+        let client = nats.client("provision").await;
         provision::apply(&client, &Layout::default()).await.unwrap();
         Self {
             log: TaskLog::open(&client).await,
             client,
             metadata: Metadata::serve().await,
             nats,
-            port,
             cloud,
             dir,
         }
@@ -132,14 +101,13 @@ impl Stage {
             .join(format!("scratch-{name}"))
             .display()
             .to_string();
-        let nats = format!("nats://127.0.0.1:{}", self.port);
         let endpoint = self.cloud.endpoint_url();
         let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel-worker"));
         for (key, value) in [
             ("name", name),
             ("scratch", &scratch),
             ("engine.command", &engine),
-            ("nats.url", &nats),
+            ("nats.url", &self.nats.url),
             ("s3.endpoint_url", &endpoint),
             ("s3.force_path_style", "true"),
             ("cloud.poll", "50ms"),
@@ -151,7 +119,7 @@ impl Stage {
             command.arg("--set").arg(format!("{key}={value}"));
         }
         let child = command
-            .env("SPOTREEL_NATS__PASSWORD", PASSWORD)
+            .env("SPOTREEL_NATS__PASSWORD", password("worker"))
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "local-secret")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.metadata.url)
@@ -186,36 +154,15 @@ impl Stage {
     pub async fn drain(&self, mode: &str) -> String {
         let subject = spotreel_bus::names::worker_drain("i-0123");
         let body = serde_json::json!({ "mode": mode, "reason": "scale_in" }).to_string();
-        let fleet = connect_as(self.port, "fleet").await;
+        let fleet = self.nats.client("fleet").await;
         let answer = fleet.request(subject, body.into()).await.unwrap();
         let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
         answer["state"].as_str().unwrap_or_default().to_owned()
     }
 
     pub fn kill_nats(&mut self) {
-        let _ = self.nats.kill();
-        let _ = self.nats.wait();
+        self.nats.kill9();
     }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.kill_nats();
-    }
-}
-
-async fn connect(port: u16) -> Client {
-    connect_as(port, "provision").await
-}
-
-async fn connect_as(port: u16, user: &str) -> Client {
-    let config = NatsConfig {
-        url: format!("nats://127.0.0.1:{port}"),
-        user: Some(user.into()),
-        password: Some(PASSWORD.into()),
-        creds: None,
-    };
-    spotreel_bus::connect(&config, user, false).await.unwrap()
 }
 
 pub struct Running {
@@ -337,14 +284,4 @@ async fn answer(
         Some(text) => (StatusCode::OK, [(TTL, String::new())], text.clone()),
         None => none(StatusCode::NOT_FOUND),
     }
-}
-
-/// Waits for a condition.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "never came true: {what}");
 }

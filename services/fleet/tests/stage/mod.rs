@@ -5,9 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +17,7 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::log::Append;
 use spotreel_bus::names::{SWEEPER_MARK, TASKS, work_consumer, worker_drain};
 use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{BatchLog, NatsConfig, Queue, TaskLog, kv};
+use spotreel_bus::{BatchLog, Queue, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::model::Priority;
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
@@ -27,9 +25,11 @@ use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 use spotreel_fleet::{DEFAULTS, FleetConfig, Lead};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::{Presence, State};
+#[allow(unused_imports, reason = "not each test program waits")]
+pub use spotreel_test_nats::until;
+use spotreel_test_nats::{Nats, password};
 use tempfile::TempDir;
 
-const PASSWORD: &str = "test";
 pub const ENV: &str = "test";
 /// Far more than anything here takes; a condition that is not met by then never will be.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,8 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
 pub struct Stage {
-    server: Option<Child>,
-    pub port: u16,
+    nats: Nats,
     pub cloud: LocalCloud,
     pub ec2: Ec2,
     pub ctx: Context,
@@ -61,7 +60,6 @@ pub struct Root {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.ctx.stopping.cancel();
-        self.stop_nats();
     }
 }
 
@@ -95,8 +93,7 @@ impl Stage {
             .with_test_writer()
             .try_init();
         let dir = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let nats = Nats::idle();
         let mut config = Config::for_tests(dir.path().join("cloud"));
         change(&mut config);
         let keys = Keys {
@@ -134,12 +131,11 @@ impl Stage {
             ("template.version", template.version.to_string()),
             ("rounds.gap", "20ms".to_owned()),
             ("sweep.every", "500ms".to_owned()),
-            ("nats.url", format!("nats://127.0.0.1:{port}")),
-            ("nats.password", PASSWORD.to_owned()),
+            ("nats.url", nats.url.clone()),
+            ("nats.password", password("fleet")),
         ];
         Self {
-            server: None,
-            port,
+            nats,
             cloud,
             ec2,
             ctx: Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -150,32 +146,14 @@ impl Stage {
     }
 
     pub async fn start_nats(&mut self) {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats");
-        let accounts = std::fs::read_to_string(deploy.join("accounts.conf")).unwrap();
-        let variables = accounts.split('$').skip(1).filter_map(|rest| {
-            let name = rest
-                .split(|c: char| !c.is_ascii_uppercase() && c != '_')
-                .next()?;
-            name.starts_with("SPOTREEL_").then_some((name, PASSWORD))
-        });
-        let server = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-        let child = Command::new(server)
-            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-c"])
-            .arg(deploy.join("nats-server.conf"))
-            .arg("-sd")
-            .arg(self.dir.path().join("nats"))
-            .envs(variables)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.server = Some(child.expect("nats-server: set SPOTREEL_NATS_SERVER to its path"));
-        let client = connect(self.port, "provision").await;
+        self.nats.begin().await;
+        let client = self.nats.client("provision").await;
         provision::apply(&client, &Layout::default()).await.unwrap();
         let root = Root {
             batches: BatchLog::open(&client).await,
             tasks: TaskLog::open(&client).await,
             workers: Workers::new(&client),
-            operator: connect(self.port, "operator").await,
+            operator: self.nats.client("operator").await,
             client,
         };
         tokio::spawn(mark(root.client.clone()));
@@ -183,10 +161,7 @@ impl Stage {
     }
 
     pub fn stop_nats(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.nats.kill9();
     }
 
     pub fn root(&self) -> &Root {
@@ -408,41 +383,10 @@ pub struct InHand {
     delivery: spotreel_bus::Delivery,
 }
 
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let met = tokio::time::timeout(PATIENCE, wait).await;
-    assert!(met.is_ok(), "never: {what}");
-}
-
-async fn connect(port: u16, user: &str) -> Client {
-    let config = NatsConfig {
-        url: format!("nats://127.0.0.1:{port}"),
-        user: Some(user.into()),
-        password: Some(PASSWORD.into()),
-        creds: None,
-    };
-    // Operators have their answers where clients have them.
-    let program = if user == "operator" { "client" } else { user };
-    let client = spotreel_bus::connect(&config, program, true).await.unwrap();
-    until("connected", async || {
-        client.connection_state() == async_nats::connection::State::Connected
-    })
-    .await;
-    client
-}
-
 async fn mark(client: Client) {
     loop {
         let mark = json!({ "at": ambient::now(), "log_sequence": 0 });
         let _ = kv::put_mark(&client, SWEEPER_MARK, &mark).await;
         tokio::time::sleep(MARK_EVERY).await;
     }
-}
-
-pub fn programs() -> PathBuf {
-    std::env::var_os("SPOTREEL_BIN_DIR").map_or_else(|| "target/debug".into(), PathBuf::from)
 }

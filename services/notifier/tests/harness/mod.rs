@@ -1,104 +1,23 @@
-//! A real nats-server on a free port, provisioned, and a hand that writes the log as services and workers would.
+//! A real nats-server, provisioned, and a hand that writes the log as services and workers would.
 
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use async_nats::Client;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::TaskLog;
 use spotreel_bus::log::Append;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{NatsConfig, TaskLog};
 use spotreel_domain::request::TaskRequest;
 use spotreel_domain::task::{Artifact, Failure, FailureKind, Refused};
 use spotreel_domain::{Event, Task, TaskId};
-use tempfile::TempDir;
+pub use spotreel_test_nats::{Nats, until};
 
-const PASSWORD: &str = "secret";
-const USERS: [&str; 10] = [
-    "PROVISION",
-    "TRIGGER",
-    "FLEET",
-    "OPERATOR",
-    "INTAKE",
-    "NOTIFIER",
-    "MONITOR",
-    "WORKER",
-    "CLIENTS_PROVISION",
-    "CLIENT",
-];
-/// Far more than anything here takes; a condition that is not met by then never will be.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-pub struct Nats {
-    child: Child,
-    port: u16,
-    _dir: TempDir,
-}
-
-impl Nats {
-    /// Starts and provisions.
-    pub async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let binary = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-        let config =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats/nats-server.conf");
-        let child = Command::new(binary)
-            .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
-            .arg(config)
-            .arg("-sd")
-            .arg(dir.path())
-            .envs(USERS.map(|user| (format!("SPOTREEL_{user}_PASSWORD"), PASSWORD)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nats-server: set SPOTREEL_NATS_SERVER to its path");
-        let nats = Self {
-            child,
-            port,
-            _dir: dir,
-        };
-        until("the server listens", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .is_ok()
-        })
-        .await;
-        provision::apply(&nats.client("provision").await, &Layout::default())
-            .await
-            .unwrap();
-        nats
-    }
-
-    pub async fn client(&self, user: &str) -> Client {
-        let config = NatsConfig {
-            url: format!("nats://127.0.0.1:{}", self.port),
-            user: Some(user.into()),
-            password: Some(PASSWORD.into()),
-            creds: None,
-        };
-        spotreel_bus::connect(&config, user, false).await.unwrap()
-    }
-
-    /// Writes as the user who may write everything.
-    pub async fn hand(&self) -> Hand {
-        let client = self.client("provision").await;
-        Hand {
-            log: TaskLog::open(&client).await,
-            client,
-        }
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+pub async fn provisioned() -> Nats {
+    let nats = Nats::start().await;
+    provision::apply(&nats.client("provision").await, &Layout::default())
+        .await
+        .unwrap();
+    nats
 }
 
 pub struct Hand {
@@ -115,6 +34,15 @@ pub struct Written {
 
 #[allow(dead_code, reason = "each test file uses its part")]
 impl Hand {
+    /// Writes as the user who may write everything.
+    pub async fn of(nats: &Nats) -> Self {
+        let client = nats.client("provision").await;
+        Self {
+            log: TaskLog::open(&client).await,
+            client,
+        }
+    }
+
     pub async fn submit(&self, id: &str, expires_in: Option<Duration>) -> Written {
         let now = ambient::now();
         let request = TaskRequest {
@@ -191,14 +119,4 @@ impl Hand {
             sequence,
         }
     }
-}
-
-/// Waits for a condition.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "never came true: {what}");
 }

@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -19,18 +19,19 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::log::Append;
 use spotreel_bus::names::SWEEPER_MARK;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{BatchLog, NatsConfig, TaskLog, controls, kv};
+use spotreel_bus::{BatchLog, TaskLog, controls, kv};
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::ops::{PoolWhy, Why};
 use spotreel_domain::trigger::{BlockerKind, Verdict};
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
 use spotreel_ec2::{Ec2, Ec2Config, Keys};
 use spotreel_localcloud::{Config, LocalCloud};
+pub use spotreel_test_nats::until;
+use spotreel_test_nats::{Nats, free_port, password};
 use spotreel_trigger::{DEFAULTS, TriggerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const PASSWORD: &str = "test";
 pub const ZONE: &str = "us-east-2a";
 /// Far more than anything here takes; a condition that is not met by then never will be.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,8 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ENOUGH_LOOKS: usize = 6;
 
 pub struct Stage {
-    server: Option<Child>,
-    port: u16,
+    nats: Nats,
     pub cloud: LocalCloud,
     pub root: Root,
     client: Client,
@@ -79,12 +79,6 @@ impl Drop for Program {
     }
 }
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.stop_nats();
-    }
-}
-
 impl Stage {
     /// Everything is swept, for as long as a test may take.
     pub async fn set() -> Self {
@@ -104,35 +98,30 @@ impl Stage {
         let mut config = Config::for_tests(dir.path().join("cloud"));
         change(&mut config);
         let cloud = LocalCloud::start(config).await.unwrap();
-        let port = free_port();
-        let server = start_nats(port, dir.path());
-        let client = connect(port, "provision").await;
+        let nats = Nats::start().await;
+        let client = nats.client("provision").await;
         provision::apply(&client, &Layout::default()).await.unwrap();
         Self {
-            server: Some(server),
-            port,
             cloud,
             root: Root {
                 batches: BatchLog::open(&client).await,
                 tasks: TaskLog::open(&client).await,
                 client,
             },
-            client: connect(port, "client").await,
-            operator: connect(port, "operator").await,
+            client: nats.client("client").await,
+            operator: nats.client("operator").await,
+            nats,
             dir,
             submitted: AtomicU32::new(0),
         }
     }
 
     pub fn stop_nats(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.nats.kill9();
     }
 
-    pub fn start_nats(&mut self) {
-        self.server = Some(start_nats(self.port, self.dir.path()));
+    pub async fn start_nats(&mut self) {
+        self.nats.begin().await;
     }
 
     /// The sweeper says, as of so long from now, that all is swept.
@@ -160,8 +149,8 @@ impl Stage {
             ("prices.every", "200ms".to_owned()),
             ("prices.good_for", "1s".to_owned()),
             ("ec2.endpoint_url", self.cloud.endpoint_url()),
-            ("nats.url", format!("nats://127.0.0.1:{}", self.port)),
-            ("nats.password", PASSWORD.to_owned()),
+            ("nats.url", self.nats.url.clone()),
+            ("nats.password", password("trigger")),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
@@ -176,7 +165,7 @@ impl Stage {
             false => Some(self.ec2(&config.ec2).await),
         };
         let ctx = Context::new("trigger", SocketAddr::from(([127, 0, 0, 1], 0)));
-        let client = connect(self.port, "trigger").await;
+        let client = self.nats.client("trigger").await;
         spotreel_trigger::start_with(config, pools, ec2, client, ctx.clone())
             .await
             .unwrap();
@@ -416,16 +405,6 @@ pub fn binary(settings: &[(String, String)]) -> Command {
     command
 }
 
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let met = tokio::time::timeout(PATIENCE, wait).await;
-    assert!(met.is_ok(), "never: {what}");
-}
-
 pub fn after(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
@@ -446,51 +425,4 @@ async fn request(client: &Client, subject: &str, body: &Value) -> Value {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn start_nats(port: u16, dir: &Path) -> Child {
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats");
-    let accounts = std::fs::read_to_string(deploy.join("accounts.conf")).unwrap();
-    let variables = accounts.split('$').skip(1).filter_map(|rest| {
-        let name = rest
-            .split(|c: char| !c.is_ascii_uppercase() && c != '_')
-            .next()?;
-        name.starts_with("SPOTREEL_").then_some((name, PASSWORD))
-    });
-    let server = std::env::var("SPOTREEL_NATS_SERVER").unwrap_or_else(|_| "nats-server".into());
-    let child = Command::new(server)
-        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
-        .arg(deploy.join("nats-server.conf"))
-        .arg("-sd")
-        .arg(dir.join("nats"))
-        .envs(variables)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    child.expect("nats-server: set SPOTREEL_NATS_SERVER to its path")
-}
-
-async fn connect(port: u16, user: &str) -> Client {
-    let config = NatsConfig {
-        url: format!("nats://127.0.0.1:{port}"),
-        user: Some(user.into()),
-        password: Some(PASSWORD.into()),
-        creds: None,
-    };
-    // People's inboxes have no prefix of their own.
-    let program = match user {
-        "operator" => "client",
-        other => other,
-    };
-    let client = spotreel_bus::connect(&config, program, true).await.unwrap();
-    until("connected", async || {
-        client.connection_state() == async_nats::connection::State::Connected
-    })
-    .await;
-    client
 }
