@@ -70,7 +70,7 @@ def transformer(model: Model) -> Transformer:
         num_layers=2,
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
+        rope_max_seq_len=1024,
     )
 
 
