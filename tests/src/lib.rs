@@ -4,3 +4,4 @@ pub mod bench;
 pub mod cases;
 pub mod chaos;
 pub mod harness;
+pub mod soak;

@@ -15,9 +15,20 @@ pub struct Figure {
     pub ratio: f64,
     /// What was measured against what, with what programs.
     pub setting: String,
-    /// The ratio is at most this; none: told for comparison only.
+    /// The ratio is at most this, or at least, as `sense` says; none: told for comparison only.
     pub goal: Option<f64>,
+    pub sense: Sense,
     pub met: Option<bool>,
+}
+
+/// On which side of its goal a ratio is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sense {
+    /// What takes time or room.
+    AtMost,
+    /// What is done a second.
+    AtLeast,
 }
 
 impl Figure {
@@ -30,7 +41,18 @@ impl Figure {
             ratio: rounded(ratio),
             setting,
             goal,
+            sense: Sense::AtMost,
             met: goal.map(|goal| ratio <= goal),
+        }
+    }
+
+    /// Of a rate: more is better.
+    pub fn rate(name: &str, ours: f64, reference: f64, goal: Option<f64>, setting: String) -> Self {
+        let figure = Self::new(name, ours, reference, goal, setting);
+        Self {
+            sense: Sense::AtLeast,
+            met: goal.map(|goal| ours / reference >= goal),
+            ..figure
         }
     }
 }
@@ -47,9 +69,13 @@ pub fn table(figures: &[Figure]) -> String {
         "figure", "ours", "reference", "ratio", "goal"
     );
     for figure in figures {
+        let sign = match figure.sense {
+            Sense::AtMost => '≤',
+            Sense::AtLeast => '≥',
+        };
         let goal = figure
             .goal
-            .map_or_else(|| "-".to_owned(), |goal| format!("≤ {goal}"));
+            .map_or_else(|| "-".to_owned(), |goal| format!("{sign} {goal}"));
         let met = match figure.met {
             Some(true) => "yes",
             Some(false) => "NO",
@@ -61,6 +87,19 @@ pub fn table(figures: &[Figure]) -> String {
             figure.name, figure.ours, figure.reference, figure.ratio,
         )
         .expect("a string can be written to");
+    }
+    text
+}
+
+/// 1,000,000 reads better than 1000000.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
     }
     text
 }

@@ -5,12 +5,23 @@
 mod batches;
 mod bounds;
 mod decide;
+pub mod engine_tap;
 mod figure;
+mod filled;
+mod footprint;
+pub mod front;
+mod http;
+mod intake;
+mod latency;
 mod night;
 mod notice;
 mod path;
 mod queue;
+mod reads;
+mod render;
+mod restart;
 mod samples;
+pub mod server;
 mod stage;
 mod tap;
 
@@ -18,6 +29,10 @@ pub use decide::MANY;
 pub use figure::{Figure, table, write};
 
 use bounds::Bounds;
+use decide::FEW;
+use filled::Filled;
+use front::Front;
+use server::Sync;
 use stage::Stage;
 
 pub struct Options {
@@ -29,7 +44,11 @@ pub struct Options {
     pub only: Vec<String>,
 }
 
-pub const PARTS: [&str; 5] = ["batches", "notice", "decide", "queue", "night"];
+pub const PARTS: [&str; 10] = [
+    "batches", "notice", "decide", "intake", "queue", "reads", "restart", "render", "rest", "night",
+];
+/// Parts over a log of a million tasks, which is filled once for all of them.
+const OVER_MANY: [&str; 3] = ["queue", "reads", "restart"];
 
 pub async fn run(options: &Options) -> Vec<Figure> {
     let wants = |part: &str| options.only.is_empty() || options.only.iter().any(|p| p == part);
@@ -51,13 +70,53 @@ pub async fn run(options: &Options) -> Vec<Figure> {
         eprintln!("bench: decisions");
         figures.extend(decide::run());
     }
-    if wants("queue") {
-        eprintln!("bench: a queue of {} tasks", options.queued);
-        figures.extend(Box::pin(queue::run(options.queued)).await);
+    if wants("intake") {
+        for sync in [Sync::Always, Sync::Default] {
+            eprintln!("bench: intake, sync {sync:?}");
+            let front = Front::open(sync).await;
+            figures.extend(Box::pin(intake::run(&front, sync)).await);
+            if sync == Sync::Always {
+                figures.extend(Box::pin(latency::run(&front)).await);
+                figures.extend(Box::pin(http::run(&front)).await);
+            }
+        }
+    }
+    if OVER_MANY.into_iter().any(wants) {
+        figures.extend(Box::pin(over_many(options.queued, wants)).await);
+    }
+    if wants("render") {
+        eprintln!("bench: renders");
+        figures.extend(Box::pin(render::run()).await);
+    }
+    if wants("rest") {
+        eprintln!("bench: nothing to do");
+        figures.extend(Box::pin(footprint::run()).await);
     }
     if wants("night") {
         eprintln!("bench: the reference batch in virtual time");
         figures.extend(night::run());
+    }
+    figures
+}
+
+async fn over_many(tasks: u64, wants: impl Fn(&str) -> bool) -> Vec<Figure> {
+    eprintln!("bench: a log of {tasks} tasks");
+    let (short, long) = tokio::join!(Filled::with(FEW), Filled::with(tasks));
+    let mut figures = Vec::new();
+    if wants("queue") {
+        eprintln!("bench: trigger's look at it");
+        figures.extend(Box::pin(queue::run(&short, &long)).await);
+    }
+    let mut long = long;
+    if wants("reads") {
+        eprintln!("bench: the verbs over it");
+        let (read, filled) = Box::pin(reads::run(short, long)).await;
+        figures.extend(read);
+        long = filled;
+    }
+    if wants("restart") {
+        eprintln!("bench: restarts over it");
+        figures.extend(Box::pin(restart::run(&mut long)).await);
     }
     figures
 }

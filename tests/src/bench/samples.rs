@@ -9,6 +9,15 @@ impl Samples {
         self.0.push(value);
     }
 
+    pub fn extend(&mut self, values: impl IntoIterator<Item = f64>) {
+        self.0.extend(values);
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a few thousand samples")]
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
     pub fn count(&self) -> usize {
         self.0.len()
     }

@@ -23,11 +23,27 @@ struct Args {
     /// Where the figures go
     #[arg(long, default_value = "bench-results.json")]
     out: PathBuf,
+    /// Stand before an engine and note here what it says
+    #[arg(long, hide = true, requires = "engine")]
+    engine_tap: Option<PathBuf>,
+    /// That engine
+    #[arg(last = true, hide = true)]
+    engine: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(log) = &args.engine_tap {
+        return bench::engine_tap::run(log, &args.engine).unwrap_or_else(|error| {
+            eprintln!("spotreel-bench: the engine's tap: {error}");
+            ExitCode::FAILURE
+        });
+    }
+    measure(args)
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    let args = Args::parse();
+async fn measure(args: Args) -> ExitCode {
     let began = Instant::now();
     let options = Options {
         rounds: args.rounds,

@@ -1,0 +1,79 @@
+//! A whole system under steady work for as long as one likes, and what grew meanwhile.
+//!
+//! Finished tasks are tidied and forgotten within a minute here instead of a month, so that all that a task leaves behind
+//! goes while the run goes on: what keeps growing is a leak. Only public events and videos stay, one for one.
+
+mod clients;
+mod ledger;
+pub mod process;
+mod system;
+mod verdicts;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ledger::Ledger;
+use system::Soaked;
+pub use verdicts::Report;
+use watch::Watch;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub lasts: Duration,
+    /// Tasks a second, over all doors.
+    pub rate: f64,
+    pub workers: usize,
+}
+
+/// Between two looks at everything.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// For the last tasks to end, and for the janitor to forget them.
+const CALM_WITHIN: Duration = Duration::from_secs(240);
+
+pub async fn run(options: &Options) -> Report {
+    let mut soaked = Box::pin(Soaked::start(options.workers)).await;
+    let ledger = Arc::<Ledger>::default();
+    let mut watch = Watch::new(&soaked).await;
+    watch.follow(soaked.processes());
+    let listener = ledger::listen(&soaked.client, &ledger).await;
+    // Before the first task, for the number of things that are there without any.
+    watch.look().await;
+    println!(
+        "soak: {} processes, {} tasks a second for {:.0?}",
+        watch.last().processes.len(),
+        options.rate,
+        options.lasts
+    );
+    let clients = clients::start(&soaked, &ledger, options.rate);
+    let began = Instant::now();
+    while began.elapsed() < options.lasts {
+        tokio::time::sleep(LOOK_EVERY).await;
+        watch.look().await;
+        watch.tell(began.elapsed(), &ledger.counts());
+    }
+    clients.stop().await;
+    println!("soak: no more is sent after {:.0?}", began.elapsed());
+    let settled = settle(&ledger, &mut watch).await;
+    let report = verdicts::all(&ledger, &watch, settled);
+    listener.abort();
+    report
+}
+
+/// Waits until every task has ended and the log has forgotten them all. None: neither more nor less is left.
+async fn settle(ledger: &Ledger, watch: &mut Watch) -> Option<String> {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        watch.look_afterwards().await;
+        let (running, kept) = (ledger.running().len(), watch.last().log_messages());
+        if running == 0 && kept == 0 {
+            return None;
+        }
+        if began.elapsed() > CALM_WITHIN {
+            return Some(format!(
+                "{CALM_WITHIN:?} after the last submission {running} tasks run and the log holds {kept} messages"
+            ));
+        }
+    }
+}
