@@ -185,7 +185,7 @@ impl Inbox {
                 (_, Ok(_)) => {}
                 (Some(id), Err(error)) => {
                     self.reject(delivery.sequence, Some(id), index, error)
-                        .await?
+                        .await?;
                 }
                 (None, Err(error)) => nameless.push((index, error)),
             }
