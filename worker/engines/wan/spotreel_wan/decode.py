@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
+from .models import FRAMES_PER_LATENT
+
 
 def frames(vae: Any, latents: torch.Tensor, *, tiled: bool) -> Iterator[np.ndarray]:
     """uint8, (frames, height, width, 3); what the pipeline's own decoding gives, rounded as diffusers rounds."""
     z = _unscale(vae, latents.to(dtype=vae.dtype))
     chunks = _in_tiles(vae, z) if tiled else _in_time(vae, z)
     for chunk in chunks:
-        yield (chunk * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)[0].permute(1, 2, 3, 0).cpu().numpy()
+        for few in chunk.split(FRAMES_PER_LATENT, dim=2):
+            yield (few * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)[0].permute(1, 2, 3, 0).cpu().numpy()
 
 
 def _unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:

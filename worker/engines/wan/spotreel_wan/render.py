@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -63,11 +64,13 @@ class Job:
         except Exception as error:  # The one place where a render's errors end.
             reason = refusal(error)
             last_word, broken = reason.report(self._request.id), reason.kind == "device"
-            self._shelf.device.give_back()
         self._tools.current.end(last_word)
         if broken:
             # Without a tidy end: CUDA's own would hang.
             os._exit(EXIT_DEVICE)
+        # After the handler, whose traceback holds what the render had.
+        gc.collect()
+        self._shelf.device.give_back()
 
     def _render(self) -> Message:
         shelf, current = self._shelf, self._tools.current

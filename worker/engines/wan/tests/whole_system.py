@@ -1,0 +1,212 @@
+"""The tiny packs through the real worker, NATS and S3 to an MP4; and every way to fail, as the queue sees it.
+
+    python tests/whole_system.py PROGRAMS      the folder with spotreel, spotreel-worker, …: make -s bin-dir
+
+Starts `spotreel dev` in a directory of its own with this engine in the place of sim, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from conftest import TINY
+from engine import Engine, request
+from pictures import encoded, gradient
+
+# Loading torch takes ten seconds, and more on a busy machine; each task here does so once or twice.
+TASK_SECONDS = 600
+READY_SECONDS = 120
+# A seed and sizes that intake admits; the least work that still crosses from one expert to the other.
+SPEC = {"frames": 5, "steps": 6, "seed": 7}
+SIZES = {"ti2v-5B": (1280, 704), "t2v-A14B": (832, 480), "i2v-A14B": (832, 480)}
+SETTINGS = {
+    "SPOTREEL_WORKER_CHECKPOINT__EVERY_STEPS": "1",
+    "SPOTREEL_WORKER_RETRY__SCALE": "0.01",
+    "SPOTREEL_WORKER_ENGINE__DEADLINES__STEP_FLOOR": "15s",
+    "SPOTREEL_WORKER_ENGINE__DEADLINES__DECODE": "60s",
+}
+WITH_FAULTS = "--engine-arg=--allow-faults"
+
+
+class System:
+    def __init__(self, programs: Path, directory: Path, packs: Path) -> None:
+        self._bin = directory / "bin"
+        self._dir = directory / "dev"
+        self._bin.mkdir()
+        for program in programs.glob("spotreel*"):
+            if program.is_file() and os.access(program, os.X_OK) and program.name != "spotreel-engine-sim":
+                _put(program, self._bin / program.name)
+        engine = self._bin / "spotreel-engine-sim"
+        command = f"{sys.executable} -m spotreel_wan --packs {packs} --device cpu --threads 1"
+        engine.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        engine.chmod(0o755)
+        self._process = subprocess.Popen(
+            [self._bin / "spotreel", "dev", "--dir", self._dir, "--workers", "2", "--lease", "10s", WITH_FAULTS],
+            env=os.environ | SETTINGS,
+            stdout=(directory / "dev.log").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        until(lambda: "ready:" in (directory / "dev.log").read_text(), READY_SECONDS, "spotreel dev")
+
+    def call(self, *arguments: str | Path) -> str:
+        command = [self._bin / "spotreel", "--dir", self._dir, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def submit(self, name: str, model: str, prompt: str, **more: Any) -> None:
+        spec = {"id": name, "model": model, "prompt": prompt, "size": "{}x{}".format(*SIZES[model]), **SPEC, **more}
+        if "image" in spec:
+            self.call("submit", *(f"--{key.replace('_', '-')}={value}" for key, value in spec.items()))
+        else:
+            path = self._dir / f"{name}.json"
+            path.write_text(json.dumps(spec) + "\n")
+            self.call("submit", "--file", path)
+
+    def state(self, name: str) -> dict[str, Any]:
+        tasks = [json.loads(line) for line in self.call("list", "--json").splitlines()]
+        return next(task for task in tasks if task["id"] == name)
+
+    def end(self, name: str) -> dict[str, Any]:
+        return until(lambda: ended(self.state(name)), TASK_SECONDS, name)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def _put(program: Path, target: Path) -> None:
+    """Under the path of its own, since programs look for each other beside themselves."""
+    try:
+        target.hardlink_to(program)
+    except OSError:
+        shutil.copy2(program, target)
+
+
+@contextmanager
+def running(programs: Path, packs: Path = TINY) -> Iterator[System]:
+    with tempfile.TemporaryDirectory(prefix="wan-system-") as directory:
+        system = System(programs, Path(directory), packs)
+        try:
+            yield system
+        except BaseException:
+            for log in sorted(Path(directory, "dev", "logs").glob("worker*.log")):
+                print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
+            raise
+        finally:
+            system.stop()
+
+
+def ended(task: dict[str, Any]) -> dict[str, Any] | None:
+    return task if task["state"] in ("succeeded", "failed", "cancelled", "expired") else None
+
+
+def until(done: Any, seconds: float, what: str) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := done():
+            return found
+        time.sleep(0.2)
+    raise SystemExit(f"{what}: nothing after {seconds} s")
+
+
+def direct(directory: Path, task: dict[str, Any], image: Path | None) -> str:
+    """The same task, uninterrupted, by the engine alone: what its file hashes to."""
+    # The engine's first guidance is the high-noise expert's, the task's is the low-noise one's.
+    high = task["guidance_high_noise"]
+    guidance = (task["guidance"], None) if high is None else (high, task["guidance"])
+    asked = request(
+        directory,
+        task["model"],
+        guidance=guidance[0],
+        guidance_2=guidance[1],
+        image=None if image is None else str(image),
+        **{key: task[key] for key in ("prompt", "width", "height", "frames", "fps", "steps", "shift", "seed")},
+    )
+    with Engine(TINY) as engine:
+        engine.load(task["model"])
+        return engine.render(asked)[-1]["sha256"]
+
+
+def check(what: str, holds: bool, task: dict[str, Any]) -> None:
+    print(f"{'ok' if holds else 'NOT SO'}: {what}", flush=True)
+    if not holds:
+        raise SystemExit(json.dumps(task, indent=1))
+
+
+def errors(task: dict[str, Any]) -> list[str]:
+    return [attempt["error"]["kind"] for attempt in task["attempts"] if attempt["error"]]
+
+
+def videos(system: System, directory: Path) -> None:
+    image = directory / "image.png"
+    image.write_bytes(encoded(gradient(640, 480)))
+    for model in SIZES:
+        more = {"image": image} if model == "i2v-A14B" else {}
+        system.submit(model, model, "a lighthouse at dusk", **more)
+    for model in SIZES:
+        task = system.end(model)
+        check(f"{model}: a video of Wan's lies in S3", task["state"] == "succeeded", task)
+        same = task["video"]["sha256"] == direct(directory / model, task, image if model == "i2v-A14B" else None)
+        check(f"{model}: and it is the engine's own, byte for byte", same, task)
+
+
+def interruptions(system: System, directory: Path) -> None:
+    for model in ("ti2v-5B", "t2v-A14B"):
+        system.submit(f"cut-{model}", model, "a red fox {{slow@0}} {{kill_worker@3#1}}")
+    for model in ("ti2v-5B", "t2v-A14B"):
+        task = system.end(f"cut-{model}")
+        first, last = task["attempts"][0], task["attempts"][-1]
+        check(f"{model}: a worker was killed and the next one went on", task["state"] == "succeeded", task)
+        check(f"{model}: from a checkpoint", first["outcome"] == "lost" and last["from_step"] > 0, task)
+        same = task["video"]["sha256"] == direct(directory / f"cut-{model}", task, None)
+        check(f"{model}: and the video is the uninterrupted one, byte for byte", same, task)
+
+
+def failures(system: System) -> None:
+    prompts = {
+        "long": " ".join("z" * 256),
+        "memory": "a fox {{oom@2}}",
+        "bug": "a fox {{retryable@2}}",
+        "device": "a fox {{device@2#1}}",
+        "hung": "a fox {{hang@2#1}}",
+        "crash": "a fox {{crash@2#1}}",
+        "checkpoint": "a fox {{bad_ckpt@1}} {{crash@3#1}}",
+    }
+    for name, prompt in prompts.items():
+        system.submit(name, "t2v-A14B", prompt)
+    task = system.end("long")
+    check("513 tokens: invalid, and never tried again", (task["state"], errors(task)) == ("failed", ["invalid"]), task)
+    task = system.end("memory")
+    check("out of memory: tried again, then failed", (task["state"], errors(task)) == ("failed", ["oom"] * 4), task)
+    task = system.end("bug")
+    check("retryable: tried again, then failed", (task["state"], errors(task)) == ("failed", ["retryable"] * 4), task)
+    kinds = {"device": "device", "hung": "retryable", "crash": "retryable", "checkpoint": "retryable"}
+    for name, kind in kinds.items():
+        task = system.end(name)
+        well = (task["state"], errors(task)) == ("succeeded", [kind])
+        check(f"{name}: {kind}, and the next attempt succeeds", well, task)
+
+
+def main() -> None:
+    programs = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as directory, running(programs) as system:
+        videos(system, Path(directory))
+        interruptions(system, Path(directory))
+        failures(system)
+
+
+if __name__ == "__main__":
+    main()
