@@ -50,15 +50,15 @@ ENV |= {"SPOTREEL_HTTP_PORT": str(HTTP), "SPOTREEL_NATS_PORT": str(NATS), "SPOTR
         "SPOTREEL_STEP_MS": str(STEP_MS), "SPOTREEL_WORKERS": str(WORKERS)}
 
 
-def run(*args, quiet=True, check=True, **more):
-    done = subprocess.run(args, cwd=ROOT, env=ENV | more, text=True, capture_output=quiet)
+def run(*args, quiet=True, check=True):
+    done = subprocess.run(args, cwd=ROOT, env=ENV, text=True, capture_output=quiet)
     if check and done.returncode:
         fail(f"{' '.join(args)} failed:\n{done.stdout or ''}{done.stderr or ''}")
     return done.stdout
 
 
-def compose(*args, **more):
-    return run("docker", "compose", "--env-file", "/dev/null", "-p", PROJECT, *args, **more)
+def compose(*args, **how):
+    return run("docker", "compose", "--env-file", "/dev/null", "-p", PROJECT, *args, **how)
 
 
 def until(what, seconds, condition):
@@ -95,7 +95,7 @@ def settings_are_documented():
     """Every variable of compose.yaml stands in .env.example with the same value, and no other does."""
     used = dict(re.findall(r"\$\{(\w+):-([^}$]*)", (ROOT / "compose.yaml").read_text()))
     lines = (ROOT / ".env.example").read_text().splitlines()
-    told = dict(re.findall(r"^#?([A-Z]\w+)=(.*)$", "\n".join(lines), re.M))
+    told = dict(re.findall(r"^#?(SPOTREEL_\w+)=(.*)$", "\n".join(lines), re.M))
     if used.keys() != told.keys():
         fail(f".env.example and compose.yaml differ: {sorted(used.keys() ^ told.keys())}")
     shown = {line.split("=")[0] for line in lines if re.match(r"[A-Z]", line)}
@@ -330,18 +330,20 @@ def whole_system(folder):
 def own_store(folder):
     """The same with a store that is not ours to start: here a local cloud that compose knows nothing of."""
     name, [port] = f"{PROJECT}-own-s3", free_ports(1)
-    settings = {"SPOTREEL_LOCALCLOUD": "0", "SPOTREEL_S3_ENDPOINT_URL": f"http://{name}:9000", "SPOTREEL_S3_SECRET_KEY": "mine",
-                "SPOTREEL_S3_PUBLIC_URL": f"http://127.0.0.1:{port}", "SPOTREEL_BUCKET": "mine"}
-    compose("up", "-d", "nats", **settings)
+    ENV.update({
+        "COMPOSE_FILE": "compose.yaml:deploy/compose/own-s3.yaml", "SPOTREEL_BUCKET": "mine", "SPOTREEL_S3_SECRET_KEY": "mine",
+        "SPOTREEL_S3_ENDPOINT_URL": f"http://{name}:9000", "SPOTREEL_S3_PUBLIC_URL": f"http://127.0.0.1:{port}"})
+    compose("up", "-d", "nats")
     try:
         run("docker", "run", "-d", "--rm", "--name", name, "--network", f"{PROJECT}_default", "-p", f"127.0.0.1:{port}:9000",
             "spotreel", "spotreel-localcloud", "--listen", "0.0.0.0:9000", "--dir", "/data",
             "--access-key", "spotreel", "--secret-key", "mine")
-        compose("up", "-d", **settings)
+        compose("up", "-d")
         until("all to be healthy", BOOT, lambda: all_healthy(without=["localcloud"]))
         by_nats(folder)
     finally:
         run("docker", "rm", "-f", name, check=False)
+    compose("down", "-v")
 
 
 def main():
