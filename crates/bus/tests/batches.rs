@@ -141,7 +141,9 @@ async fn nobody_writes_what_is_anothers() {
     ];
     let admin = nats.client("provision").await;
     let mut heard = admin.subscribe(">").await.unwrap();
-    admin.flush().await.unwrap();
+    // A flush ends when the words are sent, not when the server has read them: what we hear ourselves say is proof.
+    admin.publish("a.test.hears", "".into()).await.unwrap();
+    heard.next().await.unwrap();
     for (client, subject) in refused {
         client.publish(subject, "harm".into()).await.unwrap();
     }
