@@ -41,11 +41,12 @@ WAN_VENV ?= $(HOME)/.cache/spotreel/wan-venv
 WAN := worker/engines/wan
 
 .PHONY: test-wan
-test-wan: ## The Wan engine on a CPU with tiny packs, its reference, and the suite that sim passes (installs torch: 0.7 GB)
+test-wan: tools build ## The Wan engine on a CPU with tiny packs: its reference, sim's suite, NATS and S3 (installs torch: 0.7 GB)
 	$(WAN)/tools/venv.sh $(WAN_VENV)
 	cd $(WAN) && $(WAN_VENV)/bin/ruff check && $(WAN_VENV)/bin/ruff format --check && $(WAN_VENV)/bin/pytest
 	SPOTREEL_ENGINE="$(WAN_VENV)/bin/python -m spotreel_wan --packs $(CURDIR)/$(WAN)/packs/tiny --device cpu --threads 1 --allow-faults" \
 	  cargo nextest run --workspace --locked --config-file $(WAN)/tests/nextest.toml --test conformance
+	cd $(WAN) && $(WAN_VENV)/bin/python tests/whole_system.py $(BIN)
 
 .PHONY: test-moto
 test-moto: tools ## The EC2 adapter and fleet against moto, an AWS that nobody here wrote
@@ -94,6 +95,21 @@ soak: tools build ## Steady work, and whether anything grew: make soak MINUTES=6
 .PHONY: power-cut
 power-cut: tools ## The power fails under the store (root and a loop device): what was acknowledged is there
 	cargo nextest run --locked --workspace --test power_cut --run-ignored only --no-capture
+
+# Sanitizers want a nightly flag, not a nightly compiler. New inputs go to the cache: what is worth keeping is put into
+# the corpus by hand, and `make test` runs that.
+FUZZ := RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(HOME)/.cache/spotreel/fuzz nice -n 19 cargo fuzz
+FUZZ_FOUND := $(HOME)/.cache/spotreel/fuzz-found
+FUZZ_LIMITS := -timeout=20 -rss_limit_mb=2500 -max_len=65536
+
+.PHONY: fuzz
+fuzz: ## Look for input that harms, so long a target: make fuzz SECONDS=600 TARGET=images
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	@for target in $(or $(TARGET),$$(cargo fuzz list --fuzz-dir tests/fuzz)); do \
+	  echo "fuzz: $$target"; mkdir -p $(FUZZ_FOUND)/$$target; \
+	  $(FUZZ) run --fuzz-dir tests/fuzz $$target $(FUZZ_FOUND)/$$target tests/fuzz/corpus/$$target -- \
+	    -max_total_time=$(or $(SECONDS),60) $(FUZZ_LIMITS) -print_final_stats=1; \
+	done
 
 .PHONY: bin-dir
 bin-dir: ## Print the folder of the built programs

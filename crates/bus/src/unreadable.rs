@@ -107,7 +107,7 @@ pub fn is_readable(headers: &[u8]) -> bool {
             continue;
         }
         let name = line.split_once(':').map(|(name, _)| name);
-        if !name.is_some_and(|name| name.parse::<HeaderName>().is_ok()) {
+        if name.is_none_or(|name| name.parse::<HeaderName>().is_err()) {
             return false;
         }
         while lines
