@@ -104,7 +104,7 @@ impl Task {
             from_step,
             error: None,
         });
-        task.attempts_total += 1;
+        task.attempts_total = task.attempts_total.saturating_add(1);
         let surplus = task.attempts.len().saturating_sub(MAX_ATTEMPTS_KEPT);
         task.attempts.drain(..surplus);
         Ok((Event::Started, task))
@@ -126,7 +126,7 @@ impl Task {
     /// A failure: back in the queue after a delay, or the end of the round.
     pub fn attempt_failed(&self, error: Failure, now: Timestamp) -> Result<Step, Refused> {
         let mut task = self.end_attempt("failed", Outcome::Failed, Some(error.clone()), now)?;
-        task.failures += 1;
+        task.failures = task.failures.saturating_add(1);
         task.lost_in_row = 0;
         Ok(task.after_failure(error, now))
     }
@@ -146,14 +146,14 @@ impl Task {
         task.lost_in_row = if newer_checkpoint {
             0
         } else {
-            task.lost_in_row + 1
+            task.lost_in_row.saturating_add(1)
         };
         if task.lost_in_row < LOST_PER_FAILURE {
             task.state = State::Queued { not_before: None };
             return Ok((Event::Lost, task));
         }
         task.lost_in_row = 0;
-        task.failures += 1;
+        task.failures = task.failures.saturating_add(1);
         let error = Failure {
             kind: FailureKind::Lost,
             message: format!(
@@ -185,7 +185,7 @@ impl Task {
             return Err(self.refused("retried"));
         }
         let mut task = self.entered(State::Queued { not_before: None }, now);
-        task.round += 1;
+        task.round = task.round.saturating_add(1);
         task.previous_entry = self.entry;
         (task.entry, task.start, task.failures, task.lost_in_row) = (0, 0, 0, 0);
         // A deadline that has passed would end the new round at once.
