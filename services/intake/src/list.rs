@@ -117,7 +117,10 @@ fn check(query: &ListQuery) -> Result<(Filter, usize), ApiError> {
             format!("limit is 1 to {MAX_LIMIT}"),
         ));
     }
-    if query.cursor.is_some_and(|cursor| i64::try_from(cursor).is_err()) {
+    if query
+        .cursor
+        .is_some_and(|cursor| i64::try_from(cursor).is_err())
+    {
         let message = "cursor is what next_cursor of the page before was";
         broken.push(error::violation("cursor", "range", message));
     }

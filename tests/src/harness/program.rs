@@ -32,7 +32,10 @@ impl Spec {
         let (port, api_port) = (free_port(), free_port());
         let environment = [
             ("SPOTREEL_HTTP__LISTEN", format!("127.0.0.1:{port}")),
-            ("SPOTREEL_INTAKE_API__LISTEN", format!("127.0.0.1:{api_port}")),
+            (
+                "SPOTREEL_INTAKE_API__LISTEN",
+                format!("127.0.0.1:{api_port}"),
+            ),
             ("SPOTREEL_INTAKE_API__AUTH", "off".to_owned()),
         ];
         Self {
