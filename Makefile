@@ -80,8 +80,9 @@ chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
 	$(BIN)/spotreel-chaos --seed $(SEED) --tasks $(TASKS)
 
 .PHONY: bench
-bench: tools build ## The figures, each beside its bound in the same run: docs/performance.md
-	$(BIN)/spotreel-bench
+bench: tools ## The figures of optimised programs, each beside its bound in the same run: docs/performance.md
+	cargo build --release --workspace --bins --locked
+	SPOTREEL_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/release/spotreel-bench
 
 .PHONY: compose-test
 compose-test: tools ## The containers of compose.yaml: tasks from outside, every container killed, down and up (needs Docker)
