@@ -181,7 +181,8 @@ pub async fn tell(stage: &Stage, id: &str) {
 pub fn png(width: u32, height: u32) -> Vec<u8> {
     let mut picture = image::RgbImage::new(width, height);
     for (x, y, pixel) in picture.enumerate_pixels_mut() {
-        *pixel = image::Rgb([x as u8, y as u8, 90]);
+        let shade = |at: u32| u8::try_from(at % 256).unwrap();
+        *pixel = image::Rgb([shade(x), shade(y), 90]);
     }
     let mut bytes = Cursor::new(Vec::new());
     picture
