@@ -124,7 +124,7 @@ class RandomShelf(Shelf):
         else:
             config = real_config(self.model, name)
         if name == "text_encoder":
-            return UMT5EncoderModel(UMT5Config(**config))
+            return UMT5EncoderModel(UMT5Config.from_dict(config))
         return (AutoencoderKLWan if name == "vae" else WanTransformer3DModel).from_config(config)
 
 

@@ -45,7 +45,7 @@ def _empty(pack: Pack, name: str) -> torch.nn.Module:
     config = json.loads((pack.dir / name / "config.json").read_text())
     with init_empty_weights():
         if name == "text_encoder":
-            return UMT5EncoderModel(UMT5Config(**config))
+            return UMT5EncoderModel(UMT5Config.from_dict(config))
         return (AutoencoderKLWan if name == "vae" else WanTransformer3DModel).from_config(config)
 
 
