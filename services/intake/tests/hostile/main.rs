@@ -54,7 +54,10 @@ async fn a_good_task_passes(stage: &Stage) {
     let stored = stage.log.scan(LOG_ALL, 1, 10).await.unwrap();
     assert_eq!(stage.messages().await, 1);
     assert_eq!(stored[0].task.id, TaskId::parse("good").unwrap());
-    let op = stored[0].headers.get("Spotreel-Op").map(|op| op.as_str());
+    let op = stored[0]
+        .headers
+        .get("Spotreel-Op")
+        .map(async_nats::HeaderValue::as_str);
     assert!(op.is_some_and(|op| op != "forged"), "{op:?}");
     for (name, _) in case::STEERING.iter().filter(|(name, _)| {
         !name.starts_with("Spotreel")

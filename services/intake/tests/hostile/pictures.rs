@@ -35,7 +35,7 @@ fn good() -> Vec<u8> {
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-            sum >> 1 ^ 0xedb8_8320 * (sum & 1)
+            (sum >> 1) ^ (0xedb8_8320 * (sum & 1))
         })
     })
 }
