@@ -32,7 +32,8 @@ use seen::{Object, Seen};
 const STORE_REQUESTS: usize = 32;
 /// Objects of the bucket that are held while they are checked: four of the largest are 80 MB.
 const OBJECTS_HELD: usize = 4;
-/// Decoded at once: one of the largest, or many small ones. A decoder takes some ten bytes a pixel: 400 MB.
+/// Decoded at once: one of the largest, or many small ones. The hungriest decoder, that of progressive JPEG, takes six
+/// bytes a pixel: 250 MB.
 #[allow(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
