@@ -244,6 +244,9 @@ pub struct SubmitArgs {
     /// 4n+1 frames, such as 121
     #[arg(long)]
     pub frames: Option<u32>,
+    /// In place of steps, guidance and shift: 4 steps of a distilled model, Wan2.2's own, or the most steps
+    #[arg(long, value_enum, conflicts_with_all = ["steps", "guidance", "guidance_high_noise", "shift"])]
+    pub quality: Option<QualityArg>,
     /// Denoising steps
     #[arg(long)]
     pub steps: Option<u32>,
@@ -288,11 +291,12 @@ pub struct SubmitArgs {
 }
 
 /// What a line of a file says for itself.
-const TASK_FLAGS: [&str; 15] = [
+const TASK_FLAGS: [&str; 16] = [
     "prompt",
     "negative_prompt",
     "size",
     "frames",
+    "quality",
     "steps",
     "guidance",
     "guidance_high_noise",
@@ -310,6 +314,13 @@ const TASK_FLAGS: [&str; 15] = [
 pub enum PriorityArg {
     High,
     Normal,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QualityArg {
+    Fast,
+    Standard,
+    Best,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

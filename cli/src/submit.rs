@@ -16,10 +16,10 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
 use spotreel_domain::api::{Accepted, AcceptedMany, SubmitResult};
 use spotreel_domain::request::ImageSource;
-use spotreel_domain::{Priority, TaskRequest};
+use spotreel_domain::{Priority, Quality, TaskRequest};
 
 use self::lines::{BadLines, Line};
-use crate::args::{PriorityArg, SubmitArgs};
+use crate::args::{PriorityArg, QualityArg, SubmitArgs};
 use crate::connection::{Api, CallError, Settings};
 use crate::{Done, print, watch};
 
@@ -165,6 +165,11 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         negative_prompt: args.negative_prompt.clone(),
         size: args.size.clone(),
         frames: args.frames,
+        quality: args.quality.map(|quality| match quality {
+            QualityArg::Fast => Quality::Fast,
+            QualityArg::Standard => Quality::Standard,
+            QualityArg::Best => Quality::Best,
+        }),
         steps: args.steps,
         guidance: args.guidance,
         guidance_high_noise: args.guidance_high_noise,

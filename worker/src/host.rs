@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use backoff::backoff::Backoff;
 use spotreel_bootstrap::Health;
-use spotreel_domain::Model;
+use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Failure, FailureKind};
+use spotreel_domain::{Model, Quality};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::EngineSection;
-use crate::engine::protocol::ErrorKind;
+use crate::engine::protocol::{EngineHello, ErrorKind, FEATURE_FAST};
 use crate::engine::{Engine, EngineConfig, EngineError, EngineFailure};
 
 /// An engine that is told to end has so long to do it by itself.
@@ -80,6 +81,12 @@ impl Host {
         }
     }
 
+    /// What no try on an engine like this one will render. Four steps without distilled weights are noise, which the
+    /// gate could take for a picture.
+    pub fn cannot(&self, spec: &TaskSpec) -> Option<EngineFailure> {
+        lacking(self.engine.as_ref()?.hello(), spec.quality?)
+    }
+
     /// The engine with `model` loaded.
     pub async fn with_model(&mut self, model: Model) -> Result<&mut Engine, EngineFailure> {
         // An engine whose last render was given up half-way is of no more use, and may not know it yet.
@@ -144,6 +151,22 @@ impl Host {
     }
 }
 
+fn lacking(hello: &EngineHello, quality: Quality) -> Option<EngineFailure> {
+    if !quality.needs_distilled_weights() || hello.features.iter().any(|name| name == FEATURE_FAST)
+    {
+        return None;
+    }
+    let engine = &hello.name;
+    let message = format!(
+        "the engine {engine} has no distilled weights for {quality}: submit it as standard"
+    );
+    Some(EngineFailure {
+        kind: ErrorKind::Invalid,
+        code: "quality".into(),
+        ..gone(&message)
+    })
+}
+
 fn beside_this_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return None;
@@ -192,4 +215,34 @@ pub fn record(failure: &EngineFailure) -> Failure {
     let tail: String = tail.map(|line| format!("\n{line}")).collect();
     message.extend(tail.chars().take(LOG_BYTES));
     Failure { kind, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_is_refused_where_the_engine_has_no_weights_for_it() {
+        let mut hello = EngineHello {
+            proto: crate::engine::protocol::PROTO,
+            name: "wan".into(),
+            version: "1".into(),
+            models: Vec::new(),
+            profiles: Vec::new(),
+            device: None,
+            limits: Default::default(),
+            features: vec!["exact_resume".into()],
+        };
+        for quality in [Quality::Standard, Quality::Best] {
+            assert_eq!(lacking(&hello, quality), None);
+        }
+        let failure = lacking(&hello, Quality::Fast).unwrap();
+        assert!(failure.engine_alive, "the next task is welcome");
+        let failure = record(&failure);
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert!(!failure.kind.may_be_retried());
+        assert!(failure.message.contains("wan has no distilled weights"));
+        hello.features.push(FEATURE_FAST.into());
+        assert_eq!(lacking(&hello, Quality::Fast), None);
+    }
 }

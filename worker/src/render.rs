@@ -197,6 +197,10 @@ async fn render(worker: &Worker, host: &mut Host, begun: &Begun, lease: &Lease, 
             Ok(None) => continue,
             Err(error) => return End::Failed(host::gone(&format!("{error:#}"))),
         };
+        // Before the minutes of a load.
+        if let Some(failure) = host.cannot(&task.spec) {
+            return End::Failed(failure);
+        }
         let superseded = lease.superseded();
         let loading = host.with_model(task.spec.model);
         let engine = tokio::select! {
@@ -274,6 +278,7 @@ async fn prepare<'a>(
             height: spec.height,
             frames: spec.frames,
             fps: spec.fps,
+            quality: spec.quality.map(|tier| tier.as_str().to_owned()),
             steps: spec.steps,
             guidance,
             guidance_2,

@@ -112,6 +112,7 @@ impl Bench {
                 height: 96,
                 frames: 9,
                 fps: 16,
+                quality: None,
                 steps: STEPS,
                 guidance: 4.0,
                 guidance_2: Some(3.0),

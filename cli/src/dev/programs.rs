@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use spotreel_domain::Model;
 
 use super::children::Spec;
 use super::machines;
@@ -170,6 +171,11 @@ impl Plan<'_> {
         let mut settings = vec![format!("api.listen={}", self.ports.address(API))];
         if std::env::var_os("SPOTREEL_INTAKE_API__AUTH").is_none() {
             settings.push("api.auth=off".to_owned());
+        }
+        // The engine without a GPU has no weights that could be missing.
+        if std::env::var_os("SPOTREEL_INTAKE_QUALITY__FAST").is_none() {
+            let all = Model::ALL.map(|model| format!("{:?}", model.as_str()));
+            settings.push(format!("quality.fast=[{}]", all.join(",")));
         }
         settings
     }

@@ -3,6 +3,7 @@
 //! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
 
 mod labels;
+mod recipe;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use crate::id::TaskId;
 use crate::model::{
     GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
 };
+use crate::quality::Quality;
 
 /// The most labels a task carries, and the longest key or value: they travel in every event.
 pub const MAX_LABELS: usize = 16;
@@ -39,6 +41,9 @@ pub struct TaskRequest {
     pub size: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<u32>,
+    /// In place of steps, guidance and shift.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +89,9 @@ pub struct TaskSpec {
     pub height: u32,
     pub frames: u32,
     pub fps: u32,
+    /// The tier that was asked for; absent: none, and then nothing of it is said or hashed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quality: Option<Quality>,
     pub steps: u32,
     pub guidance: f64,
     pub guidance_high_noise: Option<f64>,
@@ -173,7 +181,8 @@ impl TaskRequest {
                 ),
             );
         }
-        let steps = self.steps.unwrap_or(limits.default_steps);
+        let recipe = self.settle_recipe(model, &mut refuse);
+        let steps = self.steps.unwrap_or(recipe.steps);
         if !STEPS.contains(&steps) {
             refuse(
                 "steps",
@@ -181,7 +190,7 @@ impl TaskRequest {
                 format!("steps is {} to {}", STEPS.start(), STEPS.end()),
             );
         }
-        let (low, high) = limits.default_guidance;
+        let (low, high) = recipe.guidance;
         let guidance = in_range("guidance", self.guidance, low, &GUIDANCE, &mut refuse);
         let guidance_high_noise = match (self.guidance_high_noise, high) {
             (Some(_), None) => {
@@ -198,13 +207,7 @@ impl TaskRequest {
             )),
             (None, None) => None,
         };
-        let shift = in_range(
-            "shift",
-            self.shift,
-            limits.default_shift,
-            &SHIFT,
-            &mut refuse,
-        );
+        let shift = in_range("shift", self.shift, recipe.shift, &SHIFT, &mut refuse);
         self.check_image(model, limits.image, &mut refuse);
         let spec = TaskSpec {
             model,
@@ -215,6 +218,7 @@ impl TaskRequest {
             height,
             frames,
             fps: limits.fps,
+            quality: self.quality,
             steps,
             guidance,
             guidance_high_noise,
@@ -378,7 +382,11 @@ fn check_text(
     min_chars: usize,
     refuse: &mut impl FnMut(&str, &str, String),
 ) -> String {
-    let text: String = text.nfc().collect();
+    // What is ASCII is composed already, and most texts are.
+    let text: String = match text.is_ascii() {
+        true => text.to_owned(),
+        false => text.nfc().collect(),
+    };
     let chars = text.chars().count();
     if chars < min_chars || chars > MAX_PROMPT_CHARS || (min_chars > 0 && text.trim().is_empty()) {
         refuse(
@@ -420,5 +428,9 @@ fn in_range(
 
 /// Lower-case hexadecimal, as S3 and sha256sum write a hash.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }

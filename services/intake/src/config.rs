@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_bus::log::MAX_BATCH;
+use spotreel_domain::Model;
 use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_s3::StoreConfig;
 
@@ -23,6 +24,7 @@ pub struct IntakeConfig {
     pub s3: S3Config,
     pub commit: CommitConfig,
     pub limits: LimitsConfig,
+    pub quality: QualityConfig,
     pub inbox: InboxConfig,
     pub api: ApiConfig,
     pub http: HttpConfig,
@@ -61,6 +63,13 @@ pub struct LimitsConfig {
     pub log_room_percent: u64,
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
+}
+
+/// What the workers behind this door can render.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QualityConfig {
+    pub fast: Vec<Model>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

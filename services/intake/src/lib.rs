@@ -96,6 +96,7 @@ pub async fn start_with(
         committer,
         images: images.clone(),
         limits: limits.clone(),
+        quality: config.quality.clone(),
     });
 
     ctx.spawn("limits", watch_limits(limits, ctx.clone()));

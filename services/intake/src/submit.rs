@@ -9,11 +9,12 @@ use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, Recorded, TaskLog};
 use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, SubmitResult};
 use spotreel_domain::model::MAX_SEED;
-use spotreel_domain::request::Valid;
+use spotreel_domain::request::{TaskSpec, Valid};
 use spotreel_domain::{Owner, Task, TaskId, TaskRequest};
 
 use crate::caller::Caller;
 use crate::commit::Committer;
+use crate::config::QualityConfig;
 use crate::images::Images;
 use crate::limits::Limits;
 use crate::{error, metrics};
@@ -28,6 +29,7 @@ pub struct Intake {
     pub committer: Committer,
     pub images: Images,
     pub limits: Arc<Limits>,
+    pub quality: QualityConfig,
 }
 
 /// Where a submission came in.
@@ -64,7 +66,9 @@ impl Intake {
         let now = now();
         let owner = caller.owner();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
-            request.and_then(|request| door.candidate(&request, index, owner, now))
+            let candidate = door.candidate(&request?, index, owner, now)?;
+            self.quality.admit(&candidate.valid.spec)?;
+            Ok(candidate)
         });
         let submitted = futures::stream::iter(candidates.map(|candidate| async move {
             let outcome = match candidate {
@@ -88,23 +92,23 @@ impl Intake {
             may_be_known,
             valid,
         } = candidate;
-        if may_be_known {
-            let known = self
-                .log
-                .last(&id)
-                .await
-                .map_err(|failure| error::unread(&failure))?;
-            if let Some(known) = known {
+        let admitted = self.limits.admit();
+        // Most names are new, and one that is taken is found by the write. It is asked for before only where its answer
+        // must not depend on what a new task would need: a place in the queue, a picture that is still there.
+        if may_be_known && (admitted.is_err() || valid.image.is_some()) {
+            let known = Box::pin(self.log.last(&id)).await;
+            if let Some(known) = known.map_err(|failure| error::unread(&failure))? {
                 return answer_again(&known, owner, &valid.content_hash);
             }
         }
-        self.limits.admit()?;
+        admitted?;
         let mut spec = valid.spec;
         if !valid.seed_given {
             spec.seed = ambient::random_u64() & MAX_SEED;
         }
         if let Some(image) = &valid.image {
-            spec.image = Some(self.images.settle(image).await?);
+            // On the heap: an upload's state is ten kilobytes, and every task would carry room for it.
+            spec.image = Some(Box::pin(self.images.settle(image)).await?);
         }
         let hash = valid.content_hash.clone();
         let step = Task::submit_for(owner.cloned(), id.clone(), spec, hash, now);
@@ -120,6 +124,21 @@ impl Intake {
             }
             Some(Err(failure)) => Err(unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
+        }
+    }
+}
+
+impl QualityConfig {
+    fn admit(&self, spec: &TaskSpec) -> Result<(), ApiError> {
+        let (model, quality) = (spec.model, spec.quality);
+        match quality.filter(|quality| quality.needs_distilled_weights()) {
+            Some(quality) if !self.fast.contains(&model) => {
+                let message = format!(
+                    "no worker here has the weights for {quality} renders of {model}: say standard or best, or leave quality out"
+                );
+                Err(error::broken("quality", "offered", message))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -92,6 +92,21 @@ async fn whatever_is_wrong_is_named() {
         (with("frames", json!(99_999_999_999u64)), "frames", "range"),
         (with("steps", json!(0)), "steps", "range"),
         (with("steps", json!(61)), "steps", "range"),
+        (with("quality", json!("ultra")), "quality", "known"),
+        (with("quality", json!(4)), "quality", "type"),
+        (with("quality", json!("fast")), "quality", "offered"),
+        (
+            raw(r#"{"model":"ti2v-5B","prompt":"x","quality":"best","steps":10}"#),
+            "steps",
+            "either",
+        ),
+        (
+            raw(
+                r#"{"model":"t2v-A14B","prompt":"x","quality":"standard","guidance_high_noise":2}"#,
+            ),
+            "guidance_high_noise",
+            "either",
+        ),
         (with("guidance", json!(0.5)), "guidance", "range"),
         (
             raw(r#"{"model":"ti2v-5B","prompt":"x","guidance":1e999}"#),

@@ -44,14 +44,13 @@ async fn a_task_goes_round() {
         (&json!("queued"), &accepted["seed"])
     );
     assert_eq!(seen["submitted_at"], accepted["submitted_at"]);
-    assert_eq!(work(&stage).await, 1);
-
     let mut hints = stage
         .root
         .subscribe(format!("spotreel.hint.{id}"))
         .await
         .unwrap();
-    stage.root.flush().await.unwrap();
+    // Asked on the same connection: with the answer, the server knows that we listen.
+    assert_eq!(work(&stage).await, 1);
     let cancelled = stage.ask("cancel", json!({"id": id}).to_string()).await;
     assert_eq!(cancelled["state"], "cancelled");
     assert_eq!(work(&stage).await, 0);
@@ -286,6 +285,9 @@ async fn the_service_is_found_and_traces_go_on() {
             "spotreel.cancel",
             "spotreel.get",
             "spotreel.list",
+            "spotreel.ops.key.create",
+            "spotreel.ops.key.list",
+            "spotreel.ops.key.revoke",
             "spotreel.retry",
             "spotreel.submit"
         ]
@@ -294,6 +296,36 @@ async fn the_service_is_found_and_traces_go_on() {
         stage.request("submit", "{}", HeaderMap::new()).await.status,
         None
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_is_told_with_the_numbers_that_it_stands_for() {
+    let stage = Stage::set_with(&[("quality.fast", r#"["t2v-A14B"]"#)]).await;
+    let tier = |model: &str, quality: &str| json!({"model": model, "prompt": "a fox", "id": quality, "quality": quality});
+    let show = async |id: &str| stage.ask("get", json!({"id": id}).to_string()).await;
+    let fast = tier("t2v-A14B", "fast");
+    let first = stage.submit(&fast).await;
+    assert_eq!(first["id"], "fast", "{first}");
+    assert_eq!(stage.submit(&fast).await, first);
+    let seen = show("fast").await;
+    let numbers = [
+        "quality",
+        "steps",
+        "guidance",
+        "guidance_high_noise",
+        "shift",
+    ]
+    .map(|key| &seen[key]);
+    let wanted = [json!("fast"), json!(4), json!(1.0), json!(1.0), json!(5.0)];
+    assert_eq!(numbers, wanted.each_ref());
+    assert_eq!(stage.submit(&tier("ti2v-5B", "best")).await["id"], "best");
+    assert_eq!(show("best").await["steps"], 60);
+
+    // A model that nobody has distilled weights for; and a task that names no tier shows none.
+    let refused = stage.submit(&tier("ti2v-5B", "fast")).await;
+    assert_eq!(refused["error"]["violations"][0]["rule"], "offered");
+    stage.submit(&named("plain")).await;
+    assert_eq!(show("plain").await.get("quality"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

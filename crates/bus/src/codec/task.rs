@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use prost::Message;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
-use spotreel_domain::{Model, Owner, Priority, TaskId};
+use spotreel_domain::{Model, Owner, Priority, Quality, TaskId};
 use spotreel_proto::task::v1 as wire;
 
 use super::{DecodeError, from_word, time, word};
@@ -39,6 +39,7 @@ fn to_wire(task: &Task) -> wire::Task {
             image: spec.image.clone(),
             expires_at_ms: spec.expires_at.map(Timestamp::as_millisecond),
             labels: spec.labels.clone(),
+            quality: spec.quality.map(|tier| tier.as_str().to_owned()),
         }),
         content_hash: task.content_hash.clone(),
         submitted_at_ms: task.submitted_at.as_millisecond(),
@@ -92,6 +93,10 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
             height: spec.height,
             frames: spec.frames,
             fps: spec.fps,
+            quality: spec
+                .quality
+                .map(|tier| Quality::parse(&tier).ok_or(DecodeError::Field("spec.quality")))
+                .transpose()?,
             steps: spec.steps,
             guidance: spec.guidance,
             guidance_high_noise: spec.guidance_high_noise,
@@ -240,5 +245,18 @@ mod tests {
         bad.owner = Some("No/One".into());
         let refused = decode(&bad.encode_to_vec());
         assert!(matches!(refused, Err(DecodeError::Field("owner"))));
+    }
+
+    #[test]
+    fn a_tier_goes_over_the_wire_and_back() {
+        for quality in Quality::ALL {
+            let mut task = task(None);
+            task.spec.quality = Some(quality);
+            assert_eq!(decode(&encode(&task)).unwrap(), task);
+        }
+        let mut bad = to_wire(&task(None));
+        bad.spec.as_mut().unwrap().quality = Some("ultra".into());
+        let refused = decode(&bad.encode_to_vec());
+        assert!(matches!(refused, Err(DecodeError::Field("spec.quality"))));
     }
 }

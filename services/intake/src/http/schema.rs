@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
-use spotreel_domain::Model;
 use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_domain::id::MAX_TASK_ID;
 use spotreel_domain::model::{
     GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
 };
 use spotreel_domain::request::{MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS};
+use spotreel_domain::{Model, Quality};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -122,6 +122,7 @@ fn of_model(model: Model) -> Value {
         "negative_prompt": text(0),
         "size": { "enum": sizes, "default": sizes[0] },
         "frames": { "enum": frames, "default": limits.max_frames },
+        "quality": { "enum": Quality::ALL.map(Quality::as_str), "description": "In place of steps, guidance and shift: four steps of a distilled model, where the workers have one; Wan2.2's own; the most steps." },
         "steps": { "type": "integer", "minimum": STEPS.start(), "maximum": STEPS.end(), "default": limits.default_steps },
         "guidance": number(&GUIDANCE, limits.default_guidance.0),
         "shift": number(&SHIFT, limits.default_shift),
@@ -155,7 +156,13 @@ fn of_model(model: Model) -> Value {
     json!({
         "title": model.as_str(), "type": "object", "additionalProperties": false,
         "required": required, "properties": properties,
-        // One of the two names at most.
-        "not": { "required": ["id", "idempotency_key"] }
+        // One of the two names at most, and a tier or numbers.
+        "not": { "anyOf": [
+            { "required": ["id", "idempotency_key"] },
+            { "required": ["quality", "steps"] },
+            { "required": ["quality", "guidance"] },
+            { "required": ["quality", "guidance_high_noise"] },
+            { "required": ["quality", "shift"] }
+        ] }
     })
 }

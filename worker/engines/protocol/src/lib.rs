@@ -33,6 +33,10 @@ pub const EXIT_DEVICE: i32 = 86;
 /// The feature an engine names in its `hello` when fault directives in prompts are obeyed.
 pub const FEATURE_FAULTS: &str = "faults";
 
+/// The feature an engine names in its `hello` when it renders `quality: "fast"`: with distilled weights, where the pack
+/// has them. Without them it ends such a render with `error{kind: "invalid"}`, never with four steps of the others.
+pub const FEATURE_FAST: &str = "fast";
+
 /// The highest version that both ranges contain.
 #[must_use]
 pub fn negotiate(ours: [u32; 2], theirs: [u32; 2]) -> Option<u32> {

@@ -64,6 +64,10 @@ pub struct RenderTask {
     pub height: u32,
     pub frames: u32,
     pub fps: u32,
+    /// The tier that the numbers below come from, where the task names one. `fast` is sent only to an engine with
+    /// [`FEATURE_FAST`](crate::FEATURE_FAST).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<String>,
     pub steps: u32,
     /// For models with two experts: the high-noise expert's.
     pub guidance: f64,
