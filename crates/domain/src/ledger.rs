@@ -46,6 +46,31 @@ pub fn rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
     running.map(|instance| instance.rate).sum()
 }
 
+/// Batches that the speed is measured over: enough to be steady, few enough to follow a change.
+const MEASURED_OVER: usize = 5;
+/// Fewer finished tasks than this measure nothing.
+const LEAST_MEASURED: u64 = 10;
+
+/// What a machine that served took for a task, idle time and all: what sizing has to reckon with. The batches are of one
+/// pool, the newest first.
+pub fn seconds_per_task<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<f64> {
+    let served = newest_first
+        .into_iter()
+        .filter(|batch| batch.tasks_done > 0 && batch.first_ready_at.is_some())
+        .take(MEASURED_OVER);
+    let (mut tasks, mut time) = (0, Duration::ZERO);
+    for batch in served {
+        tasks += batch.tasks_done;
+        let machines = batch.instances.iter();
+        time += machines
+            .filter_map(|machine| Some(span(machine.ready_at?, machine.billed_to)))
+            .sum::<Duration>();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53 tasks")]
+    let each = time.as_secs_f64() / tasks as f64;
+    (tasks >= LEAST_MEASURED && each > 0.0).then_some(each)
+}
+
 fn share(instance: &Instance, since: Timestamp, now: Timestamp) -> Usd {
     let end = if instance.is_gone() {
         instance.billed_to

@@ -12,6 +12,7 @@ use crate::fleet::cloud::Template;
 use crate::fleet::policy::{Bid, Budget, Kind, Patience, Policy, Subnet};
 use crate::model::Model;
 use crate::money::Usd;
+use crate::render_time::{Corrections, Gpu, mean_seconds};
 use crate::trigger::Rules;
 
 /// A batch that has not ended by then is given up: far above the two hours that sizing aims at, and a bound on what a
@@ -155,6 +156,25 @@ impl KindConfig {
             on_demand_cap: None,
         })
         .into()
+    }
+}
+
+impl PoolConfig {
+    /// What a machine of this pool takes for one of so many tasks, by the cost model. None: it knows none of the types
+    /// that could render them; of one's own machines it knows nothing.
+    pub fn seconds_by_model(
+        &self,
+        tasks: &BTreeMap<Model, u64>,
+        learnt: &Corrections,
+    ) -> Option<f64> {
+        if self.cloud == Cloud::None {
+            return None;
+        }
+        let kinds = self.kinds.iter();
+        let gpus: Vec<_> = kinds
+            .filter_map(|kind| Gpu::of_instance_type(&kind.name))
+            .collect();
+        mean_seconds(tasks, &gpus, learnt)
     }
 }
 

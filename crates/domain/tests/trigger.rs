@@ -375,6 +375,30 @@ fn sizes_of_the_reference_table() {
         size(&input, &sizing).sentence,
         "100 tasks × 360s (measured) / 2h = 5 units; 5 × $0.3000/h × 2h = $3.0000 at most by the target"
     );
+    // What was measured goes before what is configured, and that before the cost model.
+    let modelled = Some(1_235.0);
+    let configured = Sizing {
+        tasks_per_gpu_hour: Some(6.0),
+        ..Sizing::default()
+    };
+    let pace = |sizing: &Sizing, measured| {
+        let pace = sizing.pace(measured, modelled);
+        (pace.seconds, pace.origin)
+    };
+    assert_eq!(pace(&configured, Some(360.0)), (360.0, "measured"));
+    assert_eq!(pace(&configured, Some(f64::NAN)), (600.0, "as configured"));
+    assert_eq!(pace(&sizing, None), (1_235.0, "by the cost model"));
+    let assumed = sizing.pace(None, None);
+    assert_eq!(assumed.seconds, 180.0);
+    let reckoned = SizeInput {
+        tasks: 100,
+        modelled,
+        ..SizeInput::default()
+    };
+    assert_eq!(
+        size(&reckoned, &sizing).sentence,
+        "100 tasks × 1235s (by the cost model) / 2h = 18 units"
+    );
     input.left.per_batch = Some(Usd::from_cents(70));
     let poor = size(&input, &sizing);
     assert_eq!(
@@ -433,7 +457,7 @@ fn rules_that_cannot_work_say_what_and_how_to_cure_it() {
             "sizing.target: no number",
         ),
         (
-            |r| r.sizing.tasks_per_gpu_hour = 0.0,
+            |r| r.sizing.tasks_per_gpu_hour = Some(0.0),
             "sizing.tasks_per_gpu_hour: 0 tasks",
         ),
         (

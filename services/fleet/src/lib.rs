@@ -33,6 +33,7 @@ mod error;
 mod inbox;
 mod metrics;
 mod observe;
+mod pace;
 mod reconcile;
 mod serve;
 mod sweep;

@@ -1,12 +1,13 @@
 //! What the bus knows of a pool: its workers, its queue, what was spent. What cannot be read is not known, and never
 //! taken for nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use futures::future::{join_all, try_join_all};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
@@ -18,6 +19,7 @@ use spotreel_bus::{BatchLog, jetstream, kv};
 use spotreel_domain::batch::{Batch, PoolName, Receipt};
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
+use spotreel_domain::ledger;
 use spotreel_domain::model::{Model, Priority};
 use spotreel_domain::trigger::{SizeInput, Sizing, size};
 use spotreel_proto::worker::v1::{Presence, State};
@@ -26,6 +28,8 @@ use crate::error::ObserveError;
 
 /// Counts are true only if finished tasks leave the queue: the sweeper's mark says when that was last so.
 const MARK_GOOD_FOR: Duration = Duration::from_secs(30);
+/// Batches that are older say nothing of today's machines and tasks.
+const MEASURED_WITHIN: SignedDuration = SignedDuration::from_hours(40 * 24);
 /// Trigger's mark of a pool's mode begins so.
 const MODE_MARK: &str = "mode.";
 /// Events read at a time; one answer of the server.
@@ -83,19 +87,29 @@ pub fn rendering(presences: &[Presence], models: &[Model], listing: &[Seen]) -> 
 }
 
 /// How many tasks of these models are not finished.
-pub async fn runnable(client: &Client, models: &[Model]) -> Result<u64, ObserveError> {
+pub async fn runnable(
+    client: &Client,
+    models: &[Model],
+) -> Result<BTreeMap<Model, u64>, ObserveError> {
     within(async {
         let queues = models
             .iter()
-            .flat_map(|model| Priority::ALL.map(|priority| work_consumer(*model, priority)));
-        let lengths = try_join_all(queues.map(|queue| length(client, queue)));
+            .flat_map(|model| Priority::ALL.map(|priority| (*model, priority)));
+        let lengths = try_join_all(queues.map(async |(model, priority)| {
+            let length = length(client, work_consumer(model, priority)).await?;
+            Ok::<_, ObserveError>((model, length))
+        }));
         let (lengths, mark) = tokio::join!(lengths, mark::<Swept>(client, SWEEPER_MARK));
         let swept = mark?.ok_or(ObserveError::NoMark)?;
         let age = Duration::try_from(ambient::now().duration_since(swept.at)).unwrap_or_default();
         if age >= MARK_GOOD_FOR {
             return Err(ObserveError::StaleMark(age));
         }
-        Ok(lengths?.into_iter().sum())
+        let mut tasks = BTreeMap::new();
+        for (model, length) in lengths? {
+            *tasks.entry(model).or_default() += length;
+        }
+        Ok(tasks)
     })
     .await
 }
@@ -109,13 +123,22 @@ pub async fn keep(client: &Client, pool: &PoolName) -> Result<u32, ObserveError>
     .await
 }
 
-pub fn work(runnable: u64, rendering: u64, keep: u32, sizing: &Sizing) -> Work {
+/// What a unit takes for a task: as the pool's last batches took, or as the cost model says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Speed {
+    pub measured: Option<f64>,
+    pub modelled: Option<f64>,
+}
+
+pub fn work(runnable: u64, rendering: u64, keep: u32, speed: Speed, sizing: &Sizing) -> Work {
     let input = SizeInput {
         tasks: runnable,
+        seconds_per_task: speed.measured,
+        modelled: speed.modelled,
         resident_units: keep,
         ..SizeInput::default()
     };
-    let each = sizing.seconds_per_task(None);
+    let each = sizing.pace(speed.measured, speed.modelled).seconds;
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -189,16 +212,27 @@ pub async fn spent(log: &BatchLog, now: Timestamp) -> Result<Spent, ObserveError
     .await
 }
 
-/// Tasks whose last attempt was made, and ended for good, on a machine of this batch.
-pub async fn tasks_done(client: &Client, batch: &Batch) -> Result<u64, ReadError> {
+/// What the pool's ended batches took for a task.
+pub async fn measured(log: &BatchLog, pool: &PoolName) -> Result<Option<f64>, ObserveError> {
+    within(async {
+        let since = ambient::now() - MEASURED_WITHIN;
+        let ends = log.finals(Some(pool), since).await?;
+        let newest_first = ends.iter().rev().map(|end| &end.batch);
+        Ok(ledger::seconds_per_task(newest_first))
+    })
+    .await
+}
+
+/// The ends of tasks whose last attempt was made, and ended for good, on a machine of this batch.
+pub async fn ended_on(client: &Client, batch: &Batch) -> Result<Vec<Recorded>, ReadError> {
     let of_batch = |recorded: &Recorded| {
         let last = recorded.task.attempts.last();
         last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
     };
     let ends = ["succeeded", "failed"].map(|end| ends(client, batch.requested_at, end));
-    let mut done = 0;
+    let mut done = Vec::new();
     for ends in join_all(ends).await {
-        done += ends?.iter().filter(|end| of_batch(end)).count() as u64;
+        done.extend(ends?.into_iter().filter(of_batch));
     }
     Ok(done)
 }

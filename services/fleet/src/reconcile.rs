@@ -22,6 +22,8 @@ use crate::act::{Called, Replay};
 use crate::cloud::{Cloud, Listed};
 use crate::error::RoundError;
 use crate::inbox::Bell;
+use crate::observe::Speed;
+use crate::pace::Pace;
 use crate::{Fleet, crash, metrics, observe};
 
 /// Somebody else wrote first so many times in a row: more is no coincidence.
@@ -55,6 +57,7 @@ pub struct Pool {
     /// Ends that were asked for while the record could not take it.
     pub asked_blindly: HashMap<String, Instant>,
     spent: Option<(Instant, Option<BatchId>, Spent)>,
+    pace: Pace,
 }
 
 impl Pool {
@@ -81,6 +84,7 @@ impl Pool {
             present: None,
             asked_blindly: HashMap::new(),
             spent: None,
+            pace: Pace::default(),
         };
         (pool, called)
     }
@@ -181,6 +185,7 @@ impl Pool {
             };
             let policy = self.cloud.fitted(&self.policy);
             let listing = self.own(&listed);
+            let measured = self.pace.measured(&log, &record.batch.id).await;
             let presences = self.known_or_said("workers", presences);
             let keep = self.known_or_said("mode", keep);
             let work = self
@@ -189,7 +194,12 @@ impl Pool {
                 .zip(keep)
                 .map(|((runnable, presences), keep)| {
                     let rendering = observe::rendering(presences, &models, &listing);
-                    observe::work(runnable, rendering, keep, &self.config.rules.sizing)
+                    let speed = Speed {
+                        measured,
+                        modelled: self.pace.modelled(&self.config, &runnable),
+                    };
+                    let tasks = runnable.into_values().sum::<u64>();
+                    observe::work(tasks, rendering, keep, speed, &self.config.rules.sizing)
                 });
             self.present = presences.as_ref().map(|presences| {
                 let instances = presences.iter().map(|presence| presence.instance.clone());
@@ -293,15 +303,20 @@ impl Pool {
     }
 
     /// Counted only at the end of a batch: it takes a walk through the log.
-    async fn tasks_done(&self, batch: &Batch) -> Option<u64> {
+    async fn tasks_done(&mut self, batch: &Batch) -> Option<u64> {
         if batch.empty_listings == 0 || !batch.instances.iter().all(Instance::is_gone) {
             return None;
         }
-        let done = observe::tasks_done(self.fleet.batches.client(), batch).await;
-        done.inspect_err(
-            |error| tracing::warn!(%error, batch = %batch.id, "its tasks cannot be counted"),
-        )
-        .ok()
+        match observe::ended_on(self.fleet.batches.client(), batch).await {
+            Ok(ended) => {
+                self.pace.learn(batch, &ended);
+                Some(ended.len() as u64)
+            }
+            Err(error) => {
+                tracing::warn!(%error, batch = %batch.id, "its tasks cannot be counted");
+                None
+            }
+        }
     }
 
     async fn spent(&mut self) -> Spent {

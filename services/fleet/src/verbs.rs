@@ -12,6 +12,7 @@ use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
 use spotreel_domain::fleet::DrainAnswer;
 use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
 use spotreel_domain::pool::Cloud;
+use spotreel_domain::render_time::Corrections;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::act::tell_to_drain;
@@ -134,16 +135,15 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         }
         let record = last(fleet, name).await?;
         let runnable = observe::runnable(fleet.batches.client(), &config.models).await;
-        let each = config.rules.sizing.seconds_per_task(None);
+        let measured = observe::measured(&fleet.batches, name).await.ok().flatten();
+        let left = runnable.ok().map(|tasks| {
+            let modelled = config.seconds_by_model(&tasks, &Corrections::default());
+            let pace = config.rules.sizing.pace(measured, modelled);
+            (tasks.into_values().sum::<u64>(), pace.seconds)
+        });
         let batch = record.as_ref().map(|record| &record.batch);
         let workers: Vec<_> = presences.iter().map(worker).collect();
-        let mut view = PoolView::of(
-            name,
-            batch,
-            &workers,
-            runnable.ok().map(|tasks| (tasks, each)),
-            ambient::now(),
-        );
+        let mut view = PoolView::of(name, batch, &workers, left, ambient::now());
         view.cloud = config.cloud;
         if config.cloud == Cloud::None {
             view.note = Some("the machines of this pool are your own: none is launched".to_owned());

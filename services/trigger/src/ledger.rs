@@ -2,7 +2,6 @@
 //! tasks were rendered. Kept here between looks and rebuilt from the batch log whenever one is missing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::BatchLog;
@@ -14,10 +13,6 @@ use spotreel_domain::trigger::{Past, Spend};
 
 /// A month, and the batches that ran over its start.
 const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
-/// Batches that the speed is measured over: enough to be steady, few enough to follow a change.
-const MEASURED_OVER: usize = 5;
-/// Fewer finished tasks than this measure nothing.
-const LEAST_MEASURED: u64 = 10;
 
 #[derive(Default)]
 pub struct Ledger {
@@ -138,27 +133,8 @@ impl Ledger {
         }
     }
 
-    /// What a machine that served took for a task, idle time and all: what sizing has to reckon with.
     pub fn seconds_per_task(&self, pool: &PoolName) -> Option<f64> {
-        let served = self
-            .back(pool, None)
-            .filter(|batch| batch.tasks_done > 0 && batch.first_ready_at.is_some())
-            .take(MEASURED_OVER);
-        let (mut tasks, mut time) = (0, Duration::ZERO);
-        for batch in served {
-            tasks += batch.tasks_done;
-            time += batch
-                .instances
-                .iter()
-                .filter_map(|machine| {
-                    let served = machine.billed_to.duration_since(machine.ready_at?);
-                    Duration::try_from(served).ok()
-                })
-                .sum::<Duration>();
-        }
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^53 tasks")]
-        let each = time.as_secs_f64() / tasks as f64;
-        (tasks >= LEAST_MEASURED && each > 0.0).then_some(each)
+        ledger::seconds_per_task(self.back(pool, None))
     }
 }
 

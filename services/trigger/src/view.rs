@@ -18,6 +18,7 @@ use spotreel_bus::{BatchLog, RecordedBatch, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::pool::{PoolConfig, Pools};
+use spotreel_domain::render_time::Corrections;
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, ModeState, Past, Prices, RunNow, Spend, View,
 };
@@ -229,6 +230,16 @@ impl Seen {
             .map(|(_, queue)| queue)
     }
 
+    fn tasks_of(&self, pool: &PoolConfig) -> BTreeMap<Model, u64> {
+        let mut tasks = BTreeMap::new();
+        for ((model, _), queue) in &self.queues {
+            if pool.models.contains(model) {
+                *tasks.entry(*model).or_default() += queue.length();
+            }
+        }
+        tasks
+    }
+
     /// Tasks of the pool that live workers say they render. One of one's own machines names no pool: its models tell.
     fn rendering(&self, name: &PoolName, pool: &PoolConfig) -> u64 {
         let ours = |worker: &&Presence| match worker.pool.as_str() {
@@ -272,6 +283,7 @@ impl Seen {
             }),
             spend: known.spend,
             seconds_per_task: known.seconds_per_task,
+            seconds_modelled: pool.seconds_by_model(&self.tasks_of(pool), &Corrections::default()),
             arrivals_per_hour: known.arrivals_per_hour,
             mode: self.mode(name).state,
             pool_blockers: newest

@@ -180,6 +180,7 @@ pub(super) fn sized(view: &View, rules: &Rules, resident_units: u32) -> Size {
     let input = SizeInput {
         tasks: view.work.max(view.queued),
         seconds_per_task: view.seconds_per_task,
+        modelled: view.seconds_modelled,
         resident_units,
         quota_units: view.quota_units,
         unit_price: view.unit_price(),

@@ -30,9 +30,10 @@ pub use decision::{
 };
 pub use rules::{
     AgeRule, Budgets, HybridRule, LengthRule, MaxWaitRule, PriceRule, Rules, ScheduleRule, Sizing,
+    USUAL_TASKS_PER_GPU_HOUR,
 };
 pub use schedule::{BadSchedule, BadSlot, Calendar, Slot};
-pub use size::{BudgetLeft, Limit, Size, SizeInput, size};
+pub use size::{BudgetLeft, Limit, Pace, Size, SizeInput, size};
 pub use validate::Problem;
 pub use view::{Hold, Market, Mode, ModeState, Past, Prices, Quote, RunNow, Spend, View};
 

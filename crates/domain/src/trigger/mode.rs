@@ -72,6 +72,7 @@ fn resident_units(rule: &HybridRule, view: &View, rules: &Rules) -> u32 {
             let arrivals = SizeInput {
                 tasks: view.arrivals_per_hour,
                 seconds_per_task: view.seconds_per_task,
+                modelled: view.seconds_modelled,
                 ..SizeInput::default()
             };
             size(&arrivals, &hourly).units

@@ -105,12 +105,17 @@ pub struct Budgets {
     pub per_month: Option<Usd>,
 }
 
+/// Of a card of which nothing is known, as on machines of one's own.
+pub const USUAL_TASKS_PER_GPU_HOUR: f64 = 20.0;
+
 /// How many units a batch gets. A unit is one GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizing {
-    /// Used until a speed has been measured.
-    pub tasks_per_gpu_hour: f64,
+    /// Used until a speed has been measured. Absent: what the cost model says of the queue's models on the pool's cards,
+    /// or [`USUAL_TASKS_PER_GPU_HOUR`] where it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks_per_gpu_hour: Option<f64>,
     /// The queue is to be worked off in so long.
     #[serde(with = "humantime_serde")]
     pub target: Duration,
@@ -188,7 +193,7 @@ impl Default for HybridRule {
 impl Default for Sizing {
     fn default() -> Self {
         Self {
-            tasks_per_gpu_hour: 20.0,
+            tasks_per_gpu_hour: None,
             target: 2 * HOUR,
             min: 2,
             max: 50,

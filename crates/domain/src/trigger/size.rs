@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Budgets, Sizing};
+use super::rules::{Budgets, Sizing, USUAL_TASKS_PER_GPU_HOUR};
 use super::view::Spend;
 use super::words;
 use crate::money::Usd;
@@ -16,8 +16,10 @@ const ROUNDING: f64 = 1e-9;
 pub struct SizeInput {
     /// Tasks that are not finished.
     pub tasks: u64,
-    /// Measured; absent: [`Sizing::tasks_per_gpu_hour`].
+    /// Measured.
     pub seconds_per_task: Option<f64>,
+    /// By the cost model.
+    pub modelled: Option<f64>,
     /// Units that stay whatever the queue needs.
     pub resident_units: u32,
     /// The most that the account's quota admits.
@@ -89,19 +91,42 @@ impl Budgets {
     }
 }
 
+/// What a unit takes for a task, and how that is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    pub seconds: f64,
+    pub origin: &'static str,
+}
+
 impl Sizing {
-    /// What a unit takes for a task: measured, or by the configured constant.
-    pub fn seconds_per_task(&self, measured: Option<f64>) -> f64 {
+    /// What was measured goes before what a person has written down, and that before what is reckoned.
+    pub fn pace(&self, measured: Option<f64>, modelled: Option<f64>) -> Pace {
+        let hourly = |tasks: f64| 3_600.0 / tasks;
+        let known = [
+            ("measured", measured),
+            ("as configured", self.tasks_per_gpu_hour.map(hourly)),
+            ("by the cost model", modelled),
+        ];
         let usable = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
-        measured
-            .filter(usable)
-            .unwrap_or(3_600.0 / self.tasks_per_gpu_hour)
+        known
+            .into_iter()
+            .find_map(|(origin, seconds)| {
+                let seconds = seconds.filter(usable)?;
+                Some(Pace { seconds, origin })
+            })
+            .unwrap_or(Pace {
+                seconds: hourly(USUAL_TASKS_PER_GPU_HOUR),
+                origin: "assumed, nothing measured yet",
+            })
     }
 }
 
 /// `ceil(work / target)` within its limits. Quota and budgets go before the least number.
 pub fn size(input: &SizeInput, sizing: &Sizing) -> Size {
-    let each = sizing.seconds_per_task(input.seconds_per_task);
+    let Pace {
+        seconds: each,
+        origin,
+    } = sizing.pace(input.seconds_per_task, input.modelled);
     let needed = units_for(input.tasks, each, sizing.target);
     let mut units = needed;
     let mut limited_by = None;
@@ -123,11 +148,6 @@ pub fn size(input: &SizeInput, sizing: &Sizing) -> Size {
         }
     }
 
-    let origin = if input.seconds_per_task.is_some() {
-        "measured"
-    } else {
-        "assumed, nothing measured yet"
-    };
     let mut sentence = format!(
         "{} × {}s ({origin}) / {} = {}",
         words::tasks(input.tasks),

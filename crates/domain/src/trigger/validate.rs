@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::rules::{Budgets, HybridRule, Rules, ScheduleRule, Sizing};
+use super::rules::{Budgets, HybridRule, Rules, ScheduleRule, Sizing, USUAL_TASKS_PER_GPU_HOUR};
 use super::schedule::{BadSchedule, Calendar};
 use super::words::span;
 use crate::money::Usd;
@@ -101,12 +101,13 @@ impl Rules {
 }
 
 fn check_sizing(sizing: &Sizing, found: &mut Vec<Problem>) {
-    let speed = sizing.tasks_per_gpu_hour;
-    if !(speed.is_finite() && speed > 0.0) {
+    if let Some(speed) = sizing.tasks_per_gpu_hour
+        && !(speed.is_finite() && speed > 0.0)
+    {
         found.push(problem(
             "sizing.tasks_per_gpu_hour",
             format!("{speed} tasks an hour never end"),
-            "set a number above 0; 20 is the preset",
+            "set a number above 0, or leave it out",
         ));
     }
     if sizing.target.is_zero() {
@@ -206,12 +207,13 @@ fn check_hybrid(rule: &HybridRule, sizing: &Sizing, found: &mut Vec<Problem>) {
         clippy::cast_precision_loss,
         reason = "a rate of arrivals is far below 2^53"
     )]
-    let (arrivals, rendered) = (
-        rule.resident_above as f64,
-        f64::from(units) * sizing.tasks_per_gpu_hour,
-    );
+    let arrivals = rule.resident_above as f64;
+    let speed = sizing
+        .tasks_per_gpu_hour
+        .unwrap_or(USUAL_TASKS_PER_GPU_HOUR);
+    let rendered = f64::from(units) * speed;
     if rendered < arrivals {
-        let needed = (arrivals / sizing.tasks_per_gpu_hour).ceil();
+        let needed = (arrivals / speed).ceil();
         found.push(problem(
             "hybrid.resident_units",
             format!(

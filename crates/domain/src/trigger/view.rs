@@ -26,6 +26,9 @@ pub struct View {
     pub spend: Spend,
     /// Measured, over what is queued. Absent: nothing has been measured.
     pub seconds_per_task: Option<f64>,
+    /// By the cost model, over what is queued. Absent: it knows no card of the pool that renders it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_modelled: Option<f64>,
     /// Tasks that arrived in the last hour.
     pub arrivals_per_hour: u64,
     pub mode: ModeState,
@@ -141,6 +144,7 @@ impl View {
             run_now: None,
             spend: Spend::default(),
             seconds_per_task: None,
+            seconds_modelled: None,
             arrivals_per_hour: 0,
             mode: ModeState::default(),
             pool_blockers: Vec::new(),

@@ -1,0 +1,269 @@
+//! How long a render takes: from the arithmetic that it consists of, and from what cards were measured to do of it.
+//!
+//! Nothing here knows text encoding, loading and uploading: seconds beside minutes, and hidden behind the render before.
+//! What is wrong for one's own machines, [`Corrections`] learn from finished tasks.
+
+mod correction;
+mod gpu;
+
+use std::collections::BTreeMap;
+
+pub use correction::{Corrections, LEAST_RUNS, Run};
+pub use gpu::{Gpu, Weights};
+
+use crate::model::Model;
+use crate::quality::Quality;
+use crate::request::TaskSpec;
+
+const TERA: f64 = 1e12;
+/// The text that every block attends to: umT5's whole length, whatever the prompt's.
+const TEXT_TOKENS: f64 = 512.0;
+/// The first frame is a latent of its own, the others come in fours.
+const FRAMES_A_LATENT: u32 = 4;
+/// Decoding, in teraflops at a card's linear rate for a million pixels: 14.47 s for 1280x704, 121 frames on an H200
+/// (heygen-com/auto-model-optim, plain decoder), 277 TFLOPS. Of the A14B models' VAE no figure is known: taken as alike.
+const DECODE: f64 = 36.8;
+
+/// What of a task decides how long it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub model: Model,
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub steps: u32,
+    /// With guidance each step is two forward passes.
+    pub guided: bool,
+}
+
+/// One forward pass, in teraflops.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    pub linear: f64,
+    pub attention: f64,
+}
+
+/// The transformer that a token goes through in one pass: of two experts it is one.
+struct Shape {
+    layers: f64,
+    width: f64,
+    feed_forward: f64,
+    /// A patch of 2x2 latent cells.
+    pixels_a_token: u32,
+}
+
+impl Job {
+    pub fn of(spec: &TaskSpec) -> Self {
+        let high = spec.guidance_high_noise.unwrap_or_default();
+        Self {
+            model: spec.model,
+            width: spec.width,
+            height: spec.height,
+            frames: spec.frames,
+            steps: spec.steps,
+            guided: spec.guidance.max(high) > 1.0,
+        }
+    }
+
+    /// What a task of this size is that says nothing else.
+    pub fn usual(model: Model, (width, height): (u32, u32)) -> Self {
+        Self {
+            model,
+            width,
+            height,
+            frames: model.limits().max_frames,
+            steps: Quality::Standard.recipe(model).steps,
+            guided: true,
+        }
+    }
+
+    pub fn tokens(&self) -> u32 {
+        let latents = self.frames.saturating_sub(1) / FRAMES_A_LATENT + 1;
+        latents * (self.width * self.height / shape(self.model).pixels_a_token)
+    }
+
+    pub fn pass(&self) -> Work {
+        let Shape {
+            layers,
+            width: d,
+            feed_forward: ff,
+            ..
+        } = shape(self.model);
+        let n = f64::from(self.tokens());
+        Work {
+            linear: layers * 2.0 * n * (6.0 * d * d + 2.0 * d * ff) / TERA,
+            attention: layers * (4.0 * n * n * d + 4.0 * n * TEXT_TOKENS * d) / TERA,
+        }
+    }
+
+    pub fn step_seconds(&self, gpu: Gpu) -> f64 {
+        let (work, rates) = (self.pass(), gpu.rates());
+        let passes = if self.guided { 2.0 } else { 1.0 };
+        passes * (work.linear / rates.linear + work.attention / rates.attention)
+    }
+
+    pub fn decode_seconds(&self, gpu: Gpu) -> f64 {
+        let pixels = f64::from(self.width) * f64::from(self.height) * f64::from(self.frames);
+        pixels / 1e6 * DECODE / gpu.rates().linear
+    }
+
+    /// From `first` step to the video.
+    pub fn seconds_from(&self, first: u32, gpu: Gpu) -> f64 {
+        let steps = f64::from(self.steps.saturating_sub(first));
+        steps * self.step_seconds(gpu) + self.decode_seconds(gpu)
+    }
+
+    pub fn seconds(&self, gpu: Gpu) -> f64 {
+        self.seconds_from(0, gpu)
+    }
+}
+
+/// Wan-Video/Wan2.2, `wan/configs/wan_ti2v_5B.py` and `wan_t2v_A14B.py`; the latent of the 5B has a sixteenth of the side
+/// of the picture, the others' an eighth.
+fn shape(model: Model) -> Shape {
+    match model {
+        Model::Ti2v5b => Shape {
+            layers: 30.0,
+            width: 3_072.0,
+            feed_forward: 14_336.0,
+            pixels_a_token: 32 * 32,
+        },
+        Model::T2vA14b | Model::I2vA14b => Shape {
+            layers: 40.0,
+            width: 5_120.0,
+            feed_forward: 13_824.0,
+            pixels_a_token: 16 * 16,
+        },
+    }
+}
+
+/// The mean over so many tasks of each model, on the slowest of these cards that can render them: a queue that is ready
+/// too early costs what one machine more takes to boot. A task counts as the model's usual one, in the largest size
+/// that one of the cards can render. None: none of them can render anything of it.
+pub fn mean_seconds(
+    tasks: &BTreeMap<Model, u64>,
+    gpus: &[Gpu],
+    learnt: &Corrections,
+) -> Option<f64> {
+    let (mut count, mut sum) = (0.0, 0.0);
+    for (model, tasks) in tasks {
+        let mut sizes = model.limits().sizes.iter();
+        let slowest = sizes.find_map(|size| {
+            let job = Job::usual(*model, *size);
+            let able = gpus.iter().filter(|gpu| gpu.weights(&job).is_some());
+            able.map(|gpu| learnt.seconds(&job, *gpu))
+                .max_by(f64::total_cmp)
+        });
+        if let Some(seconds) = slowest {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a queue is far below 2^53 tasks"
+            )]
+            let tasks = *tasks as f64;
+            count += tasks;
+            sum += tasks * seconds;
+        }
+    }
+    (count > 0.0).then(|| sum / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: (u32, u32) = (832, 480);
+    const LARGE: (u32, u32) = (1280, 720);
+
+    fn job(model: Model, size: (u32, u32)) -> Job {
+        Job::usual(model, size)
+    }
+
+    #[test]
+    fn tokens_and_arithmetic_are_those_of_the_published_shapes() {
+        let cases = [
+            (Model::Ti2v5b, (1280, 704), 27_280, 0.52),
+            (Model::T2vA14b, SMALL, 32_760, 1.67),
+            (Model::I2vA14b, LARGE, 75_600, 6.52),
+        ];
+        for (model, size, tokens, petaflops) in cases {
+            let job = job(model, size);
+            assert_eq!(job.tokens(), tokens);
+            let Work { linear, attention } = job.pass();
+            let said = (linear + attention) / 1_000.0;
+            assert!((said - petaflops).abs() < 0.01, "{model}: {said}");
+        }
+    }
+
+    /// Wan-Video/Wan2.2, `assets/comp_effic.png`, one card. The rates of these cards come from the T2V rows: there the
+    /// table holds the arithmetic; the I2V rows and the step of another program were not looked at for it.
+    #[test]
+    fn published_times_are_met() {
+        let (t2v, i2v) = (Model::T2vA14b, Model::I2vA14b);
+        let cases = [
+            (Model::Ti2v5b, (1280, 704), Gpu::Rtx4090, 534.7, 0.01),
+            (t2v, SMALL, Gpu::A100, 785.7, 0.01),
+            (t2v, LARGE, Gpu::A100, 2_735.7, 0.01),
+            (t2v, SMALL, Gpu::H100, 326.9, 0.01),
+            (t2v, LARGE, Gpu::H100, 1_041.5, 0.01),
+            (i2v, SMALL, Gpu::H100, 326.9, 0.03),
+            (i2v, LARGE, Gpu::A100, 2_735.7, 0.03),
+        ];
+        for (model, size, gpu, published, tolerance) in cases {
+            let said = job(model, size).seconds(gpu);
+            let off = (said / published - 1.0).abs();
+            assert!(
+                off <= tolerance,
+                "{model} on {gpu:?}: {said} for {published}"
+            );
+        }
+        // FastWan's blog: the 5B's transformer took 157.2 s on an H200 before it was distilled.
+        let fast = job(Model::Ti2v5b, (1280, 704));
+        let steps = fast.seconds(Gpu::H200) - fast.decode_seconds(Gpu::H200);
+        assert!((steps / 157.2 - 1.0).abs() < 0.25, "{steps}");
+    }
+
+    #[test]
+    fn four_steps_without_guidance_are_a_twentieth_of_the_passes() {
+        let whole = job(Model::T2vA14b, SMALL);
+        let fast = Job {
+            steps: 4,
+            guided: false,
+            ..whole
+        };
+        let passes = |job: Job| job.seconds(Gpu::H100) - job.decode_seconds(Gpu::H100);
+        assert!((passes(whole) / passes(fast) - 20.0).abs() < 1e-9);
+        let rest = whole.seconds_from(30, Gpu::H100);
+        assert!(rest < whole.seconds(Gpu::H100) / 3.0);
+        assert_eq!(
+            whole.seconds_from(99, Gpu::H100),
+            whole.decode_seconds(Gpu::H100)
+        );
+    }
+
+    #[test]
+    fn a_queue_counts_as_its_models_on_the_slowest_card_that_can() {
+        let none = Corrections::default();
+        let mean = |tasks: &[(Model, u64)], gpus: &[Gpu]| {
+            mean_seconds(&tasks.iter().copied().collect(), gpus, &none)
+        };
+        let five = job(Model::Ti2v5b, (1280, 704));
+        let small = [(Model::Ti2v5b, 3)];
+        let slowest = mean(&small, &[Gpu::L4, Gpu::A10g, Gpu::L40s]).unwrap();
+        assert!((slowest - five.seconds(Gpu::A10g)).abs() < 1e-6);
+        // Of both, only the L40S can render the larger models.
+        let large = job(Model::T2vA14b, LARGE).seconds(Gpu::L40s);
+        let both = [(Model::Ti2v5b, 3), (Model::T2vA14b, 1)];
+        let mixed = (3.0 * five.seconds(Gpu::L4) + large) / 4.0;
+        let said = mean(&both, &[Gpu::L4, Gpu::L40s]).unwrap();
+        assert!((said - mixed).abs() < 1e-6);
+        assert_eq!(mean(&[(Model::T2vA14b, 1)], &[Gpu::L4]), None);
+        // 40 GB hold the smaller of two sizes.
+        let smaller = job(Model::T2vA14b, SMALL).seconds(Gpu::A100Small);
+        assert_eq!(
+            mean(&[(Model::T2vA14b, 1)], &[Gpu::A100Small]),
+            Some(smaller)
+        );
+        assert_eq!(mean(&[(Model::Ti2v5b, 0)], &[Gpu::L4]), None);
+        assert_eq!(mean(&small, &[]), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! The cards that can be rented: how fast they are, and what fits into them.
+
+use super::Job;
+use crate::model::Model;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Gpu {
+    Rtx4090,
+    A10g,
+    L4,
+    L40s,
+    /// With 40 GB.
+    A100Small,
+    /// With 80 GB.
+    A100,
+    H100,
+    H200,
+}
+
+/// How a transformer's weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weights {
+    /// Half the memory, and not the same picture.
+    Float8,
+    Bfloat16,
+}
+
+/// Teraflops that come out of a card, all that lies between two multiplications included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rates {
+    pub linear: f64,
+    pub attention: f64,
+}
+
+/// From the official peaks less one expert: 13 GB at 32,760 tokens, 31 GB at 75,600. As the engine reckons.
+const ACTIVATION_GB_A_TOKEN: f64 = 0.42e-3;
+
+impl Gpu {
+    /// Of an EC2 instance type, by its family. None: it has no card that is known here.
+    pub fn of_instance_type(name: &str) -> Option<Self> {
+        match name.split_once('.')?.0 {
+            "g5" => Some(Self::A10g),
+            "g6" | "gr6" => Some(Self::L4),
+            "g6e" => Some(Self::L40s),
+            "p4d" => Some(Self::A100Small),
+            "p4de" => Some(Self::A100),
+            "p5" => Some(Self::H100),
+            "p5e" | "p5en" => Some(Self::H200),
+            _ => None,
+        }
+    }
+
+    pub fn memory_gb(self) -> f64 {
+        match self {
+            Self::Rtx4090 | Self::A10g | Self::L4 => 24.0,
+            Self::A100Small => 40.0,
+            Self::L40s => 48.0,
+            Self::A100 | Self::H100 => 80.0,
+            Self::H200 => 141.0,
+        }
+    }
+
+    pub(super) fn rates(self) -> Rates {
+        let flat = |rate| Rates {
+            linear: rate,
+            attention: rate,
+        };
+        match self {
+            // Solved from both sizes of T2V-A14B in Wan-Video/Wan2.2, `assets/comp_effic.png`: 326.9 and 1,041.5 s,
+            // 785.7 and 2,735.7 s. That the H100's attention comes out at what FlashAttention-3 publishes is no accident.
+            Self::H100 => Rates {
+                linear: 277.3,
+                attention: 739.3,
+            },
+            Self::A100 | Self::A100Small => Rates {
+                linear: 134.4,
+                attention: 230.1,
+            },
+            // The same chip with more memory.
+            Self::H200 => Self::H100.rates(),
+            // One row of the table, so one rate: 534.7 s for the 5B.
+            Self::Rtx4090 => flat(104.1),
+            // Nobody has published Wan2.2 on these. A share of their peaks as on the cards above, 40 % up or down.
+            Self::A10g => flat(40.0),
+            Self::L4 => flat(45.0),
+            Self::L40s => flat(170.0),
+        }
+    }
+
+    /// The best way to keep the weights with which this job fits beside nothing else; the text encoder is gone by then,
+    /// and of two experts one is there. None: it does not fit.
+    pub fn weights(self, job: &Job) -> Option<Weights> {
+        let activations = f64::from(job.tokens()) * ACTIVATION_GB_A_TOKEN;
+        let fits =
+            |weights: &Weights| weights_gb(job.model, *weights) + activations <= self.memory_gb();
+        [Weights::Bfloat16, Weights::Float8].into_iter().find(fits)
+    }
+}
+
+/// 5.00 and 14.29 billion parameters an expert.
+fn weights_gb(model: Model, weights: Weights) -> f64 {
+    let whole = match model {
+        Model::Ti2v5b => 10.0,
+        Model::T2vA14b | Model::I2vA14b => 28.6,
+    };
+    match weights {
+        Weights::Bfloat16 => whole,
+        Weights::Float8 => whole / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_where() {
+        let five = Job::usual(Model::Ti2v5b, (1280, 704));
+        let small = Job::usual(Model::T2vA14b, (832, 480));
+        let large = Job::usual(Model::I2vA14b, (1280, 720));
+        let (half, whole) = (Some(Weights::Float8), Some(Weights::Bfloat16));
+        let cases = [
+            (Gpu::A10g, [whole, None, None]),
+            (Gpu::L4, [whole, None, None]),
+            (Gpu::A100Small, [whole, half, None]),
+            (Gpu::L40s, [whole, whole, half]),
+            (Gpu::A100, [whole; 3]),
+            (Gpu::H200, [whole; 3]),
+        ];
+        for (gpu, wanted) in cases {
+            let said = [five, small, large].map(|job| gpu.weights(&job));
+            assert_eq!(said, wanted, "{gpu:?}");
+        }
+    }
+
+    /// `assets/comp_effic.png`, in GB.
+    #[test]
+    fn published_peaks_are_met() {
+        let cases = [
+            (Model::Ti2v5b, (1280, 704), 22.9),
+            (Model::T2vA14b, (832, 480), 41.3),
+            (Model::T2vA14b, (1280, 720), 59.8),
+        ];
+        for (model, size, peak) in cases {
+            let tokens = f64::from(Job::usual(model, size).tokens());
+            let said = weights_gb(model, Weights::Bfloat16) + tokens * ACTIVATION_GB_A_TOKEN;
+            assert!((said / peak - 1.0).abs() < 0.07, "{model}: {said}");
+        }
+    }
+
+    #[test]
+    fn types_are_known_by_their_family() {
+        let cases = [
+            ("g5.xlarge", Some(Gpu::A10g)),
+            ("g6.2xlarge", Some(Gpu::L4)),
+            ("g6e.xlarge", Some(Gpu::L40s)),
+            ("p4d.24xlarge", Some(Gpu::A100Small)),
+            ("p5.4xlarge", Some(Gpu::H100)),
+            ("p5en.48xlarge", Some(Gpu::H200)),
+            ("m7i.large", None),
+            ("g5", None),
+            ("", None),
+        ];
+        for (name, gpu) in cases {
+            assert_eq!(Gpu::of_instance_type(name), gpu, "{name}");
+        }
+    }
+}
