@@ -5,10 +5,13 @@
 mod stage;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::json;
 use spotreel_bootstrap::Context;
-use spotreel_domain::batch::{Blocker, InstanceState, Receipt, Status};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Receipt, Status};
+use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::fleet::view::FleetView;
 use spotreel_fleet::Lead;
 use spotreel_proto::worker::v1::State;
@@ -71,6 +74,63 @@ async fn a_batch_comes_works_and_leaves_nothing() {
         "{receipt:?} {bill}"
     );
     assert_eq!(stage.calls("CreateFleet"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_earlier_batches_took_goes_before_what_is_configured() {
+    let stage = Stage::set(&POOL.replace("0.5", "60.0")).await;
+    let before = stage.request(1).await;
+    // 10 tasks in 20 hours of one machine.
+    let at = before.requested_at;
+    let machine = Instance {
+        ready_at: Some(at),
+        state: InstanceState::Gone {
+            ending: Ending::Terminated,
+            at,
+        },
+        billed_to: at + Duration::from_secs(20 * 3_600),
+        ..Instance::bought(
+            "i-before".into(),
+            Place {
+                kind: "g5.xlarge".into(),
+                zone: "us-east-2a".into(),
+            },
+            Lifecycle::Spot,
+            1,
+            at,
+            Usd::from_cents(30),
+        )
+    };
+    let ended = Batch {
+        status: Status::Settled,
+        first_ready_at: Some(at),
+        ended_at: Some(at),
+        instances: vec![machine],
+        tasks_done: 10,
+        ..before
+    };
+    let log = &stage.root().batches;
+    let requested = log.last(&ended.id.pool).await.unwrap().unwrap();
+    log.append(&ended, requested.sequence).await.unwrap();
+
+    for task in ["a", "b", "c"] {
+        stage.submit(task).await;
+    }
+    stage.start_fleet().await;
+    stage.request(1).await;
+    // By the configured minute a task one would do.
+    let batch = stage
+        .until_batch("a machine for each two hours", |batch| {
+            batch.instances.len() == 3
+        })
+        .await;
+    assert_eq!(batch.id.number, 2);
+    let view = stage.ask("fleet", &json!({})).await;
+    let view: FleetView = serde_json::from_value(view).unwrap();
+    assert_eq!(
+        (view.pools[0].tasks, view.pools[0].eta_s),
+        (Some(3), Some(7_200))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
