@@ -2,6 +2,7 @@
 
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_domain::Task;
 use spotreel_domain::task::{Artifact, StartRuling};
 
 use crate::checkpoints::{self, Stored, chain};
@@ -58,11 +59,7 @@ impl Worker {
                 }
                 return None;
             }
-            let found = tokio::try_join!(
-                checkpoints::list(&self.store, &last.task),
-                finish::find_artifact(&self.store, &last.task)
-            );
-            let (checkpoints, finished) = match found {
+            let (checkpoints, finished) = match self.left_behind(&last.task).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
@@ -102,6 +99,17 @@ impl Worker {
                     return None;
                 }
             }
+        }
+    }
+
+    /// What earlier attempts have put in storage. The first need not ask: an engine waits for the answer.
+    async fn left_behind(&self, task: &Task) -> anyhow::Result<(Vec<Stored>, Option<Artifact>)> {
+        match task.attempts_total {
+            0 => Ok((Vec::new(), None)),
+            _ => tokio::try_join!(
+                checkpoints::list(&self.store, task),
+                finish::find_artifact(&self.store, task)
+            ),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The task log: the one function that writes it, and the ways to read it.
 
+use std::borrow::Borrow;
+
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
@@ -147,9 +149,9 @@ impl TaskLog {
     /// compare the messages of a batch with each other: two events of one task would both be stored.
     ///
     /// Any error leaves open what happened; [`Self::append`] of each event settles it.
-    pub async fn append_batch(
+    pub async fn append_batch<A: Borrow<Append> + Sync>(
         &self,
-        appends: &[Append],
+        appends: &[A],
         batch: Uuid,
     ) -> Result<Vec<u64>, ApiError> {
         debug_assert!(appends.len() <= MAX_BATCH);
@@ -165,13 +167,13 @@ impl TaskLog {
             (write.subject, headers, write.payload)
         };
         for (index, append) in others.iter().enumerate() {
-            let (subject, headers, payload) = prepare(append, index + 1);
+            let (subject, headers, payload) = prepare(append.borrow(), index + 1);
             self.client
                 .publish_with_headers(subject.clone(), headers, payload)
                 .await
                 .map_err(|_| ApiError::Unknown(subject))?;
         }
-        let (subject, mut headers, payload) = prepare(last, appends.len());
+        let (subject, mut headers, payload) = prepare(last.borrow(), appends.len());
         headers.insert("Nats-Batch-Commit", "1");
         let ack: PubAck =
             jetstream::request(&self.client, &subject, headers, payload, TRY_TIMEOUT).await?;

@@ -113,49 +113,84 @@ fn weight(append: &Append) -> usize {
     spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len) + labels
 }
 
-/// Writes a batch; a refused one is halved until the culprit stands alone.
+/// Appends that stand or fall together.
+struct Open {
+    jobs: Vec<Job>,
+    /// The ids that were taken have been set aside.
+    sorted: bool,
+}
+
+/// Writes a batch. Of a refused one those whose ids are taken are set aside; should it be refused again, it is halved until
+/// the culprit stands alone.
 async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
     let began = Instant::now();
     let tasks = batch.len();
-    let (appends, answers) = batch.into_iter().map(|job| (job.append, job.done)).unzip();
-    let mut open: Vec<(Vec<Append>, Vec<oneshot::Sender<_>>)> = vec![(appends, answers)];
-    while let Some((mut appends, mut answers)) = open.pop() {
-        if let [append] = appends.as_slice() {
-            let outcome = log.append(append).await;
-            answer(answers, vec![outcome]);
-            continue;
-        }
-        match log.append_batch(&appends, ambient::uuid_v4()).await {
-            Ok(sequences) => answer(answers, sequences.into_iter().map(Ok)),
+    let mut open = vec![Open {
+        jobs: batch,
+        sorted: false,
+    }];
+    while let Some(Open { mut jobs, sorted }) = open.pop() {
+        let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+        let written = match appends.as_slice() {
+            [] => continue,
+            [append] => {
+                let outcome = log.append(append).await;
+                answer(jobs, [outcome]);
+                continue;
+            }
+            appends => log.append_batch(appends, ambient::uuid_v4()).await,
+        };
+        match written {
+            Ok(sequences) => answer(jobs, sequences.into_iter().map(Ok)),
             Err(ApiError::Full) => {
-                answer(answers, std::iter::repeat_with(|| Err(AppendError::Full)));
+                answer(jobs, std::iter::repeat_with(|| Err(AppendError::Full)));
+            }
+            Err(ApiError::Conflict) if !sorted => {
+                let jobs = set_aside(&log, jobs).await;
+                open.push(Open { jobs, sorted: true });
             }
             Err(ApiError::Conflict) => {
-                let half = appends.len() / 2;
-                let (right, right_answers) = (appends.split_off(half), answers.split_off(half));
-                open.push((right, right_answers));
-                open.push((appends, answers));
+                let right = jobs.split_off(jobs.len() / 2);
+                open.extend([right, jobs].map(|jobs| Open { jobs, sorted }));
             }
             Err(error) => {
-                tracing::warn!(%error, tasks = appends.len(), "a batch's fate is unknown; settling each task alone");
+                tracing::warn!(%error, tasks = jobs.len(), "a batch's fate is unknown; settling each task alone");
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
                 let outcomes: Vec<_> = futures::stream::iter(each)
                     .buffered(SINGLES)
                     .collect()
                     .await;
-                answer(answers, outcomes);
+                answer(jobs, outcomes);
             }
         }
     }
     metrics::committed(tasks, began.elapsed());
 }
 
-fn answer(
-    answers: Vec<oneshot::Sender<Result<u64, AppendError>>>,
-    outcomes: impl IntoIterator<Item = Result<u64, AppendError>>,
-) {
-    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+/// Answers those whose ids are taken, and gives back the others. One that could not be looked up is among them.
+async fn set_aside(log: &TaskLog, jobs: Vec<Job>) -> Vec<Job> {
+    let looks: Vec<_> = jobs
+        .iter()
+        .map(|job| log.last(&job.append.task.id))
+        .collect();
+    let looks = futures::stream::iter(looks).buffered(SINGLES);
+    let first: Vec<_> = looks.map(|look| look.ok().flatten()).collect().await;
+    let mut new = Vec::new();
+    for (job, first) in jobs.into_iter().zip(first) {
+        match first {
+            Some(first) => answer(
+                vec![job],
+                [Err(AppendError::Conflict(Some(Box::new(first))))],
+            ),
+            None => new.push(job),
+        }
+    }
+    new
+}
+
+fn answer(jobs: Vec<Job>, outcomes: impl IntoIterator<Item = Result<u64, AppendError>>) {
+    for (job, outcome) in jobs.into_iter().zip(outcomes) {
         // Whoever asked may be gone; the task stays accepted.
-        let _ = answer.send(outcome);
+        let _ = job.done.send(outcome);
     }
 }

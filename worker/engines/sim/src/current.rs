@@ -4,21 +4,19 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-use spotreel_engine_protocol::{
-    CheckpointInfo, ErrorKind, ErrorReport, FromEngine, Phase, RenderRequest,
-};
+use spotreel_engine_protocol::{ErrorKind, ErrorReport, FromEngine, Phase, RenderRequest};
 
 use crate::channel::Outbox;
-use crate::checkpoint;
 use crate::denoise::Latents;
-use crate::recipe::{Recipe, hex, report};
+use crate::recipe::{Recipe, report};
+use crate::writer::{Sheet, Writer};
 
-/// At most one render. Its messages are sent under this lock, so nothing is said about it after its end.
-#[derive(Default)]
+/// At most one render. Its last word is sent under this lock, after its last checkpoint, so nothing is said about it after
+/// its end.
 pub struct Current {
     slot: Mutex<Option<Running>>,
     changed: Condvar,
+    writer: Writer,
 }
 
 struct Running {
@@ -29,15 +27,21 @@ struct Running {
     latents: Option<Latents>,
     /// Asked for before there was anything to write.
     checkpoint_due: bool,
-    encode: Option<Encode>,
+    /// The task's hash and its steps, which the listener does not know.
+    recipe: Option<([u8; 32], u32)>,
     /// Announce the next checkpoint with a wrong hash.
     spoil: bool,
 }
 
-/// Makes a checkpoint's bytes; knows the recipe, which the listener does not.
-type Encode = Box<dyn Fn(&Latents) -> (Vec<u8>, Phase) + Send>;
-
 impl Current {
+    pub fn new(outbox: &Outbox) -> Self {
+        Self {
+            slot: Mutex::default(),
+            changed: Condvar::new(),
+            writer: Writer::new(outbox.clone()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +57,7 @@ impl Current {
                 cancelled: None,
                 latents: None,
                 checkpoint_due: false,
-                encode: None,
+                recipe: None,
                 spoil: false,
             });
         }
@@ -62,40 +66,37 @@ impl Current {
 
     /// From here on checkpoints can be made.
     pub fn begin(&self, recipe: &Recipe) {
-        let (task_hash, steps) = (recipe.task_hash, recipe.task.steps);
         if let Some(running) = self.lock().as_mut() {
-            running.encode = Some(Box::new(move |latents| {
-                let phase = if latents.next_step == steps {
-                    Phase::Decode
-                } else {
-                    Phase::Denoise
-                };
-                (checkpoint::encode(&task_hash, latents), phase)
-            }));
+            running.recipe = Some((recipe.task_hash, recipe.task.steps));
         }
     }
 
     /// A whole step is done.
-    pub fn advance(&self, latents: &Latents, outbox: &Outbox) {
+    pub fn advance(&self, latents: &Latents) {
         if let Some(running) = self.lock().as_mut() {
             running.latents = Some(latents.clone());
             if running.checkpoint_due {
-                running.checkpoint(outbox);
+                running.checkpoint(&self.writer);
             }
         }
     }
 
-    pub fn checkpoint(&self, outbox: &Outbox) {
+    pub fn checkpoint(&self) {
         if let Some(running) = self.lock().as_mut() {
-            running.checkpoint(outbox);
+            running.checkpoint(&self.writer);
         }
     }
 
     /// The listener's way in: another id means that the render has ended, which was the answer.
-    pub fn checkpoint_now(&self, id: &str, outbox: &Outbox) {
+    pub fn checkpoint_now(&self, id: &str) {
         if let Some(running) = self.lock().as_mut().filter(|running| running.id == id) {
-            running.checkpoint(outbox);
+            running.checkpoint(&self.writer);
         }
+    }
+
+    /// Waits until every checkpoint is written and announced.
+    pub fn flush(&self) {
+        self.writer.flush();
     }
 
     pub fn spoil_checkpoint(&self) {
@@ -136,37 +137,28 @@ impl Current {
     pub fn end(&self, message: &FromEngine, outbox: &Outbox) {
         let mut slot = self.lock();
         *slot = None;
+        self.writer.flush();
         outbox.send(message);
     }
 }
 
 impl Running {
-    fn checkpoint(&mut self, outbox: &Outbox) {
-        let (Some(latents), Some(encode)) = (&self.latents, &self.encode) else {
+    fn checkpoint(&mut self, writer: &Writer) {
+        let (Some(latents), Some((task_hash, steps))) = (&self.latents, self.recipe) else {
             self.checkpoint_due = true;
             return;
         };
-        let (bytes, phase) = encode(latents);
-        let path = self
-            .work_dir
-            .join(format!("step-{:04}.ckpt", latents.next_step));
         self.checkpoint_due = false;
-        if let Err(error) = checkpoint::write(&path, &path.with_extension("part"), &bytes) {
-            // The render can go on without; the worker sees no checkpoint and draws its own conclusions.
-            eprintln!("cannot write {}: {error}", path.display());
-            return;
-        }
-        let mut sha256 = hex(&Sha256::digest(&bytes));
-        if std::mem::take(&mut self.spoil) {
-            sha256 = "0".repeat(sha256.len());
-        }
-        outbox.send(&FromEngine::Checkpoint(CheckpointInfo {
+        writer.write(Sheet {
             id: self.id.clone(),
-            path,
-            bytes: bytes.len() as u64,
-            sha256,
-            next_step: latents.next_step,
-            phase,
-        }));
+            work_dir: self.work_dir.clone(),
+            task_hash,
+            phase: match latents.next_step == steps {
+                true => Phase::Decode,
+                false => Phase::Denoise,
+            },
+            latents: latents.clone(),
+            spoil: std::mem::take(&mut self.spoil),
+        });
     }
 }

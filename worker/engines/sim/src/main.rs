@@ -15,6 +15,7 @@ mod recipe;
 mod render;
 mod session;
 mod video;
+mod writer;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -93,7 +93,7 @@ impl<'a> Job<'a> {
             resume: kind,
         });
         self.current.begin(&recipe);
-        self.current.advance(&start, self.outbox);
+        self.current.advance(&start);
         let mut timings = BTreeMap::new();
         let clock = Instant::now();
         let latents = self.denoise(&recipe, start.clone())?;
@@ -138,7 +138,7 @@ impl<'a> Job<'a> {
             };
             latents = denoiser.step(&latents);
             self.current.wait_until(began + pace)?;
-            self.current.advance(&latents, self.outbox);
+            self.current.advance(&latents);
             let seconds = began.elapsed().as_secs_f64();
             let done = latents.next_step;
             self.outbox.send(&FromEngine::Step(StepInfo {
@@ -154,7 +154,7 @@ impl<'a> Job<'a> {
             let rested = last_checkpoint.is_none_or(|last| last.elapsed() >= interval);
             // The last one is always worth it: decoding may fail after hours of denoising.
             if (due && rested) || (done == total && policy.every_steps > 0) {
-                self.current.checkpoint(self.outbox);
+                self.current.checkpoint();
                 last_checkpoint = Some(Instant::now());
             }
         }
@@ -204,6 +204,8 @@ impl<'a> Job<'a> {
     /// Lets the faults that are due happen.
     fn strike(&self, done: u32) -> Result<(), ErrorReport> {
         for fault in self.faults.at(done) {
+            // What a fault finds on the disk does not depend on the disk's speed.
+            self.current.flush();
             eprintln!("fault {fault:?} at step {done}");
             let injected = |kind, code: &str| Err(report(kind, code, "injected by the prompt"));
             match fault {

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use spotreel_engine_protocol::{
-    EXIT_NO_COMMON_VERSION, EngineHello, ErrorKind, ErrorReport, FEATURE_FAULTS, FromEngine, PROTO,
-    Phase, RenderRequest, ToEngine, decode, negotiate,
+    EXIT_NO_COMMON_VERSION, EngineHello, ErrorKind, ErrorReport, FEATURE_FAST, FEATURE_FAULTS,
+    FromEngine, PROTO, Phase, RenderRequest, ToEngine, decode, negotiate,
 };
 
 use crate::channel::{Inbox, Outbox};
@@ -33,7 +33,7 @@ enum Work {
 /// Talks until the worker is gone or says to stop; the process ends in here.
 pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> anyhow::Result<()> {
     outbox.send(&FromEngine::Hello(hello(options)));
-    let current = Arc::new(Current::default());
+    let current = Arc::new(Current::new(outbox));
     let (to_renderer, work) = mpsc::channel();
     let listener = Listener {
         outbox: outbox.clone(),
@@ -63,7 +63,10 @@ pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> an
 }
 
 fn hello(options: Options) -> EngineHello {
-    let mut features = vec!["checkpoint_now".to_owned(), "exact_resume".to_owned()];
+    // It has no weights, so it lacks none.
+    let mut features = ["checkpoint_now", "exact_resume", FEATURE_FAST]
+        .map(str::to_owned)
+        .to_vec();
     if options.faults {
         features.push(FEATURE_FAULTS.to_owned());
     }
@@ -145,7 +148,7 @@ impl Listener {
                     self.complain("busy", "one render at a time");
                 }
             }
-            ToEngine::CheckpointNow { id } => self.current.checkpoint_now(&id, &self.outbox),
+            ToEngine::CheckpointNow { id } => self.current.checkpoint_now(&id),
             ToEngine::Cancel { id, reason } => self.current.cancel(&id, reason),
             ToEngine::Ping { n } => self.outbox.send(&FromEngine::Pong { n }),
             ToEngine::Shutdown { .. } => {
