@@ -16,8 +16,9 @@ use crate::submit::Intake;
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;
-/// Sequences that one look at the log covers.
+/// Sequences that one look at the log covers. The first covers a few for each task of the page, each next one twice as many.
 const WINDOW: usize = 500;
+const FIRST_WINDOW_A_TASK: usize = 4;
 /// Looks at the log in one call; with a filter that fits nothing the page ends there, with a cursor to go on.
 const MAX_WINDOWS: usize = 40;
 /// A page ends below the size of a message, and is no burden while a slow client reads it.
@@ -52,14 +53,15 @@ pub async fn page(
     };
     let mut seen = HashSet::new();
     let mut bytes = 0;
+    let mut covered = WINDOW.min(limit * FIRST_WINDOW_A_TASK);
     for _ in 0..MAX_WINDOWS {
         if end <= first {
             return Ok(page);
         }
-        let start = end.saturating_sub(WINDOW as u64).max(first);
+        let start = end.saturating_sub(covered as u64).max(first);
         let mut window = intake
             .log
-            .scan(LOG_ALL, start, WINDOW)
+            .scan(LOG_ALL, start, covered)
             .await
             .map_err(|failure| error::unread(&failure))?;
         // Where messages are missing, the window reaches beyond its end.
@@ -82,6 +84,7 @@ pub async fn page(
             }
         }
         end = start;
+        covered = WINDOW.min(covered * 2);
     }
     page.next_cursor = Some(end).filter(|end| *end > first);
     Ok(page)

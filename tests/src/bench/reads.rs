@@ -20,11 +20,15 @@ const ROUNDS: usize = 200;
 const NOT_COUNTED: usize = 10;
 /// As many as the short log holds: both pages are of one length.
 const PAGE: u64 = 10;
+/// Tasks that the server still has in memory.
+const RECENT: u64 = 1_000;
+/// A task drawn from all lies in a block of some megabytes that the server reads from its file first.
+const VERBS: [&str; 4] = ["get, a recent task,", "get, any task,", "list", "submit"];
 
 struct Asked {
     client: Client,
     tasks: u64,
-    took: [Samples; 3],
+    took: [Samples; VERBS.len()],
 }
 
 /// The fronts are left open for whoever measures on.
@@ -41,13 +45,13 @@ pub async fn run(short: Filled, long: Filled) -> (Vec<Figure>, Filled) {
             asked.round(round >= NOT_COUNTED).await;
         }
     }
-    let figures = ["get", "list", "submit"].into_iter().enumerate();
+    let figures = VERBS.into_iter().enumerate();
     let figures = figures.map(|(at, verb)| {
         let (ours, reference) = (large.took[at].p50(), small.took[at].p50());
         let name = format!("{verb} at {} / at {few}, p50, ms", grouped(many));
         let setting = format!(
             "the real intake over two nats-servers in turn with {many} and {few} tasks in TASKS, one request in flight, {ROUNDS} \
-             rounds, sync always; get: a task drawn at random; list: the newest {PAGE}; submit: a new task with an id"
+             rounds, sync always; get: a task drawn from the newest {RECENT}, and from all; list: the newest {PAGE}; submit: a new task with an id"
         );
         Figure::new(&name, ours, reference, Some(GOAL), setting)
     });
@@ -70,9 +74,11 @@ impl Asked {
     }
 
     async fn round(&mut self, counted: bool) {
-        let drawn = id(ambient::random_u64() % self.tasks);
+        let drawn = |from: u64| id(self.tasks - 1 - ambient::random_u64() % from);
+        let (recent, any) = (drawn(self.tasks.min(RECENT)), drawn(self.tasks));
         let took = [
-            ask(&self.client, GET, &json!({ "id": drawn })).await,
+            ask(&self.client, GET, &json!({ "id": recent })).await,
+            ask(&self.client, GET, &json!({ "id": any })).await,
             ask(&self.client, LIST, &json!({ "limit": PAGE })).await,
             ask(
                 &self.client,
