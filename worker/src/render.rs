@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use spotreel_bootstrap::Context;
 use spotreel_bus::{Lease, Recorded, names, trace};
+use spotreel_domain::Model;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -69,18 +70,19 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             task = tracing::field::Empty
         );
         trace::adopt(&span, &taken.delivery.headers);
-        let failure = attempt(&worker, &mut host, taken, &uploading, &ctx)
+        let failed = attempt(&worker, &mut host, taken, &uploading, &ctx)
             .instrument(span)
             .await;
         worker.presence.render(None);
-        if let Some(EngineFailure {
-            kind: ErrorKind::Model,
-            ..
-        }) = failure
+        if let Some((model, failure)) = &failed
+            && failure.kind == ErrorKind::Model
         {
-            given_up = stop_taking(&mut take, &host, &ctx);
+            given_up = stop_taking(&mut take, *model, &ctx);
         }
-        if !host.judge(failure.as_ref()).await {
+        if !host
+            .judge(failed.as_ref().map(|(_, failure)| failure))
+            .await
+        {
             given_up = Some("the accelerator failed again after the engine was started anew");
         }
         if given_up.is_some() {
@@ -101,8 +103,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
 }
 
 /// Weights that are missing or broken here fail every task of the model: leave them to other workers.
-fn stop_taking(take: &mut Take, host: &Host, ctx: &Context) -> Option<&'static str> {
-    let model = host.loaded()?;
+fn stop_taking(take: &mut Take, model: Model, ctx: &Context) -> Option<&'static str> {
     tracing::error!(%model, "the model's files are unusable here; its tasks are left to other workers");
     ctx.health
         .set("model", Err(format!("{model} is unusable on this machine")));
@@ -110,14 +111,14 @@ fn stop_taking(take: &mut Take, host: &Host, ctx: &Context) -> Option<&'static s
     take.is_empty().then_some("no model is usable")
 }
 
-/// One work item, to its end or to the hands of the upload. Returns how the engine failed, if it did.
+/// One work item, to its end or to the hands of the upload. Returns how the engine failed, if it did, and at which model.
 async fn attempt(
     worker: &Arc<Worker>,
     host: &mut Host,
     taken: Taken,
     uploading: &Arc<Semaphore>,
     ctx: &Context,
-) -> Option<EngineFailure> {
+) -> Option<(Model, EngineFailure)> {
     let Taken { delivery, ack_wait } = taken;
     // In hand from here on, whatever becomes of it.
     if let Some((id, _)) = names::parse_log_subject(&delivery.subject) {
@@ -168,7 +169,7 @@ async fn attempt(
             worker
                 .fail(&started, &lease.delivery, host::record(&failure))
                 .await;
-            Some(failure)
+            Some((started.task.spec.model, failure))
         }
         End::Superseded => {
             let last = worker.log.last(&started.task.id).await.ok().flatten();
