@@ -4,9 +4,13 @@ use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+
+/// A signal takes microseconds to all threads; this is for a machine that does much else.
+const STILL_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Process {
     child: Child,
@@ -55,8 +59,26 @@ impl Process {
         let _ = killpg(self.group, signal);
     }
 
+    /// Returns once it stands still: the signal reaches its threads one by one.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        let began = Instant::now();
+        while !self.stands_still() && began.elapsed() < STILL_WITHIN {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.group)) else {
+            return true;
+        };
+        let stats = threads.flatten().map(|thread| thread.path().join("stat"));
+        let mut stats = stats.filter_map(|stat| std::fs::read_to_string(stat).ok());
+        // The state stands behind the name, which may hold anything.
+        stats.all(|stat| {
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+            matches!(state, Some(Some('T' | 'Z' | 'X')))
+        })
     }
 
     pub fn thaw(&self) {
