@@ -149,7 +149,7 @@ pub async fn one_of_many_wins(clients: &[Client], racers: usize, rounds: usize) 
 }
 
 /// The task's events, once there are so many: any replica answers, also one that is behind.
-async fn history(log: &TaskLog, id: &TaskId, at_least: usize) -> Vec<Recorded> {
+pub async fn history(log: &TaskLog, id: &TaskId, at_least: usize) -> Vec<Recorded> {
     eventually("the events are everywhere", SOON, || async {
         let history = log.history(id).await.expect("the log answers");
         (history.len() >= at_least).then_some(history)

@@ -89,7 +89,7 @@ async fn no_acknowledged_event_is_lost_or_doubled_when_the_leader_is_killed() {
                 Some(sequence),
                 "{id} is where it was said to be"
             );
-            let history = log.history(&id).await.expect("the log answers");
+            let history = cases::history(&log, &id, 1).await;
             assert_eq!(history.len(), 1, "{id} is there once");
             sequences.push(sequence);
         }
