@@ -179,7 +179,14 @@ impl Pool {
             self.fleet.said_record(&record);
             let record = record?;
             self.note(record.as_ref());
+            let last = record.as_ref().map_or(0, |record| record.batch.id.number);
             let Some(record) = record.filter(|record| record.batch.is_active()) else {
+                // Read while nothing is in a hurry: the next batch finds it there.
+                let next = BatchId {
+                    pool: self.name.clone(),
+                    number: last + 1,
+                };
+                self.pace.measured(&log, &next).await;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
             };
