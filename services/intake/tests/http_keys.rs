@@ -221,6 +221,16 @@ async fn a_key_has_a_rate() {
     anna.post("/v1/tasks", &json!(list))
         .await
         .is_problem(413, "too_large");
+    // A retry renders as much as a new task; to cancel costs nothing.
+    let seen = anna.get("/v1/tasks?limit=1").await;
+    let path = format!(
+        "/v1/tasks/{}",
+        seen.json["tasks"][0]["id"].as_str().unwrap()
+    );
+    assert_eq!(anna.send(Method::DELETE, &path).await.status, 200);
+    anna.send(Method::POST, &format!("{path}/retry"))
+        .await
+        .is_problem(429, "rate_limited");
     // Looking costs nothing.
     assert_eq!(anna.get("/v1/tasks").await.status, 200);
 }
