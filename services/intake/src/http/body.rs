@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error;
 
 const KIB: usize = 1_024;
-/// What a body may hold without asking: more small requests than can be at work at once still fit everywhere.
+/// What a whole body may hold without asking: as many of them as can be at work at once still fit everywhere.
 const FREE: usize = 64 * KIB;
 
 /// The memory that all bodies together may hold.
@@ -29,6 +29,8 @@ pub(super) struct Budget {
 /// Bytes with the part of the budget that they take, until they are dropped.
 pub(super) struct Held {
     bytes: BytesMut,
+    /// So many of them ask for nothing.
+    free: usize,
     share: Option<OwnedSemaphorePermit>,
 }
 
@@ -39,10 +41,20 @@ impl Budget {
         }
     }
 
-    pub fn hold(&self) -> Held {
+    /// For a whole body.
+    fn hold(&self) -> Held {
         Held {
             bytes: BytesMut::new(),
+            free: FREE,
             share: None,
+        }
+    }
+
+    /// For one of many that are held at the same time: all of it counts.
+    pub fn hold_part(&self) -> Held {
+        Held {
+            free: 0,
+            ..self.hold()
         }
     }
 
@@ -50,7 +62,7 @@ impl Budget {
     /// all would wait for each other.
     pub fn add(&self, held: &mut Held, chunk: &[u8]) -> Result<(), ApiError> {
         let wanted = (held.bytes.len() + chunk.len())
-            .saturating_sub(FREE)
+            .saturating_sub(held.free)
             .div_ceil(KIB);
         let had = held
             .share
@@ -82,9 +94,9 @@ impl Held {
         &self.bytes
     }
 
-    /// The bytes alone: their share of the budget is free again, for somebody else holds them now.
-    pub fn into_bytes(self) -> Bytes {
-        self.bytes.freeze()
+    /// The bytes, and their part of the budget, which is theirs for as long as somebody holds them.
+    pub fn into_parts(self) -> (Bytes, Option<OwnedSemaphorePermit>) {
+        (self.bytes.freeze(), self.share)
     }
 }
 

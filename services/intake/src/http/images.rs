@@ -50,7 +50,8 @@ pub(super) async fn upload(
     api.admit(&caller, 1)?;
     let within = api.config.body_timeout;
     let held = body::read(&api.budget, &headers, body, MAX_IMAGE_BYTES, within).await?;
-    let kept = api.intake.images.keep(held.into_bytes(), "body").await?;
+    let (bytes, _share) = held.into_parts();
+    let kept = api.intake.images.keep(bytes, "body").await?;
     let uploaded = Uploaded {
         s3_key: kept.key,
         width: kept.width,

@@ -69,9 +69,9 @@ async fn submit_line(
     index: usize,
     line: Result<Held, ApiError>,
 ) -> Outcome {
+    // The line's share of the budget is held to the end: what was read out of it is as large.
     let line = line?;
     let mut request = one(line.as_slice(), index)?;
-    drop(line);
     if let Some(key) = key {
         name_task(&mut request, format!("{key}/{index}"));
     }
@@ -115,7 +115,7 @@ fn lines(api: &Api, body: Body) -> impl Stream<Item = Result<Held, ApiError>> + 
     let lines = Lines {
         budget: api.budget.clone(),
         api: api.clone(),
-        rest: api.budget.hold(),
+        rest: api.budget.hold_part(),
         body,
         whole: VecDeque::new(),
         given: 0,
@@ -172,7 +172,7 @@ impl Lines {
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::replace(&mut self.rest, self.budget.hold());
+        let line = std::mem::replace(&mut self.rest, self.budget.hold_part());
         if !line.as_slice().iter().all(u8::is_ascii_whitespace) {
             self.whole.push_back(line);
         }

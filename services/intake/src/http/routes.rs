@@ -120,8 +120,8 @@ async fn submit(
     }
     let within = api.config.body_timeout;
     let held = body::read(&api.budget, &headers, body, LARGEST_BODY, within).await?;
+    // The body's share is held to the end: what was read out of it is as large.
     let submission = parse::submission(held.as_slice(), None)?;
-    drop(held);
     match submission {
         Submission::One(mut request) => {
             if let Some(key) = key {
