@@ -18,7 +18,7 @@ use crate::put::{SHA256_METADATA, hex};
 use crate::{RequestError, Store};
 
 /// The SDK tries a request again, but not a body that breaks off; that is ours.
-const BODY_TRIES: u32 = 3;
+pub(crate) const BODY_TRIES: u32 = 3;
 const WRITE_BUFFER: usize = 256 * 1024;
 
 /// What a HEAD tells.

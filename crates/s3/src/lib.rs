@@ -11,6 +11,7 @@ mod key;
 mod list;
 mod multipart;
 mod put;
+mod range;
 mod store;
 
 pub use bucket::{CheckError, CreateBucketError};
@@ -19,4 +20,5 @@ pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo, PresignError};
 pub use key::KeyError;
 pub use list::{DeleteError, DeletePrefixError, ListError, Listed};
 pub use put::{Put, PutBytesError, PutFileError};
+pub use range::GetRangeError;
 pub use store::{Keys, Store, StoreConfig};

@@ -1,0 +1,304 @@
+//! `pack.json`: what a pack is made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use spotreel_domain::model::Model;
+use spotreel_domain::request::hex;
+
+use crate::PackError;
+
+pub const FORMAT: &str = "wanpack/1";
+pub const INDEX: &str = "pack.json";
+/// 64 kB would do for the index of any real pack.
+pub(crate) const MAX_INDEX_BYTES: u64 = 1 << 20;
+/// What `torch.load()` would open, and with it any code inside.
+const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
+pub(crate) const SAFETENSORS: &str = "safetensors";
+/// The low-noise expert's weights: the only file that a render can begin without.
+const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    pub format: String,
+    pub model: Model,
+    pub compute: Compute,
+    /// Where the weights are published, and which version of them.
+    pub source: Map<String, Value>,
+    pub license: String,
+    /// In order of preference; empty: the engine's own order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast: Option<Fast>,
+    pub files: Vec<PackFile>,
+}
+
+/// The number format of text encoder and transformers. The VAE always counts in float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    Bfloat16,
+    Float32,
+}
+
+/// Distilled weights, for tasks of the quality `fast`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fast {
+    /// By transformer, the file in the pack.
+    pub loras: BTreeMap<String, String>,
+    pub source: Map<String, Value>,
+    pub license: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackFile {
+    /// Relative to the pack, with slashes.
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// An index and where its files lie, or are to lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pack {
+    pub dir: PathBuf,
+    pub index: Index,
+    /// Of pack.json, and so of everything.
+    pub sha256: String,
+}
+
+impl Pack {
+    /// Reads the index; the files are looked at by [`Pack::measure`] and [`crate::verify`].
+    pub fn open(dir: &Path) -> Result<Self, PackError> {
+        let path = dir.join(INDEX);
+        let mut text = Vec::new();
+        let read = File::open(&path)
+            .and_then(|file| file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text));
+        read.map_err(|source| PackError::NoPack {
+            path: path.clone(),
+            source,
+        })?;
+        Self::parse(dir, &text, &path.display().to_string())
+    }
+
+    /// The same of a text at hand; `place` says where it comes from.
+    pub(crate) fn parse(dir: &Path, text: &[u8], place: &str) -> Result<Self, PackError> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            index: Index::parse(text, place)?,
+            sha256: hex(&Sha256::digest(text)),
+        })
+    }
+
+    pub fn of_model(self, wanted: Model) -> Result<Self, PackError> {
+        match self.index.model {
+            found if found == wanted => Ok(self),
+            found => Err(PackError::WrongModel {
+                place: self.dir.display().to_string(),
+                found,
+                wanted,
+            }),
+        }
+    }
+
+    pub fn path(&self, file: &PackFile) -> PathBuf {
+        self.dir.join(&file.path)
+    }
+
+    /// Whether every file is there in full length.
+    pub fn measure(&self) -> Result<(), PackError> {
+        self.index
+            .files
+            .iter()
+            .try_for_each(|file| measure(&self.path(file), file))
+    }
+}
+
+pub(crate) fn measure(path: &Path, file: &PackFile) -> Result<(), PackError> {
+    let found = std::fs::metadata(path).map_err(PackError::unreadable(path))?;
+    match found.len() {
+        found if found == file.bytes => Ok(()),
+        found => Err(PackError::Truncated {
+            path: path.to_owned(),
+            found,
+            wanted: file.bytes,
+        }),
+    }
+}
+
+impl Index {
+    pub(crate) fn parse(text: &[u8], place: &str) -> Result<Self, PackError> {
+        let bad = |reason: String| PackError::BadIndex {
+            place: place.to_owned(),
+            reason,
+        };
+        if text.len() as u64 > MAX_INDEX_BYTES {
+            return Err(bad(format!("it is larger than {MAX_INDEX_BYTES} bytes")));
+        }
+        let index: Self = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        index.check(bad)?;
+        Ok(index)
+    }
+
+    fn check(&self, bad: impl Fn(String) -> PackError) -> Result<(), PackError> {
+        if self.format != FORMAT {
+            return Err(bad(format!(
+                "the format is {:?}, not {FORMAT:?}",
+                self.format
+            )));
+        }
+        let mut paths = BTreeSet::new();
+        for file in &self.files {
+            check_path(&file.path).map_err(&bad)?;
+            if PICKLES.iter().any(|suffix| has_suffix(&file.path, suffix)) {
+                let path = file.path.clone();
+                return Err(PackError::Pickle { path });
+            }
+            if !is_sha256(&file.sha256) {
+                let (path, hash) = (&file.path, &file.sha256);
+                return Err(bad(format!(
+                    "{path}: {hash:?} is not a SHA-256 in lower case"
+                )));
+            }
+            if !paths.insert(file.path.as_str()) {
+                return Err(bad(format!("{} is listed twice", file.path)));
+            }
+        }
+        let loras = self.fast.iter().flat_map(|fast| fast.loras.iter());
+        for (transformer, path) in loras {
+            if !experts(self.model).contains(&transformer.as_str()) {
+                let model = self.model;
+                return Err(bad(format!("{model} has no {transformer:?} for a LoRA")));
+            }
+            if !has_suffix(path, SAFETENSORS) {
+                return Err(PackError::Pickle { path: path.clone() });
+            }
+        }
+        let loras = self
+            .fast
+            .iter()
+            .flat_map(|fast| fast.loras.values().cloned());
+        match needed(self.model)
+            .into_iter()
+            .chain(loras)
+            .find(|path| !paths.contains(path.as_str()))
+        {
+            None => Ok(()),
+            Some(path) => Err(PackError::NotListed {
+                model: self.model,
+                path,
+            }),
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// What lies below `component/`.
+    pub fn component(&self, component: &str) -> impl Iterator<Item = &PackFile> {
+        let prefix = format!("{component}/");
+        let inside = move |file: &&PackFile| file.path.starts_with(&prefix);
+        self.files.iter().filter(inside)
+    }
+
+    /// The order in which an engine needs the files, and in which they are fetched.
+    pub fn load_order(&self) -> Vec<&PackFile> {
+        let mut files: Vec<_> = self.files.iter().collect();
+        files.sort_by_key(|file| (rank(&file.path), file.path.as_str()));
+        files
+    }
+}
+
+impl PackFile {
+    /// An engine can load the model and begin to render while this one is still on its way.
+    pub fn is_late(&self) -> bool {
+        is_late(&self.path)
+    }
+}
+
+pub(crate) fn is_late(path: &str) -> bool {
+    path == LATE
+}
+
+/// What is small, then text encoder, VAE, high-noise expert, LoRAs, low-noise expert.
+fn rank(path: &str) -> usize {
+    let heavy = ["text_encoder/", "vae/", "transformer/", "lora/"];
+    if !has_suffix(path, SAFETENSORS) {
+        return 0;
+    }
+    match heavy.iter().position(|prefix| path.starts_with(prefix)) {
+        Some(at) => at + 1,
+        None if is_late(path) => heavy.len() + 1,
+        None => heavy.len(),
+    }
+}
+
+/// diffusers' names, high noise first.
+pub(crate) fn experts(model: Model) -> &'static [&'static str] {
+    match model {
+        Model::Ti2v5b => &["transformer"],
+        Model::T2vA14b | Model::I2vA14b => &["transformer", "transformer_2"],
+    }
+}
+
+/// The weights of a component, as diffusers and transformers name them.
+pub(crate) fn weights_of(component: &str) -> &'static str {
+    match component {
+        "text_encoder" => "model.safetensors",
+        _ => "diffusion_pytorch_model.safetensors",
+    }
+}
+
+/// The components with weights.
+pub(crate) fn components(model: Model) -> Vec<&'static str> {
+    [&["text_encoder", "vae"], experts(model)].concat()
+}
+
+fn needed(model: Model) -> Vec<String> {
+    let mut paths: Vec<_> = components(model)
+        .into_iter()
+        .flat_map(|part| {
+            let weights = weights_of(part);
+            [format!("{part}/config.json"), format!("{part}/{weights}")]
+        })
+        .collect();
+    let others = [
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ];
+    paths.extend(others.map(str::to_owned));
+    paths
+}
+
+/// Inside of the pack, and none of the names that this crate gives to files of its own.
+fn check_path(path: &str) -> Result<(), String> {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\\');
+    let control = path.chars().any(char::is_control);
+    if control || !path.split('/').all(plain) {
+        return Err(format!("{path:?} is no plain path inside of the pack"));
+    }
+    if path == INDEX || has_suffix(path, PART) {
+        return Err(format!("{path:?} is a name that packs keep for themselves"));
+    }
+    Ok(())
+}
+
+pub(crate) const PART: &str = "part";
+
+pub(crate) fn has_suffix(path: &str, suffix: &str) -> bool {
+    let found = Path::new(path).extension();
+    found.is_some_and(|found| found.eq_ignore_ascii_case(suffix))
+}
+
+fn is_sha256(text: &str) -> bool {
+    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == 64 && text.bytes().all(digit)
+}

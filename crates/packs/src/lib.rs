@@ -1,0 +1,27 @@
+//! Model packs: the weights of a model as one directory, `pack.json` naming every file with its hash.
+//!
+//! A pack is used as it was made or not at all. Weights are safetensors; nothing in a pack can hold code. In the bucket a
+//! pack is a pointer, `models/<model>/pack.json`, to blobs named by their hash, so that packs share what they have in
+//! common and a new version never disturbs a pull of the old one. On disk a file has its final name only when it is whole
+//! and its hash was right; `.verified` remembers that, so that a restart need not read 70 GB again.
+
+mod error;
+mod index;
+mod landing;
+mod lock;
+mod marker;
+mod plan;
+mod progress;
+mod pull;
+mod remote;
+mod tensors;
+mod verify;
+mod window;
+
+pub use error::PackError;
+pub use index::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackFile};
+pub use marker::Marker;
+pub use progress::Progress;
+pub use pull::{PullError, PullOptions};
+pub use remote::{Published, Remote, RemoteError};
+pub use verify::verify;

@@ -1,0 +1,76 @@
+//! Packs in the bucket: a pointer for each model, and blobs by hash.
+
+use spotreel_domain::model::Model;
+use spotreel_s3::{GetBytesError, Store};
+
+use crate::index::MAX_INDEX_BYTES;
+use crate::{INDEX, Pack, PackError};
+
+const PREFIX: &str = "models/";
+
+/// The packs of one bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    pub(crate) store: Store,
+}
+
+/// A pack as the bucket has it now.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// `dir` is where it was read for; nothing needs to be there.
+    pub pack: Pack,
+    /// pack.json, byte for byte.
+    pub(crate) text: bytes::Bytes,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error(
+        "the bucket {bucket} has no pack of {model}: make one with `spotreel models pack` and `spotreel models push` it"
+    )]
+    NoPack { bucket: String, model: Model },
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error("the pack of {model} cannot be asked for")]
+    Get { model: Model, source: GetBytesError },
+}
+
+impl RemoteError {
+    /// Whether the same may succeed soon.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Get { source, .. } if source.retryable())
+    }
+}
+
+impl Remote {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The index that the pointer of the model has now, for a pack that lies or will lie in `dir`.
+    pub async fn current(
+        &self,
+        model: Model,
+        dir: &std::path::Path,
+    ) -> Result<Published, RemoteError> {
+        let key = pointer(model);
+        let got = self.store.get_bytes(&key, MAX_INDEX_BYTES).await;
+        let text = got.map_err(|source| match source {
+            GetBytesError::Missing { .. } => RemoteError::NoPack {
+                bucket: self.store.bucket().to_owned(),
+                model,
+            },
+            source => RemoteError::Get { model, source },
+        })?;
+        let pack = Pack::parse(dir, &text, &key)?.of_model(model)?;
+        Ok(Published { pack, text })
+    }
+}
+
+pub(crate) fn pointer(model: Model) -> String {
+    format!("{PREFIX}{model}/{INDEX}")
+}
+
+pub(crate) fn blob(sha256: &str) -> String {
+    format!("{PREFIX}blobs/{sha256}")
+}

@@ -1,0 +1,88 @@
+//! Whether a pack on disk is the one that its index names.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+use spotreel_domain::request::hex;
+
+use crate::index::{SAFETENSORS, has_suffix, measure};
+use crate::{Marker, Pack, PackError, PackFile, tensors};
+
+/// Local disks give their best to a few readers.
+const READERS: usize = 4;
+pub(crate) const READ_SIZE: usize = 1 << 20;
+
+/// Hashes every file, whatever was noted before, and notes what is right. Blocks. `read` hears how many bytes were read.
+pub fn verify(dir: &Path, read: impl Fn(u64) + Sync) -> Result<Pack, PackError> {
+    let pack = Pack::open(dir)?;
+    pack.measure()?;
+    let next = AtomicUsize::new(0);
+    let first_error = Mutex::new(None);
+    let work = || {
+        while let Some(file) = pack.index.files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = check(&pack.path(file), file, &read) {
+                next.store(pack.index.files.len(), Ordering::Relaxed);
+                let mut first = first_error.lock().unwrap_or_else(|e| e.into_inner());
+                first.get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(work);
+        }
+    });
+    if let Some(error) = first_error.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        return Err(error);
+    }
+    let mut marker = Marker::of(&pack);
+    for file in &pack.index.files {
+        marker.note(&pack, file)?;
+    }
+    marker.save(&pack)?;
+    Ok(pack)
+}
+
+/// Size, hash and, of weights, the header. What is right is on the disk afterwards: it will be noted, and a note outlives
+/// a power cut.
+pub(crate) fn check(path: &Path, file: &PackFile, read: impl Fn(u64)) -> Result<(), PackError> {
+    measure(path, file)?;
+    let unreadable = || PackError::unreadable(path);
+    let mut open = File::open(path).map_err(unreadable())?;
+    let mut hash = Sha256::new();
+    hash_into(&mut hash, &mut open, read).map_err(unreadable())?;
+    if hex(&hash.finalize()) != file.sha256 {
+        return Err(PackError::Sha256Mismatch {
+            path: path.to_owned(),
+        });
+    }
+    if has_suffix(&file.path, SAFETENSORS) {
+        tensors::read_head(path)?;
+    }
+    open.sync_all().map_err(unreadable())
+}
+
+pub(crate) fn hash_into(
+    hash: &mut Sha256,
+    source: &mut impl Read,
+    read: impl Fn(u64),
+) -> io::Result<u64> {
+    let mut buffer = vec![0; READ_SIZE];
+    let mut total = 0;
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => {
+                hash.update(&buffer[..count]);
+                total += count as u64;
+                read(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

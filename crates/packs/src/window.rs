@@ -1,0 +1,90 @@
+//! Ranges in flight: many at a time, handed on in order, over the borders of files.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use spotreel_s3::{GetRangeError, Store};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::pull::PullOptions;
+use crate::remote::blob;
+use crate::{PackFile, PullError};
+
+/// Above the tries of the store and the SDK, which pass within seconds: a bucket that is overrun needs longer.
+const TRIES: u32 = 4;
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// A part of one file.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// Which of the files that were asked for.
+    pub file: usize,
+    pub range: Range<u64>,
+    pub last: bool,
+}
+
+/// Each file from its offset to its end, in pieces; at least one, which may be empty.
+pub(crate) fn pieces(files: &[(PackFile, u64)], range_bytes: u64) -> Vec<Piece> {
+    let mut all = Vec::new();
+    for (at, (file, from)) in files.iter().enumerate() {
+        let mut start = *from;
+        loop {
+            let end = file.bytes.min(start + range_bytes);
+            let last = end == file.bytes;
+            all.push(Piece {
+                file: at,
+                range: start..end,
+                last,
+            });
+            if last {
+                break;
+            }
+            start = end;
+        }
+    }
+    all
+}
+
+/// The pieces in order, with no more than `options.window` of them in memory or under way.
+pub(crate) fn fetch<'a>(
+    store: &'a Store,
+    files: &'a [(PackFile, u64)],
+    options: &PullOptions,
+) -> impl Stream<Item = (Piece, Result<Bytes, PullError>)> + use<'a> {
+    let pieces = pieces(files, options.range_bytes.max(1));
+    let ask = move |piece: Piece| {
+        let file = &files[piece.file].0;
+        let (store, key, path) = (store.clone(), blob(&file.sha256), file.path.clone());
+        let range = piece.range.clone();
+        // A task each, so that bodies are read also while the disk is waited for.
+        let task = tokio::spawn(async move { get(&store, &key, range).await });
+        let task = AbortOnDropHandle::new(task);
+        async move {
+            let got = match task.await {
+                Ok(got) => got.map_err(|source| PullError::Get { path, source }),
+                Err(error) => Err(PullError::Task(error)),
+            };
+            (piece, got)
+        }
+    };
+    stream::iter(pieces)
+        .map(ask)
+        .buffered(options.window.max(1))
+}
+
+async fn get(store: &Store, key: &str, range: Range<u64>) -> Result<Bytes, GetRangeError> {
+    let mut wait = FIRST_WAIT;
+    for _ in 1..TRIES {
+        match store.get_range(key, range.clone()).await {
+            Err(error) if error.retryable() => {
+                tracing::debug!(key, ?range, %error, "trying again");
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            got => return got,
+        }
+    }
+    store.get_range(key, range).await
+}
