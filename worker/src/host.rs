@@ -224,14 +224,9 @@ mod tests {
     #[test]
     fn fast_is_refused_where_the_engine_has_no_weights_for_it() {
         let mut hello = EngineHello {
-            proto: crate::engine::protocol::PROTO,
             name: "wan".into(),
-            version: "1".into(),
-            models: Vec::new(),
-            profiles: Vec::new(),
-            device: None,
-            limits: Default::default(),
             features: vec!["exact_resume".into()],
+            ..EngineHello::default()
         };
         for quality in [Quality::Standard, Quality::Best] {
             assert_eq!(lacking(&hello, quality), None);

@@ -290,6 +290,7 @@ async fn prepare<'a>(
         work_dir,
         out_dir,
         resume,
+        embeddings: None,
         checkpoint: CheckpointPolicy {
             every_steps: worker.config.checkpoint.every_steps,
             min_interval_s: worker.config.checkpoint.min_interval.as_secs_f64(),

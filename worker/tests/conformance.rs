@@ -123,6 +123,7 @@ impl Bench {
             work_dir,
             out_dir,
             resume: None,
+            embeddings: None,
             checkpoint: CheckpointPolicy {
                 every_steps: 1,
                 min_interval_s: 0.0,

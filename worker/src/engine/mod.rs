@@ -63,16 +63,7 @@ impl Engine {
             logs,
             loaded: None,
             busy: false,
-            hello: EngineHello {
-                proto: PROTO,
-                name: String::new(),
-                version: String::new(),
-                models: Vec::new(),
-                profiles: Vec::new(),
-                device: None,
-                limits: protocol::Limits::default(),
-                features: Vec::new(),
-            },
+            hello: EngineHello::default(),
             config,
         };
         engine.say(&ToEngine::Hello { proto: PROTO })?;
@@ -138,6 +129,8 @@ impl Engine {
             model: model.to_owned(),
             profile: self.config.profile.clone(),
             pack_dir: self.config.pack_dir.clone(),
+            verified: false,
+            arriving: Vec::new(),
         })?;
         let deadline = Instant::now() + self.config.deadlines.load;
         loop {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::FEATURE_FAST;
+
 /// Engine → worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -37,6 +39,7 @@ pub enum FromEngine {
     },
     Step(StepInfo),
     Checkpoint(CheckpointInfo),
+    Embeddings(EmbeddingsInfo),
     Preview {
         id: String,
         path: PathBuf,
@@ -54,7 +57,7 @@ pub enum FromEngine {
 }
 
 /// Who the engine is and what it can do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineHello {
     pub proto: [u32; 2],
     pub name: String,
@@ -68,6 +71,31 @@ pub struct EngineHello {
     pub limits: Limits,
     #[serde(default)]
     pub features: Vec<String>,
+    /// How its checkpoints are written. A worker that knows the format looks into one before it hands it over.
+    #[serde(default)]
+    pub checkpoint_format: Option<String>,
+    /// It takes and gives encoded text. The word stands for all that decides the bits of it beside the pack and the
+    /// prompts: device, driver, versions of libraries. Two engines with the same word may share what they encode.
+    #[serde(default)]
+    pub embeddings: Option<String>,
+}
+
+impl EngineHello {
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|name| name == feature)
+    }
+
+    /// Whether it has distilled weights for this model, or for all.
+    #[must_use]
+    pub fn renders_fast(&self, model: &str) -> bool {
+        let of_model = |name: &str| {
+            name.strip_prefix(FEATURE_FAST)
+                .and_then(|rest| rest.strip_prefix(':'))
+                == Some(model)
+        };
+        self.has(FEATURE_FAST) || self.features.iter().any(|name| of_model(name))
+    }
 }
 
 /// The largest render that the engine takes; absent is unlimited.
@@ -135,6 +163,19 @@ pub struct CheckpointInfo {
     /// The step that a resume begins with; the total when only decoding is left.
     pub next_step: u32,
     pub phase: Phase,
+}
+
+/// The text is encoded, in a safetensors file in the work directory. Said at most once a render, and only by an engine
+/// that encoded it itself.
+///
+/// Tensors `embeds.prompt` and `embeds.negative`; the metadata has the key [`EMBEDDINGS_FORMAT`](crate::EMBEDDINGS_FORMAT),
+/// whose value is JSON: `text_encoder` (hashes of what encoded it), `prompt_sha256`, `negative_sha256`, `class`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddingsInfo {
+    pub id: String,
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: String,
 }
 
 /// The video is complete on disk.
@@ -242,6 +283,17 @@ mod tests {
                 name: Phase::Other
             }
         );
+    }
+
+    #[test]
+    fn distilled_weights_are_those_of_a_model_or_of_all() {
+        let mut hello = EngineHello::default();
+        assert!(!hello.renders_fast("ti2v-5B"));
+        hello.features = vec!["fast:t2v-A14B".into(), "faster:ti2v-5B".into()];
+        assert!(hello.renders_fast("t2v-A14B"));
+        assert!(!hello.renders_fast("i2v-A14B") && !hello.renders_fast("ti2v-5B"));
+        hello.features.push(FEATURE_FAST.into());
+        assert!(hello.renders_fast("ti2v-5B"));
     }
 
     #[test]

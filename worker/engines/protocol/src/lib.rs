@@ -15,11 +15,13 @@ mod line;
 mod to_engine;
 
 pub use from_engine::{
-    CheckpointInfo, EngineHello, ErrorKind, ErrorReport, FinishedInfo, FromEngine, Limits, Phase,
-    ResumeKind, StepInfo,
+    CheckpointInfo, EmbeddingsInfo, EngineHello, ErrorKind, ErrorReport, FinishedInfo, FromEngine,
+    Limits, Phase, ResumeKind, StepInfo,
 };
 pub use line::{LineBuffer, LineError, MAX_LINE, decode, encode};
-pub use to_engine::{CheckpointPolicy, RenderRequest, RenderTask, ResumeFrom, ToEngine};
+pub use to_engine::{
+    CheckpointPolicy, EmbeddingsFile, RenderRequest, RenderTask, ResumeFrom, ToEngine,
+};
 
 /// The versions of the contract that this crate speaks, lowest and highest.
 pub const PROTO: [u32; 2] = [1, 1];
@@ -35,7 +37,19 @@ pub const FEATURE_FAULTS: &str = "faults";
 
 /// The feature an engine names in its `hello` when it renders `quality: "fast"`: with distilled weights, where the pack
 /// has them. Without them it ends such a render with `error{kind: "invalid"}`, never with four steps of the others.
+/// `fast:<model>` says it of one model.
 pub const FEATURE_FAST: &str = "fast";
+
+/// The format of checkpoints that a worker can look into: one safetensors file, with its state as JSON under this key of
+/// the metadata.
+pub const CHECKPOINT_FORMAT: &str = "wanckpt/1";
+
+/// The format of encoded text.
+pub const EMBEDDINGS_FORMAT: &str = "wanembeds/1";
+
+/// The code of an `oom` that is known before anything was tried: the task does not fit this device. `context` has
+/// `needed_bytes`, of accelerator memory.
+pub const CODE_DOES_NOT_FIT: &str = "does_not_fit";
 
 /// The highest version that both ranges contain.
 #[must_use]

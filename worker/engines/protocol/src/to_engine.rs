@@ -15,8 +15,17 @@ pub enum ToEngine {
         model: String,
         #[serde(default)]
         profile: Option<String>,
+        /// The directory of packs, this model's under its name; absent: the one that the engine was started with.
         #[serde(default)]
         pack_dir: Option<PathBuf>,
+        /// Whoever put the files there has held them against their hashes: measuring them will do.
+        #[serde(default)]
+        verified: bool,
+        /// Files of the pack that are still on their way, relative to it. Each appears under its own name whole and
+        /// verified, or the worker ends the render. The engine loads without them. When it first needs one it says
+        /// `phase{name: "load"}` and waits, answering a cancel; then it says which phase goes on.
+        #[serde(default)]
+        arriving: Vec<PathBuf>,
     },
     /// Answered by `accepted`, then progress, then exactly one `finished` or `error`.
     Render(Box<RenderRequest>),
@@ -49,6 +58,10 @@ pub struct RenderRequest {
     pub out_dir: PathBuf,
     #[serde(default)]
     pub resume: Option<ResumeFrom>,
+    /// The encoded text of an earlier task with the same prompts, as that engine's `embeddings` said it. A file that
+    /// does not match is passed over: the engine encodes by itself.
+    #[serde(default)]
+    pub embeddings: Option<EmbeddingsFile>,
     pub checkpoint: CheckpointPolicy,
 }
 
@@ -89,6 +102,13 @@ pub struct ResumeFrom {
     pub sha256: String,
 }
 
+/// Encoded text, and what its bytes must hash to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddingsFile {
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
 /// How often the engine writes a checkpoint unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointPolicy {
@@ -96,4 +116,21 @@ pub struct CheckpointPolicy {
     pub every_steps: u32,
     /// But not sooner than this after the one before.
     pub min_interval_s: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_of_an_older_worker_brings_everything_at_once() {
+        let load = serde_json::from_str(r#"{"type":"load","model":"ti2v-5B"}"#).unwrap();
+        let ToEngine::Load {
+            verified, arriving, ..
+        } = load
+        else {
+            panic!("{load:?}");
+        };
+        assert!(!verified && arriving.is_empty());
+    }
 }

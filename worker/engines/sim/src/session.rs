@@ -79,6 +79,7 @@ fn hello(options: Options) -> EngineHello {
         device: Some("cpu".to_owned()),
         limits: limits(),
         features,
+        ..EngineHello::default()
     }
 }
 
