@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Pack, PackError, PackFile};
+use crate::{INDEX, Pack, PackError, PackFile};
 
 const MARKER: &str = ".verified";
 
@@ -88,4 +88,18 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<(), PackError> {
     let part = Path::new(&name);
     let written = fs::write(part, text).and_then(|()| fs::rename(part, path));
     written.map_err(PackError::unwritable(path))
+}
+
+/// Makes a pack of files that change none.
+pub(crate) fn clear(dir: &Path) -> Result<(), PackError> {
+    for name in [INDEX, MARKER] {
+        let path = dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(PackError::unwritable(path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -19,7 +19,9 @@ use crate::lock::Lock;
 use crate::marker::replace;
 use crate::plan::{Found, Siblings, find};
 use crate::progress::Teller;
-use crate::{INDEX, Marker, Pack, PackError, PackFile, Progress, Published, Remote, RemoteError};
+use crate::{
+    INDEX, Marker, Pack, PackError, PackFile, Progress, Published, Remote, RemoteError, window,
+};
 
 /// Where new versions gather while the old one is in use.
 const INCOMING: &str = ".incoming";
@@ -30,8 +32,10 @@ const SHORT_HASH: usize = 16;
 pub struct PullOptions {
     /// Ranges in flight or waiting for their turn. S3 gives some 90 MB/s a connection: 16 fill a line of 10 Gbit/s.
     pub window: usize,
-    /// Of one range. All of them together are the memory that a pull takes.
+    /// Of one range. All of the window together are the memory that a pull takes.
     pub range_bytes: u64,
+    /// Room on the disk that is left alone.
+    pub keep_free: u64,
 }
 
 impl Default for PullOptions {
@@ -39,6 +43,7 @@ impl Default for PullOptions {
         Self {
             window: 16,
             range_bytes: 8 << 20,
+            keep_free: 0,
         }
     }
 }
@@ -49,7 +54,9 @@ pub enum PullError {
     Remote(#[from] RemoteError),
     #[error(transparent)]
     Pack(#[from] PackError),
-    #[error("{} has {free} bytes free, and {needed} are missing: make room or name another directory", dir.display())]
+    #[error(
+        "{} has room for {free} bytes, and {needed} are missing: make room or name another directory", dir.display()
+    )]
     NoRoom {
         dir: PathBuf,
         needed: u64,
@@ -122,7 +129,7 @@ impl Remote {
             spawn_blocking(move || site.survey(&packs, &teller))
         };
         let (mut site, mut wanted) = survey.await??;
-        check_room(packs, &wanted)?;
+        check_room(packs, &wanted, options.keep_free)?;
         // A hash may be wrong because of what an earlier pull left: once more, from the start.
         wanted = self.fetch(&mut site, wanted, options, &teller).await?;
         wanted = self.fetch(&mut site, wanted, options, &teller).await?;
@@ -172,7 +179,7 @@ impl Remote {
         teller: &Teller,
         settling: &mut JoinSet<(PackFile, Result<(), PackError>)>,
     ) -> Result<(), PullError> {
-        let mut pieces = pin!(crate::window::fetch(&self.store, wanted, options));
+        let mut pieces = pin!(window::fetch(self, wanted, options));
         let mut open = None;
         while let Some((piece, got)) = pieces.next().await {
             let (file, part) = &wanted[piece.file];
@@ -293,11 +300,12 @@ fn sweep(incoming: &Path, prefix: &str, but: &str) -> Result<(), PackError> {
     Ok(())
 }
 
-fn check_room(packs: &Path, wanted: &[(PackFile, u64)]) -> Result<(), PullError> {
+fn check_room(packs: &Path, wanted: &[(PackFile, u64)], keep_free: u64) -> Result<(), PullError> {
     let needed = wanted.iter().map(|(file, part)| file.bytes - part).sum();
     let found = statvfs(packs).map_err(io::Error::from);
     let found = found.map_err(PackError::unreadable(packs))?;
     let free = found.blocks_available() * found.fragment_size();
+    let free = free.saturating_sub(keep_free);
     match needed > free {
         true => Err(PullError::NoRoom {
             dir: packs.to_owned(),

@@ -1,17 +1,21 @@
 //! Packs in the bucket: a pointer for each model, and blobs by hash.
 
+use std::path::Path;
+
 use spotreel_domain::model::Model;
 use spotreel_s3::{GetBytesError, Store};
 
 use crate::index::MAX_INDEX_BYTES;
 use crate::{INDEX, Pack, PackError};
 
-const PREFIX: &str = "models/";
+/// Where packs lie if nothing else is said.
+pub const PREFIX: &str = "models/";
 
 /// The packs of one bucket. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Remote {
     pub(crate) store: Store,
+    prefix: String,
 }
 
 /// A pack as the bucket has it now.
@@ -43,17 +47,25 @@ impl RemoteError {
 }
 
 impl Remote {
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// `prefix` ends with a slash; usually [`PREFIX`].
+    pub fn new(store: Store, prefix: &str) -> Self {
+        Self {
+            store,
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    pub(crate) fn pointer(&self, model: Model) -> String {
+        format!("{}{model}/{INDEX}", self.prefix)
+    }
+
+    pub(crate) fn blob(&self, sha256: &str) -> String {
+        format!("{}blobs/{sha256}", self.prefix)
     }
 
     /// The index that the pointer of the model has now, for a pack that lies or will lie in `dir`.
-    pub async fn current(
-        &self,
-        model: Model,
-        dir: &std::path::Path,
-    ) -> Result<Published, RemoteError> {
-        let key = pointer(model);
+    pub async fn current(&self, model: Model, dir: &Path) -> Result<Published, RemoteError> {
+        let key = self.pointer(model);
         let got = self.store.get_bytes(&key, MAX_INDEX_BYTES).await;
         let text = got.map_err(|source| match source {
             GetBytesError::Missing { .. } => RemoteError::NoPack {
@@ -65,12 +77,4 @@ impl Remote {
         let pack = Pack::parse(dir, &text, &key)?.of_model(model)?;
         Ok(Published { pack, text })
     }
-}
-
-pub(crate) fn pointer(model: Model) -> String {
-    format!("{PREFIX}{model}/{INDEX}")
-}
-
-pub(crate) fn blob(sha256: &str) -> String {
-    format!("{PREFIX}blobs/{sha256}")
 }

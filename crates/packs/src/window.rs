@@ -9,8 +9,7 @@ use spotreel_s3::{GetRangeError, Store};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::pull::PullOptions;
-use crate::remote::blob;
-use crate::{PackFile, PullError};
+use crate::{PackFile, PullError, Remote};
 
 /// Above the tries of the store and the SDK, which pass within seconds: a bucket that is overrun needs longer.
 const TRIES: u32 = 4;
@@ -49,14 +48,18 @@ pub(crate) fn pieces(files: &[(PackFile, u64)], range_bytes: u64) -> Vec<Piece> 
 
 /// The pieces in order, with no more than `options.window` of them in memory or under way.
 pub(crate) fn fetch<'a>(
-    store: &'a Store,
+    remote: &'a Remote,
     files: &'a [(PackFile, u64)],
     options: &PullOptions,
 ) -> impl Stream<Item = (Piece, Result<Bytes, PullError>)> + use<'a> {
     let pieces = pieces(files, options.range_bytes.max(1));
     let ask = move |piece: Piece| {
         let file = &files[piece.file].0;
-        let (store, key, path) = (store.clone(), blob(&file.sha256), file.path.clone());
+        let (store, key, path) = (
+            remote.store.clone(),
+            remote.blob(&file.sha256),
+            file.path.clone(),
+        );
         let range = piece.range.clone();
         // A task each, so that bodies are read also while the disk is waited for.
         let task = tokio::spawn(async move { get(&store, &key, range).await });

@@ -1,0 +1,213 @@
+//! A pack from what is published: a directory in diffusers' layout, as `hf download` leaves it.
+
+mod merge;
+mod out;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use spotreel_domain::model::Model;
+
+use crate::index::{SAFETENSORS, components, experts, has_suffix};
+use crate::marker::{clear, replace};
+use crate::tensors::read_head;
+use crate::{Compute, FORMAT, Fast, INDEX, Index, Marker, Pack, PackError, PackFile};
+
+pub use merge::MergeError;
+use out::write;
+
+/// What stands in pack.json beside the files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    pub model: Model,
+    pub compute: Compute,
+    pub source: Map<String, Value>,
+    pub license: String,
+    pub fast: Option<FastRecipe>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FastRecipe {
+    /// Of the transformer that counts first, which is the only one of ti2v-5B.
+    pub high: PathBuf,
+    pub low: Option<PathBuf>,
+    pub source: Map<String, Value>,
+    pub license: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    #[error("a pack is not made in the directory that it is made from, {}: name another", dir.display())]
+    SameDirectory { dir: PathBuf },
+    #[error("{} is no transformer of {model}: {what} is {found}, not {wanted}", path.display())]
+    OtherModel {
+        path: PathBuf,
+        model: Model,
+        what: &'static str,
+        found: String,
+        wanted: u64,
+    },
+    #[error("{} is no configuration", path.display())]
+    BadConfig {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{model} has {experts} transformers, so it takes as many LoRAs")]
+    Loras { model: Model, experts: usize },
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}
+
+/// Makes the pack in `to`, pack.json last: one file a component, float32 as bfloat16 where the model counts in that, and
+/// only what an engine reads. The same input makes the same bytes. Blocks; memory does not grow with the model. `read`
+/// hears how many bytes of weights were read.
+pub fn make(
+    from: &Path,
+    to: &Path,
+    recipe: &Recipe,
+    read: impl Fn(u64),
+) -> Result<Pack, MakeError> {
+    check_source(from, recipe)?;
+    fs::create_dir_all(to).map_err(PackError::unwritable(to))?;
+    let same = fs::canonicalize(from).ok() == fs::canonicalize(to).ok();
+    if same {
+        let dir = to.to_owned();
+        return Err(MakeError::SameDirectory { dir });
+    }
+    clear(to)?;
+    let mut files = Vec::new();
+    for path in small_files(from, recipe.model)? {
+        files.push(copy(&from.join(&path), to, path, |_| ())?);
+    }
+    for component in components(recipe.model) {
+        let halve = recipe.compute == Compute::Bfloat16 && component != "vae";
+        files.push(merge::merge(from, to, component, halve, &read)?);
+    }
+    let fast = recipe.fast.as_ref();
+    let fast = fast.map(|fast| add_loras(fast, recipe.model, to, &mut files, &read));
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let index = Index {
+        format: FORMAT.to_owned(),
+        model: recipe.model,
+        compute: recipe.compute,
+        source: recipe.source.clone(),
+        license: recipe.license.clone(),
+        profiles: Vec::new(),
+        fast: fast.transpose()?,
+        files,
+    };
+    Ok(seal(to, &index)?)
+}
+
+/// Writes pack.json and what is known of the files, which were hashed as they were written.
+fn seal(to: &Path, index: &Index) -> Result<Pack, PackError> {
+    let path = to.join(INDEX);
+    let text = serde_json::to_string_pretty(index).map_err(io::Error::from);
+    let text = text.map_err(PackError::unwritable(&path))? + "\n";
+    // As whoever reads it will.
+    let pack = Pack::parse(to, text.as_bytes(), &path.display().to_string())?;
+    replace(&path, text.as_bytes())?;
+    let mut marker = Marker::of(&pack);
+    for file in &pack.index.files {
+        marker.note(&pack, file)?;
+    }
+    marker.save(&pack)?;
+    Ok(pack)
+}
+
+/// That it is this model, before hours are spent on it.
+fn check_source(from: &Path, recipe: &Recipe) -> Result<(), MakeError> {
+    let model = recipe.model;
+    let experts = experts(model);
+    if let Some(fast) = &recipe.fast
+        && fast.low.is_some() != (experts.len() > 1)
+    {
+        let experts = experts.len();
+        return Err(MakeError::Loras { model, experts });
+    }
+    let (in_channels, z_dim) = match model {
+        Model::Ti2v5b => (48, 48),
+        Model::T2vA14b => (16, 16),
+        Model::I2vA14b => (36, 16),
+    };
+    let transformers = experts
+        .iter()
+        .map(|name| (*name, "in_channels", in_channels));
+    for (component, what, wanted) in transformers.chain([("vae", "z_dim", z_dim)]) {
+        let path = from.join(component).join("config.json");
+        let text = fs::read(&path).map_err(PackError::unreadable(&path))?;
+        let config: Value = match serde_json::from_slice(&text) {
+            Ok(config) => config,
+            Err(source) => return Err(MakeError::BadConfig { path, source }),
+        };
+        let found = &config[what];
+        if found.as_u64() != Some(wanted) {
+            let found = found.to_string();
+            return Err(MakeError::OtherModel {
+                path,
+                model,
+                what,
+                found,
+                wanted,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What is copied as it is: configurations, and the tokenizer.
+fn small_files(from: &Path, model: Model) -> Result<Vec<String>, PackError> {
+    let configs = components(model).into_iter();
+    let mut paths: Vec<_> = configs.map(|part| format!("{part}/config.json")).collect();
+    paths.extend(["model_index.json", "scheduler/scheduler_config.json"].map(str::to_owned));
+    let folder = from.join("tokenizer");
+    let entries = fs::read_dir(&folder).map_err(PackError::unreadable(&folder))?;
+    for entry in entries {
+        let name = entry.map_err(PackError::unreadable(&folder))?.file_name();
+        if let Some(name) = name.to_str()
+            && ["json", "model"]
+                .iter()
+                .any(|suffix| has_suffix(name, suffix))
+        {
+            paths.push(format!("tokenizer/{name}"));
+        }
+    }
+    Ok(paths)
+}
+
+fn add_loras(
+    fast: &FastRecipe,
+    model: Model,
+    to: &Path,
+    files: &mut Vec<PackFile>,
+    read: impl Fn(u64),
+) -> Result<Fast, PackError> {
+    let given = [("high", Some(&fast.high)), ("low", fast.low.as_ref())];
+    let mut loras = BTreeMap::new();
+    for (expert, (name, from)) in experts(model).iter().zip(given) {
+        let Some(from) = from else { continue };
+        read_head(from)?;
+        let path = format!("lora/{name}.{SAFETENSORS}");
+        files.push(copy(from, to, path.clone(), &read)?);
+        loras.insert((*expert).to_owned(), path);
+    }
+    Ok(Fast {
+        loras,
+        source: fast.source.clone(),
+        license: fast.license.clone(),
+    })
+}
+
+fn copy(from: &Path, to: &Path, path: String, read: impl Fn(u64)) -> Result<PackFile, PackError> {
+    let mut source = File::open(from).map_err(PackError::unreadable(from))?;
+    write(to, path.clone(), |out| {
+        let copied = io::copy(&mut source, out);
+        read(copied.map_err(PackError::unwritable(to.join(path)))?);
+        Ok(())
+    })
+}

@@ -1,0 +1,118 @@
+//! A pack from this disk into the bucket.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use spotreel_s3::{HeadError, Put, PutBytesError, PutFileError};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::{INDEX, Pack, PackError, PackFile, Remote, verify};
+
+const BLOB_TYPE: &str = "application/octet-stream";
+const POINTER_TYPE: &str = "application/json";
+
+/// What a push did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pushed {
+    pub pack: Arc<Pack>,
+    /// Files that the bucket did not have.
+    pub sent: usize,
+    pub sent_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(
+        "the object {key} is not the file {path}, whose hash it is named by: delete it and push again"
+    )]
+    Foreign { key: String, path: String },
+    #[error("{path} was not sent")]
+    Put { path: String, source: PutFileError },
+    #[error("the bucket cannot be asked for {path}")]
+    Head { path: String, source: HeadError },
+    #[error("every file was sent, but not pack.json")]
+    Pointer { source: PutBytesError },
+    #[error("a task of the push ended badly")]
+    Task(#[from] JoinError),
+}
+
+impl Remote {
+    /// Sends what the bucket lacks, and then makes the pack the model's current one. `done` hears how many bytes are in the
+    /// bucket, sent or found there. A pack that was not verified is verified first.
+    pub async fn push(&self, dir: &Path, done: impl Fn(u64)) -> Result<Pushed, PushError> {
+        let dir = dir.to_owned();
+        let pack = spawn_blocking(move || verified(&dir)).await??;
+        let (mut sent, mut sent_bytes) = (0, 0);
+        for file in pack.index.load_order() {
+            if self.send(&pack, file).await? == Put::Created {
+                sent += 1;
+                sent_bytes += file.bytes;
+            }
+            done(file.bytes);
+        }
+        let path = pack.dir.join(INDEX);
+        let text = std::fs::read(&path).map_err(PackError::unreadable(path))?;
+        let key = self.pointer(pack.index.model);
+        let put =
+            self.store
+                .put_bytes(&key, Bytes::from(text), POINTER_TYPE, false, HashMap::new());
+        put.await.map_err(|source| PushError::Pointer { source })?;
+        Ok(Pushed {
+            pack: Arc::new(pack),
+            sent,
+            sent_bytes,
+        })
+    }
+
+    async fn send(&self, pack: &Pack, file: &PackFile) -> Result<Put, PushError> {
+        let key = self.blob(&file.sha256);
+        let path = file.path.clone();
+        // An upload reads the whole file before it is told that the key is taken.
+        if self.is_there(&key, file).await? {
+            return Ok(Put::Exists);
+        }
+        let source = pack.path(file);
+        let put =
+            self.store
+                .put_file_if_absent(&key, &source, &file.sha256, BLOB_TYPE, HashMap::new());
+        match put.await {
+            Ok(Put::Created) => Ok(Put::Created),
+            // Another push of it, or our own answer that was lost.
+            Ok(Put::Exists) => self.is_there(&key, file).await.map(|_| Put::Exists),
+            Err(source) => Err(PushError::Put { path, source }),
+        }
+    }
+
+    async fn is_there(&self, key: &str, file: &PackFile) -> Result<bool, PushError> {
+        let path = || file.path.clone();
+        let head = self.store.head(key).await;
+        let head = head.map_err(|source| PushError::Head {
+            path: path(),
+            source,
+        })?;
+        match head {
+            None => Ok(false),
+            Some(found)
+                if found.bytes == file.bytes && found.sha256.as_ref() == Some(&file.sha256) =>
+            {
+                Ok(true)
+            }
+            Some(_) => Err(PushError::Foreign {
+                key: key.to_owned(),
+                path: path(),
+            }),
+        }
+    }
+}
+
+fn verified(dir: &Path) -> Result<Pack, PackError> {
+    let pack = Pack::open(dir)?;
+    match pack.is_verified() {
+        true => Ok(pack),
+        false => verify(dir, |_| ()),
+    }
+}
