@@ -29,10 +29,10 @@ os.environ.update(ENVIRONMENT)
 import torch  # noqa: E402
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel  # noqa: E402
+from transformers import UMT5Config, UMT5EncoderModel  # noqa: E402
 
 from spotreel_wan.channel import Outbox  # noqa: E402
-from spotreel_wan.contract import EXIT_DEVICE, Request, Resume, Task  # noqa: E402
+from spotreel_wan.contract import EXIT_DEVICE, HashedFile, Request, Task  # noqa: E402
 from spotreel_wan.current import Current  # noqa: E402
 from spotreel_wan.denoise import Denoiser  # noqa: E402
 from spotreel_wan.device import Device, open_device  # noqa: E402
@@ -42,8 +42,9 @@ from spotreel_wan.profile import PROFILES, Profile  # noqa: E402
 from spotreel_wan.recipe import Recipe  # noqa: E402
 from spotreel_wan.render import Job, Tools  # noqa: E402
 from spotreel_wan.shelf import Shelf  # noqa: E402
+from spotreel_wan.tuning import Tuning, tuning  # noqa: E402
 from spotreel_wan.video import ffmpeg_path, ffmpeg_version  # noqa: E402
-from spotreel_wan.weights import memory_bytes  # noqa: E402
+from spotreel_wan.weights import Blueprint, empty_part  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 TINY = HERE / "packs" / "tiny"
@@ -83,31 +84,20 @@ class Case:
 class RandomShelf(Shelf):
     """The engine's own shelf, but for where weights come from."""
 
-    def __init__(self, model: Model, profile: Profile, device: Device, tiny: bool) -> None:
-        self.pack = Pack(TINY / model.name, model.name, "bfloat16", {"weights": "random"}, "none", (), (), "random")
-        self.model, self.profile, self.device = model, profile, device
-        self.dtype = torch.bfloat16
-        self._tiny = tiny
-        self.scheduler_config = json.loads((self.pack.dir / "scheduler" / "scheduler_config.json").read_text())
-        self.tokenizer = AutoTokenizer.from_pretrained(self.pack.dir / "tokenizer", local_files_only=True)
-        with torch.device("meta"):
-            empty = {name: self._make(name) for name in ("text_encoder", "vae", *model.experts)}
-        self.configs = {name: part.config for name, part in empty.items()}
-        self.bytes = {name: memory_bytes(part, self._bytes_each(name)) for name, part in empty.items()}
-        self._parts: dict[str, torch.nn.Module] = {}
-        self.vae = self._load("vae")
-        if profile.resident:
-            for name in ("text_encoder", *model.experts):
-                self.get(name)
+    def __init__(self, model: Model, profile: Profile, device: Device, speed: Tuning, tiny: bool) -> None:
+        pack = Pack(TINY / model.name, model.name, "bfloat16", {"weights": "random"}, "none", (), (), "random")
+        self._configs = {name: _config(model, name, tiny) for name in ("text_encoder", "vae", *model.experts)}
+        parts = {name: empty_part(name, config) for name, config in self._configs.items()}
+        super().__init__(pack, Blueprint(model, parts, torch.bfloat16), profile, device, speed)
 
-    def _load(self, name: str) -> Any:
+    def _load(self, name: str, distilled: bool = False) -> Any:
         # Seeded by its name, so that another process makes the same.
         torch.manual_seed(sum(name.encode()))
         previous = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32 if name == "vae" else self.dtype)
+        torch.set_default_dtype(torch.float32 if name == "vae" else self.blueprint.dtype)
         try:
             with self.device.torch:
-                part = self._make(name)
+                part = _make(name, self._configs[name])
         finally:
             torch.set_default_dtype(previous)
         for path, parameter in part.named_parameters():
@@ -115,17 +105,20 @@ class RandomShelf(Shelf):
                 parameter.data = parameter.data.float()
         part.eval().requires_grad_(False)
         if name in self.model.experts and self.profile.storage == "float8":
-            part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.dtype)
+            part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.blueprint.dtype)
+        if name in self.model.experts:
+            self.tuning.apply(part)
         return part
 
-    def _make(self, name: str) -> Any:
-        if self._tiny:
-            config = json.loads((self.pack.dir / name / "config.json").read_text())
-        else:
-            config = real_config(self.model, name)
-        if name == "text_encoder":
-            return UMT5EncoderModel(UMT5Config.from_dict(config))
-        return (AutoencoderKLWan if name == "vae" else WanTransformer3DModel).from_config(config)
+
+def _config(model: Model, name: str, tiny: bool) -> dict[str, Any]:
+    return json.loads((TINY / model.name / name / "config.json").read_text()) if tiny else real_config(model, name)
+
+
+def _make(name: str, config: dict[str, Any]) -> Any:
+    if name == "text_encoder":
+        return UMT5EncoderModel(UMT5Config.from_dict(config))
+    return (AutoencoderKLWan if name == "vae" else WanTransformer3DModel).from_config(config)
 
 
 def real_config(model: Model, name: str) -> dict[str, Any]:
@@ -182,6 +175,7 @@ def task_of(case: Case, directory: Path) -> Task:
         height=case.height,
         frames=case.frames,
         fps=16 if two else 24,
+        quality=None,
         steps=STEPS,
         guidance=4.0 if two else 5.0,
         guidance_2=3.0 if two else None,
@@ -191,23 +185,26 @@ def task_of(case: Case, directory: Path) -> Task:
     )
 
 
-def run_one(case: Case, directory: Path, *, resume: str | None, bare: bool, tiny: bool) -> dict[str, Any]:
+def run_one(case: Case, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own."""
     device = open_device("auto")
     model = MODELS[case.model]
-    shelf = RandomShelf(model, PROFILES[case.profile], device, tiny)
+    speed = tuning(options.attention, options.compile, options.cache)
+    shelf = RandomShelf(model, PROFILES[case.profile], device, speed, options.tiny)
     task = task_of(case, directory)
-    if bare:
+    if options.bare:
         return {"step_seconds": bare_steps(shelf, task)}
+    resume = options.resume
     out = directory / ("resumed" if resume else "whole")
     out.mkdir(exist_ok=True)
     ffmpeg, stream = ffmpeg_path(None), Listening()
     outbox = Outbox(stream)
     tools = Tools(outbox, Current(outbox), ffmpeg, ffmpeg_version(ffmpeg), False)
-    taken_up = (
-        None if resume is None else Resume(Path(resume), json.loads(Path(resume + ".json").read_text())["sha256"])
-    )
-    request = Request("bench", 1, task, out, out, taken_up, 1, 0.0)
+    taken_up = None
+    if resume is not None:
+        taken_up = HashedFile(Path(resume), json.loads(Path(resume + ".json").read_text())["sha256"])
+    every = 1 if speed.cache is None else RESUME_AT
+    request = Request("bench", 1, task, out, out, taken_up, None, every, 0.0)
     tools.current.expect(request)
     Job(request, shelf, tools).run()
     last = stream.heard[-1]
@@ -237,7 +234,7 @@ def bare_steps(shelf: RandomShelf, task: Task) -> list[float]:
     denoiser = Denoiser(shelf, Recipe(task, shelf.model, None, "bare"), picture)
     pipeline = denoiser._pipeline
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
-    start = denoiser.start()
+    start = denoiser.start(denoiser.encode_text())
     marks = []
 
     def mark(*_: Any) -> dict[str, Any]:
@@ -269,6 +266,8 @@ def spawn(case: Case, directory: Path, options: argparse.Namespace, *flags: str)
     result.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--one", json.dumps(vars(case)), "--directory", str(directory), *flags]
     command += ["--tiny"] if options.tiny else []
+    command += ["--compile"] if options.compile else []
+    command += [f"--attention={options.attention}", f"--cache={options.cache}"]
     try:
         status = subprocess.run(command, timeout=RUN_SECONDS, cwd=HERE).returncode
     except subprocess.TimeoutExpired:
@@ -335,6 +334,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny architectures, on whatever there is")
     parser.add_argument("--only", default="", help="cases with this in their name, such as 'ti2v-5B 1280x704'")
     parser.add_argument("--no-bare", action="store_true", help="leave out the bare pipeline")
+    parser.add_argument("--attention", default="native", help="as the engine's")
+    parser.add_argument("--compile", action="store_true", help="as the engine's")
+    parser.add_argument("--cache", default="off", help="as the engine's; begins anew at every third step")
     parser.add_argument("--scratch", type=Path, help="where checkpoints and videos go for a while")
     parser.add_argument("--json", type=Path, help="where all figures go")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -344,7 +346,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         case = Case(**json.loads(options.one))
-        result = run_one(case, options.directory, resume=options.resume, bare=options.bare, tiny=options.tiny)
+        result = run_one(case, options.directory, options)
         (options.directory / "result.json").write_text(json.dumps(result))
         return
     device = open_device("auto")

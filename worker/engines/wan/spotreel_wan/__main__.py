@@ -29,6 +29,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packs", type=Path, help="the directory that holds a pack for each model")
     parser.add_argument("--trust-packs", action="store_true", help="do not hash packs: who put them here did")
     parser.add_argument("--profile", help="lay models out in memory like this, unless the worker names another")
+    parser.add_argument("--attention", default="native", help="diffusers' attention backend: native, flash, …")
+    parser.add_argument("--compile", action="store_true", help="compile the transformers' blocks at their first use")
+    parser.add_argument("--cache", default="off", help="first-block[=THRESHOLD]: leave out blocks that hardly matter")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
     parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
@@ -65,13 +68,15 @@ def main() -> None:
     from .device import open_device
     from .render import Tools
     from .session import Options, Session
+    from .tuning import tuning
     from .video import ffmpeg_path, ffmpeg_version
 
     if options.threads:
         torch.set_num_threads(options.threads)
     ffmpeg = ffmpeg_path(options.ffmpeg)
     tools = Tools(outbox, Current(outbox), ffmpeg, ffmpeg_version(ffmpeg), options.allow_faults)
-    settings = Options(options.packs, options.trust_packs, options.profile)
+    speed = tuning(options.attention, options.compile, options.cache)
+    settings = Options(options.packs, options.trust_packs, options.profile, speed)
     Session(inbox, tools, open_device(options.device), settings).run()
 
 

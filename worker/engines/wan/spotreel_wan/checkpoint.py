@@ -1,10 +1,11 @@
 """`wanckpt/1`: one safetensors file that holds all a render needs to go on, and says whose it is.
 
     latents, model_outputs.0, model_outputs.1, last_sample    float32, shaped as the latents
-    embeds.prompt, embeds.negative                            the text, encoded; not needed for decoding
+    embeds.prompt, embeds.negative                            the text, encoded
+    condition                                                 the first frame, encoded; of models that take one
 
-The metadata has one key, `wanckpt/1`, whose value is JSON: task_hash, model, pack, seed, next_step, total, timesteps,
-lower_order_nums, this_order, phase, class.
+Euler has no history, and for decoding the latents are enough. The metadata has one key, `wanckpt/1`, whose value is
+JSON: task_hash, model, pack, seed, solver, next_step, total, timesteps, lower_order_nums, this_order, phase, class.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from .contract import Refusal, Resume
+from .contract import HashedFile, Refusal
 from .device import EquivalenceClass
 from .models import TEXT_TOKENS
 from .recipe import Recipe
-from .scheduler import History
+from .scheduler import ORDER, History
 
 FORMAT = "wanckpt/1"
 # Ten times the largest there is: 92 MB for ti2v-5B.
 MAX_BYTES = 1 << 30
-SOLVER_ORDER = 2
 Phase = Literal["denoise", "decode"]
 
 
@@ -42,6 +42,7 @@ class Snapshot:
     latents: torch.Tensor
     prompt_embeds: torch.Tensor | None
     negative_embeds: torch.Tensor | None
+    condition: torch.Tensor | None = None
 
     @property
     def next_step(self) -> int:
@@ -67,11 +68,14 @@ class Maker:
                 tensors["last_sample"] = history.last_sample
             tensors["embeds.prompt"] = snapshot.prompt_embeds
             tensors["embeds.negative"] = snapshot.negative_embeds
+            if snapshot.condition is not None:
+                tensors["condition"] = snapshot.condition
         state = {
             "task_hash": self.recipe.task_hash,
             "model": self.recipe.model.name,
             "pack": self.recipe.pack_sha256,
             "seed": self.recipe.task.seed,
+            "solver": self.recipe.solver,
             "next_step": history.next_step,
             "total": self.recipe.task.steps,
             "timesteps": self.timesteps,
@@ -83,7 +87,7 @@ class Maker:
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         return safetensors.torch.save(whole, {FORMAT: json.dumps(state)})
 
-    def read(self, resume: Resume) -> tuple[Snapshot, Literal["exact", "approximate"]]:
+    def read(self, resume: HashedFile) -> tuple[Snapshot, Literal["exact", "approximate"]]:
         """Refuses what is not whole, or not of this very render."""
         data = _verified(resume)
         state = _state(data)
@@ -91,6 +95,7 @@ class Maker:
             ("task_hash", self.recipe.task_hash),
             ("model", self.recipe.model.name),
             ("pack", self.recipe.pack_sha256),
+            ("solver", self.recipe.solver),
             ("total", self.recipe.task.steps),
             ("timesteps", self.timesteps),
         ):
@@ -104,10 +109,10 @@ class Maker:
         return snapshot, "exact" if state.get("class") == self.equivalence else "approximate"
 
     def _snapshot(self, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Snapshot:
-        task = self.recipe.task
+        task, order = self.recipe.task, ORDER[self.recipe.solver]
         shape = self.recipe.model.latent_shape(task.width, task.height, task.frames)
         for name, tensor in tensors.items():
-            if not name.startswith("embeds.") and (tensor.shape != shape or tensor.dtype != torch.float32):
+            if not name.startswith("embeds.") and not self._fits(name, tensor, shape):
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
         next_step, phase = state["next_step"], state["phase"]
         if not isinstance(next_step, int) or not 0 <= next_step <= task.steps:
@@ -117,13 +122,13 @@ class Maker:
         decode = phase == "decode"
         history = History(
             next_step=next_step,
-            model_outputs=tuple(tensors.get(f"model_outputs.{i}") for i in range(SOLVER_ORDER)),
+            model_outputs=tuple(tensors.get(f"model_outputs.{i}") for i in range(order)),
             last_sample=tensors.get("last_sample"),
             lower_order_nums=int(state["lower_order_nums"]),
             this_order=int(state["this_order"]),
         )
         known = sum(output is not None for output in history.model_outputs)
-        if not decode and (known != min(next_step, SOLVER_ORDER) or (history.last_sample is None) != (next_step == 0)):
+        if not decode and (known, history.last_sample is not None) != (min(next_step, order), order * next_step > 0):
             raise ValueError("the solver's history is incomplete")
         return Snapshot(
             history=history,
@@ -131,7 +136,17 @@ class Maker:
             latents=tensors["latents"],
             prompt_embeds=None if decode else _embeds(tensors["embeds.prompt"]),
             negative_embeds=None if decode else _embeds(tensors["embeds.negative"]),
+            condition=tensors.get("condition"),
         )
+
+    def _fits(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> bool:
+        if name == "condition":
+            _, channels, times, *area = shape
+            # One frame of latents, or with a mask for every frame all that the transformer takes beside them.
+            model = self.recipe.model
+            more = (channels, 1) if model.times_per_token else (model.in_channels - channels, times)
+            shape = (1, *more, *area)
+        return tensor.shape == shape and tensor.dtype == torch.float32
 
 
 def write(path: Path, data: bytes) -> None:
@@ -148,7 +163,7 @@ def refuse(code: str, message: str) -> Refusal:
     return Refusal("checkpoint", code, message)
 
 
-def _verified(resume: Resume) -> bytes:
+def _verified(resume: HashedFile) -> bytes:
     try:
         if resume.path.stat().st_size > MAX_BYTES:
             raise refuse("corrupt", "the file is larger than any checkpoint")
@@ -161,16 +176,20 @@ def _verified(resume: Resume) -> bytes:
 
 
 def _state(data: bytes) -> dict[str, Any]:
-    """The metadata, which safetensors' own loader for bytes does not give."""
     try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        state = json.loads(header["__metadata__"][FORMAT])
-        if not isinstance(state, dict):
-            raise TypeError("the state is no object")
+        return metadata(data, FORMAT)
     except (ValueError, KeyError, TypeError) as error:
         raise refuse("corrupt", f"not a {FORMAT} file: {error!r}") from error
-    return state
+
+
+def metadata(data: bytes, key: str) -> dict[str, Any]:
+    """What safetensors' own loader for bytes does not give."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    found = json.loads(header["__metadata__"][key])
+    if not isinstance(found, dict):
+        raise TypeError(f"{key} is no object")
+    return found
 
 
 def _embeds(tensor: torch.Tensor) -> torch.Tensor:

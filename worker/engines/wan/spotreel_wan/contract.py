@@ -14,6 +14,8 @@ EXIT_DEVICE = 86
 # The longest line either side sends or takes, newline included.
 MAX_LINE = 1024 * 1024
 FEATURE_FAULTS = "faults"
+# Of all models, or as `fast:<model>` of one: the pack has distilled weights.
+FEATURE_FAST = "fast"
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -45,6 +47,18 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
+class Load:
+    model: str
+    profile: str | None
+    # The directory of packs; absent: the one that the engine was started with.
+    packs_dir: Path | None
+    # The files were held against their hashes by whoever put them there.
+    verified: bool
+    # Files of the pack that are still on their way.
+    arriving: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Task:
     """What to render. Whoever admitted it filled in the defaults."""
 
@@ -55,6 +69,7 @@ class Task:
     height: int
     frames: int
     fps: int
+    quality: str | None
     steps: int
     guidance: float
     guidance_2: float | None
@@ -64,7 +79,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Resume:
+class HashedFile:
     path: Path
     sha256: str
 
@@ -78,15 +93,31 @@ class Request:
     task: Task
     work_dir: Path
     out_dir: Path
-    resume: Resume | None
+    resume: HashedFile | None
+    # The encoded text of an earlier render.
+    embeddings: HashedFile | None
     every_steps: int
     min_interval_s: float
+
+
+def parse_load(message: Message) -> Load:
+    """Raises as `parse_request` does."""
+    packs_dir = _optional(message.get("pack_dir"), str)
+    verified = message.get("verified", False)
+    if not isinstance(verified, bool):
+        raise TypeError(f"{verified!r} is neither true nor false")
+    return Load(
+        model=_typed(message["model"], str),
+        profile=_optional(message.get("profile"), str),
+        packs_dir=None if packs_dir is None else Path(packs_dir),
+        verified=verified,
+        arriving=frozenset(_typed(path, str) for path in message.get("arriving", [])),
+    )
 
 
 def parse_request(message: Message) -> Request:
     """Raises KeyError, TypeError or ValueError when it is none; unknown fields are left alone."""
     task = message["task"]
-    resume = message.get("resume")
     return Request(
         id=_typed(message["id"], str),
         attempt=_typed(message["attempt"], int),
@@ -98,6 +129,7 @@ def parse_request(message: Message) -> Request:
             height=_typed(task["height"], int),
             frames=_typed(task["frames"], int),
             fps=_typed(task["fps"], int),
+            quality=_optional(task.get("quality"), str),
             steps=_typed(task["steps"], int),
             guidance=_number(task["guidance"]),
             guidance_2=None if task.get("guidance_2") is None else _number(task["guidance_2"]),
@@ -107,7 +139,8 @@ def parse_request(message: Message) -> Request:
         ),
         work_dir=Path(_typed(message["work_dir"], str)),
         out_dir=Path(_typed(message["out_dir"], str)),
-        resume=None if resume is None else Resume(Path(_typed(resume["path"], str)), _typed(resume["sha256"], str)),
+        resume=_hashed_file(message.get("resume")),
+        embeddings=_hashed_file(message.get("embeddings")),
         every_steps=_typed(message["checkpoint"]["every_steps"], int),
         min_interval_s=_number(message["checkpoint"]["min_interval_s"]),
     )
@@ -118,6 +151,10 @@ def common_version(theirs: Any) -> int | None:
     low, high = _typed(theirs[0], int), _typed(theirs[1], int)
     highest = min(PROTO[1], high)
     return highest if highest >= max(PROTO[0], low) else None
+
+
+def _hashed_file(value: Any) -> HashedFile | None:
+    return None if value is None else HashedFile(Path(_typed(value["path"], str)), _typed(value["sha256"], str))
 
 
 def _typed(value: Any, kind: type[T]) -> T:

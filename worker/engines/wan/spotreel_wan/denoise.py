@@ -7,37 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from .checkpoint import Snapshot
 from .contract import Refusal
+from .embeddings import Text
 from .models import TEXT_TOKENS
+from .pipelines import ImagePipeline, TextPipeline
 from .recipe import Recipe
-from .scheduler import History, ResumableUniPC
+from .scheduler import History, copy_to_host, make
 from .shelf import Shelf
 
 # A snapshot after a whole step, and the step's seconds. May raise, which ends the render.
 OnStep = Callable[[Snapshot, float], None]
-
-
-class TextPipeline(WanPipeline):
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return _guided(self)
-
-
-class ImagePipeline(WanImageToVideoPipeline):
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return _guided(self)
-
-
-def _guided(pipeline: Any) -> bool:
-    """diffusers asks the first expert's guidance only; 1 there must not switch it off for the second."""
-    return max(pipeline._guidance_scale, pipeline._guidance_scale_2 or 0.0) > 1.0
 
 
 class Denoiser:
@@ -62,25 +46,28 @@ class Denoiser:
         return counts
 
     @torch.no_grad()
-    def start(self) -> Snapshot:
-        """Step 0: the text encoded, and noise."""
-        task = self._recipe.task
+    def encode_text(self) -> Text:
         prompt, negative = self._pipeline.encode_prompt(
-            prompt=task.prompt,
+            prompt=self._recipe.task.prompt,
             negative_prompt=self._recipe.negative_prompt,
             do_classifier_free_guidance=True,
             max_sequence_length=TEXT_TOKENS,
             device=self._shelf.device.torch,
         )
+        return Text(prompt.cpu(), negative.cpu())
+
+    def start(self, text: Text) -> Snapshot:
+        """Step 0: noise."""
+        task = self._recipe.task
         shape = self._recipe.model.latent_shape(task.width, task.height, task.frames)
         # From the CPU: GPUs draw other noise from the same seed, each kind its own.
         noise = randn_tensor(shape, generator=torch.Generator("cpu").manual_seed(task.seed), dtype=torch.float32)
         return Snapshot(
-            history=History(0, (None, None), None, 0, 0),
+            history=History(0, (None, None)),
             phase="denoise",
             latents=noise,
-            prompt_embeds=prompt.cpu(),
-            negative_embeds=negative.cpu(),
+            prompt_embeds=text.prompt,
+            negative_embeds=text.negative,
         )
 
     def run(self, start: Snapshot, on_step: OnStep) -> torch.Tensor:
@@ -91,6 +78,8 @@ class Denoiser:
         scheduler = self._pipeline.scheduler
         if start.next_step > 0:
             scheduler.resume = start.history
+        if self._image is not None:
+            self._pipeline.condition = start.condition
         arguments: dict[str, Any] = {} if self._image is None else {"image": self._image}
         try:
             return self._pipeline(
@@ -118,10 +107,11 @@ class Denoiser:
             tokenizer=shelf.tokenizer,
             text_encoder=shelf.slot("text_encoder"),
             vae=shelf.vae,
-            scheduler=ResumableUniPC.from_config(shelf.scheduler_config, flow_shift=self._recipe.task.shift),
-            **{expert: shelf.slot(expert) for expert in model.experts},
+            scheduler=make(self._recipe.solver, shelf.scheduler_config, self._recipe.task.shift),
+            **{expert: shelf.slot(expert, distilled=self._recipe.loras is not None) for expert in model.experts},
             boundary_ratio=model.boundary,
-            expand_timesteps=model.name == "ti2v-5B",
+            # Without a first frame one time for all would do, and spare 3 GB; but in float32 it gives other bits.
+            expand_timesteps=model.times_per_token,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -134,21 +124,18 @@ class _Watch:
         self._start = start
         self._on_step = on_step
         self._began = time.monotonic()
+        self._condition = start.condition
 
     def __call__(self, pipeline: Any, _index: int, _timestep: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-        history = pipeline.scheduler.history()
+        if self._condition is None:
+            self._condition = copy_to_host(getattr(pipeline, "condition", None))
         on_host = Snapshot(
-            history=History(
-                next_step=history.next_step,
-                model_outputs=tuple(None if t is None else _copy(t) for t in history.model_outputs),
-                last_sample=_copy(history.last_sample),
-                lower_order_nums=history.lower_order_nums,
-                this_order=history.this_order,
-            ),
+            history=pipeline.scheduler.history().on_host(),
             phase="denoise",
-            latents=_copy(tensors["latents"]),
+            latents=copy_to_host(tensors["latents"]),
             prompt_embeds=self._start.prompt_embeds,
             negative_embeds=self._start.negative_embeds,
+            condition=self._condition,
         )
         # The copies waited for the device, so this is the step's own time.
         now = time.monotonic()
@@ -156,7 +143,3 @@ class _Watch:
         self._on_step(on_host, seconds)
         self._began = time.monotonic()
         return {}
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)

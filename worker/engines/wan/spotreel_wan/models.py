@@ -26,6 +26,8 @@ class Model:
     # Sides are multiples of this: a latent's pixels times the two that a patch takes.
     side_multiple: int
     max_pixels: int
+    # The smallest size that the authors offer; others are for tests.
+    least_pixels: int
     max_frames: int
     # Channels of the latents, and of what the transformer takes: with an image there are more.
     latent_channels: int
@@ -33,6 +35,11 @@ class Model:
     pixels_per_latent: int
     # Timesteps from this share of 1000 on belong to the high-noise expert; None: there is one transformer.
     boundary: float | None
+
+    @property
+    def times_per_token(self) -> bool:
+        """Whether a first frame is kept by telling each token how much noise it has, rather than by more channels."""
+        return self.image == "optional"
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -44,6 +51,18 @@ class Model:
         if self.boundary is None:
             return None
         return "high" if timestep >= self.boundary * TRAIN_TIMESTEPS else "low"
+
+    @property
+    def least_tokens(self) -> int:
+        """Of the smallest size on offer, at full length."""
+        return self._tokens(self.least_pixels)
+
+    @property
+    def most_tokens(self) -> int:
+        return self._tokens(self.max_pixels)
+
+    def _tokens(self, pixels: int) -> int:
+        return ((self.max_frames - 1) // FRAMES_PER_LATENT + 1) * pixels // self.side_multiple**2
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
         times = (frames - 1) // FRAMES_PER_LATENT + 1
@@ -58,8 +77,8 @@ class Model:
 MODELS = {
     model.name: model
     for model in (
-        Model("ti2v-5B", "optional", 32, 1280 * 704, 121, 48, 48, 16, None),
-        Model("t2v-A14B", "refused", 16, 1280 * 720, 81, 16, 16, 8, 0.875),
-        Model("i2v-A14B", "required", 16, 1280 * 720, 81, 16, 36, 8, 0.900),
+        Model("ti2v-5B", "optional", 32, 1280 * 704, 1280 * 704, 121, 48, 48, 16, None),
+        Model("t2v-A14B", "refused", 16, 1280 * 720, 832 * 480, 81, 16, 16, 8, 0.875),
+        Model("i2v-A14B", "required", 16, 1280 * 720, 832 * 480, 81, 16, 36, 8, 0.900),
     )
 }

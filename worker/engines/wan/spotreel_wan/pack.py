@@ -36,6 +36,14 @@ class PackFile:
 
 
 @dataclass(frozen=True)
+class Fast:
+    # The file of each expert.
+    loras: dict[str, str]
+    source: dict[str, Any]
+    license: str
+
+
+@dataclass(frozen=True)
 class Pack:
     dir: Path
     model: str
@@ -43,27 +51,36 @@ class Pack:
     compute: str
     source: dict[str, Any]
     license: str
-    # Recommended profiles: the name, and the bytes of accelerator memory from which on it is meant.
-    profiles: tuple[tuple[str, int], ...]
+    # Names, in order of preference; empty: the engine's own order.
+    profiles: tuple[str, ...]
     files: tuple[PackFile, ...]
     # Of pack.json, and so of everything.
     sha256: str
+    # Distilled weights, for tasks of the quality `fast`.
+    fast: Fast | None = None
 
-    def component_bytes(self, component: str) -> int:
-        return sum(file.bytes for file in self.files if file.path.startswith(component + "/"))
+    def hashes(self, *components: str) -> dict[str, str]:
+        """Of the files in these folders."""
+        return {file.path: file.sha256 for file in self.files if file.path.split("/")[0] in components}
+
+    def file(self, path: str) -> PackFile:
+        return next(file for file in self.files if file.path == path)
 
 
-def open_pack(packs_dir: Path | None, model: Model, *, trust: bool = False) -> Pack:
-    """The model's pack, whole and unchanged. `trust` leaves hashing to whoever put the files there."""
+def open_pack(
+    packs_dir: Path | None, model: Model, *, trust: bool = False, arriving: frozenset[str] = frozenset()
+) -> Pack:
+    """The model's pack, whole and unchanged. `trust` leaves hashing to whoever put the files there, as it is left for
+    those that are still `arriving`."""
     if packs_dir is None:
         raise broken("no_packs", "no directory of model packs was named")
     directory = packs_dir / model.name
     pack = read_index(directory)
     if pack.model != model.name:
         raise broken("wrong_model", f"{directory} holds {pack.model}, not {model.name}")
-    check_files(pack, model)
+    check_files(pack, model, arriving)
     if not trust:
-        check_hashes(pack)
+        check_hashes(pack, arriving)
     return pack
 
 
@@ -84,9 +101,10 @@ def read_index(directory: Path) -> Pack:
             compute=str(index["compute"]),
             source=dict(index["source"]),
             license=str(index["license"]),
-            profiles=tuple((str(p["name"]), int(p["from_bytes"])) for p in index["profiles"]),
+            profiles=_names(index.get("profiles", [])),
             files=tuple(PackFile(str(f["path"]), int(f["bytes"]), str(f["sha256"])) for f in index["files"]),
             sha256=hashlib.sha256(text).hexdigest(),
+            fast=_fast(index.get("fast")),
         )
         if pack.compute not in COMPUTE:
             raise ValueError(f"compute is {pack.compute!r}, not one of {COMPUTE}")
@@ -95,23 +113,46 @@ def read_index(directory: Path) -> Pack:
     return pack
 
 
-def check_files(pack: Pack, model: Model) -> None:
-    """Everything is there, in full length, and cannot run."""
-    listed = {file.path for file in pack.files}
-    for path in sorted(set(needed(model)) - listed):
-        raise broken("missing_file", f"the pack of {model.name} has no {path}")
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("profiles are a list of names")
+    return tuple(value)
+
+
+def _fast(value: Any) -> Fast | None:
+    if value is None:
+        return None
+    loras = {str(expert): str(path) for expert, path in value["loras"].items()}
+    return Fast(loras, dict(value["source"]), str(value["license"]))
+
+
+def check_files(pack: Pack, model: Model, arriving: frozenset[str] = frozenset()) -> None:
+    """Everything is there, in full length, and cannot run; of what is still arriving the rest will be seen."""
     for file in pack.files:
         inner = PurePosixPath(file.path)
         if inner.is_absolute() or ".." in inner.parts:
             raise broken("bad_index", f"{file.path} lies outside of the pack")
         if inner.suffix in PICKLES:
             raise broken("not_safetensors", f"{file.path} is a pickle; weights are safetensors only")
-        try:
-            size = (pack.dir / inner).stat().st_size
-        except OSError as error:
-            raise broken("missing_file", f"{file.path}: {error.strerror}") from error
-        if size != file.bytes:
-            raise broken("truncated", f"{file.path} has {size} bytes of {file.bytes}")
+    wanted = set(needed(model))
+    if pack.fast is not None:
+        if set(pack.fast.loras) != set(model.experts):
+            raise broken("bad_index", f"{model.name} has the LoRAs of {sorted(pack.fast.loras)}, not of each expert")
+        wanted |= set(pack.fast.loras.values())
+    for path in sorted(wanted - {file.path for file in pack.files}):
+        raise broken("missing_file", f"the pack of {model.name} has no {path}")
+    for file in pack.files:
+        if file.path not in arriving:
+            measure(pack, file)
+
+
+def measure(pack: Pack, file: PackFile) -> None:
+    try:
+        size = (pack.dir / file.path).stat().st_size
+    except OSError as error:
+        raise broken("missing_file", f"{file.path}: {error.strerror}") from error
+    if size != file.bytes:
+        raise broken("truncated", f"{file.path} has {size} bytes of {file.bytes}")
 
 
 def needed(model: Model) -> list[str]:
@@ -122,9 +163,10 @@ def needed(model: Model) -> list[str]:
     return [*weights, *configs, *tokenizer, "scheduler/scheduler_config.json"]
 
 
-def check_hashes(pack: Pack) -> None:
+def check_hashes(pack: Pack, arriving: frozenset[str] = frozenset()) -> None:
+    files = [file for file in pack.files if file.path not in arriving]
     with ThreadPoolExecutor(READERS) as readers:
-        for file, found in zip(pack.files, readers.map(lambda f: hash_file(pack.dir / f.path), pack.files)):
+        for file, found in zip(files, readers.map(lambda f: hash_file(pack.dir / f.path), files)):
             if found != file.sha256:
                 raise broken("sha256_mismatch", f"{file.path} is not the file that the pack was made with")
 
@@ -147,7 +189,8 @@ def seal(
     compute: str,
     source: dict[str, Any],
     license: str,
-    profiles: list[dict[str, Any]],
+    profiles: list[str],
+    fast: dict[str, Any] | None = None,
 ) -> None:
     """Writes `pack.json` over what lies in the directory."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != INDEX)
@@ -166,6 +209,7 @@ def seal(
         "source": source,
         "license": license,
         "profiles": profiles,
+        **({} if fast is None else {"fast": fast}),
         "files": files,
     }
     part = directory / f"{INDEX}.part"

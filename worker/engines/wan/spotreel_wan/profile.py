@@ -7,8 +7,8 @@ from typing import Literal
 
 from .contract import Refusal, Task
 from .device import Device
-from .models import Model
 from .pack import Pack
+from .weights import Blueprint
 
 Storage = Literal["pack", "float8"]
 
@@ -33,38 +33,52 @@ PROFILES = {
     )
 }
 
-# From the official peaks less one expert: 13 GB at 32,760 tokens, 31 GB at 75,600.
-ACTIVATION_BYTES_PER_TOKEN = 420_000
-# CUDA's own context, cuBLAS' workspaces, the VAE's weights.
-FIXED_BYTES = 2 << 30
+# diffusers' blocks, for each token: fits the official peaks less weights, at 5120 wide (A14B) as at 3072 (5B).
+ACTIVATION_BYTES = 82
+# ti2v-5B gives each token a time of its own: six numbers for each of the token's, in the pack's format and in float32.
+TIMES = 6
+# CUDA's own context and cuBLAS' workspaces.
+FIXED_BYTES = 1 << 29
 
 
-def choose(pack: Pack, wanted: str | None, device: Device) -> Profile:
-    """The wanted one, or the first of the pack's own that the device has the memory for."""
+def choose(pack: Pack, blueprint: Blueprint, wanted: str | None, device: Device) -> Profile:
+    """The wanted one. Else, in the pack's order or the engine's: the first with which every render of the model fits
+    the device, or the first with which the smallest on offer does."""
     if wanted is not None:
         if wanted not in PROFILES:
             raise Refusal("model", "unknown_profile", f"there is no profile {wanted!r}")
         return PROFILES[wanted]
-    known = [(name, least) for name, least in pack.profiles if name in PROFILES]
+    known = [PROFILES[name] for name in pack.profiles or PROFILES if name in PROFILES]
     if not known:
         raise Refusal("model", "no_profile", f"the pack of {pack.model} names no profile that is known here")
-    for name, least in known:
-        if device.memory is None or device.memory >= least:
-            return PROFILES[name]
-    raise too_small(f"{pack.model} cannot be loaded", min(least for _, least in known), device)
+    model, least = blueprint.model, 0
+    for tokens in (model.most_tokens, model.least_tokens):
+        needs = {profile.name: needed_bytes(profile, blueprint, tokens) for profile in known}
+        for profile in known:
+            if device.memory is None or needs[profile.name] <= device.memory:
+                return profile
+        least = min(needs.values())
+    raise too_small(f"{pack.model} cannot be loaded", least, device)
 
 
-def needed_bytes(profile: Profile, model: Model, weights: dict[str, int], tokens: int) -> int:
-    """`weights`: bytes of each part as it lies in memory."""
-    parts = [weights["text_encoder"], *(weights[expert] for expert in model.experts)]
-    return (sum(parts) if profile.resident else max(parts)) + tokens * ACTIVATION_BYTES_PER_TOKEN + FIXED_BYTES
+def needed_bytes(profile: Profile, blueprint: Blueprint, tokens: int) -> int:
+    model = blueprint.model
+    each = ACTIVATION_BYTES * blueprint.width
+    if model.times_per_token:
+        each += TIMES * blueprint.width * (blueprint.dtype.itemsize + 4)
+    encoder = blueprint.bytes("text_encoder")
+    experts = [blueprint.bytes(expert, float8=profile.storage == "float8") for expert in model.experts]
+    denoising = (sum(experts) if profile.resident else max(experts)) + tokens * each
+    most = encoder + denoising if profile.resident else max(encoder, denoising)
+    return most + blueprint.bytes("vae") + FIXED_BYTES
 
 
-def check_fit(profile: Profile, model: Model, weights: dict[str, int], task: Task, device: Device) -> None:
+def check_fit(profile: Profile, blueprint: Blueprint, task: Task, device: Device) -> None:
     """Refuses at once what would run out of memory after minutes."""
     if device.memory is None:
         return
-    needed = needed_bytes(profile, model, weights, model.tokens(task.width, task.height, task.frames))
+    tokens = blueprint.model.tokens(task.width, task.height, task.frames)
+    needed = needed_bytes(profile, blueprint, tokens)
     if needed > device.memory:
         raise too_small(f"{task.width}x{task.height}, {task.frames} frames do not fit", needed, device)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from .contract import Refusal, Task
 from .models import FRAMES_PER_LATENT, MODELS, NEGATIVE_PROMPT, Model
+from .pack import Pack
+from .scheduler import Solver
 
 LEAST_SIDE = 64
 MAX_FPS = 60
@@ -16,6 +18,8 @@ MAX_STEPS = 60
 GUIDANCE = (1.0, 10.0)
 SHIFT = (1.0, 20.0)
 MAX_SEED = 2**53 - 1
+# The tier that needs distilled weights. The others differ in numbers only.
+FAST = "fast"
 # Raise it when the same task gives another picture: older checkpoints are then refused.
 PICTURE_VERSION = 1
 
@@ -28,6 +32,12 @@ class Recipe:
     model: Model
     image_sha256: str | None
     pack_sha256: str
+    # The distilled weights' hashes, by expert.
+    loras: dict[str, str] | None = None
+
+    @property
+    def solver(self) -> Solver:
+        return "unipc" if self.loras is None else "euler"
 
     @property
     def negative_prompt(self) -> str:
@@ -57,6 +67,8 @@ class Recipe:
             "seed": task.seed,
             "image": self.image_sha256,
         }
+        if self.loras is not None:
+            parts |= {"loras": self.loras, "solver": self.solver}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -89,3 +101,13 @@ def check(task: Task) -> Model:
         if not holds:
             raise Refusal("invalid", code, message)
     return model
+
+
+def loras(task: Task, pack: Pack) -> dict[str, str] | None:
+    """Those that the task needs."""
+    if task.quality != FAST:
+        return None
+    if pack.fast is None:
+        message = f"the pack of {task.model} has no distilled weights for {FAST}: submit it as standard"
+        raise Refusal("invalid", "quality", message)
+    return {expert: pack.file(path).sha256 for expert, path in pack.fast.loras.items()}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +13,26 @@ import numpy as np
 import torch
 from PIL import Image as Pictures
 
-from . import __version__, decode, image, recipe
+from . import decode, embeddings, image, recipe, result
 from .channel import Outbox
 from .checkpoint import Maker, Snapshot
 from .contract import EXIT_DEVICE, Message, Request
 from .current import Current
 from .denoise import Denoiser
-from .device import equivalence_class
+from .device import machine_class
+from .embeddings import Text
 from .failure import is_out_of_memory, refusal
 from .faults import Faults
 from .log import log
-from .pack import hash_file
 from .profile import check_fit
 from .scheduler import timesteps
 from .shelf import Shelf
 from .video import VideoWriter
 
 POSTER_QUALITY = 90
+EMBEDDINGS = "text.embeds"
+# A file that is awaited is looked for this often.
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -75,37 +77,75 @@ class Job:
     def _render(self) -> Message:
         shelf, current = self._shelf, self._tools.current
         model = recipe.check(self._task)
-        check_fit(shelf.profile, model, shelf.bytes, self._task, shelf.device)
+        loras = recipe.loras(self._task, shelf.pack)
+        check_fit(shelf.profile, shelf.blueprint, self._task, shelf.device)
         picture, image_sha256 = None, None
         if self._task.image is not None:
             data, image_sha256 = image.read(self._task.image)
             picture = image.prepare(data, self._task.width, self._task.height)
-        made = recipe.Recipe(self._task, model, image_sha256, shelf.pack.sha256)
+        made = recipe.Recipe(self._task, model, image_sha256, shelf.pack.sha256, loras)
         denoiser = Denoiser(shelf, made, picture)
         tokens = denoiser.check_prompts()
-        maker = Maker(
-            made,
-            timesteps(shelf.scheduler_config, self._task.steps, self._task.shift),
-            equivalence_class(shelf.device, shelf.pack.compute, shelf.profile.storage)
-            | {"ffmpeg": self._tools.ffmpeg_version},
-        )
+        schedule = timesteps(made.solver, shelf.scheduler_config, self._task.steps, self._task.shift)
+        maker = Maker(made, schedule, self._class(made))
         start, resumed = self._resume(maker)
         self._send("accepted", start_step=0 if start is None else start.next_step, resume=resumed)
         shelf.device.begin_render()
         current.begin(maker)
         current.check()
+        shelf.wait = self._await
+        shelf.forget_steps()
         if start is None:
-            self._phase("encode_text")
-            with self._timed("encode_text"):
-                start = denoiser.start()
-        if picture is not None:
+            start = denoiser.start(self._text(made, denoiser))
+        if picture is not None and start.condition is None:
             self._phase("encode_image")
         current.advance(start)
         with self._timed("denoise"):
             latents = self._denoise(denoiser, start, [model.expert(t) for t in maker.timesteps])
         with self._timed("decode"):
             video, poster = self._decode(latents)
-        return self._finished(made, maker, start, resumed, tokens, video, poster)
+        meta = result.metadata(made, maker, shelf) | {
+            "tiled": self._tiled,
+            "prompt_tokens": tokens,
+            "start_step": start.next_step,
+            "resume": resumed,
+            "step_seconds": self._step_seconds,
+        }
+        return {"id": self._request.id} | result.finished(meta, video, poster, self._timings)
+
+    def _class(self, made: recipe.Recipe) -> dict[str, Any]:
+        """Two renders of one task with equal classes give equal bytes."""
+        shelf = self._shelf
+        return (
+            machine_class(shelf.device)
+            | shelf.tuning.words(self._request.every_steps)
+            | {"compute": shelf.pack.compute, "storage": shelf.profile.storage, "solver": made.solver}
+            | {"loras": made.loras, "ffmpeg": self._tools.ffmpeg_version}
+        )
+
+    def _text(self, made: recipe.Recipe, denoiser: Denoiser) -> Text:
+        """As it was encoded before, or else encoded here and given away."""
+        shelf = self._shelf
+        width = shelf.blueprint.parts["text_encoder"].config.d_model
+        encoding = embeddings.encoding(made, shelf.pack, shelf.device, width, shelf.blueprint.dtype)
+        given = self._request.embeddings
+        if given is not None and (text := encoding.read(given)) is not None:
+            return text
+        self._phase("encode_text")
+        with self._timed("encode_text"):
+            text = denoiser.encode_text()
+        try:
+            self._send("embeddings", **encoding.write(text, self._request.work_dir / EMBEDDINGS))
+        except OSError as error:
+            log(f"the encoded text is not kept: {error}")
+        return text
+
+    def _await(self, path: Path) -> None:
+        """Loading goes on where it was left when the model was loaded."""
+        self._phase("load")
+        while not path.exists():
+            self._tools.current.wait(LOOK_SECONDS)
+        self._phase("denoise")
 
     def _resume(self, maker: Maker) -> tuple[Snapshot | None, Literal["none", "exact", "approximate"]]:
         if self._request.resume is None:
@@ -121,7 +161,14 @@ class Job:
             nonlocal last_checkpoint, newest
             newest, done = snapshot, snapshot.next_step
             self._step_seconds.append(round(seconds, 4))
-            if done < total:
+            # Before the other expert is loaded is a good moment to lose nothing.
+            due = request.every_steps > 0 and done < total
+            due = due and (done % request.every_steps == 0 or experts[done] != experts[done - 1])
+            # What a cache keeps of earlier steps is in no checkpoint: a render can only be resumed where all of them
+            # begin anew.
+            if due:
+                self._shelf.forget_steps()
+            if done < total and (due or self._shelf.tuning.cache is None):
                 current.advance(snapshot)
             median = sorted(self._step_seconds)[len(self._step_seconds) // 2]
             self._send(
@@ -136,8 +183,6 @@ class Job:
             if done == total:
                 return
             now = time.monotonic()
-            # Before the other expert is loaded is a good moment to lose nothing.
-            due = request.every_steps > 0 and (done % request.every_steps == 0 or experts[done] != experts[done - 1])
             if due and (last_checkpoint is None or now - last_checkpoint >= request.min_interval_s):
                 current.checkpoint()
                 last_checkpoint = now
@@ -189,49 +234,6 @@ class Job:
         if self._faults.begun("truncated", task.steps):
             os.truncate(path, path.stat().st_size // 2)
         return path, poster
-
-    def _finished(
-        self,
-        made: recipe.Recipe,
-        maker: Maker,
-        start: Snapshot,
-        resumed: str,
-        tokens: dict[str, int],
-        video: Path,
-        poster: Path,
-    ) -> Message:
-        task, shelf = self._task, self._shelf
-        meta: dict[str, Any] = {
-            "engine": "wan",
-            "engine_version": __version__,
-            "device": shelf.device.name,
-            "model": made.model.name,
-            "pack": {"sha256": shelf.pack.sha256, "source": shelf.pack.source, "license": shelf.pack.license},
-            "profile": shelf.profile.name,
-            "tiled": self._tiled,
-            "seed": task.seed,
-            "parameters": asdict(task) | {"guidance_2": made.guidance_2, "image": made.image_sha256},
-            "prompt_tokens": tokens,
-            "task_hash": made.task_hash,
-            "start_step": start.next_step,
-            "resume": resumed,
-            "class": maker.equivalence,
-            "step_seconds": self._step_seconds,
-            "vram_peak": shelf.device.memory_peak(),
-        }
-        # Known to whoever asked, and nobody else's business.
-        del meta["parameters"]["prompt"], meta["parameters"]["negative_prompt"]
-        (video.parent / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
-        return {
-            "type": "finished",
-            "id": self._request.id,
-            "video": str(video),
-            "poster": str(poster),
-            "meta": meta,
-            "bytes": video.stat().st_size,
-            "sha256": hash_file(video),
-            "timings": self._timings,
-        }
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._tools.outbox.send({"type": kind, "id": self._request.id, **fields})

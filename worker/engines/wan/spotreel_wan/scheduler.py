@@ -1,12 +1,19 @@
-"""UniPC that begins in the middle, with the history it would have had."""
+"""Solvers that begin in the middle, with the history they would have had. Pipelines run them unchanged: they see the
+steps that are left, the solver sees all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+# Euler is what distilled weights were made for.
+Solver = Literal["unipc", "euler"]
+# How many earlier results each goes on from.
+ORDER: dict[Solver, int] = {"unipc": 2, "euler": 0}
 
 
 @dataclass(frozen=True)
@@ -14,15 +21,22 @@ class History:
     """What the next step needs of those before it; the latents apart. It draws no randomness."""
 
     next_step: int
-    model_outputs: tuple[torch.Tensor | None, ...]
-    last_sample: torch.Tensor | None
-    lower_order_nums: int
-    this_order: int
+    model_outputs: tuple[torch.Tensor | None, ...] = ()
+    last_sample: torch.Tensor | None = None
+    lower_order_nums: int = 0
+    this_order: int = 0
+
+    def on_host(self) -> History:
+        return History(
+            self.next_step,
+            tuple(copy_to_host(output) for output in self.model_outputs),
+            copy_to_host(self.last_sample),
+            self.lower_order_nums,
+            self.this_order,
+        )
 
 
 class ResumableUniPC(UniPCMultistepScheduler):
-    """Pipelines run it unchanged: they see the steps that are left, the solver sees all of them."""
-
     resume: History | None = None
     _all: torch.Tensor | None = None
 
@@ -55,16 +69,43 @@ class ResumableUniPC(UniPCMultistepScheduler):
     def history(self) -> History:
         """After `step`."""
         return History(
-            next_step=self._step_index,
-            model_outputs=tuple(self.model_outputs),
-            last_sample=self.last_sample,
-            lower_order_nums=self.lower_order_nums,
-            this_order=self.this_order,
+            self._step_index, tuple(self.model_outputs), self.last_sample, self.lower_order_nums, self.this_order
         )
 
 
-def timesteps(config: dict[str, Any], steps: int, shift: float) -> list[float]:
+class ResumableEuler(FlowMatchEulerDiscreteScheduler):
+    resume: History | None = None
+
+    def set_timesteps(self, steps: int, device: str | torch.device | None = None) -> None:
+        # Evenly from pure noise, less the end: what the weights were distilled for. Left to itself the solver would
+        # take its last step from almost no noise.
+        super().set_timesteps(steps, device, sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+        history, self.resume = self.resume, None
+        if history is not None:
+            self._step_index = history.next_step
+            self.timesteps = self.timesteps[history.next_step :]
+
+    def step(self, model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        # In the format of the transformer the latents would lose most of their digits.
+        return super().step(model_output.float(), *args, **kwargs)
+
+    def history(self) -> History:
+        return History(self._step_index)
+
+
+def make(solver: Solver, config: dict[str, Any], shift: float) -> ResumableUniPC | ResumableEuler:
+    """`config`: the pack's, which is UniPC's."""
+    if solver == "euler":
+        return ResumableEuler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
+    return ResumableUniPC.from_config(config, flow_shift=shift)
+
+
+def timesteps(solver: Solver, config: dict[str, Any], steps: int, shift: float) -> list[float]:
     """The whole schedule. A checkpoint made with another one is of no use."""
-    scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=shift)
+    scheduler = make(solver, config, shift)
     scheduler.set_timesteps(steps)
     return [float(t) for t in scheduler.timesteps]
+
+
+def copy_to_host(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().to("cpu", copy=True)

@@ -10,28 +10,33 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import __version__
+from . import __version__, checkpoint
 from .channel import Inbox, LineTooLong
 from .contract import (
     EXIT_DEVICE,
     EXIT_NO_COMMON_VERSION,
+    FEATURE_FAST,
     FEATURE_FAULTS,
     PROTO,
+    Load,
     Message,
     Refusal,
     Request,
     common_version,
+    parse_load,
     parse_request,
 )
-from .device import Device
+from .device import Device, machine_word
 from .failure import refusal
 from .log import log
 from .models import MODELS
-from .pack import open_pack
+from .pack import open_pack, read_index
 from .profile import PROFILES, choose
 from .recipe import MAX_STEPS
 from .render import Job, Tools
 from .shelf import Shelf
+from .tuning import Tuning
+from .weights import blueprint, weight_path
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Options:
     packs_dir: Path | None
     trust_packs: bool
     profile: str | None
+    tuning: Tuning = Tuning()
 
 
 class Session:
@@ -49,7 +55,7 @@ class Session:
         self._tools = tools
         self._device = device
         self._options = options
-        self._work: queue.SimpleQueue[Message | Request] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Load | Request | None] = queue.SimpleQueue()
         self._shelf: Shelf | None = None
 
     def run(self) -> None:
@@ -60,13 +66,13 @@ class Session:
             item = self._work.get()
             if isinstance(item, Request):
                 self._render(item)
-            elif item["type"] == "load":
+            elif isinstance(item, Load):
                 self._load(item)
             else:
                 self._unload()
 
     def _hello(self) -> Message:
-        features = ["checkpoint_now", "exact_resume", "poster"]
+        features = ["checkpoint_now", "exact_resume", "poster", *self._fast()]
         return {
             "type": "hello",
             "proto": PROTO,
@@ -81,21 +87,30 @@ class Session:
                 "max_steps": MAX_STEPS,
             },
             "features": features + ([FEATURE_FAULTS] if self._tools.allow_faults else []),
+            "checkpoint_format": checkpoint.FORMAT,
+            "embeddings": machine_word(self._device),
         }
 
-    def _load(self, message: Message) -> None:
+    def _fast(self) -> list[str]:
+        """Of the packs that are here already."""
+        having = [name for name in MODELS if self._options.packs_dir and _is_fast(self._options.packs_dir / name)]
+        return [FEATURE_FAST] * (having == list(MODELS)) + [f"{FEATURE_FAST}:{name}" for name in having]
+
+    def _load(self, load: Load) -> None:
         began = time.monotonic()
         self._unload()
         try:
-            model = MODELS.get(message["model"])
+            model = MODELS.get(load.model)
             if model is None:
-                raise Refusal("model", "unknown_model", f"there is no model {message['model']!r} here")
+                raise Refusal("model", "unknown_model", f"there is no model {load.model!r} here")
             self._tools.outbox.send({"type": "phase", "name": "load"})
-            named = message.get("pack_dir")
-            packs_dir = self._options.packs_dir if named is None else Path(named)
-            pack = open_pack(packs_dir, model, trust=self._options.trust_packs)
-            profile = choose(pack, message.get("profile") or self._options.profile, self._device)
-            self._shelf = Shelf(pack, model, profile, self._device)
+            packs_dir = load.packs_dir or self._options.packs_dir
+            # An expert is the only part that can be waited for later.
+            arriving = load.arriving & {weight_path(expert) for expert in model.experts}
+            pack = open_pack(packs_dir, model, trust=self._options.trust_packs or load.verified, arriving=arriving)
+            plan = blueprint(pack, model, arriving)
+            profile = choose(pack, plan, load.profile or self._options.profile, self._device)
+            self._shelf = Shelf(pack, plan, profile, self._device, self._options.tuning, arriving)
         except Exception as error:  # The one place where a load's errors end.
             reason = refusal(error)
             self._unload()
@@ -150,11 +165,9 @@ class Session:
                     log(f"no common version: here {PROTO}, there {message['proto']}")
                     os._exit(EXIT_NO_COMMON_VERSION)
             case "load":
-                if not isinstance(message["model"], str):
-                    raise TypeError("a model's name is text")
-                self._work.put(message)
+                self._work.put(parse_load(message))
             case "unload":
-                self._work.put(message)
+                self._work.put(None)
             case "render":
                 request = parse_request(message)
                 # Before it is handed over, so that a cancel right behind it finds it.
@@ -176,3 +189,11 @@ class Session:
 
     def _complain(self, code: str, message: str) -> None:
         self._tools.outbox.send(Refusal("protocol", code, message).report(None))
+
+
+def _is_fast(directory: Path) -> bool:
+    try:
+        return read_index(directory).fast is not None
+    except Refusal:
+        # A load will say why.
+        return False

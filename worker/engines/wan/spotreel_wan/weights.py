@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +14,78 @@ from safetensors import SafetensorError, safe_open
 from transformers import UMT5Config, UMT5EncoderModel
 
 from .models import Model
-from .pack import Pack, broken
+from .pack import Pack, broken, measure
 
 # Two names of one table; files hold either or both.
-TIED = {"shared.weight", "encoder.embed_tokens.weight"}
+TIED_TO = "encoder.embed_tokens.weight"
+TIED = {"shared.weight", TIED_TO}
 FILES = {"text_encoder": "model.safetensors"}
 OTHER_FILE = "diffusion_pytorch_model.safetensors"
+# The layers whose weights diffusers' layerwise casting keeps in another format.
+CAST = (torch.nn.Linear, torch.nn.Conv3d)
 
 
-def weight_file(pack: Pack, component: str) -> Path:
-    return pack.dir / component / FILES.get(component, OTHER_FILE)
+@dataclass(frozen=True)
+class Blueprint:
+    """A model's parts without their weights: what a pack's configurations make of it."""
+
+    model: Model
+    parts: dict[str, torch.nn.Module]
+    # The number format of text encoder and transformers.
+    dtype: torch.dtype
+
+    @property
+    def width(self) -> int:
+        """Of the experts: what each token is made of."""
+        config: Any = self.parts[self.model.experts[0]].config
+        return config.num_attention_heads * config.attention_head_dim
+
+    def bytes(self, name: str, *, float8: bool = False) -> int:
+        """As the part lies in memory."""
+        part: Any = self.parts[name]
+        if name not in self.model.experts:
+            each = 4 if name == "vae" else self.dtype.itemsize
+            return each * sum(parameter.numel() for path, parameter in part.named_parameters() if path != TIED_TO)
+        # Some of an expert is kept in float32, and some never in float8.
+        whole, uncast = set(part._keep_in_fp32_modules), part._skip_layerwise_casting_patterns
+        total = 0
+        for path, parameter in part.named_parameters():
+            owner = path.rpartition(".")[0]
+            each = 4 if whole & set(path.split(".")) else self.dtype.itemsize
+            if float8 and isinstance(part.get_submodule(owner), CAST) and not any(word in owner for word in uncast):
+                each = 1
+            total += parameter.numel() * each
+        return total
 
 
-def empty_parts(pack: Pack, model: Model) -> dict[str, torch.nn.Module]:
-    """Every part without its weights, if the pack is of this model and each file fits its part."""
+def weight_path(component: str) -> str:
+    return f"{component}/{FILES.get(component, OTHER_FILE)}"
+
+
+def blueprint(pack: Pack, model: Model, arriving: frozenset[str] = frozenset()) -> Blueprint:
+    """If the pack is of this model, and each file that is here fits its part."""
     try:
-        parts = {name: _empty(pack, name) for name in ("text_encoder", "vae", *model.experts)}
+        parts = {name: empty_part(name, _config(pack, name)) for name in ("text_encoder", "vae", *model.experts)}
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise broken("bad_config", f"a configuration of {pack.model} is unusable: {error}") from error
     _check_architecture(parts, model)
     for name, part in parts.items():
-        _check_shapes(weight_file(pack, name), part)
-    return parts
+        if weight_path(name) not in arriving:
+            _check_shapes(pack.dir / weight_path(name), part)
+    return Blueprint(model, parts, getattr(torch, pack.compute))
 
 
-def memory_bytes(part: torch.nn.Module, bytes_each: int) -> int:
-    return sum(parameter.numel() for parameter in part.parameters()) * bytes_each
+def check_arrived(pack: Pack, blueprint: Blueprint, name: str) -> None:
+    """What `blueprint` could not look at yet."""
+    measure(pack, pack.file(weight_path(name)))
+    _check_shapes(pack.dir / weight_path(name), blueprint.parts[name])
 
 
-def _empty(pack: Pack, name: str) -> torch.nn.Module:
-    config = json.loads((pack.dir / name / "config.json").read_text())
+def _config(pack: Pack, name: str) -> dict[str, Any]:
+    return json.loads((pack.dir / name / "config.json").read_text())
+
+
+def empty_part(name: str, config: dict[str, Any]) -> torch.nn.Module:
     with init_empty_weights():
         if name == "text_encoder":
             return UMT5EncoderModel(UMT5Config.from_dict(config))

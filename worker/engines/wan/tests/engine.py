@@ -23,6 +23,7 @@ from spotreel_wan.current import Current
 from spotreel_wan.device import open_device
 from spotreel_wan.render import Tools
 from spotreel_wan.session import Options, Session
+from spotreel_wan.tuning import Tuning
 from spotreel_wan.video import ffmpeg_path, ffmpeg_version
 
 # Far more than anything here takes: a test that waits so long has failed.
@@ -49,6 +50,7 @@ class Engine:
         *,
         faults: bool = False,
         profile: str | None = None,
+        tuning: Tuning | None = None,
         hook: Callable[[], None] = lambda: None,
         kill_at: Callable[[Message], bool] = lambda _: False,
     ) -> None:
@@ -65,7 +67,8 @@ class Engine:
                 hook()
                 outbox = Outbox(_Killing(theirs, kill_at))
                 tools = Tools(outbox, Current(outbox), FFMPEG, FFMPEG_VERSION, faults)
-                Session(Inbox(theirs.makefile("rb")), tools, open_device("cpu"), Options(packs, False, profile)).run()
+                settings = Options(packs, False, profile, tuning or Tuning())
+                Session(Inbox(theirs.makefile("rb")), tools, open_device("cpu"), settings).run()
             finally:
                 os._exit(99)
         theirs.close()
@@ -136,7 +139,15 @@ class _Killing:
         pass
 
 
-def request(directory: Path, model: str, *, resume: Message | None = None, every: int = 1, **task: Any) -> Message:
+def request(
+    directory: Path,
+    model: str,
+    *,
+    resume: Message | None = None,
+    embeddings: Message | None = None,
+    every: int = 1,
+    **task: Any,
+) -> Message:
     """A small task; `directory` is made."""
     work, out = directory / "work", directory / "out"
     work.mkdir(parents=True, exist_ok=True)
@@ -163,9 +174,15 @@ def request(directory: Path, model: str, *, resume: Message | None = None, every
         "task": usual | task,
         "work_dir": str(work),
         "out_dir": str(out),
-        "resume": None if resume is None else {"path": resume["path"], "sha256": resume["sha256"]},
+        "resume": hashed(resume),
+        "embeddings": hashed(embeddings),
         "checkpoint": {"every_steps": every, "min_interval_s": 0.0},
     }
+
+
+def hashed(file: Message | None) -> Message | None:
+    """As it was said, or as a test says it."""
+    return None if file is None else {"path": file["path"], "sha256": file["sha256"]}
 
 
 def of(kind: str, heard: list[Message]) -> list[Message]:

@@ -3,6 +3,7 @@
 import json
 import pickle
 import runpy
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def load(packs, model="t2v-A14B", **fields):
         answer = engine.load(model, **fields)
         if answer["type"] == "error":
             assert (answer["id"], answer["kind"], answer["restart"]) == (None, "model", False)
-            refused = engine.render(request(packs / "render", model))[-1]
+            with tempfile.TemporaryDirectory() as directory:
+                refused = engine.render(request(Path(directory), model))[-1]
             assert (refused["kind"], refused["code"]) == ("protocol", "not_loaded")
         return answer
 
@@ -30,7 +32,7 @@ def load(packs, model="t2v-A14B", **fields):
 def reseal(pack, **other):
     """Makes the index true again."""
     index = json.loads((pack / "pack.json").read_text())
-    kept = {key: index[key] for key in ("model", "compute", "source", "license", "profiles")}
+    kept = {key: index[key] for key in ("model", "compute", "source", "license", "profiles", "fast") if key in index}
     seal(pack, **(kept | other))
 
 
@@ -134,7 +136,20 @@ def garbage_index(pack):
 
 
 def no_known_profile(pack):
-    damage_index(pack, lambda index: index.update(profiles=[{"name": "gigantic", "from_bytes": 0}]))
+    damage_index(pack, lambda index: index.update(profiles=["gigantic"]))
+
+
+def profiles_of_before(pack):
+    damage_index(pack, lambda index: index.update(profiles=[{"name": "resident", "from_bytes": 0}]))
+
+
+def no_lora(pack):
+    (pack / "lora" / "low.safetensors").unlink()
+    reseal(pack)
+
+
+def a_lora_for_one_expert(pack):
+    damage_index(pack, lambda index: index["fast"]["loras"].pop("transformer_2"))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +175,9 @@ def no_known_profile(pack):
         (no_index, "no_pack"),
         (garbage_index, "bad_index"),
         (no_known_profile, "no_profile"),
+        (profiles_of_before, "bad_index"),
+        (no_lora, "missing_file"),
+        (a_lora_for_one_expert, "bad_index"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -195,9 +213,7 @@ def test_a_directory_becomes_a_pack(one_pack, monkeypatch, capsys):
     index = read_index(pack)
     assert index.sha256 in capsys.readouterr().out
     assert index.source == {"repository": "here", "revision": "1"}
-    assert [name for name, _ in index.profiles] == ["resident", "swap", "swap-float8"]
-    needs = [least for _, least in index.profiles]
-    assert needs == sorted(needs, reverse=True)
+    assert index.profiles == ("resident", "swap", "swap-float8")
     assert load(one_pack)["profile"] == "resident"
     truncated(pack)
     with pytest.raises(SystemExit, match="not_safetensors"):

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline
 from diffusers import WanTransformer3DModel as Transformer
@@ -22,6 +23,7 @@ sys.path.insert(0, str(HERE))
 
 from spotreel_wan.models import MODELS, Model  # noqa: E402
 from spotreel_wan.pack import seal  # noqa: E402
+from spotreel_wan.profile import PROFILES  # noqa: E402
 
 TEXT_WIDTH = 32
 WORDS = ["▁a", "▁the", "▁in", "▁at", "▁of", "ing", "er", "ch", "th", "ou", "ight"]
@@ -92,6 +94,40 @@ def vae(model: Model) -> AutoencoderKLWan:
     )
 
 
+# What lightx2v's files call the layers of a block, and what diffusers calls them.
+LAYERS = {
+    **{f"self_attn.{theirs}": f"attn1.{ours}" for theirs, ours in zip("qkvo", ("to_q", "to_k", "to_v", "to_out.0"))},
+    **{f"cross_attn.{theirs}": f"attn2.{ours}" for theirs, ours in zip("qkvo", ("to_q", "to_k", "to_v", "to_out.0"))},
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
+RANK, ALPHA = 2, 1.0
+MADE_HERE = {"made_by": "worker/engines/wan/tools/make_tiny_packs.py", "seed": 0}
+
+
+def lora(expert: Transformer, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for number, block in enumerate(expert.blocks):
+        for theirs, ours in LAYERS.items():
+            rows, columns = block.get_submodule(ours).weight.shape
+            name = f"diffusion_model.blocks.{number}.{theirs}"
+            found[f"{name}.lora_down.weight"] = torch.randn(RANK, columns, generator=generator).bfloat16()
+            found[f"{name}.lora_up.weight"] = (torch.randn(rows, RANK, generator=generator) / 4).bfloat16()
+            found[f"{name}.alpha"] = torch.tensor(ALPHA)
+    return found
+
+
+def add_loras(parts: dict[str, object], experts: tuple[str, ...], directory: Path) -> dict[str, object]:
+    """What the index says of them."""
+    (directory / "lora").mkdir()
+    loras = {}
+    for seed, (expert, noise) in enumerate(zip(experts, ("high", "low"))):
+        loras[expert] = f"lora/{noise}.safetensors"
+        safetensors.torch.save_file(lora(parts[expert], seed), directory / loras[expert])
+    return {"loras": loras, "source": MADE_HERE, "license": "Apache-2.0"}
+
+
 def make_pack(model: Model, directory: Path) -> None:
     torch.manual_seed(0)
     parts = {
@@ -115,9 +151,10 @@ def make_pack(model: Model, directory: Path) -> None:
         directory,
         model=model.name,
         compute="bfloat16",
-        source={"made_by": "worker/engines/wan/tools/make_tiny_packs.py", "seed": 0},
+        source=MADE_HERE,
         license="Apache-2.0",
-        profiles=[{"name": "resident", "from_bytes": 0}],
+        profiles=list(PROFILES),
+        fast=None if model.boundary is None else add_loras(parts, model.experts, directory),
     )
 
 

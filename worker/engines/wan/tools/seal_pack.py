@@ -15,27 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spotreel_wan import weights  # noqa: E402
 from spotreel_wan.contract import Refusal  # noqa: E402
-from spotreel_wan.models import MODELS, Model  # noqa: E402
+from spotreel_wan.models import MODELS  # noqa: E402
 from spotreel_wan.pack import COMPUTE, check_files, read_index, seal  # noqa: E402
-from spotreel_wan.profile import PROFILES, needed_bytes  # noqa: E402
-
-# The smallest official render has to fit; each task is held against the memory again.
-SMALLEST = {"ti2v-5B": (1280, 704, 121), "t2v-A14B": (832, 480, 81), "i2v-A14B": (832, 480, 81)}
-LARGEST = {"ti2v-5B": (1280, 704, 121), "t2v-A14B": (1280, 720, 81), "i2v-A14B": (1280, 720, 81)}
-BYTES_EACH = {"bfloat16": 2, "float32": 4}
-
-
-def recommend(model: Model, parts: dict[str, int], compute: str) -> list[dict[str, object]]:
-    """Best first: a device gets the first that it has the memory for, so all but the last have to fit every render."""
-    found = []
-    for profile in PROFILES.values():
-        each = BYTES_EACH[compute]
-        experts = {name: count * (1 if profile.storage == "float8" else each) for name, count in parts.items()}
-        lain = experts | {"text_encoder": parts["text_encoder"] * each}
-        last = profile.name == list(PROFILES)[-1]
-        tokens = model.tokens(*(SMALLEST if last else LARGEST)[model.name])
-        found.append({"name": profile.name, "from_bytes": needed_bytes(profile, model, lain, tokens)})
-    return found
+from spotreel_wan.profile import PROFILES  # noqa: E402
 
 
 def main() -> None:
@@ -55,11 +37,10 @@ def main() -> None:
         "license": options.license,
     }
     try:
-        seal(options.directory, **about, profiles=[])
+        seal(options.directory, **about, profiles=list(PROFILES))
         pack = read_index(options.directory)
         check_files(pack, model)
-        parts = {name: weights.memory_bytes(part, 1) for name, part in weights.empty_parts(pack, model).items()}
-        seal(options.directory, **about, profiles=recommend(model, parts, options.compute))
+        weights.blueprint(pack, model)
     except Refusal as refusal:
         (options.directory / "pack.json").unlink(missing_ok=True)
         raise SystemExit(f"{refusal.code}: {refusal.message}") from refusal
