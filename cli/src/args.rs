@@ -2,6 +2,7 @@
 
 mod fleet;
 mod keys;
+mod models;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,10 @@ pub use fleet::{
     RunArgs, StopArgs, TemplateArgs, WhyArgs,
 };
 pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
+pub use models::{
+    BucketArgs, ListModelsArgs, ModelsArgs, ModelsCommand, PackModelArgs, PullModelsArgs,
+    PushModelArgs, VerifyModelArgs,
+};
 
 /// Renders videos from prompts: submit tasks, watch them, fetch the results.
 #[derive(Debug, Parser)]
@@ -74,6 +79,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Keys of the HTTP API: make, list, revoke
     Keys(KeysArgs),
+    /// Model packs: make, send, fetch, check
+    Models(ModelsArgs),
     /// What `dev` starts its programs through: they die with it
     #[command(hide = true)]
     DevChild(DevChildArgs),
@@ -441,6 +448,7 @@ mod tests {
             "stop",
             "drain",
             "keys",
+            "models",
             "help",
         ];
         assert_eq!(listed, wanted);

@@ -7,6 +7,7 @@ mod dev;
 mod fleet;
 mod get;
 mod keys;
+mod models;
 mod orders;
 mod print;
 mod provision;
@@ -93,6 +94,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Stop(args) => orders::stop(&settings, args).await,
         Command::Drain(args) => orders::drain(&settings, args).await,
         Command::Keys(args) => keys::run(&settings, args).await,
+        Command::Models(args) => Box::pin(models::run(&settings, args)).await,
     }
 }
 

@@ -72,15 +72,14 @@ impl PullError {
     /// As of [`PackError`], and `no_room`, `unreachable`, `internal`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Remote(RemoteError::NoPack { .. }) => "no_pack",
-            Self::Remote(RemoteError::Pack(error)) | Self::Pack(error) => error.code(),
+            Self::Remote(error) => error.code(),
+            Self::Pack(error) => error.code(),
             Self::NoRoom { .. } => "no_room",
             Self::Get { source, .. } => match source {
                 GetRangeError::Missing { .. } => "missing_file",
                 GetRangeError::Short { .. } => "truncated",
                 _ => "unreachable",
             },
-            Self::Remote(RemoteError::Get { .. }) => "unreachable",
             Self::Task(_) => "internal",
         }
     }

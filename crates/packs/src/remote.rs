@@ -40,6 +40,15 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// As of [`PackError`], and `unreachable`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoPack { .. } => "no_pack",
+            Self::Pack(error) => error.code(),
+            Self::Get { .. } => "unreachable",
+        }
+    }
+
     /// Whether the same may succeed soon.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Get { source, .. } if source.retryable())

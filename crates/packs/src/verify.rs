@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
@@ -20,27 +19,26 @@ pub(crate) const READ_SIZE: usize = 1 << 20;
 pub fn verify(dir: &Path, read: impl Fn(u64) + Sync) -> Result<Pack, PackError> {
     let pack = Pack::open(dir)?;
     pack.measure()?;
+    let files = &pack.index.files;
     let next = AtomicUsize::new(0);
-    let first_error = Mutex::new(None);
     let work = || {
-        while let Some(file) = pack.index.files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = check(&pack.path(file), file, &read) {
-                next.store(pack.index.files.len(), Ordering::Relaxed);
-                let mut first = first_error.lock().unwrap_or_else(|e| e.into_inner());
-                first.get_or_insert(error);
-            }
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            check(&pack.path(file), file, &read)
+                .inspect_err(|_| next.store(files.len(), Ordering::Relaxed))?;
         }
+        Ok(())
     };
     std::thread::scope(|scope| {
-        for _ in 0..READERS {
-            scope.spawn(work);
-        }
-    });
-    if let Some(error) = first_error.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        return Err(error);
-    }
+        let readers = [(); READERS].map(|()| scope.spawn(work));
+        readers
+            .into_iter()
+            .try_for_each(|reader| match reader.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })?;
     let mut marker = Marker::of(&pack);
-    for file in &pack.index.files {
+    for file in files {
         marker.note(&pack, file)?;
     }
     marker.save(&pack)?;

@@ -181,6 +181,45 @@ async fn small_objects() {
 }
 
 #[tokio::test]
+async fn ranges_are_what_was_asked_for() {
+    let s = scene().await;
+    let body = noise(3_000_000);
+    let put = |body: &[u8]| {
+        let body = Bytes::copy_from_slice(body);
+        s.store.put_bytes("k", body, "a/b", false, none())
+    };
+    put(&body).await.unwrap();
+    for range in [
+        0..1,
+        7..8,
+        0..3_000_000,
+        2_999_999..3_000_000,
+        1_000..2_500_001,
+        5..5,
+    ] {
+        let got = s.store.get_range("k", range.clone()).await.unwrap();
+        let at = |byte| usize::try_from(byte).unwrap();
+        assert!(got == body[at(range.start)..at(range.end)], "{range:?}");
+    }
+    for range in [
+        2_999_999..3_000_001,
+        3_000_000..3_000_001,
+        0..u64::from(u32::MAX),
+    ] {
+        let short = s.store.get_range("k", range.clone()).await;
+        assert!(
+            matches!(short, Err(GetRangeError::Short { .. })),
+            "{range:?}: {short:?}"
+        );
+    }
+    let missing = s.store.get_range("none", 0..1).await;
+    assert!(
+        matches!(missing, Err(GetRangeError::Missing { .. })),
+        "{missing:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_prefix_is_listed_over_pages_and_deleted_in_batches() {
     let s = scene().await;
     for at in 0..1203 {

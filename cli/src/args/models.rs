@@ -1,0 +1,184 @@
+//! Model packs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use spotreel_domain::model::Model;
+use spotreel_packs::{Compute, PREFIX};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hf download Wan-AI/Wan2.2-T2V-A14B-Diffusers --revision <COMMIT> --local-dir t2v
+  spotreel models pack t2v --model t2v-A14B --to packs/t2v-A14B \\
+      --source Wan-AI/Wan2.2-T2V-A14B-Diffusers --revision <COMMIT>
+  spotreel models push packs/t2v-A14B                      into the bucket, for every machine
+  spotreel models pull t2v-A14B --packs /var/lib/spotreel/packs
+  spotreel models list --packs /var/lib/spotreel/packs
+
+A pack is the weights of a model as one directory: safetensors, configurations, tokenizer, and
+pack.json, which names every file with its hash.")]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// The packs in the bucket, in a directory, or in both
+    List(ListModelsArgs),
+    /// Bring packs from the bucket to this disk; goes on where an earlier pull ended
+    Pull(PullModelsArgs),
+    /// Hash a pack's files and compare with pack.json
+    Verify(VerifyModelArgs),
+    /// Make a pack of weights as they are published
+    Pack(Box<PackModelArgs>),
+    /// Send a pack to the bucket, where it becomes the model's current one
+    Push(PushModelArgs),
+}
+
+/// Where the bucket is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
+#[derive(Clone, Debug, Args)]
+pub struct BucketArgs {
+    /// The bucket that holds the packs [env: SPOTREEL_BUCKET]
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
+    /// Where in it
+    #[arg(long, default_value = PREFIX, value_name = "PREFIX", value_parser = prefix)]
+    pub prefix: String,
+    /// Another S3 than Amazon's [env: AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// The bucket's region; us-east-1 where nobody says another [env: AWS_REGION]
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.ends_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err("it ends with a slash".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ListModelsArgs {
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Also say what of them is in this directory of packs
+    #[arg(long, env = "SPOTREEL_PACKS", value_name = "DIR")]
+    pub packs: Option<PathBuf>,
+    /// Print one JSON pack per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel models pull ti2v-5B --packs /var/lib/spotreel/packs
+  spotreel models pull t2v-A14B i2v-A14B --packs packs     what they share is fetched once
+
+A file has its final name only when it is whole and its hash was right. A new version of a pack
+takes the old one's place when it is whole. Two that pull into one directory take turns.")]
+pub struct PullModelsArgs {
+    /// ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(required = true, value_name = "MODEL", value_parser = model)]
+    pub models: Vec<Model>,
+    /// The directory of packs: each is a directory in it, named as its model
+    #[arg(long, env = "SPOTREEL_PACKS", value_name = "DIR")]
+    pub packs: PathBuf,
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Ranges in flight, of 8 MiB each; they are the memory that it takes
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub connections: u16,
+    /// Print one JSON pack per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyModelArgs {
+    /// The pack's own directory
+    pub pack: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel models pack wan --model ti2v-5B --to packs/ti2v-5B \\
+      --source Wan-AI/Wan2.2-TI2V-5B-Diffusers --revision <COMMIT>
+  spotreel models pack t2v --model t2v-A14B --to packs/t2v-A14B --source … --revision … \\
+      --fast-high high_noise_model.safetensors --fast-low low_noise_model.safetensors \\
+      --fast-source lightx2v/Wan2.2-Lightning --fast-license Apache-2.0
+
+FROM is in diffusers' layout and stays as it is. Shards become one file; float32 becomes bfloat16,
+but for the VAE and what diffusers keeps in float32. The same input makes the same pack.")]
+pub struct PackModelArgs {
+    /// What was downloaded
+    pub from: PathBuf,
+    /// ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(long, value_parser = model)]
+    pub model: Model,
+    /// The pack's own directory, usually PACKS/MODEL
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Where the weights are published
+    #[arg(long, value_name = "REPOSITORY")]
+    pub source: String,
+    /// Which commit of it
+    #[arg(long, value_name = "COMMIT")]
+    pub revision: String,
+    /// Of the weights
+    #[arg(long, default_value = "Apache-2.0", value_name = "NAME")]
+    pub license: String,
+    /// The format that text encoder and transformers count in
+    #[arg(long, value_enum, default_value_t = ComputeArg::Bfloat16)]
+    pub compute: ComputeArg,
+    /// A LoRA for quality `fast`: of the high-noise expert, or of the only transformer
+    #[arg(long, value_name = "FILE", requires_all = ["fast_source", "fast_license"])]
+    pub fast_high: Option<PathBuf>,
+    /// The same of the low-noise expert
+    #[arg(long, value_name = "FILE", requires = "fast_high")]
+    pub fast_low: Option<PathBuf>,
+    /// Where the LoRAs are published
+    #[arg(long, value_name = "REPOSITORY", requires = "fast_high")]
+    pub fast_source: Option<String>,
+    /// Of the LoRAs
+    #[arg(long, value_name = "NAME", requires = "fast_high")]
+    pub fast_license: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PushModelArgs {
+    /// The pack's own directory
+    pub pack: PathBuf,
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ComputeArg {
+    Bfloat16,
+    Float32,
+}
+
+impl From<ComputeArg> for Compute {
+    fn from(arg: ComputeArg) -> Self {
+        match arg {
+            ComputeArg::Bfloat16 => Self::Bfloat16,
+            ComputeArg::Float32 => Self::Float32,
+        }
+    }
+}
+
+fn model(text: &str) -> Result<Model, String> {
+    Model::parse(text).ok_or_else(|| "ti2v-5B, t2v-A14B or i2v-A14B".to_owned())
+}

@@ -1,0 +1,191 @@
+//! `spotreel models`: the weights, as packs.
+
+mod bar;
+mod list;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+use spotreel_packs::{FastRecipe, Pack, Progress, PullOptions, Recipe, Remote, make, verify};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use crate::Done;
+use crate::args::{
+    BucketArgs, ModelsArgs, ModelsCommand, PackModelArgs, PullModelsArgs, PushModelArgs,
+    VerifyModelArgs,
+};
+use crate::connection::{Settings, SettingsError};
+use crate::print::{self, bytes, line};
+
+const DEFAULT_REGION: &str = "us-east-1";
+/// Of a pack's hash, where a person reads it.
+const SHORT_HASH: usize = 12;
+
+pub async fn run(settings: &Settings, args: ModelsArgs) -> anyhow::Result<Done> {
+    match args.command {
+        ModelsCommand::List(args) => list::run(settings, args).await,
+        ModelsCommand::Pull(args) => pull(settings, args).await,
+        ModelsCommand::Verify(args) => check(args).await,
+        ModelsCommand::Pack(args) => pack(*args).await,
+        ModelsCommand::Push(args) => push(settings, args).await,
+    }
+}
+
+async fn pull(settings: &Settings, args: PullModelsArgs) -> anyhow::Result<Done> {
+    let remote = remote(settings, &args.store).await?;
+    let options = PullOptions {
+        window: usize::from(args.connections),
+        ..PullOptions::default()
+    };
+    for model in args.models {
+        let (told, progress) = watch::channel(Progress::default());
+        let pulled = remote.pull(model, &args.packs, &options, told);
+        let pulled = bar::beside(&model.to_string(), progress, pulled).await;
+        let pack = pulled.map_err(|error| explain(error.code(), error))?;
+        show(&pack, "here", args.json);
+    }
+    Ok(Done::Well)
+}
+
+async fn check(args: VerifyModelArgs) -> anyhow::Result<Done> {
+    let total = Pack::open(&args.pack).map(|pack| pack.index.bytes());
+    let bar = bar::bytes("hashed", total.unwrap_or(0));
+    let hashed = bar.clone();
+    let verified = spawn_blocking(move || verify(&args.pack, |bytes| hashed.inc(bytes))).await?;
+    bar.finish_and_clear();
+    let pack = verified.map_err(|error| explain(error.code(), error))?;
+    show(&pack, "verified", args.json);
+    Ok(Done::Well)
+}
+
+async fn pack(args: PackModelArgs) -> anyhow::Result<Done> {
+    let source = |repository: String, revision: Option<String>| {
+        let said = [("repository", Some(repository)), ("revision", revision)];
+        let said = said
+            .into_iter()
+            .filter_map(|(key, text)| Some((key.to_owned(), Value::from(text?))));
+        said.collect::<Map<_, _>>()
+    };
+    let recipe = Recipe {
+        model: args.model,
+        compute: args.compute.into(),
+        source: source(args.source, Some(args.revision)),
+        license: args.license,
+        fast: args.fast_high.map(|high| FastRecipe {
+            high,
+            low: args.fast_low,
+            source: source(args.fast_source.unwrap_or_default(), None),
+            license: args.fast_license.unwrap_or_default(),
+        }),
+    };
+    let bar = bar::endless();
+    let read = bar.clone();
+    let made = spawn_blocking(move || make(&args.from, &args.to, &recipe, |bytes| read.inc(bytes)));
+    let made = made.await?;
+    bar.finish_and_clear();
+    show(&made?, "made", args.json);
+    Ok(Done::Well)
+}
+
+async fn push(settings: &Settings, args: PushModelArgs) -> anyhow::Result<Done> {
+    let remote = remote(settings, &args.store).await?;
+    let total = Pack::open(&args.pack).map(|pack| pack.index.bytes());
+    let bar = bar::bytes("sent", total.unwrap_or(0));
+    let pushed = remote.push(&args.pack, |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    let pushed = pushed?;
+    if args.json {
+        let mut told = view(&pushed.pack);
+        told["sent"] = pushed.sent.into();
+        told["sent_bytes"] = pushed.sent_bytes.into();
+        print::json(&told);
+        return Ok(Done::Well);
+    }
+    let sent = match pushed.sent {
+        0 => "every file was there".to_owned(),
+        count => format!("{count} files sent, {}", bytes(pushed.sent_bytes)),
+    };
+    line(&format!("{}: {sent}", about(&pushed.pack)));
+    Ok(Done::Well)
+}
+
+/// Where `args` say, else the local cloud of `--dir`, else AWS by its own settings.
+async fn remote(settings: &Settings, args: &BucketArgs) -> anyhow::Result<Remote> {
+    let bucket = said(settings, args.bucket.as_ref(), "SPOTREEL_BUCKET")?;
+    let bucket = bucket.context("name the bucket: --bucket, or SPOTREEL_BUCKET")?;
+    let endpoint_url = said(settings, args.s3_endpoint.as_ref(), "AWS_ENDPOINT_URL")?;
+    let region = said(settings, args.region.as_ref(), "AWS_REGION")?;
+    let config = StoreConfig {
+        bucket,
+        region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        force_path_style: endpoint_url.is_some(),
+        endpoint_url,
+        public_endpoint_url: None,
+    };
+    let dir = settings.args.dir.as_ref();
+    let store = match dir.filter(|_| args.s3_endpoint.is_none()) {
+        None => Store::connect(&config).await,
+        Some(_) => {
+            let of_dir =
+                |name| Ok::<_, SettingsError>(settings.variable(name)?.unwrap_or_default());
+            let keys = Keys {
+                access_key: of_dir("AWS_ACCESS_KEY_ID")?,
+                secret_key: of_dir("AWS_SECRET_ACCESS_KEY")?,
+            };
+            Store::connect_with_keys(&config, keys).await
+        }
+    };
+    Ok(Remote::new(store, &args.prefix))
+}
+
+fn said(
+    settings: &Settings,
+    flag: Option<&String>,
+    name: &str,
+) -> Result<Option<String>, SettingsError> {
+    match flag {
+        Some(value) => Ok(Some(value.clone())),
+        None => settings.variable(name),
+    }
+}
+
+/// With the code, which is what scripts and logs of an engine say as well.
+fn explain(code: &str, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    match code {
+        "unreachable" => {
+            error.context("check AWS_ENDPOINT_URL, AWS_REGION and the AWS credentials")
+        }
+        _ => error,
+    }
+    .context(code.to_owned())
+}
+
+fn view(pack: &Pack) -> Value {
+    let index = &pack.index;
+    json!({
+        "model": index.model,
+        "pack": pack.sha256,
+        "dir": pack.dir,
+        "files": index.files.len(),
+        "bytes": index.bytes(),
+    })
+}
+
+fn about(pack: &Pack) -> String {
+    let (model, dir) = (pack.index.model, pack.dir.display());
+    format!("{model} {} in {dir}", &pack.sha256[..SHORT_HASH])
+}
+
+fn show(pack: &Pack, what: &str, json: bool) {
+    match json {
+        true => print::json(&view(pack)),
+        false => line(&format!(
+            "{}: {what}, {} files, {}",
+            about(pack),
+            pack.index.files.len(),
+            bytes(pack.index.bytes())
+        )),
+    }
+}

@@ -1,0 +1,248 @@
+//! `spotreel models` as a person types it, against the local cloud's bucket.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(60);
+const BUCKET: &str = "spotreel";
+const MODEL: &str = "t2v-A14B";
+const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
+/// As the command asks for it.
+const RANGE: u64 = 8 << 20;
+
+struct Scene {
+    cloud: LocalCloud,
+    dir: TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let config = Config::for_tests(dir.path().join("cloud"));
+        let cloud = LocalCloud::start(config).await.expect("it starts");
+        let config = StoreConfig {
+            bucket: BUCKET.to_owned(),
+            region: "us-east-1".to_owned(),
+            endpoint_url: Some(cloud.endpoint_url()),
+            force_path_style: true,
+            public_endpoint_url: None,
+        };
+        let keys = Keys {
+            access_key: "local".to_owned(),
+            secret_key: "local-secret".to_owned(),
+        };
+        let store = Store::connect_with_keys(&config, keys).await;
+        let made = store.create_bucket_if_missing().await;
+        made.expect("the bucket can be made");
+        Self { cloud, dir }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
+        command
+            .arg("models")
+            .args(args)
+            .env("AWS_ENDPOINT_URL", self.cloud.endpoint_url())
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
+            .env("SPOTREEL_BUCKET", BUCKET)
+            .env_remove("AWS_REGION")
+            .env_remove("SPOTREEL_PACKS")
+            .env_remove("SPOTREEL_DIR");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("it can be run")
+    }
+
+    fn say(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).expect("it is text")
+    }
+
+    fn refused(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).expect("it is text")
+    }
+
+    fn document(&self, args: &[&str]) -> Value {
+        let text = self.say(&[args, &["--json"]].concat());
+        serde_json::from_str(&text).expect("it is JSON")
+    }
+
+    fn pack(&self, from: &str, to: &str) -> Value {
+        let source = ["--source", "Wan-AI/Wan2.2", "--revision", "5be7df9"];
+        let args = ["pack", from, "--model", MODEL, "--to", to];
+        self.document(&[&args[..], &source].concat())
+    }
+}
+
+fn tiny() -> PathBuf {
+    let packs = "../worker/engines/wan/packs/tiny";
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(packs)
+        .join(MODEL)
+}
+
+/// The tiny model with a larger expert, so that a pull takes a while.
+fn grown(to: &str, bytes: usize) {
+    let copied = Command::new("cp")
+        .args(["-r", &tiny().display().to_string(), to])
+        .status();
+    assert!(copied.expect("cp is there").success());
+    let about = json!({"noise": {"dtype": "U8", "shape": [bytes], "data_offsets": [0, bytes]}});
+    let about = about.to_string();
+    let length = (about.len() as u64).to_le_bytes();
+    let noise: Vec<u8> = (0..bytes / 8)
+        .flat_map(|at| {
+            (at as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes()
+        })
+        .collect();
+    let file = [&length[..], about.as_bytes(), &noise].concat();
+    fs::write(Path::new(to).join(HIGH), file).expect("it can be written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_what_is_published_to_another_machine() {
+    let s = Scene::new().await;
+    let (from, made, packs) = (tiny(), s.path("made"), s.path("packs"));
+    let from = from.to_str().expect("it is text");
+    assert_eq!(s.say(&["list"]), "no packs\n");
+    let error = s.refused(&["pull", MODEL, "--packs", &packs]);
+    assert!(
+        error.contains("no_pack") && error.contains("models push"),
+        "{error}"
+    );
+
+    let pack = s.pack(from, &made);
+    assert_eq!(
+        (&pack["model"], pack["files"].as_u64()),
+        (&json!(MODEL), Some(12))
+    );
+    assert_eq!(s.document(&["verify", &made])["pack"], pack["pack"]);
+    assert_eq!(s.document(&["push", &made])["sent"], 11);
+    assert_eq!(s.document(&["push", &made])["sent"], 0);
+    let told = s.say(&["list", "--packs", &packs]);
+    assert!(told.contains(MODEL) && told.contains(" -\n"), "{told}");
+
+    let pulled = s.document(&["pull", MODEL, "--packs", &packs]);
+    assert_eq!(pulled["pack"], pack["pack"]);
+    let dir = Path::new(&packs).join(MODEL);
+    assert_eq!(pulled["dir"], json!(dir));
+    assert_eq!(s.document(&["list", "--packs", &packs])["here"], "whole");
+    let dir = dir.display().to_string();
+    s.say(&["verify", &dir]);
+
+    let path = Path::new(&dir).join(HIGH);
+    let mut bytes = fs::read(&path).expect("it is there");
+    bytes[3000] ^= 1;
+    fs::write(&path, &bytes).expect("it can be written");
+    assert_eq!(
+        s.document(&["list", "--packs", &packs])["here"],
+        "not_verified"
+    );
+    let error = s.refused(&["verify", &dir]);
+    assert!(error.starts_with("spotreel: sha256_mismatch: "), "{error}");
+    fs::write(&path, &bytes[..3000]).expect("it can be written");
+    assert_eq!(
+        s.document(&["list", "--packs", &packs])["here"],
+        "incomplete"
+    );
+    let error = s.refused(&["push", &dir]);
+    assert!(error.contains("has 3000 bytes of"), "{error}");
+    s.say(&["pull", MODEL, "--packs", &packs]);
+    assert_eq!(s.document(&["list", "--packs", &packs])["here"], "whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_was_killed_is_gone_on_with() {
+    let s = Scene::new().await;
+    let (from, made, packs) = (s.path("from"), s.path("made"), s.path("packs"));
+    grown(&from, 8 * 8 << 20);
+    let pack = s.pack(&from, &made);
+    s.say(&["push", &made]);
+    let slow = Rule {
+        key_prefix: Some("models/blobs/".to_owned()),
+        delay_ms: 100,
+        ..Rule::new("GetObject", Action::Delay)
+    };
+    let slow = Plan {
+        seed: 1,
+        rules: vec![slow],
+    };
+    let asked = || s.cloud.faults().report()[0].matched;
+    let args = ["pull", MODEL, "--packs", &packs, "--connections", "1"];
+
+    s.cloud.faults().set(slow.clone());
+    let mut first = s.command(&args).spawn().expect("it can be run");
+    let part = Path::new(&packs).join(MODEL).join(format!("{HIGH}.part"));
+    let began = Instant::now();
+    while fs::metadata(&part).map_or(0, |part| part.len()) < 3 * RANGE {
+        assert!(began.elapsed() < SOON, "it gets nowhere");
+        assert_eq!(first.try_wait().expect("it is our child"), None);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    first.kill().expect("it is our child"); // SIGKILL
+    first.wait().expect("it is our child");
+    let before = asked();
+    assert!(!Path::new(&packs).join(MODEL).join(HIGH).exists());
+
+    s.cloud.faults().set(slow);
+    let pulled = s.document(&args);
+    assert_eq!(pulled["pack"], pack["pack"]);
+    let files = pack["files"].as_u64().expect("it is a number");
+    // Nine ranges of the large file, one of every other.
+    let whole = files - 1 + 9;
+    assert!(asked() + 3 <= whole, "{} of {whole}", asked());
+    // One range may have been under way, and one in memory.
+    assert!(
+        before + asked() <= whole + 2,
+        "{before} and {} of {whole}",
+        asked()
+    );
+    s.say(&[
+        "verify",
+        &Path::new(&packs).join(MODEL).display().to_string(),
+    ]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_said_before_anything_is_done() {
+    let s = Scene::new().await;
+    let mut command = s.command(&["push", "nowhere"]);
+    let output = command.env_remove("SPOTREEL_BUCKET").output();
+    let error = output.expect("it can be run").stderr;
+    let error = String::from_utf8_lossy(&error);
+    assert!(error.contains("--bucket, or SPOTREEL_BUCKET"), "{error}");
+    let error = s.refused(&["push", "nowhere"]);
+    assert!(
+        error.contains("there is no pack: nowhere/pack.json"),
+        "{error}"
+    );
+    let wrong = s.run(&["pull", "wan", "--packs", "p"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let mut command = s.command(&["pull", MODEL, "--packs", &s.path("packs")]);
+    let output = command
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        .output();
+    let error = output.expect("it can be run").stderr;
+    let error = String::from_utf8_lossy(&error);
+    assert!(error.contains("check AWS_ENDPOINT_URL"), "{error}");
+}
