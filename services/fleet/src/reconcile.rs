@@ -8,19 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
-use spotreel_bus::RecordedBatch;
-use spotreel_bus::log::AppendError;
+use spotreel_bus::log::{AppendError, ReadError};
+use spotreel_bus::{BatchLog, RecordedBatch};
 use spotreel_domain::batch::{Batch, BatchId, Instance, PoolName};
 use spotreel_domain::fleet::observation::Spent;
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
 use spotreel_domain::pool::PoolConfig;
+use spotreel_proto::worker::v1::Presence;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{Called, Replay};
 use crate::cloud::{Cloud, Listed};
-use crate::error::RoundError;
+use crate::error::{ObserveError, RoundError};
 use crate::inbox::Bell;
 use crate::observe::Speed;
 use crate::pace::Pace;
@@ -36,6 +37,12 @@ const BLIND: Duration = Duration::from_secs(2);
 const SPENT_GOOD_FOR: Duration = Duration::from_secs(60);
 /// A call that is under way at a stop is waited for; its answer spares the next fleet a replay.
 const LAST_CALL: Duration = Duration::from_secs(15);
+
+type Read = (
+    Result<Option<RecordedBatch>, ReadError>,
+    Result<Vec<Presence>, ObserveError>,
+    Spent,
+);
 
 pub struct Pool {
     pub fleet: Arc<Fleet>,
@@ -162,20 +169,24 @@ impl Pool {
         };
         // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
         // round: it was heard before it was stored.
-        let (listed, counted) = tokio::join!(self.cloud.list(), count());
-        let (listed, mut counted) = (listed?, Some(counted));
+        let cloud = Arc::clone(&self.cloud);
+        let listed_and_read = async {
+            let listed = cloud.list().await?;
+            Ok::<_, RoundError>((listed, self.read(&log).await))
+        };
+        let (listed, counted) = tokio::join!(listed_and_read, count());
+        let (listed, read) = listed?;
+        let (mut read, mut counted) = (Some(read), Some(counted));
         for _ in 0..CAS_TRIES {
             self.connected()?;
             let (runnable, keep) = match counted.take() {
                 Some(counted) => counted,
                 None => count().await,
             };
-            // One after the other would be slower, and each is only as true as the moment it was read at.
-            let (record, presences, spent) = tokio::join!(
-                log.last(&name),
-                observe::presences(log.client()),
-                self.spent(),
-            );
+            let (record, presences, spent) = match read.take() {
+                Some(read) => read,
+                None => self.read(&log).await,
+            };
             self.fleet.said_record(&record);
             let record = record?;
             self.note(record.as_ref());
@@ -236,6 +247,17 @@ impl Pool {
         }
         metrics::round(self.name.as_str(), "overtaken");
         Ok(SETTLE)
+    }
+
+    /// What a round stands on beside the listing. One after the other would be slower, and each is only as true as the
+    /// moment it was read at.
+    async fn read(&mut self, log: &BatchLog) -> Read {
+        let name = self.name.clone();
+        tokio::join!(
+            log.last(&name),
+            observe::presences(log.client()),
+            self.spent(),
+        )
     }
 
     fn own(&self, listed: &Listed) -> Vec<spotreel_domain::fleet::cloud::Seen> {
@@ -301,7 +323,7 @@ impl Pool {
     fn known_or_said<T>(
         &self,
         what: &str,
-        read: Result<T, crate::error::ObserveError>,
+        read: Result<T, ObserveError>,
     ) -> Option<T> {
         let check = format!("pool {} {what}", self.name);
         let said = read.as_ref().map(drop).map_err(ToString::to_string);

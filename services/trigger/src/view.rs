@@ -46,12 +46,14 @@ pub struct Reader {
 /// What stood on the server at the time of one look.
 pub struct Seen {
     pub at: Timestamp,
-    pub queues: BTreeMap<(Model, Priority), Queue>,
+    pub queues: Queues,
     pub workers: Vec<Presence>,
     pub marks: Marks,
     pub controls: Controls,
     pub newest: BTreeMap<PoolName, RecordedBatch>,
 }
+
+pub type Queues = BTreeMap<(Model, Priority), Queue>;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Queue {
@@ -78,13 +80,8 @@ pub struct ModeMark {
 
 impl Reader {
     pub async fn read(&self, now: Timestamp) -> Result<Seen, LookError> {
-        let (queues, workers, marks, controls, newest) = futures::try_join!(
-            self.queues(),
-            async {
-                kv::presences(&self.client)
-                    .await
-                    .map_err(LookError::Workers)
-            },
+        let (waiting, marks, controls, newest) = futures::try_join!(
+            self.waiting(),
             async { self.marks().await.map_err(LookError::Marks) },
             async {
                 controls::all(&self.client)
@@ -93,19 +90,29 @@ impl Reader {
             },
             self.newest(),
         )?;
-        let mut seen = Seen {
+        let (queues, workers) = waiting;
+        Ok(Seen {
             at: now,
             queues,
             workers,
             marks,
             controls,
             newest,
-        };
-        self.find_oldest(&mut seen).await?;
-        Ok(seen)
+        })
     }
 
-    async fn queues(&self) -> Result<BTreeMap<(Model, Priority), Queue>, LookError> {
+    /// The queues with their oldest entries, which are those that no worker has in hand.
+    async fn waiting(&self) -> Result<(Queues, Vec<Presence>), LookError> {
+        let (mut queues, workers) = futures::try_join!(self.queues(), async {
+            kv::presences(&self.client)
+                .await
+                .map_err(LookError::Workers)
+        })?;
+        self.find_oldest(&mut queues, &workers).await?;
+        Ok((queues, workers))
+    }
+
+    async fn queues(&self) -> Result<Queues, LookError> {
         let models = self.pools.pool.values().flat_map(|pool| &pool.models);
         let queues = models.flat_map(|model| Priority::ALL.map(|priority| (*model, priority)));
         let counts = queues.map(async |(model, priority)| {
@@ -162,9 +169,13 @@ impl Reader {
     }
 
     /// In each queue, the first entry after those that were acked and that no worker says it has in hand.
-    async fn find_oldest(&self, seen: &mut Seen) -> Result<(), LookError> {
-        let in_hand: BTreeSet<&str> = seen.workers.iter().map(|w| w.task.as_str()).collect();
-        let waiting = seen.queues.iter().filter(|(_, queue)| queue.length() > 0);
+    async fn find_oldest(
+        &self,
+        queues: &mut Queues,
+        workers: &[Presence],
+    ) -> Result<(), LookError> {
+        let in_hand: BTreeSet<&str> = workers.iter().map(|w| w.task.as_str()).collect();
+        let waiting = queues.iter().filter(|(_, queue)| queue.length() > 0);
         let found = waiting.map(async |(key, queue)| {
             let oldest = self
                 .oldest
@@ -173,7 +184,7 @@ impl Reader {
         });
         let found = try_join_all(found).await.map_err(LookError::Oldest)?;
         for (key, oldest) in found {
-            if let Some(queue) = seen.queues.get_mut(&key) {
+            if let Some(queue) = queues.get_mut(&key) {
                 queue.oldest = oldest;
             }
         }
