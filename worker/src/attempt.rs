@@ -1,5 +1,6 @@
 //! From a delivered work item to a started task: is it ours to start, and what does it go on from?
 
+use futures::future::OptionFuture;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Delivery, Recorded};
 use spotreel_domain::Task;
@@ -23,8 +24,8 @@ pub struct Begun {
 impl Worker {
     /// Starts the task of a work item, or gives the item its due and returns none.
     pub async fn begin(&self, delivery: &Delivery) -> Option<Begun> {
-        let id = match delivery.recorded() {
-            Ok(recorded) => recorded.task.id,
+        let entry = match delivery.recorded() {
+            Ok(recorded) => recorded.task,
             Err(error) => {
                 tracing::error!(
                     error = chain(&error),
@@ -35,8 +36,13 @@ impl Worker {
                 return None;
             }
         };
+        let id = entry.id.clone();
+        // Delivered again: somebody has begun before, and what is left of that is looked for while the log is read.
+        let mut again = (delivery.delivered > 1).then_some(&entry);
         loop {
-            let last = match self.log.last(&id).await {
+            let looking = OptionFuture::from(again.take().map(|entry| self.left_behind(entry)));
+            let (last, left) = tokio::join!(self.log.last(&id), looking);
+            let last = match last {
                 Ok(Some(last)) => last,
                 Ok(None) => {
                     self.let_go(delivery, None).await;
@@ -59,7 +65,13 @@ impl Worker {
                 }
                 return None;
             }
-            let (checkpoints, finished) = match self.left_behind(&last.task).await {
+            let left = match left {
+                Some(left) if last.task.round == entry.round => left,
+                // A first attempt need not ask: an engine waits for the answer.
+                _ if last.task.attempts_total == 0 => Ok(Default::default()),
+                _ => self.left_behind(&last.task).await,
+            };
+            let (checkpoints, finished) = match left {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
@@ -102,15 +114,12 @@ impl Worker {
         }
     }
 
-    /// What earlier attempts have put in storage. The first need not ask: an engine waits for the answer.
+    /// What earlier attempts have put in storage.
     async fn left_behind(&self, task: &Task) -> anyhow::Result<(Vec<Stored>, Option<Artifact>)> {
-        match task.attempts_total {
-            0 => Ok((Vec::new(), None)),
-            _ => tokio::try_join!(
-                checkpoints::list(&self.store, task),
-                finish::find_artifact(&self.store, task)
-            ),
-        }
+        tokio::try_join!(
+            checkpoints::list(&self.store, task),
+            finish::find_artifact(&self.store, task)
+        )
     }
 
     /// The item came to us although a start of it stands: that worker's lease has ended.

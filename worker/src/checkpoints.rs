@@ -102,7 +102,7 @@ async fn upload_all(
     fence: u64,
     mut receiver: mpsc::UnboundedReceiver<CheckpointInfo>,
 ) -> u32 {
-    let mut done = Vec::new();
+    let mut done: Vec<String> = Vec::new();
     let mut newest = 0;
     while let Some(mut checkpoint) = receiver.recv().await {
         while let Ok(newer) = receiver.try_recv() {
@@ -134,7 +134,9 @@ async fn upload_all(
             }
         }
         while done.len() > KEPT {
-            let _ = store.delete(&done.remove(0)).await;
+            let (store, old) = (store.clone(), done.remove(0));
+            // Nobody who waits for the newest has to wait for this.
+            tokio::spawn(async move { drop(store.delete(&old).await) });
         }
     }
     newest

@@ -56,6 +56,10 @@ const PROVISION_RETRY: Duration = Duration::from_secs(1);
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
 const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
 
+/// How often storage is asked whether it is there: within the time for which connections to it are kept, so that a task is
+/// taken up, and handed back, over one that is open.
+const STORE_CHECK: Duration = Duration::from_secs(15);
+
 /// What every part of a running worker needs.
 pub struct Worker {
     pub name: String,
@@ -117,6 +121,7 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx.tasks
             .spawn(cloud.watch(every, board.clone(), leave.clone(), stopping()));
     }
+    ctx.tasks.spawn(watch_store(worker.store.clone(), ctx.clone()));
     ctx.tasks.spawn(idle::watch_server(
         client.clone(),
         orphan_limit,
@@ -155,6 +160,14 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx_inside.stopping.cancel();
         Ok(())
     });
+}
+
+async fn watch_store(store: Store, ctx: Context) {
+    let mut tick = tokio::time::interval(STORE_CHECK);
+    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        let checked = store.check().await.map_err(|error| checkpoints::chain(&error));
+        ctx.health.set("store", checked);
+    }
 }
 
 async fn obey_signals(

@@ -119,12 +119,18 @@ async fn attempt(
     uploading: &Arc<Semaphore>,
     ctx: &Context,
 ) -> Option<(Model, EngineFailure)> {
-    let Taken { delivery, ack_wait } = taken;
+    let Taken {
+        delivery,
+        ack_wait,
+        others,
+    } = taken;
     // In hand from here on, whatever becomes of it.
     if let Some((id, _)) = names::parse_log_subject(&delivery.subject) {
         worker.presence.render(Some(&id));
     }
-    let begun = worker.begin(&delivery).await?;
+    let begun = worker.begin(&delivery).await;
+    drop(others);
+    let begun = begun?;
     let started = begun.started.clone();
     let task = &started.task;
     tracing::Span::current().record("task", task.id.as_str());
@@ -158,8 +164,8 @@ async fn attempt(
                 worker.finish(&started, lease, &video, &engine).await;
                 let spec = &started.task.spec;
                 worker.measured.uploaded(spec, began.elapsed());
-                remove(&dir).await;
                 worker.presence.upload(None);
+                remove(&dir).await;
                 drop(permit);
             };
             ctx.tasks.spawn(upload.in_current_span());

@@ -7,7 +7,7 @@ use spotreel_bus::{Delivery, Queue};
 use spotreel_domain::{Model, Priority};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::presence::Board;
 
@@ -26,6 +26,8 @@ pub struct Source {
 pub struct Taken {
     pub delivery: Delivery,
     pub ack_wait: Duration,
+    /// Dropped, it ends the pulls at the other queues. The server is asked once for each, so the task is begun first.
+    pub others: Option<DropGuard>,
 }
 
 pub enum Next {
@@ -75,7 +77,9 @@ impl Take {
             let mut away = false;
             for source in &order {
                 match source.queue.pull(Duration::ZERO).await {
-                    Ok(Some(delivery)) => return self.taken(delivery, source, leaving).await,
+                    Ok(Some(delivery)) => {
+                        return self.taken(delivery, source, None, leaving).await;
+                    }
                     Ok(None) => {}
                     Err(error) => {
                         tracing::debug!(%error, consumer = source.queue.name(), "cannot look for work");
@@ -103,8 +107,9 @@ impl Take {
             if rest.is_zero() {
                 return Next::Idle;
             }
-            if let Some((delivery, source)) = self.wait_for_any(wait.min(rest), leaving).await {
-                return self.taken(delivery, &source, leaving).await;
+            let found = self.wait_for_any(wait.min(rest), leaving).await;
+            if let Some((delivery, source, others)) = found {
+                return self.taken(delivery, &source, others, leaving).await;
             }
         }
         Next::Leaving
@@ -115,6 +120,7 @@ impl Take {
         &self,
         delivery: Delivery,
         source: &Source,
+        others: Option<DropGuard>,
         leaving: &CancellationToken,
     ) -> Next {
         if leaving.is_cancelled() {
@@ -124,6 +130,7 @@ impl Take {
         Next::Taken(Box::new(Taken {
             delivery,
             ack_wait: source.queue.ack_wait(),
+            others,
         }))
     }
 
@@ -142,7 +149,7 @@ impl Take {
         &self,
         wait: Duration,
         leaving: &CancellationToken,
-    ) -> Option<(Delivery, Source)> {
+    ) -> Option<(Delivery, Source, Option<DropGuard>)> {
         let enough = leaving.child_token();
         let mut pulls = JoinSet::new();
         for source in self.sources.clone() {
@@ -158,15 +165,14 @@ impl Take {
                 done = pulls.join_next() => match done {
                     None => return first,
                     Some(Ok((Ok(Some(delivery)), source))) => {
-                        enough.cancel();
                         if first.is_some() {
                             let _ = delivery.nak(Duration::ZERO).await;
                         } else if leaving.is_cancelled() {
-                            first = Some((delivery, source));
+                            first = Some((delivery, source, None));
                         } else {
                             // A worker that stays need not wait for them before it begins.
                             tokio::spawn(hand_back(pulls));
-                            return Some((delivery, source));
+                            return Some((delivery, source, Some(enough.drop_guard())));
                         }
                     }
                     Some(_) => {}
