@@ -68,8 +68,10 @@ class Shelf:
         self.clear(None if not self.profile.resident else name)
         part = self._load(name, distilled)
         self._parts[name] = distilled, part
-        if not self.profile.resident and name in self.model.experts[:-1]:
-            read_ahead(self.pack.dir / weight_path(self.model.experts[-1]))
+        following = self.model.experts[-1]
+        # What still arrives is in the kernel's memory anyway.
+        if not self.profile.resident and name in self.model.experts[:-1] and following not in self._arriving:
+            read_ahead(self.pack.dir / weight_path(following))
         return part
 
     def slot(self, name: str, *, distilled: bool = False) -> Slot:
