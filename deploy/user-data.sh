@@ -22,7 +22,8 @@ ROOT="${SPOTREEL_ROOT:-}"
 METADATA="${SPOTREEL_METADATA:-http://169.254.169.254}"
 IMAGE='@@IMAGE@@'
 PARAMETERS='@@PARAMETERS@@'
-MODEL_STORE='@@MODEL_STORE@@'
+MODELS_BUCKET='@@MODELS_BUCKET@@'
+MODELS_IMAGE='@@MODELS_IMAGE@@'
 MODELS="$ROOT/var/lib/spotreel/models"
 VARIABLES="$ROOT/run/spotreel/worker.env"
 
@@ -39,38 +40,66 @@ instance=$(metadata instance-id)
 pool=$(metadata tags/instance/spotreel:pool)
 echo "spotreel: $instance of pool $pool in $AWS_DEFAULT_REGION"
 
-# The image, the models and the parameters come at the same time.
-pull_image() {
-  local registry="${IMAGE%%/*}"
-  case "$registry" in
-    *.dkr.ecr.*) aws ecr get-login-password | docker login --username AWS --password-stdin "$registry" ;;
-  esac
-  docker pull --quiet "$IMAGE"
-}
-
-# On the local disk of the machine where it has one: the network volume reads ten times slower.
-fetch_models() {
-  [ -n "$MODEL_STORE" ] || return 0
-  local disk
+# Models lie on the local disk of the machine where it has one: the network volume reads ten times slower. They belong to
+# user 10001, as whom both images run. Without a bucket the worker's image brings them.
+volume=
+if [ -n "$MODELS_BUCKET" ]; then
+  volume="--volume $MODELS:/models"
   disk=$(lsblk --nodeps --noheadings --output PATH,MODEL | awk '/Instance Storage/ { print $1; exit }')
   if [ -n "$disk" ]; then
     mkfs.ext4 -q -F -E nodiscard "$disk"
     mount -o noatime "$disk" "$MODELS"
   fi
+  chown 10001:10001 "$MODELS"
   chmod 755 "$MODELS"
-  aws s3 sync --only-show-errors "$MODEL_STORE" "$MODELS"
+fi
+
+pull_image() {
+  local registry="${1%%/*}"
+  case "$registry" in
+    *.dkr.ecr.*) aws ecr get-login-password | docker login --username AWS --password-stdin "$registry" ;;
+  esac
+  timeout "$2" docker pull --quiet "$1"
 }
 
-pull_image &
+# The worker's image is gigabytes, this one is here in seconds; first, since docker has few connections. Whatever becomes
+# of it is no matter: the worker fetches what is missing.
+read_ahead() {
+  [ -n "$MODELS_IMAGE" ] || return 0
+  if pull_image "$MODELS_IMAGE" 2m &&
+    docker run --detach --name spotreel-models --network host --env AWS_REGION="$AWS_DEFAULT_REGION" \
+      --volume "$MODELS:/models" "$MODELS_IMAGE" \
+      spotreel models pull @@MODELS@@ --bucket "$MODELS_BUCKET" --packs /models; then
+    echo "spotreel: models are read ahead"
+  else
+    echo "spotreel: no models are read ahead; the worker fetches them"
+  fi
+}
+
+# One at a time pulls into a directory. What is there stays, half a file too.
+end_reading() {
+  [ -n "$MODELS_IMAGE" ] || return 0
+  docker logs --tail 5 spotreel-models || true
+  docker rm --force spotreel-models || true
+}
+
+# The images and the parameters come at the same time.
+{
+  read_ahead
+  pull_image "$IMAGE" 30m
+} &
 image_pulled=$!
-fetch_models &
-models_fetched=$!
 
 # Each parameter is a key of the worker's configuration: .../nats.url, .../nats.password. They go to memory, not to
 # the disk, and never through the log.
 {
   echo 'SPOTREEL_WORKER_IDLE__EXIT_AFTER=@@IDLE@@'
   echo 'SPOTREEL_WORKER_CLOUD__METADATA=on'
+  echo 'SPOTREEL_WORKER_MODELS=@@MODELS_LIST@@'
+  if [ -n "$MODELS_BUCKET" ]; then
+    echo "SPOTREEL_WORKER_PACKS__BUCKET=$MODELS_BUCKET"
+    echo 'SPOTREEL_WORKER_PACKS__DIR=/models'
+  fi
   aws ssm get-parameters-by-path --with-decryption --recursive --path "$PARAMETERS" \
     --query 'Parameters[].[Name,Value]' --output text |
     while IFS=$'\t' read -r name value; do
@@ -99,7 +128,7 @@ StartLimitAction=poweroff
 
 [Service]
 ExecStartPre=-/usr/bin/docker rm --force spotreel-worker
-ExecStart=/usr/bin/docker run --rm --name spotreel-worker --network host @@GPUS@@ --env-file $VARIABLES --volume $MODELS:/models:ro $IMAGE
+ExecStart=/usr/bin/docker run --rm --name spotreel-worker --network host @@GPUS@@ --env-file $VARIABLES $volume $IMAGE
 ExecStopPost=/bin/sh -c 'case "\$\$EXIT_STATUS" in 0|2) systemctl poweroff ;; esac'
 Restart=on-failure
 RestartPreventExitStatus=2
@@ -110,7 +139,7 @@ UNIT
 chmod 644 "$ROOT/etc/systemd/system/spotreel-worker.service"
 
 wait "$image_pulled"
-wait "$models_fetched"
+end_reading
 systemctl daemon-reload
 systemctl start spotreel-worker.service
 echo "spotreel: the worker is started"

@@ -48,7 +48,9 @@ fn render(args: &TemplateArgs) -> anyhow::Result<String> {
         idle: Some(args.idle),
         parameters: args.parameters.clone().unwrap_or_default(),
         image: args.image.clone().unwrap_or_default(),
-        model_store: args.model_store.clone(),
+        models: args.models.clone(),
+        models_bucket: args.models_bucket.clone(),
+        models_image: args.models_image.clone(),
         gpus: !args.no_gpus,
     };
     Ok(data.render()?)

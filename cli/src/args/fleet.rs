@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use spotreel_domain::Model;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -112,7 +113,8 @@ pub struct ReapArgs {
 #[command(after_help = "Examples:
   spotreel fleet template --ami ami-0123456789abcdef0 --instance-profile spotreel-worker \\
       --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker \\
-      --image registry.example/spotreel/worker@sha256:…
+      --image registry.example/spotreel/worker@sha256:… --models t2v-A14B \\
+      --models-bucket wan-packs --models-image registry.example/spotreel@sha256:…
   spotreel fleet template --print --parameters … --image …     only the script
 
 The same content is the same version; other content is a new one. Prints id and version for [template] of
@@ -137,9 +139,21 @@ pub struct TemplateArgs {
     /// Where the worker's parameters lie in the parameter store, such as /spotreel/prod/worker
     #[arg(long, value_name = "PATH")]
     pub parameters: Option<String>,
-    /// Models are read ahead from here, such as s3://bucket/models
-    #[arg(long, value_name = "URL")]
-    pub model_store: Option<String>,
+    /// The models that the worker takes, the first one first; not more than the pool's
+    #[arg(
+        long,
+        value_name = "MODEL,…",
+        value_delimiter = ',',
+        default_values_t = Model::ALL,
+        value_parser = super::models::model
+    )]
+    pub models: Vec<Model>,
+    /// The bucket that `spotreel models push` filled; the worker fetches from there
+    #[arg(long, value_name = "NAME")]
+    pub models_bucket: Option<String>,
+    /// spotreel's own container, by its digest: fetches models while the worker's, which is much bigger, comes
+    #[arg(long, value_name = "NAME@sha256:…", requires = "models_bucket")]
+    pub models_image: Option<String>,
     /// A machine switches itself off after so long, whatever happens; not below patience.life of the pools
     #[arg(long, default_value = "4h", value_parser = humantime::parse_duration)]
     pub max_life: Duration,
@@ -153,7 +167,7 @@ pub struct TemplateArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["image", "parameters", "model_store", "max_life", "idle", "no_gpus"]
+        conflicts_with_all = ["image", "parameters", "models", "models_bucket", "models_image", "max_life", "idle", "no_gpus"]
     )]
     pub user_data: Option<PathBuf>,
     /// Print the script, and make nothing

@@ -179,6 +179,6 @@ impl From<ComputeArg> for Compute {
     }
 }
 
-fn model(text: &str) -> Result<Model, String> {
+pub(super) fn model(text: &str) -> Result<Model, String> {
     Model::parse(text).ok_or_else(|| "ti2v-5B, t2v-A14B or i2v-A14B".to_owned())
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Model;
+
 const TEMPLATE: &str = include_str!("../../../deploy/user-data.sh");
 /// EC2 takes no more, before base64.
 pub const MAX_BYTES: usize = 16 * 1024;
@@ -21,8 +23,12 @@ pub struct UserData {
     pub parameters: String,
     /// By digest: `registry/name@sha256:…`. A tag may be another program tomorrow.
     pub image: String,
-    /// Models are read ahead from here: `s3://bucket/prefix`.
-    pub model_store: Option<String>,
+    /// What the worker takes, and what is read ahead, in this order.
+    pub models: Vec<Model>,
+    /// The bucket that has their packs; none: the worker's image brings them.
+    pub models_bucket: Option<String>,
+    /// A small image with `spotreel`, by digest: reads packs ahead while the worker's image comes.
+    pub models_image: Option<String>,
     /// Hand the machine's GPUs to the worker.
     pub gpus: bool,
 }
@@ -35,8 +41,14 @@ pub enum UserDataError {
     Image(String),
     #[error("parameters {0:?} is no path such as /spotreel/prod/worker")]
     Parameters(String),
-    #[error("model_store {0:?} is no address such as s3://bucket/models")]
-    ModelStore(String),
+    #[error("models is empty: a worker takes at least one")]
+    NoModels,
+    #[error(
+        "models_bucket {0:?} is no bucket's name: it is written without s3:// and without a path"
+    )]
+    ModelsBucket(String),
+    #[error("models_image reads from a bucket: models_bucket is missing")]
+    NothingToRead,
     #[error("the script has {0} bytes, and EC2 takes 16,384")]
     TooLong(usize),
 }
@@ -53,11 +65,8 @@ impl UserData {
         if !self.parameters.starts_with('/') || !is_plain(&self.parameters) {
             return Err(UserDataError::Parameters(self.parameters.clone()));
         }
-        let model_store = self.model_store.clone().unwrap_or_default();
-        let path = model_store.strip_prefix("s3://");
-        if !model_store.is_empty() && !path.is_some_and(|path| !path.is_empty() && is_plain(path)) {
-            return Err(UserDataError::ModelStore(model_store));
-        }
+        self.check_models()?;
+        let names: Vec<_> = self.models.iter().map(|model| model.as_str()).collect();
         let minutes = self.max_life.as_secs().div_ceil(60).to_string();
         let idle = match self.idle {
             Some(idle) => format!("{}s", idle.as_secs()),
@@ -68,11 +77,37 @@ impl UserData {
             .replace("@@IDLE@@", &idle)
             .replace("@@PARAMETERS@@", self.parameters.trim_end_matches('/'))
             .replace("@@IMAGE@@", &self.image)
-            .replace("@@MODEL_STORE@@", &model_store)
+            .replace("@@MODELS_LIST@@", &format!("{names:?}"))
+            .replace("@@MODELS@@", &names.join(" "))
+            .replace(
+                "@@MODELS_BUCKET@@",
+                self.models_bucket.as_deref().unwrap_or_default(),
+            )
+            .replace(
+                "@@MODELS_IMAGE@@",
+                self.models_image.as_deref().unwrap_or_default(),
+            )
             .replace("@@GPUS@@", if self.gpus { "--gpus all" } else { "" });
         match script.len() {
             bytes if bytes > MAX_BYTES => Err(UserDataError::TooLong(bytes)),
             _ => Ok(script),
+        }
+    }
+
+    fn check_models(&self) -> Result<(), UserDataError> {
+        if self.models.is_empty() {
+            return Err(UserDataError::NoModels);
+        }
+        let named = |bucket: &str| !bucket.is_empty() && !bucket.contains([':', '/']);
+        match (&self.models_bucket, &self.models_image) {
+            (Some(bucket), _) if !named(bucket) || !is_plain(bucket) => {
+                Err(UserDataError::ModelsBucket(bucket.clone()))
+            }
+            (None, Some(_)) => Err(UserDataError::NothingToRead),
+            (Some(_), Some(image)) if !is_by_digest(image) => {
+                Err(UserDataError::Image(image.clone()))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -104,7 +139,12 @@ mod tests {
                 "registry.example/spotreel/worker@sha256:{}",
                 "a1".repeat(32)
             ),
-            model_store: Some("s3://models/wan".into()),
+            models: vec![Model::Ti2v5b, Model::T2vA14b],
+            models_bucket: Some("wan-packs".into()),
+            models_image: Some(format!(
+                "registry.example/spotreel@sha256:{}",
+                "b2".repeat(32)
+            )),
             gpus: true,
         }
     }
@@ -116,6 +156,8 @@ mod tests {
         assert!(!script.contains("@@"), "a mark is left");
         assert!(script.contains("shutdown -P +240"));
         assert!(script.contains("PARAMETERS='/spotreel/prod/worker'"));
+        assert!(script.contains("spotreel models pull ti2v-5B t2v-A14B --bucket"));
+        assert!(script.contains(r#"'SPOTREEL_WORKER_MODELS=["ti2v-5B", "t2v-A14B"]'"#));
         assert!(script.len() < MAX_BYTES / 2, "{} bytes", script.len());
     }
 
@@ -139,8 +181,20 @@ mod tests {
         )));
         let parameters = refused(|d| d.parameters = "/spotreel/$(id)".into());
         assert!(matches!(parameters, UserDataError::Parameters(_)));
-        let store = refused(|d| d.model_store = Some("https://models".into()));
-        assert!(matches!(store, UserDataError::ModelStore(_)));
+        for bucket in ["", "s3://models", "models/wan", "$(id)"] {
+            let mut data = data();
+            data.models_bucket = Some(bucket.into());
+            assert_eq!(
+                data.render(),
+                Err(UserDataError::ModelsBucket(bucket.into()))
+            );
+        }
+        assert!(image(refused(
+            |d| d.models_image = Some("registry.example/spotreel:1".into())
+        )));
+        let nowhere = refused(|d| d.models_bucket = None);
+        assert_eq!(nowhere, UserDataError::NothingToRead);
+        assert_eq!(refused(|d| d.models.clear()), UserDataError::NoModels);
         for life in [Duration::ZERO, Duration::from_secs(30 * 24 * 3600)] {
             let mut data = data();
             data.max_life = life;

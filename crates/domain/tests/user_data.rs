@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
+use spotreel_domain::Model;
 use spotreel_domain::user_data::UserData;
 
 const SECRET: &str = "hush-hush-42";
@@ -29,7 +30,7 @@ const COMMANDS: [&str; 9] = [
 const STAND_IN: &str = r#"#!/bin/bash
 name=${0##*/}
 echo "$name $*" >>"$CALLS"
-[ "$name $1" = "$FAILING" ] && exit 1
+[ -n "$FAILING" ] && [[ "$name $*" == "$FAILING"* ]] && exit 1
 case "$name $*" in
   "aws ssm get-parameters-by-path"*)
     printf '/spotreel/test/worker/nats.url\ttls://nats.example:4222\n'
@@ -40,6 +41,11 @@ case "$name $*" in
 esac
 exit 0
 "#;
+
+const PULL_WORKER: &str = "docker pull --quiet 1.dkr.ecr.us-east-2.amazonaws.com/worker@";
+const PULL_READER: &str = "docker pull --quiet 1.dkr.ecr.us-east-2.amazonaws.com/spotreel@";
+const READ: &str = "docker run --detach --name spotreel-models";
+const END_READING: &str = "docker rm --force spotreel-models";
 
 struct Machine {
     root: PathBuf,
@@ -72,7 +78,12 @@ impl Machine {
                 "1.dkr.ecr.us-east-2.amazonaws.com/worker@sha256:{}",
                 "ab".repeat(32)
             ),
-            model_store: Some("s3://models/wan".into()),
+            models: vec![Model::Ti2v5b],
+            models_bucket: Some("wan-packs".into()),
+            models_image: Some(format!(
+                "1.dkr.ecr.us-east-2.amazonaws.com/spotreel@sha256:{}",
+                "cd".repeat(32)
+            )),
             gpus: true,
         };
         let script = self.root.join("user-data.sh");
@@ -165,15 +176,9 @@ fn the_timers_come_first_and_the_worker_last() {
     assert_eq!(calls[0], "shutdown -P +240");
     assert!(calls[1].starts_with("systemd-run --unit=spotreel-max-life --on-active=240min"));
     let start = place(&calls, "systemctl start spotreel-worker");
-    for before in [
-        "docker pull",
-        "aws s3 sync",
-        "aws ssm",
-        "systemctl daemon-reload",
-    ] {
+    for before in [PULL_WORKER, "aws ssm", "systemctl daemon-reload"] {
         assert!(place(&calls, before) < start, "{before}");
     }
-    assert!(place(&calls, "mount -o noatime /dev/nvme1n1") < place(&calls, "aws s3 sync"));
     assert!(
         !calls
             .iter()
@@ -203,8 +208,7 @@ fn the_timers_come_first_and_the_worker_last() {
 #[test]
 fn a_step_that_fails_ends_the_machine() {
     for (name, variables) in [
-        ("image", ("FAILING", "docker pull")),
-        ("models", ("FAILING", "aws s3")),
+        ("image", ("FAILING", PULL_WORKER)),
         ("parameters", ("FAILING", "aws ssm")),
         ("disk", ("FAILING", "mkfs.ext4 -q")),
         ("unit", ("FAILING", "systemctl daemon-reload")),
@@ -221,6 +225,64 @@ fn a_step_that_fails_ends_the_machine() {
         );
         let started = calls.iter().any(|call| call.starts_with("systemctl start"));
         assert!(!started, "{name}");
+    }
+}
+
+#[test]
+fn models_are_read_ahead_until_the_worker_starts() {
+    let machine = Machine::new("models");
+    assert!(machine.boot(&[]).status.success());
+    let calls = machine.calls();
+    let order = [
+        "mount -o noatime /dev/nvme1n1",
+        "chown 10001:10001",
+        PULL_READER,
+        READ,
+        PULL_WORKER,
+        END_READING,
+        "systemctl start spotreel-worker",
+    ];
+    let places: Vec<_> = order.iter().map(|call| place(&calls, call)).collect();
+    assert!(places.is_sorted(), "{calls:#?}");
+    let read = &calls[place(&calls, READ)];
+    assert!(
+        read.ends_with("spotreel models pull ti2v-5B --bucket wan-packs --packs /models"),
+        "{read}"
+    );
+    assert!(read.contains("--env AWS_REGION=us-east-2"), "{read}");
+    let variables = fs::read_to_string(machine.root.join("run/spotreel/worker.env")).unwrap();
+    for line in [
+        r#"SPOTREEL_WORKER_MODELS=["ti2v-5B"]"#,
+        "SPOTREEL_WORKER_PACKS__BUCKET=wan-packs",
+        "SPOTREEL_WORKER_PACKS__DIR=/models",
+    ] {
+        assert!(variables.lines().any(|found| found == line), "{variables}");
+    }
+    // Both write to the same directory, so that the worker goes on where the reader stopped.
+    let volume = format!(
+        "{}:/models ",
+        machine.root.join("var/lib/spotreel/models").display()
+    );
+    let unit = machine
+        .root
+        .join("etc/systemd/system/spotreel-worker.service");
+    assert!(fs::read_to_string(unit).unwrap().contains(&volume));
+    assert!(read.contains(&volume), "{read}");
+}
+
+#[test]
+fn without_the_reader_the_worker_starts_all_the_same() {
+    for failing in [PULL_READER, READ, END_READING, "docker logs"] {
+        let machine = Machine::new("reader");
+        let output = machine.boot(&[("FAILING", failing)]);
+        assert!(output.status.success(), "{failing}: {output:?}");
+        let calls = machine.calls();
+        let start = place(&calls, "systemctl start spotreel-worker");
+        assert!(place(&calls, PULL_WORKER) < start, "{failing}");
+        assert!(
+            !calls.contains(&"systemctl poweroff".to_owned()),
+            "{failing}"
+        );
     }
 }
 
