@@ -204,23 +204,6 @@ def test_where_packs_lie_may_come_with_the_order_to_load(packs, tmp_path):
     assert load(tmp_path, pack_dir=str(packs["bfloat16"]))["type"] == "ready"
 
 
-def test_a_directory_becomes_a_pack(one_pack, monkeypatch, capsys):
-    pack = one_pack / "t2v-A14B"
-    (pack / "pack.json").unlink()
-    script = str(Path(__file__).parent.parent / "tools" / "seal_pack.py")
-    monkeypatch.setattr("sys.argv", [script, str(pack), "--model=t2v-A14B", "--source=here", "--revision=1"])
-    runpy.run_path(script, run_name="__main__")
-    index = read_index(pack)
-    assert index.sha256 in capsys.readouterr().out
-    assert index.source == {"repository": "here", "revision": "1"}
-    assert index.profiles == ("resident", "swap", "swap-float8")
-    assert load(one_pack)["profile"] == "resident"
-    truncated(pack)
-    with pytest.raises(SystemExit, match="not_safetensors"):
-        runpy.run_path(script, run_name="__main__")
-    assert not (pack / "pack.json").exists()
-
-
 def test_the_tiny_packs_are_what_their_script_makes(packs, tmp_path):
     script = runpy.run_path(str(Path(__file__).parent.parent / "tools" / "make_tiny_packs.py"))
     for name, model in MODELS.items():
