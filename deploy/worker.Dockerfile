@@ -33,12 +33,13 @@ FROM base AS libraries
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils python3-pip python3-venv
 COPY worker/engines/wan/requirements/cuda.txt /build/
 ARG COMPILE
-RUN --mount=type=bind,source=deploy/worker,target=/deploy \
+RUN --mount=type=bind,source=deploy/worker/slim.sh,target=/slim.sh \
+    --mount=type=bind,source=deploy/worker/layers.sh,target=/layers.sh \
     python3 -m venv --without-pip /opt/wan \
  && pip --python /opt/wan/bin/python install --quiet --no-cache-dir --no-compile --no-deps --only-binary :all: \
       --require-hashes -r /build/cuda.txt \
- && /deploy/slim.sh /opt/wan \
- && /deploy/layers.sh /opt/wan /layers
+ && /slim.sh /opt/wan \
+ && /layers.sh /opt/wan /layers
 
 FROM runtime-${COMPILE} AS environment
 COPY --link --from=libraries /layers/cudnn /
