@@ -1,6 +1,7 @@
 """Switches for speed: in one class the bytes are equal, resumed or not; in another they may differ, and it is said."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -184,3 +185,18 @@ def test_the_second_expert_is_read_ahead_where_it_has_to_be_loaded(packs, tmp_pa
     render(packs["bfloat16"], request(tmp_path, MODEL), profile=profile, hook=hook)
     second = packs["bfloat16"] / MODEL / "transformer_2" / "diffusion_pytorch_model.safetensors"
     assert noted.read_text().splitlines() == [str(second)] * times
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_blocks_resume_as_exactly(packs, tmp_path):
+    def hook():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "inductor")
+
+    how = {"tuning": Tuning(compile=True), "hook": hook}
+    whole = render(packs["bfloat16"], request(tmp_path / "whole", MODEL), **how)
+    assert whole[-1]["type"] == "finished", whole[-1]
+    assert whole[-1]["meta"]["class"]["compile"] == "on"
+    asked = request(tmp_path / "again", MODEL, resume=of("checkpoint", whole)[2])
+    again = render(packs["bfloat16"], asked, **how)
+    assert of("accepted", again)[0]["resume"] == "exact"
+    assert again[-1]["sha256"] == whole[-1]["sha256"]
