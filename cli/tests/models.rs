@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
 use spotreel_s3::{Keys, Store, StoreConfig};
@@ -221,6 +223,41 @@ async fn a_pull_that_was_killed_is_gone_on_with() {
         "verify",
         &Path::new(&packs).join(MODEL).display().to_string(),
     ]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_ends_when_it_is_told_to() {
+    let s = Scene::new().await;
+    let (made, packs) = (s.path("made"), s.path("packs"));
+    s.pack(tiny().to_str().expect("it is text"), &made);
+    s.say(&["push", &made]);
+    let stuck = Rule {
+        key_prefix: Some("models/blobs/".to_owned()),
+        delay_ms: 600_000,
+        ..Rule::new("GetObject", Action::Delay)
+    };
+    s.cloud.faults().set(Plan {
+        seed: 1,
+        rules: vec![stuck],
+    });
+    let mut command = s.command(&["pull", MODEL, "--packs", &packs]);
+    let pulling = command.stderr(Stdio::piped()).spawn();
+    let mut pulling = pulling.expect("it can be run");
+    let began = Instant::now();
+    while s.cloud.faults().report()[0].matched == 0 {
+        assert!(began.elapsed() < SOON, "it asks for nothing");
+        assert_eq!(pulling.try_wait().expect("it is our child"), None);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pid = Pid::from_raw(i32::try_from(pulling.id()).expect("ids are small"));
+    kill(pid, Signal::SIGTERM).expect("it is our child");
+    let output = pulling.wait_with_output().expect("it is our child");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        errors.contains("the next pull goes on from here"),
+        "{errors}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

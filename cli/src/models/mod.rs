@@ -3,10 +3,11 @@
 mod bar;
 mod list;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 use spotreel_packs::{FastRecipe, Pack, Progress, PullOptions, Recipe, Remote, make, verify};
 use spotreel_s3::{Keys, Store, StoreConfig};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -41,11 +42,27 @@ async fn pull(settings: &Settings, args: PullModelsArgs) -> anyhow::Result<Done>
     for model in args.models {
         let (told, progress) = watch::channel(Progress::default());
         let pulled = remote.pull(model, &args.packs, &options, told);
-        let pulled = bar::beside(&model.to_string(), progress, pulled).await;
+        let name = model.to_string();
+        let pulled = tokio::select! {
+            pulled = bar::beside(&name, progress, pulled) => pulled,
+            () = told_to_end() => bail!("{model}: ended by a signal; the next pull goes on from here"),
+        };
         let pack = pulled.map_err(|error| explain(error.code(), error))?;
         show(&pack, "here", args.json);
     }
     Ok(Done::Well)
+}
+
+/// The first process of a container dies of no signal that it does not ask for.
+async fn told_to_end() {
+    let heard = async |kind| match signal(kind) {
+        Ok(mut signal) => signal.recv().await,
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        _ = heard(SignalKind::interrupt()) => {}
+        _ = heard(SignalKind::terminate()) => {}
+    }
 }
 
 async fn check(args: VerifyModelArgs) -> anyhow::Result<Done> {

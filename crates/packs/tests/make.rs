@@ -243,6 +243,7 @@ fn what_is_published_in_the_repository_can_be_packed() {
     for model in Model::ALL {
         let to = dir.path().join(model.as_str());
         let from = tiny.join(model.as_str());
+        Pack::open(&from).unwrap().measure().unwrap();
         let made = make(&from, &to, &recipe(model), |_| ()).unwrap();
         for component in ["text_encoder/model", "vae/diffusion_pytorch_model"] {
             let path = format!("{component}.safetensors");

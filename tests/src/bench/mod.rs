@@ -15,6 +15,7 @@ mod intake;
 mod latency;
 mod night;
 mod notice;
+mod packs;
 mod path;
 mod queue;
 mod reads;
@@ -44,8 +45,9 @@ pub struct Options {
     pub only: Vec<String>,
 }
 
-pub const PARTS: [&str; 10] = [
-    "batches", "notice", "decide", "intake", "queue", "reads", "restart", "render", "rest", "night",
+pub const PARTS: [&str; 11] = [
+    "batches", "notice", "decide", "intake", "queue", "reads", "restart", "render", "packs",
+    "rest", "night",
 ];
 /// Parts over a log of a million tasks, which is filled once for all of them.
 const OVER_MANY: [&str; 3] = ["queue", "reads", "restart"];
@@ -87,6 +89,10 @@ pub async fn run(options: &Options) -> Vec<Figure> {
     if wants("render") {
         eprintln!("bench: renders");
         figures.extend(Box::pin(render::run()).await);
+    }
+    if wants("packs") {
+        eprintln!("bench: a pack from the bucket");
+        figures.extend(Box::pin(packs::run()).await);
     }
     if wants("rest") {
         eprintln!("bench: nothing to do");
