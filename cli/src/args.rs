@@ -47,6 +47,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Make the streams, consumers and the bucket that are missing
     Provision(ProvisionArgs),
+    /// What tasks would take and cost, before any is submitted
+    Quote(QuoteArgs),
     /// Submit one task, or a file of them
     Submit(Box<SubmitArgs>),
     /// Follow tasks as they are rendered
@@ -225,6 +227,34 @@ fn replicas(text: &str) -> Result<usize, String> {
         "5" => Ok(5),
         _ => Err("1, 3 or 5: an even number of copies survives no more than one less".to_owned()),
     }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel quote --tasks 100
+  spotreel quote --model t2v-A14B --size 1280x720 --quality fast --json")]
+pub struct QuoteArgs {
+    /// ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(long, default_value = "ti2v-5B")]
+    pub model: String,
+    /// WIDTHxHEIGHT, such as 1280x704
+    #[arg(long)]
+    pub size: Option<String>,
+    /// 4n+1 frames, such as 121
+    #[arg(long)]
+    pub frames: Option<u32>,
+    /// 4 steps of a distilled model, Wan2.2's own, or the most steps
+    #[arg(long, value_enum, conflicts_with = "steps")]
+    pub quality: Option<QualityArg>,
+    /// Denoising steps
+    #[arg(long)]
+    pub steps: Option<u32>,
+    /// So many videos
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub tasks: u64,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -432,6 +462,7 @@ mod tests {
         let wanted = [
             "dev",
             "provision",
+            "quote",
             "submit",
             "watch",
             "list",

@@ -70,7 +70,7 @@ pub enum CallError {
 /// Who answers on it.
 fn program_of(verb: &str) -> &'static str {
     match verb {
-        names::WHY | names::LIST_BATCHES => "spotreel-trigger",
+        names::WHY | names::QUOTE | names::LIST_BATCHES => "spotreel-trigger",
         names::OPS_RUN | names::OPS_HOLD | names::OPS_RESUME => "spotreel-trigger",
         names::FLEET | names::OPS_STOP | names::OPS_DRAIN => "spotreel-fleet",
         _ => "spotreel-intake",

@@ -11,6 +11,7 @@ mod models;
 mod orders;
 mod print;
 mod provision;
+mod quote;
 mod reap;
 mod submit;
 mod tasks;
@@ -81,6 +82,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Get(args) => get::run(&settings, args).await,
         Command::Cancel(args) => tasks::cancel(&settings, args).await,
         Command::Retry(args) => tasks::retry(&settings, args).await,
+        Command::Quote(args) => quote::run(&settings, args).await,
         Command::Why(args) => why::run(&settings, args).await,
         Command::Batches(args) => Box::pin(batches::run(&settings, args)).await,
         Command::Fleet(args) => match args.command {

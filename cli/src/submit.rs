@@ -165,11 +165,7 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         negative_prompt: args.negative_prompt.clone(),
         size: args.size.clone(),
         frames: args.frames,
-        quality: args.quality.map(|quality| match quality {
-            QualityArg::Fast => Quality::Fast,
-            QualityArg::Standard => Quality::Standard,
-            QualityArg::Best => Quality::Best,
-        }),
+        quality: args.quality.map(quality),
         steps: args.steps,
         guidance: args.guidance,
         guidance_high_noise: args.guidance_high_noise,
@@ -183,6 +179,14 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         expires_at,
         labels: args.labels.iter().cloned().collect(),
     })
+}
+
+pub fn quality(tier: QualityArg) -> Quality {
+    match tier {
+        QualityArg::Fast => Quality::Fast,
+        QualityArg::Standard => Quality::Standard,
+        QualityArg::Best => Quality::Best,
+    }
 }
 
 /// A file that is there is sent along; whatever else begins with `images/` is a key.

@@ -121,7 +121,8 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx.tasks
             .spawn(cloud.watch(every, board.clone(), leave.clone(), stopping()));
     }
-    ctx.tasks.spawn(watch_store(worker.store.clone(), ctx.clone()));
+    ctx.tasks
+        .spawn(watch_store(worker.store.clone(), ctx.clone()));
     ctx.tasks.spawn(idle::watch_server(
         client.clone(),
         orphan_limit,
@@ -164,8 +165,16 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
 
 async fn watch_store(store: Store, ctx: Context) {
     let mut tick = tokio::time::interval(STORE_CHECK);
-    while ctx.stopping.run_until_cancelled(tick.tick()).await.is_some() {
-        let checked = store.check().await.map_err(|error| checkpoints::chain(&error));
+    while ctx
+        .stopping
+        .run_until_cancelled(tick.tick())
+        .await
+        .is_some()
+    {
+        let checked = store
+            .check()
+            .await
+            .map_err(|error| checkpoints::chain(&error));
         ctx.health.set("store", checked);
     }
 }

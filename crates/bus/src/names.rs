@@ -19,8 +19,9 @@ pub const GET: &str = "spotreel.get";
 pub const LIST: &str = "spotreel.list";
 pub const CANCEL: &str = "spotreel.cancel";
 pub const RETRY: &str = "spotreel.retry";
-/// Which rule runs the queue and when; the batches; the machines: for every client.
+/// Which rule runs the queue and when; what tasks would cost; the batches; the machines: for every client.
 pub const WHY: &str = "spotreel.why";
+pub const QUOTE: &str = "spotreel.quote";
 pub const LIST_BATCHES: &str = "spotreel.batches";
 pub const FLEET: &str = "spotreel.fleet";
 /// Orders, for operators only.
@@ -32,13 +33,14 @@ pub const OPS_DRAIN: &str = "spotreel.ops.drain";
 pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
 pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
 pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
-pub const VERBS: [&str; 16] = [
+pub const VERBS: [&str; 17] = [
     SUBMIT,
     GET,
     LIST,
     CANCEL,
     RETRY,
     WHY,
+    QUOTE,
     LIST_BATCHES,
     FLEET,
     OPS_RUN,
@@ -131,6 +133,13 @@ pub fn batch_event_of(id: &BatchId, event: &str) -> String {
 
 pub fn batch_events_of(id: &BatchId) -> String {
     format!("spotreel.batch.{id}.>")
+}
+
+pub const PACE_MARK: &str = "pace.";
+
+/// What a pool's finished tasks have said of the cost model, in the bucket of marks: fleet writes it at the end of a batch.
+pub fn pace_mark(pool: &PoolName) -> String {
+    format!("{PACE_MARK}{pool}")
 }
 
 /// Where the lease of a service's leader stands, in the bucket of marks.

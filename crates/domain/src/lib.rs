@@ -14,6 +14,7 @@ pub mod money;
 pub mod ops;
 pub mod pool;
 pub mod quality;
+pub mod quote;
 pub mod render_time;
 pub mod request;
 pub mod task;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use spotreel_bus::{BatchLog, Recorded};
+use async_nats::Client;
+use spotreel_bus::{BatchLog, Recorded, kv, names};
 use spotreel_domain::Model;
-use spotreel_domain::batch::{Batch, BatchId};
+use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::render_time::{Corrections, Gpu, Run};
 
@@ -17,8 +18,10 @@ const KEPT_RUNS: usize = 200;
 pub struct Pace {
     /// By the batches before this one, which do not change while it lasts.
     measured: Option<(BatchId, Option<f64>)>,
-    /// Gone with this process: until there are new ones, the batch log or the bare cost model must do.
+    /// Of this process's life; what they and those before them have said is kept by the server.
     runs: VecDeque<Run>,
+    /// As it was found there.
+    found: Option<Corrections>,
     learnt_from: Option<BatchId>,
 }
 
@@ -42,11 +45,43 @@ impl Pace {
     }
 
     pub fn modelled(&self, config: &PoolConfig, tasks: &BTreeMap<Model, u64>) -> Option<f64> {
-        config.seconds_by_model(tasks, &Corrections::learn(&self.runs))
+        config.seconds_by_model(tasks, &self.learnt())
     }
 
-    /// From the tasks that a batch has ended, once.
-    pub fn learn(&mut self, batch: &Batch, ended: &[Recorded]) {
+    fn learnt(&self) -> Corrections {
+        let learnt = Corrections::learn(&self.runs);
+        match &self.found {
+            Some(found) => learnt.over(found),
+            None => learnt,
+        }
+    }
+
+    /// What an earlier fleet has learnt, as soon as that can be read.
+    pub async fn recall(&mut self, client: &Client, pool: &PoolName) {
+        if self.found.is_none() {
+            match kv::pace(client, pool).await {
+                Ok(found) => self.found = Some(found),
+                Err(error) => tracing::debug!(%error, %pool, "what was learnt cannot be read"),
+            }
+        }
+    }
+
+    /// Writes down what there is to be learnt from the tasks that a batch has ended, once.
+    pub async fn learn(&mut self, client: &Client, batch: &Batch, ended: &[Recorded]) {
+        let pool = &batch.id.pool;
+        self.recall(client, pool).await;
+        let before = self.learnt();
+        self.add(batch, ended);
+        let learnt = self.learnt();
+        if learnt != before {
+            let said = serde_json::json!(learnt);
+            if let Err(error) = kv::put_mark(client, &names::pace_mark(pool), &said).await {
+                tracing::warn!(%error, %pool, "what was learnt of the cost model is not kept");
+            }
+        }
+    }
+
+    fn add(&mut self, batch: &Batch, ended: &[Recorded]) {
         if self.learnt_from.as_ref() == Some(&batch.id) {
             return;
         }

@@ -198,6 +198,7 @@ impl Pool {
                     number: last + 1,
                 };
                 self.pace.measured(&log, &next).await;
+                self.pace.recall(log.client(), &self.name).await;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
             };
@@ -320,11 +321,7 @@ impl Pool {
         }
     }
 
-    fn known_or_said<T>(
-        &self,
-        what: &str,
-        read: Result<T, ObserveError>,
-    ) -> Option<T> {
+    fn known_or_said<T>(&self, what: &str, read: Result<T, ObserveError>) -> Option<T> {
         let check = format!("pool {} {what}", self.name);
         let said = read.as_ref().map(drop).map_err(ToString::to_string);
         self.fleet.conditions.set(&check, said);
@@ -338,7 +335,8 @@ impl Pool {
         }
         match observe::ended_on(self.fleet.batches.client(), batch).await {
             Ok(ended) => {
-                self.pace.learn(batch, &ended);
+                let client = self.fleet.batches.client();
+                self.pace.learn(client, batch, &ended).await;
                 Some(ended.len() as u64)
             }
             Err(error) => {

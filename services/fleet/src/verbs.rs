@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
-use spotreel_bus::names;
+use spotreel_bus::{kv, names};
 use spotreel_domain::api::{ApiError, ErrorReply};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
 use spotreel_domain::fleet::DrainAnswer;
 use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
 use spotreel_domain::pool::Cloud;
-use spotreel_domain::render_time::Corrections;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::act::tell_to_drain;
@@ -136,8 +135,10 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         let record = last(fleet, name).await?;
         let runnable = observe::runnable(fleet.batches.client(), &config.models).await;
         let measured = observe::measured(&fleet.batches, name).await.ok().flatten();
+        let learnt = kv::pace(fleet.batches.client(), name).await;
+        let learnt = learnt.unwrap_or_default();
         let left = runnable.ok().map(|tasks| {
-            let modelled = config.seconds_by_model(&tasks, &Corrections::default());
+            let modelled = config.seconds_by_model(&tasks, &learnt);
             let pace = config.rules.sizing.pace(measured, modelled);
             (tasks.into_values().sum::<u64>(), pace.seconds)
         });

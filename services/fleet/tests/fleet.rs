@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotreel_bootstrap::Context;
-use spotreel_domain::Usd;
+use spotreel_bus::kv;
 use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Receipt, Status};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::fleet::view::FleetView;
+use spotreel_domain::render_time::Gpu;
+use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;
 use spotreel_proto::worker::v1::State;
 use stage::{Stage, until};
@@ -67,6 +69,10 @@ async fn a_batch_comes_works_and_leaves_nothing() {
         .await;
     assert_eq!(batch.tasks_done, 3);
     assert!(stage.running().is_empty());
+    let learnt = kv::pace(&root.client, &batch.id.pool).await.unwrap();
+    let kind = Gpu::of_instance_type(&batch.instances[0].place.kind).unwrap();
+    let factor = learnt.factor(Model::Ti2v5b, kind).unwrap();
+    assert!(factor < 0.1, "their tasks took no time: {factor}");
     let receipt = Receipt::of(&batch, batch.ended_at.unwrap());
     let bill: i64 = stage.cloud.bill().iter().map(|line| line.micros).sum();
     assert!(

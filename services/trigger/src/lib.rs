@@ -3,7 +3,7 @@
 //! **Hears**, as hints only: `spotreel.log.*.queued.>` (an ordered consumer of its own, headers only, so that a task is
 //! stored before it is counted), `spotreel.batchlog.>`, the operators' orders. **Asks** EC2 for Spot prices and quota.
 //! **Says** `spotreel.batchlog.<pool>.<n>.requested`, and the mark `mode.<pool>`. **Answers** `spotreel.why`,
-//! `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** nothing that lasts.
+//! `spotreel.quote`, `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** nothing that lasts.
 //!
 //! Each look reads the truth again ([`view`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for every
 //! pool, and carries out what it says ([`act`]). Looks come with every hint, at least every few seconds, and at most so
@@ -106,7 +106,7 @@ pub async fn start_with(
             started,
         },
         pools: pools.clone(),
-        feed,
+        feed: feed.clone(),
         arrivals: arrivals.clone(),
         config: config.reconcile,
         ctx: ctx.clone(),
@@ -128,6 +128,7 @@ pub async fn start_with(
         batches,
         pools,
         shown,
+        feed,
     });
     let page = desk.clone();
     ctx.pages.add("/why", move || {

@@ -199,6 +199,23 @@ impl Feed {
         })
     }
 
+    /// Of each type of the pool the price in its cheapest zone; nothing that is too old to be said.
+    pub fn cheapest(&self, pool: &PoolConfig, now: Timestamp) -> BTreeMap<String, Usd> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cheapest = BTreeMap::new();
+        if known
+            .as_of
+            .is_none_or(|at| age(at, now) > self.config.good_for)
+        {
+            return cheapest;
+        }
+        for (place, quote) in quotes(pool, &known.spot) {
+            let price = cheapest.entry(place.kind).or_insert(quote.price);
+            *price = quote.price.min(*price);
+        }
+        cheapest
+    }
+
     /// Units that the quota still admits, where it is known. `running`: the batches that hold machines now.
     pub fn quota_units<'a>(
         &self,

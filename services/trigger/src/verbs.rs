@@ -1,5 +1,6 @@
 //! What people ask and order, and the answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_nats::Client;
@@ -8,14 +9,16 @@ use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::MAX_RECENT;
 use spotreel_bus::controls::{self, Hold, Run};
-use spotreel_bus::{BatchLog, names};
+use spotreel_bus::{BatchLog, kv, names};
 use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
 use spotreel_domain::batch::{BatchId, PoolName};
 use spotreel_domain::ops::{
     BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
 };
 use spotreel_domain::pool::{Cloud, Pools};
+use spotreel_domain::quote::{Quote, QuoteQuery, quote};
 
+use crate::prices::Feed;
 use crate::reconcile::Shown;
 
 /// Of batches, where nobody says how many.
@@ -28,6 +31,7 @@ const RETRY_AFTER_S: u64 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Why,
+    Quote,
     Batches,
     Run,
     Hold,
@@ -35,8 +39,9 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Why,
+        Self::Quote,
         Self::Batches,
         Self::Run,
         Self::Hold,
@@ -46,6 +51,7 @@ impl Verb {
     pub fn name(self) -> &'static str {
         match self {
             Self::Why => "why",
+            Self::Quote => "quote",
             Self::Batches => "batches",
             Self::Run => "run",
             Self::Hold => "hold",
@@ -56,6 +62,7 @@ impl Verb {
     pub fn subject(self) -> &'static str {
         match self {
             Self::Why => names::WHY,
+            Self::Quote => names::QUOTE,
             Self::Batches => names::LIST_BATCHES,
             Self::Run => names::OPS_RUN,
             Self::Hold => names::OPS_HOLD,
@@ -70,6 +77,7 @@ pub struct Desk {
     pub batches: BatchLog,
     pub pools: Arc<Pools>,
     pub shown: Shown,
+    pub feed: Option<Arc<Feed>>,
 }
 
 impl Desk {
@@ -77,6 +85,7 @@ impl Desk {
     pub async fn answer(&self, verb: Verb, payload: &[u8]) -> Result<Vec<u8>, ApiError> {
         match verb {
             Verb::Why => self.why(parse(payload)?).await.map(|why| json(&why)),
+            Verb::Quote => self.quote(payload).await.map(|quote| json(&quote)),
             Verb::Batches => self.batches(parse(payload)?).await.map(|all| json(&all)),
             Verb::Run => self.run(parse(payload)?).await.map(|done| json(&done)),
             Verb::Hold => self.hold(parse(payload)?).await.map(|done| json(&done)),
@@ -91,6 +100,30 @@ impl Desk {
             why.pools.retain(|pool| pool.pool == wanted);
         }
         Ok(why)
+    }
+
+    /// By the pool that the task would wait for.
+    async fn quote(&self, payload: &[u8]) -> Result<Quote, ApiError> {
+        let query: QuoteQuery = serde_json::from_slice(payload)
+            .map_err(|error| refuse(ErrorCode::Invalid, format!("the body: {error}")))?;
+        let spec = query.spec(ambient::now()).map_err(|violations| ApiError {
+            violations,
+            ..refuse(ErrorCode::Invalid, "the task breaks a rule".into())
+        })?;
+        if query.tasks == 0 {
+            return Err(refuse(ErrorCode::Invalid, "tasks is 1 or more".into()));
+        }
+        let mut pools = self.pools.pool.iter();
+        let of_model = pools.find(|(_, pool)| pool.models.contains(&spec.model));
+        let (name, pool) = of_model.ok_or_else(|| {
+            let message = format!("no pool renders {}: add it to `models` of one", spec.model);
+            refuse(ErrorCode::NotFound, message)
+        })?;
+        let learnt = kv::pace(&self.client, name).await;
+        let learnt = learnt.map_err(|error| unavailable("what was rendered before", &error))?;
+        let feed = self.feed.as_ref();
+        let prices = feed.map_or_else(BTreeMap::new, |feed| feed.cheapest(pool, ambient::now()));
+        Ok(quote(&spec, query.tasks, (name, pool), &prices, &learnt))
     }
 
     async fn batches(&self, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {

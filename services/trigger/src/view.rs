@@ -13,7 +13,7 @@ use serde_json::json;
 use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::controls::{self, Controls};
 use spotreel_bus::jetstream::{self, ApiError};
-use spotreel_bus::names::{self, MARKS_BUCKET, SWEEPER_MARK, TASKS};
+use spotreel_bus::names::{self, MARKS_BUCKET, PACE_MARK, SWEEPER_MARK, TASKS};
 use spotreel_bus::{BatchLog, RecordedBatch, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
@@ -68,6 +68,8 @@ pub struct Queue {
 pub struct Marks {
     pub swept_at: Option<Timestamp>,
     pub modes: BTreeMap<PoolName, ModeMark>,
+    /// How far the cost model was off.
+    pub paces: BTreeMap<PoolName, Corrections>,
 }
 
 /// What trigger writes down of a pool's mode; fleet keeps so many units.
@@ -149,6 +151,7 @@ impl Reader {
         let filters = [
             format!("{prefix}{SWEEPER_MARK}"),
             format!("{prefix}{MODE_MARK}>"),
+            format!("{prefix}{PACE_MARK}>"),
         ];
         let stream = format!("KV_{MARKS_BUCKET}");
         let query = json!({ "multi_last": filters });
@@ -163,6 +166,11 @@ impl Reader {
                 && let Ok(mode) = serde_json::from_slice(&stored.payload)
             {
                 marks.modes.insert(pool, mode);
+            } else if let Some(pool) = name.strip_prefix(PACE_MARK).map(PoolName::parse)
+                && let Ok(pool) = pool
+                && let Ok(pace) = serde_json::from_slice(&stored.payload)
+            {
+                marks.paces.insert(pool, pace);
             }
         }
         Ok(marks)
@@ -294,7 +302,13 @@ impl Seen {
             }),
             spend: known.spend,
             seconds_per_task: known.seconds_per_task,
-            seconds_modelled: pool.seconds_by_model(&self.tasks_of(pool), &Corrections::default()),
+            seconds_modelled: pool.seconds_by_model(
+                &self.tasks_of(pool),
+                self.marks
+                    .paces
+                    .get(name)
+                    .unwrap_or(&Corrections::default()),
+            ),
             arrivals_per_hour: known.arrivals_per_hour,
             mode: self.mode(name).state,
             pool_blockers: newest

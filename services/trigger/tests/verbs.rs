@@ -4,8 +4,14 @@
 
 mod stage;
 
+use std::time::Duration;
+
 use serde_json::json;
+use spotreel_bus::kv;
+use spotreel_domain::Usd;
 use spotreel_domain::ops::{Ordered, Why};
+use spotreel_domain::quote::{PriceOf, Quote};
+use spotreel_domain::trigger::Prices;
 use stage::{Stage, only};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +91,59 @@ async fn clients_ask_and_operators_order() {
     assert!(ran.id.is_some());
     let resumed = stage.order("resume", &json!({ "pool": "default" })).await;
     assert_eq!(resumed["pools"], json!(["default"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quote_says_what_tasks_will_take_and_cost() {
+    let stage = Stage::set().await;
+    let _trigger = stage
+        .start(&stage.one_pool("length = { at_least = 100 }"))
+        .await;
+    let query = json!({ "task": { "model": "ti2v-5B" }, "tasks": 100 });
+    stage
+        .until_why("prices are known", |why| {
+            matches!(why.view.prices, Prices::Known(_))
+        })
+        .await;
+    let ask = async || stage.ask("spotreel.quote", &query).await;
+    let guessed: Quote = serde_json::from_value(ask().await).unwrap();
+    let [offer] = &guessed.offers[..] else {
+        panic!("one type, one offer: {guessed:?}");
+    };
+    assert_eq!(
+        (offer.kind.as_str(), offer.price),
+        ("g6.xlarge", PriceOf::Market)
+    );
+    assert!(offer.per_hour < Usd::from_cents(36) && !offer.measured);
+    assert_eq!(
+        offer.all,
+        (offer.per_hour).per_hour_for(Duration::from_secs_f64(100.0 * offer.seconds))
+    );
+
+    let twice = json!([{ "model": "ti2v-5B", "gpu": "l4", "factor": 2.0 }]);
+    kv::put_mark(&stage.root.client, "pace.default", &twice)
+        .await
+        .unwrap();
+    let measured: Quote = serde_json::from_value(ask().await).unwrap();
+    assert!(measured.offers[0].measured);
+    assert!((measured.offers[0].seconds / offer.seconds - 2.0).abs() < 1e-9);
+
+    for (query, field) in [
+        (json!({}), "task"),
+        (
+            json!({ "task": { "model": "ti2v-5B" }, "tasks": 0 }),
+            "tasks",
+        ),
+        (
+            json!({ "task": { "model": "ti2v-5B", "frames": 6 } }),
+            "frames",
+        ),
+        (json!({ "task": { "model": "sora" } }), "model"),
+    ] {
+        let refused = stage.ask("spotreel.quote", &query).await;
+        assert_eq!(refused["error"]["code"], "invalid", "{query}");
+        assert!(refused["error"].to_string().contains(field), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Gpu, Job};
 use crate::model::Model;
 use crate::task::{State, Task};
@@ -35,8 +37,34 @@ impl Run {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Written down, it is a list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<Factor>", into = "Vec<Factor>")]
 pub struct Corrections(BTreeMap<(Model, Gpu), f64>);
+
+#[derive(Serialize, Deserialize)]
+struct Factor {
+    model: Model,
+    gpu: Gpu,
+    factor: f64,
+}
+
+impl From<Vec<Factor>> for Corrections {
+    fn from(factors: Vec<Factor>) -> Self {
+        let usable = |of: &Factor| of.factor.is_finite() && of.factor > 0.0;
+        let factors = factors.into_iter().filter(usable);
+        Self(factors.map(|of| ((of.model, of.gpu), of.factor)).collect())
+    }
+}
+
+impl From<Corrections> for Vec<Factor> {
+    fn from(Corrections(factors): Corrections) -> Self {
+        let factors = factors.into_iter();
+        factors
+            .map(|((model, gpu), factor)| Factor { model, gpu, factor })
+            .collect()
+    }
+}
 
 impl Corrections {
     /// Least squares through nothing: a long run, of which loading is the smaller part, says more than a short one.
@@ -57,6 +85,15 @@ impl Corrections {
                 .map(|(key, (_, both, squares))| (key, both / squares))
                 .collect(),
         )
+    }
+
+    /// These, and of `older` ones those of which these say nothing.
+    #[must_use]
+    pub fn over(mut self, older: &Self) -> Self {
+        for (key, factor) in &older.0 {
+            self.0.entry(*key).or_insert(*factor);
+        }
+        self
     }
 
     /// What a prediction is to be multiplied with; None: nothing is known.
@@ -99,6 +136,23 @@ mod tests {
         let job = runs[0].job;
         assert!((learnt.seconds(&job, Gpu::L4) / job.seconds(Gpu::L4) - 1.5).abs() < 1e-9);
         assert_eq!(learnt.seconds(&job, Gpu::H100), job.seconds(Gpu::H100));
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_again_and_gives_way_to_what_is_newer() {
+        let learnt = |factor| {
+            Corrections::learn(&[run(50, 0, factor), run(50, 0, factor), run(9, 0, factor)])
+        };
+        let text = serde_json::to_string(&learnt(1.5)).unwrap();
+        let older: Corrections = serde_json::from_str(&text).unwrap();
+        assert_eq!(older, learnt(1.5));
+        assert_eq!(learnt(2.0).over(&older), learnt(2.0));
+        assert_eq!(Corrections::default().over(&older), older);
+        let absurd = r#"[{"model": "ti2v-5B", "gpu": "l4", "factor": -1.0}]"#;
+        assert_eq!(
+            serde_json::from_str::<Corrections>(absurd).unwrap(),
+            Corrections::default()
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The cards that can be rented: how fast they are, and what fits into them.
 
+use serde::{Deserialize, Serialize};
+
 use super::Job;
 use crate::model::Model;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Gpu {
     Rtx4090,
     A10g,
@@ -18,7 +21,8 @@ pub enum Gpu {
 }
 
 /// How a transformer's weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Weights {
     /// Half the memory, and not the same picture.
     Float8,
@@ -36,6 +40,50 @@ pub(super) struct Rates {
 const ACTIVATION_GB_A_TOKEN: f64 = 0.42e-3;
 
 impl Gpu {
+    /// The smallest first, and of one size those that EC2 rents.
+    pub const ALL: [Self; 8] = [
+        Self::A10g,
+        Self::L4,
+        Self::Rtx4090,
+        Self::A100Small,
+        Self::L40s,
+        Self::A100,
+        Self::H100,
+        Self::H200,
+    ];
+
+    /// As its maker calls it, shortened.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rtx4090 => "RTX 4090",
+            Self::A10g => "A10G",
+            Self::L4 => "L4",
+            Self::L40s => "L40S",
+            Self::A100Small | Self::A100 => "A100",
+            Self::H100 => "H100",
+            Self::H200 => "H200",
+        }
+    }
+
+    /// By what the driver calls it: `NVIDIA A100-SXM4-80GB`, `NVIDIA L40S`.
+    pub fn of_device(name: &str) -> Option<Self> {
+        let words: Vec<_> = name.split([' ', '-']).collect();
+        let of_name = |gpu: &Self| {
+            let own = gpu.name().split(' ').all(|word| words.contains(&word));
+            own && (*gpu != Self::A100Small || words.contains(&"40GB"))
+        };
+        Self::ALL.into_iter().find(of_name)
+    }
+
+    /// The smallest that has so many bytes.
+    pub fn smallest_with(bytes: u64) -> Option<Self> {
+        #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
+        let gigabytes = bytes as f64 / 1e9;
+        Self::ALL
+            .into_iter()
+            .find(|gpu| gpu.memory_gb() >= gigabytes)
+    }
+
     /// Of an EC2 instance type, by its family. None: it has no card that is known here.
     pub fn of_instance_type(name: &str) -> Option<Self> {
         match name.split_once('.')?.0 {
@@ -146,6 +194,38 @@ mod tests {
             let said = weights_gb(model, Weights::Bfloat16) + tokens * ACTIVATION_GB_A_TOKEN;
             assert!((said / peak - 1.0).abs() < 0.07, "{model}: {said}");
         }
+    }
+
+    #[test]
+    fn devices_are_known_by_their_whole_name() {
+        for (name, gpu) in [
+            ("NVIDIA A10G", Some(Gpu::A10g)),
+            ("NVIDIA L4", Some(Gpu::L4)),
+            ("NVIDIA L40S", Some(Gpu::L40s)),
+            ("NVIDIA A100-SXM4-40GB", Some(Gpu::A100Small)),
+            ("NVIDIA A100-SXM4-80GB", Some(Gpu::A100)),
+            ("NVIDIA A100 80GB PCIe", Some(Gpu::A100)),
+            ("NVIDIA H100 80GB HBM3", Some(Gpu::H100)),
+            ("NVIDIA H200", Some(Gpu::H200)),
+            ("NVIDIA GeForce RTX 4090", Some(Gpu::Rtx4090)),
+            ("NVIDIA A10", None),
+            ("cpu", None),
+            ("", None),
+        ] {
+            assert_eq!(Gpu::of_device(name), gpu, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_with_enough_is_named() {
+        let smallest = |gigabytes: u64| Gpu::smallest_with(gigabytes * 1_000_000_000);
+        assert_eq!(smallest(1), Some(Gpu::A10g));
+        assert_eq!(smallest(25), Some(Gpu::A100Small));
+        assert_eq!(smallest(41), Some(Gpu::L40s));
+        assert_eq!(smallest(80), Some(Gpu::A100));
+        assert_eq!(smallest(90), Some(Gpu::H200));
+        assert_eq!(smallest(142), None);
+        assert!(Gpu::ALL.is_sorted_by_key(|gpu| gpu.memory_gb()));
     }
 
     #[test]

@@ -1,0 +1,276 @@
+//! What tasks will take and cost, before they are submitted: the cost model, corrected by what was rendered, at today's
+//! prices.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::PoolName;
+use crate::model::{ImageRule, Model};
+use crate::money::Usd;
+use crate::pool::{Cloud, KindConfig, PoolConfig};
+use crate::render_time::{Corrections, Gpu, Job, Weights};
+use crate::request::{ImageSource, TaskRequest, TaskSpec, Violation};
+use crate::trigger::{SizeInput, Sizing, size};
+
+/// `spotreel.quote`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuoteQuery {
+    /// As it would be submitted. Prompt and image may be left out: neither changes what a task costs.
+    pub task: TaskRequest,
+    #[serde(default = "one")]
+    pub tasks: u64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quote {
+    pub pool: PoolName,
+    pub model: Model,
+    pub width: u32,
+    pub height: u32,
+    pub frames: u32,
+    pub steps: u32,
+    pub tasks: u64,
+    /// The instance types of the pool that can render it, the cheapest video first.
+    pub offers: Vec<Offer>,
+    /// Why there is no offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub none: Option<String>,
+}
+
+/// What one instance type would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    pub kind: String,
+    pub gpu: String,
+    pub weights: Weights,
+    /// Of one video, from its first step to its last frame.
+    pub seconds: f64,
+    /// Whether finished tasks have corrected that.
+    pub measured: bool,
+    pub per_hour: Usd,
+    pub price: PriceOf,
+    pub per_video: Usd,
+    /// All of them, on as many machines as the pool's sizing asks for; machines boot before that, and the boot is paid too.
+    pub machines: u32,
+    pub all_seconds: f64,
+    pub all: Usd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriceOf {
+    /// Spot, the cheapest of the pool's zones, when it was last asked.
+    Market,
+    /// Not known: the most that the pool pays.
+    Cap,
+}
+
+impl QuoteQuery {
+    /// What is to be reckoned with.
+    ///
+    /// # Errors
+    /// All rules that the task breaks, as a submission would.
+    pub fn spec(&self, now: Timestamp) -> Result<TaskSpec, Vec<Violation>> {
+        let mut task = self.task.clone();
+        if task.prompt.is_empty() {
+            task.prompt = "a prompt".into();
+        }
+        let rule = Model::parse(&task.model).map(|model| model.limits().image);
+        if task.image.is_none() && rule == Some(ImageRule::Required) {
+            task.image = Some(ImageSource::S3Key("images/any".into()));
+        }
+        task.validate(now).map(|valid| valid.spec)
+    }
+}
+
+/// `prices`: Spot by instance type, as far as they are known.
+pub fn quote(
+    spec: &TaskSpec,
+    tasks: u64,
+    (name, pool): (&PoolName, &PoolConfig),
+    prices: &BTreeMap<String, Usd>,
+    learnt: &Corrections,
+) -> Quote {
+    let job = Job::of(spec);
+    let mut offers: Vec<_> = pool
+        .kinds
+        .iter()
+        .filter(|_| pool.cloud == Cloud::Aws)
+        .filter_map(|kind| {
+            let price = prices.get(&kind.name).copied();
+            offer(&job, tasks, kind, price, &pool.rules.sizing, learnt)
+        })
+        .collect();
+    offers.sort_by_key(|offer| offer.per_video);
+    Quote {
+        none: offers.is_empty().then(|| why_none(&job, pool)),
+        pool: name.clone(),
+        model: spec.model,
+        width: spec.width,
+        height: spec.height,
+        frames: spec.frames,
+        steps: spec.steps,
+        tasks,
+        offers,
+    }
+}
+
+fn offer(
+    job: &Job,
+    tasks: u64,
+    kind: &KindConfig,
+    price: Option<Usd>,
+    sizing: &Sizing,
+    learnt: &Corrections,
+) -> Option<Offer> {
+    let gpu = Gpu::of_instance_type(&kind.name)?;
+    let weights = gpu.weights(job)?;
+    let seconds = learnt.seconds(job, gpu);
+    let input = SizeInput {
+        tasks,
+        seconds_per_task: Some(seconds),
+        ..SizeInput::default()
+    };
+    let machines = size(&input, sizing).units.max(1);
+    let rounds = tasks.div_ceil(u64::from(machines));
+    let per_hour = price.unwrap_or(kind.cap);
+    let cost = |videos: u64| {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a quote is far below 2^53 tasks"
+        )]
+        let span = std::time::Duration::try_from_secs_f64(seconds * videos as f64);
+        per_hour.per_hour_for(span.unwrap_or(std::time::Duration::MAX))
+    };
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a quote is far below 2^53 tasks"
+    )]
+    let all_seconds = seconds * rounds as f64;
+    Some(Offer {
+        kind: kind.name.clone(),
+        gpu: gpu.name().to_owned(),
+        weights,
+        seconds,
+        measured: learnt.factor(job.model, gpu).is_some(),
+        per_hour,
+        price: match price {
+            Some(_) => PriceOf::Market,
+            None => PriceOf::Cap,
+        },
+        per_video: cost(1),
+        machines,
+        all_seconds,
+        all: cost(tasks),
+    })
+}
+
+fn why_none(job: &Job, pool: &PoolConfig) -> String {
+    if pool.cloud == Cloud::None {
+        return "cloud = \"none\": the machines of this pool are your own, and what they cost is not known".into();
+    }
+    let able = Gpu::ALL.into_iter().find(|gpu| gpu.weights(job).is_some());
+    match able {
+        Some(gpu) => format!(
+            "no instance type of the pool has a card with the memory for it; the smallest that has is the {} with {} GB",
+            gpu.name(),
+            gpu.memory_gb()
+        ),
+        None => "no card that is known has the memory for it".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(json: &str, tasks: u64) -> Quote {
+        let query = QuoteQuery {
+            task: serde_json::from_str(json).unwrap(),
+            tasks,
+        };
+        let pool = PoolConfig {
+            cloud: Cloud::Aws,
+            ..PoolConfig::default()
+        };
+        let prices = BTreeMap::from([
+            ("g6e.xlarge".to_owned(), Usd::from_cents(70)),
+            ("g6.xlarge".to_owned(), Usd::from_cents(27)),
+        ]);
+        let name = PoolName::parse("default").unwrap();
+        let spec = query.spec(Timestamp::UNIX_EPOCH).unwrap();
+        quote(
+            &spec,
+            tasks,
+            (&name, &pool),
+            &prices,
+            &Corrections::default(),
+        )
+    }
+
+    #[test]
+    fn the_cheapest_video_comes_first() {
+        let quote = asked(r#"{"model": "ti2v-5B"}"#, 100);
+        assert_eq!(quote.offers.len(), 6);
+        let first = &quote.offers[0];
+        let job = Job::usual(Model::Ti2v5b, (1280, 704));
+        assert_eq!(
+            (first.kind.as_str(), first.gpu.as_str()),
+            ("g6e.xlarge", "L40S")
+        );
+        assert!((first.seconds - job.seconds(Gpu::L40s)).abs() < 1e-9);
+        assert_eq!((first.price, first.measured), (PriceOf::Market, false));
+        let cents = first.per_hour.micros() as f64 * first.seconds / 3_600.0;
+        assert!((first.per_video.micros() as f64 - cents).abs() <= 1.0);
+        assert!((first.all.micros() - 100 * first.per_video.micros()).abs() <= 100);
+        let rounds = 100_u64.div_ceil(u64::from(first.machines));
+        assert!((first.all_seconds - rounds as f64 * first.seconds).abs() < 1e-6);
+        let unpriced = quote.offers.iter().find(|offer| offer.kind == "g5.xlarge");
+        assert_eq!(unpriced.unwrap().price, PriceOf::Cap);
+        assert!(quote.offers.is_sorted_by_key(|offer| offer.per_video));
+    }
+
+    #[test]
+    fn what_no_card_of_the_pool_can_hold_is_said() {
+        let quote = asked(r#"{"model": "i2v-A14B", "size": "1280x720"}"#, 1);
+        assert_eq!(quote.offers.len(), 1, "only the L40S: {quote:?}");
+        let mut pool = PoolConfig {
+            cloud: Cloud::Aws,
+            ..PoolConfig::default()
+        };
+        let name = PoolName::parse("default").unwrap();
+        let query: QuoteQuery =
+            serde_json::from_str(r#"{"task": {"model": "t2v-A14B", "size": "1280x720"}}"#).unwrap();
+        let spec = query.spec(Timestamp::UNIX_EPOCH).unwrap();
+        let none = |pool: &PoolConfig| {
+            let said = super::quote(
+                &spec,
+                1,
+                (&name, pool),
+                &BTreeMap::new(),
+                &Corrections::default(),
+            );
+            assert!(said.offers.is_empty());
+            said.none.unwrap()
+        };
+        pool.kinds.retain(|kind| kind.name.starts_with("g6."));
+        assert!(none(&pool).contains("L40S with 48 GB"), "{}", none(&pool));
+        pool.cloud = Cloud::None;
+        assert!(none(&pool).contains("your own"));
+    }
+
+    #[test]
+    fn a_task_that_breaks_a_rule_is_refused_as_a_submission_would_be() {
+        let query: QuoteQuery =
+            serde_json::from_str(r#"{"task": {"model": "ti2v-5B", "frames": 6}}"#).unwrap();
+        let broken = query.spec(Timestamp::UNIX_EPOCH).unwrap_err();
+        assert_eq!(broken[0].field, "frames");
+    }
+}
