@@ -22,17 +22,10 @@ RUN apt-get update -qq \
  && echo 'spotreel:x:10001:10001::/scratch:/usr/sbin/nologin' >> /etc/passwd \
  && install -d -o 10001 -g 10001 /models /scratch
 
-FROM base AS runtime-0
-FROM base AS runtime-1
-RUN apt-get update -qq \
- && apt-get install -qq -y --no-install-recommends gcc libc6-dev libpython3-dev \
- && rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log
-
 # Every file by its hash, and wheels only, so that nothing is compiled here.
 FROM base AS libraries
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends binutils python3-pip python3-venv
 COPY worker/engines/wan/requirements/cuda.txt /build/
-ARG COMPILE
 RUN --mount=type=bind,source=deploy/worker/slim.sh,target=/slim.sh \
     --mount=type=bind,source=deploy/worker/layers.sh,target=/layers.sh \
     python3 -m venv --without-pip /opt/wan \
@@ -41,12 +34,20 @@ RUN --mount=type=bind,source=deploy/worker/slim.sh,target=/slim.sh \
  && /slim.sh /opt/wan \
  && /layers.sh /opt/wan /layers
 
-FROM runtime-${COMPILE} AS environment
+FROM base AS with-0
 COPY --link --from=libraries /layers/cudnn /
 COPY --link --from=libraries /layers/cublas /
 COPY --link --from=libraries /layers/cuda /
 COPY --link --from=libraries /layers/torch /
 COPY --link --from=libraries /layers/python /
+
+FROM with-0 AS with-1
+COPY --link --from=libraries /layers/compile /
+RUN apt-get update -qq \
+ && apt-get install -qq -y --no-install-recommends gcc libc6-dev libpython3-dev \
+ && rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log
+
+FROM with-${COMPILE} AS environment
 
 # A little of each model on the CPU: shows that nothing is missing that a CPU can miss, and which modules are imported.
 # Those are kept as bytecode; all would be 260 MB.

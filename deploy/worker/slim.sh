@@ -1,11 +1,11 @@
 #!/bin/bash
-# Takes out of an environment what a render cannot reach: slim.sh ENVIRONMENT. COMPILE=1 keeps what torch.compile needs.
+# Takes out of an environment what a render cannot reach: slim.sh ENVIRONMENT.
 set -euo pipefail
 cd "$1"/lib/python3*/site-packages
 
 # For who builds on these libraries: headers, static libraries, device bitcode, code generators.
-rm -r nvidia/*/include nvidia/cu13/cccl torch/share torch/bin/protoc*
-find . \( -name '*.a' -o -name '*.bc' -o -name '*.pyi' \) -delete
+rm -r nvidia/*/include nvidia/cu13/cccl torch/share torch/bin/protoc* nvidia/nvshmem/lib/*.bc
+find . \( -name '*.a' -o -name '*.pyi' \) -delete
 # Command lines of libraries, and the installers' own.
 find ../../../bin -type f -delete
 # Their tests. Of numpy's, something is imported.
@@ -14,10 +14,6 @@ find sympy networkx mpmath -type d -name tests -prune -exec rm -r {} +
 rm -r hf_xet hf_xet-*
 # Reading hardware counters, which only a profiler does.
 rm nvidia/cu13/lib/libnvperf_*
-if [ "${COMPILE:-0}" != 1 ]; then
-  # torch.compile, with its backends for AMD; the bindings are for CUDA graphs and the profiler.
-  rm -r triton triton-* cuda cuda_bindings-* cuda_pathfinder-* torch/include
-fi
 
 # A library that no other names can be loaded by none.
 for unnamed in libcusolverMg libcufftw libnvblas libcheckpoint libpcsamplingutil; do

@@ -47,6 +47,25 @@ const PULL_READER: &str = "docker pull --quiet 1.dkr.ecr.us-east-2.amazonaws.com
 const READ: &str = "docker run --detach --name spotreel-models";
 const END_READING: &str = "docker rm --force spotreel-models";
 
+fn data() -> UserData {
+    UserData {
+        max_life: Duration::from_secs(4 * 3600),
+        idle: Some(Duration::from_secs(300)),
+        parameters: "/spotreel/test/worker".into(),
+        image: format!(
+            "1.dkr.ecr.us-east-2.amazonaws.com/worker@sha256:{}",
+            "ab".repeat(32)
+        ),
+        models: vec![Model::Ti2v5b],
+        models_bucket: Some("wan-packs".into()),
+        models_image: Some(format!(
+            "1.dkr.ecr.us-east-2.amazonaws.com/spotreel@sha256:{}",
+            "cd".repeat(32)
+        )),
+        gpus: true,
+    }
+}
+
 struct Machine {
     root: PathBuf,
     metadata: String,
@@ -70,22 +89,10 @@ impl Machine {
     }
 
     fn boot(&self, variables: &[(&str, &str)]) -> Output {
-        let data = UserData {
-            max_life: Duration::from_secs(4 * 3600),
-            idle: Some(Duration::from_secs(300)),
-            parameters: "/spotreel/test/worker".into(),
-            image: format!(
-                "1.dkr.ecr.us-east-2.amazonaws.com/worker@sha256:{}",
-                "ab".repeat(32)
-            ),
-            models: vec![Model::Ti2v5b],
-            models_bucket: Some("wan-packs".into()),
-            models_image: Some(format!(
-                "1.dkr.ecr.us-east-2.amazonaws.com/spotreel@sha256:{}",
-                "cd".repeat(32)
-            )),
-            gpus: true,
-        };
+        self.boot_with(data(), variables)
+    }
+
+    fn boot_with(&self, data: UserData, variables: &[(&str, &str)]) -> Output {
         let script = self.root.join("user-data.sh");
         fs::write(&script, data.render().unwrap()).unwrap();
         let path = format!("{}:/usr/bin:/bin", self.root.join("bin").display());
@@ -268,6 +275,27 @@ fn models_are_read_ahead_until_the_worker_starts() {
         .join("etc/systemd/system/spotreel-worker.service");
     assert!(fs::read_to_string(unit).unwrap().contains(&volume));
     assert!(read.contains(&volume), "{read}");
+}
+
+#[test]
+fn without_a_bucket_the_image_brings_its_models() {
+    let machine = Machine::new("bucket");
+    let data = UserData {
+        models_bucket: None,
+        models_image: None,
+        ..data()
+    };
+    assert!(machine.boot_with(data, &[]).status.success());
+    let calls = machine.calls();
+    for call in ["mkfs", "chown", "docker run", "docker rm", PULL_READER] {
+        assert!(!calls.iter().any(|c| c.starts_with(call)), "{call}");
+    }
+    let root = machine
+        .root
+        .join("etc/systemd/system/spotreel-worker.service");
+    assert!(!fs::read_to_string(root).unwrap().contains("--volume"));
+    let variables = fs::read_to_string(machine.root.join("run/spotreel/worker.env")).unwrap();
+    assert!(!variables.contains("PACKS"), "{variables}");
 }
 
 #[test]
