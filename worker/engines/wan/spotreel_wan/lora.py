@@ -9,8 +9,12 @@ import torch
 from diffusers import WanPipeline
 from safetensors import SafetensorError
 
+from .log import log
 from .pack import broken
 
+# Changes of norms and modulation, which some files carry along. diffusers' converter drops them, but for one.
+LEFT_OUT = (".diff", ".diff_m")
+TAKEN = "head.head.diff"
 # Which of the two transformers a file is for, it does not say.
 PREFIX = "transformer."
 
@@ -34,6 +38,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     found = {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
     if not found:
         raise ValueError("it is empty")
+    left = [name for name, tensor in found.items() if name.endswith(LEFT_OUT) and TAKEN not in name and tensor.any()]
+    if left:
+        log(f"{path}: {len(left)} tensors such as {left[0]} are no part of a LoRA and are left out")
     return {name.removeprefix(PREFIX): tensor for name, tensor in WanPipeline.lora_state_dict(found).items()}
 
 

@@ -15,6 +15,7 @@ from conftest import TINY
 from engine import Engine, of, request
 from modes import every_format
 from pictures import encoded, gradient, write
+from spotreel_wan import lora
 from spotreel_wan.models import MODELS
 from spotreel_wan.scheduler import timesteps
 from test_packs import reseal
@@ -179,10 +180,30 @@ def test_an_engine_with_them_for_all_its_models_says_it_of_all(tmp_path):
     for name in MODELS:
         shutil.copytree(TINY / name, tmp_path / name)
     shutil.copytree(TINY / "t2v-A14B" / "lora", tmp_path / "ti2v-5B" / "lora")
-    lora = {"loras": {"transformer": "lora/high.safetensors"}, "source": {}, "license": ""}
-    reseal(tmp_path / "ti2v-5B", fast=lora)
+    weights = {"loras": {"transformer": "lora/high.safetensors"}, "source": {}, "license": ""}
+    reseal(tmp_path / "ti2v-5B", fast=weights)
     with Engine(tmp_path) as engine:
         assert {"fast", "fast:ti2v-5B"} < set(engine.hello["features"])
+
+
+@torch.no_grad()
+def test_published_files_carry_more_than_matrices(tmp_path, capfd):
+    """Alpha as an integer, changes of biases, norms that do not change; and modulation, which is left out aloud."""
+    pack = TINY / "t2v-A14B"
+    tensors = load_file(pack / "lora" / "high.safetensors")
+    tensors |= {name: tensor.long() for name, tensor in tensors.items() if name.endswith(".alpha")}
+    layer = "diffusion_model.blocks.0.cross_attn.k"
+    tensors[f"{layer}.diff_b"] = torch.linspace(-1, 1, 24)
+    tensors["diffusion_model.blocks.0.cross_attn.norm_k.diff"] = torch.zeros(24)
+    tensors["diffusion_model.blocks.1.diff_m"] = torch.ones(1, 6, 24)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    ours, theirs = (WanTransformer3DModel.from_pretrained(pack / "transformer") for _ in range(2))
+    lora.merge(ours, tmp_path / "lora.safetensors")
+    merged(theirs, pack / "lora" / "high.safetensors")
+    theirs.blocks[0].attn2.to_k.bias += torch.linspace(-1, 1, 24)
+    wanted = theirs.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
+    assert "1 tensors such as diffusion_model.blocks.1.diff_m" in capfd.readouterr().err
 
 
 def without_a_half(tensors):
