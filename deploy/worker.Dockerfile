@@ -4,11 +4,11 @@
 #   docker build -f deploy/Dockerfile --target worker -t spotreel-worker .
 #   docker build -f deploy/worker.Dockerfile -t spotreel-worker-wan .
 #
-# 7 GB of disk and 3 GB of download for the first build. What is in it and what was left out: docs/operations.md, "Images".
+# 3 GB of download and 15 GB of disk for the first build. What is in it and what was left out: docs/operations.md, "Images".
 
 # Any image that holds spotreel-worker: the first of the two above, the whole one, or one from a registry by its digest.
 ARG PROGRAMS=spotreel-worker
-# 1: with Triton and a C compiler, 1 GB, for the engine's --compile.
+# 1: with Triton and a compiler, 1.2 GB more, for the engine's --compile.
 ARG COMPILE=0
 
 FROM ${PROGRAMS} AS programs
@@ -44,7 +44,7 @@ COPY --link --from=libraries /layers/python /
 FROM with-0 AS with-1
 COPY --link --from=libraries /layers/compile /
 RUN apt-get update -qq \
- && apt-get install -qq -y --no-install-recommends gcc libc6-dev libpython3-dev \
+ && apt-get install -qq -y --no-install-recommends g++ libpython3-dev \
  && rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log
 
 FROM with-${COMPILE} AS environment
@@ -70,8 +70,10 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PATH=/opt/wan/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
+    # The engine inherits it. What --compile makes is loaded from there, which a /tmp that docker mounts forbids.
+    TMPDIR=/scratch \
     SPOTREEL_WORKER_ENGINE__COMMAND='["spotreel-engine-wan", "--packs", "/models"]' \
-    SPOTREEL_WORKER_SCRATCH=/scratch \
+    SPOTREEL_WORKER_SCRATCH=/scratch/worker \
     SPOTREEL_HTTP__LISTEN=127.0.0.1:8081
 # A number, so that an orchestrator can see that it is not root; volumes on these take their owner from here.
 USER 10001:10001

@@ -114,7 +114,7 @@ pub struct ReapArgs {
   spotreel fleet template --ami ami-0123456789abcdef0 --instance-profile spotreel-worker \\
       --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker \\
       --image registry.example/spotreel/worker@sha256:… --models t2v-A14B \\
-      --models-bucket wan-packs --models-image registry.example/spotreel@sha256:…
+      --models-bucket spotreel-models --models-image registry.example/spotreel@sha256:…
   spotreel fleet template --print --parameters … --image …     only the script
 
 The same content is the same version; other content is a new one. Prints id and version for [template] of
