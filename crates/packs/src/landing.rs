@@ -26,6 +26,8 @@ pub(crate) struct Landing {
     hash: mpsc::Sender<Bytes>,
     written: JoinHandle<io::Result<File>>,
     hashed: JoinHandle<io::Result<String>>,
+    /// Another puller must find neither a part that still grows nor one that is about to be renamed.
+    lock: Lock,
 }
 
 impl Landing {
@@ -40,10 +42,11 @@ impl Landing {
             write,
             hash,
             written: spawn_blocking(move || {
-                let _held = held; // another puller must not find a part that still grows
+                let _held = held;
                 append(for_write, part, to_write)
             }),
             hashed: spawn_blocking(move || digest(for_hash, part, to_hash)),
+            lock: lock.clone(),
         }
     }
 
@@ -61,13 +64,16 @@ impl Landing {
             hash,
             written,
             hashed,
+            lock,
         } = self;
         drop((write, hash));
         let part = part_of(&path);
         let written = joined(written.await);
         let open = written.map_err(PackError::unwritable(&part))?;
         let found = joined(hashed.await).map_err(PackError::unreadable(&part))?;
+        let target = path.clone();
         let settled = spawn_blocking(move || {
+            let _held = lock;
             if found != file.sha256 {
                 fs::remove_file(&part).map_err(PackError::unwritable(&part))?;
                 return Err(PackError::Sha256Mismatch { path });
@@ -78,12 +84,8 @@ impl Landing {
             let kept = open.sync_all().and_then(|()| fs::rename(&part, &path));
             kept.map_err(PackError::unwritable(path))
         });
-        settled.await.unwrap_or_else(|error| {
-            Err(PackError::Unwritable {
-                path: PathBuf::new(),
-                source: io::Error::other(error),
-            })
-        })
+        let panicked = |error| Err(PackError::unwritable(target)(io::Error::other(error)));
+        settled.await.unwrap_or_else(panicked)
     }
 }
 

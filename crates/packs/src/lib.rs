@@ -23,7 +23,6 @@ mod window;
 pub use error::PackError;
 pub use index::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackFile};
 pub use make::{FastRecipe, MakeError, MergeError, Recipe, make};
-pub use marker::Marker;
 pub use progress::Progress;
 pub use pull::{PullError, PullOptions};
 pub use push::{PushError, Pushed};

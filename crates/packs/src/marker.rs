@@ -13,7 +13,7 @@ const MARKER: &str = ".verified";
 
 /// Of a file that looks as noted, the hash need not be computed again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
+pub(crate) struct Marker {
     /// The hash of pack.json.
     pack: String,
     files: BTreeMap<String, Look>,

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use spotreel_domain::model::Model;
 
 use crate::index::PART;
+use crate::marker::Marker;
 use crate::verify::check;
-use crate::{Marker, Pack, PackError, PackFile};
+use crate::{Pack, PackError, PackFile};
 
 /// What becomes of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,12 +16,10 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::landing::Landing;
 use crate::lock::Lock;
-use crate::marker::replace;
+use crate::marker::{Marker, replace};
 use crate::plan::{Found, Siblings, find};
 use crate::progress::Teller;
-use crate::{
-    INDEX, Marker, Pack, PackError, PackFile, Progress, Published, Remote, RemoteError, window,
-};
+use crate::{INDEX, Pack, PackError, PackFile, Progress, Published, Remote, RemoteError, window};
 
 /// Where new versions gather while the old one is in use.
 const INCOMING: &str = ".incoming";
@@ -209,8 +207,8 @@ impl Site {
         let incoming = packs.join(INCOMING);
         let model = pack.index.model;
         let name = format!("{model}-{}", &pack.sha256[..SHORT_HASH]);
-        sweep(&incoming, &format!("{model}-"), &name)?;
         let another = Pack::open(&pack.dir).is_ok_and(|old| old.sha256 != pack.sha256);
+        sweep(&incoming, &format!("{model}-"), another.then_some(&name))?;
         let home = another.then(|| pack.dir.clone());
         let dir = match another {
             true => incoming.join(name),
@@ -284,15 +282,15 @@ impl Site {
     }
 }
 
-/// Removes what pulls of other versions left behind.
-fn sweep(incoming: &Path, prefix: &str, but: &str) -> Result<(), PackError> {
+/// Removes what pulls of other versions left behind, or a kill before the old version was removed.
+fn sweep(incoming: &Path, prefix: &str, but: Option<&String>) -> Result<(), PackError> {
     let Ok(entries) = fs::read_dir(incoming) else {
         return Ok(());
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(prefix) && name != but {
+        if name.starts_with(prefix) && but.is_none_or(|but| name != *but) {
             fs::remove_dir_all(entry.path()).map_err(PackError::unwritable(entry.path()))?;
         }
     }

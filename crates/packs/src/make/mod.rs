@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 use spotreel_domain::model::Model;
 
 use crate::index::{SAFETENSORS, components, experts, has_suffix};
-use crate::marker::{clear, replace};
+use crate::marker::{Marker, clear, replace};
 use crate::tensors::read_head;
-use crate::{Compute, FORMAT, Fast, INDEX, Index, Marker, Pack, PackError, PackFile};
+use crate::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackError, PackFile};
 
 pub use merge::MergeError;
 use out::write;
