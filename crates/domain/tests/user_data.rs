@@ -89,10 +89,10 @@ impl Machine {
     }
 
     fn boot(&self, variables: &[(&str, &str)]) -> Output {
-        self.boot_with(data(), variables)
+        self.boot_with(&data(), variables)
     }
 
-    fn boot_with(&self, data: UserData, variables: &[(&str, &str)]) -> Output {
+    fn boot_with(&self, data: &UserData, variables: &[(&str, &str)]) -> Output {
         let script = self.root.join("user-data.sh");
         fs::write(&script, data.render().unwrap()).unwrap();
         let path = format!("{}:/usr/bin:/bin", self.root.join("bin").display());
@@ -285,7 +285,7 @@ fn without_a_bucket_the_image_brings_its_models() {
         models_image: None,
         ..data()
     };
-    assert!(machine.boot_with(data, &[]).status.success());
+    assert!(machine.boot_with(&data, &[]).status.success());
     let calls = machine.calls();
     for call in ["mkfs", "chown", "docker run", "docker rm", PULL_READER] {
         assert!(!calls.iter().any(|c| c.starts_with(call)), "{call}");
