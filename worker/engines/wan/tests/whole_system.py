@@ -44,7 +44,8 @@ WITH_FAULTS = "--engine-arg=--allow-faults"
 
 
 class System:
-    def __init__(self, programs: Path, directory: Path, packs: Path, workers: int) -> None:
+    def __init__(self, programs: Path, directory: Path, packs: Path | None, workers: int) -> None:
+        self._log = directory / "dev.log"
         self._bin = directory / "bin"
         self._dir = directory / "dev"
         self._bin.mkdir()
@@ -52,26 +53,23 @@ class System:
             if program.is_file() and os.access(program, os.X_OK) and program.name != "spotreel-engine-sim":
                 _put(program, self._bin / program.name)
         engine = self._bin / "spotreel-engine-sim"
-        command = f"{sys.executable} -m spotreel_wan --packs {packs} --device cpu --threads 1"
+        own = "" if packs is None else f"--packs {packs} "
+        command = f"{sys.executable} -m spotreel_wan {own}--device cpu --threads 1"
         engine.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         engine.chmod(0o755)
+        self.start(workers)
+
+    def start(self, workers: int, **settings: str | Path) -> None:
+        """Again, with what was there before."""
+        more = {f"SPOTREEL_WORKER_{name}": str(value) for name, value in settings.items()}
+        flags = ["--dir", self._dir, "--workers", str(workers), "--lease", "10s", WITH_FAULTS]
         self._process = subprocess.Popen(
-            [
-                self._bin / "spotreel",
-                "dev",
-                "--dir",
-                self._dir,
-                "--workers",
-                str(workers),
-                "--lease",
-                "10s",
-                WITH_FAULTS,
-            ],
-            env=os.environ | SETTINGS,
-            stdout=(directory / "dev.log").open("wb"),
+            [self._bin / "spotreel", "dev", *flags],
+            env=os.environ | SETTINGS | more,
+            stdout=self._log.open("wb"),
             stderr=subprocess.STDOUT,
         )
-        until(lambda: "ready:" in (directory / "dev.log").read_text(), READY_SECONDS, "spotreel dev")
+        until(lambda: "ready:" in self._log.read_text(), READY_SECONDS, "spotreel dev")
 
     def call(self, *arguments: str | Path) -> str:
         command = [self._bin / "spotreel", "--dir", self._dir, *arguments]
@@ -79,6 +77,7 @@ class System:
 
     def submit(self, name: str, model: str, prompt: str, **more: Any) -> None:
         spec = {"id": name, "model": model, "prompt": prompt, "size": "{}x{}".format(*SIZES[model]), **SPEC, **more}
+        spec = {key: value for key, value in spec.items() if value is not None}
         if "image" in spec:
             self.call("submit", *(f"--{key.replace('_', '-')}={value}" for key, value in spec.items()))
         else:
@@ -92,6 +91,11 @@ class System:
 
     def end(self, name: str) -> dict[str, Any]:
         return until(lambda: ended(self.state(name)), TASK_SECONDS, name)
+
+    def objects(self, words: bytes) -> int:
+        """How many in S3 have this in their first bytes."""
+        found = self._dir.rglob("buckets/*/objects/*")
+        return sum(words in path.open("rb").read(1000) for path in found if path.is_file())
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)
@@ -110,7 +114,7 @@ def _put(program: Path, target: Path) -> None:
 
 
 @contextmanager
-def running(programs: Path, packs: Path, workers: int = 2) -> Iterator[System]:
+def running(programs: Path, packs: Path | None, workers: int = 2) -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix="wan-system-") as directory:
         system = System(programs, Path(directory), packs, workers)
         try:
@@ -148,6 +152,7 @@ def direct(directory: Path, task: dict[str, Any], image: Path | None) -> str:
         guidance_2=guidance[1],
         image=None if image is None else str(image),
         **{key: task[key] for key in ("prompt", "width", "height", "frames", "fps", "steps", "shift", "seed")},
+        quality=task.get("quality"),
     )
     with Engine(TINY) as engine:
         engine.load(task["model"])
@@ -175,6 +180,36 @@ def videos(system: System, directory: Path) -> None:
         check(f"{model}: a video of Wan's lies in S3", task["state"] == "succeeded", task)
         same = task["video"]["sha256"] == direct(directory / model, task, image if model == "i2v-A14B" else None)
         check(f"{model}: and it is the engine's own, byte for byte", same, task)
+
+
+def fast(system: System, directory: Path) -> None:
+    # Its steps and guidance come with the word.
+    system.submit("fast", "t2v-A14B", "a lighthouse at dusk", quality="fast", steps=None)
+    system.submit("slow", "ti2v-5B", "a lighthouse at dusk", quality="fast", steps=None)
+    task = system.end("fast")
+    check("a fast task: four steps, and a video", (task["state"], task["steps"]) == ("succeeded", 4), task)
+    same = task["video"]["sha256"] == direct(directory / "fast", task, None)
+    check("and it is the engine's own, byte for byte", same, task)
+    task = system.end("slow")
+    once = (task["state"], errors(task)) == ("failed", ["invalid"])
+    check("a fast task for a pack without distilled weights: invalid, and never tried again", once, task)
+
+
+def pulled(programs: Path, packs: Path, scratch: Path) -> None:
+    """The engine has no packs of its own: the worker fetches them from the bucket."""
+    with running(programs, None, workers=0) as system:
+        for model in SIZES:
+            system.call("models", "push", packs / model)
+        system.stop()
+        here = scratch / "pulled"
+        system.start(1, PACKS__DIR=here, PACKS__KEEP_FREE_GB="0")
+        videos(system, scratch)
+        fast(system, scratch)
+        verified = all((here / model / ".verified").is_file() for model in SIZES)
+        check("the packs came from the bucket", verified, {"found": sorted(map(str, here.rglob("*")))})
+        # The tiny models share one text encoder, and all those tasks one text.
+        texts = system.objects(b"wanembeds/1")
+        check("encoded text lies there once for all models", texts == 1, {"encoded": texts})
 
 
 def interruptions(system: System, directory: Path) -> None:
@@ -297,8 +332,9 @@ def main() -> None:
     programs = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
-        with running(programs, made(programs, scratch / "packs")) as system:
-            videos(system, scratch)
+        packs = made(programs, scratch / "packs")
+        pulled(programs, packs, scratch)
+        with running(programs, packs) as system:
             interruptions(system, scratch)
             failures(system)
             bad_images(system, scratch)
