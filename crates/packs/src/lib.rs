@@ -27,4 +27,5 @@ pub use progress::Progress;
 pub use pull::{PullError, PullOptions};
 pub use push::{PushError, Pushed};
 pub use remote::{PREFIX, Published, Remote, RemoteError};
+pub use tensors::{Head, read_head};
 pub use verify::verify;

@@ -139,7 +139,8 @@ impl Remote {
         Ok(pack)
     }
 
-    /// Returns those whose hash was wrong, to be fetched from the start.
+    /// Ranges as they come, into one file after the other; the flush of one goes on while the next arrives. Returns those
+    /// whose hash was wrong, to be fetched from the start.
     async fn fetch(
         &self,
         site: &mut Site,
@@ -149,38 +150,25 @@ impl Remote {
     ) -> Result<Vec<(PackFile, u64)>, PullError> {
         let mut wrong = Vec::new();
         let mut settling = JoinSet::new();
-        let landed = self.land(site, &wanted, options, teller, &mut settling);
-        let landed = landed.await;
-        // Also after an error: what has come whole stays.
-        while let Some(settled) = settling.join_next().await {
-            let (file, settled) = settled?;
-            match settled {
-                Ok(()) => site.keep(&file, teller)?,
-                Err(PackError::Sha256Mismatch { path }) => {
-                    tracing::warn!(path = %path.display(), "what came has another hash");
-                    teller.lost(file.bytes);
-                    wrong.push((file, 0));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        landed.map(|()| wrong)
-    }
-
-    /// Ranges as they come, into one file after the other; the flush of one goes on while the next arrives.
-    async fn land(
-        &self,
-        site: &Site,
-        wanted: &[(PackFile, u64)],
-        options: &PullOptions,
-        teller: &Teller,
-        settling: &mut JoinSet<(PackFile, Result<(), PackError>)>,
-    ) -> Result<(), PullError> {
-        let mut pieces = pin!(window::fetch(self, wanted, options));
+        let mut pieces = pin!(window::fetch(self, &wanted, options));
         let mut open = None;
-        while let Some((piece, got)) = pieces.next().await {
+        let landed = loop {
+            let (piece, got) = tokio::select! {
+                // At once: somebody may wait for this very file.
+                Some(settled) = settling.join_next() => {
+                    site.settle(settled?, teller, &mut wrong)?;
+                    continue;
+                }
+                piece = pieces.next() => match piece {
+                    Some(piece) => piece,
+                    None => break Ok(()),
+                },
+            };
             let (file, part) = &wanted[piece.file];
-            let bytes = got?;
+            let bytes = match got {
+                Ok(bytes) => bytes,
+                Err(error) => break Err(error),
+            };
             let count = bytes.len() as u64;
             let landing =
                 open.get_or_insert_with(|| Landing::begin(&site.pack, file, *part, &site.lock));
@@ -195,10 +183,14 @@ impl Remote {
                 settling.spawn(async move { (file.clone(), landing.finish(file).await) });
             }
             if !taken {
-                break; // the disk's error comes from `finish`
+                break Ok(()); // the disk's error comes from `finish`
             }
+        };
+        // Also after an error: what has come whole stays.
+        while let Some(settled) = settling.join_next().await {
+            site.settle(settled?, teller, &mut wrong)?;
         }
-        Ok(())
+        landed.map(|()| wrong)
     }
 }
 
@@ -251,6 +243,24 @@ impl Site {
         }
         self.marker.save(&self.pack)?;
         Ok((self, wanted))
+    }
+
+    fn settle(
+        &mut self,
+        (file, settled): (PackFile, Result<(), PackError>),
+        teller: &Teller,
+        wrong: &mut Vec<(PackFile, u64)>,
+    ) -> Result<(), PackError> {
+        match settled {
+            Ok(()) => self.keep(&file, teller)?,
+            Err(PackError::Sha256Mismatch { path }) => {
+                tracing::warn!(path = %path.display(), "what came has another hash");
+                teller.lost(file.bytes);
+                wrong.push((file, 0));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn keep(&mut self, file: &PackFile, teller: &Teller) -> Result<(), PackError> {

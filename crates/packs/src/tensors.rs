@@ -14,13 +14,13 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 pub(crate) const LENGTH_BYTES: u64 = 8;
 
 /// A file's header, and where its data begins.
-pub(crate) struct Head {
+pub struct Head {
     pub metadata: Metadata,
     pub data_at: u64,
 }
 
 /// Reads and checks it: the tensors fill the file, without gaps and without a rest.
-pub(crate) fn read_head(path: &Path) -> Result<Head, PackError> {
+pub fn read_head(path: &Path) -> Result<Head, PackError> {
     let bad = |reason: String| PackError::NotSafetensors {
         path: path.to_owned(),
         reason,
@@ -41,7 +41,8 @@ pub(crate) fn read_head(path: &Path) -> Result<Head, PackError> {
     let metadata: Metadata =
         serde_json::from_slice(&header).map_err(|error| bad(error.to_string()))?;
     let data_at = LENGTH_BYTES + length;
-    if data_at + metadata.data_len() as u64 != bytes {
+    // The header may claim any length at all.
+    if data_at.checked_add(metadata.data_len() as u64) != Some(bytes) {
         return Err(bad("its tensors do not fill it".to_owned()));
     }
     Ok(Head { metadata, data_at })
