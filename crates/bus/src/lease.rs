@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotreel_domain::TaskId;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::log::TaskLog;
@@ -16,7 +17,8 @@ const RENEWALS_PER_LEASE: u32 = 4;
 pub struct Lease {
     pub delivery: Delivery,
     superseded: CancellationToken,
-    _stop: DropGuard,
+    stop: DropGuard,
+    renewals: JoinHandle<()>,
 }
 
 impl Lease {
@@ -39,7 +41,7 @@ impl Lease {
             superseded.clone(),
         );
         let ended = stop.clone();
-        tokio::spawn(async move {
+        let renewals = tokio::spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
                 () = watch => {}
@@ -48,8 +50,18 @@ impl Lease {
         Self {
             delivery,
             superseded,
-            _stop: stop.drop_guard(),
+            stop: stop.drop_guard(),
+            renewals,
         }
+    }
+
+    /// Ends the renewals, so that the item can be handed back: one that the server hears behind that would hide the item
+    /// from everybody for a whole lease.
+    pub async fn release(self) -> Delivery {
+        drop(self.stop);
+        // It has ended, in whatever way.
+        let _ = self.renewals.await;
+        self.delivery
     }
 
     /// Fires once the log holds an event newer than our start: stop, somebody else has decided.
