@@ -64,6 +64,7 @@ pub struct Limits {
 
 /// A video has 4n+1 frames: the first is a latent of its own, the others come in fours.
 pub const MIN_FRAMES: u32 = 5;
+const FRAMES_A_LATENT: u32 = 4;
 pub const STEPS: std::ops::RangeInclusive<u32> = 1..=60;
 pub const GUIDANCE: std::ops::RangeInclusive<f64> = 1.0..=10.0;
 pub const SHIFT: std::ops::RangeInclusive<f64> = 1.0..=20.0;
@@ -119,6 +120,16 @@ impl Model {
                 image: ImageRule::Required,
             },
         }
+    }
+
+    /// What a video of this size is computed as: channels, times, rows and columns of latents.
+    pub fn latents(self, width: u32, height: u32, frames: u32) -> [u32; 4] {
+        let (channels, pixels) = match self {
+            Self::Ti2v5b => (48, 16),
+            Self::T2vA14b | Self::I2vA14b => (16, 8),
+        };
+        let times = frames.saturating_sub(1) / FRAMES_A_LATENT + 1;
+        [channels, times, height / pixels, width / pixels]
     }
 }
 

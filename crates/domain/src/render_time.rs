@@ -18,8 +18,6 @@ use crate::request::TaskSpec;
 const TERA: f64 = 1e12;
 /// The text that every block attends to: umT5's whole length, whatever the prompt's.
 const TEXT_TOKENS: f64 = 512.0;
-/// The first frame is a latent of its own, the others come in fours.
-const FRAMES_A_LATENT: u32 = 4;
 /// Decoding, in teraflops at a card's linear rate for a million pixels: 14.47 s for 1280x704, 121 frames on an H200
 /// (heygen-com/auto-model-optim, plain decoder), 277 TFLOPS. Of the A14B models' VAE no figure is known: taken as alike.
 const DECODE: f64 = 36.8;
@@ -48,8 +46,6 @@ struct Shape {
     layers: f64,
     width: f64,
     feed_forward: f64,
-    /// A patch of 2x2 latent cells.
-    pixels_a_token: u32,
 }
 
 impl Job {
@@ -78,8 +74,9 @@ impl Job {
     }
 
     pub fn tokens(&self) -> u32 {
-        let latents = self.frames.saturating_sub(1) / FRAMES_A_LATENT + 1;
-        latents * (self.width * self.height / shape(self.model).pixels_a_token)
+        let [_, times, rows, columns] = self.model.latents(self.width, self.height, self.frames);
+        // A patch of 2x2 latents.
+        times * (rows / 2) * (columns / 2)
     }
 
     pub fn pass(&self) -> Work {
@@ -118,21 +115,18 @@ impl Job {
     }
 }
 
-/// Wan-Video/Wan2.2, `wan/configs/wan_ti2v_5B.py` and `wan_t2v_A14B.py`; the latent of the 5B has a sixteenth of the side
-/// of the picture, the others' an eighth.
+/// Wan-Video/Wan2.2, `wan/configs/wan_ti2v_5B.py` and `wan_t2v_A14B.py`.
 fn shape(model: Model) -> Shape {
     match model {
         Model::Ti2v5b => Shape {
             layers: 30.0,
             width: 3_072.0,
             feed_forward: 14_336.0,
-            pixels_a_token: 32 * 32,
         },
         Model::T2vA14b | Model::I2vA14b => Shape {
             layers: 40.0,
             width: 5_120.0,
             feed_forward: 13_824.0,
-            pixels_a_token: 16 * 16,
         },
     }
 }

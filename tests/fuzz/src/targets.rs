@@ -111,8 +111,9 @@ pub fn task_log(input: &[u8]) -> bool {
     let steps = [
         task.started("w", "i", 0, now()),
         task.succeeded(artifact, now()),
-        task.attempt_failed(failure, now()),
+        task.attempt_failed(failure.clone(), now()),
         task.interrupted(now()),
+        task.declined(failure, now()),
         task.lost(false, now()),
         task.lost(true, now()),
         task.cancelled(now()),

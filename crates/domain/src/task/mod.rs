@@ -26,6 +26,10 @@ pub const MAX_RETRIES: u32 = 3;
 /// Starts in a row that end without a word and without a newer checkpoint, until they count as one failure.
 pub const LOST_PER_FAILURE: u32 = 3;
 
+/// Workers in a row that could not begin with a task, until they count as one failure: more than are likely to be broken
+/// or too small at once, and few enough for a task that nobody can render to end within the hour.
+pub const DECLINED_PER_FAILURE: u32 = 8;
+
 /// 10, 40, 160 seconds: long enough for a passing fault, short against a render.
 pub fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs(10 * 4u64.pow(failures.clamp(1, MAX_RETRIES) - 1))
@@ -95,6 +99,7 @@ pub enum Outcome {
     Running,
     Succeeded,
     Failed,
+    /// Handed back: by order, or, with an error, by a worker that could not begin.
     Interrupted,
     Lost,
     Cancelled,

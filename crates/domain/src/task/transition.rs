@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Artifact, Attempt, Event, Failure, FailureKind, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT,
-    MAX_RETRIES, Outcome, State, Task, retry_delay,
+    Artifact, Attempt, DECLINED_PER_FAILURE, Event, Failure, FailureKind, LOST_PER_FAILURE,
+    MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, retry_delay,
 };
 use crate::api_key::Owner;
 use crate::id::TaskId;
@@ -139,6 +139,29 @@ impl Task {
         Ok((Event::Interrupted, task))
     }
 
+    /// This worker cannot begin with it, which is no fault of the task: its weights are broken there, or the accelerator
+    /// is too small. Another worker has it at once; when that one cannot either, it waits longer and longer. A task that
+    /// nobody can render must end: a whole row of such workers counts as a failure.
+    pub fn declined(&self, why: Failure, now: Timestamp) -> Result<Step, Refused> {
+        let error = Some(why.clone());
+        let mut task = self.end_attempt("declined", Outcome::Interrupted, error, now)?;
+        task.lost_in_row = 0;
+        let row = task.declined_in_row();
+        if row.is_multiple_of(DECLINED_PER_FAILURE) {
+            task.failures = task.failures.saturating_add(1);
+            return Ok(task.after_failure(why, now));
+        }
+        let delay = match row {
+            1 => Duration::ZERO,
+            more => retry_delay(more - 1),
+        };
+        let not_before = now.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        task.state = State::Queued {
+            not_before: (!delay.is_zero()).then_some(not_before),
+        };
+        Ok((Event::Interrupted, task))
+    }
+
     /// The attempt ended without a word. A task that kills its workers must end: the third in a row that left no
     /// newer checkpoint counts as a failure.
     pub fn lost(&self, newer_checkpoint: bool, now: Timestamp) -> Result<Step, Refused> {
@@ -191,6 +214,15 @@ impl Task {
         // A deadline that has passed would end the new round at once.
         task.spec.expires_at = task.spec.expires_at.filter(|at| *at > now);
         Ok((Event::Queued, task))
+    }
+
+    /// At most as many as attempts are kept, which is a multiple of those that make a failure.
+    fn declined_in_row(&self) -> u32 {
+        let newest_first = self.attempts.iter().rev();
+        let row = newest_first.take_while(|attempt| {
+            attempt.outcome == Outcome::Interrupted && attempt.error.is_some()
+        });
+        u32::try_from(row.count()).unwrap_or(u32::MAX)
     }
 
     fn after_failure(self, error: Failure, now: Timestamp) -> Step {

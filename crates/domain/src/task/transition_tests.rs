@@ -62,10 +62,20 @@ fn every_state_meets_every_event() {
         queued().expired(now()).unwrap().1,
     ];
     let table = [
-        // state        started    succeeded    failed    interrupted lost     cancelled    expired    requeued
+        // state        started    succeeded    failed    interrupted declined lost     cancelled    expired    requeued
         (
             "queued",
-            ["started", "-", "-", "-", "-", "cancelled", "expired", "-"],
+            [
+                "started",
+                "-",
+                "-",
+                "-",
+                "-",
+                "-",
+                "cancelled",
+                "expired",
+                "-",
+            ],
         ),
         (
             "started",
@@ -75,15 +85,22 @@ fn every_state_meets_every_event() {
                 "queued",
                 "queued",
                 "queued",
+                "queued",
                 "cancelled",
                 "expired",
                 "-",
             ],
         ),
-        ("succeeded", ["-"; 8]),
-        ("failed", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
-        ("cancelled", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
-        ("expired", ["-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("succeeded", ["-"; 9]),
+        ("failed", ["-", "-", "-", "-", "-", "-", "-", "-", "queued"]),
+        (
+            "cancelled",
+            ["-", "-", "-", "-", "-", "-", "-", "-", "queued"],
+        ),
+        (
+            "expired",
+            ["-", "-", "-", "-", "-", "-", "-", "-", "queued"],
+        ),
     ];
     for (task, (name, expected)) in states.iter().zip(table) {
         assert_eq!(task.state.name(), name);
@@ -92,6 +109,7 @@ fn every_state_meets_every_event() {
             task.succeeded(artifact(), now()),
             task.attempt_failed(failure(FailureKind::Retryable), now()),
             task.interrupted(now()),
+            task.declined(failure(FailureKind::Model), now()),
             task.lost(false, now()),
             task.cancelled(now()),
             task.expired(now()),
@@ -162,6 +180,60 @@ fn a_task_that_kills_its_workers_ends() {
             return;
         }
     }
+}
+
+/// 7 declined attempts cost nothing, the 8th is a failure, and after four rows the task is over.
+#[test]
+fn a_task_that_nobody_can_begin_with_waits_longer_and_longer_and_ends() {
+    let mut task = queued();
+    let mut waits = Vec::new();
+    for starts in 1.. {
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        let (event, after) = running
+            .declined(failure(FailureKind::Model), now())
+            .unwrap();
+        if let State::Queued { not_before } = after.state {
+            waits.push(not_before.map_or(0, |at| at.as_second() - now().as_second()));
+        }
+        let last = after.attempts.last().unwrap();
+        assert_eq!(last.outcome, Outcome::Interrupted);
+        assert_eq!(last.error.as_ref().unwrap().message, "it broke");
+        assert_eq!(after.failures, starts / DECLINED_PER_FAILURE);
+        let ends_row = starts.is_multiple_of(DECLINED_PER_FAILURE);
+        let expected = match (ends_row, after.failures > MAX_RETRIES) {
+            (_, true) => Event::Failed,
+            (true, _) => Event::AttemptFailed,
+            (false, _) => Event::Interrupted,
+        };
+        assert_eq!(event, expected);
+        task = after;
+        if event == Event::Failed {
+            break;
+        }
+    }
+    assert_eq!(
+        task.attempts_total,
+        DECLINED_PER_FAILURE * (MAX_RETRIES + 1)
+    );
+    assert_eq!(waits[..8], [0, 10, 40, 160, 160, 160, 160, 10]);
+    assert!(waits.iter().sum::<i64>() < 3_600 * 2);
+}
+
+#[test]
+fn a_worker_that_can_ends_the_row() {
+    let mut task = queued();
+    for _ in 0..3 {
+        for _ in 1..DECLINED_PER_FAILURE {
+            let (_, running) = task.started("w", "i", 0, now()).unwrap();
+            task = running
+                .declined(failure(FailureKind::Oom), now())
+                .unwrap()
+                .1;
+        }
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        task = running.interrupted(now()).unwrap().1;
+    }
+    assert_eq!(task.failures, 0);
 }
 
 #[test]
