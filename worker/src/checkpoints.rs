@@ -1,16 +1,19 @@
 //! Checkpoints in S3: where they lie, which is the newest, and the upload beside the render.
 
+mod inspect;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use spotreel_domain::Task;
-use spotreel_s3::Store;
+use spotreel_domain::request::TaskSpec;
+use spotreel_s3::{GetFileError, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::crash;
-use crate::engine::protocol::CheckpointInfo;
+use crate::engine::protocol::{CHECKPOINT_FORMAT, CheckpointInfo, ResumeFrom};
 
 /// Kept of one round: the newest, and the one before it should the newest prove unusable.
 const KEPT: usize = 2;
@@ -54,16 +57,38 @@ pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
     Ok(found)
 }
 
-/// Brings a checkpoint here; what does not match its hash is an error.
+/// Brings a checkpoint here, for an engine that says of its checkpoints that they are of `format`. One that no engine
+/// could go on from is removed, and is an error.
 pub async fn fetch(
     store: &Store,
     stored: &Stored,
+    spec: &TaskSpec,
+    format: Option<&str>,
     work_dir: &Path,
-) -> anyhow::Result<(PathBuf, String)> {
+) -> anyhow::Result<ResumeFrom> {
     let path = work_dir.join("resume.ckpt");
-    let info = store.get_to_file(&stored.key, &path).await?;
-    let sha256 = info.sha256.context("a checkpoint without a hash")?;
-    Ok((path, sha256))
+    let got = store.get_to_file(&stored.key, &path).await;
+    if let Err(GetFileError::Corrupt { .. } | GetFileError::Unverifiable { .. }) = got {
+        remove(store, stored).await;
+    }
+    let sha256 = got?.sha256.context("a checkpoint without a hash")?;
+    if format == Some(CHECKPOINT_FORMAT) {
+        let (file, spec, next_step) = (path.clone(), spec.clone(), stored.next_step);
+        let look = move || inspect::inspect(&file, &spec, next_step);
+        if let Err(unfit) = tokio::task::spawn_blocking(look).await? {
+            remove(store, stored).await;
+            return Err(unfit.into());
+        }
+    }
+    Ok(ResumeFrom { path, sha256 })
+}
+
+/// Nobody shall try it again.
+pub async fn remove(store: &Store, stored: &Stored) {
+    metrics::counter!("spotreel_worker_checkpoints_refused_total").increment(1);
+    if let Err(error) = store.delete(&stored.key).await {
+        tracing::debug!(key = stored.key, %error, "an unusable checkpoint was not removed");
+    }
 }
 
 /// Uploads checkpoints one after the other while the render goes on. When the network is slower than the render, the

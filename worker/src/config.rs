@@ -12,6 +12,7 @@ use spotreel_s3::StoreConfig;
 use crate::cloud::CloudSection;
 use crate::engine::{Deadlines, Graces};
 use crate::idle::IdleSection;
+use crate::packs::PacksSection;
 use crate::salvage;
 
 pub const DEFAULTS: &str = include_str!("worker.toml");
@@ -26,6 +27,7 @@ pub struct WorkerConfig {
     #[serde(with = "humantime_serde")]
     pub pull_wait: Duration,
     pub engine: EngineSection,
+    pub packs: PacksSection,
     pub checkpoint: CheckpointSection,
     pub retry: RetrySection,
     pub stop: StopSection,
@@ -43,6 +45,7 @@ pub struct WorkerConfig {
 #[serde(deny_unknown_fields)]
 pub struct EngineSection {
     pub command: Vec<String>,
+    pub profile: String,
     #[serde(default)]
     pub deadlines: Deadlines,
     #[serde(default)]

@@ -70,29 +70,19 @@ impl Worker {
         let facts = match self.check(task, video).await {
             Ok(facts) => facts,
             Err(message) => {
+                let kind = FailureKind::Gate;
+                let delivery = lease.release().await;
                 return self
-                    .fail(
-                        started,
-                        &lease.delivery,
-                        Failure {
-                            kind: FailureKind::Gate,
-                            message,
-                        },
-                    )
+                    .fail(started, &delivery, Failure { kind, message })
                     .await;
             }
         };
         let key = key(task, started.sequence);
         if let Err(message) = self.upload(task, &key, video, &facts, engine, &lease).await {
+            let kind = FailureKind::Storage;
+            let delivery = lease.release().await;
             return self
-                .fail(
-                    started,
-                    &lease.delivery,
-                    Failure {
-                        kind: FailureKind::Storage,
-                        message,
-                    },
-                )
+                .fail(started, &delivery, Failure { kind, message })
                 .await;
         }
         crash::point("after-upload");

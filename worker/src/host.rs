@@ -1,18 +1,21 @@
 //! Keeps one engine process running with the wanted model loaded.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
 use spotreel_bootstrap::Health;
+use spotreel_domain::render_time::{Gpu, Job};
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Failure, FailureKind};
 use spotreel_domain::{Model, Quality};
+use spotreel_packs::Index;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::EngineSection;
-use crate::engine::protocol::{EngineHello, ErrorKind, FEATURE_FAST};
-use crate::engine::{Engine, EngineConfig, EngineError, EngineFailure};
+use crate::engine::protocol::{EngineHello, ErrorKind, RenderRequest};
+use crate::engine::{Engine, EngineConfig, EngineError, EngineFailure, Load, Render};
 
 /// An engine that is told to end has so long to do it by itself.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -25,6 +28,8 @@ pub struct Host {
     engine: Option<Engine>,
     loaded: Option<Model>,
     device_failures: u32,
+    /// By model, the fewest tokens that did not fit, and what was said of them.
+    too_large: BTreeMap<Model, (u32, EngineFailure)>,
 }
 
 impl Host {
@@ -35,6 +40,7 @@ impl Host {
             engine: None,
             loaded: None,
             device_failures: 0,
+            too_large: BTreeMap::new(),
         }
     }
 
@@ -47,6 +53,10 @@ impl Host {
         self.engine.as_ref().map_or_else(String::new, |engine| {
             format!("{}/{}", engine.hello().name, engine.hello().version)
         })
+    }
+
+    pub fn hello(&self) -> Option<&EngineHello> {
+        Some(self.engine.as_ref()?.hello())
     }
 
     /// A running engine, started anew with growing pauses for as long as it takes. No task is taken before there is
@@ -81,17 +91,43 @@ impl Host {
         }
     }
 
-    /// What no try on an engine like this one will render. Four steps without distilled weights are noise, which the
-    /// gate could take for a picture.
+    /// What this engine has refused once for its size, or what is larger, it will refuse again.
     pub fn cannot(&self, spec: &TaskSpec) -> Option<EngineFailure> {
-        lacking(self.engine.as_ref()?.hello(), spec.quality?)
+        let (least, failure) = self.too_large.get(&spec.model)?;
+        (Job::of(spec).tokens() >= *least).then(|| failure.clone())
     }
 
-    /// The engine with `model` loaded.
-    pub async fn with_model(&mut self, model: Model) -> Result<&mut Engine, EngineFailure> {
+    /// Four steps without distilled weights are noise, which the gate could take for a picture. Where the worker keeps
+    /// the packs, it knows what is in them; else the engine does.
+    pub fn lacks_fast(&self, spec: &TaskSpec, pack: Option<&Index>) -> Option<EngineFailure> {
+        lacking(self.hello()?, pack, spec.model, spec.quality?)
+    }
+
+    /// Keeps in mind what did not fit.
+    pub fn remember(&mut self, spec: &TaskSpec, failure: &EngineFailure) {
+        if failure.does_not_fit() {
+            let tokens = Job::of(spec).tokens();
+            let known = self.too_large.get(&spec.model);
+            if known.is_none_or(|(least, _)| tokens < *least) {
+                let mut failure = failure.clone();
+                failure.log_tail.clear();
+                self.too_large.insert(spec.model, (tokens, failure));
+            }
+        }
+    }
+
+    /// The engine's next profile that takes less memory; none where a profile is configured.
+    pub fn lower_profile(&self) -> Option<String> {
+        let free = self.config.profile.is_empty();
+        let lower = self.engine.as_ref().filter(|_| free)?.lower_profile()?;
+        Some(lower.to_owned())
+    }
+
+    /// Has the engine load a model.
+    pub async fn load(&mut self, model: Model, load: Load) -> Result<(), EngineFailure> {
         // An engine whose last render was given up half-way is of no more use, and may not know it yet.
         let loaded = match &mut self.engine {
-            Some(engine) => engine.load(model.as_str()).await,
+            Some(engine) => engine.load(load.clone()).await,
             None => Err(EngineError::Abandoned),
         };
         self.loaded = None;
@@ -101,16 +137,26 @@ impl Host {
                 let engine = self
                     .engine
                     .insert(Engine::spawn(self.engine_config()).await.map_err(failure)?);
-                engine.load(model.as_str()).await.map_err(failure)?;
+                engine.load(load).await.map_err(failure)?;
             }
             loaded => loaded.map_err(failure)?,
         }
-        let engine = self
-            .engine
-            .as_mut()
-            .ok_or_else(|| gone("no engine is running"))?;
         self.loaded = Some(model);
-        Ok(engine)
+        Ok(())
+    }
+
+    /// Begins a render of the model that is loaded.
+    pub fn begin(
+        &mut self,
+        request: RenderRequest,
+        spec: &TaskSpec,
+    ) -> Result<Render<'_>, EngineFailure> {
+        let engine = self.engine.as_mut();
+        let engine = engine.ok_or_else(|| gone("no engine is running"))?;
+        let gpu = engine.hello().device.as_deref().and_then(Gpu::of_device);
+        let step =
+            gpu.and_then(|gpu| Duration::try_from_secs_f64(Job::of(spec).step_seconds(gpu)).ok());
+        engine.render(request, step).map_err(failure)
     }
 
     /// After each render: what its end means for the engine. False: this machine's accelerator has failed for good.
@@ -151,15 +197,23 @@ impl Host {
     }
 }
 
-fn lacking(hello: &EngineHello, quality: Quality) -> Option<EngineFailure> {
-    if !quality.needs_distilled_weights() || hello.features.iter().any(|name| name == FEATURE_FAST)
-    {
+fn lacking(
+    hello: &EngineHello,
+    pack: Option<&Index>,
+    model: Model,
+    quality: Quality,
+) -> Option<EngineFailure> {
+    let (has, whose) = match pack {
+        Some(pack) => (pack.fast.is_some(), format!("the pack of {model}")),
+        None => (
+            hello.renders_fast(model.as_str()),
+            format!("the engine {}", hello.name),
+        ),
+    };
+    if !quality.needs_distilled_weights() || has {
         return None;
     }
-    let engine = &hello.name;
-    let message = format!(
-        "the engine {engine} has no distilled weights for {quality}: submit it as standard"
-    );
+    let message = format!("{whose} has no distilled weights for {quality}: submit it as standard");
     Some(EngineFailure {
         kind: ErrorKind::Invalid,
         code: "quality".into(),
@@ -183,6 +237,7 @@ pub fn gone(message: &str) -> EngineFailure {
         message: message.to_owned(),
         log_tail: std::collections::VecDeque::new(),
         engine_alive: true,
+        needed_bytes: None,
     }
 }
 
@@ -211,15 +266,39 @@ pub fn record(failure: &EngineFailure) -> Failure {
         ErrorKind::Retryable | ErrorKind::Cancelled => FailureKind::Retryable,
     };
     let mut message = format!("{} ({})", failure.message, failure.code);
+    if let Some(needed) = failure.needed_bytes {
+        message.push_str(&advice(needed));
+    }
     let tail = failure.log_tail.iter().rev().take(LOG_LINES).rev();
     let tail: String = tail.map(|line| format!("\n{line}")).collect();
     message.extend(tail.chars().take(LOG_BYTES));
     Failure { kind, message }
 }
 
+/// What machine would do.
+fn advice(needed: u64) -> String {
+    let gigabytes = needed.div_ceil(1_000_000_000);
+    match Gpu::smallest_with(needed) {
+        Some(gpu) => {
+            let (name, has) = (gpu.name(), gpu.memory_gb());
+            format!(
+                "; it takes {gigabytes} GB of GPU memory: the smallest that has it is the {name} with {has} GB"
+            )
+        }
+        None => format!(
+            "; it takes {gigabytes} GB of GPU memory, which no single GPU has: ask for fewer pixels or frames"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use spotreel_bootstrap::ambient;
+    use spotreel_domain::TaskRequest;
+
     use super::*;
+
+    const MODEL: Model = Model::T2vA14b;
 
     #[test]
     fn fast_is_refused_where_the_engine_has_no_weights_for_it() {
@@ -229,15 +308,86 @@ mod tests {
             ..EngineHello::default()
         };
         for quality in [Quality::Standard, Quality::Best] {
-            assert_eq!(lacking(&hello, quality), None);
+            assert_eq!(lacking(&hello, None, MODEL, quality), None);
         }
-        let failure = lacking(&hello, Quality::Fast).unwrap();
+        let failure = lacking(&hello, None, MODEL, Quality::Fast).unwrap();
         assert!(failure.engine_alive, "the next task is welcome");
         let failure = record(&failure);
         assert_eq!(failure.kind, FailureKind::Invalid);
         assert!(!failure.kind.may_be_retried());
         assert!(failure.message.contains("wan has no distilled weights"));
-        hello.features.push(FEATURE_FAST.into());
-        assert_eq!(lacking(&hello, Quality::Fast), None);
+        hello.features.push("fast:t2v-A14B".into());
+        assert_eq!(lacking(&hello, None, MODEL, Quality::Fast), None);
+        assert!(lacking(&hello, None, Model::I2vA14b, Quality::Fast).is_some());
+    }
+
+    #[test]
+    fn a_pack_that_the_worker_keeps_decides_and_not_the_engine() {
+        let index = serde_json::json!({
+            "format": "wanpack/1", "model": "t2v-A14B", "compute": "bfloat16", "source": {}, "license": "", "files": [],
+        });
+        let mut index: Index = serde_json::from_value(index).unwrap();
+        let hello = EngineHello {
+            features: vec!["fast".into()],
+            ..EngineHello::default()
+        };
+        let failure = lacking(&hello, Some(&index), MODEL, Quality::Fast).unwrap();
+        assert!(failure.message.contains("the pack of t2v-A14B"));
+        let fast = serde_json::json!({"loras": {}, "source": {}, "license": ""});
+        index.fast = serde_json::from_value(fast).unwrap();
+        assert_eq!(
+            lacking(&EngineHello::default(), Some(&index), MODEL, Quality::Fast),
+            None
+        );
+    }
+
+    #[test]
+    fn what_did_not_fit_is_refused_again_with_what_it_would_take() {
+        let request = TaskRequest {
+            model: MODEL.as_str().into(),
+            prompt: "a red fox".into(),
+            ..TaskRequest::default()
+        };
+        let large = request.validate(ambient::now()).unwrap().spec;
+        let small = TaskSpec {
+            frames: 5,
+            ..large.clone()
+        };
+        let section = EngineSection {
+            command: Vec::new(),
+            profile: String::new(),
+            deadlines: Default::default(),
+            graces: Default::default(),
+        };
+        let mut host = Host::new(section, Health::new());
+        let failure = EngineFailure {
+            kind: ErrorKind::Oom,
+            code: "does_not_fit".into(),
+            needed_bytes: Some(46_000_000_000),
+            ..gone("1280x720, 81 frames do not fit on NVIDIA L4")
+        };
+        let passing = EngineFailure {
+            code: "out_of_memory".into(),
+            ..failure.clone()
+        };
+        host.remember(&large, &passing);
+        assert_eq!(host.cannot(&large), None, "that may go well another time");
+        host.remember(&large, &failure);
+        assert_eq!(host.cannot(&large), Some(failure.clone()));
+        assert_eq!(host.cannot(&small), None);
+        let other = TaskSpec {
+            model: Model::I2vA14b,
+            ..large.clone()
+        };
+        assert_eq!(host.cannot(&other), None);
+        let said = record(&failure);
+        assert_eq!(said.kind, FailureKind::Oom);
+        assert!(
+            said.message.contains("46 GB") && said.message.contains("L40S with 48 GB"),
+            "{}",
+            said.message
+        );
+        assert!(failure.is_of_this_worker() && !passing.is_of_this_worker());
+        assert!(advice(200_000_000_000).contains("no single GPU"));
     }
 }

@@ -20,6 +20,7 @@ pub mod cloud;
 pub mod config;
 pub mod crash;
 pub mod drain;
+pub mod embeddings;
 pub mod engine;
 pub mod finish;
 pub mod gate;
@@ -27,6 +28,8 @@ pub mod host;
 pub mod idle;
 pub mod leave;
 pub mod outcome;
+pub mod packs;
+pub mod prepare;
 pub mod presence;
 pub mod progress;
 pub mod render;
@@ -49,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cloud::Cloud;
 use crate::config::WorkerConfig;
 use crate::leave::{By, Leave};
+use crate::packs::Keeper;
 
 /// How often a worker looks again for consumers that are not provisioned yet.
 const PROVISION_RETRY: Duration = Duration::from_secs(1);
@@ -67,6 +71,8 @@ pub struct Worker {
     pub config: WorkerConfig,
     pub log: TaskLog,
     pub store: Store,
+    /// None: the engine brings its own packs.
+    pub packs: Option<Keeper>,
     pub presence: presence::Board,
     pub leave: Leave,
     pub measured: salvage::Measured,
@@ -78,7 +84,11 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     ctx.health.expect("engine");
     let client = spotreel_bus::connect(&config.nats, "worker", true).await?;
     let log = TaskLog::open(&client).await;
-    let (store, cloud) = tokio::join!(Store::connect(&config.s3), Cloud::find(&config.cloud));
+    let (store, cloud, packs) = tokio::join!(
+        Store::connect(&config.s3),
+        Cloud::find(&config.cloud),
+        Keeper::find(&config.packs, &config.models, &config.s3)
+    );
     let name = config.effective_name();
     let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
@@ -96,6 +106,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         name,
         log,
         store,
+        packs,
         scratch,
         config,
     });
@@ -129,6 +140,11 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         leave.clone(),
         stopping(),
     ));
+    if let Some(keeper) = worker.packs.clone() {
+        ctx.health.expect("packs");
+        let leaving = worker.leave.leaving().clone();
+        ctx.tasks.spawn(keeper.keep(ctx.health.clone(), leaving));
+    }
     let (listening, listens) = oneshot::channel();
     ctx.tasks.spawn(drain::listen(
         client.clone(),
@@ -154,8 +170,13 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         let sources = open_queues(&worker, &ctx_inside).await;
         // An error means that the listener ended: the worker is told to stop.
         let _ = listens.await;
-        let take = take::Take::new(sources, idle_limit, worker.presence.clone());
-        render::run(worker, take, ctx_inside.clone()).await?;
+        let take = take::Take::new(
+            sources,
+            idle_limit,
+            worker.presence.clone(),
+            worker.packs.clone(),
+        );
+        Box::pin(render::run(worker, take, ctx_inside.clone())).await?;
         drop(ended);
         // Whoever gave the order to leave: the program ends as one that was told to.
         ctx_inside.stopping.cancel();

@@ -32,6 +32,15 @@ impl Worker {
             .await;
     }
 
+    /// Handed back because this worker cannot render it: no failure of the task, but not for ever.
+    pub async fn decline(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
+        tracing::warn!(task = %started.task.id, kind = ?why.kind, error = why.message, "the task is left to other workers");
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "declined").increment(1);
+        let step = started.task.declined(why, ambient::now());
+        let step = step.map(|(event, task)| (event, self.scaled(task)));
+        self.end(started, delivery, step).await;
+    }
+
     async fn end(
         &self,
         started: &Recorded,

@@ -1,5 +1,6 @@
 //! The main loop: take, begin, render, and hand the finished file on while the next task is taken.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +12,21 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::Worker;
 use crate::attempt::Begun;
 use crate::checkpoints::{self, Uploads};
-use crate::crash;
-use crate::engine::protocol::{
-    CheckpointPolicy, ErrorKind, Phase, RenderRequest, RenderTask, ResumeFrom,
-};
+use crate::engine::protocol::{ErrorKind, Phase};
 use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
 use crate::leave::By;
+use crate::prepare::Prepared;
 use crate::progress::Reporter;
 use crate::salvage::Plan;
 use crate::take::{Next, Take, Taken};
+use crate::{Worker, crash, embeddings, packs};
 
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
-/// Intake admits no larger one.
-const MAX_IMAGE_BYTES: u64 = 20 << 20;
 /// An engine that was told to stop its render has so long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
@@ -76,6 +73,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
         worker.presence.render(None);
         if let Some((model, failure)) = &failed
             && failure.kind == ErrorKind::Model
+            && failure.code != packs::CODE
         {
             given_up = stop_taking(&mut take, *model, &ctx);
         }
@@ -172,9 +170,12 @@ async fn attempt(
             return None;
         }
         End::Failed(failure) => {
-            worker
-                .fail(&started, &lease.delivery, host::record(&failure))
-                .await;
+            let why = host::record(&failure);
+            let delivery = lease.release().await;
+            match failure.is_of_this_worker() {
+                true => worker.decline(&started, &delivery, why).await,
+                false => worker.fail(&started, &delivery, why).await,
+            }
             Some((started.task.spec.model, failure))
         }
         End::Superseded => {
@@ -183,7 +184,8 @@ async fn attempt(
             None
         }
         End::Interrupted => {
-            worker.interrupt(&started, &lease.delivery).await;
+            let delivery = lease.release().await;
+            worker.interrupt(&started, &delivery).await;
             None
         }
     };
@@ -191,118 +193,81 @@ async fn attempt(
     failure
 }
 
-/// Renders from the newest checkpoint that the engine takes, or from the beginning.
+/// Renders from the newest checkpoint that the engine takes, or from the beginning; with less memory if it runs out.
 async fn render(worker: &Worker, host: &mut Host, begun: &Begun, lease: &Lease, dir: &Path) -> End {
     let task = &begun.started.task;
     let hurried = worker.leave.hurried();
     tokio::pin!(hurried);
-    let mut checkpoints = begun.checkpoints.iter();
+    let mut checkpoints: VecDeque<_> = begun.checkpoints.iter().cloned().collect();
+    let mut profile = None;
     loop {
-        let prepared = prepare(worker, &begun.started, checkpoints.next(), dir).await;
-        let (request, resumed_from) = match prepared {
-            Ok(Some(prepared)) => prepared,
-            Ok(None) => continue,
-            Err(error) => return End::Failed(host::gone(&format!("{error:#}"))),
-        };
-        // Before the minutes of a load.
-        if let Some(failure) = host.cannot(&task.spec) {
-            return End::Failed(failure);
-        }
         let superseded = lease.superseded();
-        let loading = host.with_model(task.spec.model);
-        let engine = tokio::select! {
-            engine = loading => match engine {
-                Ok(engine) => engine,
-                Err(failure) => return End::Failed(failure),
-            },
+        let preparing = Prepared::new(
+            worker,
+            host,
+            &begun.started,
+            &mut checkpoints,
+            profile.as_deref(),
+            dir,
+        );
+        let prepared = tokio::select! {
+            prepared = preparing => prepared,
             () = superseded.cancelled() => return End::Superseded,
             // Loading takes minutes, and there is nothing of this attempt to save yet.
             () = &mut hurried => return End::Interrupted,
         };
-        let mut running = match engine.render(request) {
-            Ok(running) => running,
-            Err(error) => return End::Failed(host::failure(error)),
-        };
-        let end = follow(worker, &begun.started, &mut running, lease).await;
-        match (&end, resumed_from) {
-            (End::Failed(failure), Some(stored))
-                if failure.kind == ErrorKind::Checkpoint && failure.engine_alive =>
-            {
-                tracing::warn!(task = %task.id, key = stored.key, error = failure.message, "the engine refuses a checkpoint; trying the one before");
-                let _ = worker.store.delete(&stored.key).await;
+        let Prepared {
+            request,
+            resumed_from,
+            embeddings,
+            late,
+        } = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                host.remember(&task.spec, &failure);
+                return End::Failed(failure);
             }
+        };
+        let mut running = match host.begin(request, &task.spec) {
+            Ok(running) => running,
+            Err(failure) => return End::Failed(failure),
+        };
+        let forsaken = packs::forsaken(worker.packs.as_ref(), late);
+        let end = follow(
+            worker,
+            &begun.started,
+            &mut running,
+            lease,
+            forsaken,
+            embeddings,
+        )
+        .await;
+        drop(running);
+        let End::Failed(failure) = &end else {
+            return end;
+        };
+        match (failure.kind, resumed_from) {
+            (ErrorKind::Checkpoint, Some(stored)) if failure.engine_alive => {
+                tracing::warn!(task = %task.id, key = stored.key, error = failure.message, "the engine refuses a checkpoint; trying the one before");
+                checkpoints::remove(&worker.store, &stored).await;
+            }
+            (ErrorKind::Oom, _) if failure.engine_alive => match host.lower_profile() {
+                Some(lower) => {
+                    tracing::warn!(task = %task.id, profile = lower, error = failure.message, "memory ran out; trying with less");
+                    profile = Some(lower);
+                    // This attempt may have got further than those before it.
+                    if let Ok(newest) = checkpoints::list(&worker.store, task).await {
+                        checkpoints = newest.into();
+                    }
+                }
+                None => {
+                    host.remember(&task.spec, failure);
+                    return end;
+                }
+            },
             _ => return end,
         }
     }
-}
-
-type Prepared<'a> = (RenderRequest, Option<&'a checkpoints::Stored>);
-
-/// Brings the image and the checkpoint here. None: the checkpoint is unusable, try the next.
-async fn prepare<'a>(
-    worker: &Worker,
-    started: &Recorded,
-    checkpoint: Option<&'a checkpoints::Stored>,
-    dir: &Path,
-) -> anyhow::Result<Option<Prepared<'a>>> {
-    let task = &started.task;
-    let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
-    tokio::fs::create_dir_all(&work_dir).await?;
-    tokio::fs::create_dir_all(&out_dir).await?;
-    let resume = match checkpoint {
-        None => None,
-        Some(stored) => match checkpoints::fetch(&worker.store, stored, &work_dir).await {
-            Ok((path, sha256)) => Some(ResumeFrom { path, sha256 }),
-            Err(error) => {
-                tracing::warn!(task = %task.id, key = stored.key, error = format!("{error:#}"), "a checkpoint cannot be used");
-                return Ok(None);
-            }
-        },
-    };
-    let image: Option<PathBuf> = match &task.spec.image {
-        None => None,
-        Some(key) => {
-            let path = work_dir.join("image");
-            let bytes = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await?;
-            tokio::fs::write(&path, bytes).await?;
-            Some(path)
-        }
-    };
-    let spec = &task.spec;
-    // The engine names the high-noise expert's guidance first, as diffusers does.
-    let (guidance, guidance_2) = match spec.guidance_high_noise {
-        Some(high) => (high, Some(spec.guidance)),
-        None => (spec.guidance, None),
-    };
-    let request = RenderRequest {
-        id: format!("{}-{}", task.id, started.sequence),
-        attempt: task.attempts_total,
-        task: RenderTask {
-            model: spec.model.as_str().into(),
-            prompt: spec.prompt.clone(),
-            negative_prompt: spec.negative_prompt.clone(),
-            width: spec.width,
-            height: spec.height,
-            frames: spec.frames,
-            fps: spec.fps,
-            quality: spec.quality.map(|tier| tier.as_str().to_owned()),
-            steps: spec.steps,
-            guidance,
-            guidance_2,
-            shift: spec.shift,
-            seed: spec.seed,
-            image,
-        },
-        work_dir,
-        out_dir,
-        resume,
-        embeddings: None,
-        checkpoint: CheckpointPolicy {
-            every_steps: worker.config.checkpoint.every_steps,
-            min_interval_s: worker.config.checkpoint.min_interval.as_secs_f64(),
-        },
-    };
-    Ok(Some((request, checkpoint)))
 }
 
 /// Listens to a render until it ends, is taken from us, or has to be handed back.
@@ -311,8 +276,11 @@ async fn follow(
     started: &Recorded,
     running: &mut Render<'_>,
     lease: &Lease,
+    forsaken: impl Future<Output = EngineFailure>,
+    embeddings_key: Option<String>,
 ) -> End {
     let task = &started.task;
+    tokio::pin!(forsaken);
     let uploads = Uploads::begin(worker.store.clone(), task, started.sequence);
     let superseded = lease.superseded();
     let mut progress = Reporter::new(worker, started);
@@ -329,6 +297,10 @@ async fn follow(
             () = superseded.cancelled() => {
                 cancel(running, "superseded").await;
                 break End::Superseded;
+            }
+            failure = &mut forsaken => {
+                cancel(running, "a file of the model will not come").await;
+                break End::Failed(failure);
             }
             _ = orders.changed() => None,
             () = tokio::time::sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
@@ -351,6 +323,11 @@ async fn follow(
             Some(RenderEvent::Phase(phase)) => progress.say(phase_name(phase)).await,
             Some(RenderEvent::Step(step)) => progress.step(&step).await,
             Some(RenderEvent::Preview(_)) => {}
+            Some(RenderEvent::Embeddings(info)) => {
+                if let Some(key) = &embeddings_key {
+                    embeddings::upload(worker.store.clone(), key.clone(), info);
+                }
+            }
             Some(RenderEvent::Checkpoint(checkpoint)) => {
                 uploads.offer(checkpoint);
                 if let Plan::CheckpointBy(_) = plan {

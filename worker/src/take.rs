@@ -1,5 +1,6 @@
 //! Choosing the next work item: high before normal, the model that is loaded before others, and nobody starves.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use spotreel_bus::queue::QueueError;
@@ -9,10 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::packs::Keeper;
 use crate::presence::Board;
 
 /// Every so many looks begin at the low end, so that a stream of high priority cannot hold back the rest for ever.
 const LOW_END_FIRST: u64 = 8;
+/// Every so many looks begin with the model that was served longest ago, so that the one that is loaded cannot hold back
+/// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
+const LEAST_SERVED_FIRST: u64 = 13;
 /// Between two looks while the server does not answer.
 const SERVER_AWAY: Duration = Duration::from_millis(500);
 
@@ -43,15 +48,25 @@ pub struct Take {
     looks: u64,
     idle_limit: Option<Duration>,
     board: Board,
+    packs: Option<Keeper>,
+    /// At which look a model was served last.
+    served: BTreeMap<Model, u64>,
 }
 
 impl Take {
-    pub fn new(sources: Vec<Source>, idle_limit: Option<Duration>, board: Board) -> Self {
+    pub fn new(
+        sources: Vec<Source>,
+        idle_limit: Option<Duration>,
+        board: Board,
+        packs: Option<Keeper>,
+    ) -> Self {
         Self {
             sources,
             looks: 0,
             idle_limit,
             board,
+            packs,
+            served: BTreeMap::new(),
         }
     }
 
@@ -107,7 +122,7 @@ impl Take {
             if rest.is_zero() {
                 return Next::Idle;
             }
-            let found = self.wait_for_any(wait.min(rest), leaving).await;
+            let found = self.wait_for_any(order, wait.min(rest), leaving).await;
             if let Some((delivery, source, others)) = found {
                 return self.taken(delivery, &source, others, leaving).await;
             }
@@ -117,7 +132,7 @@ impl Take {
 
     /// What came although the worker leaves belongs to others, at once.
     async fn taken(
-        &self,
+        &mut self,
         delivery: Delivery,
         source: &Source,
         others: Option<DropGuard>,
@@ -127,6 +142,7 @@ impl Take {
             let _ = delivery.nak(Duration::ZERO).await;
             return Next::Leaving;
         }
+        self.served.insert(source.model, self.looks);
         Next::Taken(Box::new(Taken {
             delivery,
             ack_wait: source.queue.ack_wait(),
@@ -134,9 +150,19 @@ impl Take {
         }))
     }
 
+    /// What is loaded, then what is on the disk, then the others; nothing whose pack does not come.
     fn order(&self, loaded: Option<Model>) -> Vec<Source> {
-        let mut order = self.sources.clone();
-        order.sort_by_key(|source| (source.priority, Some(source.model) != loaded));
+        let packs = self.packs.as_ref();
+        let may = |source: &&Source| packs.is_none_or(|packs| packs.may_come(source.model));
+        let mut order: Vec<_> = self.sources.iter().filter(may).cloned().collect();
+        order.sort_by_cached_key(|source| {
+            let model = source.model;
+            let away = packs.is_some_and(|packs| !packs.is_here(model));
+            (source.priority, Some(model) != loaded, away)
+        });
+        if self.looks.is_multiple_of(LEAST_SERVED_FIRST) {
+            order.sort_by_key(|source| (source.priority, self.served.get(&source.model)));
+        }
         if self.looks.is_multiple_of(LOW_END_FIRST) {
             order.sort_by_key(|source| std::cmp::Reverse(source.priority));
         }
@@ -147,12 +173,17 @@ impl Take {
     /// handed back at once, since a pull that is dropped would keep its item from everybody for a whole lease.
     async fn wait_for_any(
         &self,
+        sources: Vec<Source>,
         wait: Duration,
         leaving: &CancellationToken,
     ) -> Option<(Delivery, Source, Option<DropGuard>)> {
         let enough = leaving.child_token();
         let mut pulls = JoinSet::new();
-        for source in self.sources.clone() {
+        if sources.is_empty() {
+            // Until a pack comes; nothing could be rendered.
+            let _ = tokio::time::timeout(wait, leaving.cancelled()).await;
+        }
+        for source in sources {
             let enough = enough.clone();
             pulls.spawn(async move { (source.queue.pull_until(wait, &enough).await, source) });
         }

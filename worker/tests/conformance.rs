@@ -12,24 +12,28 @@ use nix::errno::Errno;
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
+use spotreel_packs::Pack;
 use spotreel_worker::engine::protocol::{
-    CheckpointInfo, CheckpointPolicy, ErrorKind, FEATURE_FAULTS, FinishedInfo, Phase,
-    RenderRequest, RenderTask, ResumeFrom, ResumeKind,
+    CheckpointInfo, CheckpointPolicy, EmbeddingsFile, EmbeddingsInfo, ErrorKind, FEATURE_FAULTS,
+    FinishedInfo, Phase, RenderRequest, RenderTask, ResumeFrom, ResumeKind,
 };
 use spotreel_worker::engine::{
-    Deadlines, Engine, EngineConfig, EngineError, EngineFailure, Graces, RenderEvent,
+    Deadlines, Engine, EngineConfig, EngineError, EngineFailure, Graces, Load, RenderEvent,
 };
 use spotreel_worker::gate::{self, Expectation, GateError};
 use tempfile::TempDir;
 
 const STEPS: u32 = 6;
+const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
 const MODEL: &str = "t2v-A14B";
 
 fn command() -> Vec<String> {
     static COMMAND: OnceLock<Vec<String>> = OnceLock::new();
     let command = COMMAND.get_or_init(|| match std::env::var("SPOTREEL_ENGINE") {
         Ok(command) => command.split_whitespace().map(str::to_owned).collect(),
-        Err(_) => vec![sim().display().to_string(), "--allow-faults".to_owned()],
+        Err(_) => [&sim().display().to_string(), "--allow-faults", "--packs"]
+            .map(str::to_owned)
+            .to_vec(),
     });
     command.clone()
 }
@@ -77,7 +81,7 @@ impl Bench {
 
     async fn with(config: EngineConfig) -> Self {
         let mut engine = Engine::spawn(config).await.unwrap();
-        engine.load(MODEL).await.unwrap();
+        engine.load(Load::of(MODEL)).await.unwrap();
         Self {
             engine,
             dir: tempfile::tempdir().unwrap(),
@@ -93,6 +97,35 @@ impl Bench {
             .iter()
             .any(|f| f == FEATURE_FAULTS)
             .then_some(bench)
+    }
+
+    /// `None` when the engine shares no encoded text.
+    async fn sharing() -> Option<Self> {
+        let bench = Self::new().await;
+        bench.engine.hello().embeddings.is_some().then_some(bench)
+    }
+
+    /// Loads a pack of which the second expert is still on its way; says where it will lie.
+    async fn load_arriving(&mut self) -> PathBuf {
+        let packs = self.dir.path().join("packs");
+        let to = packs.join(MODEL);
+        for file in Pack::open(&tiny_pack()).unwrap().index.files {
+            if file.path != LATE {
+                let to = to.join(&file.path);
+                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                std::fs::copy(tiny_pack().join(&file.path), to).unwrap();
+            }
+        }
+        std::fs::copy(tiny_pack().join("pack.json"), to.join("pack.json")).unwrap();
+        std::fs::create_dir_all(to.join(LATE).parent().unwrap()).unwrap();
+        let load = Load {
+            pack_dir: Some(packs),
+            verified: true,
+            arriving: vec![LATE.into()],
+            ..Load::of(MODEL)
+        };
+        self.engine.load(load).await.unwrap();
+        to.join(LATE)
     }
 
     fn request(&mut self, prompt: &str) -> RenderRequest {
@@ -132,7 +165,7 @@ impl Bench {
     }
 
     async fn all(&mut self, request: RenderRequest) -> Vec<RenderEvent> {
-        let mut render = self.engine.render(request).unwrap();
+        let mut render = self.engine.render(request, None).unwrap();
         let mut events = Vec::new();
         loop {
             events.push(render.next().await);
@@ -194,6 +227,19 @@ fn expectation(task: &RenderTask) -> Expectation {
     }
 }
 
+fn tiny_pack() -> PathBuf {
+    let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("engines/wan/packs/tiny");
+    packs.join(MODEL)
+}
+
+fn embeddings(events: &[RenderEvent]) -> Vec<EmbeddingsInfo> {
+    let infos = events.iter().filter_map(|event| match event {
+        RenderEvent::Embeddings(info) => Some(info.clone()),
+        _ => None,
+    });
+    infos.collect()
+}
+
 /// The whole group is gone, but its leader may wait a moment for init to bury it.
 async fn assert_nothing_left(pid: u32) {
     let group = Pid::from_raw(pid.try_into().unwrap());
@@ -223,7 +269,7 @@ async fn dropping_it_leaves_nothing() {
 async fn every_model_renders_what_was_asked_and_the_gate_agrees() {
     let mut bench = Bench::new().await;
     for model in bench.engine.hello().models.clone() {
-        bench.engine.load(&model).await.unwrap();
+        bench.engine.load(Load::of(&model)).await.unwrap();
         let mut request = bench.request("a lighthouse at dusk");
         request.task.model = model.clone();
         if model == "i2v-A14B" {
@@ -285,7 +331,7 @@ async fn killed_after_any_step_it_resumes_to_the_same_bytes() {
         let mut victim = Bench::new().await;
         let pid = victim.engine.pid();
         let request = victim.request("a river");
-        let mut render = victim.engine.render(request).unwrap();
+        let mut render = victim.engine.render(request, None).unwrap();
         let checkpoint = loop {
             match render.next().await {
                 RenderEvent::Checkpoint(info) if info.next_step == kill_after => break info,
@@ -319,7 +365,7 @@ async fn a_checkpoint_on_demand_comes_during_a_step() {
     };
     let mut request = bench.request("a slow train {{slow@0}}");
     request.checkpoint.every_steps = 0;
-    let mut render = bench.engine.render(request).unwrap();
+    let mut render = bench.engine.render(request, None).unwrap();
     let mut done = 0;
     while done < 2 {
         if let RenderEvent::Step(step) = render.next().await {
@@ -342,7 +388,7 @@ async fn after_a_cancel_the_next_render_is_as_if_nothing_had_been() {
     let request = bench.request("a mill");
     let first = bench.video(request).await.sha256;
     let request = bench.request("a mill");
-    let mut render = bench.engine.render(request).unwrap();
+    let mut render = bench.engine.render(request, None).unwrap();
     render.cancel("the client changed its mind").unwrap();
     let failure = loop {
         match render.next().await {
@@ -408,7 +454,7 @@ async fn an_impossible_task_or_model_is_refused_and_the_engine_lives() {
     assert_eq!(failure.kind, ErrorKind::Invalid, "{failure}");
     let request = bench.request("a cave");
     bench.video(request).await;
-    match bench.engine.load("no-such-model").await {
+    match bench.engine.load(Load::of("no-such-model")).await {
         Err(EngineError::Failed(failure)) => assert_eq!(failure.kind, ErrorKind::Model),
         other => panic!("{other:?}"),
     }
@@ -451,7 +497,7 @@ async fn a_crash_is_retryable_and_names_the_signal() {
             .any(|line| line.contains("fault Crash"))
     );
     let request = bench.request("a meadow");
-    assert!(bench.engine.render(request).is_err());
+    assert!(bench.engine.render(request, None).is_err());
 }
 
 #[tokio::test]
@@ -589,4 +635,97 @@ async fn nothing_secret_reaches_the_engine() {
         .filter(|line| !inherited(line))
         .collect();
     assert!(strangers.is_empty(), "{strangers:?}");
+}
+
+#[tokio::test]
+async fn what_is_still_on_its_way_is_waited_for_when_it_is_needed() {
+    let Some(mut bench) = Bench::sharing().await else {
+        return;
+    };
+    let request = bench.request("a lake");
+    let whole = bench.video(request).await.sha256;
+    let late = bench.load_arriving().await;
+    let request = bench.request("a lake");
+    let mut render = bench.engine.render(request, None).unwrap();
+    let mut phases = Vec::new();
+    let mut steps = 0;
+    let finished = loop {
+        match render.next().await {
+            RenderEvent::Phase(Phase::Load) => {
+                assert!((1..STEPS).contains(&steps), "it began without: {steps}");
+                phases.push(Phase::Load);
+                let part = late.with_extension("part");
+                std::fs::copy(tiny_pack().join(LATE), &part).unwrap();
+                std::fs::rename(&part, &late).unwrap();
+            }
+            RenderEvent::Phase(phase) => phases.push(phase),
+            RenderEvent::Step(step) => steps = step.done,
+            RenderEvent::Finished(info) => break info,
+            RenderEvent::Failed(failure) => panic!("{failure}"),
+            _ => {}
+        }
+    };
+    let load = phases.iter().position(|phase| *phase == Phase::Load);
+    assert_eq!(phases[load.unwrap() + 1], Phase::Denoise, "{phases:?}");
+    assert_eq!(finished.sha256, whole);
+}
+
+#[tokio::test]
+async fn a_wait_for_a_file_ends_with_a_cancel() {
+    let Some(mut bench) = Bench::sharing().await else {
+        return;
+    };
+    bench.load_arriving().await;
+    let request = bench.request("a lake");
+    let mut render = bench.engine.render(request, None).unwrap();
+    let failure = loop {
+        match render.next().await {
+            RenderEvent::Phase(Phase::Load) => render.cancel("it will not come").unwrap(),
+            RenderEvent::Failed(failure) => break failure,
+            RenderEvent::Finished(_) => panic!("a file is missing"),
+            _ => {}
+        }
+    };
+    assert_eq!(failure.kind, ErrorKind::Cancelled);
+    assert!(failure.engine_alive);
+}
+
+#[tokio::test]
+async fn text_is_encoded_once_and_what_is_of_another_text_is_passed_over() {
+    let Some(mut bench) = Bench::sharing().await else {
+        return;
+    };
+    let load = Load {
+        pack_dir: tiny_pack().parent().map(Path::to_owned),
+        verified: true,
+        ..Load::of(MODEL)
+    };
+    bench.engine.load(load).await.unwrap();
+    let request = bench.request("a dune");
+    let events = bench.all(request).await;
+    let [info] = &embeddings(&events)[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(sha256(&info.path), info.sha256);
+    assert_eq!(std::fs::metadata(&info.path).unwrap().len(), info.bytes);
+    let given = EmbeddingsFile {
+        path: info.path.clone(),
+        sha256: info.sha256.clone(),
+    };
+    let mut request = bench.request("a dune");
+    request.embeddings = Some(given.clone());
+    let again = bench.all(request).await;
+    assert_eq!(embeddings(&again), []);
+    assert_eq!(finished(&again).sha256, finished(&events).sha256);
+    let wrong_hash = EmbeddingsFile {
+        sha256: "0".repeat(64),
+        ..given.clone()
+    };
+    for (prompt, given) in [("another dune", given), ("a dune", wrong_hash)] {
+        let mut request = bench.request(prompt);
+        request.embeddings = Some(given);
+        let events = bench.all(request).await;
+        assert_eq!(embeddings(&events).len(), 1);
+        finished(&events);
+    }
 }

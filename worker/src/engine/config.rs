@@ -17,12 +17,6 @@ pub struct EngineConfig {
     /// Added to the short list of variables that engines inherit. Never credentials.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// The memory profile to load models with; `None` lets the engine choose.
-    #[serde(default)]
-    pub profile: Option<String>,
-    /// Where model packs lie.
-    #[serde(default)]
-    pub pack_dir: Option<PathBuf>,
     #[serde(default)]
     pub deadlines: Deadlines,
     #[serde(default)]
@@ -37,11 +31,45 @@ impl EngineConfig {
             command: command.into(),
             args: Vec::new(),
             env: BTreeMap::new(),
-            profile: None,
-            pack_dir: None,
             deadlines: Deadlines::default(),
             graces: Graces::default(),
         }
+    }
+}
+
+/// What an engine is to have ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    pub model: String,
+    /// How it lies in memory; `None` lets the engine choose.
+    pub profile: Option<String>,
+    /// The directory of packs; `None`: the engine knows one.
+    pub pack_dir: Option<PathBuf>,
+    /// The files there were held against their hashes.
+    pub verified: bool,
+    /// Files of the pack that are still on their way.
+    pub arriving: Vec<PathBuf>,
+}
+
+impl Load {
+    #[must_use]
+    pub fn of(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether one leaves the engine as the other does, once everything has arrived.
+    pub(super) fn amounts_to(&self, other: &Self) -> bool {
+        let result = |load: &Self| {
+            (
+                load.model.clone(),
+                load.profile.clone(),
+                load.pack_dir.clone(),
+            )
+        };
+        result(self) == result(other)
     }
 }
 
@@ -88,6 +116,16 @@ impl Default for Deadlines {
             step_factor: STEP_FACTOR,
             decode: DECODE,
         }
+    }
+}
+
+impl Deadlines {
+    /// A step that should last so long may last as many times that as any other step.
+    #[must_use]
+    pub fn for_step(mut self, step: Option<Duration>) -> Self {
+        let expected = step.unwrap_or_default().mul_f64(self.step_factor);
+        self.first_step = self.first_step.max(expected);
+        self
     }
 }
 

@@ -5,7 +5,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitStatus;
 
-use spotreel_engine_protocol::{EXIT_DEVICE, ErrorKind, ErrorReport, LineError, PROTO};
+use spotreel_engine_protocol::{
+    CODE_DOES_NOT_FIT, EXIT_DEVICE, ErrorKind, ErrorReport, LineError, PROTO,
+};
 
 /// Why an engine cannot be used for what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub struct EngineFailure {
     pub log_tail: VecDeque<String>,
     /// Whether the same engine can render again.
     pub engine_alive: bool,
+    /// Of accelerator memory, where that is what was lacking.
+    pub needed_bytes: Option<u64>,
 }
 
 impl fmt::Display for EngineFailure {
@@ -62,11 +66,27 @@ impl EngineFailure {
             message,
             log_tail: VecDeque::new(),
             engine_alive: false,
+            needed_bytes: None,
         }
     }
 
     pub(super) fn reported(report: &ErrorReport) -> Self {
-        Self::new(report.kind, &report.code, report.message.clone())
+        Self {
+            needed_bytes: report.context["needed_bytes"].as_u64(),
+            ..Self::new(report.kind, &report.code, report.message.clone())
+        }
+    }
+
+    /// The task does not fit this accelerator; no second try will show anything else.
+    #[must_use]
+    pub fn does_not_fit(&self) -> bool {
+        self.kind == ErrorKind::Oom && self.code == CODE_DOES_NOT_FIT
+    }
+
+    /// What says nothing of the task: another worker, with whole weights or a larger accelerator, may render it.
+    #[must_use]
+    pub fn is_of_this_worker(&self) -> bool {
+        self.kind == ErrorKind::Model || self.does_not_fit()
     }
 
     /// An end without a word. Another machine may do better, unless the accelerator is what broke.

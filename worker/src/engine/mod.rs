@@ -26,7 +26,7 @@ use spotreel_engine_protocol::{
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-pub use config::{Deadlines, EngineConfig, Graces};
+pub use config::{Deadlines, EngineConfig, Graces, Load};
 pub use failure::{EngineError, EngineFailure};
 pub use render::{Render, RenderEvent};
 pub use spotreel_engine_protocol as protocol;
@@ -34,6 +34,12 @@ pub use spotreel_engine_protocol as protocol;
 use channel::Heard;
 use logs::LogRing;
 use process::{Process, Stop};
+
+struct Loaded {
+    load: Load,
+    /// The profile that the engine took.
+    profile: Option<String>,
+}
 
 /// A running engine.
 pub struct Engine {
@@ -43,7 +49,7 @@ pub struct Engine {
     heard: mpsc::Receiver<Heard>,
     logs: LogRing,
     config: EngineConfig,
-    loaded: Option<String>,
+    loaded: Option<Loaded>,
     /// A load or a render was dropped half way: what the engine says next belongs to nobody.
     busy: bool,
 }
@@ -70,7 +76,7 @@ impl Engine {
         let deadline = Instant::now() + engine.config.deadlines.handshake;
         match engine.next_message(deadline).await? {
             FromEngine::Hello(hello) if negotiate(PROTO, hello.proto).is_some() => {
-                engine.hello = hello;
+                engine.hello = *hello;
                 Ok(engine)
             }
             FromEngine::Hello(hello) => Err(EngineError::Version {
@@ -105,7 +111,16 @@ impl Engine {
     /// The model that is ready to render.
     #[must_use]
     pub fn loaded(&self) -> Option<&str> {
-        self.loaded.as_deref()
+        Some(&self.loaded.as_ref()?.load.model)
+    }
+
+    /// The engine's next profile that takes less memory than the one in use.
+    #[must_use]
+    pub fn lower_profile(&self) -> Option<&str> {
+        let profiles = &self.hello.profiles;
+        let used = self.loaded.as_ref()?.profile.as_ref()?;
+        let at = profiles.iter().position(|profile| profile == used)?;
+        profiles.get(at + 1).map(String::as_str)
     }
 
     /// The newest lines of its stdout and stderr.
@@ -118,24 +133,27 @@ impl Engine {
     ///
     /// # Errors
     /// When the engine reports one, exits, or does not finish in time.
-    pub async fn load(&mut self, model: &str) -> Result<(), EngineError> {
+    pub async fn load(&mut self, load: Load) -> Result<(), EngineError> {
         self.take_idle()?;
-        if self.loaded.as_deref() == Some(model) {
+        if let Some(loaded) = &self.loaded
+            && loaded.load.amounts_to(&load)
+        {
             return Ok(());
         }
         self.busy = true;
         self.loaded = None;
+        let wanted = load.clone();
         self.say(&ToEngine::Load {
-            model: model.to_owned(),
-            profile: self.config.profile.clone(),
-            pack_dir: self.config.pack_dir.clone(),
-            verified: false,
-            arriving: Vec::new(),
+            model: wanted.model,
+            profile: wanted.profile,
+            pack_dir: wanted.pack_dir,
+            verified: wanted.verified,
+            arriving: wanted.arriving,
         })?;
         let deadline = Instant::now() + self.config.deadlines.load;
-        loop {
+        let profile = loop {
             match self.next_message(deadline).await? {
-                FromEngine::Ready { model: ready, .. } if ready == model => break,
+                FromEngine::Ready { model, profile, .. } if model == load.model => break profile,
                 FromEngine::Error(report) if report.id.is_none() => {
                     self.busy = false;
                     let gone = report.restart || report.kind == ErrorKind::Device;
@@ -146,24 +164,29 @@ impl Engine {
                 }
                 _ => {}
             }
-        }
+        };
         self.busy = false;
-        self.loaded = Some(model.to_owned());
+        self.loaded = Some(Loaded { load, profile });
         Ok(())
     }
 
-    /// Begins a render of the loaded model.
+    /// Begins a render of the loaded model, whose steps should last so long, if anybody knows.
     ///
     /// # Errors
     /// When the engine is gone or the task's model is not the one loaded.
-    pub fn render(&mut self, request: RenderRequest) -> Result<Render<'_>, EngineError> {
+    pub fn render(
+        &mut self,
+        request: RenderRequest,
+        step: Option<Duration>,
+    ) -> Result<Render<'_>, EngineError> {
         self.take_idle()?;
-        if self.loaded.as_deref() != Some(&*request.task.model) {
+        if self.loaded() != Some(&*request.task.model) {
             return Err(EngineError::NotLoaded {
                 model: request.task.model,
             });
         }
-        let render = render::State::new(&request, self.config.deadlines.clone());
+        let deadlines = self.config.deadlines.clone().for_step(step);
+        let render = render::State::new(&request, deadlines);
         self.say(&ToEngine::Render(Box::new(request)))?;
         self.busy = true;
         Ok(render.of(self))

@@ -90,6 +90,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_step_that_is_known_to_be_long_is_waited_for() {
+        let start = Instant::now();
+        let patience = |step: Option<u64>| {
+            let deadlines = Deadlines::default().for_step(step.map(Duration::from_secs));
+            Pace::new(deadlines, start).deadline() - start
+        };
+        assert_eq!(patience(None), Duration::from_secs(900));
+        assert_eq!(patience(Some(26)), Duration::from_secs(900));
+        // The largest model in its largest size on a small card.
+        assert_eq!(patience(Some(326)), Duration::from_secs(6 * 326));
+    }
+
+    #[test]
     fn patience_follows_the_phase_and_the_median_step() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);

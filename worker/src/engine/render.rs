@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use spotreel_engine_protocol::{
-    CheckpointInfo, ErrorKind, FinishedInfo, FromEngine, Phase, RenderRequest, ResumeKind,
-    StepInfo, ToEngine,
+    CheckpointInfo, EmbeddingsInfo, ErrorKind, FinishedInfo, FromEngine, Phase, RenderRequest,
+    ResumeKind, StepInfo, ToEngine,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +25,8 @@ pub enum RenderEvent {
     Step(StepInfo),
     /// Complete on disk, but its hash is the engine's word: whoever copies the file checks it.
     Checkpoint(CheckpointInfo),
+    /// As a checkpoint.
+    Embeddings(EmbeddingsInfo),
     Preview(PathBuf),
     /// The last event.
     Finished(FinishedInfo),
@@ -235,6 +237,12 @@ impl State {
                     return Err("a checkpoint lies outside of its directory");
                 }
                 RenderEvent::Checkpoint(info)
+            }
+            FromEngine::Embeddings(info) if info.id == self.id => {
+                if !info.path.starts_with(&self.dirs[0]) {
+                    return Err("encoded text lies outside of its directory");
+                }
+                RenderEvent::Embeddings(info)
             }
             FromEngine::Preview { id, path } if id == self.id => RenderEvent::Preview(path),
             FromEngine::Finished(info) if info.id == self.id => {

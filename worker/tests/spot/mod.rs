@@ -1,5 +1,7 @@
 //! What a worker needs around it, real but for the instance metadata: NATS, S3, the simulated engine.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -29,9 +31,10 @@ pub struct Stage {
     pub client: Client,
     pub log: TaskLog,
     pub metadata: Metadata,
+    pub store: Store,
+    pub cloud: LocalCloud,
+    pub dir: TempDir,
     nats: Nats,
-    cloud: LocalCloud,
-    dir: TempDir,
 }
 
 impl Stage {
@@ -59,16 +62,22 @@ impl Stage {
             log: TaskLog::open(&client).await,
             client,
             metadata: Metadata::serve().await,
-            nats,
+            store,
             cloud,
             dir,
+            nats,
         }
     }
 
     pub async fn submit(&self, id: &str, steps: u32) {
+        self.submit_with(id, steps, "ti2v-5B", "a red fox in the snow")
+            .await;
+    }
+
+    pub async fn submit_with(&self, id: &str, steps: u32, model: &str, prompt: &str) {
         let request = TaskRequest {
-            model: "ti2v-5B".into(),
-            prompt: "a red fox in the snow".into(),
+            model: model.into(),
+            prompt: prompt.into(),
             steps: Some(steps),
             ..TaskRequest::default()
         };
@@ -94,7 +103,10 @@ impl Stage {
     pub fn worker(&self, name: &str, step_ms: u32, settings: &[(&str, &str)]) -> Running {
         let log = self.dir.path().join(format!("{name}.log"));
         let file = std::fs::File::create(&log).unwrap();
-        let engine = serde_json::json!([engine(), "--step-ms", step_ms.to_string()]).to_string();
+        let step_ms = step_ms.to_string();
+        let engine =
+            serde_json::json!([engine(), "--step-ms", step_ms, "--allow-faults", "--packs"]);
+        let engine = engine.to_string();
         let scratch = self
             .dir
             .path()

@@ -14,7 +14,7 @@ use crate::FEATURE_FAST;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromEngine {
     /// First line of all.
-    Hello(EngineHello),
+    Hello(Box<EngineHello>),
     /// The model is loaded.
     Ready {
         model: String,

@@ -9,6 +9,12 @@ pub enum Fault {
     /// Say nothing for ever.
     Hang,
     Oom,
+    /// Memory runs out, but not with the profile that takes less.
+    Large,
+    /// The task would fit a larger accelerator only.
+    Huge,
+    /// The model's files are broken.
+    Model,
     /// Break the channel with bytes that are no message.
     Garbage,
     /// Print much to stdout and stderr; the render goes on.
@@ -31,10 +37,13 @@ pub enum Fault {
     Truncated,
 }
 
-const NAMES: [(&str, Fault); 14] = [
+const NAMES: [(&str, Fault); 17] = [
     ("crash", Fault::Crash),
     ("hang", Fault::Hang),
     ("oom", Fault::Oom),
+    ("large", Fault::Large),
+    ("huge", Fault::Huge),
+    ("model", Fault::Model),
     ("garbage", Fault::Garbage),
     ("noise", Fault::Noise),
     ("slow", Fault::Slow),

@@ -10,10 +10,12 @@ mod current;
 mod denoise;
 mod faults;
 mod overlay;
+mod pack;
 mod picture;
 mod recipe;
 mod render;
 mod session;
+mod text;
 mod video;
 mod writer;
 
@@ -40,6 +42,9 @@ struct Args {
     /// Obey fault directives such as {{crash@3#1}} in prompts. For tests.
     #[arg(long)]
     allow_faults: bool,
+    /// Want a model pack where the worker says, and share encoded text, as an engine with weights does.
+    #[arg(long)]
+    packs: bool,
     /// Speak over stdin and stdout, to drive the contract by hand.
     #[arg(long)]
     stdio: bool,
@@ -52,6 +57,7 @@ fn main() -> anyhow::Result<()> {
     let options = session::Options {
         least_step: Duration::from_millis(args.step_ms),
         faults: args.allow_faults,
+        packs: args.packs,
     };
     session::run(input, &Outbox::new(output), options)
 }

@@ -13,8 +13,8 @@ use nix::unistd::{Pid, getppid};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use spotreel_engine_protocol::{
-    EXIT_DEVICE, ErrorKind, ErrorReport, FinishedInfo, FromEngine, Phase, RenderRequest,
-    ResumeKind, StepInfo,
+    CODE_DOES_NOT_FIT, EXIT_DEVICE, ErrorKind, ErrorReport, FinishedInfo, FromEngine, Phase,
+    RenderRequest, ResumeKind, StepInfo,
 };
 
 use crate::channel::Outbox;
@@ -25,11 +25,13 @@ use crate::faults::{Fault, Faults};
 use crate::overlay::Overlay;
 use crate::picture::{self, Frame};
 use crate::recipe::{Recipe, hex, report};
-use crate::session::Options;
-use crate::video;
+use crate::session::{Loaded, Options, PROFILES};
+use crate::{text, video};
 
 /// How much longer a step takes under the fault `slow`.
 const SLOW: Duration = Duration::from_millis(200);
+/// What the fault `huge` says that it would take: more than an A100 with 40 GB has.
+const HUGE: u64 = 46_000_000_000;
 /// Lines that the fault `noise` prints to each stream: more than a pipe holds, so an unread pipe would block.
 const NOISE_LINES: usize = 2000;
 
@@ -39,12 +41,14 @@ pub struct Job<'a> {
     faults: Faults,
     outbox: &'a Outbox,
     current: &'a Current,
-    least_step: Duration,
+    loaded: &'a Loaded,
+    options: Options,
 }
 
 impl<'a> Job<'a> {
     pub fn new(
         request: RenderRequest,
+        loaded: &'a Loaded,
         outbox: &'a Outbox,
         current: &'a Current,
         options: Options,
@@ -59,7 +63,8 @@ impl<'a> Job<'a> {
             faults,
             outbox,
             current,
-            least_step: options.least_step,
+            loaded,
+            options,
         }
     }
 
@@ -94,6 +99,9 @@ impl<'a> Job<'a> {
         });
         self.current.begin(&recipe);
         self.current.advance(&start);
+        if self.options.packs && resume.is_none() {
+            self.encode_text();
+        }
         let mut timings = BTreeMap::new();
         let clock = Instant::now();
         let latents = self.denoise(&recipe, start.clone())?;
@@ -130,11 +138,17 @@ impl<'a> Job<'a> {
         self.phase(Phase::Denoise);
         while latents.next_step < total {
             self.strike(latents.next_step)?;
+            // As a second expert is: wanted at the middle.
+            if latents.next_step >= total / 2 && !self.loaded.pack.is_whole() {
+                self.phase(Phase::Load);
+                self.loaded.pack.wait(self.current)?;
+                self.phase(Phase::Denoise);
+            }
             let began = Instant::now();
             let pace = if self.faults.begun(Fault::Slow, latents.next_step) {
-                self.least_step + SLOW
+                self.options.least_step + SLOW
             } else {
-                self.least_step
+                self.options.least_step
             };
             latents = denoiser.step(&latents);
             self.current.wait_until(began + pace)?;
@@ -194,6 +208,20 @@ impl<'a> Job<'a> {
         Ok(path)
     }
 
+    fn encode_text(&self) {
+        let RenderRequest {
+            id, task, work_dir, ..
+        } = &self.request;
+        let given = self.request.embeddings.as_ref();
+        if given.is_some_and(|given| text::is_at_hand(given, task)) {
+            return;
+        }
+        self.phase(Phase::EncodeText);
+        if let Some(info) = text::write(id, task, work_dir) {
+            self.outbox.send(&FromEngine::Embeddings(info));
+        }
+    }
+
     fn phase(&self, name: Phase) {
         self.outbox.send(&FromEngine::Phase {
             id: Some(self.request.id.clone()),
@@ -212,6 +240,19 @@ impl<'a> Job<'a> {
                 Fault::Crash => process::abort(),
                 Fault::Hang => self.hang(),
                 Fault::Oom => return injected(ErrorKind::Oom, "out_of_memory"),
+                Fault::Large if self.loaded.profile == PROFILES[0] => {
+                    return injected(ErrorKind::Oom, "out_of_memory");
+                }
+                Fault::Large => {}
+                Fault::Huge => {
+                    let refusal =
+                        report(ErrorKind::Oom, CODE_DOES_NOT_FIT, "injected by the prompt");
+                    return Err(ErrorReport {
+                        context: json!({"needed_bytes": HUGE}),
+                        ..refusal
+                    });
+                }
+                Fault::Model => return injected(ErrorKind::Model, "sha256_mismatch"),
                 Fault::Garbage => self.outbox.send_bytes(b"\x00\xff{not json\n"),
                 Fault::Noise => noise(),
                 Fault::BadCkpt => self.current.spoil_checkpoint(),

@@ -1,6 +1,7 @@
 //! The conversation: one thread listens and answers at once, the main thread renders.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -13,26 +14,44 @@ use spotreel_engine_protocol::{
 
 use crate::channel::{Inbox, Outbox};
 use crate::current::Current;
+use crate::pack::Pack;
 use crate::recipe::{MODELS, limits, report};
 use crate::render::Job;
+use crate::text;
 
 /// How the engine was started.
 #[derive(Clone, Copy)]
 pub struct Options {
     pub least_step: Duration,
     pub faults: bool,
+    pub packs: bool,
+}
+
+/// How a model lies in memory; the second stands for one that takes less of it.
+pub const PROFILES: [&str; 2] = ["sim", "sim-small"];
+
+/// A model that is ready.
+pub struct Loaded {
+    pub model: String,
+    pub profile: String,
+    pub pack: Pack,
 }
 
 /// What the listener leaves to the main thread.
 enum Work {
-    Load(String),
+    Load {
+        model: String,
+        profile: Option<String>,
+        pack_dir: Option<PathBuf>,
+        arriving: Vec<PathBuf>,
+    },
     Unload,
     Render(Box<RenderRequest>),
 }
 
 /// Talks until the worker is gone or says to stop; the process ends in here.
 pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> anyhow::Result<()> {
-    outbox.send(&FromEngine::Hello(hello(options)));
+    outbox.send(&FromEngine::Hello(Box::new(hello(options))));
     let current = Arc::new(Current::new(outbox));
     let (to_renderer, work) = mpsc::channel();
     let listener = Listener {
@@ -41,15 +60,35 @@ pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> an
         to_renderer,
     };
     thread::spawn(move || listener.listen(Inbox::new(input)));
-    let mut loaded: Option<String> = None;
+    let mut loaded: Option<Loaded> = None;
     for item in work {
         match item {
-            Work::Load(model) => loaded = load(model, outbox),
-            Work::Unload => loaded = None,
-            Work::Render(request) if loaded.as_ref() == Some(&request.task.model) => {
-                Job::new(*request, outbox, &current, options).run();
+            Work::Load {
+                model,
+                profile,
+                pack_dir,
+                arriving,
+            } => {
+                let began = Instant::now();
+                let packs = pack_dir.filter(|_| options.packs);
+                loaded = match load(model, profile, packs.as_deref(), &arriving) {
+                    Ok(ready) => {
+                        ready.announce(began, outbox);
+                        Some(ready)
+                    }
+                    Err(report) => {
+                        outbox.send(&FromEngine::Error(report));
+                        None
+                    }
+                };
             }
+            Work::Unload => loaded = None,
             Work::Render(request) => {
+                let wanted = &request.task.model;
+                if let Some(loaded) = loaded.as_ref().filter(|loaded| loaded.model == *wanted) {
+                    Job::new(*request, loaded, outbox, &current, options).run();
+                    continue;
+                }
                 let message = "the task's model is not loaded";
                 let report = ErrorReport {
                     id: Some(request.id),
@@ -75,36 +114,56 @@ fn hello(options: Options) -> EngineHello {
         name: "sim".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         models: MODELS.map(str::to_owned).to_vec(),
-        profiles: vec!["sim".to_owned()],
+        profiles: PROFILES.map(str::to_owned).to_vec(),
         device: Some("cpu".to_owned()),
         limits: limits(),
         features,
-        ..EngineHello::default()
+        checkpoint_format: None,
+        embeddings: options.packs.then(|| text::DECIDED_BY.to_owned()),
     }
 }
 
-fn load(model: String, outbox: &Outbox) -> Option<String> {
-    let start = Instant::now();
+fn load(
+    model: String,
+    profile: Option<String>,
+    packs: Option<&Path>,
+    arriving: &[PathBuf],
+) -> Result<Loaded, ErrorReport> {
+    let refuse = |code, what: String| Err(report(ErrorKind::Model, code, &what));
+    let profile = profile.unwrap_or_else(|| PROFILES[0].to_owned());
     if !MODELS.contains(&model.as_str()) {
-        let message = format!("there is no model {model:?} here");
-        outbox.send(&FromEngine::Error(report(
-            ErrorKind::Model,
-            "unknown_model",
-            &message,
-        )));
-        return None;
+        return refuse("unknown_model", format!("there is no model {model:?} here"));
     }
-    outbox.send(&FromEngine::Phase {
-        id: None,
-        name: Phase::Load,
-    });
-    outbox.send(&FromEngine::Ready {
-        model: model.clone(),
-        profile: Some("sim".to_owned()),
-        load_s: start.elapsed().as_secs_f64(),
-        vram: Some(0),
-    });
-    Some(model)
+    if !PROFILES.contains(&profile.as_str()) {
+        return refuse(
+            "unknown_profile",
+            format!("there is no profile {profile:?}"),
+        );
+    }
+    let pack = match packs {
+        Some(packs) => Pack::open(packs, &model, arriving)?,
+        None => Pack::default(),
+    };
+    Ok(Loaded {
+        model,
+        profile,
+        pack,
+    })
+}
+
+impl Loaded {
+    fn announce(&self, began: Instant, outbox: &Outbox) {
+        outbox.send(&FromEngine::Phase {
+            id: None,
+            name: Phase::Load,
+        });
+        outbox.send(&FromEngine::Ready {
+            model: self.model.clone(),
+            profile: Some(self.profile.clone()),
+            load_s: began.elapsed().as_secs_f64(),
+            vram: Some(0),
+        });
+    }
 }
 
 struct Listener {
@@ -139,7 +198,18 @@ impl Listener {
                     process::exit(EXIT_NO_COMMON_VERSION);
                 }
             }
-            ToEngine::Load { model, .. } => self.work(Work::Load(model)),
+            ToEngine::Load {
+                model,
+                profile,
+                pack_dir,
+                arriving,
+                ..
+            } => self.work(Work::Load {
+                model,
+                profile,
+                pack_dir,
+                arriving,
+            }),
             ToEngine::Unload => self.work(Work::Unload),
             ToEngine::Render(request) => {
                 // Before it is handed over, so that a cancel right behind it finds it.

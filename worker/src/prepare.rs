@@ -1,0 +1,197 @@
+//! What a render needs before it begins: the pack, the model in the engine, and in the scratch directory a checkpoint, an
+//! image, encoded text.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use spotreel_bus::Recorded;
+use spotreel_domain::request::TaskSpec;
+use spotreel_domain::{Model, Task};
+
+use crate::checkpoints::{self, Stored};
+use crate::engine::protocol::{
+    CheckpointPolicy, EmbeddingsFile, RenderRequest, RenderTask, ResumeFrom,
+};
+use crate::engine::{EngineFailure, Load};
+use crate::host::{Host, gone};
+use crate::packs::Here;
+use crate::{Worker, embeddings};
+
+/// Intake admits no larger one.
+const MAX_IMAGE_BYTES: u64 = 20 << 20;
+
+/// A render that can begin, its model loaded.
+pub struct Prepared {
+    pub request: RenderRequest,
+    pub resumed_from: Option<Stored>,
+    /// Where the encoded text is kept, should the engine say it.
+    pub embeddings: Option<String>,
+    /// Whose pack is not whole yet.
+    pub late: Option<Model>,
+}
+
+struct Files {
+    resume: Option<(ResumeFrom, Stored)>,
+    image: Option<PathBuf>,
+    embeddings: Option<EmbeddingsFile>,
+    work_dir: PathBuf,
+    out_dir: PathBuf,
+}
+
+impl Prepared {
+    /// Takes checkpoints from the front until one can be used. `profile`: how the model is to lie in memory.
+    pub async fn new(
+        worker: &Worker,
+        host: &mut Host,
+        started: &Recorded,
+        checkpoints: &mut VecDeque<Stored>,
+        profile: Option<&str>,
+        dir: &Path,
+    ) -> Result<Self, EngineFailure> {
+        let task = &started.task;
+        let model = task.spec.model;
+        // Before the minutes of a load, and even those of a pull.
+        if let Some(failure) = host.cannot(&task.spec) {
+            return Err(failure);
+        }
+        let pack = match &worker.packs {
+            Some(keeper) => Some(
+                keeper
+                    .ready(model, worker.config.engine.deadlines.load)
+                    .await?,
+            ),
+            None => None,
+        };
+        let index = pack.as_ref().map(|here| &here.pack.index);
+        if let Some(failure) = host.lacks_fast(&task.spec, index) {
+            return Err(failure);
+        }
+        let key = index.and_then(|index| embeddings::key(host.hello()?, index, &task.spec));
+        let format = host
+            .hello()
+            .and_then(|hello| hello.checkpoint_format.clone());
+        let files = Files::gather(
+            worker,
+            task,
+            checkpoints,
+            format.as_deref(),
+            key.as_deref(),
+            dir,
+        );
+        let files = files.await.map_err(|error| gone(&format!("{error:#}")))?;
+        let load = load(worker, model, profile, pack.as_ref());
+        host.load(model, load).await?;
+        let (resume, resumed_from) = files.resume.unzip();
+        Ok(Self {
+            resumed_from,
+            embeddings: key,
+            late: pack.filter(|here| !here.arriving.is_empty()).map(|_| model),
+            request: RenderRequest {
+                id: format!("{}-{}", task.id, started.sequence),
+                attempt: task.attempts_total,
+                task: render_task(&task.spec, files.image),
+                work_dir: files.work_dir,
+                out_dir: files.out_dir,
+                resume,
+                embeddings: files.embeddings,
+                checkpoint: CheckpointPolicy {
+                    every_steps: worker.config.checkpoint.every_steps,
+                    min_interval_s: worker.config.checkpoint.min_interval.as_secs_f64(),
+                },
+            },
+        })
+    }
+}
+
+fn load(worker: &Worker, model: Model, profile: Option<&str>, pack: Option<&Here>) -> Load {
+    let configured = worker.config.engine.profile.as_str();
+    let configured = Some(configured).filter(|profile| !profile.is_empty());
+    let load = Load {
+        profile: profile.or(configured).map(str::to_owned),
+        ..Load::of(model.as_str())
+    };
+    match (&worker.packs, pack) {
+        (Some(keeper), Some(here)) => {
+            keeper.loaded(model);
+            Load {
+                pack_dir: Some(keeper.dir().to_owned()),
+                verified: true,
+                arriving: here.arriving.clone(),
+                ..load
+            }
+        }
+        _ => load,
+    }
+}
+
+impl Files {
+    async fn gather(
+        worker: &Worker,
+        task: &Task,
+        checkpoints: &mut VecDeque<Stored>,
+        format: Option<&str>,
+        embeddings_key: Option<&str>,
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
+        let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
+        tokio::fs::create_dir_all(&work_dir).await?;
+        tokio::fs::create_dir_all(&out_dir).await?;
+        let mut resume = None;
+        while let Some(stored) = checkpoints.pop_front() {
+            match checkpoints::fetch(&worker.store, &stored, &task.spec, format, &work_dir).await {
+                Ok(from) => {
+                    resume = Some((from, stored));
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(task = %task.id, key = stored.key, error = format!("{error:#}"), "a checkpoint cannot be used");
+                }
+            }
+        }
+        let image = match &task.spec.image {
+            None => None,
+            Some(key) => {
+                let path = work_dir.join("image");
+                let bytes = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await?;
+                tokio::fs::write(&path, bytes).await?;
+                Some(path)
+            }
+        };
+        // A checkpoint has the text in it.
+        let embeddings = match embeddings_key.filter(|_| resume.is_none()) {
+            None => None,
+            Some(key) => embeddings::fetch(&worker.store, key, &work_dir).await,
+        };
+        Ok(Self {
+            resume,
+            image,
+            embeddings,
+            work_dir,
+            out_dir,
+        })
+    }
+}
+
+fn render_task(spec: &TaskSpec, image: Option<PathBuf>) -> RenderTask {
+    // The engine names the high-noise expert's guidance first, as diffusers does.
+    let (guidance, guidance_2) = match spec.guidance_high_noise {
+        Some(high) => (high, Some(spec.guidance)),
+        None => (spec.guidance, None),
+    };
+    RenderTask {
+        model: spec.model.as_str().into(),
+        prompt: spec.prompt.clone(),
+        negative_prompt: spec.negative_prompt.clone(),
+        width: spec.width,
+        height: spec.height,
+        frames: spec.frames,
+        fps: spec.fps,
+        quality: spec.quality.map(|tier| tier.as_str().to_owned()),
+        steps: spec.steps,
+        guidance,
+        guidance_2,
+        shift: spec.shift,
+        seed: spec.seed,
+        image,
+    }
+}

@@ -1,0 +1,194 @@
+//! Packs that the worker keeps: pulled from a real S3, waited for by real renders.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod spot;
+
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use spot::{Running, Stage, until};
+use spotreel_domain::Task;
+use spotreel_domain::api::Progress;
+use spotreel_domain::task::{FailureKind, Outcome, State};
+use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_packs::{PREFIX, Pack, Remote};
+
+const MODEL: &str = "t2v-A14B";
+const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
+
+/// The tiny pack of the engine's own tests, pushed as a person would.
+async fn push(stage: &Stage) -> Pack {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("engines/wan/packs/tiny")
+        .join(MODEL);
+    let copy = stage.dir.path().join("to-push").join(MODEL);
+    let pack = Pack::open(&tiny).unwrap();
+    for file in &pack.index.files {
+        let to = copy.join(&file.path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(pack.path(file), to).unwrap();
+    }
+    std::fs::copy(tiny.join("pack.json"), copy.join("pack.json")).unwrap();
+    let remote = Remote::new(stage.store.clone(), PREFIX);
+    remote.push(&copy, |_| ()).await.unwrap();
+    pack
+}
+
+fn blob(pack: &Pack, path: &str) -> String {
+    let mut files = pack.index.files.iter();
+    let file = files.find(|file| file.path == path).unwrap();
+    format!("{PREFIX}blobs/{}", file.sha256)
+}
+
+/// What happens from now on to who asks for an object.
+fn afflict(stage: &Stage, key: &str, action: Action, change: impl FnOnce(&mut Rule)) {
+    let mut rule = Rule {
+        key_prefix: Some(key.to_owned()),
+        ..Rule::new("GetObject", action)
+    };
+    change(&mut rule);
+    let rules = vec![rule];
+    stage.cloud.faults().set(Plan { seed: 0, rules });
+}
+
+fn delay(stage: &Stage, key: &str, delay_ms: u64) {
+    afflict(stage, key, Action::Delay, |rule| rule.delay_ms = delay_ms);
+}
+
+fn packs_dir(stage: &Stage) -> PathBuf {
+    stage.dir.path().join("packs")
+}
+
+fn worker(stage: &Stage, step_ms: u32, settings: &[(&str, &str)]) -> Running {
+    let dir = packs_dir(stage).display().to_string();
+    let own = [
+        ("packs.dir", dir.as_str()),
+        ("packs.keep_free_gb", "0"),
+        ("models", "[\"ti2v-5B\", \"t2v-A14B\"]"),
+        ("telemetry.log", "info,spotreel_worker=debug"),
+    ];
+    stage.worker("w1", step_ms, &[&own, settings].concat())
+}
+
+async fn ended(stage: &Stage, id: &str) -> Task {
+    until("the task ends", async || stage.task(id).await.is_terminal()).await;
+    stage.task(id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_render_begins_before_its_last_file_is_here_and_a_prompt_is_encoded_once() {
+    let stage = Stage::set().await;
+    let pack = push(&stage).await;
+    delay(&stage, &blob(&pack, LATE), 3_000);
+    let mut steps = stage.client.subscribe("spotreel.progress.*").await.unwrap();
+    stage.submit_with("a", 6, MODEL, "a red fox").await;
+    let worker = worker(&stage, 20, &[]);
+    let mut last = String::new();
+    let step = loop {
+        let message = steps.next().await.unwrap();
+        let progress: Progress = serde_json::from_slice(&message.payload).unwrap();
+        if progress.step >= 1 {
+            break progress.step;
+        }
+        last = progress.phase;
+    };
+    let late = packs_dir(&stage).join(MODEL).join(LATE);
+    assert!(!late.exists(), "step {step} after {last:?}");
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!((task.attempts_total, task.failures), (1, 0));
+    assert!(late.exists());
+
+    stage.submit_with("b", 6, MODEL, "a red fox").await;
+    assert!(matches!(
+        ended(&stage, "b").await.state,
+        State::Succeeded { .. }
+    ));
+    stage.submit_with("c", 6, MODEL, "a grey fox").await;
+    assert!(matches!(
+        ended(&stage, "c").await.state,
+        State::Succeeded { .. }
+    ));
+    let said = worker.said();
+    assert_eq!(
+        said.matches("the text was encoded before").count(),
+        1,
+        "{said}"
+    );
+    let texts = stage.store.list("embeddings/").await.unwrap();
+    assert_eq!(texts.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_will_not_come_costs_the_task_nothing() {
+    let stage = Stage::set().await;
+    let pack = push(&stage).await;
+    let late = blob(&pack, LATE);
+    stage.store.delete(&late).await.unwrap();
+    delay(&stage, &late, 2_000);
+    let mut progress = stage.client.subscribe("spotreel.progress.*").await.unwrap();
+    stage.submit_with("a", 6, MODEL, "a red fox").await;
+    let _first = worker(&stage, 20, &[]);
+    loop {
+        let message = progress.next().await.unwrap();
+        let progress: Progress = serde_json::from_slice(&message.payload).unwrap();
+        if (progress.step, progress.phase.as_str()) == (3, "load") {
+            break;
+        }
+    }
+    until("it is handed back", async || {
+        let task = stage.task("a").await;
+        task.attempts
+            .first()
+            .is_some_and(|attempt| attempt.outcome == Outcome::Interrupted)
+    })
+    .await;
+    let _second = stage.worker("w2", 0, &[]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!((task.attempts_total, task.failures), (2, 0));
+    let error = task.attempts[0].error.as_ref().unwrap();
+    assert_eq!(error.kind, FailureKind::Model);
+    assert!(error.message.contains(LATE), "{}", error.message);
+    assert!(task.attempts[1].from_step <= 3);
+    assert_eq!(task.attempts[1].worker, "w2");
+}
+
+/// S3 is away when the worker comes up; what it had before will do.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_whole_once_is_used_while_the_bucket_has_nothing() {
+    let stage = Stage::set().await;
+    push(&stage).await;
+    stage.submit_with("a", 2, MODEL, "a red fox").await;
+    let before = worker(&stage, 0, &[]);
+    assert!(matches!(
+        ended(&stage, "a").await.state,
+        State::Succeeded { .. }
+    ));
+    drop(before);
+    let pointer = format!("{PREFIX}{MODEL}/pack.json");
+    stage.store.delete(&pointer).await.unwrap();
+    stage.submit_with("b", 2, MODEL, "a red fox").await;
+    let after = worker(&stage, 0, &[]);
+    assert!(matches!(
+        ended(&stage, "b").await.state,
+        State::Succeeded { .. }
+    ));
+    assert!(after.said().contains("the pack that is here is used"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_away_is_asked_again() {
+    let stage = Stage::set().await;
+    push(&stage).await;
+    afflict(&stage, PREFIX, Action::InternalError, |rule| {
+        rule.times = Some(12);
+    });
+    stage.submit_with("a", 2, MODEL, "a red fox").await;
+    let worker = worker(&stage, 0, &[("models", "[\"t2v-A14B\"]")]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!((task.attempts_total, task.failures), (1, 0));
+    assert!(worker.said().contains("a pull failed"));
+}
