@@ -412,3 +412,6 @@ fn failure(reason: &str) -> EngineFailure {
         ..gone(reason)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,22 +150,15 @@ impl Take {
         }))
     }
 
-    /// What is loaded, then what is on the disk, then the others; nothing whose pack does not come.
+    /// Nothing whose pack does not come.
     fn order(&self, loaded: Option<Model>) -> Vec<Source> {
         let packs = self.packs.as_ref();
         let may = |source: &&Source| packs.is_none_or(|packs| packs.may_come(source.model));
         let mut order: Vec<_> = self.sources.iter().filter(may).cloned().collect();
-        order.sort_by_cached_key(|source| {
-            let model = source.model;
-            let away = packs.is_some_and(|packs| !packs.is_here(model));
-            (source.priority, Some(model) != loaded, away)
-        });
-        if self.looks.is_multiple_of(LEAST_SERVED_FIRST) {
-            order.sort_by_key(|source| (source.priority, self.served.get(&source.model)));
-        }
-        if self.looks.is_multiple_of(LOW_END_FIRST) {
-            order.sort_by_key(|source| std::cmp::Reverse(source.priority));
-        }
+        let is_here = |model| packs.is_none_or(|packs| packs.is_here(model));
+        let (looks, served) = (self.looks, &self.served);
+        let what = |source: &Source| (source.priority, source.model);
+        sort(&mut order, what, loaded, is_here, looks, served);
         order
     }
 
@@ -213,10 +206,96 @@ impl Take {
     }
 }
 
+/// Of one priority what is loaded, then what is on the disk, then the others.
+fn sort<T>(
+    sources: &mut [T],
+    what: impl Fn(&T) -> (Priority, Model),
+    loaded: Option<Model>,
+    is_here: impl Fn(Model) -> bool,
+    looks: u64,
+    served: &BTreeMap<Model, u64>,
+) {
+    sources.sort_by_cached_key(|source| {
+        let (priority, model) = what(source);
+        (priority, Some(model) != loaded, !is_here(model))
+    });
+    if looks.is_multiple_of(LEAST_SERVED_FIRST) {
+        sources.sort_by_key(|source| {
+            let (priority, model) = what(source);
+            (priority, served.get(&model))
+        });
+    }
+    if looks.is_multiple_of(LOW_END_FIRST) {
+        sources.sort_by_key(|source| std::cmp::Reverse(what(source).0));
+    }
+}
+
 async fn hand_back(mut pulls: JoinSet<(Result<Option<Delivery>, QueueError>, Source)>) {
     while let Some(done) = pulls.join_next().await {
         if let Ok((Ok(Some(surplus)), _)) = done {
             let _ = surplus.nak(Duration::ZERO).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues() -> Vec<(Priority, Model)> {
+        let of = |priority| Model::ALL.map(|model| (priority, model));
+        Priority::ALL.into_iter().flat_map(of).collect()
+    }
+
+    fn order(loaded: Option<Model>, here: &[Model], looks: u64) -> Vec<(Priority, Model)> {
+        let mut order = queues();
+        let is_here = |model| here.contains(&model);
+        sort(
+            &mut order,
+            |queue| *queue,
+            loaded,
+            is_here,
+            looks,
+            &BTreeMap::new(),
+        );
+        order
+    }
+
+    #[test]
+    fn what_is_loaded_comes_before_what_is_here_before_the_others() {
+        let (loaded, here, away) = (Model::I2vA14b, Model::T2vA14b, Model::Ti2v5b);
+        let found = order(Some(loaded), &[loaded, here], 1);
+        let models = [loaded, here, away, loaded, here, away];
+        assert_eq!(
+            found.iter().map(|queue| queue.1).collect::<Vec<_>>(),
+            models
+        );
+        assert_eq!(found[0].0, Priority::High);
+        assert_eq!(
+            order(Some(loaded), &[], LOW_END_FIRST)[0].0,
+            Priority::Normal
+        );
+    }
+
+    /// Every queue always has work, and each task loads its model.
+    #[test]
+    fn nobody_starves() {
+        let mut served = BTreeMap::new();
+        let mut taken: BTreeMap<_, u32> = BTreeMap::new();
+        let mut loaded = None;
+        for looks in 1..=1_000 {
+            let mut order = queues();
+            let is_here = |model| model == Model::Ti2v5b;
+            sort(&mut order, |queue| *queue, loaded, is_here, looks, &served);
+            let (priority, model) = order[0];
+            *taken.entry((priority, model)).or_default() += 1;
+            served.insert(model, looks);
+            loaded = Some(model);
+        }
+        assert_eq!(taken.len(), queues().len(), "{taken:?}");
+        for ((priority, model), count) in taken {
+            let least = if priority == Priority::High { 200 } else { 20 };
+            assert!(count >= least, "{priority:?} {model}: {count}");
         }
     }
 }

@@ -36,7 +36,7 @@ impl Keeper {
         }
     }
 
-    fn least_used(&self, but: Model) -> Option<Model> {
+    pub(super) fn least_used(&self, but: Model) -> Option<Model> {
         let shelf = self.shelf.borrow();
         let there = |model: &Model| self.dir().join(model.as_str()).exists();
         let may_go = |model: &Model| *model != but && Some(*model) != shelf.loaded;
@@ -72,7 +72,7 @@ fn free_bytes(dir: &Path) -> Result<u64, PackError> {
 }
 
 /// What a pull would add, but for what it finds of an earlier one's last file.
-fn missing_bytes(dir: &Path, pack: &Pack) -> u64 {
+pub(super) fn missing_bytes(dir: &Path, pack: &Pack) -> u64 {
     let packs = Model::ALL.map(|model| Pack::open(&dir.join(model.as_str())));
     let there = packs.iter().flatten().flat_map(|other| {
         let whole = |file: &&_| other.path(file).exists();
