@@ -1,6 +1,6 @@
 //! Checkpoints in S3: where they lie, which is the newest, and the upload beside the render.
 
-mod inspect;
+pub mod inspect;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -12,10 +12,14 @@ use nix::errno::Errno;
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
+use spotreel_bootstrap::ambient;
+use spotreel_domain::request::TaskSpec;
+use spotreel_domain::{Model, TaskRequest};
 use spotreel_packs::Pack;
+use spotreel_worker::checkpoints::inspect::inspect;
 use spotreel_worker::engine::protocol::{
-    CheckpointInfo, CheckpointPolicy, EmbeddingsFile, EmbeddingsInfo, ErrorKind, FEATURE_FAULTS,
-    FinishedInfo, Phase, RenderRequest, RenderTask, ResumeFrom, ResumeKind,
+    CHECKPOINT_FORMAT, CheckpointInfo, CheckpointPolicy, EmbeddingsFile, EmbeddingsInfo, ErrorKind,
+    FEATURE_FAULTS, FinishedInfo, Phase, RenderRequest, RenderTask, ResumeFrom, ResumeKind,
 };
 use spotreel_worker::engine::{
     Deadlines, Engine, EngineConfig, EngineError, EngineFailure, Graces, Load, RenderEvent,
@@ -727,5 +731,57 @@ async fn text_is_encoded_once_and_what_is_of_another_text_is_passed_over() {
         let events = bench.all(request).await;
         assert_eq!(embeddings(&events).len(), 1);
         finished(&events);
+    }
+}
+
+/// What the worker looks for before it hands a checkpoint over is what the engine writes.
+#[tokio::test]
+async fn every_checkpoint_of_a_known_format_passes_the_workers_look() {
+    let mut bench = Bench::new().await;
+    if bench.engine.hello().checkpoint_format.as_deref() != Some(CHECKPOINT_FORMAT) {
+        return;
+    }
+    let image = bench.dir.path().join("image.png");
+    std::fs::write(&image, tiny_png()).unwrap();
+    for (model, with_image, quality) in [
+        (Model::T2vA14b, false, None),
+        // Another solver, with less to remember.
+        (Model::T2vA14b, false, Some("fast")),
+        (Model::I2vA14b, true, None),
+        (Model::Ti2v5b, false, None),
+        (Model::Ti2v5b, true, None),
+    ] {
+        bench.engine.load(Load::of(model.as_str())).await.unwrap();
+        let mut request = bench.request("a mountain");
+        request.task.model = model.as_str().into();
+        request.task.image = with_image.then(|| image.clone());
+        request.task.quality = quality.map(str::to_owned);
+        if quality.is_some() {
+            (request.task.guidance, request.task.guidance_2) = (1.0, Some(1.0));
+        }
+        let spec = spec(model, &request.task);
+        let made = checkpoints(&bench.all(request).await);
+        assert_eq!(made.len(), STEPS as usize);
+        for info in made {
+            inspect(&info.path, &spec, info.next_step).unwrap();
+            assert!(inspect(&info.path, &spec, info.next_step + 1).is_err());
+        }
+    }
+}
+
+fn spec(model: Model, task: &RenderTask) -> TaskSpec {
+    let request = TaskRequest {
+        model: Model::T2vA14b.as_str().into(),
+        prompt: task.prompt.clone(),
+        steps: Some(task.steps),
+        ..TaskRequest::default()
+    };
+    let spec = request.validate(ambient::now()).unwrap().spec;
+    TaskSpec {
+        model,
+        width: task.width,
+        height: task.height,
+        frames: task.frames,
+        ..spec
     }
 }
