@@ -27,27 +27,23 @@ from spotreel_wan.__main__ import ENVIRONMENT
 os.environ.update(ENVIRONMENT)
 
 import torch  # noqa: E402
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel  # noqa: E402
+from diffusers import UniPCMultistepScheduler  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import UMT5Config, UMT5EncoderModel  # noqa: E402
 
+from random_weights import RandomShelf  # noqa: E402
 from spotreel_wan.channel import Outbox  # noqa: E402
 from spotreel_wan.contract import EXIT_DEVICE, HashedFile, Request, Task  # noqa: E402
 from spotreel_wan.current import Current  # noqa: E402
 from spotreel_wan.denoise import Denoiser  # noqa: E402
 from spotreel_wan.device import Device, open_device  # noqa: E402
-from spotreel_wan.models import MODELS, Model  # noqa: E402
-from spotreel_wan.pack import Pack  # noqa: E402
-from spotreel_wan.profile import PROFILES, Profile  # noqa: E402
+from spotreel_wan.models import MODELS  # noqa: E402
+from spotreel_wan.profile import PROFILES  # noqa: E402
 from spotreel_wan.recipe import Recipe  # noqa: E402
 from spotreel_wan.render import Job, Tools  # noqa: E402
-from spotreel_wan.shelf import Shelf  # noqa: E402
-from spotreel_wan.tuning import Tuning, tuning  # noqa: E402
+from spotreel_wan.tuning import tuning  # noqa: E402
 from spotreel_wan.video import ffmpeg_path, ffmpeg_version  # noqa: E402
-from spotreel_wan.weights import Blueprint, empty_part  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-TINY = HERE / "packs" / "tiny"
 # Enough for a median without the first, and for both experts to run.
 STEPS = 6
 RESUME_AT = 3
@@ -79,73 +75,6 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.model} {self.width}x{self.height} {self.frames} frames, {self.profile}"
-
-
-class RandomShelf(Shelf):
-    """The engine's own shelf, but for where weights come from."""
-
-    def __init__(self, model: Model, profile: Profile, device: Device, speed: Tuning, tiny: bool) -> None:
-        pack = Pack(TINY / model.name, model.name, "bfloat16", {"weights": "random"}, "none", (), (), "random")
-        self._configs = {name: _config(model, name, tiny) for name in ("text_encoder", "vae", *model.experts)}
-        parts = {name: empty_part(name, config) for name, config in self._configs.items()}
-        super().__init__(pack, Blueprint(model, parts, torch.bfloat16), profile, device, speed)
-
-    def _load(self, name: str, distilled: bool = False) -> Any:
-        # Seeded by its name, so that another process makes the same.
-        torch.manual_seed(sum(name.encode()))
-        previous = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32 if name == "vae" else self.blueprint.dtype)
-        try:
-            with self.device.torch:
-                part = _make(name, self._configs[name])
-        finally:
-            torch.set_default_dtype(previous)
-        for path, parameter in part.named_parameters():
-            if any(word in path for word in getattr(part, "_keep_in_fp32_modules", None) or ()):
-                parameter.data = parameter.data.float()
-        part.eval().requires_grad_(False)
-        if name in self.model.experts and self.profile.storage == "float8":
-            part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.blueprint.dtype)
-        if name in self.model.experts:
-            self.tuning.apply(part)
-        return part
-
-
-def _config(model: Model, name: str, tiny: bool) -> dict[str, Any]:
-    return json.loads((TINY / model.name / name / "config.json").read_text()) if tiny else real_config(model, name)
-
-
-def _make(name: str, config: dict[str, Any]) -> Any:
-    if name == "text_encoder":
-        return UMT5EncoderModel(UMT5Config.from_dict(config))
-    return (AutoencoderKLWan if name == "vae" else WanTransformer3DModel).from_config(config)
-
-
-def real_config(model: Model, name: str) -> dict[str, Any]:
-    """As diffusers' conversion of the published weights has them."""
-    small = model.name == "ti2v-5B"
-    if name == "text_encoder":
-        sizes = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
-        return sizes | {"dropout_rate": 0.0}
-    if name == "vae" and small:
-        latents = {"z_dim": 48, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
-        sizes = {"base_dim": 160, "decoder_base_dim": 256, "in_channels": 12, "out_channels": 12}
-        return latents | sizes | {"is_residual": True, "patch_size": 2, "scale_factor_spatial": 16}
-    if name == "vae":
-        return {"base_dim": 96, "z_dim": 16}
-    return {
-        "num_attention_heads": 24 if small else 40,
-        "attention_head_dim": 128,
-        "in_channels": model.in_channels,
-        "out_channels": model.latent_channels,
-        "text_dim": 4096,
-        "freq_dim": 256,
-        "ffn_dim": 14336 if small else 13824,
-        "num_layers": 30 if small else 40,
-        "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads",
-        "rope_max_seq_len": 1024,
-    }
 
 
 class Listening:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import real_config
 from engine import FFMPEG
+from random_weights import real_config
 from spotreel_wan import decode, profile, recipe
 from spotreel_wan.channel import Inbox, LineTooLong
 from spotreel_wan.contract import MAX_LINE, Refusal, Task, common_version
