@@ -1,9 +1,10 @@
 //! Ranges in flight: many at a time, handed on in order, over the borders of files.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use spotreel_s3::{GetRangeError, Store};
 use tokio_util::task::AbortOnDropHandle;
@@ -52,7 +53,8 @@ pub(crate) fn fetch<'a>(
     files: &'a [(PackFile, u64)],
     options: &PullOptions,
 ) -> impl Stream<Item = (Piece, Result<Bytes, PullError>)> + use<'a> {
-    let pieces = pieces(files, options.range_bytes.max(1));
+    let range_bytes = options.range_bytes.max(1);
+    let (pieces, buffers) = (pieces(files, range_bytes), Buffers::new(range_bytes));
     let ask = move |piece: Piece| {
         let file = &files[piece.file].0;
         let (store, key, path) = (
@@ -60,9 +62,13 @@ pub(crate) fn fetch<'a>(
             remote.blob(&file.sha256),
             file.path.clone(),
         );
-        let range = piece.range.clone();
+        let (range, buffers) = (piece.range.clone(), buffers.clone());
         // A task each, so that bodies are read also while the disk is waited for.
-        let task = tokio::spawn(async move { get(&store, &key, range).await });
+        let task = tokio::spawn(async move {
+            let mut buffer = buffers.take();
+            let got = get(&store, &key, range, &mut buffer).await;
+            got.map(|()| buffers.give_back(buffer))
+        });
         let task = AbortOnDropHandle::new(task);
         async move {
             let got = match task.await {
@@ -77,10 +83,15 @@ pub(crate) fn fetch<'a>(
         .buffered(options.window.max(1))
 }
 
-async fn get(store: &Store, key: &str, range: Range<u64>) -> Result<Bytes, GetRangeError> {
+async fn get(
+    store: &Store,
+    key: &str,
+    range: Range<u64>,
+    bytes: &mut BytesMut,
+) -> Result<(), GetRangeError> {
     let mut wait = FIRST_WAIT;
     for _ in 1..TRIES {
-        match store.get_range(key, range.clone()).await {
+        match store.get_range(key, range.clone(), bytes).await {
             Err(error) if error.retryable() => {
                 tracing::debug!(key, ?range, %error, "trying again");
                 tokio::time::sleep(wait).await;
@@ -89,5 +100,41 @@ async fn get(store: &Store, key: &str, range: Range<u64>) -> Result<Bytes, GetRa
             got => return got,
         }
     }
-    store.get_range(key, range).await
+    store.get_range(key, range, bytes).await
+}
+
+/// Memory for ranges, used again and again: fresh memory would cost as much as what is read into it.
+#[derive(Clone)]
+struct Buffers {
+    range_bytes: usize,
+    all: Arc<Mutex<Vec<BytesMut>>>,
+}
+
+impl Buffers {
+    fn new(range_bytes: u64) -> Self {
+        Self {
+            range_bytes: usize::try_from(range_bytes).unwrap_or(usize::MAX),
+            all: Arc::default(),
+        }
+    }
+
+    /// One whose bytes nobody holds any more, or a new one: as many as there are ranges at a time.
+    fn take(&self) -> BytesMut {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = all
+            .iter_mut()
+            .position(|buffer| buffer.try_reclaim(self.range_bytes));
+        match free {
+            Some(at) => all.swap_remove(at),
+            None => BytesMut::with_capacity(self.range_bytes),
+        }
+    }
+
+    /// What was read into it; the buffer is free when the last clone of that is gone.
+    fn give_back(&self, mut buffer: BytesMut) -> Bytes {
+        let bytes = buffer.split().freeze();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(buffer);
+        bytes
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::get::BODY_TRIES;
 use crate::key::{KeyError, check_key};
@@ -29,15 +29,21 @@ impl GetRangeError {
 }
 
 impl Store {
-    /// These bytes of an object, in memory. A body that breaks off is gone on with from there.
-    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, GetRangeError> {
+    /// These bytes of an object, in memory. A body that breaks off is gone on with from there. They replace what `bytes`
+    /// holds: whoever asks for many ranges has buffers of its own, as a fresh one costs as much as reading into it.
+    pub async fn get_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        bytes: &mut BytesMut,
+    ) -> Result<(), GetRangeError> {
         check_key(key)?;
-        let wanted = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let mut bytes = BytesMut::with_capacity(wanted);
+        bytes.clear();
+        let wanted = range.end.saturating_sub(range.start);
         let mut tries = 1;
-        while bytes.len() < wanted {
+        while (bytes.len() as u64) < wanted {
             let rest = range.start + bytes.len() as u64..range.end;
-            match self.get_rest(key, rest, &mut bytes).await {
+            match self.get_rest(key, rest, bytes).await {
                 Err(GetRangeError::Request(error)) if error.retryable() && tries < BODY_TRIES => {
                     tries += 1;
                     tracing::debug!(key, tries, %error, "a range broke off, going on with it");
@@ -45,7 +51,7 @@ impl Store {
                 got => got?,
             }
         }
-        Ok(bytes.freeze())
+        Ok(())
     }
 
     async fn get_rest(

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
 use spotreel_s3::*;
@@ -189,6 +189,7 @@ async fn ranges_are_what_was_asked_for() {
         s.store.put_bytes("k", body, "a/b", false, none())
     };
     put(&body).await.unwrap();
+    let mut got = BytesMut::from("what was there before");
     for range in [
         0..1,
         7..8,
@@ -197,7 +198,10 @@ async fn ranges_are_what_was_asked_for() {
         1_000..2_500_001,
         5..5,
     ] {
-        let got = s.store.get_range("k", range.clone()).await.unwrap();
+        s.store
+            .get_range("k", range.clone(), &mut got)
+            .await
+            .unwrap();
         let at = |byte| usize::try_from(byte).unwrap();
         assert!(got == body[at(range.start)..at(range.end)], "{range:?}");
     }
@@ -206,13 +210,13 @@ async fn ranges_are_what_was_asked_for() {
         3_000_000..3_000_001,
         0..u64::from(u32::MAX),
     ] {
-        let short = s.store.get_range("k", range.clone()).await;
+        let short = s.store.get_range("k", range.clone(), &mut got).await;
         assert!(
             matches!(short, Err(GetRangeError::Short { .. })),
             "{range:?}: {short:?}"
         );
     }
-    let missing = s.store.get_range("none", 0..1).await;
+    let missing = s.store.get_range("none", 0..1, &mut got).await;
     assert!(
         matches!(missing, Err(GetRangeError::Missing { .. })),
         "{missing:?}"
