@@ -177,7 +177,7 @@ async fn from_what_is_published_to_another_machine() {
 async fn a_pull_that_was_killed_is_gone_on_with() {
     let s = Scene::new().await;
     let (from, made, packs) = (s.path("from"), s.path("made"), s.path("packs"));
-    grown(&from, 8 * 8 << 20);
+    grown(&from, 64 << 20);
     let pack = s.pack(&from, &made);
     s.say(&["push", &made]);
     let slow = Rule {
