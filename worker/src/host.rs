@@ -1,11 +1,12 @@
 //! Keeps one engine process running with the wanted model loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
 use spotreel_bootstrap::Health;
+use spotreel_bus::Delivery;
 use spotreel_domain::render_time::{Gpu, Job};
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Failure, FailureKind};
@@ -22,6 +23,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Accelerator failures in a row, with a new engine process each, until the machine is given up.
 const DEVICE_FAILURES: u32 = 2;
 
+/// Work items kept in mind; one that is forgotten is declined once more.
+const DECLINED_KEPT: usize = 10_000;
+
 pub struct Host {
     config: EngineSection,
     health: Health,
@@ -30,6 +34,8 @@ pub struct Host {
     device_failures: u32,
     /// By model, the fewest tokens that did not fit, and what was said of them.
     too_large: BTreeMap<Model, (u32, EngineFailure)>,
+    /// The work items that were declined for their size.
+    declined: BTreeSet<u64>,
 }
 
 impl Host {
@@ -41,6 +47,7 @@ impl Host {
             loaded: None,
             device_failures: 0,
             too_large: BTreeMap::new(),
+            declined: BTreeSet::new(),
         }
     }
 
@@ -101,6 +108,17 @@ impl Host {
     /// the packs, it knows what is in them; else the engine does.
     pub fn lacks_fast(&self, spec: &TaskSpec, pack: Option<&Index>) -> Option<EngineFailure> {
         lacking(self.hello()?, pack, spec.model, spec.quality?)
+    }
+
+    pub fn declines(&mut self, delivery: &Delivery) {
+        if self.declined.len() == DECLINED_KEPT {
+            self.declined.pop_first();
+        }
+        self.declined.insert(delivery.sequence);
+    }
+
+    pub fn has_declined(&self, delivery: &Delivery) -> bool {
+        self.declined.contains(&delivery.sequence)
     }
 
     /// Keeps in mind what did not fit.

@@ -27,6 +27,8 @@ use crate::{Worker, crash, embeddings, packs};
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
+/// A task that this worker has declined for its size is hidden from others for so long when it comes here again.
+const TO_OTHERS: Duration = Duration::from_secs(10);
 /// An engine that was told to stop its render has so long to say that it did.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
@@ -61,6 +63,12 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             }
         };
         crash::point("after-lease");
+        if host.has_declined(&taken.delivery) {
+            // Its reason is in the log; from here on it counts for nothing, not even as work.
+            let _ = taken.delivery.nak(TO_OTHERS).await;
+            continue;
+        }
+        take.restart_idle_clock();
         let span = tracing::info_span!(
             "attempt",
             worker = worker.name,
@@ -172,6 +180,9 @@ async fn attempt(
         End::Failed(failure) => {
             let why = host::record(&failure);
             let delivery = lease.release().await;
+            if failure.does_not_fit() {
+                host.declines(&delivery);
+            }
             match failure.is_of_this_worker() {
                 true => worker.decline(&started, &delivery, why).await,
                 false => worker.fail(&started, &delivery, why).await,

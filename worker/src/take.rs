@@ -51,6 +51,8 @@ pub struct Take {
     packs: Option<Keeper>,
     /// At which look a model was served last.
     served: BTreeMap<Model, u64>,
+    /// Since when nothing came that this worker could render.
+    idle_since: Option<Instant>,
 }
 
 impl Take {
@@ -67,7 +69,13 @@ impl Take {
             board,
             packs,
             served: BTreeMap::new(),
+            idle_since: None,
         }
+    }
+
+    /// What was taken is work.
+    pub fn restart_idle_clock(&mut self) {
+        self.idle_since = None;
     }
 
     /// This worker cannot render a model any more.
@@ -85,7 +93,6 @@ impl Take {
         wait: Duration,
         leaving: &CancellationToken,
     ) -> Next {
-        let mut idle_since = None;
         while !leaving.is_cancelled() {
             self.looks += 1;
             let order = self.order(loaded);
@@ -111,11 +118,11 @@ impl Take {
                 continue;
             }
             // Only a look that found nothing starts the clock.
-            idle_since = match self.board.holds_any() {
+            self.idle_since = match self.board.holds_any() {
                 true => None,
-                false => idle_since.or_else(|| Some(Instant::now())),
+                false => self.idle_since.or_else(|| Some(Instant::now())),
             };
-            let rest = match (self.idle_limit, idle_since) {
+            let rest = match (self.idle_limit, self.idle_since) {
                 (Some(limit), Some(since)) => limit.saturating_sub(since.elapsed()),
                 _ => wait,
             };

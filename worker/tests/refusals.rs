@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use spot::{Stage, until};
 use spotreel_domain::Task;
-use spotreel_domain::task::{DECLINED_PER_FAILURE, FailureKind, MAX_RETRIES, Outcome, State};
+use spotreel_domain::task::{FailureKind, MAX_RETRIES, Outcome, State};
 use spotreel_worker::checkpoints;
 use spotreel_worker::engine::protocol::CHECKPOINT_FORMAT;
 
@@ -55,26 +55,30 @@ async fn broken_weights_are_left_to_another_worker_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fits_nowhere_ends_and_says_what_it_would_take() {
+async fn what_does_not_fit_is_declined_once_and_is_no_work_for_this_worker() {
     let stage = Stage::set().await;
-    let worker = stage.worker("w1", 0, &[QUICK, DEBUG]);
-    stage.submit_with("a", 4, MODEL, "a fox {{huge@0}}").await;
-    let task = ended(&stage, "a").await;
-    let State::Failed { error } = &task.state else {
-        panic!("{task:?}");
-    };
-    assert_eq!(error.kind, FailureKind::Oom);
-    assert!(
-        error.message.contains("46 GB") && error.message.contains("L40S"),
-        "{}",
-        error.message
-    );
+    let idle = ("idle.exit_after", "3s");
+    let mut small = stage.worker("w1", 0, &[QUICK, DEBUG, idle]);
+    stage.submit_with("a", 4, MODEL, "a fox {{huge@0#1}}").await;
     assert_eq!(
-        task.attempts_total,
-        DECLINED_PER_FAILURE * (MAX_RETRIES + 1)
+        small.left().await,
+        Some(0),
+        "it had nothing that it could do"
     );
+    let task = stage.task("a").await;
+    assert!(matches!(task.state, State::Queued { .. }));
+    assert_eq!((task.attempts_total, task.failures), (1, 0));
+    let error = task.attempts[0].error.as_ref().unwrap();
+    assert_eq!(error.kind, FailureKind::Oom);
+    let said = &error.message;
+    assert!(said.contains("46 GB") && said.contains("L40S"), "{said}");
     // Once with each of its profiles, and never again.
-    assert_eq!(worker.said().matches("line=\"fault Huge").count(), 2);
+    let asked = small.said().matches("line=\"fault Huge").count();
+    assert_eq!(asked, 2);
+    let _large = stage.worker("w2", 0, &[]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!((task.attempts_total, task.failures), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
