@@ -203,7 +203,8 @@ proptest! {
     #[test]
     fn a_flipped_bit_is_refused_or_of_no_consequence(at in any::<prop::sample::Index>(), bit in 0u8..8) {
         let whole = File::at(3).bytes();
-        let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let length = u64::from_le_bytes(whole[..8].try_into().unwrap());
+        let header = 8 + usize::try_from(length).unwrap();
         let at = at.index(header);
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << bit;
