@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use spotreel_engine_protocol::{FromEngine, LineBuffer, LineError, encode};
 
+use crate::log::log;
+
 /// Where messages to the worker go, one line at a time, from any thread.
 #[derive(Clone)]
 pub struct Outbox(Arc<Mutex<Sink>>);
@@ -26,7 +28,7 @@ impl Outbox {
     pub fn send(&self, message: &FromEngine) {
         match encode(message) {
             Ok(line) => self.send_bytes(&line),
-            Err(error) => eprintln!("a message cannot be said: {error}"),
+            Err(error) => log(format_args!("a message cannot be said: {error}")),
         }
     }
 
@@ -40,7 +42,7 @@ impl Outbox {
             .write_all(bytes)
             .and_then(|()| sink.write.flush());
         if let Err(error) = written {
-            eprintln!("the channel does not take a line: {error}");
+            log(format_args!("the channel does not take a line: {error}"));
         }
     }
 
@@ -76,7 +78,7 @@ impl Inbox {
                 Ok(n) => self.buffer.push(&chunk[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    eprintln!("the channel cannot be read: {error}");
+                    log(format_args!("the channel cannot be read: {error}"));
                     return Ok(None);
                 }
             }

@@ -9,6 +9,7 @@ mod checkpoint;
 mod current;
 mod denoise;
 mod faults;
+mod log;
 mod overlay;
 mod pack;
 mod picture;
@@ -31,6 +32,7 @@ use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 
 use channel::Outbox;
+use log::log;
 
 /// A renderer without a GPU that speaks the engine contract on fd 0.
 #[derive(Parser)]
@@ -82,7 +84,7 @@ fn answer_sigusr1() -> nix::Result<()> {
     signals.thread_block()?;
     thread::spawn(move || {
         while signals.wait().is_ok() {
-            eprintln!("SIGUSR1: the process is alive and takes signals");
+            log("SIGUSR1: the process is alive and takes signals");
         }
     });
     Ok(())

@@ -22,6 +22,7 @@ use crate::checkpoint;
 use crate::current::Current;
 use crate::denoise::{Denoiser, Latents};
 use crate::faults::{Fault, Faults};
+use crate::log::log;
 use crate::overlay::Overlay;
 use crate::picture::{self, Frame};
 use crate::recipe::{Recipe, hex, report};
@@ -234,7 +235,7 @@ impl<'a> Job<'a> {
         for fault in self.faults.at(done) {
             // What a fault finds on the disk does not depend on the disk's speed.
             self.current.flush();
-            eprintln!("fault {fault:?} at step {done}");
+            log(format_args!("fault {fault:?} at step {done}"));
             let injected = |kind, code: &str| Err(report(kind, code, "injected by the prompt"));
             match fault {
                 Fault::Crash => process::abort(),
@@ -285,7 +286,7 @@ fn noise() {
     let line = "{\"type\":\"finished\"} noise ".repeat(8);
     for _ in 0..NOISE_LINES {
         println!("{line}");
-        eprintln!("{line}");
+        log(&line);
     }
     // A log line without an end.
     print!("no newline");
@@ -298,7 +299,7 @@ fn kill_worker() {
     if getppid() > Pid::from_raw(1)
         && let Err(error) = kill(getppid(), Signal::SIGKILL)
     {
-        eprintln!("cannot kill the worker: {error}");
+        log(format_args!("cannot kill the worker: {error}"));
     }
 }
 

@@ -14,6 +14,7 @@ use spotreel_engine_protocol::{
 
 use crate::channel::{Inbox, Outbox};
 use crate::current::Current;
+use crate::log::log;
 use crate::pack::Pack;
 use crate::recipe::{MODELS, limits, report};
 use crate::render::Job;
@@ -194,7 +195,9 @@ impl Listener {
         match message {
             ToEngine::Hello { proto } => {
                 if negotiate(PROTO, proto).is_none() {
-                    eprintln!("no common version: here {PROTO:?}, there {proto:?}");
+                    log(format_args!(
+                        "no common version: here {PROTO:?}, there {proto:?}"
+                    ));
                     process::exit(EXIT_NO_COMMON_VERSION);
                 }
             }
@@ -234,7 +237,7 @@ impl Listener {
 
     fn work(&self, work: Work) {
         if self.to_renderer.send(work).is_err() {
-            eprintln!("the rendering thread is gone");
+            log("the rendering thread is gone");
             process::exit(1);
         }
     }

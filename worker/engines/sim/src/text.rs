@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use spotreel_engine_protocol::{EmbeddingsFile, EmbeddingsInfo, RenderTask};
 
 use crate::checkpoint;
+use crate::log::log;
 use crate::recipe::hex;
 
 /// What stands for all that decides the bits.
@@ -23,8 +24,8 @@ pub fn is_at_hand(given: &EmbeddingsFile, task: &RenderTask) -> bool {
     let fits = fs::read(&given.path)
         .is_ok_and(|bytes| bytes == encode(task) && hex(&Sha256::digest(&bytes)) == given.sha256);
     match fits {
-        true => eprintln!("the text was encoded before"),
-        false => eprintln!("what was given is not this text, encoded"),
+        true => log("the text was encoded before"),
+        false => log("what was given is not this text, encoded"),
     }
     fits
 }
@@ -34,7 +35,7 @@ pub fn write(id: &str, task: &RenderTask, work_dir: &Path) -> Option<EmbeddingsI
     let bytes = encode(task);
     let path = work_dir.join("text.safetensors");
     if let Err(error) = checkpoint::write(&path, &path.with_extension("part"), &bytes) {
-        eprintln!("cannot write {}: {error}", path.display());
+        log(format_args!("cannot write {}: {error}", path.display()));
         return None;
     }
     Some(EmbeddingsInfo {

@@ -13,6 +13,7 @@ use spotreel_engine_protocol::{CheckpointInfo, FromEngine, Phase};
 use crate::channel::Outbox;
 use crate::checkpoint;
 use crate::denoise::Latents;
+use crate::log::log;
 use crate::recipe::hex;
 
 /// Beside the one that is being written.
@@ -94,7 +95,7 @@ impl Sheet {
         let path = self.work_dir.join(format!("step-{next_step:04}.ckpt"));
         if let Err(error) = checkpoint::write(&path, &path.with_extension("part"), &bytes) {
             // The render can go on without; the worker sees no checkpoint and draws its own conclusions.
-            eprintln!("cannot write {}: {error}", path.display());
+            log(format_args!("cannot write {}: {error}", path.display()));
             return;
         }
         let mut sha256 = hex(&Sha256::digest(&bytes));

@@ -1,7 +1,7 @@
 """An engine in a process of its own, and the worker's side of the conversation.
 
 The process is forked rather than started, which spares ten seconds of imports each; all that it loads it loads itself.
-The suite of `worker/tests/conformance.rs` starts real ones.
+The suite of `worker/tests/conformance` starts real ones.
 """
 
 from __future__ import annotations
