@@ -5,7 +5,9 @@ mod list;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
-use spotreel_packs::{FastRecipe, Pack, Progress, PullOptions, Recipe, Remote, make, verify};
+use spotreel_packs::{
+    FastRecipe, MakeError, Pack, PackError, Progress, PullOptions, Recipe, Remote, make, verify,
+};
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -101,7 +103,7 @@ async fn pack(args: PackModelArgs) -> anyhow::Result<Done> {
     let made = spawn_blocking(move || make(&args.from, &args.to, &recipe, |bytes| read.inc(bytes)));
     let made = made.await?;
     bar.finish_and_clear();
-    show(&made?, "made", args.json);
+    show(&made.map_err(advise)?, "made", args.json);
     Ok(Done::Well)
 }
 
@@ -164,6 +166,18 @@ fn said(
     match flag {
         Some(value) => Ok(Some(value.clone())),
         None => settings.variable(name),
+    }
+}
+
+/// The authors publish the weights twice, and only one of the two can be used.
+fn advise(error: MakeError) -> anyhow::Error {
+    let unlike = matches!(&error, MakeError::Pack(PackError::MissingFile { .. }));
+    let error = anyhow::Error::new(error);
+    match unlike {
+        true => error.context(
+            "the weights are wanted as diffusers has them, from a repository such as Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        ),
+        false => error,
     }
 }
 
