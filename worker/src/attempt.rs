@@ -4,7 +4,7 @@ use futures::future::OptionFuture;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Delivery, Recorded};
 use spotreel_domain::Task;
-use spotreel_domain::task::{Artifact, StartRuling};
+use spotreel_domain::task::{Artifact, Outcome, StartRuling};
 
 use crate::checkpoints::{self, Stored, chain};
 use crate::{Worker, finish};
@@ -37,11 +37,13 @@ impl Worker {
             }
         };
         let id = entry.id.clone();
-        // Delivered again: somebody has begun before, and what is left of that is looked for while the log is read.
+        // Delivered again: somebody has begun before, and may have left checkpoints; the log is read meanwhile.
         let mut again = (delivery.delivered > 1).then_some(&entry);
         loop {
-            let looking = OptionFuture::from(again.take().map(|entry| self.left_behind(entry)));
-            let (last, left) = tokio::join!(self.log.last(&id), looking);
+            let looking = again
+                .take()
+                .map(|entry| checkpoints::list(&self.store, entry));
+            let (last, listed) = tokio::join!(self.log.last(&id), OptionFuture::from(looking));
             let last = match last {
                 Ok(Some(last)) => last,
                 Ok(None) => {
@@ -65,13 +67,8 @@ impl Worker {
                 }
                 return None;
             }
-            let left = match left {
-                Some(left) if last.task.round == entry.round => left,
-                // A first attempt need not ask: an engine waits for the answer.
-                _ if last.task.attempts_total == 0 => Ok(Default::default()),
-                _ => self.left_behind(&last.task).await,
-            };
-            let (checkpoints, finished) = match left {
+            let listed = listed.filter(|_| last.task.round == entry.round);
+            let (checkpoints, finished) = match self.left_behind(&last.task, listed).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
@@ -114,12 +111,25 @@ impl Worker {
         }
     }
 
-    /// What earlier attempts have put in storage.
-    async fn left_behind(&self, task: &Task) -> anyhow::Result<(Vec<Stored>, Option<Artifact>)> {
-        tokio::try_join!(
-            checkpoints::list(&self.store, task),
-            finish::find_artifact(&self.store, task)
-        )
+    /// What earlier attempts have put in storage. An engine waits for the answer: a first attempt need not ask, and who
+    /// was interrupted has finished nothing.
+    async fn left_behind(
+        &self,
+        task: &Task,
+        listed: Option<anyhow::Result<Vec<Stored>>>,
+    ) -> anyhow::Result<(Vec<Stored>, Option<Artifact>)> {
+        let Some(before) = task.attempts.last() else {
+            return Ok((Vec::new(), None));
+        };
+        let checkpoints = match listed {
+            Some(listed) => listed?,
+            None => checkpoints::list(&self.store, task).await?,
+        };
+        let finished = match before.outcome {
+            Outcome::Interrupted => None,
+            _ => finish::find_artifact(&self.store, task).await?,
+        };
+        Ok((checkpoints, finished))
     }
 
     /// The item came to us although a start of it stands: that worker's lease has ended.
