@@ -2,7 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -18,6 +21,10 @@ use crate::{Pack, PackError, PackFile, tensors};
 
 /// Ranges that wait for the disk or for the hash; more would only be memory.
 const WAITING: usize = 2;
+/// For large writes the page cache takes memory that nobody used for long, which costs twice as much as the write.
+const WRITE_BYTES: usize = 256 << 10;
+/// The disk works while more arrives: flushed only at the end, a file would wait for all of itself.
+const FLUSH_BYTES: usize = 64 << 20;
 
 /// Bytes are written and hashed side by side, each by a thread of its own: one alone would be slower than a fast line.
 pub(crate) struct Landing {
@@ -100,9 +107,23 @@ fn append(path: PathBuf, part: u64, mut bytes: mpsc::Receiver<Bytes>) -> io::Res
         .write(true)
         .open(path)?;
     io::Seek::seek(&mut file, io::SeekFrom::Start(part))?;
-    while let Some(bytes) = bytes.blocking_recv() {
-        file.write_all(&bytes)?;
-    }
+    let disk = &file;
+    thread::scope(|scope| {
+        let (due, flushes) = sync_channel(1);
+        let flushing = scope.spawn(move || flushes.iter().try_for_each(|()| disk.sync_data()));
+        let mut unflushed = 0;
+        while let Some(bytes) = bytes.blocking_recv() {
+            for some in bytes.chunks(WRITE_BYTES) {
+                (&file).write_all(some)?;
+            }
+            unflushed += bytes.len();
+            if unflushed >= FLUSH_BYTES && due.try_send(()).is_ok() {
+                unflushed = 0;
+            }
+        }
+        drop(due);
+        flushing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
     Ok(file)
 }
 
