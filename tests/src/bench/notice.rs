@@ -27,6 +27,8 @@ const DONE: u32 = 3;
 const LEFT: u32 = 25;
 /// Shorter than what a worker keeps of a notice: the task is handed back, whatever is left of it.
 const LEAD_S: f64 = 10.0;
+/// Reading consoles would take the processor from those who are measured.
+const CONSOLE_AFTER: Duration = Duration::from_millis(50);
 /// Launches at once; more is refused by nobody, and needs more memory than a laptop likes to give.
 const MACHINES: usize = 8;
 
@@ -58,17 +60,17 @@ pub async fn run(stage: &Stage, bounds: &mut Bounds, rounds: usize) -> Vec<Figur
         if stage.cloud.interrupt(&order).is_none() {
             continue;
         }
+        let ended = stage.tap.find("the attempt ends", |heard| {
+            heard.at > struck && ["task interrupted", "task succeeded"].contains(&&*heard.what)
+        });
         // It may have been done before it looked for a notice.
-        let words = ["the attempt is handed back", "succeeded"];
-        let (handed, ended) = said(stage, &victim, &words, struck).await;
-        if ended == "succeeded" {
+        if ended.await.what == "task succeeded" {
             continue;
         }
-        let (seen, _) = said(stage, &victim, &["the worker leaves"], struck).await;
-        let again = stage.tap.find("the task is started elsewhere", |heard| {
-            heard.at > seen && heard.what == "task started"
-        });
-        let again = again.await;
+        let again = stage.tap.first("task started", struck).await;
+        tokio::time::sleep(CONSOLE_AFTER).await;
+        let handed = said(stage, &victim, "the attempt is handed back", struck).await;
+        let seen = said(stage, &victim, "the worker leaves", struck).await;
         let heir = heir(stage, &victim, seen).await;
         took.add(ms_between(seen, heir));
         back.add(ms_between(seen, handed));
@@ -164,12 +166,12 @@ async fn in_the_middle(stage: &Stage) -> Option<String> {
         .flatten()
 }
 
-/// When a worker logged one of these, after `from`, and which.
-async fn said(stage: &Stage, instance: &str, words: &[&str], from: i64) -> (i64, String) {
+/// When a worker logged this, after `from`.
+async fn said(stage: &Stage, instance: &str, words: &str, from: i64) -> i64 {
     eventually(&format!("{instance} says {words:?}"), PATIENCE, || async {
         let mut lines = stage.said(instance).into_iter();
-        let found = lines.find(|(at, line, _)| *at > from && words.contains(&line.as_str()));
-        found.map(|(at, line, _)| (at, line))
+        let found = lines.find(|(at, line, _)| *at > from && line == words);
+        found.map(|(at, ..)| at)
     })
     .await
 }
