@@ -7,12 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 const MICROS: i64 = 1_000_000;
 const DECIMALS: usize = 6;
 
 /// US dollars in millionths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = String, pattern = r"^-?[0-9]+\.[0-9]{6}$", example = "0.270000")]
 pub struct Usd(i64);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

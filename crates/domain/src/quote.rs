@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::batch::PoolName;
 use crate::model::{ImageRule, Model};
@@ -14,12 +15,15 @@ use crate::render_time::{Corrections, Gpu, Job, Weights};
 use crate::request::{ImageSource, TaskRequest, TaskSpec, Violation};
 use crate::trigger::{SizeInput, Sizing, size};
 
-/// `spotreel.quote`.
+/// The most tasks of one quote: ten times what a queue takes by default.
+pub const MAX_QUOTED_TASKS: u64 = 1_000_000;
+
+/// `spotreel.quote`, and `POST /v1/quotes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct QuoteQuery {
+pub struct QuoteQuery<T = TaskRequest> {
     /// As it would be submitted. Prompt and image may be left out: neither changes what a task costs.
-    pub task: TaskRequest,
+    pub task: T,
     #[serde(default = "one")]
     pub tasks: u64,
 }
@@ -28,7 +32,7 @@ fn one() -> u64 {
     1
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Quote {
     pub pool: PoolName,
     pub model: Model,
@@ -45,7 +49,7 @@ pub struct Quote {
 }
 
 /// What one instance type would do.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Offer {
     pub kind: String,
     pub gpu: String,
@@ -63,7 +67,7 @@ pub struct Offer {
     pub all: Usd,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PriceOf {
     /// Spot, the cheapest of the pool's zones, when it was last asked.
@@ -76,7 +80,7 @@ impl QuoteQuery {
     /// What is to be reckoned with.
     ///
     /// # Errors
-    /// All rules that the task breaks, as a submission would.
+    /// All rules that are broken, those of the task as a submission would name them.
     pub fn spec(&self, now: Timestamp) -> Result<TaskSpec, Vec<Violation>> {
         let mut task = self.task.clone();
         if task.prompt.is_empty() {
@@ -86,7 +90,18 @@ impl QuoteQuery {
         if task.image.is_none() && rule == Some(ImageRule::Required) {
             task.image = Some(ImageSource::S3Key("images/any".into()));
         }
-        task.validate(now).map(|valid| valid.spec)
+        let (spec, mut broken) = match task.validate(now) {
+            Ok(valid) => (Some(valid.spec), Vec::new()),
+            Err(broken) => (None, broken),
+        };
+        if !(1..=MAX_QUOTED_TASKS).contains(&self.tasks) {
+            broken.push(Violation {
+                field: "tasks".into(),
+                rule: "range".into(),
+                message: format!("tasks is 1 to {MAX_QUOTED_TASKS}"),
+            });
+        }
+        spec.filter(|_| broken.is_empty()).ok_or(broken)
     }
 }
 
@@ -268,9 +283,15 @@ mod tests {
 
     #[test]
     fn a_task_that_breaks_a_rule_is_refused_as_a_submission_would_be() {
-        let query: QuoteQuery =
-            serde_json::from_str(r#"{"task": {"model": "ti2v-5B", "frames": 6}}"#).unwrap();
-        let broken = query.spec(Timestamp::UNIX_EPOCH).unwrap_err();
-        assert_eq!(broken[0].field, "frames");
+        let refused = |json: &str| {
+            let query: QuoteQuery = serde_json::from_str(json).unwrap();
+            let broken = query.spec(Timestamp::UNIX_EPOCH).unwrap_err();
+            let fields = broken.into_iter().map(|broken| broken.field);
+            fields.collect::<Vec<_>>()
+        };
+        let both = r#"{"task": {"model": "ti2v-5B", "frames": 6}, "tasks": 0}"#;
+        assert_eq!(refused(both), ["frames", "tasks"]);
+        let many = r#"{"task": {"model": "ti2v-5B"}, "tasks": 1000001}"#;
+        assert_eq!(refused(many), ["tasks"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` and operators' on `spotreel.ops.key.*`
 //! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
-//! INBOX). **Says** an answer to every request; into the task log `queued` and `cancelled`; `spotreel.hint.<id>` after a
+//! INBOX). **Asks** trigger on `spotreel.quote` for the quotes that HTTP asks for. **Says** an answer to every request; into the task log `queued` and `cancelled`; `spotreel.hint.<id>` after a
 //! cancellation; `…rejected` events for the inbox; to followers over HTTP what EVENTS says; into the bucket
 //! `spotreel-keys` the keys of the HTTP API.
 //! **Owns** nothing: the log is the truth, pictures lie in S3 under their hash. Any number of intakes may run.
@@ -35,6 +35,7 @@ mod list;
 mod metrics;
 mod pace;
 pub mod parse;
+mod quote;
 mod serve;
 mod submit;
 mod tasks;

@@ -5,6 +5,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL};
+use spotreel_domain::quote::QuoteQuery;
 use spotreel_domain::{TaskRequest, Violation};
 
 use crate::error;
@@ -57,6 +58,18 @@ pub fn request<T: DeserializeOwned>(
     content_type: Option<&str>,
 ) -> Result<T, ApiError> {
     object(body(payload, content_type)?).map_err(refuse)
+}
+
+/// A question for a quote. What is wrong in its task is named as in a submission.
+pub fn quote(payload: &[u8]) -> Result<QuoteQuery, ApiError> {
+    let QuoteQuery { task, tasks } = request::<QuoteQuery<Box<RawValue>>>(payload, None)?;
+    let task = object(task.get()).map_err(|mut broken: Violation| {
+        if broken.field == "body" {
+            broken.field = "task".into();
+        }
+        refuse(broken)
+    })?;
+    Ok(QuoteQuery { task, tasks })
 }
 
 /// Names the place in a list.

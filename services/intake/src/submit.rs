@@ -129,7 +129,7 @@ impl Intake {
 }
 
 impl QualityConfig {
-    fn admit(&self, spec: &TaskSpec) -> Result<(), ApiError> {
+    pub(crate) fn admit(&self, spec: &TaskSpec) -> Result<(), ApiError> {
         let (model, quality) = (spec.model, spec.quality);
         match quality.filter(|quality| quality.needs_distilled_weights()) {
             Some(quality) if !self.fast.contains(&model) => {

@@ -17,7 +17,7 @@ fn every_route_is_in_the_page() {
             routes.insert(format!("| `{} {path}` |", method.to_uppercase()));
         }
     }
-    assert_eq!(routes.len(), 10, "{routes:?}");
+    assert_eq!(routes.len(), 11, "{routes:?}");
     let written = page
         .lines()
         .filter(|line| line.starts_with("| `"))

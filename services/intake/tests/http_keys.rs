@@ -46,6 +46,7 @@ async fn nobody_comes_in_without_a_key() {
         ("/v1/tasks/a/video", Method::GET),
         ("/v1/events", Method::GET),
         ("/v1/images", Method::POST),
+        ("/v1/quotes", Method::POST),
     ] {
         let refused = web.send(method.clone(), path).await;
         refused.is_problem(401, "unauthorized");
@@ -229,6 +230,10 @@ async fn a_key_has_a_rate() {
     );
     assert_eq!(anna.send(Method::DELETE, &path).await.status, 200);
     anna.send(Method::POST, &format!("{path}/retry"))
+        .await
+        .is_problem(429, "rate_limited");
+    // A quote counts too: trigger reckons it.
+    anna.post("/v1/quotes", &json!({ "task": { "model": "ti2v-5B" } }))
         .await
         .is_problem(429, "rate_limited");
     // Looking costs nothing.

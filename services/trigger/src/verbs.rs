@@ -108,11 +108,8 @@ impl Desk {
             .map_err(|error| refuse(ErrorCode::Invalid, format!("the body: {error}")))?;
         let spec = query.spec(ambient::now()).map_err(|violations| ApiError {
             violations,
-            ..refuse(ErrorCode::Invalid, "the task breaks a rule".into())
+            ..refuse(ErrorCode::Invalid, "the request breaks a rule".into())
         })?;
-        if query.tasks == 0 {
-            return Err(refuse(ErrorCode::Invalid, "tasks is 1 or more".into()));
-        }
         let mut pools = self.pools.pool.iter();
         let of_model = pools.find(|(_, pool)| pool.models.contains(&spec.model));
         let (name, pool) = of_model.ok_or_else(|| {

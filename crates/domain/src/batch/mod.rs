@@ -12,6 +12,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::fleet::cloud::{ErrorClass, Lifecycle, Place};
 
@@ -23,8 +24,9 @@ pub use receipt::{Receipt, ReceiptLine};
 pub const MAX_POOL_NAME: usize = 32;
 
 /// A set of models and of places that can render them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct PoolName(String);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

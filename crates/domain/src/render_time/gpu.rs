@@ -1,6 +1,7 @@
 //! The cards that can be rented: how fast they are, and what fits into them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Job;
 use crate::model::Model;
@@ -21,7 +22,9 @@ pub enum Gpu {
 }
 
 /// How a transformer's weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
     /// Half the memory, and not the same picture.

@@ -12,6 +12,7 @@ mod listen;
 mod openapi;
 mod problem;
 mod query;
+mod quotes;
 mod routes;
 mod schema;
 

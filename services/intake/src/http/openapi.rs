@@ -23,7 +23,10 @@ const REFUSALS: [(&str, &str); 10] = [
         "A rule is broken; `violations` names each with its field.",
     ),
     ("401", "No key, or one that is not good."),
-    ("404", "There is no such task, or it is not yours."),
+    (
+        "404",
+        "There is no such task, or it is not yours; for a quote: no pool renders the model.",
+    ),
     ("405", "The address does not answer to this method."),
     ("408", "The body did not arrive in time."),
     (
@@ -95,6 +98,7 @@ pub(super) fn frame() -> OpenApi {
                 "Server-sent events; `Last-Event-ID` goes on where a connection was lost.",
             ),
             tag("images", "First frames."),
+            tag("quotes", "What tasks will take and cost."),
         ]))
         .build()
 }

@@ -22,7 +22,7 @@ use super::body::Placed;
 use super::problem::Problem;
 use super::query::{Asked, Named};
 use super::schema::{Listed, Submittable, TaskRequestSchema};
-use super::{Api, body, events, images, jsonl, openapi};
+use super::{Api, body, events, images, jsonl, openapi, quotes};
 use crate::caller::Caller;
 pub(super) use crate::config::LARGEST_BODY;
 use crate::error;
@@ -42,6 +42,7 @@ pub(super) fn described() -> OpenApiRouter<Api> {
         .routes(routes!(events::of_task))
         .routes(routes!(events::of_all))
         .routes(routes!(images::upload))
+        .routes(routes!(quotes::quote))
         .routes(routes!(openapi::show))
 }
 
@@ -68,7 +69,7 @@ impl Api {
     }
 
     /// By the caller's own rate alone.
-    fn pace(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
+    pub fn pace(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
         match caller {
             Caller::Trusted => Ok(()),
             Caller::Key(key) => self.pace.check(key, tasks),

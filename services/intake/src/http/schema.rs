@@ -8,6 +8,7 @@ use spotreel_domain::id::MAX_TASK_ID;
 use spotreel_domain::model::{
     GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
 };
+use spotreel_domain::quote::MAX_QUOTED_TASKS;
 use spotreel_domain::request::{MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS};
 use spotreel_domain::{Model, Quality};
 use utoipa::openapi::RefOr;
@@ -19,6 +20,9 @@ pub(super) struct TaskRequestSchema;
 
 /// A task, or a list of them.
 pub(super) struct Submittable;
+
+/// A task that may lack its prompt and its image, and how many of it.
+pub(super) struct Quotable;
 
 /// The query of a list.
 #[derive(IntoParams)]
@@ -53,7 +57,7 @@ enum StateName {
 
 /// The schemas that are written here, by name. They take the place of [`PLACEHOLDER`]s: the builders of utoipa know
 /// fewer words than JSON Schema has.
-pub(super) fn written() -> [(Cow<'static, str>, Value); 2] {
+pub(super) fn written() -> [(Cow<'static, str>, Value); 3] {
     let task = format!("#/components/schemas/{}", TaskRequestSchema::name());
     let submission = json!({ "oneOf": [
         { "$ref": task },
@@ -61,12 +65,21 @@ pub(super) fn written() -> [(Cow<'static, str>, Value); 2] {
         { "type": "array", "minItems": 1, "maxItems": MAX_TASKS_PER_CALL,
           "items": { "anyOf": [{ "$ref": task }, { "description": "Refused, with its reason in the same place." }] } }
     ] });
+    let question = json!({
+        "type": "object", "required": ["task"], "additionalProperties": false,
+        "properties": {
+            "task": { "description": "As it would be submitted. Prompt and image may be left out: neither changes what a task costs.",
+                      "oneOf": Model::ALL.map(quoted) },
+            "tasks": { "type": "integer", "minimum": 1, "maximum": MAX_QUOTED_TASKS, "default": 1 }
+        }
+    });
     let models = Model::ALL.map(of_model);
     let task =
         json!({ "description": "All but `model` and `prompt` has a default.", "oneOf": models });
     [
         (TaskRequestSchema::name(), task),
         (Submittable::name(), submission),
+        (Quotable::name(), question),
     ]
 }
 
@@ -94,6 +107,27 @@ impl ToSchema for Submittable {
     fn name() -> Cow<'static, str> {
         "Submission".into()
     }
+}
+
+impl PartialSchema for Quotable {
+    fn schema() -> RefOr<Schema> {
+        PLACEHOLDER()
+    }
+}
+
+impl ToSchema for Quotable {
+    fn name() -> Cow<'static, str> {
+        "QuoteQuery".into()
+    }
+}
+
+fn quoted(model: Model) -> Value {
+    let mut task = of_model(model);
+    task["required"] = json!(["model"]);
+    let prompt = &mut task["properties"]["prompt"];
+    let pattern = prompt["pattern"].as_str().unwrap_or_default();
+    *prompt = json!({ "type": "string", "maxLength": MAX_PROMPT_CHARS, "pattern": format!("^$|{pattern}") });
+    task
 }
 
 fn of_model(model: Model) -> Value {

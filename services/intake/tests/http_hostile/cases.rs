@@ -366,6 +366,7 @@ fn of_words() -> Vec<Case> {
         case("protobuf", request("POST", "/v1/tasks", &["Content-Type: application/protobuf"], b"\x0a\x01x"), 415, "unsupported_media_type", ""),
         case("two types", request("POST", "/v1/tasks", &[JSON, "Content-Type: text/plain"], b"{}"), 415, "unsupported_media_type", ""),
         case("a type that is no text", b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: \xff\r\nContent-Length: 2\r\n\r\n{}".to_vec(), 415, "unsupported_media_type", ""),
+        case("a quote without a type", request("POST", "/v1/quotes", &[], b"{}"), 415, "unsupported_media_type", ""),
         case("gzip", post_with(&["Content-Encoding: gzip"]), 415, "unsupported_media_type", ""),
         case("gzip in gzip", post_with(&["Content-Encoding: gzip, gzip"]), 415, "unsupported_media_type", ""),
         case("a picture as text", request("POST", "/v1/images", &["Content-Type: text/html"], b"<script>"), 415, "unsupported_media_type", ""),
@@ -387,6 +388,11 @@ fn of_bodies() -> Vec<Case> {
     let mut bomb = web::png(16, 16);
     bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
     let deep = "[".repeat(100_000);
+    let question = |name, body: &[u8], field| {
+        let asked = request("POST", "/v1/quotes", &[JSON], body);
+        case(name, asked, 400, "invalid", field)
+    };
+    let deep_task = format!("{{\"task\":{deep}}}");
     let lines = |body: &[u8]| {
         request(
             "POST",
@@ -432,6 +438,19 @@ fn of_bodies() -> Vec<Case> {
             "a picture out of the folder",
             br#"{"model":"i2v-A14B","prompt":"x","image":{"s3_key":"images/../renders/a/1.mp4"}}"#,
             "image.s3_key",
+        ),
+        question("a quote for a list", b"[]", "body"),
+        question("a quote for a list as a task", br#"{"task":["ti2v-5B"]}"#, "task"),
+        question("a quote for brackets", deep_task.as_bytes(), "body"),
+        question(
+            "a quote for 2^64 tasks",
+            br#"{"task":{"model":"ti2v-5B"},"tasks":18446744073709551616}"#,
+            "tasks",
+        ),
+        question(
+            "a quote for half a surrogate",
+            br#"{"task":{"model":"ti2v-5B","prompt":"\ud800"}}"#,
+            "prompt",
         ),
         case("a picture that is none", png, 400, "invalid", "body"),
         case(

@@ -1,0 +1,39 @@
+//! What tasks will take and cost, before any is submitted.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use spotreel_domain::quote::Quote;
+
+use super::problem::Problem;
+use super::schema::Quotable;
+use super::{Api, body};
+use crate::caller::Caller;
+use crate::config::LARGEST_BODY;
+use crate::{error, parse};
+
+/// Says what tasks will take and cost: an offer for each instance type that can render them, the cheapest video first.
+///
+/// Submits nothing. No offer is no refusal: `none` says why there is none.
+#[utoipa::path(
+    post, path = "/v1/quotes", tag = "quotes", operation_id = "quote",
+    request_body = Quotable,
+    responses((status = 200, body = Quote), super::openapi::Refusals)
+)]
+pub(super) async fn quote(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Quote>, Problem> {
+    if body::media_type(&headers)?.as_deref() != Some("application/json") {
+        return Err(error::unsupported("Content-Type is application/json".into()).into());
+    }
+    let within = api.config.body_timeout;
+    let held = body::read(&api.budget, &headers, body, LARGEST_BODY, within).await?;
+    let query = parse::quote(held.as_slice())?;
+    // Nothing is rendered for it, so over all callers it does not count.
+    api.pace(&caller, 1)?;
+    Ok(Json(api.intake.quote(query).await?))
+}
