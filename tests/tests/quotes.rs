@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use spotreel_domain::quote::{Offer, PriceOf, Quote};
-use spotreel_tests::harness::cloud::REGION;
 use spotreel_tests::harness::{Program, System, SystemOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -25,16 +24,17 @@ async fn a_quote_over_http_is_the_one_over_nats() {
     assert_eq!(post().await.status(), 503, "trigger does not run");
 
     let pools = system.dir().join("pools.toml");
-    let pool = format!(
-        "[pool.default]\ncloud = \"aws\"\nsubnets = [{{ id = \"subnet-a\", zone = \"{REGION}a\" }}]\n\
-         kinds = [{{ name = \"g6.xlarge\", cap = 0.36 }}]\n"
-    );
+    let pool = r#"
+        [pool.default]
+        cloud = "aws"
+        subnets = [{ id = "subnet-a", zone = "us-east-2a" }]
+        kinds = [{ name = "g6.xlarge", cap = 0.36 }]
+    "#;
     std::fs::write(&pools, pool).expect("the pools can be written");
     let trigger = system
         .spec("trigger")
         .set("pools", &pools.display().to_string())
-        .set("ec2.endpoint_url", &system.cloud.endpoint)
-        .set("ec2.region", REGION);
+        .set("ec2.endpoint_url", &system.cloud.endpoint);
     let _trigger = Program::start(trigger).await;
     let quoted = eventually("a quote has Spot's price", SOON, || async {
         let answer = post().await;

@@ -40,7 +40,7 @@ fn what_is_referred_to_is_there() {
     let task = &document["components"]["schemas"]["TaskRequest"];
     assert_eq!(task["oneOf"].as_array().unwrap().len(), Model::ALL.len());
     for model in task["oneOf"].as_array().unwrap() {
-        let tiers = &model["properties"]["quality"]["enum"];
+        let tiers = &model["properties"]["quality"]["anyOf"][0]["enum"];
         assert_eq!(*tiers, serde_json::json!(["fast", "standard", "best"]));
     }
 }

@@ -137,14 +137,22 @@ async fn what_a_submission_would_be_refused_for_is_refused_in_the_same_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_trigger_refuses_is_passed_on() {
     let refusals = [
-        (json!({ "code": "not_found", "message": "no pool renders ti2v-5B: add it to `models` of one" }), 404, false),
+        (
+            json!({ "code": "not_found", "message": "no pool renders ti2v-5B: add it to `models` of one" }),
+            404,
+            false,
+        ),
         (
             json!({ "code": "invalid", "message": "it breaks a rule",
                     "violations": [{ "field": "shift", "rule": "range", "message": "shift is less" }] }),
             400,
             false,
         ),
-        (json!({ "code": "unavailable", "message": "later", "retry_after_s": 7 }), 503, true),
+        (
+            json!({ "code": "unavailable", "message": "later", "retry_after_s": 7 }),
+            503,
+            true,
+        ),
     ];
     let stage = Stage::set().await;
     let web = Web::of(&stage);

@@ -183,6 +183,12 @@ fn of_model(model: Model) -> Value {
             ]
         });
     }
+    for (name, property) in properties.as_object_mut().into_iter().flatten() {
+        if !["model", "prompt", "labels"].contains(&name.as_str()) {
+            // As if it were not there.
+            *property = json!({ "anyOf": [property.take(), { "type": "null" }] });
+        }
+    }
     let mut required = vec!["model", "prompt"];
     if limits.image == ImageRule::Required {
         required.push("image");

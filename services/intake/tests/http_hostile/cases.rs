@@ -440,8 +440,12 @@ fn of_bodies() -> Vec<Case> {
             "image.s3_key",
         ),
         question("a quote for a list", b"[]", "body"),
-        question("a quote for a list as a task", br#"{"task":["ti2v-5B"]}"#, "task"),
-        question("a quote for brackets", deep_task.as_bytes(), "body"),
+        question(
+            "a quote for a list as a task",
+            br#"{"task":["ti2v-5B"]}"#,
+            "task",
+        ),
+        question("a quote for brackets", deep_task.as_bytes(), "task"),
         question(
             "a quote for 2^64 tasks",
             br#"{"task":{"model":"ti2v-5B"},"tasks":18446744073709551616}"#,
