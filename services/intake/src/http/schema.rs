@@ -150,7 +150,7 @@ fn of_model(model: Model) -> Value {
     let number = |range: &std::ops::RangeInclusive<f64>, default: f64| json!({ "type": "number", "minimum": range.start(), "maximum": range.end(), "default": default });
     let mut properties = json!({
         "id": { "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{MAX_TASK_ID}}}$"), "description": "Yours to choose. The same id with the same content is the same task; with other content it is a conflict." },
-        "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY / 4, "description": "In place of an id." },
+        "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "description": "In place of an id. The length is in bytes of UTF-8." },
         "model": { "const": model.as_str() },
         "prompt": text(1),
         "negative_prompt": text(0),
