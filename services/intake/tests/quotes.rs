@@ -25,7 +25,6 @@ impl Trigger {
         let client = connect(&stage.url, "trigger").await;
         let heard = client.queue_subscribe("spotreel.quote", "q".into()).await;
         let mut heard = heard.unwrap();
-        // An answer to it says that the server knows of the subscription before it.
         // Asked on the same connection: with the answer, the server knows that we listen.
         let context = async_nats::jetstream::new(client.clone());
         context.get_stream("TASKS").await.unwrap();
