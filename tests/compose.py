@@ -22,6 +22,8 @@ TASKS_A_KILL = 3
 # What a healthy system says of itself, and nothing else above INFO: that nobody is asked for keys, and passwords are as
 # compose.yaml has them; and that a program which begins has no connection yet.
 EXPECTED_WARNINGS = ["api.auth is off", "Plaintext passwords detected", "there is no connection"]
+# What the files of deploy/compose ask for and nobody can guess.
+MUST_BE_SET = {"SPOTREEL_PACKS": "/packs", "SPOTREEL_S3_ENDPOINT_URL": "http://s3", "SPOTREEL_S3_PUBLIC_URL": "http://s3"}
 # A lease of 60 s, and the work behind it.
 PATIENCE = 300
 BOOT = 180
@@ -92,22 +94,29 @@ def all_healthy(without=()):
 
 
 def settings_are_documented():
-    """Every variable of compose.yaml stands in .env.example with the same value, and no other does."""
-    used = dict(re.findall(r"\$\{(\w+):-([^}$]*)", (ROOT / "compose.yaml").read_text()))
+    """Every variable of compose.yaml and what is put over it stands in .env.example with the same value, and no other does."""
+    files = [ROOT / "compose.yaml", *sorted((ROOT / "deploy/compose").glob("*.yaml"))]
+    text = "\n".join(file.read_text() for file in files)
+    used = dict(re.findall(r"\$\{(\w+):-([^}$]*)", text))
+    names = used.keys() | MUST_BE_SET.keys()
     lines = (ROOT / ".env.example").read_text().splitlines()
     told = dict(re.findall(r"^#?(SPOTREEL_\w+)=(.*)$", "\n".join(lines), re.M))
-    if used.keys() != told.keys():
-        fail(f".env.example and compose.yaml differ: {sorted(used.keys() ^ told.keys())}")
+    if names != told.keys():
+        fail(f".env.example and the compose files differ: {sorted(names ^ told.keys())}")
     shown = {line.split("=")[0] for line in lines if re.match(r"[A-Z]", line)}
     wrong = {name: (told[name], used[name]) for name in shown if told[name] != used[name]}
     if wrong:
-        fail(f".env.example says other defaults than compose.yaml: {wrong}")
-    print(f"{len(used)} settings of compose.yaml, each in .env.example with its default")
+        fail(f".env.example says other defaults than the compose files: {wrong}")
+    print(f"{len(names)} settings of {len(files)} files, each in .env.example with its default")
 
 
 def profiles_are_valid():
-    compose("--profile", "telemetry", "--profile", "cli", "config", "-q")
-    print("compose.yaml is valid with all its profiles")
+    profiles = ["--profile", "telemetry", "--profile", "cli"]
+    compose(*profiles, "config", "-q")
+    for over in (ROOT / "deploy/compose").glob("*.yaml"):
+        run("env", *(f"{name}={value}" for name, value in MUST_BE_SET.items()),
+            "docker", "compose", "--env-file", "/dev/null", "-f", "compose.yaml", "-f", str(over), *profiles, "config", "-q")
+    print("compose.yaml is valid with all its profiles, and with what is put over it")
 
 
 # --- The containers as they are ---

@@ -37,7 +37,8 @@ pub(super) struct Rates {
     pub attention: f64,
 }
 
-/// From the official peaks less one expert: 13 GB at 32,760 tokens, 31 GB at 75,600. As the engine reckons.
+/// From the official peaks less one expert: 13 GB at 32,760 tokens, 31 GB at 75,600. The engine computes from the tensors, and
+/// refuses by that.
 const ACTIVATION_GB_A_TOKEN: f64 = 0.42e-3;
 
 impl Gpu {
