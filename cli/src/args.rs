@@ -15,8 +15,8 @@ pub use fleet::{
 };
 pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 pub use models::{
-    BucketArgs, ListModelsArgs, ModelsArgs, ModelsCommand, PackModelArgs, PullModelsArgs,
-    PushModelArgs, VerifyModelArgs,
+    BucketArgs, ListModelsArgs, ModelsArgs, ModelsCommand, PackModelArgs, PruneModelsArgs,
+    PullModelsArgs, PushModelArgs, VerifyModelArgs,
 };
 
 /// Renders videos from prompts: submit tasks, watch them, fetch the results.
@@ -81,7 +81,7 @@ pub enum Command {
     Drain(DrainArgs),
     /// Keys of the HTTP API: make, list, revoke
     Keys(KeysArgs),
-    /// Model packs: make, send, fetch, check
+    /// Model packs: make, send, fetch, check, clear away
     Models(ModelsArgs),
     /// What `dev` starts its programs through: they die with it
     #[command(hide = true)]

@@ -1,125 +1,15 @@
 //! `spotreel models` as a person types it, against the local cloud's bucket.
 
+mod scene;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
-use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
-use spotreel_s3::{Keys, Store, StoreConfig};
-use tempfile::TempDir;
-
-const SOON: Duration = Duration::from_secs(60);
-const BUCKET: &str = "spotreel";
-const MODEL: &str = "t2v-A14B";
-const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
-/// As the command asks for it.
-const RANGE: u64 = 8 << 20;
-
-struct Scene {
-    cloud: LocalCloud,
-    dir: TempDir,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let config = Config::for_tests(dir.path().join("cloud"));
-        let cloud = LocalCloud::start(config).await.expect("it starts");
-        let config = StoreConfig {
-            bucket: BUCKET.to_owned(),
-            region: "us-east-1".to_owned(),
-            endpoint_url: Some(cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: "local".to_owned(),
-            secret_key: "local-secret".to_owned(),
-        };
-        let store = Store::connect_with_keys(&config, keys).await;
-        let made = store.create_bucket_if_missing().await;
-        made.expect("the bucket can be made");
-        Self { cloud, dir }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
-        command
-            .arg("models")
-            .args(args)
-            .env("AWS_ENDPOINT_URL", self.cloud.endpoint_url())
-            .env("AWS_ACCESS_KEY_ID", "local")
-            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
-            .env("SPOTREEL_BUCKET", BUCKET)
-            .env_remove("AWS_REGION")
-            .env_remove("SPOTREEL_PACKS")
-            .env_remove("SPOTREEL_DIR");
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("it can be run")
-    }
-
-    fn say(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        String::from_utf8(output.stdout).expect("it is text")
-    }
-
-    fn refused(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        String::from_utf8(output.stderr).expect("it is text")
-    }
-
-    fn document(&self, args: &[&str]) -> Value {
-        let text = self.say(&[args, &["--json"]].concat());
-        serde_json::from_str(&text).expect("it is JSON")
-    }
-
-    fn pack(&self, from: &str, to: &str) -> Value {
-        let source = ["--source", "Wan-AI/Wan2.2", "--revision", "5be7df9"];
-        let args = ["pack", from, "--model", MODEL, "--to", to];
-        self.document(&[&args[..], &source].concat())
-    }
-}
-
-fn tiny() -> PathBuf {
-    let packs = "../worker/engines/wan/packs/tiny";
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(packs)
-        .join(MODEL)
-}
-
-/// The tiny model with a larger expert, so that a pull takes a while.
-fn grown(to: &str, bytes: usize) {
-    let copied = Command::new("cp")
-        .args(["-r", &tiny().display().to_string(), to])
-        .status();
-    assert!(copied.expect("cp is there").success());
-    let about = json!({"noise": {"dtype": "U8", "shape": [bytes], "data_offsets": [0, bytes]}});
-    let about = about.to_string();
-    let length = (about.len() as u64).to_le_bytes();
-    let noise: Vec<u8> = (0..bytes / 8)
-        .flat_map(|at| {
-            (at as u64)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .to_le_bytes()
-        })
-        .collect();
-    let file = [&length[..], about.as_bytes(), &noise].concat();
-    fs::write(Path::new(to).join(HIGH), file).expect("it can be written");
-}
+use scene::*;
+use serde_json::json;
+use spotreel_localcloud::{Action, Plan, Rule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_what_is_published_to_another_machine() {
@@ -243,17 +133,8 @@ async fn a_pull_ends_when_it_is_told_to() {
     let mut command = s.command(&["pull", MODEL, "--packs", &packs]);
     let pulling = command.stderr(Stdio::piped()).spawn();
     let mut pulling = pulling.expect("it can be run");
-    let began = Instant::now();
-    while s.cloud.faults().report()[0].matched == 0 {
-        assert!(began.elapsed() < SOON, "it asks for nothing");
-        assert_eq!(pulling.try_wait().expect("it is our child"), None);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let pid = Pid::from_raw(i32::try_from(pulling.id()).expect("ids are small"));
-    kill(pid, Signal::SIGTERM).expect("it is our child");
-    let output = pulling.wait_with_output().expect("it is our child");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
+    asked_for(&s, &mut pulling).await;
+    let errors = end(pulling);
     assert!(
         errors.contains("the next pull goes on from here"),
         "{errors}"

@@ -1,6 +1,7 @@
 //! Model packs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use spotreel_domain::model::Model;
@@ -14,6 +15,7 @@ use spotreel_packs::{Compute, PREFIX};
   spotreel models push packs/t2v-A14B                      into the bucket, for every machine
   spotreel models pull t2v-A14B --packs /var/lib/spotreel/packs
   spotreel models list --packs /var/lib/spotreel/packs
+  spotreel models prune --dry-run                          what old versions left in the bucket
 
 A pack is the weights of a model as one directory: safetensors, configurations, tokenizer, and
 pack.json, which names every file with its hash.")]
@@ -34,6 +36,8 @@ pub enum ModelsCommand {
     Pack(Box<PackModelArgs>),
     /// Send a pack to the bucket, where it becomes the model's current one
     Push(PushModelArgs),
+    /// Remove from the bucket what no pack names any more
+    Prune(PruneModelsArgs),
 }
 
 /// Where the bucket is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
@@ -159,6 +163,29 @@ pub struct PushModelArgs {
     pub pack: PathBuf,
     #[command(flatten)]
     pub store: BucketArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel models prune --dry-run
+  spotreel models prune --json                             daily, from a timer
+
+Every pack.json under the prefix counts, whatever its model; one that cannot be read ends the
+prune before anything is removed. Uploads that never ended go as well. With --older-than 0s nobody
+may pull or push meanwhile: a pull by the old pack.json would miss files, and an upload would fail.")]
+pub struct PruneModelsArgs {
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Only what is older than this, and only when the newest pack.json is: pulls by the one before
+    /// it, and pushes, have ended by then
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: Duration,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

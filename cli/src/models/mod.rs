@@ -2,6 +2,7 @@
 
 mod bar;
 mod list;
+mod prune;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
@@ -32,6 +33,7 @@ pub async fn run(settings: &Settings, args: ModelsArgs) -> anyhow::Result<Done> 
         ModelsCommand::Verify(args) => check(args).await,
         ModelsCommand::Pack(args) => pack(*args).await,
         ModelsCommand::Push(args) => push(settings, args).await,
+        ModelsCommand::Prune(args) => Box::pin(prune::run(settings, args)).await,
     }
 }
 

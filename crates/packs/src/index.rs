@@ -134,10 +134,7 @@ pub(crate) fn measure(path: &Path, file: &PackFile) -> Result<(), PackError> {
 
 impl Index {
     pub(crate) fn parse(text: &[u8], place: &str) -> Result<Self, PackError> {
-        let bad = |reason: String| PackError::BadIndex {
-            place: place.to_owned(),
-            reason,
-        };
+        let bad = bad_index(place);
         if text.len() as u64 > MAX_INDEX_BYTES {
             return Err(bad(format!("it is larger than {MAX_INDEX_BYTES} bytes")));
         }
@@ -147,12 +144,7 @@ impl Index {
     }
 
     fn check(&self, bad: impl Fn(String) -> PackError) -> Result<(), PackError> {
-        if self.format != FORMAT {
-            return Err(bad(format!(
-                "the format is {:?}, not {FORMAT:?}",
-                self.format
-            )));
-        }
+        check_format(&self.format).map_err(&bad)?;
         let mut paths = BTreeSet::new();
         for file in &self.files {
             check_path(&file.path).map_err(&bad)?;
@@ -160,12 +152,7 @@ impl Index {
                 let path = file.path.clone();
                 return Err(PackError::Pickle { path });
             }
-            if !is_sha256(&file.sha256) {
-                let (path, hash) = (&file.path, &file.sha256);
-                return Err(bad(format!(
-                    "{path}: {hash:?} is not a SHA-256 in lower case"
-                )));
-            }
+            file.check_hash().map_err(&bad)?;
             if !paths.insert(file.path.as_str()) {
                 return Err(bad(format!("{} is listed twice", file.path)));
             }
@@ -220,6 +207,14 @@ impl PackFile {
     /// An engine can load the model and begin to render while this one is still on its way.
     pub fn is_late(&self) -> bool {
         is_late(&self.path)
+    }
+
+    pub(crate) fn check_hash(&self) -> Result<(), String> {
+        let (path, hash) = (&self.path, &self.sha256);
+        match is_sha256(hash) {
+            true => Ok(()),
+            false => Err(format!("{path}: {hash:?} is not a SHA-256 in lower case")),
+        }
     }
 }
 
@@ -278,6 +273,20 @@ fn needed(model: Model) -> Vec<String> {
     paths
 }
 
+pub(crate) fn bad_index(place: &str) -> impl Fn(String) -> PackError {
+    move |reason| PackError::BadIndex {
+        place: place.to_owned(),
+        reason,
+    }
+}
+
+pub(crate) fn check_format(format: &str) -> Result<(), String> {
+    match format {
+        FORMAT => Ok(()),
+        _ => Err(format!("the format is {format:?}, not {FORMAT:?}")),
+    }
+}
+
 /// Inside of the pack, and none of the names that this crate gives to files of its own.
 fn check_path(path: &str) -> Result<(), String> {
     let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\\');
@@ -298,7 +307,7 @@ pub(crate) fn has_suffix(path: &str, suffix: &str) -> bool {
     found.is_some_and(|found| found.eq_ignore_ascii_case(suffix))
 }
 
-fn is_sha256(text: &str) -> bool {
+pub(crate) fn is_sha256(text: &str) -> bool {
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     text.len() == 64 && text.bytes().all(digit)
 }

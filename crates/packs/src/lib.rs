@@ -2,8 +2,9 @@
 //!
 //! A pack is used as it was made or not at all. Weights are safetensors; nothing in a pack can hold code. In the bucket a
 //! pack is a pointer, `models/<model>/pack.json`, to blobs named by their hash, so that packs share what they have in
-//! common and a new version never disturbs a pull of the old one. On disk a file has its final name only when it is whole
-//! and its hash was right; `.verified` remembers that, so that a restart need not read 70 GB again.
+//! common and a new version never disturbs a pull of the old one; what no pointer names any more, a prune removes. On disk a
+//! file has its final name only when it is whole and its hash was right; `.verified` remembers that, so that a restart need
+//! not read 70 GB again.
 
 mod error;
 mod index;
@@ -13,6 +14,7 @@ mod make;
 mod marker;
 mod plan;
 mod progress;
+mod prune;
 mod pull;
 mod push;
 mod remote;
@@ -24,6 +26,7 @@ pub use error::PackError;
 pub use index::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackFile};
 pub use make::{FastRecipe, MakeError, MergeError, Recipe, make};
 pub use progress::Progress;
+pub use prune::{PruneError, Unused};
 pub use pull::{PullError, PullOptions};
 pub use push::{PushError, Pushed};
 pub use remote::{PREFIX, Published, Remote, RemoteError};

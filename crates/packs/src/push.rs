@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use spotreel_s3::{HeadError, Put, PutBytesError, PutFileError};
+use spotreel_s3::{GetBytesError, HeadError, Put, PutBytesError, PutFileError};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::{INDEX, Pack, PackError, PackFile, Remote, verify};
@@ -36,6 +36,13 @@ pub enum PushError {
     Head { path: String, source: HeadError },
     #[error("every file was sent, but not pack.json")]
     Pointer { source: PutBytesError },
+    #[error("the pack is in the bucket, but {key} cannot be read: push again")]
+    Lock { key: String, source: GetBytesError },
+    #[error(
+        "the pack is in the bucket, but a prune ({holder}) may have removed files of it: push again when it has ended; \
+         if it was killed, delete {key} first"
+    )]
+    Pruning { key: String, holder: String },
     #[error("a task of the push ended badly")]
     Task(#[from] JoinError),
 }
@@ -46,14 +53,7 @@ impl Remote {
     pub async fn push(&self, dir: &Path, done: impl Fn(u64)) -> Result<Pushed, PushError> {
         let dir = dir.to_owned();
         let pack = spawn_blocking(move || verified(&dir)).await??;
-        let (mut sent, mut sent_bytes) = (0, 0);
-        for file in pack.index.load_order() {
-            if self.send(&pack, file).await? == Put::Created {
-                sent += 1;
-                sent_bytes += file.bytes;
-            }
-            done(file.bytes);
-        }
+        let first = self.send_all(&pack, done).await?;
         let path = pack.dir.join(INDEX);
         let text = std::fs::read(&path).map_err(PackError::unreadable(path))?;
         let key = self.pointer(pack.index.model);
@@ -61,11 +61,36 @@ impl Remote {
             self.store
                 .put_bytes(&key, Bytes::from(text), POINTER_TYPE, false, HashMap::new());
         put.await.map_err(|source| PushError::Pointer { source })?;
+        // What was there a moment ago a prune may have removed meanwhile: `prune/lock.rs` says why this is enough.
+        self.no_prune().await?;
+        let again = self.send_all(&pack, |_| ()).await?;
         Ok(Pushed {
             pack: Arc::new(pack),
-            sent,
-            sent_bytes,
+            sent: first.0 + again.0,
+            sent_bytes: first.1 + again.1,
         })
+    }
+
+    /// How many files the bucket lacked, and their bytes.
+    async fn send_all(&self, pack: &Pack, done: impl Fn(u64)) -> Result<(usize, u64), PushError> {
+        let (mut sent, mut sent_bytes) = (0, 0);
+        for file in pack.index.load_order() {
+            if self.send(pack, file).await? == Put::Created {
+                sent += 1;
+                sent_bytes += file.bytes;
+            }
+            done(file.bytes);
+        }
+        Ok((sent, sent_bytes))
+    }
+
+    async fn no_prune(&self) -> Result<(), PushError> {
+        let key = self.lock_key();
+        match self.wait_for_prune().await {
+            Ok(None) => Ok(()),
+            Ok(Some(holder)) => Err(PushError::Pruning { key, holder }),
+            Err(source) => Err(PushError::Lock { key, source }),
+        }
     }
 
     async fn send(&self, pack: &Pack, file: &PackFile) -> Result<Put, PushError> {

@@ -64,6 +64,10 @@ impl Remote {
         }
     }
 
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(crate) fn pointer(&self, model: Model) -> String {
         format!("{}{model}/{INDEX}", self.prefix)
     }

@@ -13,12 +13,14 @@ mod multipart;
 mod put;
 mod range;
 mod store;
+mod unfinished;
 
 pub use bucket::{CheckError, CreateBucketError};
 pub use error::RequestError;
 pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo, PresignError};
 pub use key::KeyError;
-pub use list::{DeleteError, DeletePrefixError, ListError, Listed};
+pub use list::{DeleteError, DeleteManyError, DeletePrefixError, ListError, Listed};
 pub use put::{Put, PutBytesError, PutFileError};
 pub use range::GetRangeError;
 pub use store::{Keys, Store, StoreConfig};
+pub use unfinished::Unfinished;

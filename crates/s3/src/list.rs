@@ -9,7 +9,7 @@ use crate::key::{KeyError, check_key, check_prefix};
 use crate::{RequestError, Store};
 
 /// A listing is held in memory: a hundred thousand entries are some 20 MB. More than that is a question too broad.
-const MAX_LISTED: usize = 100_000;
+pub(crate) const MAX_LISTED: usize = 100_000;
 /// S3's own limit for one DeleteObjects.
 const DELETE_BATCH: usize = 1000;
 
@@ -39,14 +39,20 @@ pub enum DeleteError {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DeletePrefixError {
-    #[error(transparent)]
-    List(#[from] ListError),
+pub enum DeleteManyError {
     /// The store took the batch and kept this one (and perhaps others).
     #[error("object {key} was not deleted: {code}")]
     Kept { key: String, code: String },
     #[error(transparent)]
     Request(#[from] RequestError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeletePrefixError {
+    #[error(transparent)]
+    List(#[from] ListError),
+    #[error(transparent)]
+    Delete(#[from] DeleteManyError),
 }
 
 impl ListError {
@@ -61,12 +67,20 @@ impl DeleteError {
     }
 }
 
+impl DeleteManyError {
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Kept { code, .. } => code == "InternalError" || code == "SlowDown",
+            Self::Request(request) => request.retryable(),
+        }
+    }
+}
+
 impl DeletePrefixError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::List(list) => list.retryable(),
-            Self::Kept { code, .. } => code == "InternalError" || code == "SlowDown",
-            Self::Request(request) => request.retryable(),
+            Self::Delete(delete) => delete.retryable(),
         }
     }
 }
@@ -115,13 +129,19 @@ impl Store {
     pub async fn delete_prefix(&self, prefix: &str) -> Result<usize, DeletePrefixError> {
         check_key(prefix).map_err(ListError::from)?;
         let listed = self.list(prefix).await?;
-        for batch in listed.chunks(DELETE_BATCH) {
-            self.delete_batch(batch).await?;
-        }
+        self.delete_many(&listed).await?;
         Ok(listed.len())
     }
 
-    async fn delete_batch(&self, batch: &[Listed]) -> Result<(), DeletePrefixError> {
+    /// All of them are gone afterwards; after an error some may be.
+    pub async fn delete_many(&self, listed: &[Listed]) -> Result<(), DeleteManyError> {
+        for batch in listed.chunks(DELETE_BATCH) {
+            self.delete_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_batch(&self, batch: &[Listed]) -> Result<(), DeleteManyError> {
         let named = |listed: &Listed| ObjectIdentifier::builder().key(&listed.key).build();
         let objects: Result<Vec<_>, BuildError> = batch.iter().map(named).collect();
         let delete = objects.and_then(|objects| {
@@ -140,7 +160,7 @@ impl Store {
         let answer = answer.map_err(|error| RequestError::new("DeleteObjects", error))?;
         match answer.errors.unwrap_or_default().into_iter().next() {
             None => Ok(()),
-            Some(kept) => Err(DeletePrefixError::Kept {
+            Some(kept) => Err(DeleteManyError::Kept {
                 key: kept.key.unwrap_or_default(),
                 code: kept.code.unwrap_or_default(),
             }),

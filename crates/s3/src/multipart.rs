@@ -75,8 +75,11 @@ impl Store {
             Ok(parts) => self.complete(object, &upload_id, parts).await,
             Err(error) => Err(error),
         };
-        if !matches!(put, Ok(Put::Created)) {
-            self.abort(object.key, &upload_id).await;
+        // What this misses, a prune or the bucket's lifecycle rule finds.
+        if !matches!(put, Ok(Put::Created))
+            && let Err(error) = self.abort(object.key, &upload_id).await
+        {
+            tracing::warn!(key = object.key, upload_id, %error, "an unfinished upload stays behind");
         }
         put
     }
@@ -198,21 +201,6 @@ impl Store {
             Ok(_) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Gives the parts' space back. What this misses, the bucket's lifecycle rule finds.
-    async fn abort(&self, key: &str, upload_id: &str) {
-        let request = self
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key);
-        if let Err(error) = request.upload_id(upload_id).send().await {
-            let error = RequestError::new("AbortMultipartUpload", error);
-            if !error.is("NoSuchUpload") {
-                tracing::warn!(key, upload_id, %error, "an unfinished upload stays behind");
-            }
         }
     }
 }

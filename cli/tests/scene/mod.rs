@@ -1,0 +1,143 @@
+//! A bucket of the local cloud, and `spotreel models` over it.
+
+#![allow(dead_code)] // not every test uses all of it
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use tempfile::TempDir;
+
+pub const SOON: Duration = Duration::from_secs(60);
+pub const BUCKET: &str = "spotreel";
+pub const MODEL: &str = "t2v-A14B";
+pub const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
+/// As the command asks for it.
+pub const RANGE: u64 = 8 << 20;
+
+pub struct Scene {
+    pub cloud: LocalCloud,
+    pub dir: TempDir,
+}
+
+impl Scene {
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let config = Config::for_tests(dir.path().join("cloud"));
+        let cloud = LocalCloud::start(config).await.expect("it starts");
+        let config = StoreConfig {
+            bucket: BUCKET.to_owned(),
+            region: "us-east-1".to_owned(),
+            endpoint_url: Some(cloud.endpoint_url()),
+            force_path_style: true,
+            public_endpoint_url: None,
+        };
+        let keys = Keys {
+            access_key: "local".to_owned(),
+            secret_key: "local-secret".to_owned(),
+        };
+        let store = Store::connect_with_keys(&config, keys).await;
+        let made = store.create_bucket_if_missing().await;
+        made.expect("the bucket can be made");
+        Self { cloud, dir }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
+        command
+            .arg("models")
+            .args(args)
+            .env("AWS_ENDPOINT_URL", self.cloud.endpoint_url())
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
+            .env("SPOTREEL_BUCKET", BUCKET)
+            .env_remove("AWS_REGION")
+            .env_remove("SPOTREEL_PACKS")
+            .env_remove("SPOTREEL_DIR");
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("it can be run")
+    }
+
+    pub fn say(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).expect("it is text")
+    }
+
+    pub fn refused(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).expect("it is text")
+    }
+
+    pub fn document(&self, args: &[&str]) -> Value {
+        let text = self.say(&[args, &["--json"]].concat());
+        serde_json::from_str(&text).expect("it is JSON")
+    }
+
+    pub fn pack(&self, from: &str, to: &str) -> Value {
+        let source = ["--source", "Wan-AI/Wan2.2", "--revision", "5be7df9"];
+        let args = ["pack", from, "--model", MODEL, "--to", to];
+        self.document(&[&args[..], &source].concat())
+    }
+}
+
+pub fn tiny() -> PathBuf {
+    let packs = "../worker/engines/wan/packs/tiny";
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(packs)
+        .join(MODEL)
+}
+
+/// The tiny model with a larger expert, so that a pull takes a while.
+pub fn grown(to: &str, bytes: usize) {
+    let copied = Command::new("cp")
+        .args(["-r", &tiny().display().to_string(), to])
+        .status();
+    assert!(copied.expect("cp is there").success());
+    let about = json!({"noise": {"dtype": "U8", "shape": [bytes], "data_offsets": [0, bytes]}});
+    let about = about.to_string();
+    let length = (about.len() as u64).to_le_bytes();
+    let noise: Vec<u8> = (0..bytes / 8)
+        .flat_map(|at| {
+            (at as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes()
+        })
+        .collect();
+    let file = [&length[..], about.as_bytes(), &noise].concat();
+    fs::write(Path::new(to).join(HIGH), file).expect("it can be written");
+}
+
+/// Until it has met the first rule of the faults.
+pub async fn asked_for(s: &Scene, command: &mut Child) {
+    let began = Instant::now();
+    while s.cloud.faults().report()[0].matched == 0 {
+        assert!(began.elapsed() < SOON, "it asks for nothing");
+        assert_eq!(command.try_wait().expect("it is our child"), None);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What it says when it is told to end.
+pub fn end(command: Child) -> String {
+    let pid = Pid::from_raw(i32::try_from(command.id()).expect("ids are small"));
+    kill(pid, Signal::SIGTERM).expect("it is our child");
+    let output = command.wait_with_output().expect("it is our child");
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).expect("it is text")
+}
