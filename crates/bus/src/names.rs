@@ -8,6 +8,9 @@ pub const BATCHES: &str = "BATCHES";
 pub const EVENTS: &str = "EVENTS";
 pub const INBOX: &str = "INBOX";
 
+/// All of a stream, whatever it is, without a look at subjects: with [`LOG_ALL`] a scan makes the server compare those of a
+/// whole block, thousands.
+pub const EVERY_SUBJECT: &str = ">";
 pub const LOG_ALL: &str = "spotreel.log.>";
 pub const BATCHLOG_ALL: &str = "spotreel.batchlog.>";
 pub const EVENT_SUBJECTS: [&str; 3] =

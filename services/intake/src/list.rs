@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use spotreel_bus::Recorded;
-use spotreel_bus::names::{LOG_ALL, TASKS};
+use spotreel_bus::names::{EVERY_SUBJECT, TASKS};
 use spotreel_domain::Model;
 use spotreel_domain::api::{ApiError, ListPage, ListQuery, TaskView};
 
@@ -61,7 +61,7 @@ pub async fn page(
         let start = end.saturating_sub(covered as u64).max(first);
         let mut window = intake
             .log
-            .scan(LOG_ALL, start, covered)
+            .scan(EVERY_SUBJECT, start, covered)
             .await
             .map_err(|failure| error::unread(&failure))?;
         // Where messages are missing, the window reaches beyond its end.

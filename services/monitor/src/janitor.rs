@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
-use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, LOG_ALL};
+use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT};
 use spotreel_bus::{Recorded, TaskLog};
 use spotreel_domain::TaskId;
 use spotreel_domain::task::State;
@@ -166,7 +166,7 @@ impl Janitor {
     pub async fn remove_old_once(&self, now: Timestamp) -> Result<usize, ActError> {
         let (mut from, mut page, mut removed) = (1, PAGE, 0);
         loop {
-            let events = match self.log.scan(LOG_ALL, from, page).await {
+            let events = match self.log.scan(EVERY_SUBJECT, from, page).await {
                 Ok(events) => events,
                 // One that cannot be read spoils its page: smaller pages find it, then it is passed over.
                 Err(ReadError::Decode { sequence, .. } | ReadError::Subject { sequence, .. }) => {
