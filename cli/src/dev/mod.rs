@@ -131,17 +131,8 @@ async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
             );
         }
     }
-    let store = StoreConfig {
-        bucket: programs::BUCKET.to_owned(),
-        region: programs::REGION.to_owned(),
-        endpoint_url: Some(plan.s3_url()),
-        force_path_style: true,
-        public_endpoint_url: None,
-    };
-    let keys = Keys {
-        access_key: S3_ACCESS_KEY.to_owned(),
-        secret_key: plan.secrets.s3().to_owned(),
-    };
+    let store = StoreConfig::at(&plan.s3_url(), programs::REGION, programs::BUCKET);
+    let keys = Keys::new(S3_ACCESS_KEY, plan.secrets.s3());
     let store = Box::pin(Store::connect_with_keys(&store, keys)).await;
     store
         .create_bucket_if_missing()

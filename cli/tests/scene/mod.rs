@@ -31,17 +31,8 @@ impl Scene {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let config = Config::for_tests(dir.path().join("cloud"));
         let cloud = LocalCloud::start(config).await.expect("it starts");
-        let config = StoreConfig {
-            bucket: BUCKET.to_owned(),
-            region: "us-east-1".to_owned(),
-            endpoint_url: Some(cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: "local".to_owned(),
-            secret_key: "local-secret".to_owned(),
-        };
+        let config = StoreConfig::at(&cloud.endpoint_url(), "us-east-1", BUCKET);
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
         let made = store.create_bucket_if_missing().await;
         made.expect("the bucket can be made");

@@ -37,11 +37,33 @@ pub struct StoreConfig {
     pub public_endpoint_url: Option<String>,
 }
 
+impl StoreConfig {
+    /// A bucket of a store at one address, which knows buckets by their path: one that is not Amazon's.
+    pub fn at(endpoint_url: &str, region: &str, bucket: &str) -> Self {
+        Self {
+            bucket: bucket.to_owned(),
+            region: region.to_owned(),
+            endpoint_url: Some(endpoint_url.to_owned()),
+            force_path_style: true,
+            public_endpoint_url: None,
+        }
+    }
+}
+
 /// A pair of static keys, for the local cloud and tests.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     pub access_key: String,
     pub secret_key: String,
+}
+
+impl Keys {
+    pub fn new(access_key: &str, secret_key: &str) -> Self {
+        Self {
+            access_key: access_key.to_owned(),
+            secret_key: secret_key.to_owned(),
+        }
+    }
 }
 
 impl fmt::Debug for Keys {

@@ -91,17 +91,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::for_tests(dir.path().join("cloud"));
         let cloud = LocalCloud::start(config).await.unwrap();
-        let config = StoreConfig {
-            bucket: "artifacts".to_owned(),
-            region: "eu-central-1".to_owned(),
-            endpoint_url: Some(cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: "local".to_owned(),
-            secret_key: "local-secret".to_owned(),
-        };
+        let config = StoreConfig::at(&cloud.endpoint_url(), "eu-central-1", "artifacts");
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
         store.create_bucket_if_missing().await.unwrap();
         // More than a page, and many of one key.

@@ -16,17 +16,8 @@ async fn a_range_that_breaks_off_is_gone_on_with() {
         .map(|at| at.to_le_bytes()[at as usize % 3])
         .collect();
     let server = Breaking::start(body.clone()).await;
-    let config = StoreConfig {
-        bucket: "artifacts".to_owned(),
-        region: "eu-central-1".to_owned(),
-        endpoint_url: Some(server.url.clone()),
-        force_path_style: true,
-        public_endpoint_url: None,
-    };
-    let keys = Keys {
-        access_key: "local".to_owned(),
-        secret_key: "local-secret".to_owned(),
-    };
+    let config = StoreConfig::at(&server.url, "eu-central-1", "artifacts");
+    let keys = Keys::new("local", "local-secret");
     let store = Store::connect_with_keys(&config, keys).await;
     let mut got = BytesMut::new();
     store

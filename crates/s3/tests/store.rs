@@ -29,17 +29,8 @@ async fn scene() -> Scene {
 }
 
 async fn connect(cloud: &LocalCloud) -> Store {
-    let config = StoreConfig {
-        bucket: "artifacts".to_owned(),
-        region: "eu-central-1".to_owned(),
-        endpoint_url: Some(cloud.endpoint_url()),
-        force_path_style: true,
-        public_endpoint_url: None,
-    };
-    let keys = Keys {
-        access_key: "local".to_owned(),
-        secret_key: "local-secret".to_owned(),
-    };
+    let config = StoreConfig::at(&cloud.endpoint_url(), "eu-central-1", "artifacts");
+    let keys = Keys::new("local", "local-secret");
     Store::connect_with_keys(&config, keys).await
 }
 

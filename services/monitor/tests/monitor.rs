@@ -55,10 +55,7 @@ impl System {
             force_path_style: true,
             ..config().s3
         };
-        let keys = Keys {
-            access_key: "local".into(),
-            secret_key: "local-secret".into(),
-        };
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&at, keys).await;
         store.create_bucket_if_missing().await.unwrap();
         Self {

@@ -25,10 +25,7 @@ fn config() -> NotifierConfig {
 }
 
 async fn notifier(nats: &Nats) -> Notifier {
-    let keys = Keys {
-        access_key: "local".into(),
-        secret_key: "local-secret".into(),
-    };
+    let keys = Keys::new("local", "local-secret");
     let store = Store::connect_with_keys(&config().s3, keys).await;
     Notifier::new(&nats.client("notifier").await, store, config()).await
 }

@@ -90,10 +90,7 @@ impl Stage {
             force_path_style: true,
             public_endpoint_url: None,
         };
-        let s3_keys = spotreel_s3::Keys {
-            access_key: keys.access_key.clone(),
-            secret_key: keys.secret_key.clone(),
-        };
+        let s3_keys = spotreel_s3::Keys::new(&keys.access_key, &keys.secret_key);
         let store = Store::connect_with_keys(&s3, s3_keys).await;
         store
             .create_bucket_if_missing()

@@ -137,17 +137,8 @@ impl Cloud {
 
     /// The bucket.
     pub async fn store(&self) -> Store {
-        let config = StoreConfig {
-            bucket: BUCKET.into(),
-            region: REGION.into(),
-            endpoint_url: Some(self.endpoint.clone()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: ACCESS_KEY.into(),
-            secret_key: SECRET_KEY.into(),
-        };
+        let config = StoreConfig::at(&self.endpoint, REGION, BUCKET);
+        let keys = Keys::new(ACCESS_KEY, SECRET_KEY);
         Store::connect_with_keys(&config, keys).await
     }
 

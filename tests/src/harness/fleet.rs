@@ -497,17 +497,8 @@ impl FleetStage {
 
     /// The bucket, made if it is missing.
     pub async fn store(&self) -> Store {
-        let config = StoreConfig {
-            bucket: BUCKET.into(),
-            region: self.ec2.region().into(),
-            endpoint_url: Some(self.cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = spotreel_s3::Keys {
-            access_key: "local".into(),
-            secret_key: "local-secret".into(),
-        };
+        let config = StoreConfig::at(&self.cloud.endpoint_url(), self.ec2.region(), BUCKET);
+        let keys = spotreel_s3::Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
         store
             .create_bucket_if_missing()

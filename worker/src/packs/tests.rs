@@ -18,13 +18,7 @@ async fn keeper(dir: &Path, keep_free_gb: u64) -> Keeper {
         connections: 1,
         keep_free_gb,
     };
-    let s3 = StoreConfig {
-        bucket: "b".into(),
-        region: "us-east-1".into(),
-        endpoint_url: Some("http://127.0.0.1:9".into()),
-        force_path_style: true,
-        public_endpoint_url: None,
-    };
+    let s3 = StoreConfig::at("http://127.0.0.1:9", "us-east-1", "b");
     Keeper::find(&section, &[FIRST, SECOND], &s3).await.unwrap()
 }
 

@@ -42,17 +42,8 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await;
         let cloud = cloud.unwrap();
-        let store = StoreConfig {
-            bucket: BUCKET.into(),
-            region: "us-east-1".into(),
-            endpoint_url: Some(cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: "local".into(),
-            secret_key: "local-secret".into(),
-        };
+        let store = StoreConfig::at(&cloud.endpoint_url(), "us-east-1", BUCKET);
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&store, keys).await;
         store.create_bucket_if_missing().await.unwrap();
         let nats = Nats::start().await;

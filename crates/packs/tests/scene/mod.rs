@@ -35,17 +35,8 @@ impl Scene {
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
             .await
             .unwrap();
-        let config = StoreConfig {
-            bucket: "models".to_owned(),
-            region: "us-east-2".to_owned(),
-            endpoint_url: Some(cloud.endpoint_url()),
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let keys = Keys {
-            access_key: "local".to_owned(),
-            secret_key: "local-secret".to_owned(),
-        };
+        let config = StoreConfig::at(&cloud.endpoint_url(), "us-east-2", "models");
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
         store.create_bucket_if_missing().await.unwrap();
         Self {

@@ -76,10 +76,7 @@ impl Stage {
             .overrides
             .push(("s3.force_path_style".into(), "true".into()));
         let config: IntakeConfig = load_from(&sources).unwrap();
-        let keys = Keys {
-            access_key: "local".into(),
-            secret_key: "local-secret".into(),
-        };
+        let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config.s3.store(), keys).await;
         store.create_bucket_if_missing().await.unwrap();
         let root = nats.client("provision").await;
