@@ -219,6 +219,14 @@ fn ask(force: bool) -> Option<RunNow> {
     })
 }
 
+fn hold() -> Option<Hold> {
+    Some(Hold {
+        by: "bob".to_owned(),
+        reason: "maintenance".to_owned(),
+        since: now(),
+    })
+}
+
 #[test]
 fn run_now_needs_one_task_and_no_rule() {
     let mut view = view(1);
@@ -235,11 +243,7 @@ fn run_now_needs_one_task_and_no_rule() {
 #[test]
 fn a_hold_goes_before_rules_and_force_before_a_hold() {
     let mut view = view(100);
-    view.hold = Some(Hold {
-        by: "bob".to_owned(),
-        reason: "maintenance".to_owned(),
-        since: now(),
-    });
+    view.hold = hold();
     let decision = decide(&view, &Rules::default(), now());
     assert!(matches!(decision.verdict, Verdict::Blocked { .. }));
     assert_eq!(
@@ -250,6 +254,23 @@ fn a_hold_goes_before_rules_and_force_before_a_hold() {
     assert_eq!(fired(&view, now()), None);
     view.run_now = ask(true);
     assert_eq!(fired(&view, now()), Some((RuleName::RunNow, 3)));
+}
+
+#[test]
+fn force_without_a_task_opens_a_hold_to_no_other_rule() {
+    let rules = Rules {
+        hybrid: Some(HybridRule::default()),
+        ..Rules::default()
+    };
+    let mut view = view(0);
+    view.arrivals_per_hour = 101;
+    view.run_now = ask(true);
+    let free = decide(&view, &rules, now()).verdict;
+    assert!(matches!(free, Verdict::Launch(fire) if fire.rule == RuleName::Hybrid));
+    view.hold = hold();
+    let held = decide(&view, &rules, now());
+    assert!(matches!(held.verdict, Verdict::Blocked { .. }));
+    assert!(held.blockers[0].sentence.contains("needs a task"));
 }
 
 #[test]

@@ -49,11 +49,10 @@ pub(super) fn all(view: &View, rules: &Rules, sized: &Size, now: Timestamp) -> V
 /// A hold goes before every rule; only a person who asks for a batch by force goes before a hold.
 fn hold(view: &View, now: Timestamp) -> Option<Blocker> {
     let hold = view.hold.as_ref()?;
-    let asked = pending(view, now);
-    if asked.is_some_and(|run| run.force) {
-        return None;
-    }
-    let more = match asked {
+    let more = match pending(view, now) {
+        // Only for the batch that is asked for: without a task there is none, and no other rule may use the gap.
+        Some(run) if run.force && view.queued > 0 => return None,
+        Some(run) if run.force => "; the batch that is asked for by force needs a task",
         Some(_) => "; a batch is asked for, but without force",
         None => "",
     };
