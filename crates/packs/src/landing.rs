@@ -21,9 +21,11 @@ use crate::{Pack, PackError, PackFile, tensors};
 
 /// Ranges that wait for the disk or for the hash; more would only be memory.
 const WAITING: usize = 2;
-/// For large writes the page cache takes memory that nobody used for long, which costs twice as much as the write.
+/// For large writes the page cache takes memory that nobody used for long; a virtual machine may have to get that from its
+/// host, which costs more than the write.
 const WRITE_BYTES: usize = 256 << 10;
-/// The disk works while more arrives: flushed only at the end, a file would wait for all of itself.
+/// The disk works while more arrives: flushed only at the end, a file would wait for all of itself. So much that a flush, which
+/// waits for the disk once more, is rare.
 const FLUSH_BYTES: usize = 64 << 20;
 
 /// Bytes are written and hashed side by side, each by a thread of its own: one alone would be slower than a fast line.

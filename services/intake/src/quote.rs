@@ -27,7 +27,7 @@ impl Intake {
             .timeout(Some(ANSWER_WITHIN));
         let answer = self.log.client().send_request(names::QUOTE, request).await;
         let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %failure, "no quote from trigger: does spotreel-trigger run?");
+            tracing::warn!(error = %failure, "no quote from trigger: does spotreel-trigger run, and has NATS this version's accounts.conf?");
             error::unavailable(match failure.kind() {
                 RequestErrorKind::NoResponders => {
                     "spotreel-trigger makes the quotes, and none is running now"
