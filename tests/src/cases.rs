@@ -243,7 +243,8 @@ pub async fn a_lease_holds_until_the_log_says_otherwise(client: &Client, lease: 
     submit(&log, &id).await;
     let delivery = pull(&queue).await;
     let fence = start(&log, &id, "holder").await;
-    let held = Lease::hold(log.clone(), delivery, id.clone(), fence, lease);
+    let held = Lease::hold(log.clone(), delivery, lease);
+    held.fence(fence);
     let superseded = held.superseded();
     let early = queue.pull(lease * 2).await.expect("the server answers");
     assert!(early.is_none(), "it was renewed over two leases");

@@ -1,79 +1,142 @@
 //! From a delivered work item to a started task: is it ours to start, and what does it go on from?
 
+use std::time::Duration;
+
 use futures::future::OptionFuture;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
 use spotreel_domain::task::{Artifact, Outcome, StartRuling};
 
 use crate::checkpoints::{self, Stored, chain};
 use crate::{Worker, finish};
 
-/// Storage that is away is no fault of the task: it is looked at again after so long.
-const STORAGE_AWAY: std::time::Duration = std::time::Duration::from_secs(5);
+/// What could not be looked at, in the log or in storage, is looked at again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
+/// No item is hidden for longer than the longest retry delay: its time may have been written by a clock that is wrong.
+pub const LONGEST_NAK: Duration = Duration::from_secs(160);
 
 /// A task that this worker has started.
 pub struct Begun {
     pub started: Recorded,
+    /// Held from the delivery on; its fence is set.
+    pub lease: Lease,
     /// To go on from, newest first.
     pub checkpoints: Vec<Stored>,
     /// A worker before us had finished, and died before it could say so.
     pub finished: Option<Artifact>,
 }
 
+/// What becomes of a work item whose task is not started here.
+enum Return {
+    /// The log proves that nobody needs it any more.
+    Ack,
+    /// It is runnable, now or later; or nothing is proven.
+    Nak(Duration),
+    /// Somebody else holds it: whatever we said of it would touch their lease.
+    Leave,
+}
+
 impl Worker {
     /// Starts the task of a work item, or gives the item its due and returns none.
-    pub async fn begin(&self, delivery: &Delivery) -> Option<Begun> {
+    pub async fn begin(&self, lease: Lease) -> Option<Begun> {
+        let (started, checkpoints, finished) = match self.start(&lease).await {
+            Ok(begun) => begun,
+            Err(what) => {
+                self.give_back(lease, what).await;
+                return None;
+            }
+        };
+        lease.fence(started.sequence);
+        Some(Begun {
+            started,
+            lease,
+            checkpoints,
+            finished,
+        })
+    }
+
+    async fn give_back(&self, lease: Lease, what: Return) {
+        let delivery = lease.release().await;
+        let said = match what {
+            Return::Ack => delivery.ack().await,
+            Return::Nak(delay) => delivery.nak(delay).await,
+            Return::Leave => Ok(()),
+        };
+        if let Err(error) = said {
+            tracing::debug!(%error, sequence = delivery.sequence, "a work item was not returned");
+        }
+    }
+
+    async fn start(
+        &self,
+        lease: &Lease,
+    ) -> Result<(Recorded, Vec<Stored>, Option<Artifact>), Return> {
+        let delivery = &lease.delivery;
         let entry = match delivery.recorded() {
             Ok(recorded) => recorded.task,
             Err(error) => {
                 tracing::error!(
                     error = chain(&error),
                     sequence = delivery.sequence,
-                    "a work item cannot be read; it is left to people"
+                    "a work item cannot be read; it is left to workers of a newer version"
                 );
-                let _ = delivery.nak(std::time::Duration::from_secs(3600)).await;
-                return None;
+                return Err(Return::Nak(LONGEST_NAK));
             }
         };
         let id = entry.id.clone();
         // Delivered again: somebody has begun before, and may have left checkpoints; the log is read meanwhile.
         let mut again = (delivery.delivered > 1).then_some(&entry);
+        // The start that stood when we looked first: its lease has ended. Any later one was made behind our back, by
+        // somebody who holds the item now.
+        let mut lost = None;
+        let mut first_look = true;
         loop {
             let looking = again
                 .take()
                 .map(|entry| checkpoints::list(&self.store, entry));
             let (last, listed) = tokio::join!(self.log.last(&id), OptionFuture::from(looking));
             let last = match last {
-                Ok(Some(last)) => last,
-                Ok(None) => {
-                    self.let_go(delivery, None).await;
-                    return None;
+                Ok(Some(last)) if last.sequence >= delivery.sequence => last,
+                // Older than what was delivered, or nothing: a replica that is behind. It proves nothing.
+                Ok(last) => {
+                    let read = last.map(|last| last.sequence);
+                    tracing::warn!(task = %id, read, delivered = delivery.sequence, "the log answers with an older event than was delivered");
+                    return Err(Return::Nak(AGAIN));
                 }
                 Err(error) => {
                     tracing::warn!(task = %id, error = chain(&error), "the log cannot be read");
-                    let _ = delivery.nak(STORAGE_AWAY).await;
-                    return None;
+                    return Err(Return::Nak(AGAIN));
                 }
             };
+            if std::mem::take(&mut first_look) && last.task.running().is_some() {
+                lost = Some(last.task.start);
+            }
             let ruling = last.task.rule_start(delivery.sequence, ambient::now());
-            if let StartRuling::Forget | StartRuling::Wait(_) = ruling {
-                let said = match ruling {
-                    StartRuling::Wait(rest) => delivery.nak(rest).await,
-                    _ => delivery.ack().await,
-                };
-                if let Err(error) = said {
-                    tracing::debug!(%error, task = %id, "a work item was not returned");
+            match ruling {
+                StartRuling::Forget => return Err(Return::Ack),
+                StartRuling::Wait(rest) => return Err(Return::Nak(rest.min(LONGEST_NAK))),
+                StartRuling::DeclareLost if lost != Some(last.task.start) => {
+                    tracing::info!(task = %id, "another worker has started the task meanwhile");
+                    return Err(Return::Leave);
                 }
-                return None;
+                StartRuling::DeclareLost => {
+                    // Whoever renders it has lost the server as we had, and renews its lease once it is back.
+                    let settled = lease.renewed_within();
+                    let up = self.uptime.look();
+                    if up < settled {
+                        tracing::info!(task = %id, "connected a moment ago: whoever renders the task may be coming back");
+                        return Err(Return::Nak(settled - up));
+                    }
+                }
+                StartRuling::Start => {}
             }
             let listed = listed.filter(|_| last.task.round == entry.round);
             let (checkpoints, finished) = match self.left_behind(&last.task, listed).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
-                    let _ = delivery.nak(STORAGE_AWAY).await;
-                    return None;
+                    return Err(Return::Nak(AGAIN));
                 }
             };
             let newest = checkpoints.first().map_or(0, |stored| stored.next_step);
@@ -81,10 +144,12 @@ impl Worker {
                 self.declare_lost(&last, newest).await;
                 continue;
             }
-            let step = last
+            let Ok(step) = last
                 .task
                 .started(&self.name, &self.instance, newest, ambient::now())
-                .ok()?;
+            else {
+                return Err(Return::Nak(AGAIN));
+            };
             let append = self.append(step, last.sequence);
             match self.log.append(&append).await {
                 Ok(sequence) => {
@@ -95,17 +160,12 @@ impl Worker {
                         headers: append.headers,
                         stored_at: ambient::now(),
                     };
-                    return Some(Begun {
-                        started,
-                        checkpoints,
-                        finished,
-                    });
+                    return Ok((started, checkpoints, finished));
                 }
                 Err(AppendError::Conflict(_)) => {}
                 Err(error) => {
                     tracing::warn!(task = %id, error = chain(&error), "the task could not be started");
-                    let _ = delivery.nak(STORAGE_AWAY).await;
-                    return None;
+                    return Err(Return::Nak(AGAIN));
                 }
             }
         }

@@ -120,7 +120,10 @@ impl Worker {
                 }
             }
             // The object stays: a misjudged timeout would delete the winner's video. The janitor knows which is named.
-            Err(AppendError::Conflict(last)) => self.let_go(&lease.delivery, last.as_deref()).await,
+            Err(AppendError::Conflict(last)) => {
+                let delivery = lease.release().await;
+                self.let_go(&delivery, last.as_deref()).await;
+            }
             Err(error) => {
                 tracing::error!(task = %task.id, error = chain(&error), "the success was not written; the next worker finds the video");
             }

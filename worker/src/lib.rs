@@ -42,7 +42,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::{Queue, TaskLog, names};
+use spotreel_bus::{Queue, TaskLog, Uptime, names};
 use spotreel_domain::Priority;
 use spotreel_s3::Store;
 use tokio::sync::oneshot;
@@ -70,6 +70,8 @@ pub struct Worker {
     pub instance: String,
     pub config: WorkerConfig,
     pub log: TaskLog,
+    /// Of the connection to NATS.
+    pub uptime: Uptime,
     pub store: Store,
     /// None: the engine brings its own packs.
     pub packs: Option<Keeper>,
@@ -105,6 +107,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         instance,
         name,
         log,
+        uptime: Uptime::new(client.clone()),
         store,
         packs,
         scratch,

@@ -8,6 +8,7 @@ use spotreel_domain::task::{Failure, Refused, StartRuling, State};
 use spotreel_domain::{Event, Task};
 
 use crate::Worker;
+use crate::attempt::LONGEST_NAK;
 use crate::checkpoints::chain;
 
 impl Worker {
@@ -71,9 +72,8 @@ impl Worker {
                 let rest = not_before
                     .map(|at| at.duration_since(ambient::now()))
                     .unwrap_or_default();
-                delivery
-                    .nak(Duration::try_from(rest).unwrap_or_default())
-                    .await
+                let rest = Duration::try_from(rest).unwrap_or_default();
+                delivery.nak(rest.min(LONGEST_NAK)).await
             }
             _ => delivery.ack().await,
         };
@@ -82,11 +82,10 @@ impl Worker {
         }
     }
 
-    /// Somebody else decided. Their item is left alone; one that belongs to nobody any more is acked.
+    /// Somebody else decided. The item is acked only if `last`, the newest event as it was read, proves that nobody needs
+    /// it: an ack ends the lease of whoever holds it now. Else it is left alone.
     pub async fn let_go(&self, delivery: &Delivery, last: Option<&Recorded>) {
-        let forget = last.is_none_or(|last| {
-            last.task.rule_start(delivery.sequence, ambient::now()) == StartRuling::Forget
-        });
+        let forget = last.is_some_and(|last| is_over(last, delivery.sequence));
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "superseded").increment(1);
         tracing::info!(
             sequence = delivery.sequence,
@@ -112,4 +111,10 @@ impl Worker {
         }
         task
     }
+}
+
+/// Whether an event as it was read proves that a work item is needed no more: it is not older than the item, and the
+/// task has ended or has another item.
+fn is_over(last: &Recorded, item: u64) -> bool {
+    last.sequence >= item && last.task.rule_start(item, ambient::now()) == StartRuling::Forget
 }

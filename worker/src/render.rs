@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::attempt::Begun;
-use crate::checkpoints::{self, Uploads};
+use crate::checkpoints::{self, Stored, Uploads};
 use crate::engine::protocol::{ErrorKind, Phase};
 use crate::engine::{EngineFailure, Render, RenderEvent};
 use crate::host::{self, Host};
@@ -51,6 +51,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     let mut given_up = None;
     while host.ready(leaving).await {
         worker.presence.serve();
+        worker.uptime.look();
         let taken = match take
             .next(host.loaded(), worker.config.pull_wait, leaving)
             .await
@@ -134,21 +135,19 @@ async fn attempt(
     if let Some((id, _)) = names::parse_log_subject(&delivery.subject) {
         worker.presence.render(Some(&id));
     }
-    let begun = worker.begin(&delivery).await;
+    let lease = Lease::hold(worker.log.clone(), delivery, ack_wait);
+    let begun = worker.begin(lease).await;
     drop(others);
-    let begun = begun?;
-    let started = begun.started.clone();
+    let Begun {
+        started,
+        lease,
+        checkpoints,
+        finished,
+    } = begun?;
     let task = &started.task;
     tracing::Span::current().record("task", task.id.as_str());
-    tracing::info!(task = %task.id, model = %task.spec.model, from_step = begun.checkpoints.first().map_or(0, |c| c.next_step), "started");
-    let lease = Lease::hold(
-        worker.log.clone(),
-        delivery,
-        task.id.clone(),
-        started.sequence,
-        ack_wait,
-    );
-    if let Some(artifact) = begun.finished.clone() {
+    tracing::info!(task = %task.id, model = %task.spec.model, from_step = checkpoints.first().map_or(0, |c| c.next_step), "started");
+    if let Some(artifact) = finished {
         worker.succeed(&started, lease, artifact).await;
         return None;
     }
@@ -158,7 +157,7 @@ async fn attempt(
     let dir = worker
         .scratch
         .join(format!("{}-{}", task.id, started.sequence));
-    let end = render(worker, host, &begun, &lease, &dir).await;
+    let end = render(worker, host, &started, checkpoints, &lease, &dir).await;
     let failure = match end {
         End::Finished { video } => {
             let permit = Arc::clone(uploading).acquire_owned().await;
@@ -190,8 +189,12 @@ async fn attempt(
             Some((started.task.spec.model, failure))
         }
         End::Superseded => {
-            let last = worker.log.last(&started.task.id).await.ok().flatten();
-            worker.let_go(&lease.delivery, last.as_ref()).await;
+            let last = worker.log.last(&started.task.id).await;
+            if let Err(error) = &last {
+                tracing::warn!(task = %started.task.id, error = checkpoints::chain(error), "the log cannot be read; the work item is left alone");
+            }
+            let delivery = lease.release().await;
+            worker.let_go(&delivery, last.ok().flatten().as_ref()).await;
             None
         }
         End::Interrupted => {
@@ -205,18 +208,25 @@ async fn attempt(
 }
 
 /// Renders from the newest checkpoint that the engine takes, or from the beginning; with less memory if it runs out.
-async fn render(worker: &Worker, host: &mut Host, begun: &Begun, lease: &Lease, dir: &Path) -> End {
-    let task = &begun.started.task;
+async fn render(
+    worker: &Worker,
+    host: &mut Host,
+    started: &Recorded,
+    checkpoints: Vec<Stored>,
+    lease: &Lease,
+    dir: &Path,
+) -> End {
+    let task = &started.task;
     let hurried = worker.leave.hurried();
     tokio::pin!(hurried);
-    let mut checkpoints: VecDeque<_> = begun.checkpoints.iter().cloned().collect();
+    let mut checkpoints = VecDeque::from(checkpoints);
     let mut profile = None;
     loop {
         let superseded = lease.superseded();
         let preparing = Prepared::new(
             worker,
             host,
-            &begun.started,
+            started,
             &mut checkpoints,
             profile.as_deref(),
             dir,
@@ -244,15 +254,7 @@ async fn render(worker: &Worker, host: &mut Host, begun: &Begun, lease: &Lease, 
             Err(failure) => return End::Failed(failure),
         };
         let forsaken = packs::forsaken(worker.packs.as_ref(), late);
-        let end = follow(
-            worker,
-            &begun.started,
-            &mut running,
-            lease,
-            forsaken,
-            embeddings,
-        )
-        .await;
+        let end = follow(worker, started, &mut running, lease, forsaken, embeddings).await;
         drop(running);
         let End::Failed(failure) = &end else {
             return end;

@@ -1,10 +1,13 @@
 //! One way to connect, with the settings that keep a connection honest.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// A dead peer shows after 2.5 pings: 25 s, well inside a lease of 60 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -106,6 +109,36 @@ pub async fn connect(
         .connect(servers)
         .await
         .map_err(|source| ConnectError::Refused { url, source })
+}
+
+/// How long this connection to the server has lasted, as far as somebody has looked: whoever has just come back does not
+/// know yet who else has.
+pub struct Uptime {
+    client: Client,
+    seen: Mutex<(u64, Instant)>,
+}
+
+impl Uptime {
+    pub fn new(client: Client) -> Self {
+        let seen = (
+            client.statistics().connects.load(Ordering::Relaxed),
+            Instant::now(),
+        );
+        Self {
+            client,
+            seen: Mutex::new(seen),
+        }
+    }
+
+    /// Time since the first look that found the present connection: never longer than the connection has lasted.
+    pub fn look(&self) -> Duration {
+        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != connects {
+            *seen = (connects, Instant::now());
+        }
+        seen.1.elapsed()
+    }
 }
 
 /// A denied subject shows nowhere else but here: the caller only sees a timeout.

@@ -1,8 +1,9 @@
-//! The guard around a work item: it keeps the lease alive and watches whether the task is still ours.
+//! The guard around a work item: it keeps the lease alive from the delivery on, and watches whether the task is still
+//! ours once it was started.
 
 use std::time::Duration;
 
-use spotreel_domain::TaskId;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -10,33 +11,28 @@ use crate::log::TaskLog;
 use crate::names;
 use crate::queue::Delivery;
 
-/// A lease is renewed so many times before it would end: one renewal may be lost, and a reconnect take its time.
-const RENEWALS_PER_LEASE: u32 = 4;
+/// Renewals per lease: one renewal may be lost, and a reconnect take its time.
+pub const RENEWALS_PER_LEASE: u32 = 4;
 
-/// Held while a task is worked on. Dropping it stops the renewals: the lease then ends by itself.
+/// Held from the delivery of a work item on. Dropping it stops the renewals: the lease then ends by itself.
 pub struct Lease {
     pub delivery: Delivery,
+    ack_wait: Duration,
+    fence: watch::Sender<Option<u64>>,
     superseded: CancellationToken,
     stop: DropGuard,
     renewals: JoinHandle<()>,
 }
 
 impl Lease {
-    /// `fence` is the sequence of our own `started` event: any newer event means that the task is no longer ours.
-    pub fn hold(
-        log: TaskLog,
-        delivery: Delivery,
-        id: TaskId,
-        fence: u64,
-        ack_wait: Duration,
-    ) -> Self {
+    pub fn hold(log: TaskLog, delivery: Delivery, ack_wait: Duration) -> Self {
         let superseded = CancellationToken::new();
         let stop = CancellationToken::new();
+        let (fence, fenced) = watch::channel(None);
         let watch = watch(
             log,
             delivery.clone(),
-            id,
-            fence,
+            fenced,
             ack_wait / RENEWALS_PER_LEASE,
             superseded.clone(),
         );
@@ -49,10 +45,23 @@ impl Lease {
         });
         Self {
             delivery,
+            ack_wait,
+            fence,
             superseded,
             stop: stop.drop_guard(),
             renewals,
         }
+    }
+
+    /// The longest time in which a holder that lives renews its lease.
+    pub fn renewed_within(&self) -> Duration {
+        self.ack_wait / RENEWALS_PER_LEASE
+    }
+
+    /// From here on any event of the task that is newer than `fence`, the sequence of our own `started` event, means that
+    /// the task is no longer ours.
+    pub fn fence(&self, fence: u64) {
+        self.fence.send_replace(Some(fence));
     }
 
     /// Ends the renewals, so that the item can be handed back: one that the server hears behind that would hide the item
@@ -73,14 +82,18 @@ impl Lease {
 async fn watch(
     log: TaskLog,
     delivery: Delivery,
-    id: TaskId,
-    fence: u64,
+    mut fenced: watch::Receiver<Option<u64>>,
     every: Duration,
     superseded: CancellationToken,
 ) {
     use futures::StreamExt;
-    let mut hints = log.client().subscribe(names::hint(&id)).await.ok();
-    let mut tick = tokio::time::interval(every);
+    let id = names::parse_log_subject(&delivery.subject).map(|(id, _)| id);
+    let mut hints = match &id {
+        Some(id) => log.client().subscribe(names::hint(id)).await.ok(),
+        None => None,
+    };
+    // Delivered just now: the first renewal is due after a part of the lease.
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     loop {
         let hinted = async {
             match &mut hints {
@@ -91,8 +104,12 @@ async fn watch(
         tokio::select! {
             _ = tick.tick() => delivery.in_progress().await,
             Some(_) = hinted => {}
+            Ok(()) = fenced.changed() => {}
         }
-        match log.last(&id).await {
+        let (Some(fence), Some(id)) = (*fenced.borrow_and_update(), &id) else {
+            continue;
+        };
+        match log.last(id).await {
             // Only newer counts: a replica that lags behind may show an older one.
             Ok(Some(last)) if last.sequence > fence => return superseded.cancel(),
             Ok(_) => {}

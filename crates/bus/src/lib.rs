@@ -22,7 +22,7 @@ pub mod trace;
 pub mod unreadable;
 
 pub use batches::{BatchLog, RecordedBatch};
-pub use connect::{NatsConfig, connect};
+pub use connect::{NatsConfig, Uptime, connect};
 pub use keys::{KeyRefused, KeyRing};
 pub use leadership::Leadership;
 pub use lease::Lease;
