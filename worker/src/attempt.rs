@@ -141,7 +141,10 @@ impl Worker {
             };
             let newest = checkpoints.first().map_or(0, |stored| stored.next_step);
             if ruling == StartRuling::DeclareLost {
-                self.declare_lost(&last, newest).await;
+                match finished {
+                    Some(artifact) => self.complete_for(&last, artifact).await,
+                    None => self.declare_lost(&last, newest).await,
+                }
                 continue;
             }
             let Ok(step) = last
@@ -185,11 +188,24 @@ impl Worker {
             Some(listed) => listed?,
             None => checkpoints::list(&self.store, task).await?,
         };
-        let finished = match before.outcome {
-            Outcome::Interrupted => None,
+        // One that storage hindered may have stored it without hearing so.
+        let finished = match (before.outcome, &before.error) {
+            (Outcome::Interrupted, None) => None,
             _ => finish::find_artifact(&self.store, task).await?,
         };
         Ok((checkpoints, finished))
+    }
+
+    /// The worker whose lease has ended had put its video in storage: it is the task's.
+    async fn complete_for(&self, last: &Recorded, artifact: Artifact) {
+        let Ok(step) = last.task.succeeded(artifact, ambient::now()) else {
+            return;
+        };
+        tracing::warn!(task = %last.task.id, worker = last.task.running().map(|a| a.worker.as_str()), "a worker was lost after it had stored its video");
+        // Refused: somebody wrote first, and the next look shows what.
+        if let Err(error) = self.log.append(&self.append(step, last.sequence)).await {
+            tracing::debug!(task = %last.task.id, error = chain(&error), "the success was not written");
+        }
     }
 
     /// The item came to us although a start of it stands: that worker's lease has ended.

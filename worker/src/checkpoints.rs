@@ -3,12 +3,11 @@
 pub mod inspect;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use spotreel_domain::Task;
 use spotreel_domain::request::TaskSpec;
-use spotreel_s3::{GetFileError, Store};
+use spotreel_s3::{GetFileError, RequestError, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -23,6 +22,8 @@ const KEPT: usize = 2;
 pub struct Stored {
     pub key: String,
     pub next_step: u32,
+    /// The start that made it.
+    pub fence: u64,
 }
 
 /// Checkpoints of another round are another render's: a person's retry begins anew.
@@ -35,20 +36,19 @@ fn key(task: &Task, fence: u64, next_step: u32) -> String {
 }
 
 fn parse(key: String) -> Option<Stored> {
-    let (step, _) = key.rsplit('/').next()?.split_once('-')?;
+    let name = key.rsplit('/').next()?.strip_suffix(".ckpt")?;
+    let (step, fence) = name.split_once('-')?;
     Some(Stored {
         next_step: step.parse().ok()?,
+        fence: fence.parse().ok()?,
         key,
     })
 }
 
-/// All of the task's round, newest first.
+/// All of the task's round that may be gone on from, newest first.
 pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
-    let listed = store.list(&prefix(task)).await?;
-    let mut found: Vec<_> = listed
-        .into_iter()
-        .filter_map(|object| parse(object.key))
-        .collect();
+    let mut found = all(store, task).await?;
+    found.retain(|stored| stored.fence > task.checkpoints_void_to);
     found.sort_by(|a, b| {
         b.next_step
             .cmp(&a.next_step)
@@ -57,27 +57,70 @@ pub async fn list(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
     Ok(found)
 }
 
+/// Why a checkpoint was not brought here.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No engine could go on from it, or it is gone: the one before it may do.
+    #[error("the checkpoint cannot be used: {0}")]
+    Unusable(String),
+    #[error(transparent)]
+    Storage(RequestError),
+    #[error("cannot write {}", path.display())]
+    Scratch {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+async fn all(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
+    let listed = store.list(&prefix(task)).await?;
+    let keys = listed.into_iter().map(|object| object.key);
+    Ok(keys.filter_map(parse).collect())
+}
+
+/// Removes those that the task says are not used any more. Nothing depends on it.
+pub async fn remove_void(store: &Store, task: &Task) {
+    for stored in all(store, task).await.unwrap_or_default() {
+        if stored.fence <= task.checkpoints_void_to {
+            remove(store, &stored).await;
+        }
+    }
+}
+
 /// Brings a checkpoint here, for an engine that says of its checkpoints that they are of `format`. One that no engine
-/// could go on from is removed, and is an error.
+/// could go on from is removed.
 pub async fn fetch(
     store: &Store,
     stored: &Stored,
     spec: &TaskSpec,
     format: Option<&str>,
     work_dir: &Path,
-) -> anyhow::Result<ResumeFrom> {
+) -> Result<ResumeFrom, FetchError> {
     let path = work_dir.join("resume.ckpt");
-    let got = store.get_to_file(&stored.key, &path).await;
-    if let Err(GetFileError::Corrupt { .. } | GetFileError::Unverifiable { .. }) = got {
-        remove(store, stored).await;
-    }
-    let sha256 = got?.sha256.context("a checkpoint without a hash")?;
+    let unusable = |error: &dyn std::error::Error| FetchError::Unusable(chain(error));
+    let info = match store.get_to_file(&stored.key, &path).await {
+        Ok(info) => info,
+        Err(GetFileError::Request(error)) => return Err(FetchError::Storage(error)),
+        Err(GetFileError::File { path, source }) => {
+            return Err(FetchError::Scratch { path, source });
+        }
+        Err(error) => {
+            if let GetFileError::Corrupt { .. } | GetFileError::Unverifiable { .. } = error {
+                remove(store, stored).await;
+            }
+            return Err(unusable(&error));
+        }
+    };
+    let sha256 = info
+        .sha256
+        .ok_or_else(|| FetchError::Unusable("it has no hash".into()))?;
     if format == Some(CHECKPOINT_FORMAT) {
         let (file, spec, next_step) = (path.clone(), spec.clone(), stored.next_step);
         let look = move || inspect::inspect(&file, &spec, next_step);
-        if let Err(unfit) = tokio::task::spawn_blocking(look).await? {
+        let looked = tokio::task::spawn_blocking(look).await;
+        if let Err(unfit) = looked.map_err(|error| unusable(&error))? {
             remove(store, stored).await;
-            return Err(unfit.into());
+            return Err(unusable(&unfit));
         }
     }
     Ok(ResumeFrom { path, sha256 })

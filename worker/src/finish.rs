@@ -11,7 +11,7 @@ use spotreel_domain::Task;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::Store;
 
-use crate::checkpoints::chain;
+use crate::checkpoints::{self, chain};
 use crate::gate::{self, Expectation, VideoFacts};
 use crate::{Worker, crash};
 
@@ -63,27 +63,49 @@ pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<
     Ok(None)
 }
 
+/// What became of a rendered file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It lies in S3, and the task names it or is somebody else's.
+    Stored,
+    /// The gate refused it.
+    Refused,
+    /// Storage did not take it.
+    Hindered,
+}
+
 impl Worker {
     /// Takes a rendered file all the way.
-    pub async fn finish(&self, started: &Recorded, lease: Lease, video: &Path, engine: &str) {
+    pub async fn finish(
+        &self,
+        started: &Recorded,
+        lease: Lease,
+        video: &Path,
+        engine: &str,
+    ) -> Finish {
         let task = &started.task;
         let facts = match self.check(task, video).await {
             Ok(facts) => facts,
             Err(message) => {
                 let kind = FailureKind::Gate;
                 let delivery = lease.release().await;
-                return self
-                    .fail(started, &delivery, Failure { kind, message })
+                self.fail(started, &delivery, Failure { kind, message })
                     .await;
+                let refused = Task {
+                    checkpoints_void_to: started.sequence,
+                    ..task.clone()
+                };
+                checkpoints::remove_void(&self.store, &refused).await;
+                return Finish::Refused;
             }
         };
         let key = key(task, started.sequence);
         if let Err(message) = self.upload(task, &key, video, &facts, engine, &lease).await {
             let kind = FailureKind::Storage;
             let delivery = lease.release().await;
-            return self
-                .fail(started, &delivery, Failure { kind, message })
+            self.hinder(started, &delivery, Failure { kind, message })
                 .await;
+            return Finish::Hindered;
         }
         crash::point("after-upload");
         let artifact = Artifact {
@@ -98,6 +120,7 @@ impl Worker {
             engine: engine.to_owned(),
         };
         self.succeed(started, lease, artifact).await;
+        Finish::Stored
     }
 
     /// The video lies in S3: say so, then ack.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::EngineSection;
 use crate::engine::protocol::{EngineHello, ErrorKind, RenderRequest};
-use crate::engine::{Engine, EngineConfig, EngineError, EngineFailure, Load, Render};
+use crate::engine::{Blame, Engine, EngineConfig, EngineError, EngineFailure, Load, Render};
 
 /// An engine that is told to end has so long to do it by itself.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -170,7 +170,10 @@ impl Host {
         spec: &TaskSpec,
     ) -> Result<Render<'_>, EngineFailure> {
         let engine = self.engine.as_mut();
-        let engine = engine.ok_or_else(|| gone("no engine is running"))?;
+        let engine = engine.ok_or_else(|| EngineFailure {
+            engine_alive: false,
+            ..gone("no engine is running")
+        })?;
         let gpu = engine.hello().device.as_deref().and_then(Gpu::of_device);
         let step =
             gpu.and_then(|gpu| Duration::try_from_secs_f64(Job::of(spec).step_seconds(gpu)).ok());
@@ -256,6 +259,7 @@ pub fn gone(message: &str) -> EngineFailure {
         log_tail: std::collections::VecDeque::new(),
         engine_alive: true,
         needed_bytes: None,
+        stepped: false,
     }
 }
 
@@ -275,6 +279,8 @@ pub fn record(failure: &EngineFailure) -> Failure {
     const LOG_LINES: usize = 5;
     const LOG_BYTES: usize = 1_000;
     let kind = match failure.kind {
+        _ if failure.blame() == Blame::Surroundings => FailureKind::Storage,
+        ErrorKind::Retryable if failure.blame() == Blame::Worker => FailureKind::Worker,
         ErrorKind::Invalid => FailureKind::Invalid,
         ErrorKind::Oom => FailureKind::Oom,
         ErrorKind::Model => FailureKind::Model,
@@ -405,7 +411,10 @@ mod tests {
             "{}",
             said.message
         );
-        assert!(failure.is_of_this_worker() && !passing.is_of_this_worker());
+        assert_eq!(
+            (failure.blame(), passing.blame()),
+            (Blame::Worker, Blame::Task)
+        );
         assert!(advice(200_000_000_000).contains("no single GPU"));
     }
 }

@@ -35,6 +35,7 @@ pub mod progress;
 pub mod render;
 pub mod salvage;
 pub mod take;
+pub mod wellness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,16 +54,13 @@ use crate::cloud::Cloud;
 use crate::config::WorkerConfig;
 use crate::leave::{By, Leave};
 use crate::packs::Keeper;
+use crate::wellness::Wellness;
 
 /// How often a worker looks again for consumers that are not provisioned yet.
 const PROVISION_RETRY: Duration = Duration::from_secs(1);
 /// What `auto` is on a machine of a cloud: without work, and without the server.
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
 const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
-
-/// How often storage is asked whether it is there: within the time for which connections to it are kept, so that a task is
-/// taken up, and handed back, over one that is open.
-const STORE_CHECK: Duration = Duration::from_secs(15);
 
 /// What every part of a running worker needs.
 pub struct Worker {
@@ -72,6 +70,7 @@ pub struct Worker {
     pub log: TaskLog,
     /// Of the connection to NATS.
     pub uptime: Uptime,
+    pub wellness: Wellness,
     pub store: Store,
     /// None: the engine brings its own packs.
     pub packs: Option<Keeper>,
@@ -108,6 +107,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         name,
         log,
         uptime: Uptime::new(client.clone()),
+        wellness: Wellness::new(&scratch, ctx.health.clone()),
         store,
         packs,
         scratch,
@@ -135,8 +135,10 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx.tasks
             .spawn(cloud.watch(every, board.clone(), leave.clone(), stopping()));
     }
-    ctx.tasks
-        .spawn(watch_store(worker.store.clone(), ctx.clone()));
+    let (watching, until) = (Arc::clone(worker), stopping());
+    ctx.tasks.spawn(async move {
+        watching.wellness.watch_store(&watching.store, &until).await;
+    });
     ctx.tasks.spawn(idle::watch_server(
         client.clone(),
         orphan_limit,
@@ -178,6 +180,7 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
             idle_limit,
             worker.presence.clone(),
             worker.packs.clone(),
+            Arc::clone(&worker),
         );
         Box::pin(render::run(worker, take, ctx_inside.clone())).await?;
         drop(ended);
@@ -185,22 +188,6 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         ctx_inside.stopping.cancel();
         Ok(())
     });
-}
-
-async fn watch_store(store: Store, ctx: Context) {
-    let mut tick = tokio::time::interval(STORE_CHECK);
-    while ctx
-        .stopping
-        .run_until_cancelled(tick.tick())
-        .await
-        .is_some()
-    {
-        let checked = store
-            .check()
-            .await
-            .map_err(|error| checkpoints::chain(&error));
-        ctx.health.set("store", checked);
-    }
 }
 
 async fn obey_signals(

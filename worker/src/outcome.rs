@@ -42,6 +42,15 @@ impl Worker {
         self.end(started, delivery, step).await;
     }
 
+    /// Handed back because storage fails: no failure of the task, and no attempt of any worker before storage answers.
+    pub async fn hinder(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
+        tracing::warn!(task = %started.task.id, error = why.message, "storage fails; the task is handed back");
+        metrics::counter!("spotreel_worker_attempts_total", "outcome" => "hindered").increment(1);
+        let step = started.task.hindered(why, ambient::now());
+        let step = step.map(|(event, task)| (event, self.scaled(task)));
+        self.end(started, delivery, step).await;
+    }
+
     async fn end(
         &self,
         started: &Recorded,

@@ -3,12 +3,16 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use backoff::backoff::Backoff;
+use bytes::Bytes;
 use spotreel_bus::Recorded;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
+use spotreel_s3::{GetBytesError, RequestError};
 
-use crate::checkpoints::{self, Stored};
+use crate::checkpoints::{self, FetchError, Stored, chain};
 use crate::engine::protocol::{
     CheckpointPolicy, EmbeddingsFile, RenderRequest, RenderTask, ResumeFrom,
 };
@@ -17,6 +21,9 @@ use crate::host::{Host, gone};
 use crate::packs::Here;
 use crate::{Worker, embeddings};
 
+/// How long storage is asked again for a checkpoint or a picture before the task is handed back: a render that begins
+/// anew costs more than the wait.
+const READ_GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Intake admits no larger one.
 const MAX_IMAGE_BYTES: u64 = 20 << 20;
 
@@ -78,7 +85,7 @@ impl Prepared {
             key.as_deref(),
             dir,
         );
-        let files = files.await.map_err(|error| gone(&format!("{error:#}")))?;
+        let files = files.await?;
         let load = load(worker, model, profile, pack.as_ref());
         host.load(model, load).await?;
         let (resume, resumed_from) = files.resume.unzip();
@@ -132,28 +139,47 @@ impl Files {
         format: Option<&str>,
         embeddings_key: Option<&str>,
         dir: &Path,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, EngineFailure> {
         let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
-        tokio::fs::create_dir_all(&work_dir).await?;
-        tokio::fs::create_dir_all(&out_dir).await?;
+        for dir in [&work_dir, &out_dir] {
+            let made = tokio::fs::create_dir_all(dir).await;
+            made.map_err(|error| scratch(dir, &error))?;
+        }
         let mut resume = None;
         while let Some(stored) = checkpoints.pop_front() {
-            match checkpoints::fetch(&worker.store, &stored, &task.spec, format, &work_dir).await {
+            let fetched = patiently(|| async {
+                checkpoints::fetch(&worker.store, &stored, &task.spec, format, &work_dir)
+                    .await
+                    .map_err(|error| match error {
+                        FetchError::Storage(error) => passing(error, FetchError::Storage),
+                        other => backoff::Error::Permanent(other),
+                    })
+            });
+            match fetched.await {
                 Ok(from) => {
                     resume = Some((from, stored));
                     break;
                 }
-                Err(error) => {
-                    tracing::warn!(task = %task.id, key = stored.key, error = format!("{error:#}"), "a checkpoint cannot be used");
+                Err(FetchError::Unusable(why)) => {
+                    tracing::warn!(task = %task.id, key = stored.key, error = why, "a checkpoint cannot be used");
                 }
+                Err(FetchError::Storage(error)) => {
+                    return Err(EngineFailure::of_storage(format!(
+                        "checkpoint {}: {}",
+                        stored.key,
+                        chain(&error)
+                    )));
+                }
+                Err(FetchError::Scratch { path, source }) => return Err(scratch(&path, &source)),
             }
         }
         let image = match &task.spec.image {
             None => None,
             Some(key) => {
                 let path = work_dir.join("image");
-                let bytes = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await?;
-                tokio::fs::write(&path, bytes).await?;
+                let bytes = image(worker, key).await?;
+                let written = tokio::fs::write(&path, bytes).await;
+                written.map_err(|error| scratch(&path, &error))?;
                 Some(path)
             }
         };
@@ -169,6 +195,58 @@ impl Files {
             work_dir,
             out_dir,
         })
+    }
+}
+
+/// The picture of a task. One that is not there, or is too large, is the task's own fault.
+async fn image(worker: &Worker, key: &str) -> Result<Bytes, EngineFailure> {
+    let got = patiently(|| async {
+        let got = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await;
+        got.map_err(|error| match error {
+            GetBytesError::Request(error) => passing(error, GetBytesError::Request),
+            other => backoff::Error::Permanent(other),
+        })
+    });
+    match got.await {
+        Ok(bytes) => Ok(bytes),
+        Err(GetBytesError::Request(error)) => {
+            let message = format!("image {key}: {}", chain(&error));
+            Err(EngineFailure::of_storage(message))
+        }
+        Err(error) => Err(gone(&chain(&error))),
+    }
+}
+
+fn scratch(path: &Path, error: &std::io::Error) -> EngineFailure {
+    EngineFailure::of_scratch(format!("cannot write {}: {error}", path.display()))
+}
+
+/// What time may mend is tried again.
+fn passing<E>(error: RequestError, wrap: impl FnOnce(RequestError) -> E) -> backoff::Error<E> {
+    match error.retryable() {
+        true => backoff::Error::transient(wrap(error)),
+        false => backoff::Error::Permanent(wrap(error)),
+    }
+}
+
+async fn patiently<T, E, F>(mut read: impl FnMut() -> F) -> Result<T, E>
+where
+    F: Future<Output = Result<T, backoff::Error<E>>>,
+{
+    let mut pauses = backoff::ExponentialBackoffBuilder::new()
+        .with_initial_interval(Duration::from_millis(200))
+        .with_max_interval(Duration::from_secs(10))
+        .with_max_elapsed_time(Some(READ_GIVE_UP_AFTER))
+        .build();
+    loop {
+        match read().await {
+            Ok(done) => return Ok(done),
+            Err(backoff::Error::Permanent(error)) => return Err(error),
+            Err(backoff::Error::Transient { err, .. }) => match pauses.next_backoff() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(err),
+            },
+        }
     }
 }
 

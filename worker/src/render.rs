@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use spotreel_bootstrap::Context;
 use spotreel_bus::{Lease, Recorded, names, trace};
-use spotreel_domain::Model;
+use spotreel_domain::{Model, TaskId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -15,7 +15,8 @@ use tracing::Instrument;
 use crate::attempt::Begun;
 use crate::checkpoints::{self, Stored, Uploads};
 use crate::engine::protocol::{ErrorKind, Phase};
-use crate::engine::{EngineFailure, Render, RenderEvent};
+use crate::engine::{Blame, EngineFailure, Render, RenderEvent};
+use crate::finish::Finish;
 use crate::host::{self, Host};
 use crate::leave::By;
 use crate::prepare::Prepared;
@@ -51,13 +52,16 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     let mut given_up = None;
     while host.ready(leaving).await {
         worker.presence.serve();
-        worker.uptime.look();
         let taken = match take
             .next(host.loaded(), worker.config.pull_wait, leaving)
             .await
         {
             Next::Taken(taken) => *taken,
             Next::Leaving => break,
+            Next::Unfit(reason) => {
+                given_up = Some(reason);
+                break;
+            }
             Next::Idle => {
                 worker.leave.order(By::WhenDone, "there is no work");
                 break;
@@ -166,7 +170,14 @@ async fn attempt(
             worker.presence.upload(Some(&task.id));
             let upload = async move {
                 let began = Instant::now();
-                worker.finish(&started, lease, &video, &engine).await;
+                match worker.finish(&started, lease, &video, &engine).await {
+                    Finish::Stored => worker.wellness.rendered(),
+                    Finish::Refused => {}
+                    Finish::Hindered => {
+                        worker.wellness.doubt_storage();
+                        worker.wellness.handed_back(&started.task.id);
+                    }
+                }
                 let spec = &started.task.spec;
                 worker.measured.uploaded(spec, began.elapsed());
                 worker.presence.upload(None);
@@ -182,9 +193,11 @@ async fn attempt(
             if failure.does_not_fit() {
                 host.declines(&delivery);
             }
-            match failure.is_of_this_worker() {
-                true => worker.decline(&started, &delivery, why).await,
-                false => worker.fail(&started, &delivery, why).await,
+            note(worker, &started.task.id, &failure);
+            match failure.blame() {
+                Blame::Task => worker.fail(&started, &delivery, why).await,
+                Blame::Worker => worker.decline(&started, &delivery, why).await,
+                Blame::Surroundings => worker.hinder(&started, &delivery, why).await,
             }
             Some((started.task.spec.model, failure))
         }
@@ -205,6 +218,23 @@ async fn attempt(
     };
     remove(&dir).await;
     failure
+}
+
+/// What a failure says of this worker. That a task does not fit, or that a model's files are unusable, is known by other
+/// means, and leaves the other tasks.
+fn note(worker: &Worker, task: &TaskId, failure: &EngineFailure) {
+    if failure.stepped {
+        worker.wellness.rendered();
+    }
+    match failure.blame() {
+        Blame::Task => {}
+        Blame::Worker if failure.does_not_fit() || failure.kind == ErrorKind::Model => {}
+        Blame::Worker => worker.wellness.handed_back(task),
+        Blame::Surroundings => {
+            worker.wellness.doubt_storage();
+            worker.wellness.handed_back(task);
+        }
+    }
 }
 
 /// Renders from the newest checkpoint that the engine takes, or from the beginning; with less memory if it runs out.
@@ -300,6 +330,7 @@ async fn follow(
     let mut orders = worker.leave.orders();
     orders.mark_changed();
     let mut plan = Plan::GoOn;
+    let mut stepped = false;
     let end = loop {
         let limit = match plan {
             Plan::FinishBy(at) | Plan::CheckpointBy(at) => Some(at),
@@ -334,7 +365,10 @@ async fn follow(
             None => {}
             Some(RenderEvent::Accepted { start_step, .. }) => progress.accepted(start_step).await,
             Some(RenderEvent::Phase(phase)) => progress.say(phase_name(phase)).await,
-            Some(RenderEvent::Step(step)) => progress.step(&step).await,
+            Some(RenderEvent::Step(step)) => {
+                stepped = true;
+                progress.step(&step).await;
+            }
             Some(RenderEvent::Preview(_)) => {}
             Some(RenderEvent::Embeddings(info)) => {
                 if let Some(key) = &embeddings_key {
@@ -353,7 +387,9 @@ async fn follow(
                     video: finished.video,
                 };
             }
-            Some(RenderEvent::Failed(failure)) => break End::Failed(failure),
+            Some(RenderEvent::Failed(failure)) => {
+                break End::Failed(EngineFailure { stepped, ..failure });
+            }
         }
         // Each step is a new measurement; what was once to be handed back stays so.
         if steps_on && !matches!(plan, Plan::CheckpointBy(_)) {

@@ -1,6 +1,7 @@
 //! Choosing the next work item: high before normal, the model that is loaded before others, and nobody starves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_bus::queue::QueueError;
@@ -10,14 +11,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::Worker;
 use crate::packs::Keeper;
 use crate::presence::Board;
+use crate::wellness::Fitness;
 
 /// Every so many looks begin at the low end, so that a stream of high priority cannot hold back the rest for ever.
 const LOW_END_FIRST: u64 = 8;
 /// Every so many looks begin with the model that was served longest ago, so that the one that is loaded cannot hold back
 /// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
 const LEAST_SERVED_FIRST: u64 = 13;
+/// Between two looks while this worker could render nothing.
+const UNWELL: Duration = Duration::from_secs(1);
 /// Between two looks while the server does not answer.
 const SERVER_AWAY: Duration = Duration::from_millis(500);
 
@@ -41,6 +46,8 @@ pub enum Next {
     Idle,
     /// The worker leaves.
     Leaving,
+    /// This worker can render nothing, for this reason, and it has lasted too long.
+    Unfit(&'static str),
 }
 
 pub struct Take {
@@ -49,6 +56,7 @@ pub struct Take {
     idle_limit: Option<Duration>,
     board: Board,
     packs: Option<Keeper>,
+    worker: Arc<Worker>,
     /// At which look a model was served last.
     served: BTreeMap<Model, u64>,
     /// Since when nothing came that this worker could render.
@@ -61,6 +69,7 @@ impl Take {
         idle_limit: Option<Duration>,
         board: Board,
         packs: Option<Keeper>,
+        worker: Arc<Worker>,
     ) -> Self {
         Self {
             sources,
@@ -68,6 +77,7 @@ impl Take {
             idle_limit,
             board,
             packs,
+            worker,
             served: BTreeMap::new(),
             idle_since: None,
         }
@@ -95,7 +105,15 @@ impl Take {
     ) -> Next {
         while !leaving.is_cancelled() {
             self.looks += 1;
-            let order = self.order(loaded);
+            self.worker.uptime.look();
+            let fitness = self.worker.wellness.look().await;
+            if let Fitness::GiveUp(reason) = fitness {
+                return Next::Unfit(reason);
+            }
+            let order = match fitness {
+                Fitness::Well => self.order(loaded),
+                _ => Vec::new(),
+            };
             let mut away = false;
             for source in &order {
                 match source.queue.pull(Duration::ZERO).await {
@@ -129,7 +147,11 @@ impl Take {
             if rest.is_zero() {
                 return Next::Idle;
             }
-            let found = self.wait_for_any(order, wait.min(rest), leaving).await;
+            let wait = match fitness {
+                Fitness::Well => wait.min(rest),
+                _ => UNWELL.min(rest),
+            };
+            let found = self.wait_for_any(order, wait, leaving).await;
             if let Some((delivery, source, others)) = found {
                 return self.taken(delivery, &source, others, leaving).await;
             }
@@ -180,7 +202,7 @@ impl Take {
         let enough = leaving.child_token();
         let mut pulls = JoinSet::new();
         if sources.is_empty() {
-            // Until a pack comes; nothing could be rendered.
+            // Until a pack comes, or the worker is well again; nothing could be rendered.
             let _ = tokio::time::timeout(wait, leaving.cancelled()).await;
         }
         for source in sources {

@@ -48,7 +48,24 @@ pub struct EngineFailure {
     pub engine_alive: bool,
     /// Of accelerator memory, where that is what was lacking.
     pub needed_bytes: Option<u64>,
+    /// Whether this render had done a step before.
+    pub stepped: bool,
 }
+
+/// Whose fault a failure is; only the task's own counts against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    Task,
+    /// Another worker, with whole weights, a larger accelerator or a scratch directory, may render it.
+    Worker,
+    /// Nobody can render anything before they are well again.
+    Surroundings,
+}
+
+/// The code of a failure of the scratch directory.
+pub const CODE_SCRATCH: &str = "scratch";
+/// The code of a failure of object storage.
+pub const CODE_STORAGE: &str = "storage";
 
 impl fmt::Display for EngineFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +84,25 @@ impl EngineFailure {
             log_tail: VecDeque::new(),
             engine_alive: false,
             needed_bytes: None,
+            stepped: false,
+        }
+    }
+
+    /// The scratch directory cannot be used.
+    pub fn of_scratch(message: String) -> Self {
+        let failure = Self::new(ErrorKind::Retryable, CODE_SCRATCH, message);
+        Self {
+            engine_alive: true,
+            ..failure
+        }
+    }
+
+    /// Object storage does not answer, or refuses what every worker needs.
+    pub fn of_storage(message: String) -> Self {
+        let failure = Self::new(ErrorKind::Retryable, CODE_STORAGE, message);
+        Self {
+            engine_alive: true,
+            ..failure
         }
     }
 
@@ -83,10 +119,17 @@ impl EngineFailure {
         self.kind == ErrorKind::Oom && self.code == CODE_DOES_NOT_FIT
     }
 
-    /// What says nothing of the task: another worker, with whole weights or a larger accelerator, may render it.
+    /// Whose fault it is. An engine that ends before its first step has not met anything that is the task's own.
     #[must_use]
-    pub fn is_of_this_worker(&self) -> bool {
-        self.kind == ErrorKind::Model || self.does_not_fit()
+    pub fn blame(&self) -> Blame {
+        let died_at_once = !self.engine_alive && !self.stepped;
+        match (self.kind, self.code.as_str()) {
+            (_, CODE_STORAGE) => Blame::Surroundings,
+            (_, CODE_SCRATCH) | (ErrorKind::Model, _) => Blame::Worker,
+            (ErrorKind::Retryable | ErrorKind::Device, _) if died_at_once => Blame::Worker,
+            _ if self.does_not_fit() => Blame::Worker,
+            _ => Blame::Task,
+        }
     }
 
     /// An end without a word. Another machine may do better, unless the accelerator is what broke.

@@ -49,6 +49,7 @@ fn to_wire(task: &Task) -> wire::Task {
         start: task.start,
         failures: task.failures,
         lost_in_row: task.lost_in_row,
+        checkpoints_void_to: task.checkpoints_void_to,
         attempts: task.attempts.iter().map(attempt_to_wire).collect(),
         attempts_total: task.attempts_total,
         at_ms: task.at.as_millisecond(),
@@ -117,6 +118,7 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
         start: task.start,
         failures: task.failures,
         lost_in_row: task.lost_in_row,
+        checkpoints_void_to: task.checkpoints_void_to,
         attempts: task
             .attempts
             .into_iter()

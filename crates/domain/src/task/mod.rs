@@ -55,6 +55,8 @@ pub struct Task {
     pub failures: u32,
     /// Starts in a row that were lost without progress.
     pub lost_in_row: u32,
+    /// The checkpoints of starts up to this one are not used: they led to a video that the gate refused.
+    pub checkpoints_void_to: u64,
     pub attempts: Vec<Attempt>,
     pub attempts_total: u32,
     pub state: State,
@@ -126,7 +128,10 @@ pub enum FailureKind {
     Internal,
     /// The output gate refused the video.
     Gate,
+    /// Object storage was away, or refused what the worker needed.
     Storage,
+    /// Something of this one worker: its scratch directory, an engine that ended before its first step.
+    Worker,
     /// Workers died of it.
     Lost,
 }

@@ -59,6 +59,7 @@ impl Task {
             start: 0,
             failures: 0,
             lost_in_row: 0,
+            checkpoints_void_to: 0,
             attempts: Vec::new(),
             attempts_total: 0,
             state: State::Queued { not_before: None },
@@ -128,6 +129,10 @@ impl Task {
         let mut task = self.end_attempt("failed", Outcome::Failed, Some(error.clone()), now)?;
         task.failures = task.failures.saturating_add(1);
         task.lost_in_row = 0;
+        if error.kind == FailureKind::Gate {
+            // The same latents give the same video.
+            task.checkpoints_void_to = task.start;
+        }
         Ok(task.after_failure(error, now))
     }
 
@@ -136,6 +141,18 @@ impl Task {
         let mut task = self.end_attempt("interrupted", Outcome::Interrupted, None, now)?;
         task.state = State::Queued { not_before: None };
         task.lost_in_row = 0;
+        Ok((Event::Interrupted, task))
+    }
+
+    /// Handed back because the surroundings fail: storage is away. No failure of the task, however often: it waits a while,
+    /// and the workers take nothing before the storage answers.
+    pub fn hindered(&self, why: Failure, now: Timestamp) -> Result<Step, Refused> {
+        let mut task = self.end_attempt("hindered", Outcome::Interrupted, Some(why), now)?;
+        task.lost_in_row = 0;
+        let not_before = now.saturating_add(retry_delay(1)).unwrap_or(Timestamp::MAX);
+        task.state = State::Queued {
+            not_before: Some(not_before),
+        };
         Ok((Event::Interrupted, task))
     }
 
@@ -219,9 +236,12 @@ impl Task {
     /// At most as many as attempts are kept, which is a multiple of those that make a failure.
     fn declined_in_row(&self) -> u32 {
         let newest_first = self.attempts.iter().rev();
-        let row = newest_first.take_while(|attempt| {
-            attempt.outcome == Outcome::Interrupted && attempt.error.is_some()
+        let reasons = newest_first.map_while(|attempt| match attempt.outcome {
+            Outcome::Interrupted => attempt.error.as_ref(),
+            _ => None,
         });
+        // Storage that is away says nothing of whether a worker can render the task.
+        let row = reasons.filter(|why| why.kind != FailureKind::Storage);
         u32::try_from(row.count()).unwrap_or(u32::MAX)
     }
 
