@@ -6,6 +6,8 @@ use spotreel_domain::{Event, Model, Priority, TaskId};
 pub const TASKS: &str = "TASKS";
 pub const BATCHES: &str = "BATCHES";
 pub const EVENTS: &str = "EVENTS";
+/// Answers how the copy of EVENTS in the clients' account stands.
+pub const MIRROR_INFO: &str = "spotreel.mirror.INFO";
 pub const INBOX: &str = "INBOX";
 
 /// All of a stream, whatever it is, without a look at subjects: with [`LOG_ALL`] a scan makes the server compare those of a

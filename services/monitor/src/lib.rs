@@ -5,7 +5,7 @@
 //! | [`sweeper`](sweeper::Sweeper) | every end of a task, every `queued` | deletes the work item that ended; marks when none is left |
 //! | [`janitor`](janitor::Janitor) | every end of a task | drops its early events, its checkpoints, the videos that no state names |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | says `expired` when the deadline has come |
-//! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue and the log's room |
+//! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue and the log's room; not ready while the clients' copy of EVENTS does not follow |
 //!
 //! **Says** `spotreel.log.<id>.expired`, `spotreel.hint.<id>`, and the mark `sweeper`.
 //!
@@ -26,6 +26,7 @@ mod error;
 mod inbox;
 pub mod janitor;
 mod metrics;
+mod mirror;
 pub mod reconcile;
 pub mod sweeper;
 

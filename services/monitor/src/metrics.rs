@@ -16,6 +16,7 @@ const ACK_PENDING: &str = "spotreel_consumer_ack_pending";
 const QUEUE: &str = "spotreel_queue_length";
 const LOG_BYTES: &str = "spotreel_log_bytes";
 const LOG_MAX: &str = "spotreel_log_max_bytes";
+const COPY_BEHIND: &str = "spotreel_monitor_events_copy_behind";
 
 pub fn describe() {
     describe_counter!(SWEPT, "Work items of ended rounds deleted from the log");
@@ -47,7 +48,15 @@ pub fn describe() {
         "Runnable tasks, those being rendered included, by model and priority"
     );
     describe_gauge!(LOG_BYTES, "Bytes of the task log");
+    describe_gauge!(
+        COPY_BEHIND,
+        "Events that the clients' copy of EVENTS does not have yet"
+    );
     describe_gauge!(LOG_MAX, "Bytes that the task log may have");
+}
+
+pub fn copy_behind(events: u64) {
+    gauge!(COPY_BEHIND).set(events as f64);
 }
 
 pub fn swept() {

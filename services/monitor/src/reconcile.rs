@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ReconcileConfig;
 use crate::error::LookError;
 use crate::metrics;
+use crate::mirror::MirrorWatch;
 
 const LOG_CHECK: &str = "task log";
 const HEARERS: [&str; 4] = [
@@ -50,11 +51,13 @@ impl Reconcile {
     pub async fn run(&self) {
         let mut tick = tokio::time::interval(self.config.every);
         let mut known = Known::default();
+        let mut mirror = MirrorWatch::new(self.client.clone());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.stopping.cancelled() => return,
             }
+            mirror.look(&self.health).await;
             match self.look(&mut known).await {
                 Ok(()) => {
                     known.failing = false;

@@ -1,0 +1,158 @@
+//! The clients' copy of EVENTS. It is made in their account by the server itself, which says nothing when it stops, so it
+//! is compared with the original.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use serde::Deserialize;
+use spotreel_bootstrap::Health;
+use spotreel_bus::connect::REQUEST_TIMEOUT;
+use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::names::{EVENTS, MIRROR_INFO};
+use tokio::time::Instant;
+
+use crate::metrics;
+
+const CHECK: &str = "clients' copy of EVENTS";
+/// How long the copy may stand still while events wait for it: longer than a restart of the server, or a change of the
+/// leader, takes it out of step.
+const STILL_AT_MOST: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Deserialize)]
+struct StreamInfo {
+    state: State,
+    mirror: Option<Mirror>,
+}
+
+#[derive(Debug, Deserialize)]
+struct State {
+    last_seq: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mirror {
+    error: Option<Problem>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Problem {
+    description: String,
+}
+
+pub(crate) struct MirrorWatch {
+    client: Client,
+    progress: Progress,
+    failing: bool,
+}
+
+/// How far the copy was when it was last seen to move, and when that was.
+#[derive(Default)]
+struct Progress(Option<(u64, Instant)>);
+
+impl MirrorWatch {
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            progress: Progress::default(),
+            failing: false,
+        }
+    }
+
+    /// Compares copy and original, and sets the health check.
+    pub async fn look(&mut self, health: &Health) {
+        let found = match self.read().await {
+            Ok((original, copy)) => {
+                metrics::copy_behind(original.saturating_sub(copy.state.last_seq));
+                self.progress.judge(original, &copy, Instant::now())
+            }
+            // There is none: `spotreel provision` says so, and a deployment without clients of NATS needs none.
+            Err(error) => {
+                tracing::debug!(%error, "the clients' copy of EVENTS cannot be looked at");
+                return;
+            }
+        };
+        let failing = found.is_err();
+        if let (Err(reason), false) = (&found, self.failing) {
+            tracing::error!(
+                reason,
+                "the clients' copy of EVENTS does not follow: durable consumers of clients get nothing new"
+            );
+        }
+        self.failing = failing;
+        health.set(CHECK, found);
+    }
+
+    async fn read(&self) -> Result<(u64, StreamInfo), ApiError> {
+        let at_origin = format!("$JS.API.STREAM.INFO.{EVENTS}");
+        // The copy first: the original can only be further then.
+        let copy = self.info(MIRROR_INFO).await?;
+        let original = self.info(&at_origin).await?;
+        Ok((original.state.last_seq, copy))
+    }
+
+    async fn info(&self, subject: &str) -> Result<StreamInfo, ApiError> {
+        let (headers, nothing) = (HeaderMap::new(), Bytes::new());
+        jetstream::request(&self.client, subject, headers, nothing, REQUEST_TIMEOUT).await
+    }
+}
+
+impl Progress {
+    fn judge(&mut self, original: u64, copy: &StreamInfo, now: Instant) -> Result<(), String> {
+        let at = copy.state.last_seq;
+        let behind = original.saturating_sub(at);
+        let since = match self.0 {
+            Some((before, since)) if before == at && behind > 0 => since,
+            _ => now,
+        };
+        self.0 = Some((at, since));
+        let problem = copy
+            .mirror
+            .as_ref()
+            .and_then(|mirror| mirror.error.as_ref());
+        let still = now - since;
+        match problem {
+            Some(problem) => Err(format!(
+                "the server reports {:?}; {behind} events are missing",
+                problem.description
+            )),
+            None if still >= STILL_AT_MOST => Err(format!(
+                "{behind} events are missing, and none has come for {} s",
+                still.as_secs()
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(json: &str) -> StreamInfo {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_copy_that_stands_still_or_reports_an_error_is_unhealthy() {
+        let mut watch = Progress::default();
+        let start = Instant::now();
+        let at = |last: u64| {
+            copy(&format!(
+                r#"{{"state":{{"last_seq":{last}}},"mirror":{{"lag":0}}}}"#
+            ))
+        };
+        let later = |seconds| start + Duration::from_secs(seconds);
+        assert!(watch.judge(10, &at(10), start).is_ok());
+        // Quiet for an hour is no fault, nor is one that is behind and moves.
+        assert!(watch.judge(10, &at(10), later(3_600)).is_ok());
+        assert!(watch.judge(50, &at(20), later(3_610)).is_ok());
+        assert!(watch.judge(90, &at(30), later(3_650)).is_ok());
+        assert!(watch.judge(95, &at(30), later(3_670)).is_ok());
+        let reason = watch.judge(99, &at(30), later(3_690)).unwrap_err();
+        assert!(reason.contains("69 events"), "{reason}");
+        let ill = r#"{"state":{"last_seq":99},"mirror":{"error":{"err_code":10228,"description":"no flow control"}}}"#;
+        let reason = watch.judge(99, &copy(ill), later(3_700)).unwrap_err();
+        assert!(reason.contains("no flow control"), "{reason}");
+    }
+}
