@@ -86,12 +86,15 @@ impl From<&Task> for TaskView {
     }
 }
 
-/// The answer to one task of a submission. The same submission again gets the same answer.
+/// The answer to one task of a submission. The same submission again gets the same answer, with the task's state by then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub id: TaskId,
     pub submitted_at: Timestamp,
     pub seed: u64,
+    /// `queued` for a new task. A task that has ended already sends no further event.
+    #[serde(default)]
+    pub state: String,
 }
 
 impl From<&Task> for Accepted {
@@ -100,6 +103,7 @@ impl From<&Task> for Accepted {
             id: task.id.clone(),
             submitted_at: task.submitted_at,
             seed: task.spec.seed,
+            state: task.state.name().to_owned(),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod labels;
 mod recipe;
+mod said;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,18 @@ impl TaskRequest {
             seed_given: self.seed.is_some(),
             image: self.image.clone(),
         })
+    }
+
+    /// Gives the task the name that its call has, unless it has one of its own.
+    pub fn name(&mut self, key: String) {
+        if self.id.is_none() && self.idempotency_key.is_none() {
+            self.idempotency_key = Some(key);
+        }
+    }
+
+    /// The id that the client chose, itself or by an idempotency key, where it is a good one.
+    pub fn chosen_id(&self, owner: Option<&Owner>) -> Option<TaskId> {
+        self.settle_id(owner, &mut |_, _, _| ())
     }
 
     fn settle_id(

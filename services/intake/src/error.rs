@@ -66,9 +66,22 @@ pub fn not_found(id: &TaskId) -> ApiError {
     refusal(ErrorCode::NotFound, format!("there is no task {id}"), None)
 }
 
-pub fn conflict(id: &TaskId) -> ApiError {
-    let message = format!("task {id} exists with other content: use another id or idempotency_key");
-    refusal(ErrorCode::Conflict, message, None)
+/// `fields` are those in which the two tasks are known to differ.
+pub fn conflict(id: &TaskId, fields: &[&str]) -> ApiError {
+    let named = match fields {
+        [] => String::new(),
+        fields => format!(" ({} differs)", fields.join(", ")),
+    };
+    let message =
+        format!("task {id} exists with other content{named}: use another id or idempotency_key");
+    let differs = |field: &&str| {
+        let message = format!("{field} differs from that of the task that has this id");
+        violation(field, "same", message)
+    };
+    ApiError {
+        violations: fields.iter().map(differs).collect(),
+        ..refusal(ErrorCode::Conflict, message, None)
+    }
 }
 
 pub fn not_allowed(id: &TaskId, refused: &Refused) -> ApiError {

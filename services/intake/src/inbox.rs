@@ -11,8 +11,8 @@ use spotreel_bus::events::EventStream;
 use spotreel_bus::jetstream;
 use spotreel_bus::names::INBOX;
 use spotreel_bus::{Delivery, Queue, queue::QueueError};
-use spotreel_domain::TaskId;
 use spotreel_domain::api::{ApiError, CloudEvent};
+use spotreel_domain::{TaskId, TaskRequest};
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
@@ -28,6 +28,9 @@ const PULL_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between looks for messages that cannot be read: each of them cuts the connection once a lease, which is 30 s.
 const UNREADABLE_LOOK: Duration = Duration::from_secs(10);
+
+/// The server compares it for two minutes only; here it names the task for good.
+const MSG_ID: &str = "Nats-Msg-Id";
 
 #[derive(Clone)]
 pub struct Inbox {
@@ -142,11 +145,14 @@ impl Inbox {
             .headers
             .get("Content-Type")
             .map(async_nats::HeaderValue::as_str);
-        let (requests, is_list) = match parse::submission(&delivery.payload, kind) {
+        let (mut requests, is_list) = match parse::submission(&delivery.payload, kind) {
             Ok(Submission::One(request)) => (vec![Ok(*request)], false),
             Ok(Submission::Many(requests)) => (requests, true),
             Err(error) => return self.reject(delivery.sequence, None, 0, error).await,
         };
+        if let Some(key) = delivery.headers.get(MSG_ID) {
+            name_all(&mut requests, key.as_str(), is_list);
+        }
         let ids: Vec<_> = requests
             .iter()
             .map(|request| client_id(request.as_ref().ok()))
@@ -238,8 +244,21 @@ impl Inbox {
     }
 }
 
+/// Names each task by the message's own id, as HTTP does by `Idempotency-Key`.
+fn name_all(requests: &mut [Result<TaskRequest, ApiError>], key: &str, is_list: bool) {
+    for (index, request) in requests.iter_mut().enumerate() {
+        if let Ok(request) = request {
+            let key = match is_list {
+                true => format!("{key}/{index}"),
+                false => key.to_owned(),
+            };
+            request.name(key);
+        }
+    }
+}
+
 /// The id by which the client knows its task, if it gave one that can be used.
-fn client_id(request: Option<&spotreel_domain::TaskRequest>) -> Option<TaskId> {
+fn client_id(request: Option<&TaskRequest>) -> Option<TaskId> {
     let request = request?;
     match (&request.id, &request.idempotency_key) {
         (Some(id), _) => TaskId::parse(id).ok(),

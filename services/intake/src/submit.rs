@@ -52,7 +52,9 @@ struct Candidate {
     id: TaskId,
     /// Somebody may have submitted this id before.
     may_be_known: bool,
-    valid: Valid,
+    digest: Option<[u8; 32]>,
+    /// Or why no new task is made of the request.
+    valid: Result<Valid, ApiError>,
 }
 
 impl Intake {
@@ -66,8 +68,11 @@ impl Intake {
         let now = now();
         let owner = caller.owner();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
-            let candidate = door.candidate(&request?, index, owner, now)?;
-            self.quality.admit(&candidate.valid.spec)?;
+            let mut candidate = door.candidate(&request?, index, owner, now);
+            candidate.valid = candidate.valid.and_then(|valid| {
+                self.quality.admit(&valid.spec)?;
+                Ok(valid)
+            });
             Ok(candidate)
         });
         let submitted = futures::stream::iter(candidates.map(|candidate| async move {
@@ -90,19 +95,22 @@ impl Intake {
         let Candidate {
             id,
             may_be_known,
+            digest,
             valid,
         } = candidate;
-        let admitted = self.limits.admit();
+        let admitted = valid.and_then(|valid| self.limits.admit().map(|()| valid));
         // Most names are new, and one that is taken is found by the write. It is asked for before only where its answer
-        // must not depend on what a new task would need: a place in the queue, a picture that is still there.
-        if may_be_known && (admitted.is_err() || valid.image.is_some()) {
+        // must not depend on what a new task would need: a deadline ahead, a place in the queue, a picture that is still
+        // there.
+        let plain = matches!(&admitted, Ok(valid) if valid.image.is_none());
+        if may_be_known && !plain {
             let known = Box::pin(self.log.last(&id)).await;
             if let Some(known) = known.map_err(|failure| error::unread(&failure))? {
-                return answer_again(&known, owner, &valid.content_hash);
+                return answer_again(&known.task, owner, digest, admitted);
             }
         }
-        admitted?;
-        let mut spec = valid.spec;
+        let valid = admitted?;
+        let mut spec = valid.spec.clone();
         if !valid.seed_given {
             spec.seed = ambient::random_u64() & MAX_SEED;
         }
@@ -111,7 +119,8 @@ impl Intake {
             spec.image = Some(Box::pin(self.images.settle(image)).await?);
         }
         let hash = valid.content_hash.clone();
-        let step = Task::submit_for(owner.cloned(), id.clone(), spec, hash, now);
+        let mut step = Task::submit_for(owner.cloned(), id, spec, hash, now);
+        step.1.request_digest = digest;
         let accepted = Accepted::from(&step.1);
         match self
             .committer
@@ -120,7 +129,7 @@ impl Intake {
         {
             Some(Ok(_)) => Ok(accepted),
             Some(Err(AppendError::Conflict(Some(first)))) => {
-                answer_again(&first, owner, &valid.content_hash)
+                answer_again(&first.task, owner, digest, Ok(valid))
             }
             Some(Err(failure)) => Err(unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
@@ -150,16 +159,20 @@ impl Door {
         index: usize,
         owner: Option<&Owner>,
         now: Timestamp,
-    ) -> Result<Candidate, ApiError> {
+    ) -> Candidate {
         let at = match self {
             Self::Request | Self::Http => now,
             Self::Inbox { stored_nanos, .. } => {
                 Timestamp::from_nanosecond(stored_nanos).unwrap_or(now)
             }
         };
-        let valid = request.validate_for(owner, at).map_err(error::invalid)?;
-        let (id, may_be_known) = match (&valid.id, self) {
-            (Some(id), _) => (id.clone(), true),
+        let valid = request.validate_for(owner, at).map_err(error::invalid);
+        let chosen = match &valid {
+            Ok(valid) => valid.id.clone(),
+            Err(_) => request.chosen_id(owner),
+        };
+        let (id, may_be_known) = match (chosen, self) {
+            (Some(id), _) => (id, true),
             (None, Self::Request | Self::Http) => (TaskId::from(ambient::uuid_v7()), false),
             (
                 None,
@@ -174,11 +187,12 @@ impl Door {
                 redelivered,
             ),
         };
-        Ok(Candidate {
+        Candidate {
             id,
             may_be_known,
+            digest: request.digest(),
             valid,
-        })
+        }
     }
 
     fn name(self) -> &'static str {
@@ -225,11 +239,27 @@ pub fn unwritten(failure: &AppendError) -> ApiError {
     }
 }
 
-/// The id is taken: by this very submission, or by another one.
-fn answer_again(first: &Recorded, owner: Option<&Owner>, content_hash: &str) -> Outcome {
-    let first_owner = first.task.owner.as_ref();
-    match first.task.content_hash == content_hash && first_owner == owner {
-        true => Ok(Accepted::from(&first.task)),
-        false => Err(error::conflict(&first.task.id)),
+/// The id is taken: by this very submission, whose answer is given again even where a new task would be refused now, or by
+/// another one.
+fn answer_again(
+    first: &Task,
+    owner: Option<&Owner>,
+    digest: Option<[u8; 32]>,
+    admitted: Result<Valid, ApiError>,
+) -> Outcome {
+    if first.owner.as_ref() != owner {
+        return Err(admitted.map_or_else(|error| error, |_| error::conflict(&first.id, &[])));
+    }
+    if digest.is_some() && first.request_digest == digest {
+        return Ok(Accepted::from(first));
+    }
+    let valid = admitted?;
+    // Tasks of older versions have this hash alone; and a client may write out what was a default before.
+    match first.content_hash == valid.content_hash {
+        true => Ok(Accepted::from(first)),
+        false => Err(error::conflict(
+            &first.id,
+            &valid.fields_that_differ(&first.spec),
+        )),
     }
 }

@@ -151,3 +151,46 @@ async fn a_full_queue_holds_the_inbox_and_loses_nothing() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_id_names_the_task_for_good() {
+    let stage = Stage::set().await;
+    let send = async |payload: Value| {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", "order-17");
+        let body = payload.to_string().into();
+        let sent = stage
+            .client
+            .request_with_headers("spotreel.inbox", headers, body);
+        sent.await.unwrap();
+        emptied(&stage).await;
+        // The server compares ids within a window only; without its memory, the message is stored again.
+        let context = jetstream::new(stage.root.clone());
+        let mut config = context
+            .get_stream(INBOX)
+            .await
+            .unwrap()
+            .cached_info()
+            .config
+            .clone();
+        config.duplicate_window = std::time::Duration::from_millis(100);
+        context.update_stream(config).await.unwrap();
+    };
+    let fox = json!({"model": "ti2v-5B", "prompt": "x"});
+    send(fox.clone()).await;
+    until("the server has forgotten the id", || async {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", "order-17");
+        let sent =
+            stage
+                .client
+                .request_with_headers("spotreel.inbox", headers, fox.to_string().into());
+        let ack: Value = serde_json::from_slice(&sent.await.unwrap().payload).unwrap();
+        ack["duplicate"] != true
+    })
+    .await;
+    emptied(&stage).await;
+    assert_eq!(stage.messages().await, 1);
+    let id = TaskId::from_idempotency_key("order-17");
+    assert!(stage.log.last(&id).await.unwrap().is_some());
+}

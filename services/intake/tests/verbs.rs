@@ -355,3 +355,74 @@ async fn without_streams_it_is_not_ready_and_says_so() {
     until("ready", || async { stage.ctx.health.readiness().ready }).await;
     assert!(stage.submit(&fox()).await["id"].is_string());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_again_after_its_deadline_is_the_first_answer() {
+    let stage = Stage::set().await;
+    let deadline = |ms: i64| {
+        let at = spotreel_bootstrap::ambient::now();
+        jiff::Timestamp::from_millisecond(at.as_millisecond() + ms).unwrap()
+    };
+    let due = deadline(2_000);
+    let task = json!({"model": "ti2v-5B", "prompt": "x", "id": "t", "expires_at": due});
+    let first = stage.submit(&task).await;
+    assert_eq!(first["id"], "t", "{first}");
+    until("the deadline has passed", || async {
+        spotreel_bootstrap::ambient::now() > due
+    })
+    .await;
+    assert_eq!(stage.submit(&task).await, first);
+    // A deadline that is said as a time from now is another one each time.
+    let mut later = task.clone();
+    later["expires_at"] = json!(deadline(3_600_000));
+    assert_eq!(stage.submit(&later).await, first);
+    // What was never accepted is refused for its deadline.
+    let mut other = task.clone();
+    other["id"] = json!("u");
+    let refused = stage.submit(&other).await;
+    assert_eq!(refused["error"]["violations"][0]["field"], "expires_at");
+    assert_eq!(stage.messages().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_by_now_was_accepted_once_and_is_answered_again() {
+    let stage = Stage::without_intake().await;
+    let asked = json!({"model": "ti2v-5B", "prompt": "x", "id": "t", "quality": "fast"});
+    let request: spotreel_domain::TaskRequest = serde_json::from_value(asked.clone()).unwrap();
+    let now = spotreel_bootstrap::ambient::now();
+    let mut valid = request.validate(now).unwrap();
+    // As a version with other defaults wrote it.
+    valid.spec.frames = 5;
+    let id = TaskId::parse("t").unwrap();
+    let mut step = spotreel_domain::Task::submit(id, valid.spec, "another".into(), now);
+    step.1.request_digest = request.digest();
+    let op = spotreel_bootstrap::ambient::uuid_v4();
+    stage.log.append(&Append::new(step, 0, op)).await.unwrap();
+    // No model has the weights for `fast` here.
+    stage.start_intake(&[]).await;
+    let again = stage.submit(&asked).await;
+    assert_eq!(again["id"], "t", "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_names_the_fields_that_differ() {
+    let stage = Stage::set().await;
+    stage.submit(&named("t")).await;
+    let mut other = named("t");
+    other["prompt"] = json!("a blue fox");
+    other["steps"] = json!(7);
+    let error = &stage.submit(&other).await["error"];
+    assert_eq!(error["code"], "conflict");
+    let fields = error["violations"].as_array().unwrap().iter();
+    let fields: Vec<_> = fields.map(|broken| &broken["field"]).collect();
+    assert_eq!(fields, ["prompt", "steps"]);
+    assert!(error["message"].as_str().unwrap().contains("prompt, steps"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_the_id_of_an_ended_task_says_so() {
+    let stage = Stage::set().await;
+    assert_eq!(stage.submit(&named("t")).await["state"], "queued");
+    stage.ask("cancel", json!({"id": "t"}).to_string()).await;
+    assert_eq!(stage.submit(&named("t")).await["state"], "cancelled");
+}

@@ -42,6 +42,7 @@ fn to_wire(task: &Task) -> wire::Task {
             quality: spec.quality.map(|tier| tier.as_str().to_owned()),
         }),
         content_hash: task.content_hash.clone(),
+        request_digest: task.request_digest.map(Vec::from),
         submitted_at_ms: task.submitted_at.as_millisecond(),
         round: task.round,
         entry: task.entry,
@@ -111,6 +112,14 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
             labels: spec.labels,
         },
         content_hash: task.content_hash,
+        request_digest: task
+            .request_digest
+            .map(|digest| {
+                digest
+                    .try_into()
+                    .map_err(|_| DecodeError::Field("request_digest"))
+            })
+            .transpose()?,
         submitted_at: time(task.submitted_at_ms, "submitted_at_ms")?,
         round: task.round,
         entry: task.entry,
@@ -247,6 +256,14 @@ mod tests {
         bad.owner = Some("No/One".into());
         let refused = decode(&bad.encode_to_vec());
         assert!(matches!(refused, Err(DecodeError::Field("owner"))));
+    }
+
+    #[test]
+    fn a_digest_goes_over_the_wire_and_back_and_may_be_missing() {
+        let mut task = task(None);
+        assert_eq!(decode(&encode(&task)).unwrap().request_digest, None);
+        task.request_digest = Some([7; 32]);
+        assert_eq!(decode(&encode(&task)).unwrap(), task);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Task {
     pub owner: Option<Owner>,
     pub spec: TaskSpec,
     pub content_hash: String,
+    /// [`TaskRequest::digest`](crate::TaskRequest::digest); none for a task of an older version.
+    pub request_digest: Option<[u8; 32]>,
     pub submitted_at: Timestamp,
     /// 1 for the first; a person's retry of an ended task begins another.
     pub round: u32,

@@ -52,6 +52,7 @@ impl Task {
             owner,
             spec,
             content_hash,
+            request_digest: None,
             submitted_at: now,
             round: 1,
             entry: 0,

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Api;
 use super::body::{self, Budget, Held};
-use super::routes::{LARGEST_BODY, name_task};
+use super::routes::LARGEST_BODY;
 use crate::caller::Caller;
 use crate::error;
 use crate::parse::{self, Submission};
@@ -73,7 +73,7 @@ async fn submit_line(
     let line = line?;
     let mut request = one(line.as_slice(), index)?;
     if let Some(key) = key {
-        name_task(&mut request, format!("{key}/{index}"));
+        request.name(format!("{key}/{index}"));
     }
     api.admit(caller, 1)?;
     let mut outcomes = api

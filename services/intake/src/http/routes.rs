@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use spotreel_domain::TaskRequest;
 use spotreel_domain::api::{
     Accepted, AcceptedMany, ApiError, ListPage, ListQuery, SubmitResult, TaskView,
 };
@@ -77,13 +76,6 @@ impl Api {
     }
 }
 
-/// Gives a task the name that its upload has, unless it has one of its own.
-pub(super) fn name_task(request: &mut TaskRequest, key: String) {
-    if request.id.is_none() && request.idempotency_key.is_none() {
-        request.idempotency_key = Some(key);
-    }
-}
-
 /// Accepts a task, a list of tasks, or a stream of them, one a line.
 ///
 /// With the header `Idempotency-Key` the same request is safe to send again: the tasks of a list are then named by the
@@ -130,7 +122,7 @@ async fn submit(
                     let message = "give the header Idempotency-Key or the task's own id or idempotency_key, not both";
                     return Err(error::broken("Idempotency-Key", "either", message).into());
                 }
-                name_task(&mut request, key);
+                request.name(key);
             }
             api.admit(&caller, 1)?;
             let mut outcomes = api
@@ -145,7 +137,7 @@ async fn submit(
             if let Some(key) = key {
                 for (index, request) in requests.iter_mut().enumerate() {
                     if let Ok(request) = request {
-                        name_task(request, format!("{key}/{index}"));
+                        request.name(format!("{key}/{index}"));
                     }
                 }
             }

@@ -1,0 +1,164 @@
+//! What a client said, to tell the same submission again from another one.
+
+use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
+
+use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskRequest, TaskSpec, Valid, hex};
+use crate::model::MAX_PROMPT_CHARS;
+
+/// A character of UTF-8 has at most four bytes.
+const MAX_BYTES: usize = 4 * (2 * MAX_PROMPT_CHARS + 2 * MAX_LABELS * MAX_LABEL_CHARS);
+
+impl TaskRequest {
+    /// SHA-256 of the request as the client wrote it: defaults, which an upgrade may change, are not in
+    /// it. Nor is the deadline, since a client that says "in one hour" writes another one each time. None: the texts are
+    /// longer than any task's, so no task was ever made of them.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        let texts = [&self.prompt, &self.model].into_iter();
+        let texts = texts.chain(&self.negative_prompt).chain(&self.size);
+        let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
+        if texts.chain(labels).map(String::len).sum::<usize>() > MAX_BYTES {
+            return None;
+        }
+        let composed = |text: &String| text.nfc().collect::<String>();
+        let said = Self {
+            id: None,
+            idempotency_key: None,
+            model: self.model.clone(),
+            prompt: composed(&self.prompt),
+            negative_prompt: self.negative_prompt.as_ref().map(composed),
+            size: self.size.clone(),
+            frames: self.frames,
+            quality: self.quality,
+            steps: self.steps,
+            guidance: self.guidance,
+            guidance_high_noise: self.guidance_high_noise,
+            shift: self.shift,
+            seed: self.seed,
+            image: self.image.as_ref().map(|image| match image {
+                ImageSource::S3Key(key) => ImageSource::S3Key(key.clone()),
+                ImageSource::Base64(text) => {
+                    ImageSource::Base64(hex(&Sha256::digest(text.as_bytes())))
+                }
+            }),
+            priority: self.priority,
+            expires_at: None,
+            labels: self.labels.clone(),
+        };
+        // Fields go in the order of the struct and labels in that of their keys: the text is the same on every machine.
+        let text = serde_json::to_vec(&said).ok()?;
+        Some(Sha256::digest(text).into())
+    }
+}
+
+impl Valid {
+    /// The fields in which this request asks for something else than `first`, as far as its own show it.
+    pub fn fields_that_differ(&self, first: &TaskSpec) -> Vec<&'static str> {
+        let asked = &self.spec;
+        let image = match &self.image {
+            // Where it lies is known only once it was stored.
+            Some(ImageSource::Base64(_)) => first.image.is_none(),
+            _ => asked.image != first.image,
+        };
+        [
+            ("model", asked.model != first.model),
+            ("prompt", asked.prompt != first.prompt),
+            (
+                "negative_prompt",
+                asked.negative_prompt != first.negative_prompt,
+            ),
+            (
+                "size",
+                (asked.width, asked.height) != (first.width, first.height),
+            ),
+            ("frames", asked.frames != first.frames),
+            ("quality", asked.quality != first.quality),
+            ("steps", asked.steps != first.steps),
+            ("guidance", asked.guidance != first.guidance),
+            (
+                "guidance_high_noise",
+                asked.guidance_high_noise != first.guidance_high_noise,
+            ),
+            ("shift", asked.shift != first.shift),
+            ("seed", self.seed_given && asked.seed != first.seed),
+            ("image", image),
+            ("priority", asked.priority != first.priority),
+            ("labels", asked.labels != first.labels),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn fox() -> TaskRequest {
+        TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox".into(),
+            labels: [("b".to_owned(), "2".to_owned())].into(),
+            ..TaskRequest::default()
+        }
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_digest_in_every_version() {
+        // Written down once: another value would turn a repeated submission into a conflict after an upgrade.
+        let digest = hex(&fox().digest().unwrap());
+        assert_eq!(
+            digest,
+            "f931a06526f1bd287882d58691379f5be9773508f58da83754814a9393d5472c"
+        );
+    }
+
+    #[test]
+    fn name_deadline_and_defaults_are_not_in_the_digest() {
+        let named = TaskRequest {
+            id: Some("fox-1".into()),
+            expires_at: Some(Timestamp::UNIX_EPOCH),
+            ..fox()
+        };
+        assert_eq!(named.digest(), fox().digest());
+        let composed = |prompt: &str| TaskRequest {
+            prompt: prompt.into(),
+            ..fox()
+        };
+        assert_eq!(composed("\u{e9}").digest(), composed("e\u{301}").digest());
+        for other in [
+            composed("a blue fox"),
+            TaskRequest {
+                steps: Some(50),
+                ..fox()
+            },
+            TaskRequest {
+                labels: Default::default(),
+                ..fox()
+            },
+        ] {
+            assert_ne!(other.digest(), fox().digest());
+        }
+    }
+
+    #[test]
+    fn fields_that_differ_are_named() {
+        let valid = |request: &TaskRequest| request.validate(Timestamp::UNIX_EPOCH).unwrap();
+        let other = TaskRequest {
+            size: Some("704x1280".into()),
+            steps: Some(7),
+            seed: Some(1),
+            ..fox()
+        };
+        let named = valid(&other).fields_that_differ(&valid(&fox()).spec);
+        assert_eq!(named, ["size", "steps", "seed"]);
+        assert!(
+            valid(&fox())
+                .fields_that_differ(&valid(&fox()).spec)
+                .is_empty()
+        );
+    }
+}
