@@ -28,7 +28,7 @@ pub struct Stored {
 
 /// Checkpoints of another round are another render's: a person's retry begins anew.
 fn prefix(task: &Task) -> String {
-    format!("checkpoints/{}/{}/", task.id, task.round)
+    format!("{}{}/", Task::checkpoints(&task.id), task.entry)
 }
 
 fn key(task: &Task, fence: u64, next_step: u32) -> String {

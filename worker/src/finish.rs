@@ -18,8 +18,9 @@ use crate::{Worker, crash};
 /// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
 const UPLOAD_GIVE_UP_AFTER: Duration = Duration::from_secs(600);
 
+/// The round is part of the key: two rounds, or two lives of an id, never see each other's videos.
 fn prefix(task: &Task) -> String {
-    format!("renders/{}/", task.id)
+    format!("{}{}/", Task::renders(&task.id), task.entry)
 }
 
 /// The fence is part of the key: two workers that both believe in their lease never write the same object.
@@ -34,8 +35,7 @@ pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<
             .key
             .strip_prefix(&prefix(task))
             .and_then(|name| name.strip_suffix(".mp4")?.parse().ok());
-        // Starts before this round's entry belong to a round that a person has declared over.
-        if fence.is_none_or(|fence| fence <= task.entry) {
+        if fence.is_none() {
             continue;
         }
         let Some(info) = store.head(&object.key).await? else {

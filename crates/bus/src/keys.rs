@@ -186,6 +186,12 @@ impl KeyRing {
         }
     }
 
+    /// Whether a key that was found before still opens anything: it is there, is the same, and has not expired.
+    pub fn is_live(&self, key: &ApiKey, now: Timestamp) -> bool {
+        let held = self.held.borrow();
+        held.keys.get(&key.id) == Some(key) && !key.is_expired(now)
+    }
+
     pub fn is_ready(&self) -> bool {
         self.held.borrow().current.is_ok()
     }

@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
 use spotreel_bus::jetstream::{self, ApiError};
-use spotreel_bus::names::EVENTS;
+use spotreel_bus::names::{EVENTS, HEADER_LOG_SEQUENCE};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Public events of tasks; those of batches are for people who run the fleet.
@@ -23,6 +23,9 @@ const TASK_EVENTS: &str = "spotreel.task.>";
 const HEARD: usize = 256;
 /// Old events read at once.
 const PAGE: usize = 64;
+/// How often a follower that hears nothing reads the stream: what was told while the feed heard nothing, or stood at a
+/// replica that was behind, comes after so long at the latest.
+const READ_AGAIN: Duration = Duration::from_secs(15);
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,8 @@ type HearError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub struct Told {
     pub sequence: u64,
+    /// The event of the task log that it tells of; 0: of none.
+    pub log_sequence: u64,
     pub subject: String,
     pub payload: Bytes,
 }
@@ -48,6 +53,8 @@ pub struct Following {
     /// Ends with `.>`, or is all of [`TASK_EVENTS`].
     filter: String,
     after: u64,
+    /// Events that tell of earlier ones of the log are of another life of the id.
+    born: u64,
     heard: broadcast::Receiver<Arc<Told>>,
     read: VecDeque<Arc<Told>>,
     /// There may be more in the stream than was read.
@@ -85,11 +92,13 @@ impl Feed {
 
     async fn hear_from(&self, after: &mut Option<u64>) -> Result<(), HearError> {
         let context = async_nats::jetstream::new(self.client.clone());
-        let deliver_policy = match *after {
-            None => DeliverPolicy::New,
-            Some(after) => DeliverPolicy::ByStartSequence {
-                start_sequence: after + 1,
-            },
+        // A place from the first try on: what is told between two tries is heard in the second one.
+        let from = match *after {
+            Some(after) => after,
+            None => *after.insert(self.newest().await?),
+        };
+        let deliver_policy = DeliverPolicy::ByStartSequence {
+            start_sequence: from + 1,
         };
         let consumer = push::OrderedConfig {
             deliver_subject: self.client.new_inbox(),
@@ -106,6 +115,7 @@ impl Feed {
             // Nobody follows: that is no error.
             let _ = self.heard.send(Arc::new(Told {
                 sequence,
+                log_sequence: log_sequence(event.message.headers.as_ref()),
                 subject: event.message.subject.to_string(),
                 payload: event.message.payload,
             }));
@@ -113,11 +123,12 @@ impl Feed {
         Ok(())
     }
 
-    /// The events that `filter` names and that come after the place.
-    pub fn follow(&self, filter: String, after: u64) -> Following {
+    /// The events that `filter` names, that come after the place, and that tell of no event of the log before `born`.
+    pub fn follow(&self, filter: String, after: u64, born: u64) -> Following {
         Following {
             filter,
             after,
+            born,
             // Heard from now on, before the stream is read: nothing falls between the two.
             heard: self.heard.subscribe(),
             read: VecDeque::new(),
@@ -127,7 +138,7 @@ impl Feed {
     }
 
     pub fn follow_all(&self, after: u64) -> Following {
-        self.follow(TASK_EVENTS.to_owned(), after)
+        self.follow(TASK_EVENTS.to_owned(), after, 0)
     }
 
     /// The place of the newest event.
@@ -147,51 +158,63 @@ impl Following {
             if let Some(told) = self.next_stored().await? {
                 return Ok(told);
             }
-            match self.heard.recv().await {
-                Ok(told) if told.sequence > self.after && self.names(&told.subject) => {
+            match tokio::time::timeout(READ_AGAIN, self.heard.recv()).await {
+                Ok(Ok(told)) if told.sequence > self.after && self.names(&told) => {
                     self.after = told.sequence;
                     return Ok(told);
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => self.behind = true,
+                Ok(Ok(_)) => {}
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => self.behind = true,
                 // The feed holds the sender, and we hold the feed.
-                Err(RecvError::Closed) => std::future::pending().await,
+                Ok(Err(RecvError::Closed)) => std::future::pending().await,
             }
         }
     }
 
     /// The next event that lies in the stream; none: all of them were given.
     pub async fn next_stored(&mut self) -> Result<Option<Arc<Told>>, ApiError> {
-        if self.read.is_empty() && self.behind {
+        while self.read.is_empty() && self.behind {
             let query = serde_json::json!({
                 "batch": PAGE, "next_by_subj": self.filter, "seq": self.after + 1
             });
             let page = jetstream::direct_get(&self.feed.client, EVENTS, &query).await?;
             self.behind = page.len() == PAGE;
-            self.read.extend(page.into_iter().map(|stored| {
+            self.after = page.last().map_or(self.after, |last| last.sequence);
+            let page = page.into_iter().map(|stored| {
                 Arc::new(Told {
                     sequence: stored.sequence,
+                    log_sequence: log_sequence(Some(&stored.headers)),
                     subject: stored.subject,
                     payload: stored.payload,
                 })
-            }));
+            });
+            let born = self.born;
+            self.read
+                .extend(page.filter(|told| told.log_sequence >= born));
         }
-        let next = self.read.pop_front();
-        if let Some(told) = &next {
-            self.after = told.sequence;
-        }
-        Ok(next)
+        Ok(self.read.pop_front())
     }
 
     /// Nothing newer lies in the stream. When that cannot be read, the question is asked again after the next event.
     pub async fn is_at_end(&self) -> bool {
+        if !self.read.is_empty() {
+            return false;
+        }
         let query =
             serde_json::json!({ "batch": 1, "next_by_subj": self.filter, "seq": self.after + 1 });
         let next = jetstream::direct_get(&self.feed.client, EVENTS, &query).await;
         next.is_ok_and(|next| next.is_empty())
     }
 
-    fn names(&self, subject: &str) -> bool {
-        subject.starts_with(self.filter.trim_end_matches('>'))
+    fn names(&self, told: &Told) -> bool {
+        let is_named = told.subject.starts_with(self.filter.trim_end_matches('>'));
+        is_named && told.log_sequence >= self.born
     }
+}
+
+fn log_sequence(headers: Option<&HeaderMap>) -> u64 {
+    let header = headers.and_then(|headers| headers.get(HEADER_LOG_SEQUENCE));
+    header
+        .and_then(|value| value.as_str().parse().ok())
+        .unwrap_or_default()
 }

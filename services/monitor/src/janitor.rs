@@ -12,8 +12,8 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT};
 use spotreel_bus::{Recorded, TaskLog};
-use spotreel_domain::TaskId;
 use spotreel_domain::task::State;
+use spotreel_domain::{Task, TaskId};
 use spotreel_s3::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -70,9 +70,8 @@ impl Janitor {
             State::Succeeded { artifact } => Some(artifact.key.as_str()),
             _ => None,
         };
-        self.drop_objects(&end, &format!("renders/{id}/"), named)
-            .await?;
-        self.drop_objects(&end, &format!("checkpoints/{id}/"), None)
+        self.drop_objects(&end, &Task::renders(id), named).await?;
+        self.drop_objects(&end, &Task::checkpoints(id), None)
             .await?;
         Ok(Verdict::Done)
     }
@@ -116,7 +115,7 @@ impl Janitor {
         }
     }
 
-    /// Deletes what lies under `prefix`, but `named`. Whatever was listed while the end was still the task's last event
+    /// Deletes what lies under `prefix`, but `named` and what belongs to another life of the id. Whatever was listed while the end was still the task's last event
     /// belongs to rounds that are over.
     async fn drop_objects(
         &self,
@@ -125,7 +124,7 @@ impl Janitor {
         named: Option<&str>,
     ) -> Result<(), ActError> {
         for object in self.store.list(prefix).await? {
-            if Some(object.key.as_str()) == named {
+            if Some(object.key.as_str()) == named || !end.task.owns_object(&object.key) {
                 continue;
             }
             if !self.is_last(end).await? {

@@ -49,6 +49,9 @@ pub struct Task {
     pub round: u32,
     /// Sequence of the newest `queued` event.
     pub entry: u64,
+    /// Sequence of the first `queued` event. An id that is free again gets another life, and this tells the two apart in
+    /// the public events and in storage. 0: the task is older than this field.
+    pub born: u64,
     /// The entry of the round before, until it is known to be gone from the log.
     pub previous_entry: u64,
     /// Sequence of the newest `started` event of this round, 0 before there is one.
@@ -232,11 +235,38 @@ impl Task {
     /// The state as it stands in the log: an event that makes an entry or a start names its own sequence.
     pub fn placed_at(mut self, sequence: u64, event: Event) -> Self {
         match event {
-            Event::Queued => self.entry = sequence,
+            Event::Queued => {
+                self.entry = sequence;
+                if self.round == 1 {
+                    self.born = sequence;
+                }
+            }
             Event::Started => self.start = sequence,
             _ => {}
         }
         self
+    }
+
+    /// Under which its videos lie in storage, those of other lives of its id included.
+    pub fn renders(id: &TaskId) -> String {
+        format!("renders/{id}/")
+    }
+
+    /// Under which its checkpoints lie in storage, those of other lives of its id included.
+    pub fn checkpoints(id: &TaskId) -> String {
+        format!("checkpoints/{id}/")
+    }
+
+    /// Whether an object under one of these belongs to this life of the id. Its name begins with the sequence of an event
+    /// of the task: the entry of a round, or, as it was before, a start.
+    pub fn owns_object(&self, key: &str) -> bool {
+        let ours = [Self::renders(&self.id), Self::checkpoints(&self.id)];
+        let name = ours
+            .iter()
+            .find_map(|prefix| key.strip_prefix(prefix.as_str()));
+        let sequence = name.and_then(|name| name.split(['/', '.']).next());
+        let sequence = sequence.and_then(|text| text.parse::<u64>().ok());
+        sequence.is_some_and(|sequence| sequence >= self.born)
     }
 
     /// The last attempt, if it still runs.

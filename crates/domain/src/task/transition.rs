@@ -56,6 +56,7 @@ impl Task {
             submitted_at: now,
             round: 1,
             entry: 0,
+            born: 0,
             previous_entry: 0,
             start: 0,
             failures: 0,

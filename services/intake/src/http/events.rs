@@ -26,6 +26,8 @@ use crate::feed::{Following, Told};
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Below the minute after which proxies give up on a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often the key of an open stream is looked at: what docs/http.md promises of a revoked one.
+const KEY_CHECK: Duration = Duration::from_secs(1);
 /// When a browser comes back after a connection was lost.
 const COME_BACK: Duration = Duration::from_secs(1);
 
@@ -46,12 +48,15 @@ pub(super) async fn of_task(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = place(&api)?;
-    let after = last_event_id(&headers)?.unwrap_or(0);
-    let ended = api.intake.newest(&caller, &id).await?.task.is_terminal();
+    let task = api.intake.newest(&caller, &id).await?.task;
+    let ended = task.is_terminal();
+    let given = last_event_id(&headers)?;
+    let unknown = is_unknown(&api, given).await?;
+    let after = given.filter(|_| !unknown).unwrap_or(0);
     let client = api.intake.log.client();
     let progress = client.subscribe(names::progress(&id)).await;
     let progress = progress.map_err(|_| error::unavailable("progress cannot be heard now"))?;
-    let mut following = api.feed.follow(names::events_of(&id), after);
+    let mut following = api.feed.follow(names::events_of(&id), after, task.born);
     let first = following
         .next_stored()
         .await
@@ -63,8 +68,9 @@ pub(super) async fn of_task(
         following,
         first,
         progress: Some(progress),
-        caller: Caller::Trusted,
+        caller,
         ends: true,
+        reset: unknown.then_some(0),
         api,
         _place: place,
     };
@@ -86,24 +92,29 @@ pub(super) async fn of_all(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = place(&api)?;
-    let after = match last_event_id(&headers)? {
-        Some(after) => after,
-        None => api
-            .feed
-            .newest()
-            .await
-            .map_err(|failure| unread(&failure))?,
-    };
+    let newest = api.feed.newest().await;
+    let newest = newest.map_err(|failure| unread(&failure))?;
+    let given = last_event_id(&headers)?;
+    let unknown = given.is_some_and(|given| given > newest);
+    let after = given.filter(|_| !unknown).unwrap_or(newest);
     let follower = Follower {
         following: api.feed.follow_all(after),
         first: None,
         progress: None,
         caller,
         ends: false,
+        reset: unknown.then_some(newest),
         api,
         _place: place,
     };
     Ok(follower.answer())
+}
+
+/// Whether an id was never given by this stream: it has begun anew, on an empty disk or from a backup.
+async fn is_unknown(api: &Api, given: Option<u64>) -> Result<bool, ApiError> {
+    let Some(given) = given else { return Ok(false) };
+    let newest = api.feed.newest().await;
+    Ok(given > newest.map_err(|failure| unread(&failure))?)
 }
 
 fn place(api: &Api) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -136,13 +147,20 @@ struct Follower {
     caller: Caller,
     /// With the task; or never.
     ends: bool,
+    /// The client's place is unknown here: it is told so, and goes on from this one.
+    reset: Option<u64>,
     api: Api,
     _place: OwnedSemaphorePermit,
 }
 
 impl Follower {
     fn answer(self) -> Response {
-        let hello = stream::once(async { Event::default().retry(COME_BACK) });
+        let hello = Event::default().retry(COME_BACK);
+        let reset = self.reset.map(|place| {
+            let data = "{\"detail\":\"Last-Event-ID was never given by this stream, which has begun anew: read the tasks again\"}";
+            Event::default().id(place.to_string()).event("reset").data(data)
+        });
+        let hello = stream::iter(std::iter::once(hello).chain(reset));
         let events = stream::unfold(Some(self), |follower| async {
             let mut follower = follower?;
             let (event, more) = follower.next().await?;
@@ -154,7 +172,7 @@ impl Follower {
             .into_response()
     }
 
-    /// The next event, and whether others may follow it. None: the program stops, or the stream cannot be read; the
+    /// The next event, and whether others may follow it. None: the program stops, the key is not valid any more, or the stream cannot be read; the
     /// client comes back with the id of the last one.
     async fn next(&mut self) -> Option<(Event, bool)> {
         loop {
@@ -164,10 +182,14 @@ impl Follower {
                 }
                 continue;
             }
+            if !self.api.is_live(&self.caller) {
+                return None;
+            }
             let stopping = self.api.ctx.stopping.clone();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return None,
+                () = tokio::time::sleep(KEY_CHECK) => {}
                 told = self.following.next() => {
                     let told = told.inspect_err(|failure| drop(unread(failure))).ok()?;
                     if let Some(event) = self.tell(&told).await {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -30,6 +31,9 @@ pub(super) const MEDIA_TYPES: [&str; 3] =
 /// Lines of one upload on their way at once: what one group commit takes.
 const AT_ONCE: usize = 1_000;
 
+/// How often the key of an upload is looked at.
+const KEY_CHECK: Duration = Duration::from_secs(1);
+
 /// Takes the tasks; the answer begins before the last line was read.
 pub(super) fn submit(
     api: Api,
@@ -49,7 +53,16 @@ pub(super) fn submit(
             .map(|(index, line)| submit_line(&api, &caller, key.as_deref(), index, line))
             .buffered(AT_ONCE);
         let mut outcomes = std::pin::pin!(outcomes);
-        while let Some(outcome) = outcomes.next().await {
+        loop {
+            let outcome = tokio::select! {
+                outcome = outcomes.next() => outcome,
+                // A line that never ends keeps nothing open for a key that was revoked.
+                () = tokio::time::sleep(KEY_CHECK) => match api.is_live(&caller) {
+                    true => continue,
+                    false => break,
+                },
+            };
+            let Some(outcome) = outcome else { break };
             // The client is gone; what it sent is still taken.
             let _ = results.send(line_of(outcome)).await;
         }
@@ -71,6 +84,10 @@ async fn submit_line(
 ) -> Outcome {
     // The line's share of the budget is held to the end: what was read out of it is as large.
     let line = line?;
+    if !api.is_live(caller) {
+        let message = "the key was revoked or has expired while the list was uploaded: the lines from here on were not taken";
+        return Err(error::unauthorized(message.to_owned()));
+    }
     let mut request = one(line.as_slice(), index)?;
     if let Some(key) = key {
         request.name(format!("{key}/{index}"));

@@ -21,11 +21,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_nats::Client;
-use spotreel_bootstrap::Context;
+use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::caller::Caller;
 use crate::config::{ApiConfig, Auth};
 use crate::feed::Feed;
 use crate::http::body::Budget;
@@ -49,6 +50,16 @@ pub(crate) struct Api {
     uploads: Arc<Semaphore>,
     followers: Arc<Semaphore>,
     ctx: Context,
+}
+
+impl Api {
+    /// Whether the caller may still do what it began: its key is neither revoked nor expired.
+    fn is_live(&self, caller: &Caller) -> bool {
+        match (&self.keys, caller) {
+            (Some(keys), Caller::Key(key)) => keys.is_live(key, ambient::now()),
+            _ => true,
+        }
+    }
 }
 
 /// Takes the address, so that a taken one fails at once and tests learn the port.
