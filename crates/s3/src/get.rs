@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::DateTime;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -223,17 +222,6 @@ impl Store {
             .send()
             .await
             .map_err(|error| RequestError::new("GetObject", error))
-    }
-
-    /// A link that whoever has it may GET until it expires, ranges included.
-    pub async fn presign_get(&self, key: &str, expires: Duration) -> Result<String, PresignError> {
-        check_key(key)?;
-        let config = PresigningConfig::expires_in(expires);
-        let config = config.map_err(|_| PresignError::Expiry { expires })?;
-        let request = self.signer.get_object().bucket(&self.bucket).key(key);
-        let signed = request.presigned(config).await;
-        let signed = signed.map_err(|error| RequestError::new("PresignGetObject", error))?;
-        Ok(signed.uri().to_owned())
     }
 }
 

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::SharedCredentialsProvider;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, Credentials, Region};
 use serde::{Deserialize, Serialize};
+
+use crate::link::Watched;
 
 /// The SDK's standard number; whoever calls has tries of its own above these.
 const MAX_ATTEMPTS: u32 = 3;
@@ -82,6 +85,8 @@ pub struct Store {
     pub(crate) signer: Client,
     pub(crate) bucket: String,
     pub(crate) region: String,
+    /// What signs links; none: the store is read without any.
+    pub(crate) credentials: Option<Watched>,
 }
 
 impl Store {
@@ -95,7 +100,15 @@ impl Store {
     /// As [`Store::connect`], with keys at hand.
     pub async fn connect_with_keys(config: &StoreConfig, keys: Keys) -> Self {
         let keys = Credentials::new(keys.access_key, keys.secret_key, None, None, "static");
-        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(keys);
+        Self::connect_as(config, SharedCredentialsProvider::new(keys)).await
+    }
+
+    pub(crate) async fn connect_as(
+        config: &StoreConfig,
+        credentials: SharedCredentialsProvider,
+    ) -> Self {
+        let loader = aws_config::defaults(BehaviorVersion::latest());
+        let loader = loader.credentials_provider(credentials);
         let region = Region::new(config.region.clone());
         Self::over(config, &loader.region(region).load().await)
     }
@@ -111,8 +124,12 @@ impl Store {
             .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS))
             .timeout_config(timeouts)
             .force_path_style(config.force_path_style);
+        let credentials = shared.credentials_provider().map(Watched::new);
         let at = |endpoint: Option<&String>| {
             let mut builder = base.clone();
+            if let Some(credentials) = &credentials {
+                builder = builder.credentials_provider(credentials.clone());
+            }
             if let Some(url) = endpoint {
                 builder = builder.endpoint_url(url);
             }
@@ -124,6 +141,7 @@ impl Store {
             signer: at(public.or(config.endpoint_url.as_ref())),
             bucket: config.bucket.clone(),
             region: config.region.clone(),
+            credentials,
         }
     }
 

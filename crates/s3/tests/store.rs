@@ -255,7 +255,7 @@ async fn a_link_plays_ranges_expires_and_cannot_be_changed() {
         .unwrap();
     let url = s
         .store
-        .presign_get("v.mp4", Duration::from_secs(60))
+        .presign_get("v.mp4", None, Duration::from_secs(60))
         .await
         .unwrap();
     let client = reqwest::Client::new();
@@ -304,7 +304,7 @@ async fn a_link_plays_ranges_expires_and_cannot_be_changed() {
 
     let short = s
         .store
-        .presign_get("v.mp4", Duration::from_secs(1))
+        .presign_get("v.mp4", None, Duration::from_secs(1))
         .await
         .unwrap();
     let expired = async {
@@ -317,7 +317,7 @@ async fn a_link_plays_ranges_expires_and_cannot_be_changed() {
         .unwrap();
     let never = s
         .store
-        .presign_get("v.mp4", Duration::from_secs(8 * 86_400))
+        .presign_get("v.mp4", None, Duration::from_secs(8 * 86_400))
         .await;
     assert!(
         matches!(never, Err(PresignError::Expiry { .. })),

@@ -96,6 +96,8 @@ pub struct ApiConfig {
     pub body_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,8 +170,12 @@ impl ApiConfig {
                 "is at least 28: one body of the largest size",
             );
         }
-        if self.body_timeout.is_zero() || self.idle_timeout.is_zero() {
-            return refuse("api.body_timeout and idle_timeout", "are more than nothing");
+        let times = [self.body_timeout, self.idle_timeout, self.keep_alive];
+        if times.iter().any(Duration::is_zero) {
+            return refuse(
+                "api.body_timeout, idle_timeout and keep_alive",
+                "must be greater than zero",
+            );
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, TASKS};
 use spotreel_bus::{Delivery, Queue, Recorded, RecordedBatch, trace};
+use spotreel_domain::TaskId;
 use spotreel_domain::api::{CloudEvent, Video};
 use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
@@ -259,7 +260,7 @@ impl Notifier {
 
     async fn publish_one(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
         let video = match &recorded.task.state {
-            State::Succeeded { artifact } => Some(self.video(artifact).await?),
+            State::Succeeded { artifact } => Some(self.video(&task.id, artifact).await?),
             _ => None,
         };
         let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
@@ -291,14 +292,15 @@ impl Notifier {
         Ok(if stored { Said::Now } else { Said::Before })
     }
 
-    async fn video(&self, artifact: &Artifact) -> Result<Video, NotifyError> {
+    async fn video(&self, id: &TaskId, artifact: &Artifact) -> Result<Video, NotifyError> {
         let expires = self.config.link_expires;
-        let url_expires_at = ambient::now().saturating_add(expires).ok();
-        match self.store.presign_get(&artifact.key, expires).await {
-            Ok(url) => Ok(Video {
+        let name = format!("{id}.mp4");
+        let signed = self.store.presign_get(&artifact.key, Some(&name), expires);
+        match signed.await {
+            Ok(link) => Ok(Video {
                 artifact: artifact.clone(),
-                url: Some(url),
-                url_expires_at,
+                url: Some(link.url),
+                url_expires_at: ambient::now().saturating_add(link.lasts).ok(),
             }),
             Err(source) if source.retryable() => Err(NotifyError::Link {
                 key: artifact.key.clone(),

@@ -117,11 +117,11 @@ fn write_weights(path: &Path) -> std::io::Result<()> {
 }
 
 async fn download(store: &Store, key: &str, dir: &Path) -> Duration {
-    let url = store.presign_get(key, DOWNLOAD_WITHIN).await;
+    let url = store.presign_get(key, None, DOWNLOAD_WITHIN).await;
     let url = url.expect("a link can be signed");
     let path = dir.join("plain");
     let began = Instant::now();
-    let answer = reqwest::get(url).await.expect("the store answers");
+    let answer = reqwest::get(url.url).await.expect("the store answers");
     let mut answer = answer.error_for_status().expect("the object is there");
     let mut out = tokio::fs::File::create(&path)
         .await

@@ -17,7 +17,7 @@ use crate::harness::{Program, System};
 const TICK: Duration = Duration::from_millis(30);
 /// Presences are read in a hundredth of it, or NATS is away.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
-const NATS: &str = "nats-server";
+pub const NATS: &str = "nats-server";
 const S3: &str = "S3";
 
 pub struct Saboteur {
@@ -223,6 +223,7 @@ impl Saboteur {
             Accident::Silent => (self.spot.interrupt(id, "silent", 0.0).await, Kind::SILENT),
             Accident::Kill => (signal_worker(machine, Signal::SIGKILL), Kind::KILL),
             Accident::Stop => (signal_worker(machine, Signal::SIGTERM), Kind::STOP),
+            Accident::Sick => (self.spot.sicken(machine), Kind::SICK),
             Accident::Freeze { asleep } => {
                 self.frozen.push((machine.clone(), now + asleep));
                 (signal_machine(machine, Signal::SIGSTOP), Kind::FREEZE)

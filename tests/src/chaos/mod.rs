@@ -1,6 +1,7 @@
 //! Work under faults: a schedule drawn from a seed, a real system on a Spot market that is hurt by it, and the proof
 //! afterwards that nothing was lost, done twice, or said that is not so, and that no machine is left.
 
+pub mod blame;
 pub mod check;
 pub mod drive;
 pub mod evidence;
@@ -207,6 +208,7 @@ impl Run<'_> {
         let machines = spot.cloud.dir().join("machines");
         let (steps, lost) = spot::steps::lost(self.plan, &book, &evidence, &seen, &machines);
         verdicts.extend(steps);
+        verdicts.extend(blame::all(self.plan, &book, &evidence, &machines));
         let (receipts, costs) = spot::money::receipts(&stories, &bill, &book);
         verdicts.push(receipts);
 

@@ -1,6 +1,7 @@
 //! What will be done when: everything is drawn from the seed before anything is started.
 
-use std::fmt;
+mod print;
+
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -145,6 +146,9 @@ pub enum Accident {
     Freeze { asleep: Duration },
     /// SIGTERM for its worker: hand back what it holds, and leave.
     Stop,
+    /// The scratch directory of its worker is gone for good, and so is that of every worker that the machine starts
+    /// afterwards: such a worker is always free, and can render nothing.
+    Sick,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +186,13 @@ const STORAGE: [&str; 5] = [
     r#"[{"op":"PutObject","action":"reset","probability":0.5,"after":true}]"#,
     r#"[{"op":"*","action":"503_slow_down","probability":0.4},{"op":"*","action":"delay","delay_ms":300,"probability":0.3}]"#,
     r#"[{"op":"PutObject","action":"500","probability":0.9},{"op":"GetObject","action":"500","probability":0.5}]"#,
+];
+/// For longer than a lease: nothing is answered, everything is slow, or only what a worker asks before it starts a task.
+const STORAGE_FOR_LONG: [&str; 4] = [
+    r#"[{"op":"*","action":"500"}]"#,
+    r#"[{"op":"*","action":"reset"}]"#,
+    r#"[{"op":"*","action":"delay","delay_ms":4500}]"#,
+    r#"[{"op":"ListObjectsV2","action":"delay","delay_ms":6000}]"#,
 ];
 /// Lost answers, refusals, listings that are behind, ends that take their time.
 const EC2: [&str; 8] = [
@@ -408,17 +419,22 @@ fn interruptions(rng: &mut StdRng, tasks: usize, length: Duration, schedule: &mu
     }
 }
 
+/// What [`accident`] knows, each once; the numbers above are more of EC2's faults.
+const KINDS_OF_ACCIDENTS: u32 = 25;
+
 /// One of each kind first, then by weight.
 fn accidents(rng: &mut StdRng, length: Duration, schedule: &mut Vec<Timed>) {
-    let mut deck: Vec<u32> = (0..22).collect();
+    let mut deck: Vec<u32> = (0..KINDS_OF_ACCIDENTS).collect();
     deck.shuffle(rng);
     let mut at = Duration::from_millis(1_500);
     while at < length {
-        let kind = deck.pop().unwrap_or_else(|| match rng.random_range(0..26) {
-            // Nobody leads for a lease after each death of a leader: one that dies too often shows little else.
-            10 | 12 => 16,
-            kind => kind,
-        });
+        let kind =
+            deck.pop()
+                .unwrap_or_else(|| match rng.random_range(0..KINDS_OF_ACCIDENTS + 4) {
+                    // Nobody leads for a lease after each death of a leader: one that dies too often shows little else.
+                    10 | 12 => 16,
+                    kind => kind,
+                });
         schedule.push(Timed {
             at,
             op: accident(rng, kind),
@@ -483,90 +499,24 @@ fn accident(rng: &mut StdRng, kind: u32) -> Op {
             capacity: rng.random_range(0..3),
             last,
         },
-        19..22 | 24.. => Op::Ec2 {
+        19 => Op::Machine {
+            pick,
+            accident: Accident::Sick,
+        },
+        20 => Op::Storage {
+            rules: STORAGE_FOR_LONG.choose(rng).expect("there are rules"),
+            seed: rng.random(),
+            last: LEASE + Duration::from_millis(rng.random_range(1_000..5_000)),
+        },
+        21 => Op::Machine {
+            pick,
+            accident: Accident::Kill,
+        },
+        _ => Op::Ec2 {
             rules: EC2.choose(rng).expect("there are rules"),
             seed: rng.random(),
             last,
         },
-        _ => Op::Machine {
-            pick,
-            accident: Accident::Kill,
-        },
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "seed {}: {} tasks in {:.0?}",
-            self.seed,
-            self.drafts.len(),
-            self.length
-        )?;
-        for Timed { at, op } in &self.schedule {
-            write!(f, "{:>8.3}s  {op}", at.as_secs_f64())?;
-            if let Op::Submit { drafts, .. } = op {
-                for draft in drafts.iter().map(|&number| &self.drafts[number]) {
-                    write!(f, "\n{:12}{draft}", "")?;
-                }
-            }
-            writeln!(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Draft {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let directives = self.prompt.find("{{").map_or("", |at| &self.prompt[at..]);
-        let Self {
-            number,
-            name,
-            model,
-            priority,
-            size,
-            steps,
-            ..
-        } = self;
-        write!(
-            f,
-            "#{number} {name:?} {model} {priority:?} {size} {steps} steps {directives}"
-        )
-    }
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Submit { how, .. } => write!(f, "submit {how:?}"),
-            Self::Nonsense {
-                number,
-                named: true,
-            } => write!(f, "nonsense {number}, named"),
-            Self::Nonsense {
-                number,
-                named: false,
-            } => write!(f, "nonsense {number}"),
-            Self::Cancel { draft, moment } => write!(f, "cancel #{draft} {moment:?}"),
-            Self::Retry { draft } => write!(f, "retry #{draft} once it ended without a video"),
-            Self::Kill { program, down } => write!(f, "kill -9 {program:?}, down for {down:?}"),
-            Self::Machine { pick, accident } => write!(f, "machine {pick}: {accident:?}"),
-            Self::Arm { crash_at } => write!(f, "the next machine's worker will die {crash_at}"),
-            Self::Storage { rules, last, .. } => write!(f, "S3 for {last:?}: {rules}"),
-            Self::Ec2 { rules, last, .. } => write!(f, "EC2 for {last:?}: {rules}"),
-            Self::Price {
-                kind,
-                percent,
-                last,
-            } => write!(f, "{kind} costs {percent} % for {last:?}"),
-            Self::Shortage {
-                kind,
-                zone,
-                capacity,
-                last,
-            } => write!(f, "{capacity} of {kind} in {zone:?} for {last:?}"),
-        }
     }
 }
 
@@ -603,6 +553,7 @@ mod tests {
             "Fleet",
             "Freeze",
             "Stop",
+            "Sick",
             "Kill",
             "Notice",
             "Silent",
@@ -615,5 +566,10 @@ mod tests {
             assert!(text.contains(wanted), "{wanted} is missing");
         }
         assert!(CRASH_POINTS.iter().all(|point| text.contains(point)));
+        let for_long = |timed: &Timed| matches!(timed.op, Op::Storage { last, .. } if last > LEASE);
+        assert!(
+            plan.schedule.iter().any(for_long),
+            "S3 is never away for long"
+        );
     }
 }

@@ -52,6 +52,7 @@ impl Accident {
     pub const KILL: &'static str = "kill -9 worker";
     pub const FREEZE: &'static str = "worker frozen past its lease";
     pub const STOP: &'static str = "worker told to stop";
+    pub const SICK: &'static str = "scratch gone";
 
     pub fn is_notice(&self) -> bool {
         self.kind == Self::NOTICE

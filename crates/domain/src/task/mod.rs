@@ -237,7 +237,8 @@ impl Task {
         match event {
             Event::Queued => {
                 self.entry = sequence;
-                if self.round == 1 {
+                // Queued again, a task has an entry before this one.
+                if self.round == 1 && self.previous_entry == 0 {
                     self.born = sequence;
                 }
             }

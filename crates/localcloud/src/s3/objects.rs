@@ -132,7 +132,9 @@ pub(super) async fn get(index: &Index, req: S3Request<GetObjectInput>) -> Answer
         checksum_crc64nvme: sums.crc64nvme,
         checksum_sha1: sums.sha1,
         checksum_sha256: sums.sha256,
-        content_disposition: head.content_disposition,
+        content_disposition: input
+            .response_content_disposition
+            .or(head.content_disposition),
         content_encoding: head.content_encoding,
         content_language: head.content_language,
         content_type: head.content_type,

@@ -16,9 +16,9 @@ use spotreel_domain::Owner;
 use spotreel_domain::api::ApiError;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Api;
 use super::problem::Problem;
 use super::query::Named;
+use super::{Api, UNBUFFERED};
 use crate::caller::Caller;
 use crate::error;
 use crate::feed::{Following, Told};
@@ -167,9 +167,8 @@ impl Follower {
             Some((event, more.then_some(follower)))
         });
         let events = hello.chain(events).map(Ok::<_, Infallible>);
-        Sse::new(events)
-            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-            .into_response()
+        let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+        (UNBUFFERED, sse).into_response()
     }
 
     /// The next event, and whether others may follow it. None: the program stops, the key is not valid any more, or the stream cannot be read; the

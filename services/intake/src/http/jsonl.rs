@@ -16,9 +16,9 @@ use spotreel_domain::TaskRequest;
 use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult};
 use tokio::sync::mpsc;
 
-use super::Api;
 use super::body::{self, Budget, Held};
 use super::routes::LARGEST_BODY;
+use super::{Api, UNBUFFERED};
 use crate::caller::Caller;
 use crate::error;
 use crate::parse::{self, Submission};
@@ -72,7 +72,8 @@ pub(super) fn submit(
         let line = told.recv().await?;
         Some((Ok::<_, Infallible>(line), told))
     });
-    Ok(([(CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(body)).into_response())
+    let kind = [(CONTENT_TYPE, MEDIA_TYPE)];
+    Ok((UNBUFFERED, kind, Body::from_stream(body)).into_response())
 }
 
 async fn submit_line(

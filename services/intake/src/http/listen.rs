@@ -38,7 +38,7 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((stream, _)) => {
-                let serving = serve(stream, router.clone(), config.idle_timeout, ctx.clone());
+                let serving = serve(stream, router.clone(), config.clone(), ctx.clone());
                 ctx.tasks.spawn(async move {
                     serving.await;
                     drop(place);
@@ -52,14 +52,15 @@ pub(super) async fn run(
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, idle: Duration, ctx: Context) {
+async fn serve(stream: TcpStream, router: Router, config: Arc<ApiConfig>, ctx: Context) {
     let _ = stream.set_nodelay(true); // slower without it, not wrong
     let mut stream = TimeoutStream::new(stream);
     // Not for reading: a follower of events says nothing for hours.
-    stream.set_write_timeout(Some(idle));
+    stream.set_write_timeout(Some(config.idle_timeout));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        // It runs from the end of the answer before, so it is also how long an idle connection is kept.
+        .header_read_timeout(config.keep_alive)
         .max_buf_size(LARGEST_HEADER)
         .serve_connection(
             TokioIo::new(Box::pin(stream)),

@@ -35,6 +35,9 @@ use crate::submit::Intake;
 
 pub use openapi::document;
 
+/// Tells nginx, and those who took the name from it, to pass on a stream as it comes.
+const UNBUFFERED: [(&str, &str); 1] = [("x-accel-buffering", "no")];
+
 /// What every route works with.
 #[derive(Clone)]
 pub(crate) struct Api {

@@ -231,15 +231,19 @@ async fn video(
     State(api): State<Api>,
     caller: Caller,
     Named(id): Named,
+    method: Method,
 ) -> Result<Response, Problem> {
     let task = api.intake.get(&caller, &id).await?;
     let Some(video) = task.video else {
         let message = format!("task {id} is {}: there is no video of it", task.state);
         return Err(error::no_video(message).into());
     };
-    let url = video
-        .url
-        .ok_or_else(|| error::unavailable("no link can be made now"))?;
+    // The signature covers the method.
+    let url = match method {
+        Method::HEAD => api.intake.images.link_for_head(&video.artifact.key).await,
+        _ => video.url,
+    };
+    let url = url.ok_or_else(|| error::unavailable("no link can be made now"))?;
     // The link ends: it is for this time only.
     let headers = [(LOCATION, url), (CACHE_CONTROL, "no-store".to_owned())];
     Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response())

@@ -155,14 +155,13 @@ impl Images {
     /// Adds a fresh link where there is a video. Without one the view is still right.
     pub async fn link(&self, mut view: TaskView, now: Timestamp) -> TaskView {
         if let Some(video) = &mut view.video {
-            match self
-                .store
-                .presign_get(&video.artifact.key, self.link_lasts)
-                .await
-            {
-                Ok(url) => {
-                    video.url = Some(url);
-                    video.url_expires_at = now.checked_add(self.link_lasts).ok();
+            let name = format!("{}.mp4", view.id);
+            let key = &video.artifact.key;
+            let signed = self.store.presign_get(key, Some(&name), self.link_lasts);
+            match signed.await {
+                Ok(link) => {
+                    video.url = Some(link.url);
+                    video.url_expires_at = now.checked_add(link.lasts).ok();
                 }
                 Err(failure) => {
                     tracing::warn!(error = %failure, task = %view.id, "no link could be signed");
@@ -170,6 +169,15 @@ impl Images {
             }
         }
         view
+    }
+
+    /// A fresh link for HEAD to a video.
+    pub async fn link_for_head(&self, key: &str) -> Option<String> {
+        let signed = self.store.presign_head(key, self.link_lasts).await;
+        let signed = signed.inspect_err(|failure| {
+            tracing::warn!(error = %failure, key, "no link could be signed");
+        });
+        signed.ok().map(|link| link.url)
     }
 
     pub async fn check(&self) -> Result<(), String> {

@@ -21,6 +21,7 @@ use web::Web;
 /// Bounds that a test can reach.
 const BOUNDS: [(&str, &str); 6] = [
     ("api.idle_timeout", "2s"),
+    ("api.keep_alive", "2s"),
     ("api.body_timeout", "3s"),
     ("api.body_memory_mib", "28"),
     ("api.concurrent_requests", "64"),
@@ -116,7 +117,11 @@ async fn slow_clients_are_let_go() {
 async fn a_thousand_slow_clients_leave_room_for_the_others() {
     let bounds = [
         &BOUNDS[2..],
-        &[("api.body_timeout", "60s"), ("api.idle_timeout", "60s")],
+        &[
+            ("api.body_timeout", "60s"),
+            ("api.idle_timeout", "60s"),
+            ("api.keep_alive", "60s"),
+        ],
     ]
     .concat();
     let stage = Stage::set_with(&bounds).await;

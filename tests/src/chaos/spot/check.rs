@@ -217,7 +217,8 @@ fn no_busy_one_ended(books: &Books<'_>) -> Verdict {
     for story in books.evidence.tasks.values() {
         let Some(last) = story.last() else { continue };
         for attempt in &last.task.attempts {
-            if attempt.outcome != Outcome::Interrupted {
+            // With an error it was handed back for that: storage that was away, a worker that could not begin.
+            if attempt.outcome != Outcome::Interrupted || attempt.error.is_some() {
                 continue;
             }
             let id = attempt.instance.as_str();

@@ -20,6 +20,7 @@ use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, t
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{Ec2, Ec2Config, Keys, Subnet, SubnetFilter, TemplateSpec};
 
+use self::market::Machine;
 use super::STEP_MS;
 use crate::harness::cloud::{ACCESS_KEY, SECRET_KEY};
 use crate::harness::nats::password;
@@ -135,6 +136,18 @@ impl Spot {
 
     pub fn disarm(&self) {
         let _ = std::fs::remove_file(self.arms.join("next"));
+    }
+
+    /// Takes the scratch directory from a machine's worker, and from those that it starts afterwards. A file lies in its
+    /// place, as on a disk that is read-only or full nothing can be written there.
+    pub fn sicken(&self, machine: &Machine) -> bool {
+        let home = self.cloud.dir().join("machines").join(&machine.id);
+        (1..=LIVES).all(|life| {
+            let scratch = home.join(format!("scratch-{life}"));
+            // The first lives may be over, and the next ones have none yet.
+            let _ = std::fs::rename(&scratch, home.join(format!("lost-scratch-{life}")));
+            std::fs::write(&scratch, "not a directory\n").is_ok()
+        })
     }
 
     /// Ends what is not fleet's to end.
