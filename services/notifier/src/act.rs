@@ -260,7 +260,7 @@ impl Notifier {
 
     async fn publish_one(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
         let video = match &recorded.task.state {
-            State::Succeeded { artifact } => Some(self.video(&task.id, artifact).await?),
+            State::Succeeded { artifact } => Some(self.video(&recorded.task.id, artifact).await?),
             _ => None,
         };
         let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
