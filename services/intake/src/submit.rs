@@ -6,7 +6,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
-use spotreel_bus::{AppendError, Recorded, TaskLog};
+use spotreel_bus::{AppendError, TaskLog};
 use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, SubmitResult};
 use spotreel_domain::model::MAX_SEED;
 use spotreel_domain::request::{TaskSpec, Valid};
