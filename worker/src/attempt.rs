@@ -6,15 +6,13 @@ use futures::future::OptionFuture;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
-use spotreel_domain::task::{Artifact, Outcome, StartRuling};
+use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling};
 
 use crate::checkpoints::{self, Stored, chain};
 use crate::{Worker, finish};
 
 /// What could not be looked at, in the log or in storage, is looked at again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
-/// No item is hidden for longer than the longest retry delay: its time may have been written by a clock that is wrong.
-pub const LONGEST_NAK: Duration = Duration::from_secs(160);
 
 /// A task that this worker has started.
 pub struct Begun {
@@ -81,7 +79,7 @@ impl Worker {
                     sequence = delivery.sequence,
                     "a work item cannot be read; it is left to workers of a newer version"
                 );
-                return Err(Return::Nak(LONGEST_NAK));
+                return Err(Return::Nak(LONGEST_RETRY_DELAY));
             }
         };
         let id = entry.id.clone();
@@ -115,7 +113,7 @@ impl Worker {
             let ruling = last.task.rule_start(delivery.sequence, ambient::now());
             match ruling {
                 StartRuling::Forget => return Err(Return::Ack),
-                StartRuling::Wait(rest) => return Err(Return::Nak(rest.min(LONGEST_NAK))),
+                StartRuling::Wait(rest) => return Err(Return::Nak(rest)),
                 StartRuling::DeclareLost if lost != Some(last.task.start) => {
                     tracing::info!(task = %id, "another worker has started the task meanwhile");
                     return Err(Return::Leave);
@@ -136,6 +134,7 @@ impl Worker {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
+                    self.wellness.doubt_storage();
                     return Err(Return::Nak(AGAIN));
                 }
             };

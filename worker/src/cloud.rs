@@ -1,10 +1,11 @@
 //! The machine as its cloud describes it, and what the cloud is about to do with it: IMDSv2.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aws_config::imds::Client;
 use aws_config::imds::client::error::ImdsError;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::ambient;
 use spotreel_proto::worker::v1::Presence;
@@ -26,6 +27,8 @@ const TRIES_AT_START: u32 = 10;
 const PAUSE_AT_START: Duration = Duration::from_millis(500);
 /// After so many refusals in a row the client's token is thrown away: the SDK repeats a refused token for ever.
 const REFUSALS: u32 = 2;
+/// Clocks that differ by no more than this agree: the service tells whole seconds.
+const CLOCKS_AGREE_S: i64 = 2;
 /// A machine whose time is up is left like one with a notice: so long before.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
@@ -61,6 +64,7 @@ pub struct Machine {
 pub struct Cloud {
     client: Client,
     refusals: u32,
+    clock: ServiceClock,
     pub machine: Machine,
 }
 
@@ -124,6 +128,7 @@ impl Cloud {
         let mut cloud = Self {
             client: client(),
             refusals: 0,
+            clock: ServiceClock::default(),
             machine: Machine::default(),
         };
         for _ in 0..if told { TRIES_AT_START } else { 1 } {
@@ -186,7 +191,7 @@ impl Cloud {
                 _ = tick.tick() => {}
                 () = until.cancelled() => return,
             }
-            let now = ambient::now();
+            let now = self.clock.now();
             let expires_at = &mut self.machine.expires_at;
             if let Some(at) = expires_at.take_if(|at| now + BEFORE_EXPIRY >= *at) {
                 board.update(|presence| presence.notice_at_ms = at.as_millisecond());
@@ -194,11 +199,9 @@ impl Cloud {
             }
             let seen = self.look().await;
             if let Some(at) = seen.goes_at {
+                let goes = instant(at, self.clock.now());
                 board.update(|presence| presence.notice_at_ms = at.as_millisecond());
-                leave.order(
-                    By::Notice(instant(at, ambient::now())),
-                    "the cloud takes the machine",
-                );
+                leave.order(By::Notice(goes), "the cloud takes the machine");
                 // Nothing more urgent can come from here.
                 return;
             }
@@ -219,7 +222,7 @@ impl Cloud {
             Ok((action, rebalance)) => {
                 self.refusals = 0;
                 Seen {
-                    goes_at: action.map(|text| goes_at(&text)),
+                    goes_at: action.map(|text| self.goes_at(&text)),
                     rebalance: rebalance.is_some(),
                 }
             }
@@ -236,12 +239,27 @@ impl Cloud {
         }
     }
 
-    /// None: there is no such thing.
+    /// An action that cannot be read still means that the machine goes: as soon as a notice allows.
+    fn goes_at(&self, action: &str) -> Timestamp {
+        match serde_json::from_str::<Action>(action) {
+            Ok(action) => action.time,
+            Err(error) => {
+                tracing::error!(%error, action, "a notice without a time");
+                self.clock.now() + BEFORE_EXPIRY
+            }
+        }
+    }
+
+    /// None: there is no such thing. Those answers tell the service's time.
     async fn get(&self, path: &str) -> Result<Option<String>, MetadataError> {
         match self.client.get(format!("/latest/meta-data/{path}")).await {
             Ok(text) => Ok(Some(String::from(text))),
             Err(ImdsError::ErrorResponse(error)) => match error.response().status().as_u16() {
-                404 => Ok(None),
+                404 => {
+                    let headers = error.response().headers();
+                    self.clock.hear(headers.get("date"));
+                    Ok(None)
+                }
                 401 => Err(MetadataError::Refused),
                 status => Err(MetadataError::Away(format!("status {status}"))),
             },
@@ -250,19 +268,42 @@ impl Cloud {
     }
 }
 
-fn client() -> Client {
-    Client::builder().max_attempts(ATTEMPTS).build()
+/// The clock of the metadata service, against which notices are written. This machine's own may be wrong.
+#[derive(Default)]
+struct ServiceClock {
+    /// How many seconds it is ahead of ours.
+    ahead: AtomicI64,
 }
 
-/// An action that cannot be read still means that the machine goes: as soon as a notice allows.
-fn goes_at(action: &str) -> Timestamp {
-    match serde_json::from_str::<Action>(action) {
-        Ok(action) => action.time,
-        Err(error) => {
-            tracing::error!(%error, action, "a notice without a time");
-            ambient::now() + BEFORE_EXPIRY
+impl ServiceClock {
+    /// `date`: the header of an answer. It has whole seconds: where the clocks agree, ours is the finer one.
+    fn hear(&self, date: Option<&str>) {
+        let Some(at) = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()) else {
+            return;
+        };
+        let ahead = at.timestamp().duration_since(ambient::now()).as_secs();
+        let ahead = if ahead.abs() <= CLOCKS_AGREE_S {
+            0
+        } else {
+            ahead
+        };
+        if self.ahead.swap(ahead, Ordering::Relaxed) != ahead && ahead != 0 {
+            tracing::warn!(
+                ahead,
+                "this machine's clock is wrong: notices are timed by the metadata service's"
+            );
         }
     }
+
+    fn now(&self) -> Timestamp {
+        let ahead = SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed));
+        let now = ambient::now();
+        now.checked_add(ahead).unwrap_or(now)
+    }
+}
+
+fn client() -> Client {
+    Client::builder().max_attempts(ATTEMPTS).build()
 }
 
 fn instant(at: Timestamp, now: Timestamp) -> Instant {

@@ -12,7 +12,7 @@ use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::Store;
 
 use crate::checkpoints::{self, chain};
-use crate::gate::{self, Expectation, VideoFacts};
+use crate::gate::{self, Expectation, GateError, VideoFacts};
 use crate::{Worker, crash};
 
 /// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
@@ -70,6 +70,8 @@ pub enum Finish {
     Stored,
     /// The gate refused it.
     Refused,
+    /// It could not be read again from the scratch directory.
+    Unreadable,
     /// Storage did not take it.
     Hindered,
 }
@@ -86,11 +88,19 @@ impl Worker {
         let task = &started.task;
         let facts = match self.check(task, video).await {
             Ok(facts) => facts,
-            Err(message) => {
-                let kind = FailureKind::Gate;
+            Err(Failure {
+                kind: FailureKind::Worker,
+                message,
+            }) => {
+                let kind = FailureKind::Worker;
                 let delivery = lease.release().await;
-                self.fail(started, &delivery, Failure { kind, message })
+                self.decline(started, &delivery, Failure { kind, message })
                     .await;
+                return Finish::Unreadable;
+            }
+            Err(failure) => {
+                let delivery = lease.release().await;
+                self.fail(started, &delivery, failure).await;
                 let refused = Task {
                     checkpoints_void_to: started.sequence,
                     ..task.clone()
@@ -153,7 +163,7 @@ impl Worker {
         }
     }
 
-    async fn check(&self, task: &Task, video: &Path) -> Result<VideoFacts, String> {
+    async fn check(&self, task: &Task, video: &Path) -> Result<VideoFacts, Failure> {
         let expectation = Expectation {
             width: task.spec.width,
             height: task.spec.height,
@@ -161,11 +171,20 @@ impl Worker {
             fps: task.spec.fps,
         };
         let path = video.to_owned();
-        match tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await {
-            Ok(Ok(facts)) => Ok(facts),
-            Ok(Err(error)) => Err(format!("the video was refused: {}", chain(&error))),
-            Err(error) => Err(format!("the check of the video broke: {error}")),
-        }
+        let checked = tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await;
+        let (kind, message) = match checked {
+            Ok(Ok(facts)) => return Ok(facts),
+            Ok(Err(error @ GateError::Read(_))) => (FailureKind::Worker, chain(&error)),
+            Ok(Err(error)) => {
+                let message = format!("the video was refused: {}", chain(&error));
+                (FailureKind::Gate, message)
+            }
+            Err(error) => {
+                let message = format!("the check of the video broke: {error}");
+                (FailureKind::Gate, message)
+            }
+        };
+        Err(Failure { kind, message })
     }
 
     async fn upload(

@@ -8,7 +8,6 @@ use spotreel_domain::task::{Failure, Refused, StartRuling, State};
 use spotreel_domain::{Event, Task};
 
 use crate::Worker;
-use crate::attempt::LONGEST_NAK;
 use crate::checkpoints::chain;
 
 impl Worker {
@@ -82,7 +81,7 @@ impl Worker {
                     .map(|at| at.duration_since(ambient::now()))
                     .unwrap_or_default();
                 let rest = Duration::try_from(rest).unwrap_or_default();
-                delivery.nak(rest.min(LONGEST_NAK)).await
+                delivery.nak(rest).await
             }
             _ => delivery.ack().await,
         };

@@ -171,8 +171,9 @@ async fn attempt(
             let upload = async move {
                 let began = Instant::now();
                 match worker.finish(&started, lease, &video, &engine).await {
-                    Finish::Stored => worker.wellness.rendered(),
-                    Finish::Refused => {}
+                    Finish::Stored => worker.wellness.stored(),
+                    Finish::Refused => worker.wellness.refused(&started.task.id),
+                    Finish::Unreadable => worker.wellness.handed_back(&started.task.id),
                     Finish::Hindered => {
                         worker.wellness.doubt_storage();
                         worker.wellness.handed_back(&started.task.id);

@@ -19,6 +19,9 @@ use crate::checkpoints::chain;
 /// Different tasks in a row that were handed back for reasons of this worker or its surroundings. One may be bad luck, two
 /// a coincidence.
 const HANDED_BACK_AT_MOST: usize = 3;
+/// Different tasks in a row whose videos the gate refused. An accelerator that computes wrongly renders black, and so do a
+/// few prompts, but hardly so many in a row.
+const REFUSED_AT_MOST: usize = 5;
 /// How long the scratch directory may be unusable: longer than a cleaner takes to make room on a full disk.
 const SCRATCH_PATIENCE: Duration = Duration::from_secs(30);
 /// As much as is written to see whether the scratch directory takes anything: the size of a small checkpoint.
@@ -26,6 +29,8 @@ const PROBE_BYTES: usize = 1 << 20;
 /// How often storage is asked whether it is there: within the time for which connections to it are kept, so that a task
 /// is taken up, and handed back, over one that is open.
 const STORE_CHECK: Duration = Duration::from_secs(15);
+/// Storage that answers later is as good as away: a checkpoint would take minutes.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// How often storage that failed is asked again.
 const STORE_CHECK_WHEN_UNWELL: Duration = Duration::from_secs(2);
 
@@ -53,6 +58,8 @@ struct State {
     scratch_fails_since: Option<Instant>,
     /// Since a task was last rendered here.
     handed_back: BTreeSet<TaskId>,
+    /// Since a video of this worker last passed the gate.
+    refused: BTreeSet<TaskId>,
 }
 
 impl Wellness {
@@ -68,6 +75,17 @@ impl Wellness {
     /// A task was handed back for no reason of its own.
     pub fn handed_back(&self, task: &TaskId) {
         self.state().handed_back.insert(task.clone());
+    }
+
+    /// The gate refused the video of a task.
+    pub fn refused(&self, task: &TaskId) {
+        self.state().refused.insert(task.clone());
+    }
+
+    /// A video passed the gate, and lies in S3.
+    pub fn stored(&self) {
+        self.rendered();
+        self.state().refused.clear();
     }
 
     /// Storage did not take or give what a task needed: nothing is taken before a check of it succeeds.
@@ -97,6 +115,9 @@ impl Wellness {
             _ if state.handed_back.len() >= HANDED_BACK_AT_MOST => {
                 Fitness::GiveUp("several tasks in a row failed here for no reason of their own")
             }
+            _ if state.refused.len() >= REFUSED_AT_MOST => {
+                Fitness::GiveUp("the videos of several tasks in a row were refused here")
+            }
             Some(_) => Fitness::Unwell,
             None if state.storage_fails => Fitness::Unwell,
             None => Fitness::Well,
@@ -109,7 +130,10 @@ impl Wellness {
     /// Asks storage again and again whether it is there.
     pub async fn watch_store(&self, store: &Store, stopping: &CancellationToken) {
         loop {
-            let checked = store.check().await.map_err(|error| chain(&error));
+            let checked = match tokio::time::timeout(STORE_ANSWERS_WITHIN, store.check()).await {
+                Ok(checked) => checked.map_err(|error| chain(&error)),
+                Err(_) => Err(format!("no answer within {STORE_ANSWERS_WITHIN:?}")),
+            };
             let fails = checked.is_err();
             self.state().storage_fails = fails;
             self.health.set("store", checked);
@@ -178,6 +202,24 @@ mod tests {
         }
         assert_eq!(wellness.look().await, Fitness::Well);
         wellness.handed_back(&task(3));
+        assert!(matches!(wellness.look().await, Fitness::GiveUp(_)));
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_videos_are_refused_one_after_the_other_gives_itself_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let wellness = Wellness::new(dir.path(), Health::new());
+        for n in 1..5 {
+            wellness.refused(&task(n));
+            // Its steps look as well as those of a healthy one.
+            wellness.rendered();
+        }
+        assert_eq!(wellness.look().await, Fitness::Well);
+        wellness.stored();
+        for n in 1..=5 {
+            assert_eq!(wellness.look().await, Fitness::Well);
+            wellness.refused(&task(n));
+        }
         assert!(matches!(wellness.look().await, Fitness::GiveUp(_)));
     }
 }

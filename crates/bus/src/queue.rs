@@ -10,6 +10,7 @@ use async_nats::{Client, HeaderMap, Request};
 use backoff::backoff::Backoff;
 use bytes::Bytes;
 use futures::StreamExt;
+use spotreel_domain::task::LONGEST_RETRY_DELAY;
 use tokio_util::sync::CancellationToken;
 
 use crate::batches::RecordedBatch;
@@ -239,8 +240,10 @@ impl Delivery {
         self.say("+ACK".into()).await
     }
 
-    /// Back to the queue, at once or after `delay`.
+    /// Back to the queue, at once or after `delay`, which is cut at the longest delay before a retry: a wrong clock would
+    /// hide the message for decades.
     pub async fn nak(&self, delay: Duration) -> Result<(), QueueError> {
+        let delay = delay.min(LONGEST_RETRY_DELAY);
         let word = match delay.is_zero() {
             true => "-NAK".to_owned(),
             false => format!("-NAK {{\"delay\":{}}}", delay.as_nanos()),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod proxy;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -17,6 +19,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::provision::{self, Layout};
 use spotreel_bus::{TaskLog, kv};
+use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Task, TaskId, TaskRequest};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::Presence;
@@ -39,6 +42,19 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set() -> Self {
+        Self::set_with(Layout::default()).await
+    }
+
+    /// A worker that falls silent has lost its task after `lease`.
+    pub async fn with_lease(lease: Duration) -> Self {
+        Self::set_with(Layout {
+            lease,
+            ..Layout::default()
+        })
+        .await
+    }
+
+    async fn set_with(layout: Layout) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await;
         let cloud = cloud.unwrap();
@@ -48,7 +64,7 @@ impl Stage {
         store.create_bucket_if_missing().await.unwrap();
         let nats = Nats::start().await;
         let client = nats.client("provision").await;
-        provision::apply(&client, &Layout::default()).await.unwrap();
+        provision::apply(&client, &layout).await.unwrap();
         Self {
             log: TaskLog::open(&client).await,
             client,
@@ -66,6 +82,17 @@ impl Stage {
     }
 
     pub async fn submit_with(&self, id: &str, steps: u32, model: &str, prompt: &str) {
+        self.submit_as(id, steps, model, prompt, |_| {}).await;
+    }
+
+    pub async fn submit_as(
+        &self,
+        id: &str,
+        steps: u32,
+        model: &str,
+        prompt: &str,
+        change: impl FnOnce(&mut TaskSpec),
+    ) {
         let request = TaskRequest {
             model: model.into(),
             prompt: prompt.into(),
@@ -75,6 +102,7 @@ impl Stage {
         let now = ambient::now();
         let mut valid = request.validate(now).unwrap();
         (valid.spec.width, valid.spec.height, valid.spec.frames) = (128, 96, 9);
+        change(&mut valid.spec);
         let step = Task::submit(
             TaskId::parse(id).unwrap(),
             valid.spec,
@@ -90,20 +118,35 @@ impl Stage {
         last.unwrap().task
     }
 
+    pub fn nats_url(&self) -> &str {
+        &self.nats.url
+    }
+
+    /// Where a worker of this name has its scratch directory.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("scratch-{name}"))
+    }
+
     /// A worker whose steps take so long.
     pub fn worker(&self, name: &str, step_ms: u32, settings: &[(&str, &str)]) -> Running {
+        self.worker_in(name, step_ms, settings, &[])
+    }
+
+    /// The same, with variables of its own.
+    pub fn worker_in(
+        &self,
+        name: &str,
+        step_ms: u32,
+        settings: &[(&str, &str)],
+        variables: &[(&str, &str)],
+    ) -> Running {
         let log = self.dir.path().join(format!("{name}.log"));
         let file = std::fs::File::create(&log).unwrap();
         let step_ms = step_ms.to_string();
         let engine =
             serde_json::json!([engine(), "--step-ms", step_ms, "--allow-faults", "--packs"]);
         let engine = engine.to_string();
-        let scratch = self
-            .dir
-            .path()
-            .join(format!("scratch-{name}"))
-            .display()
-            .to_string();
+        let scratch = self.scratch(name).display().to_string();
         let endpoint = self.cloud.endpoint_url();
         let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel-worker"));
         for (key, value) in [
@@ -126,6 +169,7 @@ impl Stage {
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "local-secret")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.metadata.url)
+            .envs(variables.iter().copied())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
@@ -185,6 +229,11 @@ impl Running {
         status.and_then(|status| status.code())
     }
 
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -220,6 +269,8 @@ fn engine() -> PathBuf {
 pub struct Metadata {
     pub url: String,
     answers: Arc<Mutex<HashMap<String, String>>>,
+    /// How far its clock is ahead of the worker's.
+    ahead: Arc<Mutex<Duration>>,
 }
 
 const TOKEN: &str = "x-aws-ec2-metadata-token";
@@ -228,13 +279,26 @@ const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 impl Metadata {
     async fn serve() -> Self {
         let answers: Arc<Mutex<HashMap<String, String>>> = Arc::default();
+        let ahead: Arc<Mutex<Duration>> = Arc::default();
+        let clock = Arc::clone(&ahead);
+        let dated = move |mut response: axum::response::Response| {
+            let now = ambient::now() + *clock.lock().unwrap();
+            let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            response.headers_mut().insert("date", date.parse().unwrap());
+            std::future::ready(response)
+        };
         let app = axum::Router::new()
             .fallback(answer)
-            .with_state(Arc::clone(&answers));
+            .with_state(Arc::clone(&answers))
+            .layer(axum::middleware::map_response(dated));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, app).await });
-        let metadata = Self { url, answers };
+        let metadata = Self {
+            url,
+            answers,
+            ahead,
+        };
         metadata.tell("instance-id", "i-0123");
         metadata.tell("instance-type", "g5.xlarge");
         metadata.tell("placement/availability-zone", "us-east-2a");
@@ -250,9 +314,14 @@ impl Metadata {
         self.answers.lock().unwrap().insert(path, text.into());
     }
 
+    pub fn set_clock_ahead(&self, by: Duration) {
+        *self.ahead.lock().unwrap() = by;
+    }
+
     /// The cloud takes the machine in so long.
     pub fn notice(&self, rest: Duration) {
-        let time = (ambient::now() + rest).strftime("%Y-%m-%dT%H:%M:%SZ");
+        let now = ambient::now() + *self.ahead.lock().unwrap();
+        let time = (now + rest).strftime("%Y-%m-%dT%H:%M:%SZ");
         let action = serde_json::json!({ "action": "terminate", "time": time.to_string() });
         self.tell("spot/instance-action", &action.to_string());
     }

@@ -35,6 +35,9 @@ pub fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs(10 * 4u64.pow(failures.clamp(1, MAX_RETRIES) - 1))
 }
 
+/// The longest of these delays. A work item that waits longer was hidden by a wrong clock.
+pub const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(160);
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     pub id: TaskId,

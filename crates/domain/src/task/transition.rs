@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Artifact, Attempt, DECLINED_PER_FAILURE, Event, Failure, FailureKind, LOST_PER_FAILURE,
-    MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, retry_delay,
+    Artifact, Attempt, DECLINED_PER_FAILURE, Event, Failure, FailureKind, LONGEST_RETRY_DELAY,
+    LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, retry_delay,
 };
 use crate::api_key::Owner;
 use crate::id::TaskId;
@@ -79,7 +79,12 @@ impl Task {
             State::Queued {
                 not_before: Some(at),
             } if *at > now => {
-                StartRuling::Wait(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+                let rest = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                match rest > LONGEST_RETRY_DELAY {
+                    // A clock is wrong, here or where this was written: that is no reason to wait.
+                    true => StartRuling::Start,
+                    false => StartRuling::Wait(rest),
+                }
             }
             State::Queued { .. } => StartRuling::Start,
             State::Started => StartRuling::DeclareLost,

@@ -313,3 +313,31 @@ fn an_owner_stays_and_is_shown() {
     assert_eq!(shown(&task)["owner"], "anna");
     assert_eq!(shown(&queued()).get("owner"), None);
 }
+
+#[test]
+fn what_storage_ends_never_counts_against_the_task() {
+    let mut task = queued();
+    for _ in 0..DECLINED_PER_FAILURE * (MAX_RETRIES + 2) {
+        let (_, running) = task.started("w", "i", 0, now()).unwrap();
+        let (event, after) = running
+            .hindered(failure(FailureKind::Storage), now())
+            .unwrap();
+        assert_eq!((event, after.failures), (Event::Interrupted, 0));
+        task = after;
+    }
+}
+
+#[test]
+fn a_retry_that_a_wrong_clock_puts_decades_ahead_is_not_waited_for() {
+    let (_, running) = queued().started("w", "i", 0, now()).unwrap();
+    let (_, mut task) = running
+        .attempt_failed(failure(FailureKind::Retryable), now())
+        .unwrap();
+    let wait = StartRuling::Wait(retry_delay(1));
+    assert_eq!(task.rule_start(task.entry, now()), wait);
+    let decades = jiff::SignedDuration::from_hours(24 * 365 * 20);
+    let not_before = Some(now().checked_add(decades).unwrap());
+    task.state = State::Queued { not_before };
+    assert_eq!(task.rule_start(task.entry, now()), StartRuling::Start);
+    assert_eq!(retry_delay(MAX_RETRIES), LONGEST_RETRY_DELAY);
+}

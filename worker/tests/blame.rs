@@ -1,0 +1,249 @@
+//! Whose fault an end is, and whose task: a healthy worker keeps what it renders, and a task pays for nothing but itself.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod spot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use spot::proxy::{self, Losses};
+use spot::{Stage, until};
+use spotreel_domain::Task;
+use spotreel_domain::task::{Outcome, State};
+use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_worker::checkpoints;
+
+const MODEL: &str = "ti2v-5B";
+/// Delays of minutes, in milliseconds.
+const QUICK: (&str, &str) = ("retry.scale", "0.0001");
+const EACH_STEP: (&str, &str) = ("checkpoint.every_steps", "1");
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn ended(stage: &Stage, id: &str) -> Task {
+    until("the task ends", async || stage.task(id).await.is_terminal()).await;
+    stage.task(id).await
+}
+
+async fn rendered_by(stage: &Stage, id: &str, worker: &str) {
+    until("a worker renders it", async || {
+        let task = stage.task(id).await;
+        task.running()
+            .is_some_and(|running| running.worker == worker)
+    })
+    .await;
+}
+
+fn outcomes(task: &Task) -> Vec<Outcome> {
+    task.attempts.iter().map(|a| a.outcome).collect()
+}
+
+fn rule(operation: &str, action: Action, prefix: &str) -> Rule {
+    Rule {
+        key_prefix: Some(prefix.into()),
+        ..Rule::new(operation, action)
+    }
+}
+
+fn fault(stage: &Stage, rule: Rule) {
+    stage.cloud.faults().set(Plan {
+        seed: 1,
+        rules: vec![rule],
+    });
+}
+
+/// The victim wakes, sees that another worker has the task, and then cannot read the log. Its ack would take the item from
+/// that worker for good: when it goes, nobody would ever render the task.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_read_is_never_an_ack() {
+    let stage = Stage::with_lease(LEASE).await;
+    let losses = Arc::new(Losses::default());
+    let url = proxy::serve(stage.nats_url(), Arc::clone(&losses)).await;
+    let mut victim = stage.worker("victim", 300, &[("nats.url", &url)]);
+    stage.submit("a", 60).await;
+    rendered_by(&stage, "a", "victim").await;
+    victim.signal(Signal::SIGSTOP);
+    let second = stage.worker("second", 300, &[]);
+    rendered_by(&stage, "a", "second").await;
+    losses.armed.store(true, Ordering::SeqCst);
+    victim.signal(Signal::SIGCONT);
+    until("it has let the task go", async || {
+        victim.said().contains("no longer ours")
+    })
+    .await;
+    assert!(losses.reads.load(Ordering::SeqCst) > 1, "a read was lost");
+    victim.signal(Signal::SIGKILL);
+    victim.left().await;
+    drop(second);
+    let _third = stage.worker("third", 0, &[]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+}
+
+/// Looking for checkpoints takes longer than a lease: the worker that does keeps its item, and who is slower does not
+/// declare the faster lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_healthy_worker_is_declared_lost_while_storage_is_slow() {
+    let stage = Stage::with_lease(LEASE).await;
+    let first = stage.worker("w1", 200, &[]);
+    stage.submit("a", 30).await;
+    rendered_by(&stage, "a", "w1").await;
+    let slow = Rule {
+        delay_ms: 3_000,
+        ..Rule::new("ListObjectsV2", Action::Delay)
+    };
+    fault(&stage, slow);
+    drop(first);
+    let _others = [stage.worker("w2", 100, &[]), stage.worker("w3", 100, &[])];
+    let task = ended(&stage, "a").await;
+    assert_eq!(outcomes(&task), [Outcome::Lost, Outcome::Succeeded]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
+    let stage = Stage::set().await;
+    let mut sick = stage.worker("sick", 0, &[QUICK]);
+    stage
+        .seen("sick", "it serves", |p| {
+            p.state() == spotreel_proto::worker::v1::State::Idle
+        })
+        .await;
+    std::fs::remove_dir_all(stage.scratch("sick")).unwrap();
+    std::fs::write(stage.scratch("sick"), "no directory any more").unwrap();
+    let _healthy = stage.worker("healthy", 20, &[QUICK]);
+    for n in 0..8 {
+        stage.submit(&format!("t{n}"), 4).await;
+    }
+    for n in 0..8 {
+        let task = ended(&stage, &format!("t{n}")).await;
+        assert!(matches!(task.state, State::Succeeded { .. }));
+        assert_eq!(task.failures, 0);
+    }
+    assert_ne!(sick.left().await, Some(0), "its supervisor is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_dies_before_its_first_step_costs_no_task_a_try() {
+    let stage = Stage::set().await;
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        let prompt = "a fox {{crash@0#20}}";
+        stage.submit_with(id, 4, MODEL, prompt).await;
+    }
+    let mut sick = stage.worker("sick", 0, &[]);
+    assert_ne!(sick.left().await, Some(0), "three tasks in a row failed");
+    for id in ids {
+        let task = stage.task(id).await;
+        assert!(!task.is_terminal());
+        assert_eq!(task.failures, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_storage_does_not_give_at_once_costs_the_task_nothing() {
+    let stage = Stage::set().await;
+    let key = "inputs/fox.png";
+    let put = stage
+        .store
+        .put_bytes(key, vec![1; 100].into(), "", true, HashMap::new());
+    put.await.unwrap();
+    // One more than the client of S3 tries by itself.
+    let fails = Rule {
+        times: Some(4),
+        ..rule("GetObject", Action::InternalError, key)
+    };
+    fault(&stage, fails);
+    stage
+        .submit_as("a", 4, MODEL, "a fox", |spec| {
+            spec.image = Some(key.into());
+        })
+        .await;
+    let _worker = stage.worker("w1", 0, &[]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!(outcomes(&task), [Outcome::Succeeded]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_storage_does_not_give_at_once_is_asked_for_again() {
+    let stage = Stage::set().await;
+    let settings = [EACH_STEP, ("stop.finish_within", "0s")];
+    let first = stage.worker("w1", 100, &settings);
+    stage.submit("a", 40).await;
+    let task = stage.task("a").await;
+    until("a checkpoint is there", async || {
+        let found = checkpoints::list(&stage.store, &task).await.unwrap();
+        found.first().is_some_and(|newest| newest.next_step >= 5)
+    })
+    .await;
+    let fails = Rule {
+        times: Some(4),
+        ..rule("GetObject", Action::InternalError, "checkpoints/")
+    };
+    fault(&stage, fails);
+    first.signal(Signal::SIGTERM);
+    let second = stage.worker("w2", 0, &settings);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert!(stage.cloud.faults().report()[0].fired == 4);
+    assert!(!second.said().contains("a checkpoint cannot be used"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_gate_failure_the_latents_are_not_decoded_again() {
+    let stage = Stage::set().await;
+    let _worker = stage.worker("w1", 0, &[QUICK, EACH_STEP]);
+    stage
+        .submit_with("a", 6, MODEL, "a fox {{black@0#1}}")
+        .await;
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!(outcomes(&task), [Outcome::Failed, Outcome::Succeeded]);
+    assert_eq!(task.attempts[1].from_step, 0);
+    until(
+        "the checkpoints of the refused video are gone",
+        async || {
+            let everything = Task {
+                checkpoints_void_to: 0,
+                ..task.clone()
+            };
+            let found = checkpoints::list(&stage.store, &everything).await.unwrap();
+            found
+                .iter()
+                .all(|stored| stored.fence > task.checkpoints_void_to)
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_video_is_the_tasks_also_when_its_worker_is_found_to_be_lost() {
+    let stage = Stage::with_lease(LEASE).await;
+    let crash = [("SPOTREEL_CRASH_AT", "after-upload:1:1")];
+    let mut first = stage.worker_in("w1", 0, &[], &crash);
+    stage.submit("a", 4).await;
+    first.left().await;
+    let _second = stage.worker("w2", 0, &[]);
+    let task = ended(&stage, "a").await;
+    assert!(matches!(task.state, State::Succeeded { .. }));
+    assert_eq!(outcomes(&task), [Outcome::Succeeded], "nobody was lost");
+}
+
+/// The worker's clock is an hour behind: by it, there would be time for the whole render.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_is_timed_by_the_clock_of_the_metadata_service() {
+    let stage = Stage::set().await;
+    stage.metadata.set_clock_ahead(Duration::from_secs(3600));
+    let mut first = stage.worker("w1", 3_000, &[]);
+    stage.submit("a", 60).await;
+    rendered_by(&stage, "a", "w1").await;
+    stage.metadata.notice(Duration::from_secs(30));
+    until("it is handed back", async || {
+        outcomes(&stage.task("a").await) == [Outcome::Interrupted]
+    })
+    .await;
+    assert_eq!(first.left().await, Some(0));
+}
