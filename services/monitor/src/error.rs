@@ -31,6 +31,16 @@ pub enum ActError {
     Object(#[from] DeleteError),
 }
 
+impl ActError {
+    /// Whether an event that a newer version wrote is in the way.
+    pub fn is_newer_version(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_newer_version(),
+            _ => false,
+        }
+    }
+}
+
 /// Why the server did not say how things stand.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {

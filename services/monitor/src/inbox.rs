@@ -1,6 +1,7 @@
 //! Log events in, verdicts out: the guard that every loop over a consumer shares.
 
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -9,6 +10,7 @@ use spotreel_bootstrap::{Context, Health};
 use spotreel_bus::names::TASKS;
 use spotreel_bus::queue::QueueError;
 use spotreel_bus::{Delivery, Queue, Recorded};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::InboxConfig;
@@ -17,6 +19,11 @@ use crate::metrics;
 
 /// A lease is renewed so many times before it would end.
 const RENEWALS_PER_LEASE: u32 = 4;
+
+/// An event of a newer version is handed back for so long; a newer monitor may have it then.
+const HELD_FOR: Duration = Duration::from_secs(5);
+/// An event that has not come again for so long was handled by a newer monitor.
+const HELD_AT_MOST: Duration = Duration::from_secs(20);
 
 /// What is to become of an event that was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +42,8 @@ pub(crate) struct Inbox {
     config: InboxConfig,
     health: Health,
     stopping: CancellationToken,
+    /// The last event of a newer version that was handed back, and when.
+    held: Mutex<Option<(String, Instant)>>,
 }
 
 impl Inbox {
@@ -56,6 +65,7 @@ impl Inbox {
             config: config.clone(),
             health: ctx.health.clone(),
             stopping: ctx.stopping.clone(),
+            held: Mutex::new(None),
         }
     }
 
@@ -89,7 +99,7 @@ impl Inbox {
     {
         while !self.stopping.is_cancelled() {
             let mut batch = queue.pull_ready(self.concurrent).await?;
-            self.health.set(&self.check, Ok::<(), &str>(()));
+            self.health.set(&self.check, self.held());
             if batch.is_empty() {
                 batch.extend(queue.pull(self.config.pull_wait).await?);
             }
@@ -113,6 +123,7 @@ impl Inbox {
                 verdict = hear(recorded) => verdict,
                 never = renew(delivery, ack_wait / RENEWALS_PER_LEASE) => match never {},
             },
+            Err(error) if error.is_newer_version() => Err(error.into()),
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 let (consumer, subject, sequence) =
@@ -122,7 +133,7 @@ impl Inbox {
                     consumer,
                     subject,
                     sequence,
-                    "an event of the log cannot be read and is passed over"
+                    "an event of the log is no protobuf and is passed over"
                 );
                 metrics::unreadable(self.consumer);
                 Ok(Verdict::Done)
@@ -131,6 +142,10 @@ impl Inbox {
         let said = match verdict {
             Ok(Verdict::Done) => delivery.ack().await,
             Ok(Verdict::Later(delay)) => delivery.nak(delay).await,
+            Err(error) if error.is_newer_version() => {
+                self.hold(delivery, error);
+                delivery.nak(HELD_FOR).await
+            }
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::warn!(
@@ -145,6 +160,38 @@ impl Inbox {
         };
         if let Err(error) = said {
             tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "the server did not hear the verdict; the event comes again");
+        }
+    }
+}
+
+impl Inbox {
+    /// Not ready while an event of a newer version waits: only a newer monitor knows what it asks for.
+    fn hold(&self, delivery: &Delivery, error: ActError) {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
+        if delivery.delivered == 1 {
+            tracing::error!(
+                error,
+                consumer,
+                subject,
+                sequence,
+                "an event was written by a newer version; it waits until monitor is upgraded"
+            );
+        }
+        metrics::held(consumer);
+        let reason = format!(
+            "{subject} at {sequence} was written by a newer version: upgrade monitor ({error})"
+        );
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some((reason.clone(), Instant::now()));
+        self.health.set(&self.check, Err(reason));
+    }
+
+    fn held(&self) -> Result<(), String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Some((reason, at)) if at.elapsed() < HELD_AT_MOST => Err(reason.clone()),
+            _ => Ok(()),
         }
     }
 }

@@ -58,7 +58,7 @@ impl Janitor {
             return Ok(Verdict::Later(self.retry_after));
         }
         match self.drop_history(&end).await {
-            Err(ActError::Read(error @ (ReadError::Decode { .. } | ReadError::Subject { .. }))) => {
+            Err(ActError::Read(error @ ReadError::Decode { .. })) if !error.is_newer_version() => {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(error, task = %end.task.id, "a task's history cannot be read; it stays in the log");
                 metrics::unreadable(CONSUMER);

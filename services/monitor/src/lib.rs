@@ -16,6 +16,8 @@
 //! - A task's last event stays until it is old and alone, so that its state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; others only while that event is the task's last.
 //! - With nobody working, the length of the queues is the number of runnable tasks, within seconds.
+//! - An event that a newer version wrote is never acked: monitor is not ready until it is upgraded. Only a message that is
+//!   no protobuf is passed over.
 //!
 //! **After a crash** whatever was in hand comes back once its lease ends, and is decided anew from the log. Every step
 //! can be done twice. Any number of monitors may run.

@@ -10,6 +10,7 @@ const OBJECTS: &str = "spotreel_monitor_removed_objects_total";
 const EXPIRED: &str = "spotreel_monitor_expired_total";
 const RETRIES: &str = "spotreel_monitor_retries_total";
 const UNREADABLE: &str = "spotreel_monitor_unreadable_total";
+const HELD: &str = "spotreel_monitor_held_total";
 const MARK: &str = "spotreel_monitor_sweeper_mark_timestamp_seconds";
 const PENDING: &str = "spotreel_consumer_pending";
 const ACK_PENDING: &str = "spotreel_consumer_ack_pending";
@@ -32,7 +33,11 @@ pub fn describe() {
     );
     describe_counter!(
         UNREADABLE,
-        "Messages of the log that could not be read and were passed over, by consumer"
+        "Messages of the log that are no protobuf and were passed over, by consumer"
+    );
+    describe_counter!(
+        HELD,
+        "Deliveries of events that a newer version wrote, which were handed back, by consumer"
     );
     describe_gauge!(MARK, "When no ended task was last seen to hold a work item");
     describe_gauge!(
@@ -77,6 +82,10 @@ pub fn expired() {
 
 pub fn retry(consumer: &'static str) {
     counter!(RETRIES, "consumer" => consumer).increment(1);
+}
+
+pub fn held(consumer: &'static str) {
+    counter!(HELD, "consumer" => consumer).increment(1);
 }
 
 pub fn unreadable(consumer: &'static str) {

@@ -116,6 +116,10 @@ impl Progress {
                 "the server reports {:?}; {behind} events are missing",
                 problem.description
             )),
+            // It asks for what comes behind its own end, and would wait for it in silence.
+            None if at > original => Err(format!(
+                "the copy is at event {at}, EVENTS at {original}: EVENTS was made anew; delete the copy and run `spotreel provision`"
+            )),
             None if still >= STILL_AT_MOST => Err(format!(
                 "{behind} events are missing, and none has come for {} s",
                 still.as_secs()
@@ -154,5 +158,7 @@ mod tests {
         let ill = r#"{"state":{"last_seq":99},"mirror":{"error":{"err_code":10228,"description":"no flow control"}}}"#;
         let reason = watch.judge(99, &copy(ill), later(3_700)).unwrap_err();
         assert!(reason.contains("no flow control"), "{reason}");
+        let reason = watch.judge(3, &at(99), later(3_800)).unwrap_err();
+        assert!(reason.contains("made anew"), "{reason}");
     }
 }

@@ -349,6 +349,57 @@ async fn deadlines_end_what_waits_and_what_is_rendered() {
     ));
 }
 
+/// What a program of a newer version writes: well-formed, and with a state that this version does not know.
+async fn newer(hand: &Hand, subject: &str) -> u64 {
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let stored = context.publish(subject.to_owned(), "".into()).await;
+    stored.unwrap().await.unwrap().sequence
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_event_of_a_newer_version_is_held_and_what_it_stands_for_is_kept() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    // Its history holds an event that this version cannot read.
+    let mut task = hand.submit("t2", None).await;
+    task.sequence = newer(hand, "spotreel.log.t2.started").await;
+    let ended = hand.cancelled(&task).await;
+    let end = newer(hand, "spotreel.log.t1.failed").await;
+    system.put("checkpoints/t2/9/10").await;
+    system.all_notified().await;
+    let ctx = system.monitor(config()).await;
+    let reason = |consumer: &str| {
+        let checks = ctx.health.readiness().checks;
+        let reason = checks.get(&format!("consumer {consumer}"));
+        reason.and_then(|check| check.reason.clone())
+    };
+    let says = |consumer: &str, subject: &str| {
+        reason(consumer)
+            .is_some_and(|reason| reason.contains("newer version") && reason.contains(subject))
+    };
+    until("the sweeper says that it is too old", async || {
+        says("sweeper", "spotreel.log.t1.failed")
+    })
+    .await;
+    until("and so does the janitor", async || {
+        says("janitor", "spotreel.log.t2.cancelled")
+    })
+    .await;
+    // What is readable behind it is done, and what is not is not acked.
+    until("the entry that ended is swept", async || {
+        system.length().await == 0
+    })
+    .await;
+    for (consumer, held) in [("sweeper", 1), ("janitor", 2)] {
+        let info = reconcile::consumer(&hand.client, consumer).await.unwrap();
+        assert_eq!(info.num_ack_pending, held, "{consumer}");
+        assert!(info.ack_floor.stream_sequence < end, "{consumer}");
+    }
+    assert_eq!(system.keys().await, ["checkpoints/t2/9/10"]);
+    let last = hand.log.last(&ended.task.id).await.unwrap().unwrap();
+    assert_eq!(last.sequence, ended.sequence);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn not_ready_without_its_consumers() {
     let system = System::start().await;

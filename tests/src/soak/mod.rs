@@ -4,6 +4,7 @@
 //! goes while the run goes on: what keeps growing is a leak. Only public events and videos stay, one for one.
 
 mod clients;
+mod copy;
 mod ledger;
 pub mod process;
 mod system;
@@ -55,7 +56,9 @@ pub async fn run(options: &Options) -> Report {
     clients.stop().await;
     println!("soak: no more is sent after {:.0?}", began.elapsed());
     let settled = settle(&ledger, &mut watch).await;
-    let report = verdicts::all(&ledger, &watch, settled);
+    let copy = copy::compared(&soaked.observer, &soaked.client).await;
+    let mut report = verdicts::all(&ledger, &watch, settled);
+    report.verdicts.push(copy);
     listener.abort();
     report
 }
