@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 use prost::Message;
 use spotreel_domain::batch::PoolName;
@@ -58,6 +60,33 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
         }
     }
     Ok(found)
+}
+
+/// What one worker says of itself, read at the leader; none if it has not been heard of for a while.
+pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Found {
+        message: Message,
+    }
+    #[derive(serde::Deserialize)]
+    struct Message {
+        #[serde(default)]
+        data: String,
+    }
+    let api = format!("$JS.API.STREAM.MSG.GET.KV_{WORKERS_BUCKET}");
+    let query = serde_json::json!({ "last_by_subj": format!("$KV.{WORKERS_BUCKET}.{worker}") });
+    let (headers, body) = (HeaderMap::new(), query.to_string().into());
+    let found = jetstream::request::<Found>(client, &api, headers, body, REQUEST_TIMEOUT).await;
+    let data = match found {
+        Ok(found) => found.message.data,
+        Err(ApiError::NotFound) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The mark of a deletion is empty.
+    let bytes = BASE64.decode(data).unwrap_or_default();
+    Ok(Presence::decode(bytes.as_slice())
+        .ok()
+        .filter(|presence| !presence.worker.is_empty()))
 }
 
 /// Says for good that the worker of a machine shall never begin: for one that is not there yet to be asked. Whoever

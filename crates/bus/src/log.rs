@@ -220,6 +220,20 @@ impl TaskLog {
         self.scan(&names::log_of(id), 1, MAX_BATCH).await
     }
 
+    /// Whether a message is still in the log, asked of the leader.
+    pub async fn holds(&self, sequence: u64) -> Result<bool, ReadError> {
+        let api = format!("$JS.API.STREAM.MSG.GET.{TASKS}");
+        let body = serde_json::json!({ "seq": sequence }).to_string().into();
+        let (headers, timeout) = (HeaderMap::new(), TRY_TIMEOUT);
+        match jetstream::request::<serde_json::Value>(&self.client, &api, headers, body, timeout)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(ApiError::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Takes a work item, or an event that no one needs any more, out of the log.
     pub async fn delete(&self, sequence: u64) -> Result<(), ApiError> {
         jetstream::delete_message(&self.client, TASKS, sequence).await

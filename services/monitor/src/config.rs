@@ -18,6 +18,7 @@ pub struct MonitorConfig {
     pub inbox: InboxConfig,
     pub sweeper: SweeperConfig,
     pub janitor: JanitorConfig,
+    pub net: NetConfig,
     pub deadlines: DeadlinesConfig,
     pub reconcile: ReconcileConfig,
     pub nats: NatsConfig,
@@ -54,6 +55,18 @@ pub struct JanitorConfig {
     pub keep_finished: Duration,
     #[serde(with = "humantime_serde")]
     pub remove_every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub room_every: Duration,
+    pub room_percent: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub patience: Duration,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,6 +104,8 @@ impl MonitorConfig {
             ("inbox.retry_after", self.inbox.retry_after),
             ("sweeper.mark_every", self.sweeper.mark_every),
             ("janitor.remove_every", self.janitor.remove_every),
+            ("janitor.room_every", self.janitor.room_every),
+            ("net.every", self.net.every),
             ("deadlines.longest_wait", self.deadlines.longest_wait),
             ("reconcile.every", self.reconcile.every),
         ] {
@@ -115,6 +130,9 @@ impl MonitorConfig {
         }
         if self.janitor.keep_finished < self.janitor.grace {
             return refuse("janitor.keep_finished", "is no shorter than janitor.grace");
+        }
+        if !(1..=100).contains(&self.janitor.room_percent) {
+            return refuse("janitor.room_percent", "is 1 to 100");
         }
         if !(1..=100).contains(&self.reconcile.log_warn_percent) {
             return refuse("reconcile.log_warn_percent", "is 1 to 100");

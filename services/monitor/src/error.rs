@@ -21,10 +21,14 @@ pub enum ActError {
     Read(#[from] ReadError),
     #[error("message {sequence} of the log could not be deleted")]
     Delete { sequence: u64, source: ApiError },
-    #[error("the end of the task could not be written")]
+    #[error("the event could not be written")]
     Append(#[from] AppendError),
     #[error("consumer {consumer} could not be looked at")]
     Look { consumer: String, source: LookError },
+    #[error("the room of the log could not be looked at")]
+    Room(#[source] LookError),
+    #[error("worker {worker} could not be looked up")]
+    Presence { worker: String, source: ApiError },
     #[error("the objects of the task could not be listed")]
     List(#[from] ListError),
     #[error("an object could not be deleted")]

@@ -1,21 +1,20 @@
 //! What a finished task leaves behind: early events, checkpoints, videos that no state names. Its last event stays,
-//! until it is old.
+//! until it is old or its room is needed ([`room`](crate::room)). Of a task that goes on, the events that nobody needs.
 //!
 //! Every step can be done twice, and the task's last event is read anew before anything is deleted: a person's retry
 //! makes the task live again at any moment.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
-use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT};
+use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
 use spotreel_bus::{Recorded, TaskLog};
 use spotreel_domain::task::State;
 use spotreel_domain::{Task, TaskId};
 use spotreel_s3::Store;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::JanitorConfig;
 use crate::error::ActError;
@@ -26,14 +25,14 @@ pub const CONSUMER: &str = CONSUMER_JANITOR;
 /// Who must have heard a task's events before they go. `deadlines` is not among them: it holds entries back until
 /// their time comes, and asks the log then.
 const HEARERS: [&str; 2] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER];
-/// Events read at a time; one answer of the server.
-const PAGE: usize = 500;
 
 pub struct Janitor {
-    log: TaskLog,
+    pub(crate) log: TaskLog,
     store: Store,
-    config: JanitorConfig,
+    pub(crate) config: JanitorConfig,
     retry_after: Duration,
+    /// Where the next look for room begins.
+    pub(crate) room_from: Mutex<u64>,
 }
 
 impl Janitor {
@@ -43,6 +42,7 @@ impl Janitor {
             store,
             config,
             retry_after,
+            room_from: Mutex::new(1),
         }
     }
 
@@ -51,7 +51,11 @@ impl Janitor {
         if age < self.config.grace {
             return Ok(Verdict::Later(self.config.grace - age));
         }
-        if !self.is_last(&end).await? {
+        let Some(last) = self.log.last(&end.task.id).await? else {
+            return Ok(Verdict::Done);
+        };
+        if last.sequence != end.sequence {
+            self.trim(&last).await?;
             return Ok(Verdict::Done);
         }
         if !self.everyone_is_past(&HEARERS, end.sequence).await? {
@@ -76,13 +80,49 @@ impl Janitor {
         Ok(Verdict::Done)
     }
 
+    /// Drops what a task that goes on needs no more: all but its work item, its newest start and its last event. Events that
+    /// somebody has still to hear stay, and so do those of the last minutes, for people who look into the log.
+    pub(crate) async fn trim(&self, last: &Recorded) -> Result<(), ActError> {
+        let task = &last.task;
+        if task.is_terminal() {
+            return Ok(());
+        }
+        let now = ambient::now();
+        let history = match self.log.history(&task.id).await {
+            Err(ReadError::Decode { .. } | ReadError::Subject { .. }) => return Ok(()),
+            history => history?,
+        };
+        let kept = [task.entry, task.start];
+        let mut early = history;
+        early.retain(|event| {
+            event.sequence < last.sequence
+                && !kept.contains(&event.sequence)
+                && age(event, now) >= self.config.grace
+        });
+        let Some(newest) = early.last().map(|event| event.sequence) else {
+            return Ok(());
+        };
+        if self.everyone_is_past(&HEARERS, newest).await? {
+            for event in early {
+                self.delete(event.sequence).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// False once a new round has begun, or the task is gone.
-    async fn is_last(&self, end: &Recorded) -> Result<bool, ActError> {
+    pub(crate) async fn is_last(&self, end: &Recorded) -> Result<bool, ActError> {
         let last = self.log.last(&end.task.id).await?;
         Ok(last.is_some_and(|last| last.sequence == end.sequence))
     }
 
     async fn everyone_is_past(&self, consumers: &[&str], sequence: u64) -> Result<bool, ActError> {
+        Ok(self.heard_up_to(consumers).await? >= sequence)
+    }
+
+    /// All of the consumers are past every event, up to this one, that was in the log before the question.
+    pub(crate) async fn heard_up_to(&self, consumers: &[&str]) -> Result<u64, ActError> {
+        let mut heard = u64::MAX;
         for consumer in consumers {
             let info = reconcile::consumer(self.log.client(), consumer).await;
             let info = info.map_err(|source| ActError::Look {
@@ -90,11 +130,11 @@ impl Janitor {
                 source,
             })?;
             let idle = info.num_pending == 0 && info.num_ack_pending == 0;
-            if !idle && info.ack_floor.stream_sequence < sequence {
-                return Ok(false);
+            if !idle {
+                heard = heard.min(info.ack_floor.stream_sequence);
             }
         }
-        Ok(true)
+        Ok(heard)
     }
 
     /// Message by message: a purge would leave counts behind.
@@ -136,81 +176,15 @@ impl Janitor {
         Ok(())
     }
 
-    async fn delete(&self, sequence: u64) -> Result<(), ActError> {
+    pub(crate) async fn delete(&self, sequence: u64) -> Result<(), ActError> {
         let gone = self.log.delete(sequence).await;
         gone.map_err(|source| ActError::Delete { sequence, source })?;
         metrics::removed();
         Ok(())
     }
-
-    /// The slow pass, until told to stop.
-    pub(crate) async fn remove_old(self: Arc<Self>, stopping: CancellationToken) {
-        let mut tick = tokio::time::interval(self.config.remove_every);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = stopping.cancelled() => return,
-            }
-            let pass = stopping
-                .run_until_cancelled(self.remove_old_once(ambient::now()))
-                .await;
-            if let Some(Err(error)) = pass {
-                let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(error, "old tasks were not all removed, trying again later");
-            }
-        }
-    }
-
-    /// Removes finished tasks from the head of the log, up to the first event that is younger than they are kept.
-    pub async fn remove_old_once(&self, now: Timestamp) -> Result<usize, ActError> {
-        let (mut from, mut page, mut removed) = (1, PAGE, 0);
-        loop {
-            let events = match self.log.scan(EVERY_SUBJECT, from, page).await {
-                Ok(events) => events,
-                // One that cannot be read spoils its page: smaller pages find it, then it is passed over.
-                Err(ReadError::Decode { sequence, .. } | ReadError::Subject { sequence, .. }) => {
-                    if page == 1 {
-                        tracing::error!(sequence, "an event of the log cannot be read; it stays");
-                        metrics::unreadable(CONSUMER);
-                        (from, page) = (sequence + 1, PAGE);
-                    } else {
-                        page /= 2;
-                    }
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let Some(newest) = events.last() else {
-                return Ok(removed);
-            };
-            from = newest.sequence + 1;
-            for event in &events {
-                if age(event, now) < self.config.keep_finished {
-                    return Ok(removed);
-                }
-                if event.event.is_terminal() && self.may_go(event).await? {
-                    self.delete(event.sequence).await?;
-                    tracing::info!(task = %event.task.id, "removed; its id is free again");
-                    removed += 1;
-                }
-            }
-        }
-    }
-
-    /// The last and only event of its task, heard by all, its objects seen to.
-    async fn may_go(&self, end: &Recorded) -> Result<bool, ActError> {
-        let heard_by = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR];
-        Ok(self.is_last(end).await?
-            && self.is_alone(&end.task.id).await?
-            && self.everyone_is_past(&heard_by, end.sequence).await?)
-    }
-
-    async fn is_alone(&self, id: &TaskId) -> Result<bool, ActError> {
-        Ok(self.log.history(id).await?.len() == 1)
-    }
 }
 
 /// By the server's clock at its birth and ours now; one from the future has no age.
-fn age(event: &Recorded, now: Timestamp) -> Duration {
+pub(crate) fn age(event: &Recorded, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(event.stored_at)).unwrap_or_default()
 }

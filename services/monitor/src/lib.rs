@@ -4,16 +4,19 @@
 //! |---|---|---|
 //! | [`sweeper`](sweeper::Sweeper) | every end of a task, every `queued` | deletes the work item that ended; marks when none is left |
 //! | [`janitor`](janitor::Janitor) | every end of a task | drops its early events, its checkpoints, the videos that no state names |
+//! | [`room`] | nothing: it looks | removes finished tasks that are old, and the oldest while the log is too full |
+//! | [`net`](net::Net) | nothing: it looks | queues a task again whose work item is gone; drops the early events of one that goes on |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | says `expired` when the deadline has come |
 //! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue and the log's room; not ready while the clients' copy of EVENTS does not follow |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.hint.<id>`, and the mark `sweeper`.
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<priority>`, `spotreel.hint.<id>`, and the mark `sweeper`.
 //!
 //! **Owns** the removal of history: nobody else deletes events, and nobody else deletes objects of finished tasks.
 //!
 //! Invariants:
 //! - The work item of a runnable task is never deleted: what is deleted is named by an event after which it is none.
-//! - A task's last event stays until it is old and alone, so that its state never falls back to an earlier one.
+//! - A task that has not ended has a work item that its queue will deliver, within two minutes whatever took it away.
+//! - A task's last event stays until it is old, or its room needed, and alone, so that its state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; others only while that event is the task's last.
 //! - With nobody working, the length of the queues is the number of runnable tasks, within seconds.
 //! - An event that a newer version wrote is never acked: monitor is not ready until it is upgraded. Only a message that is
@@ -29,7 +32,10 @@ mod inbox;
 pub mod janitor;
 mod metrics;
 mod mirror;
+pub mod net;
+mod pages;
 pub mod reconcile;
+pub mod room;
 pub mod sweeper;
 
 use std::sync::Arc;
@@ -46,6 +52,7 @@ pub use inbox::Verdict;
 use deadlines::Deadlines;
 use inbox::Inbox;
 use janitor::Janitor;
+use net::Net;
 use reconcile::Reconcile;
 use sweeper::Sweeper;
 
@@ -90,7 +97,13 @@ pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, sto
         config.inbox.retry_after,
     ));
     let events = inbox(janitor::CONSUMER, config.janitor.concurrent);
-    let removal = Arc::clone(&janitor).remove_old(ctx.stopping.clone());
+    let removal = Arc::clone(&janitor).remove(ctx.stopping.clone());
+    let net = Net::new(log.clone(), config.net.clone());
+    let (trimmer, stopping) = (Arc::clone(&janitor), ctx.stopping.clone());
+    ctx.spawn("net", async move {
+        net.run(&trimmer, stopping).await;
+        Ok(())
+    });
     ctx.spawn("janitor", async move {
         events.serve(|event| Arc::clone(&janitor).hear(event)).await;
         Ok(())

@@ -8,6 +8,7 @@ const SWEPT: &str = "spotreel_monitor_swept_total";
 const REMOVED: &str = "spotreel_monitor_removed_events_total";
 const OBJECTS: &str = "spotreel_monitor_removed_objects_total";
 const EXPIRED: &str = "spotreel_monitor_expired_total";
+const RESTORED: &str = "spotreel_monitor_restored_total";
 const RETRIES: &str = "spotreel_monitor_retries_total";
 const UNREADABLE: &str = "spotreel_monitor_unreadable_total";
 const HELD: &str = "spotreel_monitor_held_total";
@@ -27,6 +28,10 @@ pub fn describe() {
         "Checkpoints and unnamed videos deleted from the store"
     );
     describe_counter!(EXPIRED, "Tasks ended at their deadline");
+    describe_counter!(
+        RESTORED,
+        "Tasks queued again because their work item was gone before their end"
+    );
     describe_counter!(
         RETRIES,
         "Events that could not be handled and came back, by consumer"
@@ -78,6 +83,10 @@ pub fn object_removed() {
 
 pub fn expired() {
     counter!(EXPIRED).increment(1);
+}
+
+pub fn restored() {
+    counter!(RESTORED).increment(1);
 }
 
 pub fn retry(consumer: &'static str) {

@@ -16,6 +16,7 @@ use spotreel_domain::task::State;
 use spotreel_domain::{Event, Model, Priority};
 use spotreel_localcloud::LocalCloud;
 use spotreel_monitor::janitor::Janitor;
+use spotreel_monitor::net::Net;
 use spotreel_monitor::{DEFAULTS, MonitorConfig, Verdict, reconcile};
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tempfile::TempDir;
@@ -30,6 +31,8 @@ fn config() -> MonitorConfig {
     config.inbox.pull_wait = Duration::from_millis(500);
     config.sweeper.mark_every = SOON;
     config.janitor.grace = SOON;
+    config.net.every = SOON;
+    config.net.patience = SOON;
     config.reconcile.every = SOON;
     config
 }
@@ -44,7 +47,10 @@ struct System {
 
 impl System {
     async fn start() -> Self {
-        let nats = provisioned().await;
+        Self::over(provisioned().await).await
+    }
+
+    async fn over(nats: Nats) -> Self {
         let hand = Hand::of(&nats).await;
         let dir = tempfile::tempdir().unwrap();
         let cloud = LocalCloud::start(spotreel_localcloud::Config::for_tests(dir.path()))
@@ -92,6 +98,11 @@ impl System {
         let name = work_consumer(Model::Ti2v5b, Priority::Normal);
         let info = reconcile::consumer(&self.hand.client, &name).await.unwrap();
         info.num_pending + info.num_ack_pending as u64
+    }
+
+    async fn last(&self, task: &Written) -> spotreel_bus::Recorded {
+        let last = self.hand.log.last(&task.task.id).await.unwrap();
+        last.expect("the task is in the log")
     }
 
     /// Everything that was written has been told to clients.
@@ -398,6 +409,181 @@ async fn an_event_of_a_newer_version_is_held_and_what_it_stands_for_is_kept() {
     assert_eq!(system.keys().await, ["checkpoints/t2/9/10"]);
     let last = hand.log.last(&ended.task.id).await.unwrap().unwrap();
     assert_eq!(last.sequence, ended.sequence);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_whose_work_item_is_gone_is_queued_again() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let work = system.work().await;
+    // Acked before its end while it waited, and while a worker rendered that is no more.
+    let waiting = hand.submit("waiting", None).await;
+    let rendered = hand.submit("rendered", None).await;
+    let held = [work.pull(SOON).await, work.pull(SOON).await];
+    let rendered = hand.started(&rendered).await;
+    // In the log no more.
+    let deleted = hand.started(&hand.submit("deleted", None).await).await;
+    hand.log.delete(deleted.task.entry).await.unwrap();
+    // Handed back, to be delivered again later: this one is well.
+    let delayed = hand.submit("delayed", None).await;
+    let back = work.pull(SOON).await.unwrap().unwrap();
+    assert_eq!(back.sequence, delayed.sequence);
+    back.nak(Duration::from_secs(600)).await.unwrap();
+    for delivery in held {
+        delivery.unwrap().unwrap().ack().await.unwrap();
+    }
+    let fresh = hand.submit("fresh", None).await;
+
+    let ctx = system.monitor(config()).await;
+    let lost = [&waiting, &rendered, &deleted];
+    until("all three are queued again", async || {
+        for task in lost {
+            if system.last(task).await.event != Event::Queued
+                || system.last(task).await.sequence == task.sequence
+            {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    until("their old items are swept", async || {
+        system.length().await == 5
+    })
+    .await;
+    ctx.stopping.cancel();
+    ctx.tasks.close();
+    ctx.tasks.wait().await;
+    for task in lost {
+        let last = system.last(task).await;
+        let now = last.task;
+        assert_eq!(
+            (now.entry, now.previous_entry),
+            (last.sequence, task.task.entry)
+        );
+        assert_eq!((now.round, now.failures, now.lost_in_row), (1, 0, 0));
+        assert_eq!(now.start, task.task.start);
+        assert!(now.running().is_none());
+    }
+    for task in [&delayed, &fresh] {
+        assert_eq!(system.last(task).await.sequence, task.sequence);
+    }
+    // They can be had: by four pulls, for the delayed one is not due.
+    let mut delivered = Vec::new();
+    while let Some(delivery) = work.pull(Duration::ZERO).await.unwrap() {
+        delivered.push(delivery.recorded().unwrap().task.id.to_string());
+    }
+    delivered.sort();
+    assert_eq!(delivered, ["deleted", "fresh", "rendered", "waiting"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_that_a_live_worker_renders_is_left_to_it_without_its_item() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let task = hand.started(&hand.submit("t1", None).await).await;
+    hand.log.delete(task.task.entry).await.unwrap();
+    let mut presence = spotreel_bus::kv::presences(&hand.client).await.unwrap();
+    assert!(presence.is_empty());
+    presence.push(spotreel_proto::worker::v1::Presence {
+        worker: "w1".into(),
+        task: "t1".into(),
+        ..Default::default()
+    });
+    spotreel_bus::kv::put_presence(&hand.client, &presence[0])
+        .await
+        .unwrap();
+    let mut hasty = config();
+    hasty.net.patience = Duration::ZERO;
+    let net = Net::new(hand.log.clone(), hasty.net.clone());
+    let janitor = system.janitor(hasty);
+    assert_eq!(net.look(&janitor).await.unwrap(), 0);
+    spotreel_bus::kv::remove_presence(&hand.client, "w1")
+        .await
+        .unwrap();
+    assert_eq!(net.look(&janitor).await.unwrap(), 1);
+    assert_eq!(net.look(&janitor).await.unwrap(), 0);
+    assert_eq!(system.last(&task).await.task.start, task.sequence);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_a_task_that_goes_on_entry_start_and_last_event_stay() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let mut task = hand.submit("t1", None).await;
+    for _ in 0..10 {
+        task = hand.interrupted(&hand.started(&task).await).await;
+    }
+    let (queued, start) = (task.task.entry, task.task.start);
+    let ctx = system.monitor(config()).await;
+    // Two passes of the net, at least, while notifier has heard nothing.
+    let waits = hand.started(&hand.submit("t2", None).await).await;
+    hand.log.delete(waits.task.entry).await.unwrap();
+    until("a pass was made", async || {
+        system.last(&waits).await.event == Event::Queued
+    })
+    .await;
+    assert_eq!(system.events(&task).await.len(), 21);
+    system.all_notified().await;
+    until("the rest is gone", async || {
+        system.events(&task).await == [Event::Queued, Event::Started, Event::Interrupted]
+    })
+    .await;
+    let left = hand.log.history(&task.task.id).await.unwrap();
+    let left: Vec<_> = left.iter().map(|event| event.sequence).collect();
+    assert_eq!(left, [queued, start, task.sequence]);
+    ctx.stopping.cancel();
+    // It goes on, and its attempts are known.
+    let task = hand.started(&task).await;
+    assert_eq!(task.task.attempts_total, 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
+    let nats = Nats::start().await;
+    let layout = spotreel_bus::provision::Layout {
+        tasks_max_bytes: 100_000,
+        ..Default::default()
+    };
+    spotreel_bus::provision::apply(&nats.client("provision").await, &layout)
+        .await
+        .unwrap();
+    let system = System::over(nats).await;
+    let hand = &system.hand;
+    let full = async || {
+        let stream = async_nats::jetstream::new(hand.client.clone())
+            .get_stream(TASKS)
+            .await
+            .unwrap();
+        stream.cached_info().state.bytes * 100 / 100_000
+    };
+    let live = hand.submit("live", None).await;
+    let mut ended = Vec::new();
+    while full().await < 75 {
+        let task = hand.submit(&format!("t{}", ended.len()), None).await;
+        hand.cancelled(&task).await;
+        hand.log.delete(task.sequence).await.unwrap();
+        ended.push(task);
+    }
+    let mut config = config();
+    config.janitor.room_every = SOON;
+    let _ctx = system.monitor(config).await;
+    system.all_notified().await;
+    until("there is room", async || full().await < 70).await;
+    let mut there = Vec::new();
+    for task in &ended {
+        there.push(hand.log.last(&task.task.id).await.unwrap().is_some());
+    }
+    let gone = there.iter().filter(|there| !**there).count();
+    assert!(
+        gone > 0 && there[gone..].iter().all(|there| *there),
+        "{there:?}"
+    );
+    assert!(
+        there[gone..].len() > there.len() / 2,
+        "no more than is needed"
+    );
+    assert_eq!(system.events(&live).await, [Event::Queued]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

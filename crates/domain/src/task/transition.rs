@@ -240,6 +240,23 @@ impl Task {
         Ok((Event::Queued, task))
     }
 
+    /// The work item is gone from its queue, and the task has not ended: a new item, in the same round. No failure, and
+    /// nothing that was counted is forgotten.
+    pub fn restored(&self, now: Timestamp) -> Result<Step, Refused> {
+        let state = match &self.state {
+            State::Queued { not_before } => State::Queued {
+                not_before: *not_before,
+            },
+            State::Started => State::Queued { not_before: None },
+            _ => return Err(self.refused("queued again")),
+        };
+        let mut task = self
+            .entered(state, now)
+            .with_attempt_closed(Outcome::Lost, None, now);
+        (task.previous_entry, task.entry) = (self.entry, 0);
+        Ok((Event::Queued, task))
+    }
+
     /// At most as many as attempts are kept, which is a multiple of those that make a failure.
     fn declined_in_row(&self) -> u32 {
         let newest_first = self.attempts.iter().rev();

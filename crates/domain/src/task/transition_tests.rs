@@ -62,7 +62,7 @@ fn every_state_meets_every_event() {
         queued().expired(now()).unwrap().1,
     ];
     let table = [
-        // state        started    succeeded    failed    interrupted declined lost     cancelled    expired    requeued
+        // state        started    succeeded    failed    interrupted declined lost     cancelled    expired    requeued restored
         (
             "queued",
             [
@@ -75,6 +75,7 @@ fn every_state_meets_every_event() {
                 "cancelled",
                 "expired",
                 "-",
+                "queued",
             ],
         ),
         (
@@ -89,17 +90,21 @@ fn every_state_meets_every_event() {
                 "cancelled",
                 "expired",
                 "-",
+                "queued",
             ],
         ),
-        ("succeeded", ["-"; 9]),
-        ("failed", ["-", "-", "-", "-", "-", "-", "-", "-", "queued"]),
+        ("succeeded", ["-"; 10]),
+        (
+            "failed",
+            ["-", "-", "-", "-", "-", "-", "-", "-", "queued", "-"],
+        ),
         (
             "cancelled",
-            ["-", "-", "-", "-", "-", "-", "-", "-", "queued"],
+            ["-", "-", "-", "-", "-", "-", "-", "-", "queued", "-"],
         ),
         (
             "expired",
-            ["-", "-", "-", "-", "-", "-", "-", "-", "queued"],
+            ["-", "-", "-", "-", "-", "-", "-", "-", "queued", "-"],
         ),
     ];
     for (task, (name, expected)) in states.iter().zip(table) {
@@ -114,6 +119,7 @@ fn every_state_meets_every_event() {
             task.cancelled(now()),
             task.expired(now()),
             task.requeued(now()),
+            task.restored(now()),
         ];
         let reached: Vec<_> = outcomes
             .iter()
@@ -266,6 +272,32 @@ fn only_the_entry_starts_the_task() {
     );
     assert_eq!(again.rule_start(1, now()), StartRuling::Forget);
     assert_eq!(again.rule_start(7, now()), StartRuling::Start);
+}
+
+#[test]
+fn a_restored_task_has_a_new_item_and_keeps_its_counts() {
+    let (_, waiting) = started()
+        .attempt_failed(failure(FailureKind::Retryable), now())
+        .unwrap();
+    let (_, running) = waiting.started("w", "i", 3, now()).unwrap();
+    let running = running.placed_at(4, Event::Started);
+    for (before, attempts) in [(waiting, 1), (running, 2)] {
+        let (event, after) = before.restored(now()).unwrap();
+        let after = after.placed_at(9, event);
+        assert_eq!(
+            (event, after.entry, after.previous_entry),
+            (Event::Queued, 9, 1)
+        );
+        assert_eq!(
+            (after.round, after.failures, after.start, after.lost_in_row),
+            (1, 1, before.start, 0)
+        );
+        assert_eq!(after.attempts.len(), attempts);
+        assert!(after.running().is_none());
+        assert_eq!(after.rule_start(1, now()), StartRuling::Forget);
+        let due = now() + Duration::from_secs(10);
+        assert_eq!(after.rule_start(9, due), StartRuling::Start);
+    }
 }
 
 #[test]

@@ -67,6 +67,11 @@ impl Hand {
             .await
     }
 
+    pub async fn interrupted(&self, before: &Written) -> Written {
+        self.next(before, |task| task.interrupted(ambient::now()))
+            .await
+    }
+
     pub async fn failed(&self, before: &Written) -> Written {
         let error = Failure {
             kind: FailureKind::Invalid,
