@@ -18,6 +18,7 @@ pub mod log;
 pub mod names;
 pub mod provision;
 pub mod queue;
+pub mod reply;
 pub mod trace;
 pub mod unreadable;
 
@@ -28,3 +29,4 @@ pub use leadership::Leadership;
 pub use lease::Lease;
 pub use log::{AppendError, Recorded, TaskLog};
 pub use queue::{Delivery, Queue};
+pub use reply::Reply;

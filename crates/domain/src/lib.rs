@@ -20,6 +20,7 @@ pub mod request;
 pub mod task;
 pub mod trigger;
 pub mod user_data;
+pub mod whole;
 
 pub use api_key::{ApiKey, Owner};
 pub use id::TaskId;

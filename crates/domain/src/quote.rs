@@ -24,7 +24,7 @@ pub const MAX_QUOTED_TASKS: u64 = 1_000_000;
 pub struct QuoteQuery<T = TaskRequest> {
     /// As it would be submitted. Prompt and image may be left out: neither changes what a task costs.
     pub task: T,
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "crate::whole::required")]
     pub tasks: u64,
 }
 

@@ -5,23 +5,25 @@
 mod labels;
 mod recipe;
 mod said;
+mod text;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use unicode_normalization::UnicodeNormalization;
 use utoipa::ToSchema;
 
 use crate::api_key::Owner;
 use crate::id::TaskId;
-use crate::model::{
-    GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
-};
+use crate::model::{GUIDANCE, ImageRule, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS};
 use crate::quality::Quality;
+use crate::whole;
+use text::{check_text, has_at_most};
 
 /// The most labels a task carries, and the longest key or value: they travel in every event.
 pub const MAX_LABELS: usize = 16;
 pub const MAX_LABEL_CHARS: usize = 128;
+/// Broken rules that one refusal names: as many as a request has fields, several times over.
+pub const MAX_VIOLATIONS: usize = 64;
 pub const MAX_IDEMPOTENCY_KEY: usize = 256;
 
 /// A task as a client writes it. All but model and prompt has a default.
@@ -40,12 +42,18 @@ pub struct TaskRequest {
     /// `WIDTHxHEIGHT`, as Wan2.2's own command line has it (there with a `*`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub frames: Option<u32>,
     /// In place of steps, guidance and shift.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub steps: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
@@ -53,7 +61,10 @@ pub struct TaskRequest {
     pub guidance_high_noise: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shift: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSource>,
@@ -137,11 +148,13 @@ impl TaskRequest {
     ) -> Result<Valid, Vec<Violation>> {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
-            broken.push(Violation {
-                field: field.into(),
-                rule: rule.into(),
-                message,
-            });
+            if broken.len() < MAX_VIOLATIONS {
+                broken.push(Violation {
+                    field: field.into(),
+                    rule: rule.into(),
+                    message,
+                });
+            }
         };
         let id = self.settle_id(owner, &mut refuse);
         let prompt = check_text("prompt", &self.prompt, 1, &mut refuse);
@@ -320,10 +333,11 @@ impl TaskRequest {
                 "count",
                 format!("a task has at most {MAX_LABELS} labels"),
             );
+            return;
         }
         for (key, value) in &self.labels {
             let fits = |text: &str| {
-                text.chars().count() <= MAX_LABEL_CHARS && !text.chars().any(char::is_control)
+                has_at_most(text, MAX_LABEL_CHARS) && !text.chars().any(char::is_control)
             };
             if key.is_empty() || !fits(key) || !fits(value) {
                 let message = format!(
@@ -387,38 +401,6 @@ fn is_image_key(key: &str) -> bool {
         && !key.contains("//")
         && !key.split('/').any(|part| part == ".." || part == ".")
         && !key.chars().any(char::is_control)
-}
-
-fn check_text(
-    field: &str,
-    text: &str,
-    min_chars: usize,
-    refuse: &mut impl FnMut(&str, &str, String),
-) -> String {
-    // What is ASCII is composed already, and most texts are.
-    let text: String = match text.is_ascii() {
-        true => text.to_owned(),
-        false => text.nfc().collect(),
-    };
-    let chars = text.chars().count();
-    if chars < min_chars || chars > MAX_PROMPT_CHARS || (min_chars > 0 && text.trim().is_empty()) {
-        refuse(
-            field,
-            "length",
-            format!("{field} has {min_chars} to {MAX_PROMPT_CHARS} characters, not {chars}"),
-        );
-    }
-    if text
-        .chars()
-        .any(|c| c.is_control() && c != '\n' && c != '\t')
-    {
-        refuse(
-            field,
-            "printable",
-            format!("{field} holds a control character: remove it"),
-        );
-    }
-    text
 }
 
 fn in_range(

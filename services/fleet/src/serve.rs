@@ -6,7 +6,7 @@ use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, ServiceExt};
 use futures::StreamExt;
-use spotreel_bus::names;
+use spotreel_bus::{Reply, names};
 use tokio::sync::Semaphore;
 
 use crate::Fleet;
@@ -47,6 +47,7 @@ async fn serve(fleet: &Arc<Fleet>, client: &Client) -> Result<(), StartError> {
         listening.push(listen(
             endpoint,
             verb,
+            client.clone(),
             Arc::clone(fleet),
             Arc::clone(&places),
         ));
@@ -55,19 +56,26 @@ async fn serve(fleet: &Arc<Fleet>, client: &Client) -> Result<(), StartError> {
     Ok(())
 }
 
-async fn listen(mut endpoint: Endpoint, verb: Verb, fleet: Arc<Fleet>, places: Arc<Semaphore>) {
+async fn listen(
+    mut endpoint: Endpoint,
+    verb: Verb,
+    client: Client,
+    fleet: Arc<Fleet>,
+    places: Arc<Semaphore>,
+) {
     while let Some(request) = endpoint.next().await {
         let place = Arc::clone(&places).acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
         let answering = Arc::clone(&fleet);
+        let client = client.clone();
         fleet.ctx.tasks.spawn(async move {
             let _place = place;
-            handle(&answering, verb, &request).await;
+            handle(&answering, &client, verb, &request).await;
         });
     }
 }
 
-async fn handle(fleet: &Fleet, verb: Verb, request: &Request) {
+async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
     if !names::is_inbox(reply_to) {
         let verb = verb.name();
@@ -78,7 +86,8 @@ async fn handle(fleet: &Fleet, verb: Verb, request: &Request) {
         );
         return;
     }
-    let reply = verbs::answer(fleet, verb, &request.message.payload).await;
+    let answered = verbs::answer(fleet, verb, &request.message.payload).await;
+    let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {
         tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");

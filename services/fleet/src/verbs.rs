@@ -1,13 +1,12 @@
 //! The answers to requests: what runs, and people's orders.
 
-use async_nats::HeaderMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
-use spotreel_domain::api::{ApiError, ErrorReply};
+use spotreel_domain::api::ApiError;
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
 use spotreel_domain::fleet::DrainAnswer;
 use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
@@ -24,12 +23,6 @@ pub enum Verb {
     Fleet,
     Stop,
     Drain,
-}
-
-/// An answer, ready to be sent.
-pub struct Reply {
-    pub body: Vec<u8>,
-    pub headers: HeaderMap,
 }
 
 impl Verb {
@@ -79,32 +72,11 @@ struct DrainOrder {
 }
 
 /// Carries out one request.
-pub async fn answer(fleet: &Fleet, verb: Verb, payload: &[u8]) -> Reply {
-    let answered = match verb {
+pub async fn answer(fleet: &Fleet, verb: Verb, payload: &[u8]) -> Result<Vec<u8>, ApiError> {
+    match verb {
         Verb::Fleet => show(fleet, payload).await.map(|view| json(&view)),
         Verb::Stop => stop(fleet, payload).await.map(|batch| json(&batch)),
         Verb::Drain => drain(fleet, payload).await.map(|drained| json(&drained)),
-    };
-    match answered {
-        Ok(body) => Reply {
-            body,
-            headers: HeaderMap::new(),
-        },
-        Err(error) => refusal(error),
-    }
-}
-
-fn refusal(error: ApiError) -> Reply {
-    let mut headers = HeaderMap::new();
-    let status = error.code.status().to_string();
-    headers.insert("Nats-Service-Error-Code", status.as_str());
-    // A header is one line.
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let line: String = error.message.chars().map(plain).collect();
-    headers.insert("Nats-Service-Error", line.as_str());
-    Reply {
-        body: json(&ErrorReply { error }),
-        headers,
     }
 }
 

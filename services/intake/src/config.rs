@@ -16,10 +16,14 @@ use crate::error::StartError;
 /// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.
 pub const LARGEST_BODY: usize = 28 << 20;
 
+/// `max_payload` of deploy/nats/nats-server.conf.
+const LARGEST_MESSAGE_MIB: usize = 8;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntakeConfig {
     pub concurrent_requests: usize,
+    pub request_memory_mib: usize,
     pub nats: NatsConfig,
     pub s3: S3Config,
     pub commit: CommitConfig,
@@ -144,6 +148,12 @@ impl IntakeConfig {
         }
         if self.concurrent_requests == 0 || self.inbox.in_flight == 0 {
             return refuse("concurrent_requests and inbox.in_flight", "are at least 1");
+        }
+        if self.request_memory_mib < LARGEST_MESSAGE_MIB {
+            return refuse(
+                "request_memory_mib",
+                "is at least 8: one message of the largest size",
+            );
         }
         self.api.check()
     }

@@ -113,7 +113,8 @@ pub async fn start_with(
 
     let keys = keys::ring(&client, &ctx);
     let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
-    let service = serve::offer(&intake, &client, &ctx, config.concurrent_requests).await?;
+    let (at_once, memory) = (config.concurrent_requests, config.request_memory_mib);
+    let service = serve::offer(&intake, &client, &ctx, at_once, memory).await?;
     let stopping = ctx.stopping.clone();
     ctx.tasks.spawn(async move {
         stopping.cancelled().await;

@@ -53,6 +53,8 @@ pub async fn page(
     };
     let mut seen = HashSet::new();
     let mut bytes = 0;
+    // The task that reaches it may be as large again.
+    let most_bytes = MAX_PAGE_BYTES.min(intake.log.client().max_payload() / 2);
     let mut covered = WINDOW.min(limit * FIRST_WINDOW_A_TASK);
     for _ in 0..MAX_WINDOWS {
         if end <= first {
@@ -78,7 +80,7 @@ pub async fn page(
             let view = TaskView::from(&recorded.task);
             bytes += serde_json::to_vec(&view).map_or(0, |json| json.len());
             page.tasks.push(view);
-            if page.tasks.len() >= limit || bytes >= MAX_PAGE_BYTES {
+            if page.tasks.len() >= limit || bytes >= most_bytes {
                 page.next_cursor = Some(recorded.sequence).filter(|sequence| *sequence > first);
                 return Ok(page);
             }

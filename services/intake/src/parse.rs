@@ -96,6 +96,8 @@ fn body<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<&'a str, Ap
         let message = format!("the body is not UTF-8 from byte {} on", bad.valid_up_to());
         error::broken("body", "utf8", message)
     })?;
+    // Editors on Windows put a byte order mark in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match text.trim_matches([' ', '\t', '\r', '\n']) {
         "" => Err(error::broken(
             "body",
@@ -160,6 +162,7 @@ fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
         ("unknown variant", "known"),
         ("missing field", "required"),
         ("duplicate field", "once"),
+        ("too many labels", "count"),
         ("invalid type", "type"),
         ("invalid value", "range"),
         ("invalid length", "length"),
@@ -276,6 +279,26 @@ mod tests {
                 .message
                 .contains("task 2 of the list")
         );
+    }
+
+    #[test]
+    fn reading_stops_at_the_labels_that_are_too_many() {
+        let labels: Vec<_> = (0..100_000).map(|n| format!("\"\x7f{n}\":\"\"")).collect();
+        // What stands behind them is not looked at.
+        let text = format!("{{\"labels\":{{{},oh", labels.join(","));
+        let error = submission(text.as_bytes(), None).unwrap_err();
+        let named: Vec<_> = error
+            .violations
+            .iter()
+            .map(|one| (&*one.field, &*one.rule))
+            .collect();
+        assert_eq!(named, [("labels", "count")]);
+    }
+
+    #[test]
+    fn what_windows_writes_is_no_error() {
+        let text = "\u{feff}{\"model\":\"a\",\r\n\"prompt\":\"x\"}\r\n";
+        assert!(submission(text.as_bytes(), None).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use async_nats::{Client, HeaderMap};
 use serde::Serialize;
 use spotreel_bus::names;
 use spotreel_domain::TaskId;
-use spotreel_domain::api::{ApiError, ErrorReply, ListQuery, SubmitResult, TaskRef};
+use spotreel_domain::api::{ApiError, ListQuery, SubmitResult, TaskRef};
 
 use crate::caller::Caller;
 use crate::parse::{self, Submission};
@@ -25,12 +25,6 @@ pub enum Verb {
     CreateKey,
     ListKeys,
     RevokeKey,
-}
-
-/// An answer, ready to be sent.
-pub struct Reply {
-    pub body: Vec<u8>,
-    pub headers: HeaderMap,
 }
 
 impl Verb {
@@ -78,11 +72,11 @@ pub async fn answer(
     verb: Verb,
     payload: &[u8],
     headers: Option<&HeaderMap>,
-) -> Reply {
+) -> Result<Vec<u8>, ApiError> {
     let kind = headers
         .and_then(|headers| headers.get("Content-Type"))
         .map(async_nats::HeaderValue::as_str);
-    let answered = match verb {
+    match verb {
         Verb::Submit => submit(intake, payload, kind).await,
         Verb::Get => get(intake, payload, kind).await,
         Verb::List => list(intake, payload, kind).await,
@@ -91,32 +85,6 @@ pub async fn answer(
         Verb::CreateKey => create_key(intake, payload, kind).await,
         Verb::ListKeys => list_keys(intake).await,
         Verb::RevokeKey => revoke_key(intake, payload, kind).await,
-    };
-    match answered {
-        Ok(body) => Reply {
-            body,
-            headers: HeaderMap::new(),
-        },
-        Err(error) => refusal(error),
-    }
-}
-
-fn refusal(error: ApiError) -> Reply {
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        "Nats-Service-Error-Code",
-        error.code.status().to_string().as_str(),
-    );
-    // A header is one line.
-    let line: String = error
-        .message
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    headers.insert("Nats-Service-Error", line.as_str());
-    Reply {
-        body: json(&ErrorReply { error }),
-        headers,
     }
 }
 
@@ -148,7 +116,7 @@ async fn submit(
 fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
     let mut answer = submit::sum(outcomes);
     let body = json(&answer);
-    if body.len() <= client.max_payload() {
+    if body.len() <= client.max_payload() - spotreel_bus::reply::HEADERS {
         return body;
     }
     for result in &mut answer.results {

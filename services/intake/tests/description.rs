@@ -42,5 +42,10 @@ fn what_is_referred_to_is_there() {
     for model in task["oneOf"].as_array().unwrap() {
         let tiers = &model["properties"]["quality"]["anyOf"][0]["enum"];
         assert_eq!(*tiers, serde_json::json!(["fast", "standard", "best"]));
+        let prompt = model["properties"]["prompt"]["pattern"].as_str().unwrap();
+        assert!(
+            !prompt.contains("A-Z"),
+            "prompts come in every script: {prompt}"
+        );
     }
 }

@@ -314,3 +314,47 @@ async fn pages_from_elsewhere_may_call_when_they_are_named() {
             .is_none()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_windows_and_javascript_write_is_no_error() {
+    let stage = Stage::set().await;
+    let web = Web::of(&stage);
+    let body = "\u{feff}{\"model\":\"ti2v-5B\",\r\n\"prompt\":\"a\\r\\nb\",\"id\":\"w\",\"frames\":25.0,\"seed\":7.0}\r\n";
+    let request = web.request(Method::POST, "/v1/tasks");
+    let request = request.header("Content-Type", "application/json");
+    let answer = web.answer(request.body(body)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    let seen = web.get("/v1/tasks/w").await.json;
+    let kept = (&seen["prompt"], &seen["frames"], &seen["seed"]);
+    assert_eq!(kept, (&json!("a\nb"), &json!(25), &json!(7)));
+    let line = "{\"model\":\"ti2v-5B\",\"prompt\":\"夜晚的海浪\"}\r\n";
+    let request = web.request(Method::POST, "/v1/tasks");
+    let request = request.header("Content-Type", "application/jsonl");
+    let answer = request.body(format!("\u{feff}{line}{line}\r\n")).send();
+    let text = answer.await.unwrap().text().await.unwrap();
+    assert_eq!(text.matches("\"id\"").count(), 2, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_a_stream_is_a_line_to_every_reader() {
+    let stage = Stage::set().await;
+    let web = Web::of(&stage);
+    let task = json!({ "model": "ti2v-5B", "prompt": "a\u{2028}b\u{2029}c", "id": "t" });
+    web.post("/v1/tasks", &task).await;
+    web.send(Method::DELETE, "/v1/tasks/t").await;
+    web::tell(&stage, "t").await;
+    let request = web.request(Method::GET, "/v1/tasks/t/events");
+    let mut response = request.send().await.unwrap();
+    let mut text = String::new();
+    while !text.contains("a\\u2028b\\u2029c") {
+        let more = response.chunk().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&more).unwrap());
+        assert!(!text.contains(['\u{2028}', '\u{2029}']), "{text}");
+    }
+    let request = web.request(Method::POST, "/v1/tasks");
+    let request = request.header("Content-Type", "application/jsonl");
+    let answer = request.body("{\"a\u{85}b\u{2028}c\":1}\n").send();
+    let text = answer.await.unwrap().text().await.unwrap();
+    assert!(!text.contains(['\u{85}', '\u{2028}']), "{text}");
+    assert!(text.contains("\\u2028"), "{text}");
+}

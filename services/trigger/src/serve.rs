@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
-use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
-use spotreel_bus::names;
-use spotreel_domain::api::{ApiError, ErrorReply};
+use spotreel_bus::{Reply, names};
 use tokio::sync::Semaphore;
 
 use crate::error::StartError;
@@ -44,7 +43,14 @@ pub async fn offer(
             .add(verb.subject())
             .await
             .map_err(failed(verb.subject()))?;
-        let listening = listen(endpoint, verb, desk.clone(), places.clone(), ctx.clone());
+        let listening = listen(
+            endpoint,
+            verb,
+            client.clone(),
+            desk.clone(),
+            places.clone(),
+            ctx.clone(),
+        );
         ctx.spawn(verb.name(), listening);
     }
     Ok(service)
@@ -53,15 +59,16 @@ pub async fn offer(
 async fn listen(
     mut endpoint: Endpoint,
     verb: Verb,
+    client: Client,
     desk: Arc<Desk>,
     places: Arc<Semaphore>,
     ctx: Context,
 ) -> anyhow::Result<()> {
     while let Some(Some(request)) = ctx.stopping.run_until_cancelled(endpoint.next()).await {
         let place = places.clone().acquire_owned().await?;
-        let desk = desk.clone();
+        let (client, desk) = (client.clone(), desk.clone());
         ctx.tasks.spawn(async move {
-            handle(&desk, verb, &request).await;
+            handle(&desk, &client, verb, &request).await;
             drop(place);
         });
     }
@@ -69,7 +76,7 @@ async fn listen(
     Ok(())
 }
 
-async fn handle(desk: &Desk, verb: Verb, request: &Request) {
+async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
     if !names::is_inbox(reply_to) {
         let verb = verb.name();
@@ -81,22 +88,11 @@ async fn handle(desk: &Desk, verb: Verb, request: &Request) {
         return;
     }
     let began = Instant::now();
-    let mut headers = HeaderMap::new();
-    let body = match desk.answer(verb, &request.message.payload).await {
-        Ok(body) => body,
-        Err(error) => refusal(error, &mut headers),
-    };
-    if let Err(error) = request.respond_with_headers(Ok(body.into()), headers).await {
+    let answered = desk.answer(verb, &request.message.payload).await;
+    let reply = Reply::new(answered, client.max_payload());
+    let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
+    if let Err(error) = sent.await {
         tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
     }
     metrics::answered(verb.name(), began.elapsed());
-}
-
-fn refusal(error: ApiError, headers: &mut HeaderMap) -> Vec<u8> {
-    let status = error.code.status().to_string();
-    headers.insert("Nats-Service-Error-Code", status.as_str());
-    // A header is one line.
-    let line = error.message.replace(|c: char| c.is_control(), " ");
-    headers.insert("Nats-Service-Error", line.as_str());
-    serde_json::to_vec(&ErrorReply { error }).expect("it has string keys only")
 }

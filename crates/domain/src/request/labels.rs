@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
+use super::MAX_LABELS;
+
 pub fn each_once<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
@@ -25,6 +27,12 @@ impl<'de> Visitor<'de> for Labels {
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             if labels.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            if labels.len() == MAX_LABELS {
+                // Not one more is read: there may be as many as a body holds.
+                return Err(A::Error::custom(format_args!(
+                    "too many labels: a task has at most {MAX_LABELS}"
+                )));
             }
             labels.insert(key, value);
         }

@@ -1,13 +1,13 @@
 //! What a client said, to tell the same submission again from another one.
 
 use sha2::{Digest, Sha256};
-use unicode_normalization::UnicodeNormalization;
 
+use super::text::normal;
 use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskRequest, TaskSpec, Valid, hex};
 use crate::model::MAX_PROMPT_CHARS;
 
-/// A character of UTF-8 has at most four bytes.
-const MAX_BYTES: usize = 4 * (2 * MAX_PROMPT_CHARS + 2 * MAX_LABELS * MAX_LABEL_CHARS);
+/// A character of UTF-8 has at most four bytes; what comes on top is for model, size and line ends.
+const MAX_BYTES: usize = 4 * (3 * MAX_PROMPT_CHARS + 2 * MAX_LABELS * MAX_LABEL_CHARS);
 
 impl TaskRequest {
     /// SHA-256 of the request as the client wrote it: defaults, which an upgrade may change, are not in
@@ -20,13 +20,12 @@ impl TaskRequest {
         if texts.chain(labels).map(String::len).sum::<usize>() > MAX_BYTES {
             return None;
         }
-        let composed = |text: &String| text.nfc().collect::<String>();
         let said = Self {
             id: None,
             idempotency_key: None,
             model: self.model.clone(),
-            prompt: composed(&self.prompt),
-            negative_prompt: self.negative_prompt.as_ref().map(composed),
+            prompt: normal(&self.prompt),
+            negative_prompt: self.negative_prompt.as_deref().map(normal),
             size: self.size.clone(),
             frames: self.frames,
             quality: self.quality,
@@ -129,6 +128,10 @@ mod tests {
             ..fox()
         };
         assert_eq!(composed("\u{e9}").digest(), composed("e\u{301}").digest());
+        let windows = composed("\u{feff}a\r\nb");
+        assert_eq!(windows.digest(), composed("a\nb").digest());
+        let spec = windows.validate(Timestamp::UNIX_EPOCH).unwrap().spec;
+        assert_eq!(spec.prompt, "a\nb");
         for other in [
             composed("a blue fox"),
             TaskRequest {

@@ -16,6 +16,7 @@ use spotreel_domain::Owner;
 use spotreel_domain::api::ApiError;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::lines::one_line;
 use super::problem::Problem;
 use super::query::Named;
 use super::{Api, UNBUFFERED};
@@ -197,7 +198,7 @@ impl Follower {
                 }
                 progress = heard(&mut self.progress) => {
                     let text = String::from_utf8(progress.payload.into()).ok()?;
-                    return Some((Event::default().event("progress").data(text), true));
+                    return Some((Event::default().event("progress").data(one_line(&text)), true));
                 }
             }
         }
@@ -212,7 +213,7 @@ impl Follower {
         let event = Event::default()
             .id(told.sequence.to_string())
             .event(told.event())
-            .data(text);
+            .data(one_line(text));
         let may_end = self.ends
             && spotreel_domain::Event::parse(told.event())
                 .is_some_and(spotreel_domain::Event::is_terminal);

@@ -17,6 +17,7 @@ use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult};
 use tokio::sync::mpsc;
 
 use super::body::{self, Budget, Held};
+use super::lines::one_line;
 use super::routes::LARGEST_BODY;
 use super::{Api, UNBUFFERED};
 use crate::caller::Caller;
@@ -112,9 +113,9 @@ fn one(line: &[u8], index: usize) -> Result<TaskRequest, ApiError> {
 }
 
 fn line_of(outcome: Outcome) -> Bytes {
-    let mut line =
-        serde_json::to_vec(&SubmitResult::from(outcome)).expect("an answer has string keys only");
-    line.push(b'\n');
+    let json = serde_json::to_string(&SubmitResult::from(outcome));
+    let mut line = one_line(&json.expect("an answer has string keys only")).into_owned();
+    line.push('\n');
     line.into()
 }
 

@@ -8,6 +8,7 @@ mod body;
 mod events;
 mod images;
 mod jsonl;
+mod lines;
 mod listen;
 mod openapi;
 mod problem;

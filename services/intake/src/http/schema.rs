@@ -139,11 +139,11 @@ fn of_model(model: Model) -> Value {
         .collect();
     let frames: Vec<_> = (MIN_FRAMES..=limits.max_frames).step_by(4).collect();
     let text = |least: usize| {
-        // As the door: no control characters but a new line and a tab, and not only blanks.
+        // As the door: no control characters but those that end lines and a tab, and not only blanks, in any script.
         let pattern = if least == 0 {
-            r"^[^\x00-\x08\x0B-\x1F\x7F-\x9F]*$"
+            r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F]*$"
         } else {
-            r"^[^\x00-\x08\x0B-\x1F\x7F-\x9F]*[A-Za-z0-9][^\x00-\x08\x0B-\x1F\x7F-\x9F]*$"
+            r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F]*[^\s\x00-\x1F\x7F-\x9F\uFEFF][^\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F]*$"
         };
         json!({ "type": "string", "minLength": least, "maxLength": MAX_PROMPT_CHARS, "pattern": pattern })
     };

@@ -1,0 +1,95 @@
+//! Answers to requests: each is one message, whatever it has to say.
+
+use async_nats::HeaderMap;
+use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
+
+/// Longest text in a header, in bytes.
+const MAX_LINE: usize = 400;
+/// What headers take at most; they count as a part of the message.
+pub const HEADERS: usize = 1_024;
+
+/// An answer, ready to be sent.
+pub struct Reply {
+    pub body: Vec<u8>,
+    pub headers: HeaderMap,
+}
+
+impl Reply {
+    /// An answer that is larger than a message of `max_payload` bytes is replaced: without one, whoever asked would wait
+    /// until his time is up, and ask again.
+    pub fn new(answered: Result<Vec<u8>, ApiError>, max_payload: usize) -> Self {
+        let most = max_payload.saturating_sub(HEADERS);
+        let reply = match answered {
+            Ok(body) => Self {
+                body,
+                headers: HeaderMap::new(),
+            },
+            Err(error) => Self::refusal(error),
+        };
+        if reply.body.len() <= most {
+            return reply;
+        }
+        let message = format!(
+            "the answer has {} bytes and a message holds {most}: what was asked is done, ask for less at a time to read it",
+            reply.body.len()
+        );
+        tracing::warn!(
+            bytes = reply.body.len(),
+            most,
+            "an answer larger than a message was replaced"
+        );
+        Self::refusal(ApiError {
+            code: ErrorCode::TooLarge,
+            message,
+            violations: Vec::new(),
+            retry_after_s: None,
+        })
+    }
+
+    fn refusal(error: ApiError) -> Self {
+        let mut headers = HeaderMap::new();
+        let status = error.code.status().to_string();
+        headers.insert("Nats-Service-Error-Code", status.as_str());
+        // A header is one line.
+        let mut line = error.message.replace(|c: char| c.is_control(), " ");
+        line.truncate(line.floor_char_boundary(MAX_LINE));
+        headers.insert("Nats-Service-Error", line.as_str());
+        let body = serde_json::to_vec(&ErrorReply { error });
+        Self {
+            body: body.expect("a refusal has string keys only"),
+            headers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_larger_than_a_message_is_replaced_by_one_that_fits() {
+        let max_payload = 4_096;
+        let small = Reply::new(Ok(vec![b' '; 3_000]), max_payload);
+        assert_eq!(small.body.len(), 3_000);
+        let error = ApiError {
+            code: ErrorCode::Invalid,
+            message: "\n".repeat(10_000),
+            violations: Vec::new(),
+            retry_after_s: None,
+        };
+        for answered in [Ok(vec![b' '; 4_000]), Err(error)] {
+            let replaced = Reply::new(answered, max_payload);
+            assert!(replaced.body.len() <= max_payload - HEADERS);
+            let ErrorReply { error } = serde_json::from_slice(&replaced.body).unwrap();
+            assert_eq!(error.code, ErrorCode::TooLarge);
+            assert_eq!(
+                replaced
+                    .headers
+                    .get("Nats-Service-Error-Code")
+                    .unwrap()
+                    .as_str(),
+                "413"
+            );
+        }
+    }
+}

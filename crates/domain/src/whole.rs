@@ -1,0 +1,92 @@
+//! Whole numbers as JSON writers have them: to JavaScript and to many others, `25.0` is 25.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
+
+/// Above it, not every whole number is an f64.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// For `deserialize_with`; null is none.
+pub fn optional<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    deserializer.deserialize_any(Whole(PhantomData))
+}
+
+/// For `deserialize_with`.
+pub fn required<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let number = optional(deserializer)?;
+    number.ok_or_else(|| D::Error::invalid_type(Unexpected::Unit, &"a whole number"))
+}
+
+struct Whole<T>(PhantomData<T>);
+
+impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<T>, E> {
+        let whole = T::try_from(number).ok();
+        whole
+            .map(Some)
+            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Option<T>, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Option<T>, E> {
+        if number.fract() != 0.0 {
+            return Err(E::invalid_type(Unexpected::Float(number), &self));
+        }
+        if !(0.0..=MAX_EXACT).contains(&number) {
+            return Err(E::invalid_value(Unexpected::Float(number), &self));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole and within the range of exact numbers"
+        )]
+        self.visit_u64(number as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::TaskRequest;
+
+    #[test]
+    fn a_whole_float_is_a_whole_number() {
+        let read = |text: &str| serde_json::from_str::<TaskRequest>(text);
+        let request = read(r#"{"frames":25.0,"steps":5e1,"seed":7.0}"#).unwrap();
+        let numbers = (request.frames, request.steps, request.seed);
+        assert_eq!(numbers, (Some(25), Some(50), Some(7)));
+        assert_eq!(read(r#"{"frames":null}"#).unwrap().frames, None);
+        for bad in [
+            "25.5",
+            "-1",
+            "-1.0",
+            "1e300",
+            "4294967296.0",
+            "\"25\"",
+            "true",
+        ] {
+            assert!(read(&format!("{{\"frames\":{bad}}}")).is_err(), "{bad}");
+        }
+    }
+}
