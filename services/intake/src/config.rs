@@ -96,6 +96,7 @@ pub struct ApiConfig {
     pub uploads: usize,
     pub followers: usize,
     pub body_memory_mib: usize,
+    pub owner_share_percent: usize,
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -160,6 +161,11 @@ impl IntakeConfig {
 }
 
 impl ApiConfig {
+    /// Of a bound, what one owner of keys may hold.
+    pub fn share(&self, bound: usize) -> usize {
+        (bound * self.owner_share_percent / 100).max(1)
+    }
+
     fn check(&self) -> Result<(), StartError> {
         let refuse = |key, rule| Err(StartError::Config { key, rule });
         let bounds = [
@@ -179,6 +185,9 @@ impl ApiConfig {
                 "api.body_memory_mib",
                 "is at least 28: one body of the largest size",
             );
+        }
+        if !(1..=100).contains(&self.owner_share_percent) {
+            return refuse("api.owner_share_percent", "is 1 to 100");
         }
         let times = [self.body_timeout, self.idle_timeout, self.keep_alive];
         if times.iter().any(Duration::is_zero) {

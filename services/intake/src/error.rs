@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
-use spotreel_domain::TaskId;
+use spotreel_domain::{Owner, TaskId};
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::api_key::KeyId;
 use spotreel_domain::request::Violation;
@@ -144,6 +144,14 @@ pub fn timed_out(message: String) -> ApiError {
 pub fn busy(what: &str) -> ApiError {
     let message = format!("{what}: send it again a little later");
     refusal(ErrorCode::Unavailable, message, Some(BUSY_RETRY))
+}
+
+/// An owner of keys holds all of a bound that one may hold; others have room.
+pub fn share_taken(owner: &Owner, each: usize, what: &str) -> ApiError {
+    let message = format!(
+        "owner {owner} has {each} {what}, and one owner may not have more: send it again when one of them has ended"
+    );
+    rate_limited(message, BUSY_RETRY)
 }
 
 /// The log did not answer a reader.

@@ -37,6 +37,7 @@ mod pace;
 pub mod parse;
 mod quote;
 mod serve;
+mod shares;
 mod submit;
 mod tasks;
 mod verbs;

@@ -8,6 +8,8 @@ mod web;
 use reqwest::Method;
 use serde_json::{Value, json};
 use stage::{Stage, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use web::{Sse, Web};
 
 fn fox() -> Value {
@@ -238,4 +240,73 @@ async fn a_key_has_a_rate() {
         .is_problem(429, "rate_limited");
     // Looking costs nothing.
     assert_eq!(anna.get("/v1/tasks").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_keep_nobody_else_out() {
+    let stage = Stage::set_with(&[
+        ("api.auth", "keys"),
+        ("api.connections", "64"),
+        ("api.concurrent_requests", "8"),
+        ("api.owner_share_percent", "25"),
+    ])
+    .await;
+    let web = Web::of(&stage);
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let (refused, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let head = format!(
+        "POST /v1/tasks HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
+        anna.key()
+    );
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let refused = refused.clone();
+        tokio::spawn(async move {
+            let mut first = [0; 12];
+            if stream.read_exact(&mut first).await.is_ok() {
+                refused.send(first[9..].to_vec()).unwrap();
+            }
+        });
+    }
+    // Sixteen of 64 may be on their way; the others hear it at once.
+    for _ in 0..24 {
+        assert_eq!(answers.recv().await.unwrap(), b"429");
+    }
+    for _ in 0..20 {
+        assert_eq!(ben.post("/v1/tasks", &fox()).await.status, 201);
+        assert_eq!(ben.get("/v1/tasks").await.status, 200);
+    }
+    // A request without a body still has a place, and one with a body is told whose bound it is.
+    assert_eq!(anna.get("/v1/tasks").await.status, 200);
+    let more = anna.post("/v1/tasks", &fox()).await;
+    more.is_problem(429, "rate_limited");
+    assert!(more.headers.contains_key("retry-after"));
+    let detail = more.json["detail"].as_str().unwrap();
+    assert!(detail.contains("anna") && detail.contains("16"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owner_follows_no_more_than_a_part_of_the_followers() {
+    let stage = Stage::set_with(&[
+        ("api.auth", "keys"),
+        ("api.followers", "4"),
+        ("api.owner_share_percent", "50"),
+    ])
+    .await;
+    let web = Web::of(&stage);
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, again) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let _first = Sse::open(&anna, "/v1/events", None).await;
+    let _second = Sse::open(&again, "/v1/events", None).await;
+    for key in [&anna, &again] {
+        key.get("/v1/events")
+            .await
+            .is_problem(429, "rate_limited");
+    }
+    let _third = Sse::open(&ben, "/v1/events", None).await;
+    let _fourth = Sse::open(&ben, "/v1/events", None).await;
 }

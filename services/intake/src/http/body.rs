@@ -1,7 +1,7 @@
 //! Bodies: how long, how large, how many bytes of them at once.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,18 +12,21 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use spotreel_domain::api::ApiError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Api;
+use crate::caller::Caller;
+use crate::config::{ApiConfig, LARGEST_BODY};
 use crate::error;
+use crate::shares::{Share, Shares};
 
 const KIB: usize = 1_024;
-/// What a whole body may hold without asking: as many of them as can be at work at once still fit everywhere.
-const FREE: usize = 64 * KIB;
+/// What a whole body may hold without asking: one on every connection still fits everywhere.
+const FREE: usize = 16 * KIB;
 
 /// The memory that all bodies together may hold.
 #[derive(Clone)]
 pub(super) struct Budget {
-    kib: Arc<Semaphore>,
+    kib: Shares,
 }
 
 /// Bytes with the part of the budget that they take, until they are dropped.
@@ -31,61 +34,51 @@ pub(super) struct Held {
     bytes: BytesMut,
     /// So many of them ask for nothing.
     free: usize,
-    share: Option<OwnedSemaphorePermit>,
+    share: Share,
 }
 
 impl Budget {
-    pub fn new(mib: usize) -> Self {
+    pub fn new(config: &ApiConfig) -> Self {
+        let all = config.body_memory_mib * KIB;
+        let each = config.share(all).max(LARGEST_BODY.div_ceil(KIB));
         Self {
-            kib: Arc::new(Semaphore::new(mib * KIB)),
+            kib: Shares::new("KiB of bodies in memory", all, each),
         }
     }
 
     /// For a whole body.
-    fn hold(&self) -> Held {
+    fn hold(&self, caller: &Caller) -> Held {
         Held {
             bytes: BytesMut::new(),
             free: FREE,
-            share: None,
+            share: self.kib.none_yet(Some(caller)),
         }
     }
 
     /// For one of many that are held at the same time: all of it counts.
-    pub fn hold_part(&self) -> Held {
+    pub fn hold_part(&self, caller: &Caller) -> Held {
         Held {
             free: 0,
-            ..self.hold()
+            ..self.hold(caller)
         }
-    }
-
-    /// Adds to what is held. The budget gives at once or not at all: who waited would keep what it has meanwhile, and
-    /// all would wait for each other.
-    pub fn add(&self, held: &mut Held, chunk: &[u8]) -> Result<(), ApiError> {
-        let wanted = (held.bytes.len() + chunk.len())
-            .saturating_sub(held.free)
-            .div_ceil(KIB);
-        let had = held
-            .share
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        if wanted > had {
-            let more = u32::try_from(wanted - had).unwrap_or(u32::MAX);
-            let Ok(more) = self.kib.clone().try_acquire_many_owned(more) else {
-                return Err(error::busy(
-                    "too many large requests arrive at the same time",
-                ));
-            };
-            match &mut held.share {
-                Some(share) => share.merge(more),
-                none => *none = Some(more),
-            }
-        }
-        held.bytes.extend_from_slice(chunk);
-        Ok(())
     }
 }
 
 impl Held {
+    /// Adds to what is held. The budget gives at once or not at all: who waited would keep what it has meanwhile, and
+    /// all would wait for each other.
+    pub fn add(&mut self, chunk: &[u8]) -> Result<(), ApiError> {
+        let wanted = (self.bytes.len() + chunk.len())
+            .saturating_sub(self.free)
+            .div_ceil(KIB);
+        let had = self.share.size();
+        if wanted > had {
+            self.share.grow(wanted - had)?;
+        }
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -95,15 +88,30 @@ impl Held {
     }
 
     /// The bytes, and their part of the budget, which is theirs for as long as somebody holds them.
-    pub fn into_parts(self) -> (Bytes, Option<OwnedSemaphorePermit>) {
+    pub fn into_parts(self) -> (Bytes, Share) {
         (self.bytes.freeze(), self.share)
+    }
+}
+
+/// The place of a request among those at work: taken before the handler runs, or once the body has arrived.
+#[derive(Clone, Default)]
+pub(super) struct Place(Arc<Mutex<Option<Share>>>);
+
+impl Place {
+    pub fn put(&self, share: Share) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+    }
+
+    pub fn take(&self) -> Option<Share> {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
     }
 }
 
 /// An answer that keeps its place among the requests at work until it is read, however slowly.
 pub(super) struct Placed {
     pub body: Body,
-    pub _place: OwnedSemaphorePermit,
+    pub _place: Option<Share>,
 }
 
 impl HttpBody for Placed {
@@ -126,14 +134,17 @@ impl HttpBody for Placed {
     }
 }
 
-/// Reads a body whole.
+/// Reads a body whole, then takes the request's place among those at work: a body that never comes keeps nobody out.
 pub(super) async fn read(
-    budget: &Budget,
+    api: &Api,
+    caller: &Caller,
+    place: &Place,
     headers: &HeaderMap,
     body: Body,
     largest: usize,
-    within: Duration,
 ) -> Result<Held, ApiError> {
+    let within = api.config.body_timeout;
+    let _arriving = api.arriving.take(Some(caller))?;
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -141,20 +152,20 @@ pub(super) async fn read(
         return Err(too_large(largest));
     }
     let reading = async {
-        let mut held = budget.hold();
+        let mut held = api.budget.hold(caller);
         let mut body = body;
         while let Some(chunk) = next_chunk(&mut body).await? {
             if held.len() + chunk.len() > largest {
                 return Err(too_large(largest));
             }
-            budget.add(&mut held, &chunk)?;
+            held.add(&chunk)?;
         }
         Ok(held)
     };
-    match tokio::time::timeout(within, reading).await {
-        Ok(read) => read,
-        Err(_) => Err(timed_out(within)),
-    }
+    let read = tokio::time::timeout(within, reading).await;
+    let held = read.map_err(|_| timed_out(within))??;
+    place.put(api.places.take(Some(caller))?);
+    Ok(held)
 }
 
 /// The next bytes of a body; none: it has ended.

@@ -14,7 +14,6 @@ use serde::Deserialize;
 use spotreel_bus::names;
 use spotreel_domain::Owner;
 use spotreel_domain::api::ApiError;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::lines::one_line;
 use super::problem::Problem;
@@ -23,6 +22,7 @@ use super::{Api, UNBUFFERED};
 use crate::caller::Caller;
 use crate::error;
 use crate::feed::{Following, Told};
+use crate::shares::Share;
 
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Below the minute after which proxies give up on a silent connection.
@@ -48,7 +48,7 @@ pub(super) async fn of_task(
     Named(id): Named,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = place(&api)?;
+    let place = api.followers.take(Some(&caller))?;
     let task = api.intake.newest(&caller, &id).await?.task;
     let ended = task.is_terminal();
     let given = last_event_id(&headers)?;
@@ -92,7 +92,7 @@ pub(super) async fn of_all(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = place(&api)?;
+    let place = api.followers.take(Some(&caller))?;
     let newest = api.feed.newest().await;
     let newest = newest.map_err(|failure| unread(&failure))?;
     let given = last_event_id(&headers)?;
@@ -116,11 +116,6 @@ async fn is_unknown(api: &Api, given: Option<u64>) -> Result<bool, ApiError> {
     let Some(given) = given else { return Ok(false) };
     let newest = api.feed.newest().await;
     Ok(given > newest.map_err(|failure| unread(&failure))?)
-}
-
-fn place(api: &Api) -> Result<OwnedSemaphorePermit, ApiError> {
-    let place = api.followers.clone().try_acquire_owned();
-    place.map_err(|_| error::busy("too many follow events at the same time"))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -151,7 +146,7 @@ struct Follower {
     /// The client's place is unknown here: it is told so, and goes on from this one.
     reset: Option<u64>,
     api: Api,
-    _place: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl Follower {

@@ -1,6 +1,6 @@
 //! Pictures for tasks that begin with one, sent as they are.
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::body;
+use super::body::{self, Place};
 use super::problem::Problem;
 use crate::caller::Caller;
 use crate::error;
@@ -39,6 +39,7 @@ pub(super) struct Uploaded {
 pub(super) async fn upload(
     State(api): State<Api>,
     caller: Caller,
+    Extension(place): Extension<Place>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Uploaded>), Problem> {
@@ -48,8 +49,7 @@ pub(super) async fn upload(
         return Err(error::unsupported(message).into());
     }
     api.admit(&caller, 1)?;
-    let within = api.config.body_timeout;
-    let held = body::read(&api.budget, &headers, body, MAX_IMAGE_BYTES, within).await?;
+    let held = body::read(&api, &caller, &place, &headers, body, MAX_IMAGE_BYTES).await?;
     let (bytes, _share) = held.into_parts();
     let kept = api.intake.images.keep(bytes, "body").await?;
     let uploaded = Uploaded {

@@ -16,7 +16,7 @@ use spotreel_domain::TaskRequest;
 use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult};
 use tokio::sync::mpsc;
 
-use super::body::{self, Budget, Held};
+use super::body::{self, Held};
 use super::lines::one_line;
 use super::routes::LARGEST_BODY;
 use super::{Api, UNBUFFERED};
@@ -42,14 +42,12 @@ pub(super) fn submit(
     key: Option<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let Ok(place) = api.uploads.clone().try_acquire_owned() else {
-        return Err(error::busy("too many lists are uploaded at the same time"));
-    };
+    let place = api.uploads.take(Some(&caller))?;
     // One more for the line that says why an upload ended early.
     let (results, told) = mpsc::channel(MAX_TASKS_PER_CALL + 1);
     let tasks = api.ctx.tasks.clone();
     tasks.spawn(async move {
-        let outcomes = lines(&api, body)
+        let outcomes = lines(&api, &caller, body)
             .enumerate()
             .map(|(index, line)| submit_line(&api, &caller, key.as_deref(), index, line))
             .buffered(AT_ONCE);
@@ -121,8 +119,8 @@ fn line_of(outcome: Outcome) -> Bytes {
 
 /// The lines of a body that are not empty; the last one may be an error, after which nothing is read.
 struct Lines {
-    budget: Budget,
     api: Api,
+    caller: Caller,
     body: Body,
     rest: Held,
     whole: VecDeque<Held>,
@@ -130,11 +128,11 @@ struct Lines {
     ended: bool,
 }
 
-fn lines(api: &Api, body: Body) -> impl Stream<Item = Result<Held, ApiError>> + use<> {
+fn lines(api: &Api, caller: &Caller, body: Body) -> impl Stream<Item = Result<Held, ApiError>> + use<> {
     let lines = Lines {
-        budget: api.budget.clone(),
         api: api.clone(),
-        rest: api.budget.hold_part(),
+        rest: api.budget.hold_part(caller),
+        caller: caller.clone(),
         body,
         whole: VecDeque::new(),
         given: 0,
@@ -182,7 +180,7 @@ impl Lines {
             if self.rest.len() + part.len() > LARGEST_BODY {
                 return Err(body::too_large(LARGEST_BODY));
             }
-            self.budget.add(&mut self.rest, part)?;
+            self.rest.add(part)?;
             if parts.peek().is_some() {
                 self.end_line();
             }
@@ -191,7 +189,7 @@ impl Lines {
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::replace(&mut self.rest, self.budget.hold_part());
+        let line = std::mem::replace(&mut self.rest, self.api.budget.hold_part(&self.caller));
         if !line.as_slice().iter().all(u8::is_ascii_whitespace) {
             self.whole.push_back(line);
         }

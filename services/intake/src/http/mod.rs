@@ -1,7 +1,8 @@
 //! The HTTP API: what a web developer expects of one, over the same paths as the NATS doors.
 //!
 //! Nothing here may be exhausted by who asks: connections, requests at work, bytes of bodies that have not arrived
-//! whole, uploads of lists and followers each have a number; what comes beyond it hears `503` and when to come back.
+//! whole, uploads of lists and followers each have a number, and of that a part for each owner of keys. What comes beyond hears
+//! `503`, or `429` where it is the owner's part, and when to come back.
 
 mod auth;
 mod body;
@@ -25,13 +26,13 @@ use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::KeyRing;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::caller::Caller;
 use crate::config::{ApiConfig, Auth};
 use crate::feed::Feed;
 use crate::http::body::Budget;
 use crate::pace::KeyPace;
+use crate::shares::Shares;
 use crate::submit::Intake;
 
 pub use openapi::document;
@@ -50,9 +51,11 @@ pub(crate) struct Api {
     config: Arc<ApiConfig>,
     budget: Budget,
     /// Requests at work.
-    places: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
-    followers: Arc<Semaphore>,
+    places: Shares,
+    /// Bodies that have not arrived whole.
+    arriving: Shares,
+    uploads: Shares,
+    followers: Shares,
     ctx: Context,
 }
 
@@ -92,15 +95,17 @@ pub(crate) fn serve(
     }
     let feed = Feed::new(client);
     ctx.spawn("feed", feed.clone().hear(ctx.clone()));
+    let shares = |what, bound| Shares::new(what, bound, config.share(bound));
     let api = Api {
         intake: intake.clone(),
         feed,
         keys: (config.auth == Auth::Keys).then_some(keys),
         pace: Arc::new(KeyPace::new()),
-        budget: Budget::new(config.body_memory_mib),
-        places: Arc::new(Semaphore::new(config.concurrent_requests)),
-        uploads: Arc::new(Semaphore::new(config.uploads)),
-        followers: Arc::new(Semaphore::new(config.followers)),
+        budget: Budget::new(&config),
+        places: shares("requests at work", config.concurrent_requests),
+        arriving: shares("bodies that have not arrived whole", config.connections),
+        uploads: shares("lists that are uploaded", config.uploads),
+        followers: shares("followers of events", config.followers),
         config: Arc::new(config),
         ctx: ctx.clone(),
     };

@@ -1,11 +1,12 @@
 //! What tasks will take and cost, before any is submitted.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 use spotreel_domain::quote::Quote;
 
+use super::body::Place;
 use super::problem::Problem;
 use super::schema::Quotable;
 use super::{Api, body};
@@ -24,14 +25,14 @@ use crate::{error, parse};
 pub(super) async fn quote(
     State(api): State<Api>,
     caller: Caller,
+    Extension(place): Extension<Place>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Quote>, Problem> {
     if body::media_type(&headers)?.as_deref() != Some("application/json") {
         return Err(error::unsupported("Content-Type is application/json".into()).into());
     }
-    let within = api.config.body_timeout;
-    let held = body::read(&api.budget, &headers, body, LARGEST_BODY, within).await?;
+    let held = body::read(&api, &caller, &place, &headers, body, LARGEST_BODY).await?;
     let query = parse::quote(held.as_slice())?;
     // Nothing is rendered for it, so over all callers it does not count.
     api.pace(&caller, 1)?;

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LINK, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use spotreel_domain::api::{
     Accepted, AcceptedMany, ApiError, ListPage, ListQuery, SubmitResult, TaskView,
 };
@@ -17,7 +17,7 @@ use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::Placed;
+use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::query::{Asked, Named};
 use super::schema::{Listed, Submittable, TaskRequestSchema};
@@ -29,6 +29,8 @@ use crate::metrics;
 use crate::parse::{self, Submission};
 use crate::submit::Door;
 
+/// Posts whose bodies are read.
+const READ_BODIES: [&str; 3] = ["/v1/tasks", "/v1/images", "/v1/quotes"];
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Every route with its description.
@@ -95,6 +97,7 @@ impl Api {
 async fn submit(
     State(api): State<Api>,
     caller: Caller,
+    Extension(place): Extension<Place>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -111,8 +114,7 @@ async fn submit(
             return Err(error::unsupported(message.into()).into());
         }
     }
-    let within = api.config.body_timeout;
-    let held = body::read(&api.budget, &headers, body, LARGEST_BODY, within).await?;
+    let held = body::read(&api, &caller, &place, &headers, body, LARGEST_BODY).await?;
     // The body's share is held to the end: what was read out of it is as large.
     let submission = parse::submission(held.as_slice(), None)?;
     match submission {
@@ -268,12 +270,22 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 
 /// Around every request: a place, a span, a measure.
 async fn attend(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let Ok(place) = api.places.clone().try_acquire_owned() else {
-        return Problem(error::busy("too many requests are at work")).into_response();
-    };
     let began = Instant::now();
     let path = request.extensions().get::<MatchedPath>();
     let path = path.map_or("unknown", MatchedPath::as_str).to_owned();
+    let place = Place::default();
+    let (mut parts, body) = request.into_parts();
+    // These take a place once their body has arrived.
+    if parts.method != Method::POST || !READ_BODIES.contains(&path.as_str()) {
+        // Whoever is nobody's caller is refused by the handler.
+        let caller = Caller::from_request_parts(&mut parts, &api).await.ok();
+        match api.places.take(caller.as_ref()) {
+            Ok(share) => place.put(share),
+            Err(refused) => return Problem(refused).into_response(),
+        }
+    }
+    parts.extensions.insert(place.clone());
+    let request = Request::from_parts(parts, body);
     let span = tracing::info_span!("http", method = %request.method(), path);
     let mut trace = async_nats::HeaderMap::new();
     for name in ["traceparent", "tracestate"] {
@@ -295,7 +307,7 @@ async fn attend(State(api): State<Api>, request: Request, next: Next) -> Respons
     response.map(|body| {
         let placed = Placed {
             body,
-            _place: place,
+            _place: place.take(),
         };
         Body::new(placed)
     })
