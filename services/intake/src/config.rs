@@ -64,7 +64,9 @@ pub struct LimitsConfig {
     pub tasks_per_second: u32,
     pub burst: u32,
     pub max_queued: u64,
+    pub max_queued_per_owner: u64,
     pub log_room_percent: u64,
+    pub owner_log_percent: u64,
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
 }
@@ -137,6 +139,12 @@ impl IntakeConfig {
         }
         if !(1..=100).contains(&self.limits.log_room_percent) {
             return refuse("limits.log_room_percent", "is 1 to 100");
+        }
+        if self.limits.max_queued_per_owner == 0 {
+            return refuse("limits.max_queued_per_owner", "is at least 1");
+        }
+        if !(1..=100).contains(&self.limits.owner_log_percent) {
+            return refuse("limits.owner_log_percent", "is 1 to 100");
         }
         if self.limits.poll.is_zero() {
             return refuse("limits.poll", "is more than nothing");

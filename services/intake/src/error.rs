@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
-use spotreel_domain::{Owner, TaskId};
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::api_key::KeyId;
 use spotreel_domain::request::Violation;
 use spotreel_domain::task::Refused;
+use spotreel_domain::{Owner, TaskId};
 
 /// Longest text in a refusal. What a client sent may be quoted in it, and that may be megabytes.
 const MAX_TEXT: usize = 400;

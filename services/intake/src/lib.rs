@@ -33,6 +33,7 @@ mod keys;
 mod limits;
 mod list;
 mod metrics;
+mod owners;
 mod pace;
 pub mod parse;
 mod quote;
@@ -101,6 +102,7 @@ pub async fn start_with(
         quality: config.quality.clone(),
     });
 
+    ctx.spawn("owners", watch_owners(limits.clone(), ctx.clone()));
     ctx.spawn("limits", watch_limits(limits, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
     let events = EventStream::open(&client).await;
@@ -157,6 +159,12 @@ async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
     {
         ctx.health.set("nats", limits.poll().await);
     }
+    Ok(())
+}
+
+async fn watch_owners(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
+    let watching = limits.owners().watch(limits.poll_every());
+    ctx.stopping.run_until_cancelled(watching).await;
     Ok(())
 }
 

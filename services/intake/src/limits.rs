@@ -11,11 +11,13 @@ use async_nats::Client;
 use async_nats::jetstream::stream::Stream;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use spotreel_bus::TaskLog;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
 use spotreel_domain::api::ApiError;
-use spotreel_domain::{Model, Priority};
+use spotreel_domain::{Model, Owner, Priority};
 
 use crate::config::LimitsConfig;
+use crate::owners::{Held, Owners};
 use crate::{error, metrics};
 
 /// Queues move in minutes: coming back sooner is of no use.
@@ -27,6 +29,7 @@ pub struct Limits {
     config: LimitsConfig,
     rate: DefaultDirectRateLimiter,
     clock: DefaultClock,
+    owners: Owners,
     tasks: Stream<()>,
     inbox: Stream<()>,
     queued: AtomicU64,
@@ -53,6 +56,7 @@ impl Limits {
         Self {
             rate: RateLimiter::direct(quota),
             clock: DefaultClock::default(),
+            owners: Owners::new(TaskLog::open(client).await),
             tasks,
             inbox,
             queued: AtomicU64::new(0),
@@ -89,8 +93,12 @@ impl Limits {
         }
     }
 
-    /// Is there room for one more task in the queue and in the log?
-    pub fn admit(&self) -> Result<(), ApiError> {
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Is there room for one more task in the queue and in the log, and in this owner's part of them?
+    pub fn admit(&self, owner: Option<&Owner>) -> Result<(), ApiError> {
         let (bytes, max_bytes) = (
             self.bytes.load(Ordering::Relaxed),
             self.max_bytes.load(Ordering::Relaxed),
@@ -110,7 +118,30 @@ impl Limits {
             );
             return Err(error::queue_full(message, QUEUE_RETRY));
         }
+        if let Some(owner) = owner {
+            self.owners
+                .admit(owner, |held| self.admit_owner(owner, held, max_bytes))?;
+        }
         self.let_in.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn admit_owner(&self, owner: &Owner, held: Held, max_bytes: u64) -> Result<(), ApiError> {
+        let most = self.config.max_queued_per_owner;
+        if held.tasks >= most {
+            let message = format!(
+                "owner {owner} has {} tasks that have not ended, and one owner may not have more than {most}: send it again later",
+                held.tasks
+            );
+            return Err(error::rate_limited(message, QUEUE_RETRY));
+        }
+        let percent = self.config.owner_log_percent;
+        if max_bytes > 0 && held.bytes >= max_bytes / 100 * percent {
+            let message = format!(
+                "the tasks of owner {owner} have used {percent} % of the task log's room, and one owner may not use more: send it again when older ones have been removed"
+            );
+            return Err(error::rate_limited(message, ROOM_RETRY));
+        }
         Ok(())
     }
 

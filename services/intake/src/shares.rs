@@ -87,7 +87,9 @@ impl Share {
         }
         let permits = u32::try_from(more).unwrap_or(u32::MAX);
         let Ok(permits) = all.clone().try_acquire_many_owned(permits) else {
-            return Err(error::busy(&format!("all callers together have {what}, as many as fit")));
+            return Err(error::busy(&format!(
+                "all callers together have {what}, as many as fit"
+            )));
         };
         match &mut self.permit {
             Some(permit) => permit.merge(permits),
@@ -106,7 +108,11 @@ impl Drop for Share {
         let Some(owner) = self.owner.take() else {
             return;
         };
-        let mut held = self.inner.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .inner
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(has) = held.get_mut(&owner) {
             *has = has.saturating_sub(size);
             if *has == 0 {

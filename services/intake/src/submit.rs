@@ -98,7 +98,7 @@ impl Intake {
             digest,
             valid,
         } = candidate;
-        let admitted = valid.and_then(|valid| self.limits.admit().map(|()| valid));
+        let admitted = valid.and_then(|valid| self.limits.admit(owner).map(|()| valid));
         // Most names are new, and one that is taken is found by the write. It is asked for before only where its answer
         // must not depend on what a new task would need: a deadline ahead, a place in the queue, a picture that is still
         // there.

@@ -33,7 +33,7 @@ impl Intake {
 
     pub async fn retry(&self, caller: &Caller, id: &TaskId) -> Result<TaskView, ApiError> {
         self.limits.pace(1)?;
-        self.limits.admit()?;
+        self.limits.admit(caller.owner())?;
         // No task is done already: one that is queued was not ended, so there is nothing to retry.
         let step = |task: &Task| task.requeued(now());
         let task = self.change(caller, id, None, step).await?;

@@ -303,10 +303,79 @@ async fn one_owner_follows_no_more_than_a_part_of_the_followers() {
     let _first = Sse::open(&anna, "/v1/events", None).await;
     let _second = Sse::open(&again, "/v1/events", None).await;
     for key in [&anna, &again] {
-        key.get("/v1/events")
-            .await
-            .is_problem(429, "rate_limited");
+        key.get("/v1/events").await.is_problem(429, "rate_limited");
     }
     let _third = Sse::open(&ben, "/v1/events", None).await;
     let _fourth = Sse::open(&ben, "/v1/events", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owner_queues_no_more_than_its_part() {
+    let stage = Stage::set_with(&[
+        ("api.auth", "keys"),
+        ("limits.max_queued_per_owner", "3"),
+        ("limits.poll", "100ms"),
+    ])
+    .await;
+    let web = Web::of(&stage);
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, again) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let named = |id: &str| json!({ "model": "ti2v-5B", "prompt": "a red fox", "id": id });
+    for id in ["one", "two", "three"] {
+        assert_eq!(anna.post("/v1/tasks", &named(id)).await.status, 201);
+    }
+    for key in [&anna, &again] {
+        let fourth = key.post("/v1/tasks", &named("four")).await;
+        fourth.is_problem(429, "rate_limited");
+        let detail = fourth.json["detail"].as_str().unwrap();
+        assert!(detail.contains("anna") && detail.contains('3'), "{detail}");
+        assert!(fourth.headers.contains_key("retry-after"));
+    }
+    // Others have room, and what was accepted is answered again.
+    assert_eq!(ben.post("/v1/tasks", &named("bens")).await.status, 201);
+    until("the same submission has its answer again", async || {
+        anna.post("/v1/tasks", &named("three")).await.status == 201
+    })
+    .await;
+    anna.send(Method::DELETE, "/v1/tasks/one").await;
+    until("a task that ended makes room", async || {
+        anna.post("/v1/tasks", &named("four")).await.status == 201
+    })
+    .await;
+    anna.post("/v1/tasks", &named("five"))
+        .await
+        .is_problem(429, "rate_limited");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owner_fills_no_more_than_its_part_of_the_log() {
+    let stage = Stage::without_intake().await;
+    let context = async_nats::jetstream::new(stage.root.clone());
+    let tasks = context.get_stream("TASKS").await.unwrap();
+    let mut config = tasks.cached_info().config.clone();
+    config.max_bytes = 1 << 20;
+    context.update_stream(config).await.unwrap();
+    stage
+        .start_intake(&[
+            ("api.auth", "keys"),
+            ("limits.owner_log_percent", "1"),
+            ("limits.poll", "100ms"),
+        ])
+        .await;
+    let web = Web::of(&stage);
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    until("cancelled tasks have filled anna's part", async || {
+        let answer = anna.post("/v1/tasks", &fox()).await;
+        let Some(id) = answer.json["id"].as_str() else {
+            answer.is_problem(429, "rate_limited");
+            let detail = answer.json["detail"].as_str().unwrap();
+            return detail.contains("anna") && detail.contains("log's room");
+        };
+        anna.send(Method::DELETE, &format!("/v1/tasks/{id}")).await;
+        false
+    })
+    .await;
+    assert_eq!(ben.post("/v1/tasks", &fox()).await.status, 201);
 }

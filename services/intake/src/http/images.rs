@@ -1,9 +1,9 @@
 //! Pictures for tasks that begin with one, sent as they are.
 
-use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 

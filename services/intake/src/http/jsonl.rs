@@ -128,7 +128,11 @@ struct Lines {
     ended: bool,
 }
 
-fn lines(api: &Api, caller: &Caller, body: Body) -> impl Stream<Item = Result<Held, ApiError>> + use<> {
+fn lines(
+    api: &Api,
+    caller: &Caller,
+    body: Body,
+) -> impl Stream<Item = Result<Held, ApiError>> + use<> {
     let lines = Lines {
         api: api.clone(),
         rest: api.budget.hold_part(caller),

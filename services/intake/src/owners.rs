@@ -1,0 +1,173 @@
+//! What each owner of keys has in the log: tasks that have not ended, and bytes. Counted by reading the log from its beginning
+//! on, so another intake, or this one after a restart, comes to the same numbers.
+//!
+//! The janitor takes bytes out of the log without a word in it. So the count of bytes is an upper bound, and is made anew
+//! from time to time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use spotreel_bus::log::ReadError;
+use spotreel_bus::names::EVERY_SUBJECT;
+use spotreel_bus::{Recorded, TaskLog};
+use spotreel_domain::{Owner, Task, TaskId};
+use tokio::time::Instant;
+
+/// Events read at once: a few megabytes of the longest prompts.
+const PAGE: usize = 1_000;
+/// The bytes are counted anew so often: the janitor's own hour is longer, and a full log is read in well below a minute.
+const COUNT_ANEW: Duration = Duration::from_secs(15 * 60);
+/// What an event holds beside the texts in it, with its headers and its place in the stream's index.
+const EVENT_BYTES: u64 = 512;
+
+pub struct Owners {
+    log: TaskLog,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    owners: HashMap<Owner, Held>,
+    /// Tasks of owners that have not ended.
+    open: HashMap<TaskId, Owner>,
+    /// The newest event that was counted.
+    after: u64,
+}
+
+/// What an owner has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub tasks: u64,
+    pub bytes: u64,
+    /// Let in since the log was last read.
+    let_in: u64,
+}
+
+impl Owners {
+    pub fn new(log: TaskLog) -> Self {
+        Self {
+            log,
+            counted: Mutex::default(),
+        }
+    }
+
+    /// What the owner has now, and one more task is let in if `may` agrees.
+    pub fn admit<E>(
+        &self,
+        owner: &Owner,
+        may: impl FnOnce(Held) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = counted.owners.get(owner).copied().unwrap_or_default();
+        held.tasks += held.let_in;
+        may(held)?;
+        counted.owners.entry(owner.clone()).or_default().let_in += 1;
+        Ok(())
+    }
+
+    /// Counts what the log has got since the last time.
+    pub async fn follow(&self) -> Result<(), ReadError> {
+        let let_in = self.let_in();
+        while self.read_on(&self.counted).await? {}
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (owner, before) in let_in {
+            if let Some(held) = counted.owners.get_mut(&owner) {
+                held.let_in = held.let_in.saturating_sub(before);
+            }
+        }
+        counted.owners.retain(|_, held| *held != Held::default());
+        Ok(())
+    }
+
+    /// Counts the whole log again, beside what is counted already.
+    async fn count_anew(&self) -> Result<(), ReadError> {
+        let anew = Mutex::default();
+        while self.read_on(&anew).await? {}
+        let mut anew = anew.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (owner, let_in) in self.let_in() {
+            anew.owners.entry(owner).or_default().let_in = let_in;
+        }
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = anew;
+        Ok(())
+    }
+
+    /// Keeps the counts until it is dropped.
+    pub async fn watch(&self, every: Duration) {
+        let mut counted_at = Instant::now();
+        let mut tick = tokio::time::interval(every);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let anew = counted_at.elapsed() >= COUNT_ANEW;
+            let done = match anew {
+                true => self.count_anew().await,
+                false => self.follow().await,
+            };
+            match done {
+                Ok(()) if anew => counted_at = Instant::now(),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "what owners have in the log was not counted")
+                }
+            }
+        }
+    }
+
+    fn let_in(&self) -> Vec<(Owner, u64)> {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let let_in = counted.owners.iter().filter(|(_, held)| held.let_in > 0);
+        let_in
+            .map(|(owner, held)| (owner.clone(), held.let_in))
+            .collect()
+    }
+
+    /// One page. Says whether there may be more.
+    async fn read_on(&self, counted: &Mutex<Counted>) -> Result<bool, ReadError> {
+        let after = counted.lock().unwrap_or_else(PoisonError::into_inner).after;
+        let page = self.log.scan(EVERY_SUBJECT, after + 1, PAGE).await?;
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for recorded in &page {
+            counted.add(recorded);
+        }
+        Ok(page.len() == PAGE)
+    }
+}
+
+impl Counted {
+    fn add(&mut self, recorded: &Recorded) {
+        self.after = self.after.max(recorded.sequence);
+        let task = &recorded.task;
+        let Some(owner) = &task.owner else {
+            return;
+        };
+        let held = self.owners.entry(owner.clone()).or_default();
+        held.bytes += bytes(task);
+        match task.is_terminal() {
+            true => {
+                if self.open.remove(&task.id).is_some() {
+                    held.tasks = held.tasks.saturating_sub(1);
+                }
+            }
+            false => {
+                if self.open.insert(task.id.clone(), owner.clone()).is_none() {
+                    held.tasks += 1;
+                }
+            }
+        }
+    }
+}
+
+/// About what an event of the task weighs in the log.
+fn bytes(task: &Task) -> u64 {
+    /// Names, times and the outcome.
+    const ATTEMPT_BYTES: usize = 128;
+    let spec = &task.spec;
+    let labels = spec
+        .labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len());
+    let texts = spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len);
+    let bytes = texts + labels.sum::<usize>() + task.attempts.len() * ATTEMPT_BYTES;
+    EVENT_BYTES + bytes as u64
+}
