@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::time::Instant;
 
 /// A dead peer shows after 2.5 pings: 25 s, well inside a lease of 60 s.
@@ -17,7 +17,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsConfig {
-    /// One URL or several, separated by commas.
+    /// One URL or several, separated by commas. It may name a user and a password, which never print.
+    #[serde(serialize_with = "serialize_url")]
     pub url: String,
     pub user: Option<String>,
     #[serde(skip_serializing)]
@@ -40,9 +41,27 @@ impl Default for NatsConfig {
 impl fmt::Debug for NatsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsConfig")
-            .field("url", &self.url)
+            .field("url", &without_secrets(&self.url))
             .field("user", &self.user)
             .finish_non_exhaustive()
+    }
+}
+
+fn serialize_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_secrets(url))
+}
+
+/// The URL as it may be printed. Everything before the last `@` could be a password or a token; of several URLs with
+/// passwords only the last one's host is left, because a password may hold commas.
+fn without_secrets(url: &str) -> String {
+    let Some((secret, host)) = url.rsplit_once('@') else {
+        return url.to_owned();
+    };
+    match secret.split_once("://") {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_lowercase()) => {
+            format!("{scheme}://***@{host}")
+        }
+        _ => format!("***@{host}"),
     }
 }
 
@@ -75,7 +94,7 @@ pub async fn connect(
         .map(|one| one.trim().parse())
         .collect::<Result<_, _>>()
         .map_err(|source| ConnectError::Url {
-            url: url.clone(),
+            url: without_secrets(&url),
             source,
         })?;
     let mut options = ConnectOptions::new()
@@ -108,7 +127,10 @@ pub async fn connect(
     options
         .connect(servers)
         .await
-        .map_err(|source| ConnectError::Refused { url, source })
+        .map_err(|source| ConnectError::Refused {
+            url: without_secrets(&url),
+            source,
+        })
 }
 
 /// How long this connection to the server has lasted, as far as somebody has looked: whoever has just come back does not
@@ -151,5 +173,34 @@ async fn report(event: Event) {
             tracing::warn!(sid, "messages were dropped: this program reads too slowly");
         }
         other => tracing::debug!(event = %other, "NATS"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_in_the_url_never_prints() {
+        for url in [
+            "nats://user:sEcret@127.0.0.1:1",
+            "nats://sEcret@127.0.0.1:1",
+            "nats://user:sEcret@a,nats://user:sEcret@127.0.0.1:1",
+            "nats://user:sEcret,sEcret@127.0.0.1:1",
+            "nats://user:sEcret/@x@127.0.0.1:1",
+            "user:sEcret@127.0.0.1:port",
+        ] {
+            let config = NatsConfig {
+                url: url.into(),
+                ..NatsConfig::default()
+            };
+            let error = connect(&config, "client", false).await.unwrap_err();
+            let written = serde_json::to_string(&config).unwrap();
+            let printed = format!("{config:?} {written} {error} {error:?}");
+            assert!(!printed.contains("sEcret"), "{printed}");
+            assert!(printed.contains("127.0.0.1"), "{printed}");
+        }
+        let plain = "nats://a:4222,nats://b:4222";
+        assert_eq!(without_secrets(plain), plain);
     }
 }
