@@ -32,6 +32,10 @@ const UNREADABLE_LOOK: Duration = Duration::from_secs(10);
 /// The server compares it for two minutes only; here it names the task for good.
 const MSG_ID: &str = "Nats-Msg-Id";
 
+/// The content type of everything in EVENTS. A consumer of EVENTS can deliver into the inbox, and a rejection is an event:
+/// rejecting events would make more of them without end.
+const EVENT_TYPE: &str = "application/cloudevents";
+
 #[derive(Clone)]
 pub struct Inbox {
     pub intake: Arc<Intake>,
@@ -145,6 +149,13 @@ impl Inbox {
             .headers
             .get("Content-Type")
             .map(async_nats::HeaderValue::as_str);
+        if kind.is_some_and(|kind| kind.starts_with(EVENT_TYPE)) {
+            tracing::warn!(
+                sequence = delivery.sequence,
+                "dropped an event that was delivered into the inbox: a consumer of EVENTS has spotreel.inbox as its deliver or reply subject"
+            );
+            return Ok(());
+        }
         let (mut requests, is_list) = match parse::submission(&delivery.payload, kind) {
             Ok(Submission::One(request)) => (vec![Ok(*request)], false),
             Ok(Submission::Many(requests)) => (requests, true),

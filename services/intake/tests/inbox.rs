@@ -194,3 +194,22 @@ async fn the_message_id_names_the_task_for_good() {
     let id = TaskId::from_idempotency_key("order-17");
     assert!(stage.log.last(&id).await.unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_delivered_into_the_inbox_make_no_events() {
+    let stage = Stage::set().await;
+    publish(&stage, &json!({"prompt": "x"})).await;
+    emptied(&stage).await;
+    let rejected = stage.stream(EVENTS).await;
+    assert_eq!(rejected, 1);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Content-Type", "application/cloudevents+json");
+    let payload = event(&stage, "spotreel.rejected.1").await.to_string();
+    stage
+        .client
+        .request_with_headers("spotreel.inbox", headers, payload.into())
+        .await
+        .unwrap();
+    emptied(&stage).await;
+    assert_eq!(stage.stream(EVENTS).await, rejected);
+}
