@@ -234,6 +234,7 @@ async fn a_client_may_not() {
         "$JS.ACK.TASKS.ti2v-5B_0.1.1.1.1.0",
         "$JS.ACK.INBOX.intake.1.1.1.1.0",
         "$SYS.REQ.SERVER.PING",
+        "$SRV.PING",
         "_R_.x",
         "_INBOX_intake.x",
     ] {
