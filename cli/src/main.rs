@@ -11,6 +11,7 @@ mod models;
 mod orders;
 mod print;
 mod provision;
+mod proxy;
 mod quote;
 mod reap;
 mod submit;
@@ -36,6 +37,9 @@ enum Done {
 
 fn main() -> ExitCode {
     init_log();
+    if let Err(error) = proxy::spare_this_machine() {
+        return fail(&error);
+    }
     let cli = Cli::parse();
     // One thread: the kernel ends the children of `dev` with the thread that started them.
     let runtime = match tokio::runtime::Builder::new_current_thread()
