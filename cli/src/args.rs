@@ -135,7 +135,7 @@ pub struct DevArgs {
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub trigger_at: u64,
     /// And so does a single task after so long
-    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
     pub max_wait: Duration,
     /// The most machines at a time
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -150,7 +150,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub engine_arg: Vec<String>,
     /// A worker that falls silent has lost its task after so long; fixed when the directory is new
-    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "20s", value_parser = duration)]
     pub lease: Duration,
     /// Port of the NATS server; any free one otherwise
     #[arg(long, value_name = "PORT")]
@@ -199,7 +199,7 @@ pub struct ProvisionArgs {
     #[arg(long, default_value_t = 1, value_parser = replicas)]
     pub replicas: usize,
     /// A worker that falls silent has lost its task after so long
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "60s", value_parser = duration)]
     pub lease: Duration,
     /// The bucket for videos, images and checkpoints
     #[arg(long, env = "SPOTREEL_BUCKET", value_name = "NAME")]
@@ -264,8 +264,18 @@ pub struct QuoteArgs {
   spotreel submit -f tasks.jsonl --json
   echo '{\"model\":\"ti2v-5B\",\"prompt\":\"a lighthouse\"}' | spotreel submit -f -
 
-Everything but the prompt has a default. The same --id or --idempotency-key again is the same task.")]
+Everything but the prompt has a default. The same --id or --idempotency-key again is the same task.
+
+A file holds one JSON object per line, or one JSON list. Its fields are those of the HTTP API; \"image\" may be
+the path of a picture, and \"expires_in\" a duration such as \"2h\". The whole file is checked before anything is
+submitted. A line without id and idempotency_key gets a key made of its own text: the same line again is the
+same task. Another --idempotency-key renders the file anew; it, --label and --priority hold where a line
+doesn't say otherwise. A picture that is too large for a message goes over HTTP: SPOTREEL_API and, where keys
+are asked for, SPOTREEL_API_KEY.")]
 pub struct SubmitArgs {
+    /// Catches a prompt without its flag
+    #[arg(hide = true, value_parser = stray)]
+    pub stray: Vec<String>,
     /// ti2v-5B, t2v-A14B (text only) or i2v-A14B (needs an image)
     #[arg(long, default_value = "ti2v-5B")]
     pub model: String,
@@ -288,18 +298,18 @@ pub struct SubmitArgs {
     #[arg(long)]
     pub steps: Option<u32>,
     /// How closely the prompt is followed
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub guidance: Option<f64>,
     /// The same for the high-noise expert of the A14B models
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub guidance_high_noise: Option<f64>,
     /// Shift of the timesteps
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     pub shift: Option<f64>,
     /// The same seed gives the same video
     #[arg(long)]
     pub seed: Option<u64>,
-    /// First frame: a file, or a key of the bucket that begins with images/
+    /// First frame: a file of at most 20 MB, or a key of the bucket that begins with images/
     #[arg(long, value_name = "FILE|KEY")]
     pub image: Option<String>,
     #[arg(long, value_enum)]
@@ -307,16 +317,16 @@ pub struct SubmitArgs {
     /// A name of your own for the task
     #[arg(long, conflicts_with = "idempotency_key")]
     pub id: Option<String>,
-    /// Any text that names this submission
+    /// Any text that names this submission; of a file: what each line's key begins with
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
     /// A label; may be given again
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     pub labels: Vec<(String, String)>,
-    /// Give up when it is not done after so long, such as 2h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// The task expires when it has not succeeded after this time, such as 30min or 2h
+    #[arg(long, value_name = "DURATION", value_parser = ahead)]
     pub expires_in: Option<Duration>,
-    /// One JSON task per line; '-' is standard input
+    /// One JSON task per line, or a JSON list; '-' is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = TASK_FLAGS)]
     pub file: Option<PathBuf>,
     /// Follow the tasks; exit with 1 when one ends without a video
@@ -328,7 +338,7 @@ pub struct SubmitArgs {
 }
 
 /// What a line of a file says for itself.
-const TASK_FLAGS: [&str; 16] = [
+const TASK_FLAGS: [&str; 13] = [
     "prompt",
     "negative_prompt",
     "size",
@@ -340,10 +350,7 @@ const TASK_FLAGS: [&str; 16] = [
     "shift",
     "seed",
     "image",
-    "priority",
     "id",
-    "idempotency_key",
-    "labels",
     "expires_in",
 ];
 
@@ -358,6 +365,34 @@ pub enum QualityArg {
     Fast,
     Standard,
     Best,
+}
+
+/// A length of time as people write it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text.trim()) {
+        Ok(length) => Ok(length),
+        Err(_) => Err("a duration is a number with a unit, such as 30min, 2h or 1d".to_owned()),
+    }
+}
+
+/// The same, and more than nothing.
+fn ahead(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be greater than zero, such as 30min, 2h or 1d".to_owned()),
+        length => Ok(length),
+    }
+}
+
+/// JSON has no NaN and no infinity: they would be sent as if nothing had been said.
+fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("must be a number, such as 5.0".to_owned()),
+    }
+}
+
+fn stray(text: &str) -> Result<String, String> {
+    Err(format!("write a prompt as --prompt {text:?}"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -383,7 +418,7 @@ pub struct WatchArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel list
-  spotreel list --state failed --all --json | jq -r .id | xargs spotreel retry")]
+  spotreel list --state failed --all --json | jq -r .id | xargs -r spotreel retry")]
 pub struct ListArgs {
     /// queued, started, succeeded, failed, cancelled or expired
     #[arg(long)]
@@ -413,13 +448,16 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel get <ID>                 into ./<ID>.mp4
-  spotreel get <ID> -o fox.mp4")]
+  spotreel get <ID> -o fox.mp4
+  spotreel get <ID> <ID> -o videos/ into videos/<ID>.mp4, each
+  spotreel get <ID> -o - | ffplay -")]
 pub struct GetArgs {
-    pub id: String,
-    /// Where to; <ID>.mp4 by default
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// A file, a directory (with a slash at its end it is made), or '-' for standard output; <ID>.mp4 by default
+    #[arg(short, long, value_name = "FILE|DIR/")]
     pub output: Option<PathBuf>,
-    /// Print path, size and SHA-256 as JSON
+    /// Print path, size and SHA-256 as one JSON line per video
     #[arg(long)]
     pub json: bool,
 }
@@ -490,9 +528,30 @@ mod tests {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("spotreel submit -f tasks.jsonl --wait").is_ok());
         assert!(parse("spotreel submit -f tasks.jsonl --seed 3").is_err());
+        assert!(
+            parse("spotreel submit -f t --label a=b --priority high --idempotency-key n").is_ok()
+        );
         assert!(parse("spotreel submit").is_err());
         assert!(parse("spotreel submit --prompt fox --label a").is_err());
         assert!(parse("spotreel --dir d submit --prompt fox --label a=b").is_ok());
+    }
+
+    #[test]
+    fn wrong_numbers_and_stray_words_are_refused() {
+        let refused = |line: &str| {
+            let refused = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            refused.to_string()
+        };
+        for number in ["nan", "inf", "-inf", "five"] {
+            let text = refused(&format!("spotreel submit --prompt fox --guidance={number}"));
+            assert!(text.contains("must be a number"), "{text}");
+        }
+        let text = refused("spotreel submit --prompt fox --expires-in 0s");
+        assert!(text.contains("greater than zero"), "{text}");
+        let text = refused("spotreel submit --prompt fox --expires-in soon");
+        assert!(text.contains("such as 30min, 2h or 1d"), "{text}");
+        let text = refused("spotreel submit fox");
+        assert!(text.contains("--prompt \"fox\""), "{text}");
     }
 
     #[test]

@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::{NatsConfig, names};
-use spotreel_domain::api::{ApiError, ErrorReply};
+use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
+
+use crate::print::rule;
 
 pub use settings::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER, Settings, SettingsError, Who};
 
@@ -111,12 +113,13 @@ pub fn refusal(error: &ApiError) -> String {
     let mut lines = match error.violations.as_slice() {
         [] => vec![error.message.clone()],
         broken => {
-            let rules = broken
-                .iter()
-                .map(|rule| format!("  {}: {}", rule.field, rule.message));
+            let rules = broken.iter().map(|broken| format!("  {}", rule(broken)));
             ["refused:".to_owned()].into_iter().chain(rules).collect()
         }
     };
+    if error.code == ErrorCode::NotFound && error.message.starts_with("there is no task") {
+        lines.push("  give the whole id, as `spotreel list` prints it".to_owned());
+    }
     if let Some(seconds) = error.retry_after_s {
         lines.push(format!("  try again in {seconds} s"));
     }
@@ -225,7 +228,7 @@ mod tests {
         let error = parse::<serde_json::Value>("spotreel.submit".into(), answer).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "refused:\n  frames: frames is 4n+1\n  model: unknown"
+            "refused:\n  frames is 4n+1\n  model: unknown"
         );
         assert!(!error.may_pass());
     }

@@ -1,7 +1,7 @@
 //! A finished video, into a file.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,7 +14,7 @@ use spotreel_domain::request::hex;
 use tempfile::NamedTempFile;
 
 use crate::args::GetArgs;
-use crate::connection::{Api, Settings};
+use crate::connection::{Api, CallError, Settings};
 use crate::{Done, print};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -30,16 +30,91 @@ struct Fetched<'a> {
 }
 
 pub async fn run(settings: &Settings, args: GetArgs) -> anyhow::Result<Done> {
+    let target = Target::of(&args)?;
     let api = Api::open(settings).await?;
-    let task: TaskView = api.call(names::GET, &TaskRef { id: args.id }).await?;
+    let mut done = Done::Well;
+    for id in &args.ids {
+        if let Err(error) = fetch(&api, id, &target, args.json).await {
+            // The other videos are wanted too.
+            done = Done::Failed;
+            match error.downcast::<CallError>() {
+                Ok(CallError::Refused(error)) if args.json => {
+                    print::json(&serde_json::json!({ "id": id, "error": error }));
+                }
+                Ok(error) => eprintln!("spotreel: {}", print::named(id, &error)),
+                Err(error) => eprintln!("spotreel: {}", print::named(id, &format!("{error:#}"))),
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Where videos go.
+enum Target {
+    File(PathBuf),
+    /// Each under its id.
+    Dir(PathBuf),
+    Stdout,
+}
+
+impl Target {
+    fn of(args: &GetArgs) -> anyhow::Result<Self> {
+        let several = args.ids.len() > 1;
+        let Some(output) = &args.output else {
+            return Ok(Self::Dir(PathBuf::new()));
+        };
+        if output == Path::new("-") {
+            if several || args.json {
+                bail!(
+                    "standard output takes one video and nothing else: give one id, and no --json"
+                );
+            }
+            return Ok(Self::Stdout);
+        }
+        if output.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            std::fs::create_dir_all(output)
+                .with_context(|| format!("cannot make {}", output.display()))?;
+        }
+        if output.is_dir() {
+            return Ok(Self::Dir(output.clone()));
+        }
+        if several {
+            bail!(
+                "{} is not a directory, and there is more than one video: write {}/",
+                output.display(),
+                output.display()
+            );
+        }
+        Ok(Self::File(output.clone()))
+    }
+}
+
+async fn fetch(api: &Api, id: &str, target: &Target, json: bool) -> anyhow::Result<()> {
+    let task: TaskView = api.call(names::GET, &TaskRef { id: id.to_owned() }).await?;
     let Some(video) = &task.video else {
         bail!("{}", without_video(&task))
     };
-    let path = args
-        .output
-        .unwrap_or_else(|| PathBuf::from(format!("{}.mp4", task.id)));
-    download(video, &path).await?;
-    if args.json {
+    let path = match target {
+        Target::File(path) => path.clone(),
+        Target::Dir(dir) => dir.join(format!("{}.mp4", task.id)),
+        Target::Stdout => {
+            let mut file = download(video, &std::env::temp_dir()).await?;
+            file.rewind()?;
+            std::io::copy(&mut file, &mut std::io::stdout().lock())
+                .context("cannot write to standard output")?;
+            return Ok(());
+        }
+    };
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(".".as_ref());
+    let file = download(video, dir).await?;
+    file.as_file().sync_all()?;
+    file.persist(&path)
+        .map_err(|error| error.error)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    if json {
         print::json(&Fetched {
             id: task.id.as_str(),
             path,
@@ -49,7 +124,7 @@ pub async fn run(settings: &Settings, args: GetArgs) -> anyhow::Result<Done> {
     } else {
         print::line(&path.display().to_string());
     }
-    Ok(Done::Well)
+    Ok(())
 }
 
 fn without_video(task: &TaskView) -> String {
@@ -69,15 +144,11 @@ fn without_video(task: &TaskView) -> String {
     }
 }
 
-/// Into a file beside the last one, which takes its place only when every byte is right.
-async fn download(video: &Video, path: &PathBuf) -> anyhow::Result<()> {
+/// Into a new file in `dir`, which gets its name only when every byte is right.
+async fn download(video: &Video, dir: &Path) -> anyhow::Result<NamedTempFile> {
     let Some(url) = &video.url else {
         bail!("intake gave no link to the video: can it reach the object store?");
     };
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(".".as_ref());
     let mut file = tempfile::Builder::new()
         .prefix(".spotreel-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
@@ -92,11 +163,7 @@ async fn download(video: &Video, path: &PathBuf) -> anyhow::Result<()> {
             video.artifact.sha256
         );
     }
-    file.as_file().sync_all()?;
-    file.persist(path)
-        .map_err(|error| error.error)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(())
+    Ok(file)
 }
 
 async fn copy(url: &str, file: &mut NamedTempFile, size: u64) -> anyhow::Result<(u64, String)> {

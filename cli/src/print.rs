@@ -2,8 +2,10 @@
 
 use std::io::{self, Write};
 
+use console::{Alignment, measure_text_width, pad_str, truncate_str};
 use jiff::Timestamp;
 use serde::Serialize;
+use spotreel_domain::Violation;
 use spotreel_domain::api::TaskView;
 
 /// One line on stdout. A reader that has gone away (`| head`) ends the command quietly.
@@ -27,19 +29,19 @@ pub fn field(name: &str, value: &str) {
     line(&format!("{:<11}{value}", format!("{name}:")));
 }
 
-/// Rows under a header, each column as wide as its widest cell.
+/// Rows under a header, each column as wide on a screen as its widest cell: a Chinese character takes two places.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
-    let mut widths = header.map(|name| name.chars().count());
+    let mut widths = header.map(measure_text_width);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(measure_text_width(cell));
         }
     }
     let print = |cells: [&str; N]| {
         let padded = cells
             .iter()
             .zip(widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
+            .map(|(cell, width)| pad_str(cell, width, Alignment::Left, None));
         line(padded.collect::<Vec<_>>().join("  ").trim_end());
     };
     print(header);
@@ -73,17 +75,38 @@ pub fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }
 
-/// The first line of a text, cut to `most` characters.
+/// `1 task`, `2 tasks`.
+pub fn count(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// A complaint about a task that names it once.
+pub fn named(id: &str, error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    match text.contains(id) {
+        true => text,
+        false => format!("{id}: {text}"),
+    }
+}
+
+/// One broken rule. Most messages begin with the field; its name is said once.
+pub fn rule(broken: &Violation) -> String {
+    let Violation { field, message, .. } = broken;
+    match message.starts_with(field.as_str()) {
+        true => message.clone(),
+        false => format!("{field}: {message}"),
+    }
+}
+
+/// The first line of a text, cut to `most` places on a screen.
 pub fn short(text: &str, most: usize) -> String {
     let first = text.lines().next().unwrap_or_default();
-    if first.chars().count() <= most && first.len() == text.len() {
+    if measure_text_width(first) <= most && first.len() == text.len() {
         return first.to_owned();
     }
-    first
-        .chars()
-        .take(most.saturating_sub(1))
-        .chain(['…'])
-        .collect()
+    let cut = truncate_str(first, most.saturating_sub(1), "");
+    format!("{cut}…")
 }
 
 /// What is worth knowing about a task besides its state: who renders it, why it failed, where the video is.
@@ -94,7 +117,13 @@ pub fn detail(task: &TaskView, now: Timestamp) -> String {
     match (&task.worker, &task.video, task.not_before) {
         (Some(worker), ..) => format!("on {worker}"),
         (_, Some(video), _) => bytes(video.artifact.bytes),
-        (_, _, Some(at)) if at > now => format!("again {}", relative(now, at)),
+        (_, _, Some(at)) if at > now => {
+            let again = format!("again {}", relative(now, at));
+            let failed = task.attempts.last().and_then(|last| last.error.as_ref());
+            failed.map_or(again.clone(), |error| {
+                format!("{again}: {}", short(&error.message, 60))
+            })
+        }
         _ => String::new(),
     }
 }
@@ -120,5 +149,17 @@ mod tests {
         assert_eq!(short("a fox", 10), "a fox");
         assert_eq!(short("a red fox in the snow", 10), "a red fox…");
         assert_eq!(short("one\ntwo", 10), "one…");
+    }
+
+    #[test]
+    fn texts_are_as_wide_as_a_screen_shows_them() {
+        assert_eq!(short("雪の中の赤い狐", 10), "雪の中の…");
+        assert_eq!(short("雪の中", 6), "雪の中");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(count(1, "task"), "1 task");
+        assert_eq!(count(0, "task"), "0 tasks");
     }
 }

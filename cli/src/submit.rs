@@ -1,7 +1,9 @@
 //! One task from flags, or a file of them.
 
 mod lines;
+mod upload;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -14,11 +16,11 @@ use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api::{Accepted, AcceptedMany, SubmitResult};
+use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, ErrorCode, ErrorReply, SubmitResult};
 use spotreel_domain::request::ImageSource;
 use spotreel_domain::{Priority, Quality, TaskRequest};
 
-use self::lines::{BadLines, Line};
+use self::lines::{BadLine, Defaults, Line};
 use crate::args::{PriorityArg, QualityArg, SubmitArgs};
 use crate::connection::{Api, CallError, Settings};
 use crate::{Done, print, watch};
@@ -28,26 +30,47 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Of a file with many bad lines, so many are shown.
 const MOST_SHOWN: usize = 20;
+/// The server takes no larger picture.
+const MAX_IMAGE_BYTES: usize = 20_000_000;
 
 pub async fn run(settings: &Settings, args: SubmitArgs) -> anyhow::Result<Done> {
     let (ids, sent) = match &args.file {
         Some(path) => {
             let text = read(path)?;
-            let lines = lines::read(&text, draw_name).map_err(|bad| complain(path, &bad))?;
+            let mut lines = match lines::read(&text, &defaults(&args)?, ambient::now()) {
+                Ok(lines) => lines,
+                Err(bad) => return Err(complain(path, &bad, args.json)),
+            };
             if lines.is_empty() {
                 bail!(
                     "{} holds no task: write one JSON object per line",
-                    path.display()
+                    source(path)
                 );
             }
             let api = Api::open(settings).await?;
+            for line in &mut lines {
+                // Base64 in a line of more than half a message: the picture goes by itself.
+                if line.json.len() > api.max_payload() / 2 {
+                    let mut task = serde_json::from_str(&line.json)?;
+                    upload::picture(settings, &mut task)
+                        .await
+                        .with_context(|| format!("nothing was submitted: line {}", line.number))?;
+                    line.json = serde_json::to_string(&task)?;
+                }
+            }
             let sent = submit_lines(&api, &lines, args.json).await?;
             (sent, api)
         }
         None => {
-            let task = task(&args)?;
+            let mut task = task(&args)?;
             let api = Api::open(settings).await?;
-            (submit_one(&api, &task, args.json).await?, api)
+            if serde_json::to_vec(&task)?.len() > api.max_payload() {
+                upload::picture(settings, &mut task).await?;
+            }
+            match submit_one(&api, &task, args.json).await? {
+                Some(sent) => (sent, api),
+                None => return Ok(Done::Failed),
+            }
         }
     };
     let all_taken = ids.all_taken;
@@ -64,18 +87,21 @@ struct Sent {
     all_taken: bool,
 }
 
-async fn submit_one(api: &Api, task: &TaskRequest, json: bool) -> anyhow::Result<Sent> {
-    let body = serde_json::to_vec(task)?;
-    if body.len() > api.max_payload() {
-        let most = print::bytes(api.max_payload() as u64);
-        bail!("the task is larger than {most}: put its image into the bucket and give its key");
-    }
-    let accepted: Accepted = call(api, &body).await?;
+/// None: the task was refused, which a program has been told as JSON.
+async fn submit_one(api: &Api, task: &TaskRequest, json: bool) -> anyhow::Result<Option<Sent>> {
+    let accepted: Accepted = match call(api, &serde_json::to_vec(task)?).await {
+        Ok(accepted) => accepted,
+        Err(CallError::Refused(error)) if json => {
+            print::json(&ErrorReply { error });
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
     tell(&accepted, json);
-    Ok(Sent {
+    Ok(Some(Sent {
         ids: vec![accepted.id.to_string()],
         all_taken: true,
-    })
+    }))
 }
 
 async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<Sent> {
@@ -83,6 +109,7 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
         ids: Vec::new(),
         all_taken: true,
     };
+    let mut ended = 0;
     let style =
         ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} submitted, {per_sec}");
     let bar = ProgressBar::new(lines.len() as u64);
@@ -92,29 +119,46 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
         let answer: AcceptedMany =
             call(api, &lines::body(call_lines)).await.with_context(|| {
                 let before = sent.ids.len();
-                format!("stopped at line {first}, after {before} accepted tasks")
+                let before = print::count(before, "accepted task");
+                format!("stopped at line {first}, after {before}; the same command goes on there")
             })?;
         bar.inc(call_lines.len() as u64);
         for (line, result) in call_lines.iter().zip(answer.results) {
             match result {
                 SubmitResult::Accepted(accepted) => {
                     bar.suspend(|| tell(&accepted, json));
+                    ended += usize::from(watch::has_ended(&accepted.state));
                     sent.ids.push(accepted.id.to_string());
                 }
                 SubmitResult::Refused { error } => {
                     sent.all_taken = false;
-                    let why = lines::in_one_line(&error.message, &error.violations);
-                    bar.suspend(|| eprintln!("line {}: {why}", line.number));
+                    bar.suspend(|| refused(line.number, error, json));
                 }
             }
         }
     }
     bar.finish_and_clear();
     let refused = lines.len() - sent.ids.len();
+    let mut summary = format!("{} accepted", print::count(sent.ids.len(), "task"));
     if refused > 0 {
-        eprintln!("{} tasks accepted, {refused} refused", sent.ids.len());
+        summary += &format!(", {refused} refused");
     }
+    if ended > 0 {
+        summary += &format!(
+            "; {ended} had ended before: another --idempotency-key renders the lines anew"
+        );
+    }
+    eprintln!("{summary}");
     Ok(sent)
+}
+
+fn refused(line: usize, error: ApiError, json: bool) {
+    if json {
+        print::json(&serde_json::json!({ "line": line, "error": error }));
+    } else {
+        let why = lines::in_one_line(&error.message, &error.violations);
+        eprintln!("line {line}: {why}");
+    }
 }
 
 async fn call<A: DeserializeOwned>(api: &Api, body: &[u8]) -> Result<A, CallError> {
@@ -172,13 +216,36 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         shift: args.shift,
         seed: args.seed,
         image: args.image.as_deref().map(image).transpose()?,
-        priority: args.priority.map(|priority| match priority {
-            PriorityArg::High => Priority::High,
-            PriorityArg::Normal => Priority::Normal,
-        }),
+        priority: args.priority.map(priority),
         expires_at,
-        labels: args.labels.iter().cloned().collect(),
+        labels: labels(args)?,
     })
+}
+
+/// What a file's lines need not say.
+fn defaults(args: &SubmitArgs) -> anyhow::Result<Defaults> {
+    Ok(Defaults {
+        idempotency_key: args.idempotency_key.clone(),
+        labels: labels(args)?,
+        priority: args.priority.map(priority),
+    })
+}
+
+fn labels(args: &SubmitArgs) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in &args.labels {
+        if labels.insert(key.clone(), value.clone()).is_some() {
+            bail!("--label {key} is given twice: give each label one value");
+        }
+    }
+    Ok(labels)
+}
+
+fn priority(priority: PriorityArg) -> Priority {
+    match priority {
+        PriorityArg::High => Priority::High,
+        PriorityArg::Normal => Priority::Normal,
+    }
 }
 
 pub fn quality(tier: QualityArg) -> Quality {
@@ -189,42 +256,74 @@ pub fn quality(tier: QualityArg) -> Quality {
     }
 }
 
-/// A file that is there is sent along; whatever else begins with `images/` is a key.
-fn image(text: &str) -> anyhow::Result<ImageSource> {
+/// A file that is there is sent along; any other text that begins with `images/` is a key.
+pub fn image(text: &str) -> anyhow::Result<ImageSource> {
     if !Path::new(text).exists() && text.starts_with("images/") {
         return Ok(ImageSource::S3Key(text.to_owned()));
     }
     let bytes = std::fs::read(text).with_context(|| {
-        format!("{text:?} is no file that can be read, and no key under images/")
+        format!("image {text:?} is neither a readable file nor a key under images/")
     })?;
+    if bytes.len() > MAX_IMAGE_BYTES {
+        bail!(
+            "image {text:?} has {}, at most 20 MB are taken: make it smaller, for instance with \
+             `ffmpeg -i {text} -vf scale=1280:-1 small.jpg`; no video is wider than 1280",
+            print::bytes(bytes.len() as u64)
+        );
+    }
     Ok(ImageSource::Base64(STANDARD.encode(bytes)))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
     if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-        return Ok(text);
+        std::io::stdin().read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
     }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    .with_context(|| format!("cannot read {}", source(path)))?;
+    String::from_utf8(bytes)
+        .map_err(|_| anyhow::anyhow!("{} is not UTF-8 text: save it as UTF-8", source(path)))
 }
 
-fn complain(path: &Path, BadLines(bad): &BadLines) -> anyhow::Error {
-    let shown = bad
-        .iter()
-        .take(MOST_SHOWN)
-        .map(|line| format!("\n  {line}"));
-    let more = match bad.len().saturating_sub(MOST_SHOWN) {
-        0 => String::new(),
-        more => format!("\n  and {more} more"),
-    };
-    let shown: String = shown.collect();
-    anyhow::anyhow!(
-        "nothing was submitted: {} has lines that are no task{shown}{more}",
-        path.display()
-    )
+/// What a person calls it.
+fn source(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+fn complain(path: &Path, bad: &[BadLine], json: bool) -> anyhow::Error {
+    let mut told = format!(
+        "nothing was submitted: {} has {}",
+        source(path),
+        print::count(bad.len(), "bad line")
+    );
+    if json {
+        for BadLine {
+            line,
+            message,
+            violations,
+        } in bad
+        {
+            let error = ApiError {
+                code: ErrorCode::Invalid,
+                message: message.clone(),
+                violations: violations.clone(),
+                retry_after_s: None,
+            };
+            refused(*line, error, true);
+        }
+        return anyhow::anyhow!(told);
+    }
+    for line in bad.iter().take(MOST_SHOWN) {
+        told += &format!("\n  {line}");
+    }
+    if bad.len() > MOST_SHOWN {
+        told += &format!("\n  and {} more", bad.len() - MOST_SHOWN);
+    }
+    anyhow::anyhow!(told)
 }
 
 fn draw_name() -> String {

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api::{ListPage, ListQuery, TaskRef, TaskView};
+use spotreel_domain::api::{ErrorReply, ListPage, ListQuery, TaskRef, TaskView};
 use spotreel_domain::task::Attempt;
 
 use crate::args::{IdsArgs, ListArgs, StatusArgs};
-use crate::connection::{Api, Settings};
+use crate::connection::{Api, CallError, Settings};
 use crate::print::{self, field, relative, short};
 use crate::{Done, watch};
 
@@ -47,7 +47,7 @@ pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
         print::line("no tasks");
         return Ok(Done::Well);
     }
-    print::table(["ID", "STATE", "SINCE", "MODEL", "PROMPT", ""], &rows);
+    print::table(["ID", "STATE", "SINCE", "MODEL", "PROMPT", "DETAIL"], &rows);
     if cursor.is_some() {
         eprintln!("there are more: --all prints them");
     }
@@ -67,11 +67,14 @@ fn row(task: &TaskView, now: Timestamp) -> [String; 6] {
 
 pub async fn status(settings: &Settings, args: StatusArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
-    let task: TaskView = api.call(names::GET, &TaskRef { id: args.id }).await?;
-    if args.json {
-        print::json(&task);
-    } else {
-        show(&task, ambient::now());
+    match api.call(names::GET, &TaskRef { id: args.id }).await {
+        Ok(task) if args.json => print::json::<TaskView>(&task),
+        Ok(task) => show(&task, ambient::now()),
+        Err(CallError::Refused(error)) if args.json => {
+            print::json(&ErrorReply { error });
+            return Ok(Done::Failed);
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok(Done::Well)
 }
@@ -90,7 +93,17 @@ fn show(task: &TaskView, now: Timestamp) {
     if let Some(at) = spec.expires_at {
         field("expires", &relative(now, at));
     }
+    if let Some(owner) = &task.owner {
+        field("owner", &owner.to_string());
+    }
+    field("priority", &spoken(&spec.priority));
     field("prompt", &short(&spec.prompt, 200));
+    if let Some(negative) = &spec.negative_prompt {
+        field("negative", &short(negative, 200));
+    }
+    if let Some(quality) = &spec.quality {
+        field("quality", &spoken(quality));
+    }
     field(
         "video",
         &format!(
@@ -126,10 +139,15 @@ fn show(task: &TaskView, now: Timestamp) {
             .map(|attempt| attempt_row(attempt, now))
             .collect();
         print::table(
-            ["TRY ON", "STARTED", "TOOK", "FROM STEP", "OUTCOME", ""],
+            ["TRY ON", "STARTED", "TOOK", "FROM STEP", "OUTCOME", "ERROR"],
             &rows,
         );
     }
+}
+
+/// A word as clients write it.
+fn spoken(word: &impl std::fmt::Debug) -> String {
+    format!("{word:?}").to_lowercase()
 }
 
 fn attempt_row(attempt: &Attempt, now: Timestamp) -> [String; 6] {
@@ -142,7 +160,7 @@ fn attempt_row(attempt: &Attempt, now: Timestamp) -> [String; 6] {
         relative(now, attempt.started_at),
         print::span(took),
         attempt.from_step.to_string(),
-        format!("{:?}", attempt.outcome).to_lowercase(),
+        spoken(&attempt.outcome),
         attempt
             .error
             .as_ref()
@@ -172,7 +190,12 @@ async fn change(settings: &Settings, args: IdsArgs, verb: &str) -> anyhow::Resul
             Ok(task) => print::line(&watch::sentence(&task)),
             Err(error) => {
                 done = Done::Failed;
-                eprintln!("{id}: {error}");
+                match error {
+                    CallError::Refused(error) if args.json => {
+                        print::json(&serde_json::json!({ "id": id, "error": error }));
+                    }
+                    error => eprintln!("{}", print::named(&id, &error)),
+                }
             }
         }
     }

@@ -43,7 +43,19 @@ pub async fn run(settings: &Settings, args: WatchArgs) -> anyhow::Result<Done> {
 
 /// Follows the tasks until each has ended; whether all of them have a video.
 pub async fn until_ended(api: &Api, ids: Vec<String>, json: bool) -> anyhow::Result<bool> {
-    follow(api, Some(ids), json).await
+    let goes_on = match ids.as_slice() {
+        [id] => format!(
+            "the task goes on: `spotreel watch {id}` follows it, `spotreel cancel {id}` ends it"
+        ),
+        ids => format!("the {} tasks go on: `spotreel list` shows them", ids.len()),
+    };
+    tokio::select! {
+        well = follow(api, Some(ids), json) => well,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\nstopped watching; {goes_on}");
+            Ok(false)
+        }
+    }
 }
 
 async fn follow(api: &Api, ids: Option<Vec<String>>, json: bool) -> anyhow::Result<bool> {
@@ -91,7 +103,7 @@ async fn follow(api: &Api, ids: Option<Vec<String>>, json: bool) -> anyhow::Resu
                         // It has just been asked for: nothing will ever be heard of it.
                         Err(error @ CallError::Refused(_)) if first => {
                             well = false;
-                            board.complain(&format!("{id}: {error}"));
+                            board.complain(&print::named(&id, &error));
                             if let Some(waiting) = &mut waiting { waiting.remove(&id); }
                         }
                         Err(error) if first => return Err(error.into()),
@@ -109,7 +121,12 @@ async fn follow(api: &Api, ids: Option<Vec<String>>, json: bool) -> anyhow::Resu
 }
 
 fn ended(task: &TaskView) -> bool {
-    !matches!(task.state.as_str(), "queued" | "started")
+    has_ended(&task.state)
+}
+
+/// Whether a task of this state is over. An unnamed one comes from an older server, which does not say.
+pub fn has_ended(state: &str) -> bool {
+    !matches!(state, "queued" | "started" | "")
 }
 
 fn settle(

@@ -177,3 +177,70 @@ fn machines_of_a_dev_that_was_killed_end_with_the_next_one() {
     assert!(next.process.wait().expect("it is our child").success());
     assert_eq!(marked(dir.path()), Vec::<String>::new());
 }
+
+/// The Python program that README shows, run as README says.
+fn readme_program(dir: &Path, prompt: &str) -> std::process::Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("it is there");
+    let program = readme.split("```python\n").nth(1).expect("it shows one");
+    let program = program.split("```").next().expect("it ends");
+    let venv = root.join(".venv/bin/python");
+    let python = if venv.exists() {
+        venv
+    } else {
+        "python3".into()
+    };
+    let endpoints = std::fs::read_to_string(dir.join("endpoints.env")).expect("it is there");
+    let endpoints = endpoints.lines().filter_map(|line| line.split_once('='));
+    let mut command = Command::new(python);
+    command.args(["-c", program]).envs(endpoints);
+    command
+        .env("PROMPT", prompt)
+        .output()
+        .expect("it can be run")
+}
+
+#[test]
+fn readmes_python_tells_a_video_from_a_failure_and_a_refusal() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let _dev = Dev::start(dir.path(), &["--workers", "1"]);
+    let good = readme_program(dir.path(), "a red fox in the snow");
+    let words = String::from_utf8_lossy(&good.stderr).into_owned();
+    assert!(good.status.success(), "{words}");
+    assert!(String::from_utf8_lossy(&good.stdout).contains("video: http"));
+    for (prompt, told) in [("{{invalid@1}}", "failed"), ("", "refused")] {
+        let bad = readme_program(dir.path(), prompt);
+        let words = String::from_utf8_lossy(&bad.stderr).into_owned();
+        assert_eq!(bad.status.code(), Some(1), "{words}");
+        assert!(words.contains(&format!("no video: {told}")), "{words}");
+    }
+}
+
+#[test]
+fn a_file_again_is_the_same_tasks_and_videos_go_where_they_are_wanted() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let dev = Dev::start(dir.path(), &["--workers", "1"]);
+    let file = dir.path().join("tasks.jsonl");
+    let line =
+        r#"{"model":"ti2v-5B","prompt":"雪の中の狐","frames":5,"steps":2,"expires_in":"1h"}"#;
+    std::fs::write(&file, format!("\u{feff}{line}\r\n{line}\r\n")).expect("it can be written");
+    let file = file.display().to_string();
+    let first = dev.say(&["submit", "-f", &file, "--wait"]);
+    let again = dev.say(&["submit", "-f", &file]);
+    let ids: Vec<_> = again.lines().collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.iter().all(|id| first.contains(id)), "{first}\n{again}");
+    assert_eq!(dev.say(&["list", "--json"]).lines().count(), 2);
+
+    let videos = format!("{}/", dir.path().join("videos").display());
+    dev.say(&["get", ids[0], ids[1], "-o", &videos]);
+    let video = std::fs::read(format!("{videos}{}.mp4", ids[1])).expect("it was fetched");
+    let piped = spotreel(dir.path(), &["get", ids[1], "-o", "-"]).output();
+    assert_eq!(piped.expect("it can be run").stdout, video);
+
+    let missing = spotreel(dir.path(), &["status", "nope", "--json"]).output();
+    let missing = missing.expect("it can be run");
+    assert_eq!(missing.status.code(), Some(1));
+    let told: Value = serde_json::from_slice(&missing.stdout).expect("it is JSON");
+    assert_eq!(told["error"]["code"], "not_found");
+}

@@ -263,14 +263,20 @@ fn set(settings: Vec<String>) -> Vec<String> {
     pairs.collect()
 }
 
+/// Makes the engine obey directives in prompts, such as `{{oom@3}}`.
+const FAULTS: &str = "--allow-faults";
+
 /// The renderer that needs no GPU.
 pub fn engine_command(args: &DevArgs) -> anyhow::Result<Vec<String>> {
     let step = args
         .step_ms
         .map(|step| ["--step-ms".to_owned(), step.to_string()]);
+    // Whoever writes a client wants to see a failure. The flag may be given once only.
+    let faults = (!args.engine_arg.iter().any(|arg| arg == FAULTS)).then(|| FAULTS.to_owned());
     Ok([sibling("spotreel-engine-sim")?.display().to_string()]
         .into_iter()
         .chain(step.into_iter().flatten())
+        .chain(faults)
         .chain(args.engine_arg.iter().cloned())
         .collect())
 }

@@ -12,6 +12,11 @@ use crate::print;
 /// Bars drawn at a time: more do not fit a screen.
 const MOST_BARS: usize = 20;
 
+/// From so many columns on a line holds a whole id, a bar, and what is said beside it.
+const WIDE: u16 = 110;
+/// On less, so many of the id's last characters.
+const NARROW_ID: usize = 8;
+
 pub struct Board {
     quiet: bool,
     bars: MultiProgress,
@@ -65,7 +70,8 @@ impl Board {
             total.inc(1);
         }
         // On a screen the bar says it; in a file every change is a line.
-        if ended || self.bars.is_hidden() {
+        let failed_before = task.state == "queued" && !task.attempts.is_empty();
+        if ended || failed_before || self.bars.is_hidden() {
             self.bars.suspend(|| print::line(&sentence(task)));
         }
         if ended && self.total.is_none() {
@@ -112,12 +118,29 @@ impl Board {
                 return None;
             }
             let bar = self.bars.add(ProgressBar::new(1));
-            bar.set_style(style("{prefix} {bar:30} {pos:>3}/{len} {wide_msg}"));
-            bar.set_prefix(id.to_owned());
+            let (template, prefix) = fitting(id, console::Term::stderr().size().1);
+            bar.set_style(style(template));
+            bar.set_prefix(prefix);
             self.running.insert(id.to_owned(), bar);
         }
         self.running.get(id)
     }
+}
+
+/// The line of one task and its name there, so that phase and time left stay in sight on `columns`.
+fn fitting(id: &str, columns: u16) -> (&'static str, String) {
+    if columns >= WIDE {
+        return ("{prefix} {bar:30} {pos:>3}/{len} {wide_msg}", id.to_owned());
+    }
+    // Ids of one day begin alike: their ends tell them apart.
+    let from = id.chars().count().saturating_sub(NARROW_ID);
+    let tail: String = id.chars().skip(from).collect();
+    let name = if from == 0 {
+        tail
+    } else {
+        format!("…{tail}")
+    };
+    ("{prefix} {bar:10} {pos:>3}/{len} {wide_msg}", name)
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -167,5 +190,22 @@ pub fn sentence(task: &TaskView) -> String {
             detail if detail.is_empty() => format!("{id} {state}"),
             detail => format!("{id} {state} {detail}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_leaves_room_for_phase_and_time_on_a_narrow_terminal() {
+        let id = "01a208d1-2027-7f00-8000-0123456789ab";
+        let (_, wide) = fitting(id, 120);
+        assert_eq!(wide, id);
+        let (template, narrow) = fitting(id, 60);
+        assert_eq!(narrow, "…456789ab");
+        let fixed = narrow.chars().count() + 1 + 10 + 1 + "100/100".len() + 1;
+        assert!(template.contains("{bar:10}") && fixed + "denoise, 12 s left, on w-1".len() <= 60);
+        assert_eq!(fitting("fox", 60).1, "fox");
     }
 }
