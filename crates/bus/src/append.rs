@@ -46,6 +46,18 @@ pub enum ReadError {
     Server(String),
 }
 
+impl ReadError {
+    /// Whether a newer version of a trusted program wrote the event. Such an event is held for a reader that knows it;
+    /// only one that is no protobuf is passed over.
+    pub fn is_newer_version(&self) -> bool {
+        match self {
+            Self::Decode { source, .. } => matches!(source, codec::DecodeError::Field(_)),
+            Self::Subject { .. } => true,
+            Self::Api(_) | Self::Server(_) => false,
+        }
+    }
+}
+
 /// An event as it stands in its log.
 pub(crate) trait Entry {
     fn sequence(&self) -> u64;

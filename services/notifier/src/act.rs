@@ -59,6 +59,13 @@ impl Log {
         }
     }
 
+    fn version_check(self) -> &'static str {
+        match self {
+            Self::Tasks => "events of TASKS are of a known version",
+            Self::Batches => "events of BATCHES are of a known version",
+        }
+    }
+
     fn read(self, delivery: &Delivery) -> Result<Entry, ReadError> {
         Ok(match self {
             Self::Tasks => Entry::Task(Box::new(delivery.recorded()?)),
@@ -127,6 +134,7 @@ impl Notifier {
         for log in Log::ALL {
             health.expect(log.consumer_check());
             health.set(log.publish_check(), Ok::<(), &str>(()));
+            health.set(log.version_check(), Ok::<(), &str>(()));
         }
     }
 
@@ -166,13 +174,16 @@ impl Notifier {
         while !stopping.is_cancelled() {
             let next = queue.pull(self.config.pull_wait).await?;
             *delay = self.config.retry_first;
-            if let Some(delivery) = next {
-                let span = tracing::info_span!("notify", subject = delivery.subject);
-                trace::adopt(&span, &delivery.headers);
-                self.take(log, &delivery, health, stopping)
-                    .instrument(span)
-                    .await;
-            }
+            let Some(delivery) = next else {
+                // An event that this version does not know would be here again: another notifier has published it.
+                health.set(log.version_check(), Ok::<(), &str>(()));
+                continue;
+            };
+            let span = tracing::info_span!("notify", subject = delivery.subject);
+            trace::adopt(&span, &delivery.headers);
+            self.take(log, &delivery, health, stopping)
+                .instrument(span)
+                .await;
         }
         Ok(())
     }
@@ -186,11 +197,17 @@ impl Notifier {
         stopping: &CancellationToken,
     ) {
         let entry = match log.read(delivery) {
-            Ok(entry) => entry,
+            Ok(entry) => {
+                health.set(log.version_check(), Ok::<(), &str>(()));
+                entry
+            }
+            Err(error) if error.is_newer_version() => {
+                return self.hold(log, delivery, error, health, stopping).await;
+            }
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 let (subject, sequence) = (&delivery.subject, delivery.sequence);
-                tracing::error!(error = %format!("{error:#}"), subject, sequence, "an event of the log cannot be read; it is passed over and no client hears of it");
+                tracing::error!(error = %format!("{error:#}"), subject, sequence, "an event of the log is no protobuf; it is passed over and no client hears of it");
                 metrics::unreadable();
                 return self.ack(delivery).await;
             }
@@ -226,6 +243,40 @@ impl Notifier {
                 return;
             }
         }
+    }
+
+    /// Hands an event of a newer version back. It is the only one that the consumer hands out, so those behind it wait.
+    async fn hold(
+        &self,
+        log: Log,
+        delivery: &Delivery,
+        error: ReadError,
+        health: &Health,
+        stopping: &CancellationToken,
+    ) {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        let (subject, sequence) = (&delivery.subject, delivery.sequence);
+        if delivery.delivered == 1 {
+            tracing::error!(
+                error,
+                subject,
+                sequence,
+                "an event was written by a newer version; it and all behind it wait until notifier is upgraded"
+            );
+        } else {
+            tracing::debug!(error, subject, sequence, "the event is still held");
+        }
+        metrics::held();
+        let reason = format!(
+            "{subject} at {sequence} was written by a newer version: upgrade notifier ({error})"
+        );
+        health.set(log.version_check(), Err(reason));
+        if let Err(error) = delivery.nak(self.config.retry_first).await {
+            tracing::debug!(%error, "the event was not handed back; its lease will end");
+        }
+        // A newer notifier that waits for it is served first.
+        let mut long = self.config.retry_longest;
+        self.pause(&mut long, stopping).await;
     }
 
     async fn publish_entry(&self, entry: &Entry) -> Result<Said, NotifyError> {

@@ -11,8 +11,8 @@
 //! - A consumer hands out one message at a time, so events leave in the order of their log, however many notifiers run.
 //! - Each event is written once: only if the newest public event of its task or batch tells of an older log event, by
 //!   compare-and-set. A second `started` or `failed`, of a later attempt or round, is an event of its own.
-//! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; the one exception is a message of
-//!   the log that cannot be read, which no later try would mend.
+//! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; an event of a newer
+//!   version waits until notifier is upgraded. The one exception is a message that is no protobuf, which nobody can read.
 //!
 //! **After a crash** the message in hand comes back once its lease ends (5 s). If it had been published already, the
 //! newest public event says so and it is only acked.

@@ -7,6 +7,7 @@ use metrics::{counter, describe_counter, describe_histogram, histogram};
 const EVENTS: &str = "spotreel_notifier_events_total";
 const RETRIES: &str = "spotreel_notifier_retries_total";
 const UNREADABLE: &str = "spotreel_notifier_unreadable_total";
+const HELD: &str = "spotreel_notifier_held_total";
 const DELAY: &str = "spotreel_notifier_delay_seconds";
 
 pub fn describe() {
@@ -17,7 +18,11 @@ pub fn describe() {
     describe_counter!(RETRIES, "Tries to publish an event that failed");
     describe_counter!(
         UNREADABLE,
-        "Messages of the log that could not be read and were passed over"
+        "Messages of the log that are no protobuf and were passed over"
+    );
+    describe_counter!(
+        HELD,
+        "Deliveries of events that a newer version wrote, which were handed back"
     );
     describe_histogram!(
         DELAY,
@@ -32,6 +37,10 @@ pub fn said(event: &'static str, outcome: &'static str, delay: Duration) {
 
 pub fn retry() {
     counter!(RETRIES).increment(1);
+}
+
+pub fn held() {
+    counter!(HELD).increment(1);
 }
 
 pub fn unreadable() {

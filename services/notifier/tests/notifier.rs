@@ -262,6 +262,43 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_event_of_a_newer_version_is_held_and_nothing_behind_it_is_told() {
+    let nats = provisioned().await;
+    let hand = Hand::of(&nats).await;
+    let context = async_nats::jetstream::new(hand.client.clone());
+    // An event whose name this version does not know, and a known one whose state it does not know.
+    for (subject, payload) in [
+        ("spotreel.log.t0.paused", "garbage"),
+        ("spotreel.log.t1.failed", ""),
+    ] {
+        let stored = context.publish(subject, payload.into()).await.unwrap();
+        let sequence = stored.await.unwrap().sequence;
+        let running = run(&nats).await;
+        let check = "events of TASKS are of a known version";
+        until("the notifier says that it is too old", async || {
+            let checks = running.health.readiness().checks;
+            let reason = checks.get(check).and_then(|found| found.reason.clone());
+            reason.is_some_and(|reason| reason.contains(subject) && reason.contains("newer"))
+        })
+        .await;
+        hand.submit(&format!("behind-{sequence}"), None).await;
+        running.stopping.cancel();
+        running.task.await.unwrap();
+        assert!(public(&hand).await.is_empty());
+        // The newer version has read it.
+        let queue = Queue::open(&hand.client, TASKS, CONSUMER_NOTIFIER)
+            .await
+            .unwrap();
+        let held = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
+        assert_eq!(held.sequence, sequence);
+        held.ack().await.unwrap();
+        let next = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
+        assert_eq!(next.sequence, sequence + 1);
+        next.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_are_told_beside_tasks_each_event_once() {
     let nats = provisioned().await;
     let hand = Hand::of(&nats).await;
