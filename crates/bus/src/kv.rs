@@ -66,10 +66,10 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
 pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, ApiError> {
     #[derive(serde::Deserialize)]
     struct Found {
-        message: Message,
+        message: Stored,
     }
     #[derive(serde::Deserialize)]
-    struct Message {
+    struct Stored {
         #[serde(default)]
         data: String,
     }

@@ -12,8 +12,8 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
 use spotreel_bus::{Recorded, TaskLog};
+use spotreel_domain::Task;
 use spotreel_domain::task::State;
-use spotreel_domain::{Task, TaskId};
 use spotreel_s3::Store;
 
 use crate::config::JanitorConfig;
