@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use web::Web;
 
 /// Bounds that a test can reach.
-const BOUNDS: [(&str, &str); 6] = [
+const BOUNDS: [(&str, &str); 7] = [
     ("api.idle_timeout", "2s"),
     ("api.keep_alive", "2s"),
     ("api.body_timeout", "3s"),
