@@ -257,7 +257,8 @@ async fn a_link_plays_ranges_expires_and_cannot_be_changed() {
         .store
         .presign_get("v.mp4", None, Duration::from_secs(60))
         .await
-        .unwrap();
+        .unwrap()
+        .url;
     let client = reqwest::Client::new();
     let whole = client.get(&url).send().await.unwrap();
     assert_eq!(whole.status(), 200);
@@ -306,7 +307,8 @@ async fn a_link_plays_ranges_expires_and_cannot_be_changed() {
         .store
         .presign_get("v.mp4", None, Duration::from_secs(1))
         .await
-        .unwrap();
+        .unwrap()
+        .url;
     let expired = async {
         while client.get(&short).send().await.unwrap().status() != 403 {
             tokio::task::yield_now().await;
