@@ -132,7 +132,7 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
                 }
                 SubmitResult::Refused { error } => {
                     sent.all_taken = false;
-                    bar.suspend(|| refused(line.number, error, json));
+                    bar.suspend(|| refused(line.number, &error, json));
                 }
             }
         }
@@ -152,7 +152,7 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
     Ok(sent)
 }
 
-fn refused(line: usize, error: ApiError, json: bool) {
+fn refused(line: usize, error: &ApiError, json: bool) {
     if json {
         print::json(&serde_json::json!({ "line": line, "error": error }));
     } else {
@@ -313,7 +313,7 @@ fn complain(path: &Path, bad: &[BadLine], json: bool) -> anyhow::Error {
                 violations: violations.clone(),
                 retry_after_s: None,
             };
-            refused(*line, error, true);
+            refused(*line, &error, true);
         }
         return anyhow::anyhow!(told);
     }

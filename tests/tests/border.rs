@@ -25,12 +25,13 @@ async fn a_client_in_another_language_can_use_spotreel_and_cannot_harm_it() {
         "python3".into()
     };
     let (client, inside) = (password("client"), password("provision"));
+    let operator = password("operator");
     let output = tokio::task::spawn_blocking({
         let url = system.nats.url.clone();
         move || {
             Command::new(python)
                 .arg(root().join("tests/py/client.py"))
-                .args([&url, "client", &client, "provision", &inside])
+                .args([&url, "client", &client, "provision", &inside, &operator])
                 .stdin(Stdio::null())
                 .output()
         }

@@ -20,12 +20,6 @@ fn encodings() -> Vec<Case> {
     let prompt = |bytes: &[u8]| [br#"{"model":"ti2v-5B","prompt":""#, bytes, br#""}"#].concat();
     vec![
         case(
-            "a byte order mark",
-            [&b"\xef\xbb\xbf"[..], good].concat(),
-            "body",
-            "object",
-        ),
-        case(
             "UTF-16, little end first",
             [&b"\xff\xfe"[..], &wide(u16::to_le_bytes)].concat(),
             "body",
