@@ -183,10 +183,12 @@ impl Worker {
         let Some(before) = task.attempts.last() else {
             return Ok((Vec::new(), None));
         };
-        let checkpoints = match listed {
+        let mut checkpoints = match listed {
             Some(listed) => listed?,
             None => checkpoints::list(&self.store, task).await?,
         };
+        // What was listed by the work item did not know yet what was refused since.
+        checkpoints.retain(|stored| stored.fence > task.checkpoints_void_to);
         // One that storage hindered may have stored it without hearing so.
         let finished = match (before.outcome, &before.error) {
             (Outcome::Interrupted, None) => None,
