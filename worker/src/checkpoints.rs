@@ -26,7 +26,7 @@ pub struct Stored {
     pub fence: u64,
 }
 
-/// Checkpoints of another round are another render's: a person's retry begins anew.
+/// Checkpoints of another round, or of another life of the id, are another render's.
 fn prefix(task: &Task) -> String {
     format!("{}{}/", Task::checkpoints(&task.id), task.entry)
 }
