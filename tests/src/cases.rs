@@ -11,7 +11,7 @@ use spotreel_bus::log::{Append, AppendError};
 use spotreel_bus::names::{self, HEADER_EXPECTED_FILTER, TASKS};
 use spotreel_bus::{Delivery, Lease, Queue, Recorded, TaskLog};
 use spotreel_domain::Task;
-use spotreel_domain::{Event, Model, Priority, TaskId};
+use spotreel_domain::{Event, Lane, Model, Priority, TaskId};
 
 use crate::harness::eventually;
 use crate::harness::tasks::{artifact, submitted, submitted_as, task_id};
@@ -61,7 +61,7 @@ pub async fn succeed(log: &TaskLog, id: &TaskId) -> Result<u64, AppendError> {
 }
 
 pub async fn queue(client: &Client) -> Queue {
-    let name = names::work_consumer(Model::T2vA14b, Priority::Normal);
+    let name = names::work_consumer(Model::T2vA14b, Lane::front(Priority::Normal));
     Queue::open(client, TASKS, &name)
         .await
         .expect("the consumers are provisioned")
@@ -78,7 +78,7 @@ pub async fn pull(queue: &Queue) -> Delivery {
 /// What waits in a queue, and what is delivered or delayed.
 pub async fn counts(client: &Client, model: Model, priority: Priority) -> (u64, usize) {
     let context = async_nats::jetstream::new(client.clone());
-    let name = names::work_consumer(model, priority);
+    let name = names::work_consumer(model, Lane::front(priority));
     let found: async_nats::jetstream::consumer::PullConsumer = context
         .get_consumer_from_stream(&name, TASKS)
         .await

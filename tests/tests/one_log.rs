@@ -10,7 +10,7 @@ use spotreel_bus::names::{self, TASKS};
 use spotreel_bus::provision::{self, Outcome};
 use spotreel_bus::{Queue, TaskLog};
 use spotreel_domain::task::{Failure, FailureKind, StartRuling, State};
-use spotreel_domain::{Event, Model, Priority, TaskId};
+use spotreel_domain::{Event, Lane, Model, Priority, TaskId};
 use spotreel_tests::cases;
 use spotreel_tests::harness::nats::layout;
 use spotreel_tests::harness::tasks::{submitted, task_id};
@@ -184,7 +184,7 @@ async fn a_consumer_made_anew_counts_only_what_can_run() {
         .get_stream(TASKS)
         .await
         .expect("it is there");
-    let name = names::work_consumer(Model::T2vA14b, Priority::Normal);
+    let name = names::work_consumer(Model::T2vA14b, Lane::front(Priority::Normal));
     stream
         .delete_consumer(&name)
         .await

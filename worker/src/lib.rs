@@ -44,7 +44,7 @@ use anyhow::Context as _;
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Queue, TaskLog, Uptime, names};
-use spotreel_domain::Priority;
+use spotreel_domain::Lane;
 use spotreel_s3::Store;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -208,16 +208,12 @@ async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<take::Source> {
     let leaving = worker.leave.leaving();
     let mut sources = Vec::new();
     for model in worker.config.models.iter().copied() {
-        for priority in Priority::ALL {
-            let consumer = names::work_consumer(model, priority);
+        for lane in Lane::ALL {
+            let consumer = names::work_consumer(model, lane);
             while !leaving.is_cancelled() {
                 match Queue::open(worker.log.client(), names::TASKS, &consumer).await {
                     Ok(queue) => {
-                        sources.push(take::Source {
-                            model,
-                            priority,
-                            queue,
-                        });
+                        sources.push(take::Source { model, lane, queue });
                         break;
                     }
                     Err(error) => ctx.health.set("queues", Err(error)),

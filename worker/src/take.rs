@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spotreel_bus::queue::QueueError;
 use spotreel_bus::{Delivery, Queue};
-use spotreel_domain::{Model, Priority};
+use spotreel_domain::{Lane, Model};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,6 +21,9 @@ const LOW_END_FIRST: u64 = 8;
 /// Every so many looks begin with the model that was served longest ago, so that the one that is loaded cannot hold back
 /// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
 const LEAST_SERVED_FIRST: u64 = 13;
+/// Every so many looks the back lane of a priority comes before its front one, so that short queues of many owners cannot hold
+/// back the long one of another for ever. No divisor of the others, for the same reason.
+const BACK_FIRST: u64 = 5;
 /// Between two looks while this worker could render nothing.
 const UNWELL: Duration = Duration::from_secs(1);
 /// Between two looks while the server does not answer.
@@ -29,7 +32,7 @@ const SERVER_AWAY: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Source {
     pub model: Model,
-    pub priority: Priority,
+    pub lane: Lane,
     pub queue: Queue,
 }
 
@@ -186,7 +189,7 @@ impl Take {
         let mut order: Vec<_> = self.sources.iter().filter(may).cloned().collect();
         let is_here = |model| packs.is_none_or(|packs| packs.is_here(model));
         let (looks, served) = (self.looks, &self.served);
-        let what = |source: &Source| (source.priority, source.model);
+        let what = |source: &Source| (source.lane, source.model);
         sort(&mut order, what, loaded, is_here, looks, served);
         order
     }
@@ -235,27 +238,29 @@ impl Take {
     }
 }
 
-/// Of one priority what is loaded, then what is on the disk, then the others.
+/// Of one lane what is loaded, then what is on the disk, then the others.
 fn sort<T>(
     sources: &mut [T],
-    what: impl Fn(&T) -> (Priority, Model),
+    what: impl Fn(&T) -> (Lane, Model),
     loaded: Option<Model>,
     is_here: impl Fn(Model) -> bool,
     looks: u64,
     served: &BTreeMap<Model, u64>,
 ) {
+    let back_first = looks.is_multiple_of(BACK_FIRST);
+    let rank = |lane: Lane| (lane.priority, lane.back != back_first);
     sources.sort_by_cached_key(|source| {
-        let (priority, model) = what(source);
-        (priority, Some(model) != loaded, !is_here(model))
+        let (lane, model) = what(source);
+        (rank(lane), Some(model) != loaded, !is_here(model))
     });
     if looks.is_multiple_of(LEAST_SERVED_FIRST) {
         sources.sort_by_key(|source| {
-            let (priority, model) = what(source);
-            (priority, served.get(&model))
+            let (lane, model) = what(source);
+            (rank(lane), served.get(&model))
         });
     }
     if looks.is_multiple_of(LOW_END_FIRST) {
-        sources.sort_by_key(|source| std::cmp::Reverse(what(source).0));
+        sources.sort_by_key(|source| std::cmp::Reverse(what(source).0.priority));
     }
 }
 
@@ -269,14 +274,16 @@ async fn hand_back(mut pulls: JoinSet<(Result<Option<Delivery>, QueueError>, Sou
 
 #[cfg(test)]
 mod tests {
+    use spotreel_domain::Priority;
+
     use super::*;
 
-    fn queues() -> Vec<(Priority, Model)> {
-        let of = |priority| Model::ALL.map(|model| (priority, model));
-        Priority::ALL.into_iter().flat_map(of).collect()
+    fn queues() -> Vec<(Lane, Model)> {
+        let of = |lane| Model::ALL.map(|model| (lane, model));
+        Lane::ALL.into_iter().flat_map(of).collect()
     }
 
-    fn order(loaded: Option<Model>, here: &[Model], looks: u64) -> Vec<(Priority, Model)> {
+    fn order(loaded: Option<Model>, here: &[Model], looks: u64) -> Vec<(Lane, Model)> {
         let mut order = queues();
         let is_here = |model| here.contains(&model);
         sort(
@@ -294,37 +301,41 @@ mod tests {
     fn what_is_loaded_comes_before_what_is_here_before_the_others() {
         let (loaded, here, away) = (Model::I2vA14b, Model::T2vA14b, Model::Ti2v5b);
         let found = order(Some(loaded), &[loaded, here], 1);
-        let models = [loaded, here, away, loaded, here, away];
+        let models = [loaded, here, away].repeat(Lane::ALL.len());
         assert_eq!(
             found.iter().map(|queue| queue.1).collect::<Vec<_>>(),
             models
         );
-        assert_eq!(found[0].0, Priority::High);
-        assert_eq!(
-            order(Some(loaded), &[], LOW_END_FIRST)[0].0,
-            Priority::Normal
-        );
+        let lanes: Vec<_> = found.iter().step_by(3).map(|queue| queue.0).collect();
+        assert_eq!(lanes, Lane::ALL);
+        let first = |looks| order(Some(loaded), &[], looks)[0].0;
+        assert_eq!(first(LOW_END_FIRST), Lane::front(Priority::Normal));
+        assert_eq!(first(BACK_FIRST), Lane::back(Priority::High));
+        let both = LOW_END_FIRST * BACK_FIRST;
+        assert_eq!(first(both), Lane::back(Priority::Normal));
     }
 
     /// Every queue always has work, and each task loads its model.
     #[test]
     fn nobody_starves() {
+        /// Of a thousand looks, by lane: as much for each as is promised, shared by three models.
+        const LEAST: [u32; 4] = [150, 30, 15, 1];
         let mut served = BTreeMap::new();
         let mut taken: BTreeMap<_, u32> = BTreeMap::new();
         let mut loaded = None;
-        for looks in 1..=1_000 {
+        for looks in 1..=10_000 {
             let mut order = queues();
             let is_here = |model| model == Model::Ti2v5b;
             sort(&mut order, |queue| *queue, loaded, is_here, looks, &served);
-            let (priority, model) = order[0];
-            *taken.entry((priority, model)).or_default() += 1;
+            let (lane, model) = order[0];
+            *taken.entry((lane, model)).or_default() += 1;
             served.insert(model, looks);
             loaded = Some(model);
         }
         assert_eq!(taken.len(), queues().len(), "{taken:?}");
-        for ((priority, model), count) in taken {
-            let least = if priority == Priority::High { 200 } else { 20 };
-            assert!(count >= least, "{priority:?} {model}: {count}");
+        for ((lane, model), count) in taken {
+            let at = Lane::ALL.iter().position(|each| *each == lane).unwrap();
+            assert!(count >= 10 * LEAST[at], "{lane:?} {model}: {count}");
         }
     }
 }

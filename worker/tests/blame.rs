@@ -157,8 +157,8 @@ async fn a_picture_that_storage_does_not_give_at_once_costs_the_task_nothing() {
     };
     fault(&stage, fails);
     stage
-        .submit_as("a", 4, MODEL, "a fox", |spec| {
-            spec.image = Some(key.into());
+        .submit_as("a", 4, MODEL, "a fox", |task| {
+            task.spec.image = Some(key.into());
         })
         .await;
     let _worker = stage.worker("w1", 0, &[]);

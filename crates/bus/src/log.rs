@@ -61,9 +61,9 @@ impl Append {
     }
 
     fn write(&self) -> Write {
-        let (id, spec) = (&self.task.id, &self.task.spec);
+        let (id, model) = (&self.task.id, self.task.spec.model);
         Write {
-            subject: names::log_event(id, self.event, spec.model, spec.priority),
+            subject: names::log_event(id, self.event, model, self.task.lane()),
             filter: names::log_of(id),
             expected: self.expected,
             op: self.op.to_string(),

@@ -1,7 +1,7 @@
 //! Every name on the bus. docs/messages.md lists them for readers; a test compares the two.
 
 use spotreel_domain::batch::{BatchId, PoolName, Status};
-use spotreel_domain::{Event, Model, Priority, TaskId};
+use spotreel_domain::{Event, Lane, Model, TaskId};
 
 pub const TASKS: &str = "TASKS";
 pub const BATCHES: &str = "BATCHES";
@@ -95,9 +95,9 @@ pub fn log_of(id: &TaskId) -> String {
     format!("spotreel.log.{id}.>")
 }
 
-pub fn log_event(id: &TaskId, event: Event, model: Model, priority: Priority) -> String {
+pub fn log_event(id: &TaskId, event: Event, model: Model, lane: Lane) -> String {
     match event {
-        Event::Queued => format!("spotreel.log.{id}.queued.{model}.{}", priority.as_token()),
+        Event::Queued => format!("spotreel.log.{id}.queued.{model}.{}", lane.as_token()),
         other => format!("spotreel.log.{id}.{}", other.as_str()),
     }
 }
@@ -152,12 +152,12 @@ pub fn leader_key(service: &str) -> String {
     format!("$KV.{MARKS_BUCKET}.leader.{service}")
 }
 
-pub fn work_filter(model: Model, priority: Priority) -> String {
-    format!("spotreel.log.*.queued.{model}.{}", priority.as_token())
+pub fn work_filter(model: Model, lane: Lane) -> String {
+    format!("spotreel.log.*.queued.{model}.{}", lane.as_token())
 }
 
-pub fn work_consumer(model: Model, priority: Priority) -> String {
-    format!("{model}_{}", priority.as_token())
+pub fn work_consumer(model: Model, lane: Lane) -> String {
+    format!("{model}_{}", lane.as_token())
 }
 
 pub fn event_of(id: &TaskId, event: &str) -> String {

@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType, Stream,
 };
 use serde::Serialize;
-use spotreel_domain::{Event, Model, Priority};
+use spotreel_domain::{Event, Lane, Model};
 
 use crate::names::{
     BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR,
@@ -234,14 +234,14 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
     ));
     // After the sweeper: they are made only over a log that it has been through.
     for model in Model::ALL {
-        for priority in Priority::ALL {
+        for lane in Lane::ALL {
             all.push((
                 TASKS,
                 pull::Config {
-                    filter_subject: work_filter(model, priority),
+                    filter_subject: work_filter(model, lane),
                     ack_wait: layout.lease,
                     max_waiting: MAX_WAITING,
-                    ..base(&work_consumer(model, priority))
+                    ..base(&work_consumer(model, lane))
                 },
             ));
         }

@@ -24,7 +24,7 @@ pub mod whole;
 
 pub use api_key::{ApiKey, Owner};
 pub use id::TaskId;
-pub use model::{Model, Priority};
+pub use model::{Lane, Model, Priority};
 pub use money::Usd;
 pub use quality::Quality;
 pub use request::{TaskRequest, Violation};

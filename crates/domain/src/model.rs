@@ -41,6 +41,14 @@ pub enum Priority {
     Normal,
 }
 
+/// Where a task waits among those of its model: by priority, and within a priority in front, or behind the fronts of all owners where
+/// its own owner had a few unfinished tasks already. Of a priority the front lane comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    pub priority: Priority,
+    pub back: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageRule {
     Required,
@@ -136,6 +144,38 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Lane {
+    pub const ALL: [Self; 4] = [
+        Self::front(Priority::High),
+        Self::back(Priority::High),
+        Self::front(Priority::Normal),
+        Self::back(Priority::Normal),
+    ];
+
+    pub const fn front(priority: Priority) -> Self {
+        Self {
+            priority,
+            back: false,
+        }
+    }
+
+    pub const fn back(priority: Priority) -> Self {
+        Self {
+            priority,
+            back: true,
+        }
+    }
+
+    /// The front lane has the token of its priority, which was all there was before there were lanes.
+    pub fn as_token(self) -> &'static str {
+        match (self.priority, self.back) {
+            (priority, false) => priority.as_token(),
+            (Priority::High, true) => "0b",
+            (Priority::Normal, true) => "1b",
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use spotreel_domain::batch::{Batch, PoolName, Receipt};
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
 use spotreel_domain::ledger;
-use spotreel_domain::model::{Model, Priority};
+use spotreel_domain::model::{Lane, Model};
 use spotreel_domain::trigger::{SizeInput, Sizing, size};
 use spotreel_proto::worker::v1::{Presence, State};
 
@@ -94,9 +94,9 @@ pub async fn runnable(
     within(async {
         let queues = models
             .iter()
-            .flat_map(|model| Priority::ALL.map(|priority| (*model, priority)));
-        let lengths = try_join_all(queues.map(async |(model, priority)| {
-            let length = length(client, work_consumer(model, priority)).await?;
+            .flat_map(|model| Lane::ALL.map(|lane| (*model, lane)));
+        let lengths = try_join_all(queues.map(async |(model, lane)| {
+            let length = length(client, work_consumer(model, lane)).await?;
             Ok::<_, ObserveError>((model, length))
         }));
         let (lengths, mark) = tokio::join!(lengths, mark::<Swept>(client, SWEEPER_MARK));

@@ -65,6 +65,7 @@ pub struct LimitsConfig {
     pub burst: u32,
     pub max_queued: u64,
     pub max_queued_per_owner: u64,
+    pub front_per_owner: u64,
     pub log_room_percent: u64,
     pub owner_log_percent: u64,
     #[serde(with = "humantime_serde")]

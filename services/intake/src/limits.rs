@@ -14,7 +14,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
 use spotreel_domain::api::ApiError;
-use spotreel_domain::{Model, Owner, Priority};
+use spotreel_domain::{Lane, Model, Owner};
 
 use crate::config::LimitsConfig;
 use crate::owners::{Held, Owners};
@@ -97,8 +97,10 @@ impl Limits {
         &self.owners
     }
 
-    /// Is there room for one more task in the queue and in the log, and in this owner's part of them?
-    pub fn admit(&self, owner: Option<&Owner>) -> Result<(), ApiError> {
+    /// Is there room for one more task in the queue and in the log, and in this owner's part of them? The answer says whether the
+    /// task waits in the back lane, because its owner has several unfinished ones already. Tasks without an owner can't be told
+    /// apart, and count as one more owner's.
+    pub fn admit(&self, owner: Option<&Owner>) -> Result<bool, ApiError> {
         let (bytes, max_bytes) = (
             self.bytes.load(Ordering::Relaxed),
             self.max_bytes.load(Ordering::Relaxed),
@@ -118,12 +120,15 @@ impl Limits {
             );
             return Err(error::queue_full(message, QUEUE_RETRY));
         }
-        if let Some(owner) = owner {
-            self.owners
-                .admit(owner, |held| self.admit_owner(owner, held, max_bytes))?;
-        }
+        let before = match owner {
+            Some(owner) => {
+                let may = |held| self.admit_owner(owner, held, max_bytes);
+                self.owners.admit(owner, may)?.tasks
+            }
+            None => queued.saturating_sub(self.owners.tasks()),
+        };
         self.let_in.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(before >= self.config.front_per_owner)
     }
 
     fn admit_owner(&self, owner: &Owner, held: Held, max_bytes: u64) -> Result<(), ApiError> {
@@ -162,7 +167,7 @@ impl Limits {
             .map_err(|error| missing("stream TASKS", &error))?;
         let all = Model::ALL
             .into_iter()
-            .flat_map(|model| Priority::ALL.map(|priority| work_consumer(model, priority)));
+            .flat_map(|model| Lane::ALL.map(|lane| work_consumer(model, lane)));
         let counts = futures::future::join_all(all.map(|name| async move {
             let info = self.tasks.consumer_info(&name).await;
             info.map(|info| info.num_pending + info.num_ack_pending as u64)

@@ -52,18 +52,25 @@ impl Owners {
         }
     }
 
-    /// What the owner has now, and one more task is let in if `may` agrees.
+    /// One more task is let in if `may` agrees to what the owner has now, which is returned.
     pub fn admit<E>(
         &self,
         owner: &Owner,
         may: impl FnOnce(Held) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Held, E> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held = counted.owners.get(owner).copied().unwrap_or_default();
         held.tasks += held.let_in;
         may(held)?;
         counted.owners.entry(owner.clone()).or_default().let_in += 1;
-        Ok(())
+        Ok(held)
+    }
+
+    /// Tasks that have not ended, of all owners together.
+    pub fn tasks(&self) -> u64 {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let owners = counted.owners.values();
+        owners.map(|held| held.tasks + held.let_in).sum()
     }
 
     /// Counts what the log has got since the last time.

@@ -98,7 +98,11 @@ impl Intake {
             digest,
             valid,
         } = candidate;
-        let admitted = valid.and_then(|valid| self.limits.admit(owner).map(|()| valid));
+        let mut back = false;
+        let admitted = valid.and_then(|valid| {
+            back = self.limits.admit(owner)?;
+            Ok(valid)
+        });
         // Most names are new, and one that is taken is found by the write. It is asked for before only where its answer
         // must not depend on what a new task would need: a deadline ahead, a place in the queue, a picture that is still
         // there.
@@ -121,6 +125,7 @@ impl Intake {
         let hash = valid.content_hash.clone();
         let mut step = Task::submit_for(owner.cloned(), id, spec, hash, now);
         step.1.request_digest = digest;
+        step.1.back = back;
         let accepted = Accepted::from(&step.1);
         match self
             .committer

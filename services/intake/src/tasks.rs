@@ -33,9 +33,13 @@ impl Intake {
 
     pub async fn retry(&self, caller: &Caller, id: &TaskId) -> Result<TaskView, ApiError> {
         self.limits.pace(1)?;
-        self.limits.admit(caller.owner())?;
+        let back = self.limits.admit(caller.owner())?;
         // No task is done already: one that is queued was not ended, so there is nothing to retry.
-        let step = |task: &Task| task.requeued(now());
+        let step = |task: &Task| {
+            let (event, mut task) = task.requeued(now())?;
+            task.back = back;
+            Ok((event, task))
+        };
         let task = self.change(caller, id, None, step).await?;
         self.forget(id, task.previous_entry).await;
         Ok(TaskView::from(&task))

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use spotreel_bus::log::Append;
 use spotreel_domain::task::{Event, Failure, FailureKind};
-use spotreel_domain::{Model, Priority, TaskId};
+use spotreel_domain::{Lane, Model, Priority, TaskId};
 use stage::{Stage, until};
 
 fn fox() -> Value {
@@ -25,7 +25,7 @@ fn named(id: &str) -> Value {
 
 /// What `queue` holds for workers.
 async fn work(stage: &Stage) -> u64 {
-    let name = spotreel_bus::names::work_consumer(Model::Ti2v5b, Priority::Normal);
+    let name = spotreel_bus::names::work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
     let context = async_nats::jetstream::new(stage.root.clone());
     let stream = context.get_stream_no_info("TASKS").await.unwrap();
     let info = stream.consumer_info(&name).await.unwrap();

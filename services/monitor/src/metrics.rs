@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use spotreel_domain::{Model, Priority};
+use spotreel_domain::{Lane, Model, Priority};
 
 const SWEPT: &str = "spotreel_monitor_swept_total";
 const REMOVED: &str = "spotreel_monitor_removed_events_total";
@@ -110,12 +110,17 @@ pub fn lag(consumer: &'static str, pending: u64, ack_pending: u64) {
     gauge!(ACK_PENDING, "consumer" => consumer).set(ack_pending as f64);
 }
 
-pub fn queue(model: Model, priority: Priority, length: u64) {
-    let priority = match priority {
+pub fn queue(model: Model, lane: Lane, length: u64) {
+    let priority = match lane.priority {
         Priority::High => "high",
         Priority::Normal => "normal",
     };
-    gauge!(QUEUE, "model" => model.as_str(), "priority" => priority).set(length as f64);
+    let name = match lane.back {
+        true => "back",
+        false => "front",
+    };
+    gauge!(QUEUE, "model" => model.as_str(), "priority" => priority, "lane" => name)
+        .set(length as f64);
 }
 
 pub fn log_room(bytes: u64, max: u64) {

@@ -15,7 +15,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::names::{work_consumer, work_filter};
 use spotreel_bus::{AppendError, Recorded, TaskLog, kv};
-use spotreel_domain::{Event, Model, Priority, TaskId};
+use spotreel_domain::{Event, Lane, Model, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NetConfig;
@@ -75,8 +75,8 @@ impl Net {
     pub async fn look(&self, janitor: &Janitor) -> Result<usize, ActError> {
         let mut restored = 0;
         for model in Model::ALL {
-            for priority in Priority::ALL {
-                restored += self.below_floor(model, priority).await?;
+            for lane in Lane::ALL {
+                restored += self.below_floor(model, lane).await?;
             }
         }
         for id in self.attempted().await? {
@@ -96,8 +96,8 @@ impl Net {
     }
 
     /// The items that the queue will not deliver any more.
-    async fn below_floor(&self, model: Model, priority: Priority) -> Result<usize, ActError> {
-        let name = work_consumer(model, priority);
+    async fn below_floor(&self, model: Model, lane: Lane) -> Result<usize, ActError> {
+        let name = work_consumer(model, lane);
         let floor = match reconcile::consumer(self.log.client(), &name).await {
             Ok(info) => info.ack_floor.stream_sequence,
             Err(source) => {
@@ -107,7 +107,7 @@ impl Net {
                 });
             }
         };
-        let filter = work_filter(model, priority);
+        let filter = work_filter(model, lane);
         let mut pages = Pages::new(&self.log, &filter, 1, NAME);
         let mut restored = 0;
         loop {

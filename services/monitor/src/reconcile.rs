@@ -7,7 +7,7 @@ use spotreel_bootstrap::{Context, Health};
 use spotreel_bus::names::{
     CONSUMER_DEADLINES, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, TASKS, work_consumer,
 };
-use spotreel_domain::{Model, Priority};
+use spotreel_domain::{Lane, Model};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ReconcileConfig;
@@ -80,13 +80,9 @@ impl Reconcile {
             metrics::lag(name, info.num_pending, info.num_ack_pending as u64);
         }
         for model in Model::ALL {
-            for priority in Priority::ALL {
-                let info = consumer(&self.client, &work_consumer(model, priority)).await?;
-                metrics::queue(
-                    model,
-                    priority,
-                    info.num_pending + info.num_ack_pending as u64,
-                );
+            for lane in Lane::ALL {
+                let info = consumer(&self.client, &work_consumer(model, lane)).await?;
+                metrics::queue(model, lane, info.num_pending + info.num_ack_pending as u64);
             }
         }
         self.measure_log(known).await

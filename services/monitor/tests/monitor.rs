@@ -13,7 +13,7 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
 use spotreel_bus::{AppendError, Queue};
 use spotreel_domain::task::State;
-use spotreel_domain::{Event, Model, Priority};
+use spotreel_domain::{Event, Lane, Model, Priority};
 use spotreel_localcloud::LocalCloud;
 use spotreel_monitor::janitor::Janitor;
 use spotreel_monitor::net::Net;
@@ -87,7 +87,7 @@ impl System {
     }
 
     async fn work(&self) -> Queue {
-        let name = work_consumer(Model::Ti2v5b, Priority::Normal);
+        let name = work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
         Queue::open(&self.nats.client("worker").await, TASKS, &name)
             .await
             .unwrap()
@@ -95,7 +95,7 @@ impl System {
 
     /// What the queue counts: waiting, and in a worker's hands.
     async fn length(&self) -> u64 {
-        let name = work_consumer(Model::Ti2v5b, Priority::Normal);
+        let name = work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
         let info = reconcile::consumer(&self.hand.client, &name).await.unwrap();
         info.num_pending + info.num_ack_pending as u64
     }

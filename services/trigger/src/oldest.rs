@@ -11,14 +11,14 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{TaskLog, names};
-use spotreel_domain::{Model, Priority, TaskId};
+use spotreel_domain::{Lane, Model, TaskId};
 
 /// The oldest tasks of a queue may be in workers' hands: so many are looked through for one that waits.
 const MOST_LOOKED_THROUGH: usize = 64;
 
 /// What is kept of each queue.
 #[derive(Default)]
-pub struct Oldest(Mutex<BTreeMap<(Model, Priority), Front>>);
+pub struct Oldest(Mutex<BTreeMap<(Model, Lane), Front>>);
 
 /// The entries of a queue from its oldest unfinished one on, in order and without a gap.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Oldest {
     pub async fn waiting(
         &self,
         log: &TaskLog,
-        queue: (Model, Priority),
+        queue: (Model, Lane),
         acked_to: u64,
         in_hand: &BTreeSet<&str>,
     ) -> Result<Option<Timestamp>, ReadError> {
@@ -63,7 +63,7 @@ impl Oldest {
         Ok(found)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Model, Priority), Front>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Model, Lane), Front>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,7 +22,7 @@ use spotreel_domain::render_time::Corrections;
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, ModeState, Past, Prices, RunNow, Spend, View,
 };
-use spotreel_domain::{Model, Priority, batch};
+use spotreel_domain::{Lane, Model, batch};
 use spotreel_proto::worker::v1::Presence;
 
 use crate::error::LookError;
@@ -53,7 +53,7 @@ pub struct Seen {
     pub newest: BTreeMap<PoolName, RecordedBatch>,
 }
 
-pub type Queues = BTreeMap<(Model, Priority), Queue>;
+pub type Queues = BTreeMap<(Model, Lane), Queue>;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Queue {
@@ -116,11 +116,11 @@ impl Reader {
 
     async fn queues(&self) -> Result<Queues, LookError> {
         let models = self.pools.pool.values().flat_map(|pool| &pool.models);
-        let queues = models.flat_map(|model| Priority::ALL.map(|priority| (*model, priority)));
-        let counts = queues.map(async |(model, priority)| {
-            let consumer = names::work_consumer(model, priority);
+        let queues = models.flat_map(|model| Lane::ALL.map(|lane| (*model, lane)));
+        let counts = queues.map(async |(model, lane)| {
+            let consumer = names::work_consumer(model, lane);
             match count(&self.client, &consumer).await {
-                Ok(queue) => Ok(((model, priority), queue)),
+                Ok(queue) => Ok(((model, lane), queue)),
                 Err(source) => Err(LookError::Count { consumer, source }),
             }
         });

@@ -73,7 +73,7 @@ async fn a_task_that_is_rendered_is_work_and_not_queued() {
     stage.submit(1).await;
     let consumer = spotreel_bus::names::work_consumer(
         spotreel_domain::Model::Ti2v5b,
-        spotreel_domain::Priority::Normal,
+        spotreel_domain::Lane::front(spotreel_domain::Priority::Normal),
     );
     let tasks = spotreel_bus::names::TASKS;
     let queue = spotreel_bus::Queue::open(&stage.root.client, tasks, &consumer)

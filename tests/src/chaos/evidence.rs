@@ -11,7 +11,7 @@ use serde_json::Value;
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_bus::names::{self, EVENTS, HEADER_LOG_SEQUENCE, LOG_ALL, TASKS};
 use spotreel_bus::{Recorded, TaskLog};
-use spotreel_domain::{Event, Model, Priority};
+use spotreel_domain::{Event, Lane, Model};
 
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -188,8 +188,8 @@ pub async fn counts(client: &Client) -> anyhow::Result<Vec<(String, u64)>> {
     let context = async_nats::jetstream::new(client.clone());
     let mut found = Vec::new();
     for model in Model::ALL {
-        for priority in Priority::ALL {
-            let name = names::work_consumer(model, priority);
+        for lane in Lane::ALL {
+            let name = names::work_consumer(model, lane);
             let mut consumer: PullConsumer =
                 context
                     .get_consumer_from_stream(&name, TASKS)

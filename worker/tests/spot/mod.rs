@@ -19,7 +19,6 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::provision::{self, Layout};
 use spotreel_bus::{TaskLog, kv};
-use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Task, TaskId, TaskRequest};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::Presence;
@@ -91,7 +90,7 @@ impl Stage {
         steps: u32,
         model: &str,
         prompt: &str,
-        change: impl FnOnce(&mut TaskSpec),
+        change: impl FnOnce(&mut Task),
     ) {
         let request = TaskRequest {
             model: model.into(),
@@ -102,13 +101,13 @@ impl Stage {
         let now = ambient::now();
         let mut valid = request.validate(now).unwrap();
         (valid.spec.width, valid.spec.height, valid.spec.frames) = (128, 96, 9);
-        change(&mut valid.spec);
-        let step = Task::submit(
+        let mut step = Task::submit(
             TaskId::parse(id).unwrap(),
             valid.spec,
             valid.content_hash,
             now,
         );
+        change(&mut step.1);
         let append = Append::new(step, 0, ambient::uuid_v4());
         self.log.append(&append).await.unwrap();
     }

@@ -44,6 +44,7 @@ fn to_wire(task: &Task) -> wire::Task {
         content_hash: task.content_hash.clone(),
         request_digest: task.request_digest.map(Vec::from),
         submitted_at_ms: task.submitted_at.as_millisecond(),
+        back: task.back,
         round: task.round,
         entry: task.entry,
         born: task.born,
@@ -122,6 +123,7 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
             })
             .transpose()?,
         submitted_at: time(task.submitted_at_ms, "submitted_at_ms")?,
+        back: task.back,
         round: task.round,
         entry: task.entry,
         born: task.born,

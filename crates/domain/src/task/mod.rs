@@ -47,6 +47,8 @@ pub struct Task {
     pub content_hash: String,
     /// [`TaskRequest::digest`](crate::TaskRequest::digest); none for a task of an older version.
     pub request_digest: Option<[u8; 32]>,
+    /// It waits in the back lane of its priority.
+    pub back: bool,
     pub submitted_at: Timestamp,
     /// 1 for the first; a person's retry of an ended task begins another.
     pub round: u32,

@@ -53,6 +53,7 @@ impl Task {
             spec,
             content_hash,
             request_digest: None,
+            back: false,
             submitted_at: now,
             round: 1,
             entry: 0,
@@ -68,6 +69,13 @@ impl Task {
             at: now,
         };
         (Event::Queued, task)
+    }
+
+    pub fn lane(&self) -> Lane {
+        Lane {
+            priority: self.spec.priority,
+            back: self.back,
+        }
     }
 
     /// Only the entry may start its task: anything else that is delivered is a leftover.

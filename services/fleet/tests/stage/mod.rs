@@ -19,7 +19,7 @@ use spotreel_bus::names::{SWEEPER_MARK, TASKS, work_consumer, worker_drain};
 use spotreel_bus::provision::{self, Layout};
 use spotreel_bus::{BatchLog, Queue, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
-use spotreel_domain::model::Priority;
+use spotreel_domain::model::{Lane, Priority};
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 use spotreel_fleet::{DEFAULTS, FleetConfig, Lead};
@@ -334,7 +334,7 @@ impl Workers {
 
     /// Takes a task from the queue and says so.
     pub async fn take(&self, log: &TaskLog, instance: &str) -> InHand {
-        let name = work_consumer(Model::Ti2v5b, Priority::Normal);
+        let name = work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
         let queue = Queue::open(&self.client, TASKS, &name).await.unwrap();
         let delivery = queue.pull(PATIENCE).await.unwrap().unwrap();
         let task = delivery.recorded().unwrap().task;
