@@ -102,6 +102,36 @@ async fn no_healthy_worker_is_declared_lost_while_storage_is_slow() {
     assert_eq!(outcomes(&task), [Outcome::Lost, Outcome::Succeeded]);
 }
 
+/// The network was away from everybody for longer than a lease. Who is back first is given the item of another, who is back a
+/// moment later and has rendered all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_back_first_after_an_outage_takes_nobodys_render() {
+    let stage = Stage::with_lease(LEASE).await;
+    let (busy, idle) = (Arc::new(Losses::default()), Arc::new(Losses::default()));
+    let busy_url = proxy::serve(stage.nats_url(), Arc::clone(&busy)).await;
+    let idle_url = proxy::serve(stage.nats_url(), Arc::clone(&idle)).await;
+    let _busy = stage.worker("busy", 300, &[("nats.url", &busy_url)]);
+    stage.submit("a", 40).await;
+    rendered_by(&stage, "a", "busy").await;
+    let idler = stage.worker("idler", 0, &[("nats.url", &idle_url)]);
+    stage
+        .seen("idler", "it serves", |p| {
+            p.state() == spotreel_proto::worker::v1::State::Idle
+        })
+        .await;
+    busy.stalled.send_replace(true);
+    idle.cut.send_replace(true);
+    tokio::time::sleep(LEASE).await; // the outage
+    idle.cut.send_replace(false);
+    until("who is back first holds back", async || {
+        idler.said().contains("connected a moment ago")
+    })
+    .await;
+    busy.stalled.send_replace(false);
+    let task = ended(&stage, "a").await;
+    assert_eq!(outcomes(&task), [Outcome::Succeeded]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
     let stage = Stage::set().await;

@@ -1,4 +1,4 @@
-//! A way to the NATS server on which the worker's reads of the log can be lost.
+//! A way to the NATS server that can fail: reads of the log get lost, all that the worker says waits, or it is cut off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 const READ: &[u8] = b"$JS.API.STREAM.MSG.GET.TASKS";
 
@@ -14,6 +15,10 @@ pub struct Losses {
     /// Set, one more read arrives; those behind it are lost until it is taken back.
     pub armed: AtomicBool,
     pub reads: AtomicUsize,
+    /// Set, what the worker says waits, on connections that stay.
+    pub stalled: watch::Sender<bool>,
+    /// Set, there is no connection.
+    pub cut: watch::Sender<bool>,
 }
 
 impl Losses {
@@ -30,12 +35,20 @@ pub async fn serve(server: &str, losses: Arc<Losses>) -> String {
     let url = format!("nats://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
+            if *losses.cut.borrow() {
+                continue;
+            }
             let server = TcpStream::connect(&server).await.unwrap();
             let (from_client, mut to_client) = client.into_split();
             let (mut from_server, to_server) = server.into_split();
-            tokio::spawn(forward(from_client, to_server, Arc::clone(&losses)));
+            let losses = Arc::clone(&losses);
             tokio::spawn(async move {
-                drop(tokio::io::copy(&mut from_server, &mut to_client).await);
+                let mut cut = losses.cut.subscribe();
+                tokio::select! {
+                    () = forward(from_client, to_server, Arc::clone(&losses)) => {}
+                    _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                    _ = cut.wait_for(|cut| *cut) => {}
+                }
             });
         }
     });
@@ -45,7 +58,9 @@ pub async fn serve(server: &str, losses: Arc<Losses>) -> String {
 /// Client to server, one operation at a time.
 async fn forward(from: OwnedReadHalf, mut to: OwnedWriteHalf, losses: Arc<Losses>) {
     let mut from = BufReader::new(from);
+    let mut stalled = losses.stalled.subscribe();
     loop {
+        let _ = stalled.wait_for(|stalled| !stalled).await;
         let mut operation = Vec::new();
         match from.read_until(b'\n', &mut operation).await {
             Ok(read) if read > 0 => {}
