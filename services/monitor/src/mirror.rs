@@ -66,10 +66,12 @@ impl MirrorWatch {
                 metrics::copy_behind(original.saturating_sub(copy.state.last_seq));
                 self.progress.judge(original, &copy, Instant::now())
             }
-            // There is none: `spotreel provision` says so, and a deployment without clients of NATS needs none.
             Err(error) => {
                 tracing::debug!(%error, "the clients' copy of EVENTS cannot be looked at");
-                return;
+                match self.progress.judge_unread(&error, Instant::now()) {
+                    Some(reason) => Err(reason),
+                    None => return,
+                }
             }
         };
         let failing = found.is_err();
@@ -127,6 +129,19 @@ impl Progress {
             None => Ok(()),
         }
     }
+
+    /// Nothing is said of a copy that was never there: `spotreel provision` tells, and a deployment without clients of NATS
+    /// needs none.
+    fn judge_unread(&self, error: &ApiError, now: Instant) -> Option<String> {
+        let (_, since) = self.0?;
+        let silent = now - since;
+        (silent >= STILL_AT_MOST).then(|| {
+            format!(
+                "it could not be looked at for {} s ({error}): run `spotreel provision` if it is gone",
+                silent.as_secs()
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -160,5 +175,21 @@ mod tests {
         assert!(reason.contains("no flow control"), "{reason}");
         let reason = watch.judge(3, &at(99), later(3_800)).unwrap_err();
         assert!(reason.contains("made anew"), "{reason}");
+    }
+
+    #[test]
+    fn a_copy_that_was_there_and_is_gone_is_unhealthy() {
+        let mut watch = Progress::default();
+        let start = Instant::now();
+        let gone = ApiError::Refused {
+            code: 10_059,
+            description: "stream not found".into(),
+        };
+        assert!(watch.judge_unread(&gone, start).is_none(), "there is none");
+        let there = copy(r#"{"state":{"last_seq":5},"mirror":{}}"#);
+        assert!(watch.judge(5, &there, start).is_ok());
+        assert!(watch.judge_unread(&gone, start).is_none(), "a moment");
+        let found = watch.judge_unread(&gone, start + STILL_AT_MOST).unwrap();
+        assert!(found.contains("stream not found"));
     }
 }
