@@ -10,6 +10,7 @@ use super::{
 };
 use crate::api_key::Owner;
 use crate::id::TaskId;
+use crate::model::Lane;
 use crate::request::TaskSpec;
 
 /// A transition that the state does not allow.
