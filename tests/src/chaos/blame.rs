@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use spotreel_domain::Event;
 use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::{Event, Task};
 
 use super::check::draft_of;
 use super::evidence::Evidence;
@@ -52,7 +52,7 @@ fn sick_workers(book: &Book, evidence: &Evidence) -> Verdict {
         "a worker that can render nothing costs no task a failure, and gives itself up",
     );
     let mut begun: BTreeMap<&str, usize> = BTreeMap::new();
-    for (id, attempt) in attempts(evidence) {
+    for (id, _, attempt) in attempts(evidence) {
         let sick = accidents(book, attempt).find(|one| one.kind == Accident::SICK);
         let Some(sick) = sick.filter(|one| one.at < attempt.started_at) else {
             continue;
@@ -79,12 +79,16 @@ fn healthy_workers(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Pat
         "lost",
         "no healthy worker is declared lost, however slow the storage is",
     );
+    // A worker still finishes one task when the next one kills it.
+    let killers: Vec<_> = attempts(evidence)
+        .filter(|(_, task, _)| kills(plan, task))
+        .map(|(_, _, attempt)| attempt)
+        .collect();
     for (id, story) in &evidence.tasks {
         let Some(task) = story.last().map(|last| &last.task) else {
             continue;
         };
-        // A directive may have killed it.
-        if draft_of(plan, task).is_none_or(|draft| draft.prompt.contains("kill_worker")) {
+        if kills(plan, task) {
             continue;
         }
         for attempt in &task.attempts {
@@ -93,7 +97,11 @@ fn healthy_workers(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Pat
             }
             let ended = attempt.ended_at.unwrap_or(attempt.started_at);
             let from = attempt.started_at - FOUND_WITHIN;
-            let explained = accidents(book, attempt).any(|one| one.at <= ended)
+            let killed = killers
+                .iter()
+                .any(|killer| killer.worker == attempt.worker && killer.started_at <= ended);
+            let explained = killed
+                || accidents(book, attempt).any(|one| one.at <= ended)
                 || is_armed(machines, &attempt.instance)
                 || is_away(book, from, ended);
             verdict.check(explained, || {
@@ -107,11 +115,15 @@ fn healthy_workers(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Pat
     verdict
 }
 
-fn attempts(evidence: &Evidence) -> impl Iterator<Item = (&String, &Attempt)> {
-    evidence.tasks.iter().flat_map(|(id, story)| {
-        let attempts = story.last().map_or(&[][..], |last| &last.task.attempts);
-        attempts.iter().map(move |attempt| (id, attempt))
-    })
+/// By a directive in its prompt.
+fn kills(plan: &Plan, task: &Task) -> bool {
+    draft_of(plan, task).is_none_or(|draft| draft.prompt.contains("kill_worker"))
+}
+
+fn attempts(evidence: &Evidence) -> impl Iterator<Item = (&String, &Task, &Attempt)> {
+    let tasks = evidence.tasks.iter();
+    let newest = tasks.filter_map(|(id, story)| Some((id, &story.last()?.task)));
+    newest.flat_map(|(id, task)| task.attempts.iter().map(move |attempt| (id, task, attempt)))
 }
 
 fn accidents<'a>(book: &'a Book, attempt: &'a Attempt) -> impl Iterator<Item = &'a Accident> {
