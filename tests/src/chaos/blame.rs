@@ -13,6 +13,8 @@ use super::evidence::Evidence;
 use super::plan::{Fate, LEASE, Plan};
 use super::record::{Accident, Book};
 use super::report::Verdict;
+use super::spot::market::Machine;
+use super::spot::watch::Seen;
 
 /// Attempts that a worker without a scratch directory may begin before it gives itself up: one that it held when the
 /// directory went, one that was already on its way to it, and one for each of its machine's restarts.
@@ -20,11 +22,17 @@ const MOST_BEGUN_WHILE_SICK: usize = 8;
 /// A lease may end so long after what ended it: the lease itself, and the look of whoever finds it.
 const FOUND_WITHIN: Duration = Duration::from_secs(3 * LEASE.as_secs());
 
-pub fn all(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Path) -> Vec<Verdict> {
+pub fn all(
+    plan: &Plan,
+    book: &Book,
+    evidence: &Evidence,
+    seen: &Seen,
+    machines: &Path,
+) -> Vec<Verdict> {
     vec![
         only_own_faults(plan, evidence),
         sick_workers(book, evidence),
-        healthy_workers(plan, book, evidence, machines),
+        healthy_workers(plan, book, evidence, seen, machines),
     ]
 }
 
@@ -74,7 +82,13 @@ fn sick_workers(book: &Book, evidence: &Evidence) -> Verdict {
 }
 
 /// A loss has a cause: something was done to the machine, to its worker, or to NATS.
-fn healthy_workers(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Path) -> Verdict {
+fn healthy_workers(
+    plan: &Plan,
+    book: &Book,
+    evidence: &Evidence,
+    seen: &Seen,
+    machines: &Path,
+) -> Verdict {
     let mut verdict = Verdict::new(
         "lost",
         "no healthy worker is declared lost, however slow the storage is",
@@ -100,7 +114,9 @@ fn healthy_workers(plan: &Plan, book: &Book, evidence: &Evidence, machines: &Pat
             let killed = killers
                 .iter()
                 .any(|killer| killer.worker == attempt.worker && killer.started_at <= ended);
+            let machine = seen.machines.get(&attempt.instance);
             let explained = killed
+                || machine.is_some_and(Machine::was_taken)
                 || accidents(book, attempt).any(|one| one.at <= ended)
                 || is_armed(machines, &attempt.instance)
                 || is_away(book, from, ended);

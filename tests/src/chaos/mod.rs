@@ -208,7 +208,7 @@ impl Run<'_> {
         let machines = spot.cloud.dir().join("machines");
         let (steps, lost) = spot::steps::lost(self.plan, &book, &evidence, &seen, &machines);
         verdicts.extend(steps);
-        verdicts.extend(blame::all(self.plan, &book, &evidence, &machines));
+        verdicts.extend(blame::all(self.plan, &book, &evidence, &seen, &machines));
         let (receipts, costs) = spot::money::receipts(&stories, &bill, &book);
         verdicts.push(receipts);
 

@@ -85,11 +85,7 @@ impl Report {
             .map(|last| last.task.attempts_total)
             .sum();
         let machines = books.seen.machines.values().filter(|one| one.is_ours());
-        let by_market = machines.clone().filter(|machine| {
-            let reason = machine.reason.as_deref();
-            reason.is_some_and(|reason| reason.starts_with("Server."))
-        });
-        let taken = by_market.count();
+        let taken = machines.clone().filter(|one| one.was_taken()).count();
         let mut batches: BTreeMap<&str, usize> = BTreeMap::new();
         for story in books.stories {
             *batches.entry(story.batch().status.name()).or_default() += 1;

@@ -52,6 +52,12 @@ pub struct Line {
 }
 
 impl Machine {
+    /// By the market, and not by fleet.
+    pub fn was_taken(&self) -> bool {
+        let reason = self.reason.as_deref();
+        reason.is_some_and(|reason| reason.starts_with("Server."))
+    }
+
     pub fn is_ours(&self) -> bool {
         self.tags.get(tag::ENV).is_some_and(|env| env == ENV)
     }
