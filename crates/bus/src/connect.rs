@@ -14,6 +14,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest silence that a request to the server is given.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Messages that wait in a service for one reader: four times the largest page that is read at once. What comes beyond it is
+/// dropped, and whoever sent it asks again.
+const WAITING: usize = 4_096;
+
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsConfig {
@@ -103,9 +107,11 @@ pub async fn connect(
         .ping_interval(PING_INTERVAL)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .event_callback(report);
-    if program == "client" {
-        options = options.custom_inbox_prefix("_INBOX");
-    }
+    options = match program {
+        // Hears all events of a busy system, each a few hundred bytes.
+        "client" => options.custom_inbox_prefix("_INBOX"),
+        _ => options.subscription_capacity(WAITING),
+    };
     if let (Some(user), Some(password)) = (&config.user, &config.password) {
         options = options.user_and_password(user.clone(), password.clone());
     }

@@ -20,7 +20,6 @@ pub mod provision;
 pub mod queue;
 pub mod reply;
 pub mod trace;
-pub mod unreadable;
 
 pub use batches::{BatchLog, RecordedBatch};
 pub use connect::{NatsConfig, Uptime, connect};

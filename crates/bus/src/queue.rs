@@ -40,6 +40,8 @@ pub struct Delivery {
     pub stored_nanos: i128,
     pub headers: HeaderMap,
     pub payload: Bytes,
+    /// Subjects, headers and payload, in bytes.
+    pub length: usize,
     reply: String,
 }
 
@@ -155,14 +157,32 @@ impl Queue {
 
     /// What is there now, up to `limit`, without waiting.
     pub async fn pull_ready(&self, limit: usize) -> Result<Vec<Delivery>, QueueError> {
+        let wanted = serde_json::json!({ "batch": limit, "no_wait": true });
+        self.pull_wanted(&wanted, limit).await
+    }
+
+    /// As [`Self::pull_ready`], and no more than so many bytes together. A first message that is larger is never given.
+    pub async fn pull_within(
+        &self,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        let wanted = serde_json::json!({ "batch": limit, "no_wait": true, "max_bytes": bytes });
+        self.pull_wanted(&wanted, limit).await
+    }
+
+    async fn pull_wanted(
+        &self,
+        wanted: &serde_json::Value,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, QueueError> {
         let inbox = self.client.new_inbox();
         let mut answers = self
             .client
             .subscribe(inbox.clone())
             .await
             .map_err(|_| QueueError::NoAnswer)?;
-        let body = serde_json::json!({ "batch": limit, "no_wait": true }).to_string();
-        self.ask("MSG.NEXT", &inbox, body).await?;
+        self.ask("MSG.NEXT", &inbox, wanted.to_string()).await?;
         let mut ready = Vec::new();
         while ready.len() < limit {
             match tokio::time::timeout(REQUEST_TIMEOUT, answers.next()).await {
@@ -194,6 +214,7 @@ impl Queue {
         };
         let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         let headers = message.headers.clone().unwrap_or_default();
+        let length = message.length;
         let context = async_nats::jetstream::new(self.client.clone());
         let message = async_nats::jetstream::Message { message, context };
         let info = message
@@ -207,6 +228,7 @@ impl Queue {
             stored_nanos: info.published.unix_timestamp_nanos(),
             headers,
             payload,
+            length,
             reply: reply.to_string(),
         }))
     }

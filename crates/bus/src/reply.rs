@@ -1,6 +1,9 @@
 //! Answers to requests: each is one message, whatever it has to say.
 
+use std::panic::AssertUnwindSafe;
+
 use async_nats::HeaderMap;
+use futures::FutureExt;
 use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
 
 /// Longest text in a header, in bytes.
@@ -62,9 +65,34 @@ impl Reply {
     }
 }
 
+/// What the handler answers. One that panics is answered for: whoever asked would wait until his time is up, and ask again.
+pub async fn guarded<T>(handler: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    let answered = AssertUnwindSafe(handler).catch_unwind().await;
+    answered.unwrap_or_else(|_| {
+        tracing::error!("a request handler panicked; the lines above say where");
+        Err(ApiError {
+            code: ErrorCode::Internal,
+            message: "the program has a fault, which its log describes: report it".to_owned(),
+            violations: Vec::new(),
+            retry_after_s: None,
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for() {
+        let handler = async { panic!("as a handler with a fault does") };
+        let answered = guarded::<Vec<u8>>(handler).await;
+        let reply = Reply::new(answered, 4_096);
+        let ErrorReply { error } = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(error.code, ErrorCode::Internal);
+        let status = reply.headers.get("Nats-Service-Error-Code").unwrap();
+        assert_eq!(status.as_str(), "500");
+    }
 
     #[test]
     fn an_answer_larger_than_a_message_is_replaced_by_one_that_fits() {

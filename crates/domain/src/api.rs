@@ -10,6 +10,7 @@ use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::request::{TaskSpec, Violation};
 use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
+use crate::whole;
 
 pub use batch::{BatchView, InstanceCounts};
 
@@ -169,10 +170,12 @@ pub enum ErrorCode {
     Timeout,
     /// Something behind the door is down: the same request is safe to send again.
     Unavailable,
+    /// A fault in the program.
+    Internal,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Invalid,
         Self::Conflict,
         Self::NotFound,
@@ -185,6 +188,7 @@ impl ErrorCode {
         Self::UnsupportedMediaType,
         Self::Timeout,
         Self::Unavailable,
+        Self::Internal,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -201,6 +205,7 @@ impl ErrorCode {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
         }
     }
 
@@ -216,6 +221,7 @@ impl ErrorCode {
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
+            Self::Internal => 500,
             Self::QueueFull | Self::Unavailable => 503,
         }
     }
@@ -235,10 +241,16 @@ pub struct ListQuery {
     pub state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub limit: Option<u32>,
     /// From the page before.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub cursor: Option<u64>,
 }
 

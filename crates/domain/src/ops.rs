@@ -7,6 +7,7 @@ use crate::batch::PoolName;
 use crate::model::Model;
 use crate::pool::Cloud;
 use crate::trigger::{Decision, View};
+use crate::whole;
 
 /// `spotreel.why`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,9 @@ pub struct BatchesQuery {
     /// One batch alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub limit: Option<u32>,
 }

@@ -12,45 +12,60 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 pub fn optional<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    deserializer.deserialize_any(Whole(PhantomData))
+    deserializer.deserialize_option(Optional(PhantomData))
 }
 
 /// For `deserialize_with`.
 pub fn required<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
-    let number = optional(deserializer)?;
-    number.ok_or_else(|| D::Error::invalid_type(Unexpected::Unit, &"a whole number"))
+    // JSON gives floats to whoever asks for a number; the query of a URL makes one out of its text.
+    deserializer.deserialize_u64(Whole(PhantomData))
 }
 
-struct Whole<T>(PhantomData<T>);
+struct Optional<T>(PhantomData<T>);
 
-impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
+impl<'de, T: TryFrom<u64>> Visitor<'de> for Optional<T> {
     type Value = Option<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a whole number")
     }
 
+    fn visit_none<E: Error>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
     fn visit_unit<E: Error>(self) -> Result<Option<T>, E> {
         Ok(None)
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<T>, E> {
-        let whole = T::try_from(number).ok();
-        whole
-            .map(Some)
-            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        required(deserializer).map(Some)
+    }
+}
+
+struct Whole<T>(PhantomData<T>);
+
+impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Option<T>, E> {
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        T::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
         match u64::try_from(number) {
             Ok(number) => self.visit_u64(number),
             Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
         }
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Option<T>, E> {
+    fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
         if number.fract() != 0.0 {
             return Err(E::invalid_type(Unexpected::Float(number), &self));
         }
@@ -69,6 +84,9 @@ impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
 #[cfg(test)]
 mod tests {
     use crate::TaskRequest;
+    use crate::api::ListQuery;
+    use crate::api_key::KeyOrder;
+    use crate::ops::BatchesQuery;
 
     #[test]
     fn a_whole_float_is_a_whole_number() {
@@ -77,6 +95,13 @@ mod tests {
         let numbers = (request.frames, request.steps, request.seed);
         assert_eq!(numbers, (Some(25), Some(50), Some(7)));
         assert_eq!(read(r#"{"frames":null}"#).unwrap().frames, None);
+        let list: ListQuery = serde_json::from_str(r#"{"limit":25.0,"cursor":1e3}"#).unwrap();
+        assert_eq!((list.limit, list.cursor), (Some(25), Some(1_000)));
+        let batches: BatchesQuery = serde_json::from_str(r#"{"limit":25.0}"#).unwrap();
+        assert_eq!(batches.limit, Some(25));
+        let order = r#"{"owner":"anna","tasks_per_minute":60.0}"#;
+        let order: KeyOrder = serde_json::from_str(order).unwrap();
+        assert_eq!(order.tasks_per_minute, Some(60));
         for bad in [
             "25.5",
             "-1",

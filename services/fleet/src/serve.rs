@@ -6,6 +6,7 @@ use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, ServiceExt};
 use futures::StreamExt;
+use spotreel_bus::reply::guarded;
 use spotreel_bus::{Reply, names};
 use tokio::sync::Semaphore;
 
@@ -86,7 +87,7 @@ async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
         );
         return;
     }
-    let answered = verbs::answer(fleet, verb, &request.message.payload).await;
+    let answered = guarded(verbs::answer(fleet, verb, &request.message.payload)).await;
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {

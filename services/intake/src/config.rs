@@ -16,14 +16,15 @@ use crate::error::StartError;
 /// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.
 pub const LARGEST_BODY: usize = 28 << 20;
 
-/// `max_payload` of deploy/nats/nats-server.conf.
-const LARGEST_MESSAGE_MIB: usize = 8;
+/// `max_payload` of deploy/nats/nats-server.conf, and what a delivery has besides: its subjects.
+pub const LARGEST_MESSAGE_MIB: usize = 9;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntakeConfig {
     pub concurrent_requests: usize,
     pub request_memory_mib: usize,
+    pub request_mib_per_second: u32,
     pub nats: NatsConfig,
     pub s3: S3Config,
     pub commit: CommitConfig,
@@ -83,6 +84,7 @@ pub struct QualityConfig {
 #[serde(deny_unknown_fields)]
 pub struct InboxConfig {
     pub in_flight: usize,
+    pub memory_mib: usize,
     #[serde(with = "humantime_serde")]
     pub retry_after: Duration,
 }
@@ -159,11 +161,14 @@ impl IntakeConfig {
         if self.concurrent_requests == 0 || self.inbox.in_flight == 0 {
             return refuse("concurrent_requests and inbox.in_flight", "are at least 1");
         }
-        if self.request_memory_mib < LARGEST_MESSAGE_MIB {
+        if self.request_memory_mib.min(self.inbox.memory_mib) < LARGEST_MESSAGE_MIB {
             return refuse(
-                "request_memory_mib",
-                "is at least 8: one message of the largest size",
+                "request_memory_mib and inbox.memory_mib",
+                "are at least 9: one message of the largest size",
             );
+        }
+        if self.request_mib_per_second == 0 {
+            return refuse("request_mib_per_second", "is at least 1");
         }
         self.api.check()
     }

@@ -8,17 +8,18 @@ use bytes::Bytes;
 use serde::Serialize;
 use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
-use spotreel_bus::jetstream;
 use spotreel_bus::names::INBOX;
 use spotreel_bus::{Delivery, Queue, queue::QueueError};
 use spotreel_domain::api::{ApiError, CloudEvent};
+use spotreel_domain::request::MAX_VIOLATIONS;
 use spotreel_domain::{TaskId, TaskRequest};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::caller::Caller;
-use crate::config::InboxConfig;
+use crate::config::{InboxConfig, LARGEST_MESSAGE_MIB};
 use crate::error;
+use crate::pace::BytePace;
 use crate::parse::{self, Submission};
 use crate::submit::{Door, Intake, Outcome, now};
 
@@ -26,8 +27,10 @@ use crate::submit::{Door, Intake, Outcome, now};
 const PULL_WAIT: Duration = Duration::from_secs(2);
 /// Between tries while the server does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between looks for messages that cannot be read: each of them cuts the connection once a lease, which is 30 s.
-const UNREADABLE_LOOK: Duration = Duration::from_secs(10);
+const KIB: usize = 1_024;
+/// KiB that are free before anything is pulled, so that a message of any size fits.
+#[allow(clippy::cast_possible_truncation, reason = "it is 9,216")]
+const LARGEST_KIB: u32 = (LARGEST_MESSAGE_MIB * KIB) as u32;
 
 /// The server compares it for two minutes only; here it names the task for good.
 const MSG_ID: &str = "Nats-Msg-Id";
@@ -42,6 +45,7 @@ pub struct Inbox {
     pub queue: Queue,
     pub events: EventStream,
     pub config: InboxConfig,
+    pub pace: Arc<BytePace>,
 }
 
 /// What a client is told of a submission that was refused.
@@ -55,7 +59,7 @@ struct Rejection {
 
 pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(inbox.config.in_flight));
-    ctx.spawn("unreadable", watch_unreadable(inbox.clone(), ctx.clone()));
+    let memory = Arc::new(Semaphore::new(inbox.config.memory_mib * KIB));
     while !ctx.stopping.is_cancelled() {
         // Only what can be worked on now is taken: what waits here would lose its lease.
         let first = places
@@ -67,13 +71,16 @@ pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
         free.extend(std::iter::from_fn(|| {
             places.clone().try_acquire_owned().ok()
         }));
-        match pull(&inbox.queue, free.len()).await {
+        let mut room = room(&memory).await;
+        match pull(&inbox.queue, free.len(), room.num_permits() * KIB).await {
             Ok(deliveries) => {
                 for (delivery, place) in deliveries.into_iter().zip(free) {
+                    let kib = delivery.length.div_ceil(KIB).min(room.num_permits());
+                    let held = room.split(kib);
                     let inbox = inbox.clone();
                     ctx.tasks.spawn(async move {
                         inbox.take(&delivery).await;
-                        drop(place);
+                        drop((place, held));
                     });
                 }
             }
@@ -89,20 +96,19 @@ pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch_unreadable(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(UNREADABLE_LOOK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let stopping = &ctx.stopping;
-    while stopping.run_until_cancelled(tick.tick()).await.is_some() {
-        if let Err(error) = inbox.refuse_unreadable().await {
-            tracing::debug!(%error, "the inbox was not looked through");
-        }
+/// All memory that is free, once a message of the largest size fits.
+async fn room(memory: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let room = memory.clone().acquire_many_owned(LARGEST_KIB).await;
+    let mut room = room.expect("the semaphore is never closed");
+    let others = u32::try_from(memory.available_permits()).unwrap_or(u32::MAX);
+    if let Ok(others) = memory.clone().try_acquire_many_owned(others) {
+        room.merge(others);
     }
-    Ok(())
+    room
 }
 
-async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
-    let ready = queue.pull_ready(most).await?;
+async fn pull(queue: &Queue, most: usize, bytes: usize) -> Result<Vec<Delivery>, QueueError> {
+    let ready = queue.pull_within(most, bytes).await?;
     if !ready.is_empty() {
         return Ok(ready);
     }
@@ -110,19 +116,6 @@ async fn pull(queue: &Queue, most: usize) -> Result<Vec<Delivery>, QueueError> {
 }
 
 impl Inbox {
-    /// Rejects what no delivery can bring, and takes it away.
-    async fn refuse_unreadable(&self) -> Result<(), jetstream::ApiError> {
-        for sequence in self.queue.unreadable().await? {
-            tracing::warn!(sequence, "a message without readable headers is rejected");
-            let message = "the message's headers are not NATS/1.0: send it by a NATS client";
-            let error = error::broken("headers", "format", message);
-            if self.reject(sequence, None, 0, error).await.is_ok() {
-                self.queue.remove(sequence).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn take(&self, delivery: &Delivery) {
         let span = tracing::info_span!(
             "inbox",
@@ -156,6 +149,8 @@ impl Inbox {
             );
             return Ok(());
         }
+        let paced = self.pace.check(delivery.length);
+        paced.map_err(|error| self.later(&error))?;
         let (mut requests, is_list) = match parse::submission(&delivery.payload, kind) {
             Ok(Submission::One(request)) => (vec![Ok(*request)], false),
             Ok(Submission::Many(requests)) => (requests, true),
@@ -280,7 +275,6 @@ fn client_id(request: Option<&TaskRequest>) -> Option<TaskId> {
 
 /// One list of what is broken out of many, with the places; bounded, since an event is one message.
 fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
-    const MOST: usize = 1_000;
     let each = refused.into_iter().flat_map(|(index, error)| {
         let ApiError {
             message,
@@ -298,5 +292,5 @@ fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
                 ..broken
             })
     });
-    each.take(MOST).collect()
+    each.take(MAX_VIOLATIONS).collect()
 }

@@ -56,9 +56,12 @@ use spotreel_s3::Store;
 
 use crate::commit::Committer;
 pub use crate::config::IntakeConfig;
+use crate::config::LARGEST_MESSAGE_MIB;
 use crate::images::Images;
 use crate::inbox::Inbox;
 use crate::limits::Limits;
+use crate::pace::BytePace;
+use crate::serve::Room;
 use crate::submit::Intake;
 
 /// Every key with its default.
@@ -106,18 +109,23 @@ pub async fn start_with(
     ctx.spawn("limits", watch_limits(limits, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
     let events = EventStream::open(&client).await;
+    #[expect(clippy::cast_possible_truncation, reason = "it is 9 MiB")]
+    let largest = (LARGEST_MESSAGE_MIB << 20) as u32;
+    let pace = Arc::new(BytePace::new(config.request_mib_per_second, largest));
     let inbox = Inbox {
         intake: intake.clone(),
         queue,
         events,
         config: config.inbox.clone(),
+        pace: pace.clone(),
     };
     ctx.spawn("inbox", inbox::run(inbox, ctx.clone()));
 
     let keys = keys::ring(&client, &ctx);
     let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
     let (at_once, memory) = (config.concurrent_requests, config.request_memory_mib);
-    let service = serve::offer(&intake, &client, &ctx, at_once, memory).await?;
+    let room = Room::new(at_once, memory, pace);
+    let service = serve::offer(&intake, &client, &ctx, room).await?;
     let stopping = ctx.stopping.clone();
     ctx.tasks.spawn(async move {
         stopping.cancelled().await;

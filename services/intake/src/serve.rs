@@ -8,6 +8,7 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::{FutureExt, StreamExt};
 use spotreel_bootstrap::Context;
+use spotreel_bus::reply::guarded;
 use spotreel_bus::{Reply, names};
 use spotreel_domain::api::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +16,7 @@ use tracing::Instrument;
 
 use crate::error::{self, StartError};
 use crate::metrics;
+use crate::pace::BytePace;
 use crate::submit::Intake;
 use crate::verbs::{self, Verb};
 
@@ -23,8 +25,7 @@ pub async fn offer(
     intake: &Arc<Intake>,
     client: &Client,
     ctx: &Context,
-    at_once: usize,
-    memory_mib: usize,
+    room: Room,
 ) -> Result<Service, StartError> {
     let failed = |subject| {
         move |error: async_nats::Error| StartError::Endpoint {
@@ -38,7 +39,7 @@ pub async fn offer(
         .start("spotreel-intake", env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed("$SRV"))?;
-    let room = Arc::new(Room::new(at_once, memory_mib));
+    let room = Arc::new(room);
     for verb in Verb::ALL {
         let builder = service.endpoint_builder().name(verb.name());
         let endpoint = builder
@@ -88,10 +89,11 @@ const KIB: usize = 1_024;
 
 /// The requests that are held at the same time, and their memory. Nobody else bounds it: what is not read here lies in the
 /// client's queue, each message with up to 8 MB.
-struct Room {
+pub struct Room {
     places: Arc<Semaphore>,
     held: Arc<Semaphore>,
     kib: Arc<Semaphore>,
+    pace: Arc<BytePace>,
 }
 
 /// What one request has of it.
@@ -101,15 +103,25 @@ struct Share {
 }
 
 impl Room {
-    fn new(at_once: usize, memory_mib: usize) -> Self {
+    pub fn new(at_once: usize, memory_mib: usize, pace: Arc<BytePace>) -> Self {
         Self {
             places: Arc::new(Semaphore::new(at_once)),
             held: Arc::new(Semaphore::new(at_once * WAITING)),
             kib: Arc::new(Semaphore::new(memory_mib * KIB)),
+            pace,
         }
     }
 
-    /// At once or not at all: whoever waited would hold its bytes meanwhile.
+    /// For a request of so many bytes, before anything of it is read. At once or not at all: whoever waited would hold its
+    /// bytes meanwhile.
+    fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
+        let share = self.share(bytes).ok_or_else(|| {
+            error::busy("too many requests, or too large ones, arrive at the same time")
+        })?;
+        self.pace.check(bytes)?;
+        Ok(share)
+    }
+
     fn share(&self, bytes: usize) -> Option<Share> {
         let kib = u32::try_from(bytes.saturating_sub(FREE).div_ceil(KIB)).ok()?;
         Some(Share {
@@ -138,9 +150,10 @@ async fn hand_over(
         );
         return;
     }
-    let Some(share) = room.share(request.message.payload.len()) else {
-        let busy = error::busy("too many large requests arrive at the same time");
-        return respond(intake, verb, &request, Err(busy)).await;
+    // All of it, for headers may be as long as the payload.
+    let share = match room.admit(request.message.length) {
+        Ok(share) => share,
+        Err(refused) => return respond(intake, verb, &request, Err(refused)).await,
     };
     let (intake, places) = (intake.clone(), room.places.clone());
     ctx.tasks.spawn(async move {
@@ -163,7 +176,7 @@ async fn handle(intake: &Arc<Intake>, verb: Verb, request: &Request) {
         &request.message.payload,
         request.message.headers.as_ref(),
     );
-    let answered = answering.instrument(span).await;
+    let answered = guarded(answering).instrument(span).await;
     respond(intake, verb, request, answered).await;
     metrics::request(verb.name(), began.elapsed());
 }
@@ -187,7 +200,7 @@ mod tests {
 
     #[test]
     fn requests_have_a_budget_of_bytes() {
-        let room = Room::new(2, 8);
+        let room = Room::new(2, 8, Arc::new(BytePace::new(64, 9 << 20)));
         let large = 5 << 20;
         let first = room.share(large);
         assert!(first.is_some());

@@ -137,6 +137,34 @@ async fn a_refusal_is_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_list_names_64_broken_rules_at_most() {
+    let stage = Stage::set().await;
+    let list: Vec<_> = (0..100).map(|_| json!({"model": "wan"})).collect();
+    publish(&stage, &json!(list)).await;
+    emptied(&stage).await;
+    let event = event(&stage, "spotreel.rejected.1").await;
+    let violations = event["data"]["error"]["violations"].as_array().unwrap();
+    assert_eq!(violations.len(), spotreel_domain::request::MAX_VIOLATIONS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_largest_size_are_taken_one_after_the_other() {
+    // Room for one of them at a time.
+    let stage = Stage::set_with(&[("inbox.memory_mib", "9")]).await;
+    let filler = " ".repeat((8 << 20) - 200);
+    for n in 0..4 {
+        let task = json!({"model": "ti2v-5B", "prompt": "x", "id": format!("t{n}")});
+        let sent = stage
+            .client
+            .request("spotreel.inbox", format!("{task}{filler}").into());
+        let ack: Value = serde_json::from_slice(&sent.await.unwrap().payload).unwrap();
+        assert_eq!(ack["seq"], n + 1, "{ack}");
+    }
+    emptied(&stage).await;
+    assert_eq!(stage.messages().await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_holds_the_inbox_and_loses_nothing() {
     let stage = Stage::set_with(&[("limits.max_queued", "2"), ("limits.poll", "100ms")]).await;
     for n in 0..3 {

@@ -23,6 +23,44 @@ async fn order(operator: &Client, verb: &str, payload: &Value) -> Value {
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
+/// Within the services' account nothing renames a reply subject: whether an order's answer goes to an inbox is all that keeps it
+/// out of the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_answer_would_go_to_no_inbox_is_not_carried_out() {
+    let stage = Stage::set().await;
+    let owner = |name: &str| json!({ "owner": name }).to_string();
+    for aim in [
+        "spotreel.log.forged.queued.ti2v-5B.0",
+        "spotreel.batchlog.default.1.requested",
+        "$KV.spotreel-marks.sweeper",
+    ] {
+        let sent =
+            stage
+                .root
+                .publish_with_reply("spotreel.ops.key.create", aim, owner("mallory").into());
+        sent.await.unwrap();
+    }
+    let unanswerable = owner("mallory").into();
+    let sent = stage.root.publish("spotreel.ops.key.create", unanswerable);
+    sent.await.unwrap();
+    stage.root.flush().await.unwrap();
+    // The server has those before it.
+    let operator = client(&stage.url, "operator").await;
+    let answer = order(&operator, "create", &json!({ "owner": "anna" })).await;
+    assert_eq!(answer["owner"], "anna", "{answer}");
+    let listed = order_list(&operator).await;
+    assert_eq!(listed, ["anna"]);
+    assert_eq!(stage.messages().await, 0);
+    assert_eq!(stage.stream("BATCHES").await, 0);
+}
+
+async fn order_list(operator: &Client) -> Vec<String> {
+    let listed = order(operator, "list", &json!({})).await;
+    let keys = listed["keys"].as_array().unwrap().iter();
+    keys.map(|key| key["owner"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_made_listed_and_revoked() {
     let stage = Stage::set().await;

@@ -8,6 +8,7 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
+use spotreel_bus::reply::guarded;
 use spotreel_bus::{Reply, names};
 use tokio::sync::Semaphore;
 
@@ -88,7 +89,7 @@ async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
         return;
     }
     let began = Instant::now();
-    let answered = desk.answer(verb, &request.message.payload).await;
+    let answered = guarded(desk.answer(verb, &request.message.payload)).await;
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotreel_bus::kv;
+use spotreel_bus::names::LOG_ALL;
 use spotreel_domain::Usd;
 use spotreel_domain::ops::{Ordered, Why};
 use spotreel_domain::quote::{PriceOf, Quote};
@@ -91,6 +92,37 @@ async fn clients_ask_and_operators_order() {
     assert!(ran.id.is_some());
     let resumed = stage.order("resume", &json!({ "pool": "default" })).await;
     assert_eq!(resumed["pools"], json!(["default"]));
+}
+
+/// Within the services' account nothing renames a reply subject: whether an order's answer goes to an inbox is all that keeps it
+/// out of the logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_answer_would_go_to_no_inbox_is_not_carried_out() {
+    let stage = Stage::set().await;
+    let _trigger = stage
+        .start(&stage.one_pool("length = { at_least = 100 }"))
+        .await;
+    let root = &stage.root.client;
+    let order = json!({ "force": true }).to_string();
+    for aim in [
+        "spotreel.batchlog.default.1.requested",
+        "spotreel.log.forged.queued.ti2v-5B.0",
+        "$KV.spotreel-controls.hold.default",
+    ] {
+        let subject = "spotreel.ops.run";
+        let sent = root.publish_with_reply(subject, aim, order.clone().into());
+        sent.await.unwrap();
+    }
+    root.publish("spotreel.ops.run", order.into())
+        .await
+        .unwrap();
+    root.flush().await.unwrap();
+    let answered = stage.order("run", &json!({ "pool": "other" })).await;
+    assert_eq!(answered["error"]["code"], "not_found");
+    stage.stays_at(0).await;
+    assert!(stage.orders_to_run().await.is_empty());
+    let tasks = stage.root.tasks.scan(LOG_ALL, 1, 1).await.unwrap();
+    assert!(tasks.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,6 @@
 //! otherwise than it was written; what it calls may not panic at all.
 
 use jiff::Timestamp;
-use spotreel_bus::unreadable;
 use spotreel_bus::{Recorded, codec};
 use spotreel_domain::api::{ListQuery, TaskRef, TaskView};
 use spotreel_domain::api_key::{KeyOrder, Token};
@@ -16,7 +15,7 @@ use spotreel_worker::gate::{self, Expectation};
 /// Says whether the input was taken as what it claims to be.
 pub type Target = fn(&[u8]) -> bool;
 
-pub const ALL: [(&str, Target); 8] = [
+pub const ALL: [(&str, Target); 7] = [
     ("submission", submission),
     ("images", images),
     ("task_log", task_log),
@@ -24,7 +23,6 @@ pub const ALL: [(&str, Target); 8] = [
     ("engine_line", engine_line),
     ("video", video),
     ("api_key", api_key),
-    ("headers", headers),
 ];
 
 /// The same input, the same answer: 2026-12-01T00:00:00Z.
@@ -184,11 +182,4 @@ pub fn api_key(input: &[u8]) -> bool {
     }
     let _ = parse::request::<KeyOrder>(input, None);
     token.is_ok()
-}
-
-/// Headers that a client wrote by hand.
-pub fn headers(input: &[u8]) -> bool {
-    let readable = unreadable::is_readable(input);
-    assert!(!readable || input.starts_with(b"NATS/1.0"));
-    readable
 }

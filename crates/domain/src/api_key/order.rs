@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Access, ApiKey, KeyId, MAX_NOTE_BYTES, MAX_TASKS_PER_MINUTE, Owner, Token};
 use crate::request::Violation;
+use crate::whole;
 
 /// Of a key that says nothing else: one full call.
 pub const USUAL_TASKS_PER_MINUTE: u32 = 10_000;
@@ -15,7 +16,10 @@ pub const USUAL_TASKS_PER_MINUTE: u32 = 10_000;
 pub struct KeyOrder {
     pub owner: String,
     pub access: Access,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
     pub tasks_per_minute: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,

@@ -17,7 +17,7 @@ use super::{routes, schema};
 /// What every route may answer instead of what it promises.
 pub(super) struct Refusals;
 
-const REFUSALS: [(&str, &str); 10] = [
+const REFUSALS: [(&str, &str); 11] = [
     (
         "400",
         "A rule is broken; `violations` names each with its field.",
@@ -39,6 +39,7 @@ const REFUSALS: [(&str, &str); 10] = [
         "Another Content-Type is wanted, or the body is packed.",
     ),
     ("429", "Later: see `Retry-After`."),
+    ("500", "A fault in the program: report it."),
     (
         "503",
         "Later: see `Retry-After`. The same request is safe to send again.",

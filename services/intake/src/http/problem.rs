@@ -91,5 +91,6 @@ fn title(code: ErrorCode) -> &'static str {
         ErrorCode::UnsupportedMediaType => "Unsupported media type",
         ErrorCode::Timeout => "The request took too long",
         ErrorCode::Unavailable => "Unavailable",
+        ErrorCode::Internal => "A fault in the program",
     }
 }

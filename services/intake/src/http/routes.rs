@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
+use spotreel_bus::reply::guarded;
 use spotreel_domain::api::{
     Accepted, AcceptedMany, ApiError, ListPage, ListQuery, SubmitResult, TaskView,
 };
@@ -299,7 +300,9 @@ async fn attend(State(api): State<Api>, request: Request, next: Next) -> Respons
     }
     spotreel_bus::trace::adopt(&span, &trace);
     let method = request.method().clone();
-    let response = next.run(request).instrument(span).await;
+    let running = async { Ok(next.run(request).await) };
+    let response = guarded(running.instrument(span)).await;
+    let response = response.unwrap_or_else(|fault| Problem(fault).into_response());
     metrics::http(&method, path, response.status(), began.elapsed());
     if is_stream(&response) {
         return response;
