@@ -27,7 +27,7 @@ pub struct Stored {
 }
 
 /// Checkpoints of another round, or of another life of the id, are another render's.
-fn prefix(task: &Task) -> String {
+pub(crate) fn prefix(task: &Task) -> String {
     format!("{}{}/", Task::checkpoints(&task.id), task.entry)
 }
 

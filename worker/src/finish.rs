@@ -250,3 +250,33 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spotreel_domain::{Event, TaskId, TaskRequest};
+
+    use super::*;
+
+    #[test]
+    fn two_lives_of_an_id_have_keys_of_their_own() {
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox".into(),
+            ..TaskRequest::default()
+        };
+        let now = ambient::now();
+        let spec = request.validate(now).unwrap().spec;
+        let id = TaskId::parse("t1").unwrap();
+        let life = |entry: u64| {
+            let (event, task) = Task::submit(id.clone(), spec.clone(), String::new(), now);
+            assert_eq!(event, Event::Queued);
+            task.placed_at(entry, event)
+        };
+        let (first, second) = (life(1), life(9));
+        assert_ne!(prefix(&first), prefix(&second));
+        assert_ne!(checkpoints::prefix(&first), checkpoints::prefix(&second));
+        // No end of the second deletes what is the first's.
+        assert!(!second.owns_object(&key(&first, 2)));
+        assert!(second.owns_object(&key(&second, 10)));
+    }
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use stage::{Stage, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use web::{Sse, Web};
+use web::{Sse, Web, key};
 
 fn fox() -> Value {
     json!({ "model": "ti2v-5B", "prompt": "a red fox in the snow" })
@@ -20,18 +20,6 @@ async fn guarded() -> (Stage, Web) {
     let stage = Stage::set_with(&[("api.auth", "keys")]).await;
     let web = Web::of(&stage);
     (stage, web)
-}
-
-/// A key for `owner`, once the door knows it.
-async fn key(stage: &Stage, web: &Web, order: Value) -> (String, Web) {
-    let made = stage.order("ops.key.create", &order).await;
-    let id = made["id"].as_str().unwrap().to_owned();
-    let web = web.with_key(made["token"].as_str().unwrap());
-    until("the key is known", async || {
-        web.get("/v1/tasks").await.status == 200
-    })
-    .await;
-    (id, web)
 }
 
 #[tokio::test(flavor = "multi_thread")]

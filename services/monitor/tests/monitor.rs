@@ -360,6 +360,42 @@ async fn deadlines_end_what_waits_and_what_is_rendered() {
     ));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_end_of_an_ids_second_life_deletes_nothing_of_the_first() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let first = hand.submit("t1", None).await;
+    let first = hand.cancelled(&first).await;
+    for event in hand.log.history(&first.task.id).await.unwrap() {
+        hand.log.delete(event.sequence).await.unwrap();
+    }
+    // The id is free, and its first owner still has his video and a checkpoint.
+    let theirs = ["checkpoints/t1/1/00010-2.ckpt", "renders/t1/1/2.mp4"];
+    let second = hand.submit("t1", None).await;
+    let entry = second.sequence;
+    let named = format!("renders/t1/{entry}/{}.mp4", entry + 1);
+    let surplus = format!("checkpoints/t1/{entry}/00010-{}.ckpt", entry + 1);
+    for key in theirs.into_iter().chain([named.as_str(), &surplus]) {
+        system.put(key).await;
+    }
+    hand.succeeded(&hand.started(&second).await, &named).await;
+    system.all_notified().await;
+    let _ctx = system.monitor(config()).await;
+    let all = || async { system.keys().await };
+    until("what the second life left over is gone", async || {
+        !all().await.contains(&surplus)
+    })
+    .await;
+    until("the janitor is done", async || {
+        let info = reconcile::consumer(&hand.client, "janitor").await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    let mut left = [theirs[0], theirs[1], &named];
+    left.sort_unstable();
+    assert_eq!(all().await, left);
+}
+
 /// What a program of a newer version writes: well-formed, and with a state that this version does not know.
 async fn newer(hand: &Hand, subject: &str) -> u64 {
     let context = async_nats::jetstream::new(hand.client.clone());

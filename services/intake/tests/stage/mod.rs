@@ -83,13 +83,12 @@ impl Stage {
         let client = nats.client("client").await;
         let log = TaskLog::open(&root).await;
         provision::apply(&root, &Layout::default()).await.unwrap();
-        let ctx = Context::new("intake", SocketAddr::from(([127, 0, 0, 1], 0)));
         Self {
             url: nats.url.clone(),
             _nats: nats,
             cloud,
             store,
-            ctx,
+            ctx: context(),
             client,
             root,
             log,
@@ -110,6 +109,16 @@ impl Stage {
         let started = spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone());
         let address = started.await.unwrap();
         let _ = self.address.set(address); // the first of two keeps its place
+    }
+
+    /// Stops intake, and starts another one over what it left. It has another address.
+    pub async fn restart_intake(&mut self, overrides: &[(&str, &str)]) {
+        self.ctx.stopping.cancel();
+        self.ctx.tasks.close();
+        self.ctx.tasks.wait().await;
+        self.ctx = context();
+        self.address = OnceLock::new();
+        self.start_intake(overrides).await;
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -180,6 +189,10 @@ impl Stage {
             .state
             .messages
     }
+}
+
+fn context() -> Context {
+    Context::new("intake", SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
 pub async fn connect(url: &str, user: &str) -> Client {

@@ -15,7 +15,7 @@ use spotreel_bus::events::EventStream;
 use spotreel_domain::TaskId;
 use spotreel_domain::api::CloudEvent;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, until};
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,6 +105,58 @@ impl Answer {
     }
 }
 
+type Lines = futures::channel::mpsc::UnboundedSender<std::io::Result<Bytes>>;
+
+/// A list of JSON lines whose end has not come.
+pub struct Upload {
+    lines: Lines,
+    answer: BoxStream<'static, reqwest::Result<Bytes>>,
+    text: String,
+}
+
+impl Upload {
+    /// The server has taken it once this returns.
+    pub async fn begin(web: &Web) -> Self {
+        let (lines, response) = Self::ask(web).await;
+        assert_eq!(response.headers()["content-type"], "application/jsonl");
+        Self {
+            lines,
+            answer: response.bytes_stream().boxed(),
+            text: String::new(),
+        }
+    }
+
+    /// The answer as it begins: a refusal, too.
+    pub async fn ask(web: &Web) -> (Lines, reqwest::Response) {
+        let (lines, body) = futures::channel::mpsc::unbounded();
+        let request = web
+            .request(Method::POST, "/v1/tasks")
+            .header("Content-Type", "application/jsonl")
+            .body(reqwest::Body::wrap_stream(body));
+        let answer = tokio::time::timeout(PATIENCE, request.send()).await;
+        (lines, answer.expect("an answer begins").unwrap())
+    }
+
+    pub fn say(&mut self, task: &Value) {
+        let line = format!("{task}\n").into();
+        self.lines.unbounded_send(Ok(line)).unwrap();
+    }
+
+    /// The next result. None: the server has ended the answer.
+    pub async fn line(&mut self) -> Option<Value> {
+        loop {
+            if let Some((line, rest)) = self.text.split_once('\n') {
+                let line = serde_json::from_str(line).unwrap();
+                self.text = rest.to_owned();
+                return Some(line);
+            }
+            let more = tokio::time::timeout(PATIENCE, self.answer.next()).await;
+            let more = more.expect("a line, or the end")?.ok()?;
+            self.text.push_str(std::str::from_utf8(&more).unwrap());
+        }
+    }
+}
+
 /// One server-sent event.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -162,6 +214,18 @@ fn parse(block: &str) -> Option<Told> {
         }
     }
     (!told.event.is_empty()).then_some(told)
+}
+
+/// A key as `order` wants it, once the API knows it: its id, and who uses it.
+pub async fn key(stage: &Stage, web: &Web, order: Value) -> (String, Web) {
+    let made = stage.order("ops.key.create", &order).await;
+    let id = made["id"].as_str().unwrap().to_owned();
+    let web = web.with_key(made["token"].as_str().unwrap());
+    until("the key is known", async || {
+        web.get("/v1/tasks").await.status == 200
+    })
+    .await;
+    (id, web)
 }
 
 /// Publishes the task's newest event, as notifier does.
