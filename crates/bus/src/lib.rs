@@ -19,6 +19,7 @@ pub mod names;
 pub mod provision;
 pub mod queue;
 pub mod reply;
+pub mod room;
 pub mod trace;
 
 pub use batches::{BatchLog, RecordedBatch};
@@ -29,3 +30,4 @@ pub use lease::Lease;
 pub use log::{AppendError, Recorded, TaskLog};
 pub use queue::{Delivery, Queue};
 pub use reply::Reply;
+pub use room::Room;

@@ -7,12 +7,16 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, ServiceExt};
 use futures::StreamExt;
 use spotreel_bus::reply::guarded;
-use spotreel_bus::{Reply, names};
-use tokio::sync::Semaphore;
+use spotreel_bus::{Reply, Room, names};
+
+use spotreel_domain::api::ApiError;
 
 use crate::Fleet;
 use crate::error::StartError;
 use crate::verbs::{self, Verb};
+
+/// Memory for large requests, none of which is a good one: twice what one message may have.
+const MEMORY_MIB: usize = 18;
 
 /// Offers the verbs until the program stops.
 pub async fn offer(fleet: Arc<Fleet>, client: Client) {
@@ -37,7 +41,7 @@ async fn serve(fleet: &Arc<Fleet>, client: &Client) -> Result<(), StartError> {
         .start("spotreel-fleet", env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed("$SRV"))?;
-    let places = Arc::new(Semaphore::new(fleet.config.concurrent_requests));
+    let room = Arc::new(Room::new(fleet.config.concurrent_requests, MEMORY_MIB));
     let mut listening = Vec::new();
     for verb in Verb::ALL {
         let builder = service.endpoint_builder().name(verb.name());
@@ -50,7 +54,7 @@ async fn serve(fleet: &Arc<Fleet>, client: &Client) -> Result<(), StartError> {
             verb,
             client.clone(),
             Arc::clone(fleet),
-            Arc::clone(&places),
+            Arc::clone(&room),
         ));
     }
     futures::future::join_all(listening).await;
@@ -62,21 +66,29 @@ async fn listen(
     verb: Verb,
     client: Client,
     fleet: Arc<Fleet>,
-    places: Arc<Semaphore>,
+    room: Arc<Room>,
 ) {
     while let Some(request) = endpoint.next().await {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
+        if !is_answerable(verb, &request) {
+            continue;
+        }
+        let share = match room.admit(request.message.length) {
+            Ok(share) => share,
+            Err(refused) => {
+                respond(&client, verb, &request, Err(refused)).await;
+                continue;
+            }
+        };
         let answering = Arc::clone(&fleet);
         let client = client.clone();
         fleet.ctx.tasks.spawn(async move {
-            let _place = place;
+            let _place = share.enter().await;
             handle(&answering, &client, verb, &request).await;
         });
     }
 }
 
-async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
+fn is_answerable(verb: Verb, request: &Request) -> bool {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
     if !names::is_inbox(reply_to) {
         let verb = verb.name();
@@ -85,9 +97,22 @@ async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
             reply_to,
             "a request whose answer would go to no inbox was dropped"
         );
-        return;
+        return false;
     }
+    true
+}
+
+async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
     let answered = guarded(verbs::answer(fleet, verb, &request.message.payload)).await;
+    respond(client, verb, request, answered).await;
+}
+
+async fn respond(
+    client: &Client,
+    verb: Verb,
+    request: &Request,
+    answered: Result<Vec<u8>, ApiError>,
+) {
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {

@@ -51,7 +51,7 @@ use async_nats::Client;
 use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX};
-use spotreel_bus::{Queue, TaskLog};
+use spotreel_bus::{Queue, Room, TaskLog};
 use spotreel_s3::Store;
 
 use crate::commit::Committer;
@@ -61,7 +61,6 @@ use crate::images::Images;
 use crate::inbox::Inbox;
 use crate::limits::Limits;
 use crate::pace::BytePace;
-use crate::serve::Room;
 use crate::submit::Intake;
 
 /// Every key with its default.
@@ -124,8 +123,8 @@ pub async fn start_with(
     let keys = keys::ring(&client, &ctx);
     let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
     let (at_once, memory) = (config.concurrent_requests, config.request_memory_mib);
-    let room = Room::new(at_once, memory, pace);
-    let service = serve::offer(&intake, &client, &ctx, room).await?;
+    let room = Room::new(at_once, memory);
+    let service = serve::offer(&intake, &client, &ctx, room, pace).await?;
     let stopping = ctx.stopping.clone();
     ctx.tasks.spawn(async move {
         stopping.cancelled().await;

@@ -9,16 +9,21 @@ use async_nats::service::{Request, Service, ServiceExt};
 use futures::{FutureExt, StreamExt};
 use spotreel_bootstrap::Context;
 use spotreel_bus::reply::guarded;
-use spotreel_bus::{Reply, names};
+use spotreel_bus::{Reply, Room, names};
 use spotreel_domain::api::ApiError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
-use crate::error::{self, StartError};
+use crate::error::StartError;
 use crate::metrics;
 use crate::pace::BytePace;
 use crate::submit::Intake;
 use crate::verbs::{self, Verb};
+
+/// What a request must pass before anything of it is read.
+struct Admission {
+    room: Room,
+    pace: Arc<BytePace>,
+}
 
 /// Offers the verbs. The service answers `nats micro` for as long as it is held.
 pub async fn offer(
@@ -26,6 +31,7 @@ pub async fn offer(
     client: &Client,
     ctx: &Context,
     room: Room,
+    pace: Arc<BytePace>,
 ) -> Result<Service, StartError> {
     let failed = |subject| {
         move |error: async_nats::Error| StartError::Endpoint {
@@ -39,7 +45,7 @@ pub async fn offer(
         .start("spotreel-intake", env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed("$SRV"))?;
-    let room = Arc::new(room);
+    let admission = Arc::new(Admission { room, pace });
     for verb in Verb::ALL {
         let builder = service.endpoint_builder().name(verb.name());
         let endpoint = builder
@@ -48,7 +54,13 @@ pub async fn offer(
             .map_err(failed(verb.subject()))?;
         ctx.spawn(
             verb.name(),
-            listen(endpoint, verb, intake.clone(), room.clone(), ctx.clone()),
+            listen(
+                endpoint,
+                verb,
+                intake.clone(),
+                admission.clone(),
+                ctx.clone(),
+            ),
         );
     }
     // A flush only empties our buffer. The server takes what one connection says in order: once it has answered
@@ -61,7 +73,7 @@ async fn listen(
     mut endpoint: Endpoint,
     verb: Verb,
     intake: Arc<Intake>,
-    room: Arc<Room>,
+    admission: Arc<Admission>,
     ctx: Context,
 ) -> anyhow::Result<()> {
     loop {
@@ -71,74 +83,21 @@ async fn listen(
             next = endpoint.next() => next,
         };
         let Some(request) = next else { break };
-        hand_over(&intake, verb, request, &room, &ctx).await;
+        hand_over(&intake, verb, request, &admission, &ctx).await;
     }
     // What has arrived is answered; what comes now goes to another intake.
     while let Some(Some(request)) = endpoint.next().now_or_never() {
-        hand_over(&intake, verb, request, &room, &ctx).await;
+        hand_over(&intake, verb, request, &admission, &ctx).await;
     }
     endpoint.stop().await?;
     Ok(())
-}
-
-/// Requests that wait for a place, for each that has one: clients ask in bursts.
-const WAITING: usize = 8;
-/// Bytes of a request that the budget does not count: with them, all that wait together stay below the budget.
-const FREE: usize = 16 * KIB;
-const KIB: usize = 1_024;
-
-/// The requests that are held at the same time, and their memory. Nobody else bounds it: what is not read here lies in the
-/// client's queue, each message with up to 8 MB.
-pub struct Room {
-    places: Arc<Semaphore>,
-    held: Arc<Semaphore>,
-    kib: Arc<Semaphore>,
-    pace: Arc<BytePace>,
-}
-
-/// What one request has of it.
-struct Share {
-    _held: OwnedSemaphorePermit,
-    _kib: Option<OwnedSemaphorePermit>,
-}
-
-impl Room {
-    pub fn new(at_once: usize, memory_mib: usize, pace: Arc<BytePace>) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(at_once)),
-            held: Arc::new(Semaphore::new(at_once * WAITING)),
-            kib: Arc::new(Semaphore::new(memory_mib * KIB)),
-            pace,
-        }
-    }
-
-    /// For a request of so many bytes, before anything of it is read. At once or not at all: whoever waited would hold its
-    /// bytes meanwhile.
-    fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
-        let share = self.share(bytes).ok_or_else(|| {
-            error::busy("too many requests, or too large ones, arrive at the same time")
-        })?;
-        self.pace.check(bytes)?;
-        Ok(share)
-    }
-
-    fn share(&self, bytes: usize) -> Option<Share> {
-        let kib = u32::try_from(bytes.saturating_sub(FREE).div_ceil(KIB)).ok()?;
-        Some(Share {
-            _held: self.held.clone().try_acquire_owned().ok()?,
-            _kib: match kib {
-                0 => None,
-                kib => Some(self.kib.clone().try_acquire_many_owned(kib).ok()?),
-            },
-        })
-    }
 }
 
 async fn hand_over(
     intake: &Arc<Intake>,
     verb: Verb,
     request: Request,
-    room: &Arc<Room>,
+    admission: &Admission,
     ctx: &Context,
 ) {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
@@ -151,16 +110,19 @@ async fn hand_over(
         return;
     }
     // All of it, for headers may be as long as the payload.
-    let share = match room.admit(request.message.length) {
+    let bytes = request.message.length;
+    let admitted = admission.room.admit(bytes).and_then(|share| {
+        admission.pace.check(bytes)?;
+        Ok(share)
+    });
+    let share = match admitted {
         Ok(share) => share,
         Err(refused) => return respond(intake, verb, &request, Err(refused)).await,
     };
-    let (intake, places) = (intake.clone(), room.places.clone());
+    let intake = intake.clone();
     ctx.tasks.spawn(async move {
-        let place = places.acquire_owned().await;
-        let _place = place.expect("the semaphore is never closed");
+        let _place = share.enter().await;
         handle(&intake, verb, &request).await;
-        drop(share);
     });
 }
 
@@ -191,27 +153,5 @@ async fn respond(
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {
         tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_have_a_budget_of_bytes() {
-        let room = Room::new(2, 8, Arc::new(BytePace::new(64, 9 << 20)));
-        let large = 5 << 20;
-        let first = room.share(large);
-        assert!(first.is_some());
-        assert!(
-            room.share(large).is_none(),
-            "two of them are more than 8 MiB"
-        );
-        let small: Vec<_> = (0..2 * WAITING - 1).map(|_| room.share(FREE)).collect();
-        assert!(small.iter().all(Option::is_some));
-        assert!(room.share(0).is_none(), "as many are held as may wait");
-        drop((first, small));
-        assert!(room.share(large).is_some());
     }
 }

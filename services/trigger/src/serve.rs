@@ -9,8 +9,9 @@ use async_nats::service::{Request, Service, ServiceExt};
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
 use spotreel_bus::reply::guarded;
-use spotreel_bus::{Reply, names};
-use tokio::sync::Semaphore;
+use spotreel_bus::{Reply, Room, names};
+
+use spotreel_domain::api::ApiError;
 
 use crate::error::StartError;
 use crate::metrics;
@@ -18,6 +19,8 @@ use crate::verbs::{Desk, Verb};
 
 /// People and dashboards ask; more than this at a time wait.
 const AT_ONCE: usize = 64;
+/// Of those that are large: a quote may bear a picture.
+const MEMORY_MIB: usize = 64;
 
 /// Offers the verbs. The service answers `nats micro` for as long as it is held.
 pub async fn offer(
@@ -37,7 +40,7 @@ pub async fn offer(
         .start("spotreel-trigger", env!("CARGO_PKG_VERSION"))
         .await
         .map_err(failed("$SRV"))?;
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let room = Arc::new(Room::new(AT_ONCE, MEMORY_MIB));
     for verb in Verb::ALL {
         let builder = service.endpoint_builder().name(verb.name());
         let endpoint = builder
@@ -49,7 +52,7 @@ pub async fn offer(
             verb,
             client.clone(),
             desk.clone(),
-            places.clone(),
+            room.clone(),
             ctx.clone(),
         );
         ctx.spawn(verb.name(), listening);
@@ -62,22 +65,31 @@ async fn listen(
     verb: Verb,
     client: Client,
     desk: Arc<Desk>,
-    places: Arc<Semaphore>,
+    room: Arc<Room>,
     ctx: Context,
 ) -> anyhow::Result<()> {
     while let Some(Some(request)) = ctx.stopping.run_until_cancelled(endpoint.next()).await {
-        let place = places.clone().acquire_owned().await?;
+        if !is_answerable(verb, &request) {
+            continue;
+        }
+        let share = match room.admit(request.message.length) {
+            Ok(share) => share,
+            Err(refused) => {
+                respond(&client, verb, &request, Err(refused)).await;
+                continue;
+            }
+        };
         let (client, desk) = (client.clone(), desk.clone());
         ctx.tasks.spawn(async move {
+            let _place = share.enter().await;
             handle(&desk, &client, verb, &request).await;
-            drop(place);
         });
     }
     endpoint.stop().await?;
     Ok(())
 }
 
-async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
+fn is_answerable(verb: Verb, request: &Request) -> bool {
     let reply_to = request.message.reply.as_deref().unwrap_or_default();
     if !names::is_inbox(reply_to) {
         let verb = verb.name();
@@ -86,14 +98,27 @@ async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
             reply_to,
             "a request whose answer would go to no inbox was dropped"
         );
-        return;
+        return false;
     }
+    true
+}
+
+async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
     let began = Instant::now();
     let answered = guarded(desk.answer(verb, &request.message.payload)).await;
+    respond(client, verb, request, answered).await;
+    metrics::answered(verb.name(), began.elapsed());
+}
+
+async fn respond(
+    client: &Client,
+    verb: Verb,
+    request: &Request,
+    answered: Result<Vec<u8>, ApiError>,
+) {
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {
         tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
     }
-    metrics::answered(verb.name(), began.elapsed());
 }
