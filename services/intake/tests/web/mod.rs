@@ -186,6 +186,12 @@ impl Sse {
 
     /// None: the server has ended the stream.
     pub async fn next(&mut self) -> Option<Told> {
+        // In all: comments keep the connection alive, and the test must not wait for ever.
+        let next = tokio::time::timeout(PATIENCE, self.wait()).await;
+        next.expect("an event, or the end")
+    }
+
+    async fn wait(&mut self) -> Option<Told> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
@@ -195,8 +201,7 @@ impl Sse {
                 }
                 continue;
             }
-            let more = tokio::time::timeout(PATIENCE, self.body.next()).await;
-            let more = more.expect("an event, or the end")?.ok()?;
+            let more = self.body.next().await?.ok()?;
             self.text.push_str(std::str::from_utf8(&more).unwrap());
         }
     }
