@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::queue::retry;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
@@ -206,27 +206,24 @@ impl Worker {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        let mut pauses = backoff::ExponentialBackoffBuilder::new()
+        let patience = backoff::ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
             .with_max_interval(Duration::from_secs(15))
             .with_max_elapsed_time(Some(UPLOAD_GIVE_UP_AFTER))
             .build();
-        loop {
-            let error = match self.put_and_look(key, video, facts, &metadata).await {
-                Ok(()) => return Ok(()),
-                Err(error) => format!("{error:#}"),
-            };
-            tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
-            let Some(pause) = pauses.next_backoff() else {
-                return Err(error);
-            };
-            let superseded = lease.superseded();
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // Whoever took the task over decides; our write of the end will be refused.
-                () = superseded.cancelled() => return Err(error),
-            }
-        }
+        retry(patience, || async {
+            let put = self.put_and_look(key, video, facts, &metadata).await;
+            put.map_err(|error| {
+                let error = format!("{error:#}");
+                tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
+                match lease.superseded().is_cancelled() {
+                    // Whoever took the task over decides; our write of the end will be refused.
+                    true => backoff::Error::Permanent(error),
+                    false => backoff::Error::transient(error),
+                }
+            })
+        })
+        .await
     }
 
     async fn put_and_look(

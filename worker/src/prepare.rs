@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
 use bytes::Bytes;
 use spotreel_bus::Recorded;
+use spotreel_bus::queue::retry;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
 use spotreel_s3::{GetBytesError, RequestError};
@@ -147,7 +147,7 @@ impl Files {
         }
         let mut resume = None;
         while let Some(stored) = checkpoints.pop_front() {
-            let fetched = patiently(|| async {
+            let fetched = retry(patience(), || async {
                 checkpoints::fetch(&worker.store, &stored, &task.spec, format, &work_dir)
                     .await
                     .map_err(|error| match error {
@@ -200,7 +200,7 @@ impl Files {
 
 /// The picture of a task. One that is not there, or is too large, is the task's own fault.
 async fn image(worker: &Worker, key: &str) -> Result<Bytes, EngineFailure> {
-    let got = patiently(|| async {
+    let got = retry(patience(), || async {
         let got = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await;
         got.map_err(|error| match error {
             GetBytesError::Request(error) => passing(error, GetBytesError::Request),
@@ -229,25 +229,12 @@ fn passing<E>(error: RequestError, wrap: impl FnOnce(RequestError) -> E) -> back
     }
 }
 
-async fn patiently<T, E, F>(mut read: impl FnMut() -> F) -> Result<T, E>
-where
-    F: Future<Output = Result<T, backoff::Error<E>>>,
-{
-    let mut pauses = backoff::ExponentialBackoffBuilder::new()
+fn patience() -> backoff::ExponentialBackoff {
+    backoff::ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(200))
         .with_max_interval(Duration::from_secs(10))
         .with_max_elapsed_time(Some(READ_GIVE_UP_AFTER))
-        .build();
-    loop {
-        match read().await {
-            Ok(done) => return Ok(done),
-            Err(backoff::Error::Permanent(error)) => return Err(error),
-            Err(backoff::Error::Transient { err, .. }) => match pauses.next_backoff() {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(err),
-            },
-        }
-    }
+        .build()
 }
 
 fn render_task(spec: &TaskSpec, image: Option<PathBuf>) -> RenderTask {

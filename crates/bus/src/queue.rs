@@ -301,7 +301,7 @@ impl Delivery {
 
 /// Runs `operation` until it succeeds, fails for good, or the policy is exhausted. The `backoff` crate gives the
 /// delays; its own runner is not used because it wants a runtime feature of its own.
-pub(crate) async fn retry<T, E, F, Fut>(
+pub async fn retry<T, E, F, Fut>(
     mut policy: backoff::ExponentialBackoff,
     mut operation: F,
 ) -> Result<T, E>
