@@ -33,6 +33,7 @@ pub mod prepare;
 pub mod presence;
 pub mod progress;
 pub mod render;
+pub mod room;
 pub mod salvage;
 pub mod take;
 pub mod wellness;
@@ -139,6 +140,10 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     ctx.tasks.spawn(async move {
         watching.wellness.watch_store(&watching.store, &until).await;
     });
+    let (watching, until) = (Arc::clone(worker), stopping());
+    ctx.tasks.spawn(async move {
+        watching.watch_room(&until).await;
+    });
     ctx.tasks.spawn(idle::watch_server(
         client.clone(),
         orphan_limit,
@@ -173,6 +178,8 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     ctx.spawn("render", async move {
         let ended = ended.drop_guard();
         let sources = open_queues(&worker, &ctx_inside).await;
+        // Known before the first task is taken.
+        worker.look_for_room().await;
         // An error means that the listener ended: the worker is told to stop.
         let _ = listens.await;
         let take = take::Take::new(

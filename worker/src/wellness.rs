@@ -55,6 +55,7 @@ pub struct Wellness {
 #[derive(Default)]
 struct State {
     storage_fails: bool,
+    log_is_full: bool,
     scratch_fails_since: Option<Instant>,
     /// Since a task was last rendered here.
     handed_back: BTreeSet<TaskId>,
@@ -94,6 +95,28 @@ impl Wellness {
         self.doubted.notify_one();
     }
 
+    /// What is left of the task log is for the ends of tasks, or is not any more.
+    pub fn log_is_full(&self, is_full: bool, percent: u64) {
+        let before = std::mem::replace(&mut self.state().log_is_full, is_full);
+        match (before, is_full) {
+            (false, true) => {
+                tracing::warn!(
+                    percent,
+                    "the task log is nearly full: no task is started here"
+                );
+            }
+            (true, false) => tracing::info!(percent, "the task log has room again"),
+            _ => {}
+        }
+        let checked = match is_full {
+            true => Err(format!(
+                "{percent} % of the task log is used: no task is started"
+            )),
+            false => Ok(()),
+        };
+        self.health.set("task log", checked);
+    }
+
     /// A render has got somewhere: engine, accelerator and scratch directory work.
     pub fn rendered(&self) {
         self.state().handed_back.clear();
@@ -119,7 +142,7 @@ impl Wellness {
                 Fitness::GiveUp("the videos of several tasks in a row were refused here")
             }
             Some(_) => Fitness::Unwell,
-            None if state.storage_fails => Fitness::Unwell,
+            None if state.storage_fails || state.log_is_full => Fitness::Unwell,
             None => Fitness::Well,
         };
         drop(state);

@@ -26,7 +26,7 @@ pub enum ActError {
     #[error("consumer {consumer} could not be looked at")]
     Look { consumer: String, source: LookError },
     #[error("the room of the log could not be looked at")]
-    Room(#[source] LookError),
+    Room(#[source] ApiError),
     #[error("worker {worker} could not be looked up")]
     Presence { worker: String, source: ApiError },
     #[error("the objects of the task could not be listed")]
@@ -51,7 +51,5 @@ pub enum LookError {
     #[error(transparent)]
     Consumer(#[from] async_nats::jetstream::stream::ConsumerError),
     #[error(transparent)]
-    Stream(#[from] async_nats::jetstream::context::GetStreamError),
-    #[error(transparent)]
-    Mark(#[from] ApiError),
+    Api(#[from] ApiError),
 }

@@ -13,8 +13,9 @@ use std::sync::Mutex;
 
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
+use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{work_consumer, work_filter};
-use spotreel_bus::{AppendError, Recorded, TaskLog, kv};
+use spotreel_bus::{AppendError, LogRoom, Recorded, TaskLog, kv};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 use tokio_util::sync::CancellationToken;
 
@@ -152,6 +153,11 @@ impl Net {
     async fn restore(&self, last: &Recorded) -> Result<bool, ActError> {
         let (id, now) = (&last.task.id, ambient::now());
         if age(last, now) < self.config.patience || self.is_rendered(last).await? {
+            return Ok(false);
+        }
+        // Nobody would start it now.
+        let room = LogRoom::of_log(self.log.client()).await;
+        if room.map_err(ActError::Room)?.is_used_to(ENDS_ONLY_PERCENT) {
             return Ok(false);
         }
         // Refused: it has ended, and the sweeper sees to its item.

@@ -4,6 +4,7 @@ use async_nats::Client;
 use async_nats::jetstream::consumer::{Info, PullConsumer};
 use async_nats::jetstream::stream::ConsumerError;
 use spotreel_bootstrap::{Context, Health};
+use spotreel_bus::LogRoom;
 use spotreel_bus::names::{
     CONSUMER_DEADLINES, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, TASKS, work_consumer,
 };
@@ -89,25 +90,15 @@ impl Reconcile {
     }
 
     async fn measure_log(&self, known: &mut Known) -> Result<(), LookError> {
-        let stream = async_nats::jetstream::new(self.client.clone())
-            .get_stream(TASKS)
-            .await?;
-        let info = stream.cached_info();
-        let max = u64::try_from(info.config.max_bytes).unwrap_or_default();
-        metrics::log_room(info.state.bytes, max);
-        let percent = info
-            .state
-            .bytes
-            .saturating_mul(100)
-            .checked_div(max)
-            .unwrap_or_default();
-        let crowded = percent >= self.config.log_warn_percent;
+        let room = LogRoom::of_log(&self.client).await?;
+        metrics::log_room(room.bytes, room.max_bytes);
+        let crowded = room.is_used_to(self.config.log_warn_percent);
         if crowded && !known.crowded {
             tracing::warn!(
-                percent,
-                bytes = info.state.bytes,
-                max,
-                "the task log is filling up; intake refuses new tasks at 80 %"
+                percent = room.used_percent(),
+                bytes = room.bytes,
+                max = room.max_bytes,
+                "the task log is filling up; intake refuses new tasks at 80 %, workers start none at 95 %"
             );
         }
         known.crowded = crowded;

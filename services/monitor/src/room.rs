@@ -8,10 +8,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::Recorded;
-use spotreel_bus::names::{
-    CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT, TASKS,
-};
+use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT};
+use spotreel_bus::{LogRoom, Recorded};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ActError;
@@ -114,12 +112,8 @@ impl Janitor {
     }
 
     async fn is_fuller_than(&self, percent: u64) -> Result<bool, ActError> {
-        let context = async_nats::jetstream::new(self.log.client().clone());
-        let stream = context.get_stream(TASKS).await;
-        let stream = stream.map_err(|source| ActError::Room(source.into()))?;
-        let info = stream.cached_info();
-        let max = u64::try_from(info.config.max_bytes).unwrap_or_default();
-        Ok(max > 0 && info.state.bytes >= max / 100 * percent)
+        let room = LogRoom::of_log(self.log.client()).await;
+        Ok(room.map_err(ActError::Room)?.is_used_to(percent))
     }
 
     async fn remove_ended(&self, events: &[Recorded]) -> Result<usize, ActError> {

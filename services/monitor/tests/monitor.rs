@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use harness::{Hand, Nats, Written, provisioned, until};
 use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
-use spotreel_bus::{AppendError, Queue};
+use spotreel_bus::{AppendError, LogRoom, Queue};
 use spotreel_domain::task::State;
 use spotreel_domain::{Event, Lane, Model, Priority};
 use spotreel_localcloud::LocalCloud;
@@ -48,6 +49,18 @@ struct System {
 impl System {
     async fn start() -> Self {
         Self::over(provisioned().await).await
+    }
+
+    async fn with_a_small_log() -> Self {
+        let nats = Nats::start().await;
+        let layout = spotreel_bus::provision::Layout {
+            tasks_max_bytes: 100_000,
+            ..Default::default()
+        };
+        spotreel_bus::provision::apply(&nats.client("provision").await, &layout)
+            .await
+            .unwrap();
+        Self::over(nats).await
     }
 
     async fn over(nats: Nats) -> Self {
@@ -98,6 +111,10 @@ impl System {
         let name = work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
         let info = reconcile::consumer(&self.hand.client, &name).await.unwrap();
         info.num_pending + info.num_ack_pending as u64
+    }
+
+    async fn room(&self) -> LogRoom {
+        LogRoom::of_log(&self.hand.client).await.unwrap()
     }
 
     async fn last(&self, task: &Written) -> spotreel_bus::Recorded {
@@ -576,23 +593,9 @@ async fn of_a_task_that_goes_on_entry_start_and_last_event_stay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
-    let nats = Nats::start().await;
-    let layout = spotreel_bus::provision::Layout {
-        tasks_max_bytes: 100_000,
-        ..Default::default()
-    };
-    spotreel_bus::provision::apply(&nats.client("provision").await, &layout)
-        .await
-        .unwrap();
-    let system = System::over(nats).await;
+    let system = System::with_a_small_log().await;
     let hand = &system.hand;
-    let full = async || {
-        let stream = async_nats::jetstream::new(hand.client.clone())
-            .get_stream(TASKS)
-            .await
-            .unwrap();
-        stream.cached_info().state.bytes * 100 / 100_000
-    };
+    let full = async || system.room().await.used_percent();
     let live = hand.submit("live", None).await;
     let mut ended = Vec::new();
     while full().await < 75 {
@@ -616,6 +619,28 @@ async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
     })
     .await;
     assert_eq!(system.events(&live).await, [Event::Queued]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_a_log_that_is_nearly_full_no_task_is_queued_again() {
+    let system = System::with_a_small_log().await;
+    let hand = &system.hand;
+    let task = hand.started(&hand.submit("t1", None).await).await;
+    hand.log.delete(task.task.entry).await.unwrap();
+    let mut others = Vec::new();
+    while !system.room().await.is_used_to(ENDS_ONLY_PERCENT) {
+        let id = format!("other-{}", others.len());
+        others.push(hand.submit(&id, None).await);
+    }
+    let mut hasty = config();
+    hasty.net.patience = Duration::ZERO;
+    let net = Net::new(hand.log.clone(), hasty.net.clone());
+    let janitor = system.janitor(hasty);
+    assert_eq!(net.look(&janitor).await.unwrap(), 0);
+    for other in others {
+        hand.log.delete(other.sequence).await.unwrap();
+    }
+    assert_eq!(net.look(&janitor).await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

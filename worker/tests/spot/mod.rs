@@ -53,7 +53,7 @@ impl Stage {
         .await
     }
 
-    async fn set_with(layout: Layout) -> Self {
+    pub async fn set_with(layout: Layout) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud"))).await;
         let cloud = cloud.unwrap();
