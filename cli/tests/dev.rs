@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 use serde_json::Value;
+use spotreel_test_nats::eventually;
 use tempfile::TempDir;
 
 /// Debug builds on a machine that compiles something else beside.
@@ -20,10 +22,38 @@ struct Dev {
 }
 
 impl Dev {
-    fn start(dir: &Path, args: &[&str]) -> Self {
+    async fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::run(spotreel(dir, &[&["dev"], args].concat()), dir).await
+    }
+
+    /// With a small disk of its own under the NATS server, or none where this machine lets nobody mount one.
+    async fn on_a_small_disk(dir: &Path, args: &[&str]) -> Option<Self> {
+        let store = dir.join("nats");
+        std::fs::create_dir(&store).expect("a directory can be made");
+        let on_disk = |program: &Command| {
+            let mount = r#"mount -t tmpfs -o size=64m none "$1" && shift && exec "$@""#;
+            let mut command = Command::new("unshare");
+            command
+                .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
+                .arg("sh")
+                .arg(&store)
+                .arg(program.get_program())
+                .args(program.get_args());
+            without_nats(&mut command);
+            command
+        };
+        let tried = on_disk(&Command::new("true")).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let program = spotreel(dir, &[&["dev"], args].concat());
+        Some(Self::run(on_disk(&program), dir).await)
+    }
+
+    async fn run(mut command: Command, dir: &Path) -> Self {
         // One that was killed has left it behind.
         let _ = std::fs::remove_file(dir.join("endpoints.env"));
-        let process = spotreel(dir, &[&["dev"], args].concat())
+        let process = command
             .stdout(Stdio::null())
             .spawn()
             .expect("it can be started");
@@ -35,7 +65,8 @@ impl Dev {
             let ended = dev.process.try_wait().expect("it is our child");
             assert!(ended.is_none(), "it ended: {ended:?}");
             dir.join("endpoints.env").exists()
-        });
+        })
+        .await;
         dev
     }
 
@@ -77,18 +108,19 @@ impl Drop for Dev {
 fn spotreel(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
     command.arg("--dir").arg(dir).args(args);
-    for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS"] {
-        command.env_remove(name);
-    }
+    without_nats(&mut command);
     command
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < SOON, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(100));
+/// Nothing of the person's own.
+fn without_nats(command: &mut Command) {
+    for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS"] {
+        command.env_remove(name);
     }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, SOON, || std::future::ready(holds().then_some(()))).await;
 }
 
 /// Programs of processes that carry this directory's mark in their environment.
@@ -106,16 +138,17 @@ fn marked(dir: &Path) -> Vec<String> {
     programs.collect()
 }
 
-#[test]
-fn one_task_is_rendered_by_a_machine_that_was_bought_for_it() {
+#[tokio::test]
+async fn one_task_is_rendered_by_a_machine_that_was_bought_for_it() {
     let dir = TempDir::new().expect("a directory can be made");
-    let mut dev = Dev::start(dir.path(), &["--max-wait", "1s"]);
+    let mut dev = Dev::start(dir.path(), &["--max-wait", "1s"]).await;
     assert_eq!(dev.workers(), 0, "nothing is bought for nothing");
     let task = ["--prompt", "a red fox", "--frames", "5", "--steps", "2"];
     dev.say(&[&["submit", "--wait"], &task[..]].concat());
     until("the batch has settled", || {
         dev.pool()["batch"]["status"] == "settled"
-    });
+    })
+    .await;
     assert_eq!(dev.workers(), 0, "nothing is left of it");
     let story = dev.say(&["batches", "default-1"]);
     assert!(story.contains("1 machine bought"), "{story}");
@@ -127,25 +160,27 @@ fn one_task_is_rendered_by_a_machine_that_was_bought_for_it() {
     assert_eq!(marked(dir.path()), Vec::<String>::new());
 }
 
-#[test]
-fn orders_are_carried_out_and_refused_in_words() {
+#[tokio::test]
+async fn orders_are_carried_out_and_refused_in_words() {
     let dir = TempDir::new().expect("a directory can be made");
-    let dev = Dev::start(dir.path(), &["--max-wait", "1s", "--step-ms", "500"]);
+    let dev = Dev::start(dir.path(), &["--max-wait", "1s", "--step-ms", "500"]).await;
     dev.say(&["hold", "--reason", "the floor is wet"]);
     dev.say(&["submit", "--prompt", "a red fox", "--steps", "60"]);
     until("the hold is told with the rule that fires", || {
         let why = dev.say(&["why"]);
         why.contains("blocked: max_wait") && why.contains("the floor is wet")
-    });
+    })
+    .await;
     dev.say(&["run", "--force"]);
     let busy = || dev.pool()["instances"][0]["worker"]["task"].is_string();
-    until("a machine renders", busy);
+    until("a machine renders", busy).await;
     let plan = dev.say(&["fleet", "reap", "--all", "--dry-run"]);
     assert!(plan.contains("1 would be ended"), "{plan}");
     dev.say(&["stop", "--now"]);
     until("the batch has settled", || {
         dev.pool()["batch"]["status"] == "settled"
-    });
+    })
+    .await;
     let tasks = dev.say(&["list"]);
     assert!(tasks.contains("queued"), "the task stays: {tasks}");
 
@@ -156,18 +191,18 @@ fn orders_are_carried_out_and_refused_in_words() {
     assert!(words.contains("no pool \"nope\""), "{words}");
 }
 
-#[test]
-fn machines_of_a_dev_that_was_killed_end_with_the_next_one() {
+#[tokio::test]
+async fn machines_of_a_dev_that_was_killed_end_with_the_next_one() {
     let dir = TempDir::new().expect("a directory can be made");
     let args = ["--max-wait", "1s", "--step-ms", "500"];
-    let mut dev = Dev::start(dir.path(), &args);
+    let mut dev = Dev::start(dir.path(), &args).await;
     dev.say(&["submit", "--prompt", "a red fox", "--steps", "60"]);
-    until("a machine runs", || dev.workers() == 1);
+    until("a machine runs", || dev.workers() == 1).await;
     dev.signal(Signal::SIGKILL);
     dev.process.wait().expect("it is our child");
     assert_eq!(dev.workers(), 1, "nobody was there to end it");
 
-    let mut next = Dev::start(dir.path(), &["--workers", "0"]);
+    let mut next = Dev::start(dir.path(), &["--workers", "0"]).await;
     assert_eq!(
         next.workers(),
         0,
@@ -200,10 +235,10 @@ fn readme_program(dir: &Path, prompt: &str) -> std::process::Output {
         .expect("it can be run")
 }
 
-#[test]
-fn readmes_python_tells_a_video_from_a_failure_and_a_refusal() {
+#[tokio::test]
+async fn readmes_python_tells_a_video_from_a_failure_and_a_refusal() {
     let dir = TempDir::new().expect("a directory can be made");
-    let _dev = Dev::start(dir.path(), &["--workers", "1"]);
+    let _dev = Dev::start(dir.path(), &["--workers", "1"]).await;
     let good = readme_program(dir.path(), "a red fox in the snow");
     let words = String::from_utf8_lossy(&good.stderr).into_owned();
     assert!(good.status.success(), "{words}");
@@ -216,10 +251,10 @@ fn readmes_python_tells_a_video_from_a_failure_and_a_refusal() {
     }
 }
 
-#[test]
-fn a_file_again_is_the_same_tasks_and_videos_go_where_they_are_wanted() {
+#[tokio::test]
+async fn a_file_again_is_the_same_tasks_and_videos_go_where_they_are_wanted() {
     let dir = TempDir::new().expect("a directory can be made");
-    let dev = Dev::start(dir.path(), &["--workers", "1"]);
+    let dev = Dev::start(dir.path(), &["--workers", "1"]).await;
     let file = dir.path().join("tasks.jsonl");
     let line =
         r#"{"model":"ti2v-5B","prompt":"雪の中の狐","frames":5,"steps":2,"expires_in":"1h"}"#;
@@ -243,4 +278,54 @@ fn a_file_again_is_the_same_tasks_and_videos_go_where_they_are_wanted() {
     assert_eq!(missing.status.code(), Some(1));
     let told: Value = serde_json::from_slice(&missing.stdout).expect("it is JSON");
     assert_eq!(told["error"]["code"], "not_found");
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_written_again_without_a_person() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let Some(dev) = Dev::on_a_small_disk(dir.path(), &["--workers", "0"]).await else {
+        return eprintln!("SKIPPED: nobody may mount a tmpfs in a user namespace here");
+    };
+    let task = ["submit", "--prompt", "a red fox"];
+    dev.say(&task);
+    // The disk as the server sees it.
+    let store = dir.path().canonicalize().expect("it is there").join("nats");
+    let store = format!("/proc/{}/root{}", dev.process.id(), store.display());
+    let disk = statvfs(store.as_str()).expect("it is there");
+    let free = disk.blocks_available() * disk.fragment_size();
+    let left = 1 << 20;
+    let filler = Path::new(&store).join("filler");
+    let zeros = vec![0; usize::try_from(free - left).expect("it is small")];
+    std::fs::write(&filler, zeros).expect("it fits");
+    let line = serde_json::json!({"model": "ti2v-5B", "prompt": "x".repeat(2_000)});
+    let file = dir.path().join("tasks.jsonl");
+    std::fs::write(&file, format!("{line}\n").repeat(1_000)).expect("it can be written");
+    let too_much = spotreel(dir.path(), &["submit", "-f", &file.display().to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut too_much = too_much.expect("it can be started");
+
+    let ports = std::fs::read(dir.path().join("ports.json")).expect("it is there");
+    let ports: Value = serde_json::from_slice(&ports).expect("it is JSON");
+    let url = format!("http://127.0.0.1:{}/readyz", ports["intake"]);
+    let client = reqwest::Client::builder().no_proxy().build();
+    let client = client.expect("it can be made");
+    let is_ready = async || {
+        let answer = client.get(&url).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    };
+    let says_so = async || (!is_ready().await).then_some(());
+    eventually("intake says that nothing is stored", SOON, says_so).await;
+    too_much.kill().expect("it is our child");
+    too_much.wait().expect("it is our child");
+
+    std::fs::remove_file(&filler).expect("it is there");
+    until("tasks are taken again", || {
+        let submitted = spotreel(dir.path(), &task).output();
+        submitted.expect("it can be run").status.success()
+    })
+    .await;
+    let is_well = async || is_ready().await.then_some(());
+    eventually("intake is ready again", SOON, is_well).await;
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::disk::Disk;
 use super::leftovers::{MARK, PIDS};
 
 /// The pause before a program is started again: doubled each time, from the first to the last.
@@ -36,6 +37,8 @@ pub struct Spec {
     pub variables: Vec<(String, String)>,
     /// Answers 200 when the program is ready.
     pub ready_url: Option<String>,
+    /// Of a server that has to be started again when its disk was full.
+    pub disk: Option<Disk>,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
 }
@@ -155,6 +158,11 @@ async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: Cancellatio
                         home.record(&spec.name, None);
                         return;
                     }
+                    () = disk_was_full(&spec) => {
+                        end(&mut child, spec.grace, &spec.name, &kill).await;
+                        home.record(&spec.name, None);
+                        continue;
+                    }
                 };
                 home.record(&spec.name, None);
                 status
@@ -178,6 +186,13 @@ async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: Cancellatio
             () = stop.cancelled() => return,
         }
         pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+async fn disk_was_full(spec: &Spec) {
+    match &spec.disk {
+        Some(disk) => disk.was_full().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod child;
 mod children;
+mod disk;
 mod leftovers;
 mod machines;
 mod nats;

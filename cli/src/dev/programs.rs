@@ -7,12 +7,15 @@ use anyhow::{Context, bail};
 use spotreel_domain::Model;
 
 use super::children::Spec;
+use super::disk::Disk;
 use super::machines;
 use super::ports::Ports;
 use super::secrets::{S3_ACCESS_KEY, Secrets};
 use crate::args::DevArgs;
 
 pub const NATS: &str = "nats-server";
+/// Where it says how it is.
+const NATS_MONITORING: &str = "nats-monitoring";
 pub const LOCALCLOUD: &str = "localcloud";
 const LOCALCLOUD_ADMIN: &str = "localcloud-admin";
 const TRIGGER: &str = "trigger";
@@ -20,7 +23,8 @@ const FLEET: &str = "fleet";
 /// Those that make machines come stand first among those that are stopped.
 pub const BUYERS: [&str; 2] = [TRIGGER, FLEET];
 const INTAKE: &str = "intake";
-pub const SERVICES: [&str; 3] = [INTAKE, "notifier", "monitor"];
+const MONITOR: &str = "monitor";
+pub const SERVICES: [&str; 3] = [INTAKE, "notifier", MONITOR];
 /// The HTTP API, which intake answers.
 pub const API: &str = "api";
 
@@ -47,7 +51,7 @@ pub fn is_worker(name: &str) -> bool {
 
 /// Whatever needs a port.
 pub fn port_names(args: &DevArgs) -> Vec<String> {
-    let fixed = [NATS, LOCALCLOUD, LOCALCLOUD_ADMIN, API]
+    let fixed = [NATS, NATS_MONITORING, LOCALCLOUD, LOCALCLOUD_ADMIN, API]
         .into_iter()
         .chain(BUYERS)
         .chain(SERVICES);
@@ -80,10 +84,17 @@ impl Plan<'_> {
         format!("http://{}", self.ports.address(LOCALCLOUD))
     }
 
+    /// Where the NATS server keeps everything.
+    fn store(&self) -> PathBuf {
+        self.dir.join("nats")
+    }
+
     pub fn nats(&self) -> Spec {
         let address = self.ports.address(NATS);
         let port = address.port().to_string();
-        let (conf, store) = (self.nats_conf.display(), self.dir.join("nats"));
+        let monitoring = self.ports.address(NATS_MONITORING);
+        let monitoring_port = monitoring.port().to_string();
+        let (conf, store) = (self.nats_conf.display(), self.store());
         let args = [
             "-c",
             &conf.to_string(),
@@ -91,6 +102,8 @@ impl Plan<'_> {
             "127.0.0.1",
             "-p",
             &port,
+            "-m",
+            &monitoring_port,
             "-sd",
         ];
         Spec {
@@ -103,6 +116,10 @@ impl Plan<'_> {
                 .collect(),
             variables: self.secrets.nats_variables().collect(),
             ready_url: None,
+            disk: Some(Disk {
+                dir: store,
+                health_url: format!("http://{monitoring}/healthz"),
+            }),
             grace: GRACE,
         }
     }
@@ -131,6 +148,7 @@ impl Plan<'_> {
                 .map(|(name, value)| (format!("SPOTREEL_LOCALCLOUD_{name}"), value))
                 .collect(),
             ready_url: Some(format!("http://{admin}/readyz")),
+            disk: None,
             grace: LOCALCLOUD_GRACE,
         })
     }
@@ -144,6 +162,7 @@ impl Plan<'_> {
     pub fn others(&self) -> anyhow::Result<Vec<Spec>> {
         let services = SERVICES.into_iter().map(|name| match name {
             INTAKE => self.service(name, self.intake_settings()),
+            MONITOR => self.service(name, vec![format!("disk.dir={}", self.store().display())]),
             name => self.service(name, Vec::new()),
         });
         let buyers = [
@@ -162,6 +181,7 @@ impl Plan<'_> {
             args: set(settings),
             variables: self.variables(name, name),
             ready_url: Some(self.ready_url(name)),
+            disk: None,
             grace: GRACE,
         })
     }
@@ -225,6 +245,7 @@ impl Plan<'_> {
             args: set(settings),
             variables: self.variables("worker", &name),
             ready_url: Some(self.ready_url(&name)),
+            disk: None,
             grace: WORKER_GRACE,
             name,
         })

@@ -34,10 +34,7 @@ pub async fn nats(config: &NatsConfig, children: &mut Children) -> anyhow::Resul
 
 /// Until each child that can be asked answers 200.
 pub async fn all(children: &mut Children) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_WITHIN)
-        .build()?;
+    let http = client()?;
     let waiting: Vec<(String, String)> = children
         .ready_urls()
         .map(|(name, url)| (name.to_owned(), url.to_owned()))
@@ -63,6 +60,14 @@ pub async fn all(children: &mut Children) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks programs of this machine how they are.
+pub fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_WITHIN)
+        .build()
 }
 
 /// What `/readyz` says in the way.

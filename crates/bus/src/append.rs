@@ -126,14 +126,16 @@ impl Write {
             Ok(ack) => Ok(ack.seq),
             Err(ApiError::Full) => Err(Permanent(AppendError::Full)),
             Err(ApiError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
-            Err(ApiError::Conflict | ApiError::Unknown(_)) => match last().await {
+            Err(error @ (ApiError::Conflict | ApiError::Unknown(_))) => match last().await {
                 Ok(Some(last)) if self.is_told_by(&last) => Ok(last.sequence()),
                 Ok(last) => {
                     let newest = last.as_ref().map_or(0, R::sequence);
                     let conflict = AppendError::Conflict(last.map(Box::new));
-                    match newest == self.expected {
-                        true => Err(again(conflict)),
-                        false => Err(Permanent(conflict)),
+                    match error {
+                        _ if newest != self.expected => Err(Permanent(conflict)),
+                        ApiError::Conflict => Err(again(conflict)),
+                        // Nobody came first: the server does not store, as when its disk is full.
+                        silence => Err(again(AppendError::Unavailable(silence.into()))),
                     }
                 }
                 Err(error) => Err(again(AppendError::Unavailable(error))),

@@ -4,8 +4,8 @@
 //! grow by themselves under load. Two events of one task never share a batch (the server would store both).
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use spotreel_bootstrap::ambient;
@@ -23,11 +23,20 @@ const WAITING: usize = 10_000;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// Appends under way at once when a batch's fate is unknown and each is settled alone.
 const SINGLES: usize = 64;
+/// How long intake is not ready after a write that the log did not take: longer than the next one takes to fail. Without
+/// an end, an intake that is not ready would be asked for nothing and never learn that the log takes writes again.
+const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub struct Committer {
     jobs: mpsc::Sender<Job>,
+    writes: Writes,
 }
+
+/// When the log last failed to take a write, unless it has taken one since. A server whose disk is full answers every
+/// question as if all were well; only writes tell.
+#[derive(Clone, Default)]
+struct Writes(Arc<Mutex<Option<Instant>>>);
 
 struct Job {
     append: Append,
@@ -38,7 +47,20 @@ impl Committer {
     /// The committer, and the loop that it needs: it ends when the last committer is gone and all is written.
     pub fn new(log: TaskLog, config: &CommitConfig) -> (Self, impl Future<Output = ()> + use<>) {
         let (jobs, waiting) = mpsc::channel(WAITING);
-        (Self { jobs }, gather(log, waiting, config.clone()))
+        let writes = Writes::default();
+        let committer = Self {
+            jobs,
+            writes: writes.clone(),
+        };
+        (committer, gather(log, waiting, config.clone(), writes))
+    }
+
+    /// Whether the log takes what is written to it, as far as the last writes tell.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match self.writes.failed_within(DOUBTED_FOR) {
+            true => Err("the task log did not take the last write: is the disk under NATS full?"),
+            false => Ok(()),
+        }
     }
 
     /// Writes one task's event. None: the program is ending, or the write was cut off.
@@ -49,7 +71,12 @@ impl Committer {
     }
 }
 
-async fn gather(log: TaskLog, mut waiting: mpsc::Receiver<Job>, config: CommitConfig) {
+async fn gather(
+    log: TaskLog,
+    mut waiting: mpsc::Receiver<Job>,
+    config: CommitConfig,
+    writes: Writes,
+) {
     let places = Arc::new(Semaphore::new(config.in_flight));
     let mut postponed = VecDeque::new();
     loop {
@@ -66,7 +93,7 @@ async fn gather(log: TaskLog, mut waiting: mpsc::Receiver<Job>, config: CommitCo
             },
         };
         let batch = fill(first, &mut waiting, &mut postponed, config.largest_batch);
-        tokio::spawn(write(log.clone(), batch, place));
+        tokio::spawn(write(log.clone(), batch, writes.clone(), place));
     }
     // Every place free: everything is written.
     let all = u32::try_from(config.in_flight).unwrap_or(u32::MAX);
@@ -113,6 +140,26 @@ fn weight(append: &Append) -> usize {
     spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len) + labels
 }
 
+impl Writes {
+    fn note<T>(&self, outcome: &Result<T, AppendError>) {
+        match outcome {
+            Ok(_) => self.set(None),
+            Err(AppendError::Unavailable(_)) => self.set(Some(Instant::now())),
+            // The log refused the write itself, and could have taken another.
+            Err(_) => {}
+        }
+    }
+
+    fn set(&self, failed: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    fn failed_within(&self, time: Duration) -> bool {
+        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| at.elapsed() < time)
+    }
+}
+
 /// Appends that stand or fall together.
 struct Open {
     jobs: Vec<Job>,
@@ -122,7 +169,7 @@ struct Open {
 
 /// Writes a batch. Of a refused one those whose ids are taken are set aside; should it be refused again, it is halved until
 /// the culprit stands alone.
-async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
+async fn write(log: TaskLog, batch: Vec<Job>, writes: Writes, _place: OwnedSemaphorePermit) {
     let began = Instant::now();
     let tasks = batch.len();
     let mut open = vec![Open {
@@ -135,13 +182,17 @@ async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
             [] => continue,
             [append] => {
                 let outcome = log.append(append).await;
+                writes.note(&outcome);
                 answer(jobs, [outcome]);
                 continue;
             }
             appends => log.append_batch(appends, ambient::uuid_v4()).await,
         };
         match written {
-            Ok(sequences) => answer(jobs, sequences.into_iter().map(Ok)),
+            Ok(sequences) => {
+                writes.set(None);
+                answer(jobs, sequences.into_iter().map(Ok));
+            }
             Err(ApiError::Full) => {
                 answer(jobs, std::iter::repeat_with(|| Err(AppendError::Full)));
             }
@@ -155,9 +206,11 @@ async fn write(log: TaskLog, batch: Vec<Job>, _place: OwnedSemaphorePermit) {
             }
             Err(error) => {
                 tracing::warn!(%error, tasks = jobs.len(), "a batch's fate is unknown; settling each task alone");
+                writes.set(Some(Instant::now()));
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
                 let outcomes: Vec<_> = futures::stream::iter(each)
                     .buffered(SINGLES)
+                    .inspect(|outcome| writes.note(outcome))
                     .collect()
                     .await;
                 answer(jobs, outcomes);
@@ -192,5 +245,26 @@ fn answer(jobs: Vec<Job>, outcomes: impl IntoIterator<Item = Result<u64, AppendE
     for (job, outcome) in jobs.into_iter().zip(outcomes) {
         // Whoever asked may be gone; the task stays accepted.
         let _ = job.done.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_doubted_after_a_write_that_it_did_not_take_and_until_it_takes_one() {
+        let writes = Writes::default();
+        let is_doubted = || writes.failed_within(DOUBTED_FOR);
+        assert!(!is_doubted());
+        let unanswered = ApiError::Unknown("spotreel.log.t.queued.m.1".into());
+        let unavailable = AppendError::Unavailable(unanswered.into());
+        writes.note::<u64>(&Err(unavailable));
+        assert!(is_doubted());
+        writes.note::<u64>(&Err(AppendError::Conflict(None)));
+        assert!(is_doubted(), "the server compares before it stores");
+        assert!(!writes.failed_within(Duration::ZERO), "not for ever");
+        writes.note(&Ok(1));
+        assert!(!is_doubted());
     }
 }

@@ -98,14 +98,14 @@ pub async fn start_with(
     let images = Images::new(store, config.s3.link_lasts);
     let intake = Arc::new(Intake {
         log,
-        committer,
+        committer: committer.clone(),
         images: images.clone(),
         limits: limits.clone(),
         quality: config.quality.clone(),
     });
 
     ctx.spawn("owners", watch_owners(limits.clone(), ctx.clone()));
-    ctx.spawn("limits", watch_limits(limits, ctx.clone()));
+    ctx.spawn("limits", watch_limits(limits, committer, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
     let events = EventStream::open(&client).await;
     #[expect(clippy::cast_possible_truncation, reason = "it is 9 MiB")]
@@ -155,7 +155,11 @@ async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context)
     }
 }
 
-async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
+async fn watch_limits(
+    limits: Arc<Limits>,
+    committer: Committer,
+    ctx: Context,
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(limits.poll_every());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while ctx
@@ -165,6 +169,7 @@ async fn watch_limits(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
         .is_some()
     {
         ctx.health.set("nats", limits.poll().await);
+        ctx.health.set("task log", committer.check());
     }
     Ok(())
 }

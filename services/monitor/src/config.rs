@@ -1,5 +1,6 @@
 //! The configuration, as `monitor.toml` explains it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub struct MonitorConfig {
     pub net: NetConfig,
     pub deadlines: DeadlinesConfig,
     pub reconcile: ReconcileConfig,
+    pub disk: DiskConfig,
     pub nats: NatsConfig,
     pub s3: StoreConfig,
     pub http: HttpConfig,
@@ -83,6 +85,14 @@ pub struct ReconcileConfig {
     #[serde(with = "humantime_serde")]
     pub every: Duration,
     pub log_warn_percent: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    pub least_free_gb: u64,
 }
 
 impl Config for MonitorConfig {

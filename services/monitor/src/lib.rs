@@ -7,7 +7,7 @@
 //! | [`room`] | nothing: it looks | removes finished tasks that are old, and the oldest while the log is too full |
 //! | [`net`](net::Net) | nothing: it looks | queues a task again whose work item is gone; drops the early events of one that goes on |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | says `expired` when the deadline has come |
-//! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue and the log's room; not ready while the clients' copy of EVENTS does not follow |
+//! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue, the log's room and the disk's; not ready while the clients' copy of EVENTS does not follow |
 //!
 //! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<priority>`, `spotreel.hint.<id>`, and the mark `sweeper`.
 //!
@@ -27,6 +27,7 @@
 
 mod config;
 pub mod deadlines;
+mod disk;
 mod error;
 mod inbox;
 pub mod janitor;
@@ -83,6 +84,7 @@ pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, sto
     let mark = sweeper::mark(
         client.clone(),
         config.sweeper.mark_every,
+        ctx.health.clone(),
         ctx.stopping.clone(),
     );
     ctx.spawn("sweeper's mark", async move {
@@ -122,7 +124,7 @@ pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, sto
         Ok(())
     });
 
-    let reconcile = Reconcile::new(client, config.reconcile, &ctx);
+    let reconcile = Reconcile::new(client, config.reconcile, config.disk, &ctx);
     ctx.spawn("reconcile", async move {
         reconcile.run().await;
         Ok(())

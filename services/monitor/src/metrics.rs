@@ -18,6 +18,8 @@ const ACK_PENDING: &str = "spotreel_consumer_ack_pending";
 const QUEUE: &str = "spotreel_queue_length";
 const LOG_BYTES: &str = "spotreel_log_bytes";
 const LOG_MAX: &str = "spotreel_log_max_bytes";
+const DISK_FREE: &str = "spotreel_store_disk_free_bytes";
+const DISK_SIZE: &str = "spotreel_store_disk_bytes";
 const COPY_BEHIND: &str = "spotreel_monitor_events_copy_behind";
 
 pub fn describe() {
@@ -63,6 +65,11 @@ pub fn describe() {
         "Events that the clients' copy of EVENTS does not have yet"
     );
     describe_gauge!(LOG_MAX, "Bytes that the task log may have");
+    describe_gauge!(
+        DISK_FREE,
+        "Bytes that are free on the disk under the NATS server"
+    );
+    describe_gauge!(DISK_SIZE, "Bytes of the disk under the NATS server");
 }
 
 pub fn copy_behind(events: u64) {
@@ -121,6 +128,11 @@ pub fn queue(model: Model, lane: Lane, length: u64) {
     };
     gauge!(QUEUE, "model" => model.as_str(), "priority" => priority, "lane" => name)
         .set(length as f64);
+}
+
+pub fn disk(free: u64, size: u64) {
+    gauge!(DISK_FREE).set(free as f64);
+    gauge!(DISK_SIZE).set(size as f64);
 }
 
 pub fn log_room(bytes: u64, max: u64) {

@@ -11,7 +11,8 @@ use spotreel_bus::names::{
 use spotreel_domain::{Lane, Model};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ReconcileConfig;
+use crate::config::{DiskConfig, ReconcileConfig};
+use crate::disk::DiskWatch;
 use crate::error::LookError;
 use crate::metrics;
 use crate::mirror::MirrorWatch;
@@ -27,6 +28,7 @@ const HEARERS: [&str; 4] = [
 pub(crate) struct Reconcile {
     client: Client,
     config: ReconcileConfig,
+    disk: DiskConfig,
     health: Health,
     stopping: CancellationToken,
 }
@@ -39,11 +41,12 @@ struct Known {
 }
 
 impl Reconcile {
-    pub fn new(client: Client, config: ReconcileConfig, ctx: &Context) -> Self {
+    pub fn new(client: Client, config: ReconcileConfig, disk: DiskConfig, ctx: &Context) -> Self {
         ctx.health.expect(LOG_CHECK);
         Self {
             client,
             config,
+            disk,
             health: ctx.health.clone(),
             stopping: ctx.stopping.clone(),
         }
@@ -53,11 +56,13 @@ impl Reconcile {
         let mut tick = tokio::time::interval(self.config.every);
         let mut known = Known::default();
         let mut mirror = MirrorWatch::new(self.client.clone());
+        let mut disk = DiskWatch::new(self.disk.clone());
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.stopping.cancelled() => return,
             }
+            disk.look();
             mirror.look(&self.health).await;
             match self.look(&mut known).await {
                 Ok(()) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use spotreel_bootstrap::ambient;
+use spotreel_bootstrap::{Health, ambient};
 use spotreel_bus::names::{CONSUMER_SWEEPER, SWEEPER_MARK};
 use spotreel_bus::{Recorded, TaskLog, kv};
 use spotreel_domain::{Event, Task};
@@ -18,6 +18,8 @@ use crate::inbox::Verdict;
 use crate::{metrics, reconcile};
 
 pub const CONSUMER: &str = CONSUMER_SWEEPER;
+
+const MARK_CHECK: &str = "sweeper's mark";
 
 pub struct Sweeper {
     log: TaskLog,
@@ -55,20 +57,27 @@ fn ended_entry(event: Event, task: &Task) -> Option<u64> {
 
 /// Says, while it is true, that all is swept: nothing waits and nothing is in hand. Counts may be trusted as far as the
 /// log went then.
-pub(crate) async fn mark(client: Client, every: Duration, stopping: CancellationToken) {
+pub(crate) async fn mark(
+    client: Client,
+    every: Duration,
+    health: Health,
+    stopping: CancellationToken,
+) {
     let mut tick = tokio::time::interval(every);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = stopping.cancelled() => return,
         }
-        if let Err(error) = try_mark(&client).await {
-            let error = format!("{:#}", anyhow::Error::new(error));
+        let marked = try_mark(&client).await;
+        let marked = marked.map_err(|error| format!("{:#}", anyhow::Error::new(error)));
+        if let Err(error) = &marked {
             tracing::warn!(
                 error,
                 "the sweeper's mark could not be set; trigger and fleet will wait for it"
             );
         }
+        health.set(MARK_CHECK, marked);
     }
 }
 

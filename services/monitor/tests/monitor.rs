@@ -644,6 +644,25 @@ async fn in_a_log_that_is_nearly_full_no_task_is_queued_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn not_ready_while_nothing_can_be_stored() {
+    let system = System::start().await;
+    let ctx = system.monitor(config()).await;
+    let mark = || ctx.health.readiness().checks.get("sweeper's mark").cloned();
+    until("the mark is stored", async || {
+        mark().is_some_and(|check| check.ok)
+    })
+    .await;
+    async_nats::jetstream::new(system.hand.client.clone())
+        .delete_stream(format!("KV_{MARKS_BUCKET}"))
+        .await
+        .unwrap();
+    until("it cannot be stored", async || {
+        mark().is_some_and(|check| !check.ok)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn not_ready_without_its_consumers() {
     let system = System::start().await;
     let stream = async_nats::jetstream::new(system.hand.client.clone())

@@ -1,0 +1,30 @@
+#!/bin/sh
+# The health check of the NATS container: health.sh STORE_DIRECTORY. A server that could not write to its disk stores
+# nothing more, also when the disk has room again, until it is started again. So this ends it then, and the engine starts
+# the container again (`restart:` in compose.yaml).
+set -u
+store=$1
+# Two of the files that the server writes streams in, 8 MiB each.
+room_kib=16384
+# In a tmpfs, so it is gone whenever the container starts: a server that still reads its streams back is left alone.
+was_well=${TMPDIR:-/tmp}/was-well
+
+ask() { wget -Y off -qO /dev/null http://127.0.0.1:8222/healthz 2>&1; }
+
+if said=$(ask); then
+  touch "$was_well"
+  exit 0
+fi
+# Only its own word counts; a server that does not answer may be busy.
+case $said in *" 503 "*) ;; *) exit 1 ;; esac
+free_kib=$(df -Pk "$store" | awk 'NR == 2 { print $4 }')
+if [ "$free_kib" -lt "$room_kib" ]; then
+  echo "the disk of $store is full: nothing can be stored"
+elif [ -e "$was_well" ]; then
+  told="nats-server stores nothing more since a write failed, and $((free_kib / 1024)) MiB are free now: it is started again"
+  echo "$told"
+  # Into the container's log, too.
+  echo "$told" 2>/dev/null > /proc/1/fd/2
+  kill "$(pidof nats-server)"
+fi
+exit 1
