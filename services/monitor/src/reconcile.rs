@@ -63,8 +63,15 @@ impl Reconcile {
                 () = self.stopping.cancelled() => return,
             }
             disk.look();
-            mirror.look(&self.health).await;
-            match self.look(&mut known).await {
+            // Dozens of questions, each of which may wait for its answer.
+            let look = async {
+                mirror.look(&self.health).await;
+                self.look(&mut known).await
+            };
+            let Some(looked) = self.stopping.run_until_cancelled(look).await else {
+                return;
+            };
+            match looked {
                 Ok(()) => {
                     known.failing = false;
                     self.health.set(LOG_CHECK, Ok::<(), &str>(()));
