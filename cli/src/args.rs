@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, civil};
 
 pub use fleet::{
     BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs, ResumeArgs,
@@ -55,12 +57,12 @@ pub enum Command {
     Watch(WatchArgs),
     /// List tasks, the newest change first
     List(ListArgs),
-    /// Show one task and what became of each try at it
+    /// Show one task, how far it is, and what became of each try at it
     Status(StatusArgs),
     /// Download a finished video and check it
     Get(GetArgs),
-    /// Cancel tasks that have not ended
-    Cancel(IdsArgs),
+    /// Cancel tasks that have not ended: by id, or by label, state, model or owner
+    Cancel(CancelArgs),
     /// Queue failed, cancelled or expired tasks again
     Retry(IdsArgs),
     /// Which rule will run the queue and when, and what each one still lacks
@@ -383,6 +385,37 @@ fn ahead(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How far back a list goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Since {
+    pub fn at(self, now: Timestamp) -> anyhow::Result<Timestamp> {
+        match self {
+            Self::At(at) => Ok(at),
+            Self::Ago(ago) => Ok(now.checked_sub(SignedDuration::try_from(ago)?)?),
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    let text = text.trim();
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    let at = text.parse::<Timestamp>().or_else(|_| {
+        let civil = text.parse::<civil::DateTime>()?;
+        Ok::<_, jiff::Error>(civil.to_zoned(TimeZone::UTC)?.timestamp())
+    });
+    at.map(Since::At).map_err(|_| {
+        "must be a duration such as 2h or 1d, or a date such as 2026-11-30 or 2026-11-30T18:00Z"
+            .to_owned()
+    })
+}
+
 /// JSON has no NaN and no infinity: they would be sent as if nothing had been said.
 fn finite(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -418,6 +451,7 @@ pub struct WatchArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel list
+  spotreel list --label batch=night --since 1d
   spotreel list --state failed --all --json | jq -r .id | xargs -r spotreel retry")]
 pub struct ListArgs {
     /// queued, started, succeeded, failed, cancelled or expired
@@ -426,6 +460,15 @@ pub struct ListArgs {
     /// ti2v-5B, t2v-A14B or i2v-A14B
     #[arg(long)]
     pub model: Option<String>,
+    /// Only tasks with this label; a key alone stands for any value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Option<String>,
+    /// Only tasks that were submitted with a key of this owner
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Only tasks that changed since: a duration, such as 2h or 1d, a date, or a time; without a zone it is UTC
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub since: Option<Since>,
     /// The most tasks to print
     #[arg(long, default_value_t = 50, conflicts_with = "all")]
     pub limit: u32,
@@ -439,6 +482,7 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// The task's id, or the first characters of one that spotreel gave
     pub id: String,
     /// Print the task as JSON
     #[arg(long)]
@@ -452,6 +496,7 @@ pub struct StatusArgs {
   spotreel get <ID> <ID> -o videos/ into videos/<ID>.mp4, each
   spotreel get <ID> -o - | ffplay -")]
 pub struct GetArgs {
+    /// The tasks' ids, or the first characters of ids that spotreel gave
     #[arg(required = true)]
     pub ids: Vec<String>,
     /// A file, a directory (with a slash at its end it is made), or '-' for standard output; <ID>.mp4 by default
@@ -461,6 +506,35 @@ pub struct GetArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel cancel <ID> <ID>
+  spotreel cancel --label batch=night
+  spotreel cancel --model t2v-A14B --state queued
+
+Of several flags, a task must fit each. The same command again is safe.")]
+pub struct CancelArgs {
+    #[arg(required_unless_present_any = CANCEL_FILTERS, conflicts_with_all = CANCEL_FILTERS)]
+    pub ids: Vec<String>,
+    /// All tasks with this label that have not ended; a key alone stands for any value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Option<String>,
+    /// All tasks in this state: queued or started
+    #[arg(long)]
+    pub state: Option<String>,
+    /// All tasks of this model that have not ended
+    #[arg(long)]
+    pub model: Option<String>,
+    /// All tasks of this owner that have not ended
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Print one JSON task per line; with flags that name tasks, one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+const CANCEL_FILTERS: [&str; 4] = ["label", "state", "model", "owner"];
 
 #[derive(Debug, Args)]
 pub struct IdsArgs {
@@ -555,6 +629,22 @@ mod tests {
     }
 
     #[test]
+    fn lists_go_back_by_durations_dates_and_times() {
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let at = |text: &str| since(text).unwrap().at(now).unwrap().to_string();
+        assert_eq!(at("2h"), "2026-11-30T10:00:00Z");
+        assert_eq!(at("2026-11-29"), "2026-11-29T00:00:00Z");
+        assert_eq!(at("2026-11-29T18:00"), "2026-11-29T18:00:00Z");
+        assert_eq!(at("2026-11-29T18:00:00+01:00"), "2026-11-29T17:00:00Z");
+        for bad in ["yesterday", "", "5"] {
+            let told = since(bad).unwrap_err();
+            assert!(told.contains("such as 2h or 1d"), "{bad}: {told}");
+        }
+        let ever = Since::Ago(Duration::MAX).at(now);
+        assert!(ever.is_err(), "there was no such time: {ever:?}");
+    }
+
+    #[test]
     fn what_excludes_each_other_is_refused() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("spotreel dev --dir d --trigger-at 5 --max-wait 1h").is_ok());
@@ -576,6 +666,10 @@ mod tests {
             .is_err()
         );
         assert!(parse(&format!("{template} --user-data f")).is_err());
+        assert!(parse("spotreel cancel").is_err());
+        assert!(parse("spotreel cancel a b").is_ok());
+        assert!(parse("spotreel cancel --label night=1 --state queued").is_ok());
+        assert!(parse("spotreel cancel a --label night=1").is_err());
         assert!(parse("spotreel batches default-1 --limit 3").is_err());
         assert!(parse("spotreel stop default-1 --now --by me").is_ok());
     }

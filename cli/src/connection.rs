@@ -10,7 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::{NatsConfig, names};
-use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
+use spotreel_domain::TaskId;
+use spotreel_domain::api::{
+    ApiError, ErrorCode, ErrorReply, ListPage, ListQuery, TaskRef, TaskView,
+};
 
 use crate::print::rule;
 
@@ -20,6 +23,14 @@ pub use settings::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER, Settings, Settin
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// An order is one write or a few; a server that refuses the subject says so to nobody but its log.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(8);
+/// The shortest beginning of an id that is looked up.
+const SHORTEST_BEGINNING: usize = 4;
+/// The same where the task is changed: shorter words could be names that people give.
+const SHORTEST_TO_CHANGE: usize = 8;
+/// Ids that are shown where a beginning fits several.
+const MOST_CANDIDATES: u32 = 10;
+/// Pages of the log that are searched for a beginning: half a million events.
+const MOST_PAGES: usize = 25;
 /// What only operators may publish to.
 const ORDERS: &str = "spotreel.ops.";
 
@@ -65,6 +76,15 @@ pub enum CallError {
         "the answer on {verb} cannot be understood ({reason}): are both sides of the same version?"
     )]
     Garbled { verb: String, reason: String },
+    #[error(
+        "{beginning} is the beginning of several ids: give more of the one that is meant{}",
+        listed(ids)
+    )]
+    Ambiguous { beginning: String, ids: Vec<TaskId> },
+    #[error(
+        "the log is too long to search for an id that begins with {beginning}: give the whole id, as `spotreel list` prints it"
+    )]
+    NotSearched { beginning: String },
     #[error("{verb} could not be sent: {reason}")]
     Transport { verb: String, reason: String },
 }
@@ -103,7 +123,7 @@ impl CallError {
         match self {
             Self::Timeout { .. } | Self::Transport { .. } | Self::NoResponders { .. } => true,
             Self::Refused(error) => matches!(error.code, RateLimited | Unavailable),
-            Self::Garbled { .. } => false,
+            Self::Garbled { .. } | Self::Ambiguous { .. } | Self::NotSearched { .. } => false,
         }
     }
 }
@@ -118,7 +138,10 @@ pub fn refusal(error: &ApiError) -> String {
         }
     };
     if error.code == ErrorCode::NotFound && error.message.starts_with("there is no task") {
-        lines.push("  give the whole id, as `spotreel list` prints it".to_owned());
+        lines.push(
+            "  give the id as `spotreel list` prints it: all of it, or the beginning of one that spotreel gave"
+                .to_owned(),
+        );
     }
     if let Some(seconds) = error.retry_after_s {
         lines.push(format!("  try again in {seconds} s"));
@@ -179,7 +202,68 @@ impl Api {
         self.call_raw(verb, text).await
     }
 
-    /// The same with JSON that is written already.
+    /// The answer to a verb that names one task: by its id, or by the beginning of one that was drawn for it.
+    pub async fn task(&self, verb: &str, id: &str) -> Result<TaskView, CallError> {
+        let named = |id: &str| TaskRef { id: id.to_owned() };
+        let shortest = match verb {
+            names::GET => SHORTEST_BEGINNING,
+            _ => SHORTEST_TO_CHANGE,
+        };
+        match self.call(verb, &named(id)).await {
+            Err(CallError::Refused(error))
+                if error.code == ErrorCode::NotFound && is_beginning(id, shortest) =>
+            {
+                match self.beginning_with(id).await? {
+                    Some(whole) => self.call(verb, &named(whole.as_str())).await,
+                    None => Err(CallError::Refused(error)),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    /// The id itself, or the whole one that it is the beginning of. Whether there is such a task is for others to find out.
+    pub async fn whole_id(&self, id: String) -> Result<String, CallError> {
+        if !is_beginning(&id, SHORTEST_BEGINNING) {
+            return Ok(id);
+        }
+        match self.task(names::GET, &id).await {
+            Ok(task) => Ok(task.id.to_string()),
+            Err(CallError::Refused(_)) => Ok(id),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The one id that begins so.
+    async fn beginning_with(&self, beginning: &str) -> Result<Option<TaskId>, CallError> {
+        let mut query = ListQuery {
+            id_prefix: Some(beginning.to_owned()),
+            limit: Some(MOST_CANDIDATES),
+            ..ListQuery::default()
+        };
+        let mut ids: Vec<TaskId> = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let page: ListPage = self.call(names::LIST, &query).await?;
+            for task in page.tasks {
+                if !ids.contains(&task.id) {
+                    ids.push(task.id);
+                }
+            }
+            query.cursor = page.next_cursor;
+            if ids.len() > 1 || query.cursor.is_none() {
+                let beginning = beginning.to_owned();
+                return match ids.len() {
+                    0 | 1 => Ok(ids.pop()),
+                    _ => Err(CallError::Ambiguous { beginning, ids }),
+                };
+            }
+        }
+        Err(CallError::NotSearched {
+            beginning: beginning.to_owned(),
+        })
+    }
+
+    /// As [`Self::call`], with JSON that is written already.
     pub async fn call_raw<A: DeserializeOwned>(
         &self,
         verb: &str,
@@ -204,6 +288,20 @@ impl Api {
         };
         parse(verb, &answer.payload)
     }
+}
+
+/// Whether the text may be the beginning of a UUID, which is what is drawn for a task without a name. Names that people
+/// give are never guessed: `job-1` is not meant where there is only `job-10`.
+fn is_beginning(text: &str, shortest: usize) -> bool {
+    let is_uuids = |(at, c): (usize, char)| match at {
+        8 | 13 | 18 | 23 => c == '-',
+        _ => matches!(c, '0'..='9' | 'a'..='f'),
+    };
+    (shortest..36).contains(&text.len()) && text.chars().enumerate().all(is_uuids)
+}
+
+fn listed(ids: &[TaskId]) -> String {
+    ids.iter().map(|id| format!("\n  {id}")).collect()
 }
 
 fn parse<A: DeserializeOwned>(verb: String, payload: &[u8]) -> Result<A, CallError> {
@@ -231,5 +329,16 @@ mod tests {
             "refused:\n  frames is 4n+1\n  model: unknown"
         );
         assert!(!error.may_pass());
+    }
+
+    #[test]
+    fn only_ids_that_were_drawn_may_be_shortened() {
+        for beginning in ["01a2", "01a208d1-", "01a208d1-2027-7f00-8000-0123456789a"] {
+            assert!(is_beginning(beginning, 4), "{beginning}");
+        }
+        let whole = "01a208d1-2027-7f00-8000-0123456789ab";
+        for other in ["01a", "job-1", "fox", "01a208d12", "01A2", "ä1a2", whole] {
+            assert!(!is_beginning(other, 4), "{other}");
+        }
     }
 }

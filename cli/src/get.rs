@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use spotreel_bus::names;
-use spotreel_domain::api::{TaskRef, TaskView, Video};
+use spotreel_domain::api::{TaskView, Video};
 use spotreel_domain::request::hex;
 use tempfile::NamedTempFile;
 
@@ -90,7 +90,7 @@ impl Target {
 }
 
 async fn fetch(api: &Api, id: &str, target: &Target, json: bool) -> anyhow::Result<()> {
-    let task: TaskView = api.call(names::GET, &TaskRef { id: id.to_owned() }).await?;
+    let task = api.task(names::GET, id).await?;
     let Some(video) = &task.video else {
         bail!("{}", without_video(&task))
     };
@@ -135,9 +135,11 @@ fn without_video(task: &TaskView) -> String {
             error.message
         ),
         (None, "queued" | "started") => {
+            let progress = print::progress(task).map(|text| format!(" ({text})"));
             format!(
-                "task {id} is {}: `spotreel watch {id}` waits for its end",
-                task.state
+                "task {id} is {}{}: `spotreel watch {id}` waits for its end",
+                task.state,
+                progress.unwrap_or_default()
             )
         }
         (None, state) => format!("task {id} is {state}: there is no video"),

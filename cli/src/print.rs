@@ -1,6 +1,7 @@
 //! How answers look: JSON lines for programs, short lines and relative times for people.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 use jiff::Timestamp;
@@ -115,7 +116,10 @@ pub fn detail(task: &TaskView, now: Timestamp) -> String {
         return short(&error.message, 60);
     }
     match (&task.worker, &task.video, task.not_before) {
-        (Some(worker), ..) => format!("on {worker}"),
+        (Some(worker), ..) => match task.progress.as_ref().and_then(|known| known.step) {
+            Some(step) => format!("step {step}/{} on {worker}", task.spec.steps),
+            None => format!("on {worker}"),
+        },
         (_, Some(video), _) => bytes(video.artifact.bytes),
         (_, _, Some(at)) if at > now => {
             let again = format!("again {}", relative(now, at));
@@ -128,8 +132,23 @@ pub fn detail(task: &TaskView, now: Timestamp) -> String {
     }
 }
 
+/// How far a render is: `step 12 of 50, denoise, 40 s left`. None: nothing is known of it.
+pub fn progress(task: &TaskView) -> Option<String> {
+    let known = task.progress.as_ref()?;
+    let step = format!("step {} of {}", known.step?, task.spec.steps);
+    let left = known
+        .eta_s
+        .and_then(|eta| Duration::try_from_secs_f64(eta).ok())
+        .map(|left| format!("{} left", span(left.as_secs())));
+    let parts = [Some(step), known.phase.clone(), left];
+    Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
 #[cfg(test)]
 mod tests {
+    use spotreel_domain::api::RenderProgress;
+    use spotreel_domain::{Task, TaskId, TaskRequest};
+
     use super::*;
 
     #[test]
@@ -155,6 +174,37 @@ mod tests {
     fn texts_are_as_wide_as_a_screen_shows_them() {
         assert_eq!(short("雪の中の赤い狐", 10), "雪の中の…");
         assert_eq!(short("雪の中", 6), "雪の中");
+    }
+
+    #[test]
+    fn progress_is_told_as_far_as_it_is_known() {
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a fox".into(),
+            steps: Some(50),
+            ..TaskRequest::default()
+        };
+        let (now, id) = (Timestamp::UNIX_EPOCH, TaskId::parse("t").unwrap());
+        let valid = request.validate(now).unwrap();
+        let (_, task) = Task::submit_for(None, id, valid.spec, valid.content_hash, now);
+        let told = |step, phase: Option<&str>, eta_s| {
+            let mut task = TaskView::from(&task);
+            task.worker = Some("w-1".into());
+            task.progress = Some(RenderProgress {
+                step,
+                phase: phase.map(str::to_owned),
+                eta_s,
+            });
+            (progress(&task), detail(&task, now))
+        };
+        let (all, row) = told(Some(12), Some("denoise"), Some(40.5));
+        assert_eq!(all.unwrap(), "step 12 of 50, denoise, 40 s left");
+        assert_eq!(row, "step 12/50 on w-1");
+        let (some, _) = told(Some(50), Some("decode"), None);
+        assert_eq!(some.unwrap(), "step 50 of 50, decode");
+        let (wrong, _) = told(Some(1), None, Some(-1.0));
+        assert_eq!(wrong.unwrap(), "step 1 of 50");
+        assert_eq!(told(None, None, None), (None, "on w-1".to_owned()));
     }
 
     #[test]

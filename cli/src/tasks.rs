@@ -1,12 +1,13 @@
 //! Looking at tasks, and changing their course.
 
+use anyhow::Context;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api::{ErrorReply, ListPage, ListQuery, TaskRef, TaskView};
+use spotreel_domain::api::{CancelledMany, ErrorReply, ListPage, ListQuery, TaskView};
 use spotreel_domain::task::Attempt;
 
-use crate::args::{IdsArgs, ListArgs, StatusArgs};
+use crate::args::{CancelArgs, IdsArgs, ListArgs, StatusArgs};
 use crate::connection::{Api, CallError, Settings};
 use crate::print::{self, field, relative, short};
 use crate::{Done, watch};
@@ -19,10 +20,15 @@ pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
     let most = if args.all { u32::MAX } else { args.limit };
     let (mut rows, mut seen, mut cursor) = (Vec::new(), 0u32, None);
     let now = ambient::now();
+    let since = args.since.map(|since| since.at(now)).transpose()?;
     loop {
         let query = ListQuery {
             state: args.state.clone(),
             model: args.model.clone(),
+            label: args.label.clone(),
+            owner: args.owner.clone(),
+            id_prefix: None,
+            since,
             limit: Some(PAGE.min(most - seen)),
             cursor,
         };
@@ -67,8 +73,8 @@ fn row(task: &TaskView, now: Timestamp) -> [String; 6] {
 
 pub async fn status(settings: &Settings, args: StatusArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
-    match api.call(names::GET, &TaskRef { id: args.id }).await {
-        Ok(task) if args.json => print::json::<TaskView>(&task),
+    match api.task(names::GET, &args.id).await {
+        Ok(task) if args.json => print::json(&task),
         Ok(task) => show(&task, ambient::now()),
         Err(CallError::Refused(error)) if args.json => {
             print::json(&ErrorReply { error });
@@ -87,6 +93,12 @@ fn show(task: &TaskView, now: Timestamp) {
         &format!("{}, {}", task.state, relative(now, task.at)),
     );
     field("submitted", &relative(now, task.submitted_at));
+    if let Some(worker) = &task.worker {
+        field("worker", worker);
+    }
+    if let Some(text) = print::progress(task) {
+        field("progress", &text);
+    }
     if let Some(at) = task.not_before.filter(|at| *at > now) {
         field("next try", &relative(now, at));
     }
@@ -169,8 +181,43 @@ fn attempt_row(attempt: &Attempt, now: Timestamp) -> [String; 6] {
     ]
 }
 
-pub async fn cancel(settings: &Settings, args: IdsArgs) -> anyhow::Result<Done> {
-    change(settings, args, names::CANCEL).await
+pub async fn cancel(settings: &Settings, args: CancelArgs) -> anyhow::Result<Done> {
+    let CancelArgs { ids, json, .. } = args;
+    if !ids.is_empty() {
+        return change(settings, IdsArgs { ids, json }, names::CANCEL).await;
+    }
+    let api = Api::open(settings).await?;
+    let mut query = ListQuery {
+        state: args.state,
+        model: args.model,
+        label: args.label,
+        owner: args.owner,
+        ..ListQuery::default()
+    };
+    let mut ids = Vec::new();
+    loop {
+        // A call that got no answer may be repeated: what it cancelled has ended and is passed over.
+        let page: CancelledMany = api.call(names::CANCEL, &query).await.with_context(|| {
+            let before = print::count(ids.len(), "task");
+            format!("stopped after {before} cancelled; the same command goes on")
+        })?;
+        ids.extend(page.ids);
+        query.cursor = page.next_cursor;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    let cancelled = ids.len();
+    if json {
+        print::json(&CancelledMany {
+            cancelled,
+            ids,
+            next_cursor: None,
+        });
+    } else {
+        print::line(&format!("cancelled {}", print::count(cancelled, "task")));
+    }
+    Ok(Done::Well)
 }
 
 pub async fn retry(settings: &Settings, args: IdsArgs) -> anyhow::Result<Done> {
@@ -182,10 +229,7 @@ async fn change(settings: &Settings, args: IdsArgs, verb: &str) -> anyhow::Resul
     let api = Api::open(settings).await?;
     let mut done = Done::Well;
     for id in args.ids {
-        match api
-            .call::<_, TaskView>(verb, &TaskRef { id: id.clone() })
-            .await
-        {
+        match api.task(verb, &id).await {
             Ok(task) if args.json => print::json(&task),
             Ok(task) => print::line(&watch::sentence(&task)),
             Err(error) => {

@@ -20,7 +20,6 @@ use crate::connection::{Api, CallError, Settings};
 use crate::{Done, print};
 
 const TASK_EVENTS: &str = "spotreel.task.*.*";
-const PROGRESS: &str = "spotreel.progress.*";
 /// How often tasks are looked up, and how many of them each time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOKED_UP_AT_ONCE: usize = 16;
@@ -37,7 +36,11 @@ pub async fn run(settings: &Settings, args: WatchArgs) -> anyhow::Result<Done> {
         follow(&api, None, args.json).await?;
         return Ok(Done::Well);
     }
-    let well = until_ended(&api, args.ids, args.json).await?;
+    let mut ids = Vec::new();
+    for id in args.ids {
+        ids.push(api.whole_id(id).await?);
+    }
+    let well = until_ended(&api, ids, args.json).await?;
     Ok(if well { Done::Well } else { Done::Failed })
 }
 
@@ -61,7 +64,11 @@ pub async fn until_ended(api: &Api, ids: Vec<String>, json: bool) -> anyhow::Res
 async fn follow(api: &Api, ids: Option<Vec<String>>, json: bool) -> anyhow::Result<bool> {
     let lost = "cannot subscribe";
     let mut events = api.client.subscribe(TASK_EVENTS).await.context(lost)?;
-    let mut progress = api.client.subscribe(PROGRESS).await.context(lost)?;
+    let mut progress = api
+        .client
+        .subscribe(names::ALL_PROGRESS)
+        .await
+        .context(lost)?;
     // Only now is the server sure to know both: what ends after the look-up below will be heard.
     api.client.flush().await.context(lost)?;
 

@@ -172,6 +172,9 @@ pub fn rejected(sequence: u64) -> String {
     format!("spotreel.rejected.{sequence}")
 }
 
+/// Of every task.
+pub const ALL_PROGRESS: &str = "spotreel.progress.*";
+
 pub fn progress(id: &TaskId) -> String {
     format!("spotreel.progress.{id}")
 }

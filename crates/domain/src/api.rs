@@ -36,11 +36,27 @@ pub struct TaskView {
     /// Who renders it now.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub worker: Option<String>,
+    /// In answers while the task is rendered; never in events.
+    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = RenderProgress)]
+    pub progress: Option<RenderProgress>,
     pub attempts: Vec<Attempt>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub video: Option<Video>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<Failure>,
+}
+
+/// How far a render is, as its worker told last; null where nothing is known yet. The number of all steps is `steps`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RenderProgress {
+    /// Steps that are done.
+    pub step: Option<u32>,
+    /// What the worker does now.
+    pub phase: Option<String>,
+    /// Seconds that the rest takes, as the engine estimates it.
+    pub eta_s: Option<f64>,
 }
 
 /// A finished video: where it lies for good, and a link that ends.
@@ -80,6 +96,7 @@ impl From<&Task> for TaskView {
             failures: task.failures,
             not_before,
             worker: task.running().map(|attempt| attempt.worker.clone()),
+            progress: None,
             attempts: task.attempts.clone(),
             video,
             error,
@@ -241,6 +258,18 @@ pub struct ListQuery {
     pub state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// `key=value`, or a key alone for any value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Whose key the task came with. A key that sees one owner's tasks finds nothing under another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// What the id begins with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_prefix: Option<String>,
+    /// Only tasks that changed at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "whole::optional"
@@ -254,11 +283,22 @@ pub struct ListQuery {
     pub cursor: Option<u64>,
 }
 
+/// What one call of `cancel` with filters has cancelled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CancelledMany {
+    pub cancelled: usize,
+    pub ids: Vec<TaskId>,
+    /// More may remain: the same call with this cursor goes on. Absent once all tasks were looked at.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_cursor: Option<u64>,
+}
+
 /// Newest change first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ListPage {
+    /// May be fewer than `limit`, or none, before the last page.
     pub tasks: Vec<TaskView>,
-    /// Give it back for the next page; absent on the last.
+    /// Send it as `cursor` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_cursor: Option<u64>,
 }

@@ -2,7 +2,7 @@
 //!
 //! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` and operators' on `spotreel.ops.key.*`
 //! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
-//! INBOX). **Asks** trigger on `spotreel.quote` for the quotes that HTTP asks for. **Says** an answer to every request; into the task log `queued` and `cancelled`; `spotreel.hint.<id>` after a
+//! INBOX). Of `spotreel.progress.*` it keeps in memory what each worker told last. **Asks** trigger on `spotreel.quote` for the quotes that HTTP asks for. **Says** an answer to every request; into the task log `queued` and `cancelled`; `spotreel.hint.<id>` after a
 //! cancellation; `…rejected` events for the inbox; to followers over HTTP what EVENTS says; into the bucket
 //! `spotreel-keys` the keys of the HTTP API.
 //! **Owns** nothing: the log is the truth, pictures lie in S3 under their hash. Any number of intakes may run.
@@ -36,6 +36,7 @@ mod metrics;
 mod owners;
 mod pace;
 pub mod parse;
+mod progress;
 mod quote;
 mod serve;
 mod shares;
@@ -61,6 +62,7 @@ use crate::images::Images;
 use crate::inbox::Inbox;
 use crate::limits::Limits;
 use crate::pace::BytePace;
+use crate::progress::Board;
 use crate::submit::Intake;
 
 /// Every key with its default.
@@ -102,9 +104,12 @@ pub async fn start_with(
         images: images.clone(),
         limits: limits.clone(),
         quality: config.quality.clone(),
+        progress: Board::default(),
     });
 
     ctx.spawn("owners", watch_owners(limits.clone(), ctx.clone()));
+    let progress = intake.progress.clone();
+    ctx.spawn("progress", progress.hear(client.clone(), ctx.clone()));
     ctx.spawn("limits", watch_limits(limits, committer, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
     let events = EventStream::open(&client).await;

@@ -17,6 +17,7 @@ use crate::commit::Committer;
 use crate::config::QualityConfig;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::progress::Board;
 use crate::{error, metrics};
 
 /// Tasks of one call on their way at once: enough to fill every batch that may be in flight.
@@ -30,6 +31,7 @@ pub struct Intake {
     pub images: Images,
     pub limits: Arc<Limits>,
     pub quality: QualityConfig,
+    pub progress: Board,
 }
 
 /// Where a submission came in.

@@ -1,24 +1,28 @@
 //! What can be done with a task that there is: show it, end it, begin it anew. The same for every door.
 
+use futures::{StreamExt, TryStreamExt};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, Recorded, names};
-use spotreel_domain::api::{ApiError, TaskView};
+use spotreel_domain::api::{ApiError, CancelledMany, ErrorCode, ListQuery, TaskView};
 use spotreel_domain::task::{Event, Refused, State};
 use spotreel_domain::{Task, TaskId};
 
 use crate::caller::Caller;
 use crate::error;
+use crate::list;
 use crate::submit::{Intake, now, unwritten};
 
 /// Somebody else wrote first so many times in a row: more is no coincidence.
 const CAS_TRIES: usize = 16;
+/// Tasks that one call cancels at once: enough to keep the log busy, few enough to leave room for others.
+const CANCELLED_AT_ONCE: usize = 16;
 
 impl Intake {
     /// The task, with a fresh link to its video.
     pub async fn get(&self, caller: &Caller, id: &TaskId) -> Result<TaskView, ApiError> {
         let last = self.newest(caller, id).await?;
-        let view = TaskView::from(&last.task);
+        let view = self.progress.view(&last);
         Ok(self.images.link(view, ambient::now()).await)
     }
 
@@ -29,6 +33,44 @@ impl Intake {
             .await?;
         self.forget(id, task.entry).await;
         Ok(TaskView::from(&task))
+    }
+
+    /// Cancels the tasks that the query names and that have not ended: those of one page.
+    pub async fn cancel_many(
+        &self,
+        caller: &Caller,
+        query: &ListQuery,
+    ) -> Result<CancelledMany, ApiError> {
+        let (filter, page) = list::live(self, caller, query).await?;
+        let filter = &filter;
+        let cancelled = page.tasks.into_iter().map(|found| async move {
+            let step = |task: &Task| match filter.fits(task) {
+                true => task.cancelled(now()),
+                // It has changed since it was found.
+                false => Err(Refused {
+                    state: task.state.name(),
+                    wanted: "cancelled",
+                }),
+            };
+            match self.change(caller, &found.id, None, step).await {
+                Ok(task) => {
+                    self.forget(&task.id, task.entry).await;
+                    Ok(Some(task.id))
+                }
+                Err(error) if matches!(error.code, ErrorCode::NotAllowed | ErrorCode::NotFound) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        });
+        let cancelled = futures::stream::iter(cancelled).buffered(CANCELLED_AT_ONCE);
+        let cancelled: Vec<Option<TaskId>> = cancelled.try_collect().await?;
+        let ids: Vec<TaskId> = cancelled.into_iter().flatten().collect();
+        Ok(CancelledMany {
+            cancelled: ids.len(),
+            ids,
+            next_cursor: page.next_cursor,
+        })
     }
 
     pub async fn retry(&self, caller: &Caller, id: &TaskId) -> Result<TaskView, ApiError> {
@@ -49,8 +91,7 @@ impl Intake {
     pub async fn newest(&self, caller: &Caller, id: &TaskId) -> Result<Recorded, ApiError> {
         let last = self.log.last(id).await;
         let last = last.map_err(|failure| error::unread(&failure))?;
-        last.filter(|last| caller.may_see(&last.task))
-            .ok_or_else(|| error::not_found(id))
+        visible(caller, id, last)
     }
 
     /// Takes the step by compare-and-set, until it is taken or the state does not allow it. A task that is in `done`
@@ -72,8 +113,10 @@ impl Intake {
             let append = Append::new((event, task.clone()), last.sequence, ambient::uuid_v4());
             match self.log.append(&append).await {
                 Ok(sequence) => return Ok(task.placed_at(sequence, event)),
-                Err(AppendError::Conflict(Some(newer))) => last = *newer,
-                Err(AppendError::Conflict(None)) => return Err(error::not_found(id)),
+                // The id may have been freed and taken by another owner meanwhile.
+                Err(AppendError::Conflict(newer)) => {
+                    last = visible(caller, id, newer.map(|newer| *newer))?;
+                }
                 Err(failure) => return Err(unwritten(&failure)),
             }
         }
@@ -92,5 +135,110 @@ impl Intake {
         }
         let client = self.log.client();
         let _ = client.publish(names::hint(id), "".into()).await;
+    }
+}
+
+fn visible(caller: &Caller, id: &TaskId, last: Option<Recorded>) -> Result<Recorded, ApiError> {
+    last.filter(|last| caller.may_see(&last.task))
+        .ok_or_else(|| error::not_found(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use spotreel_bootstrap::config::{Sources, load_from};
+    use spotreel_bus::TaskLog;
+    use spotreel_domain::api_key::{Access, KeyId};
+    use spotreel_domain::{ApiKey, Owner, TaskRequest};
+    use spotreel_s3::{Keys, Store};
+    use spotreel_test_nats::{Nats, client};
+    use tokio::runtime::Handle;
+    use tokio::task::block_in_place;
+
+    use super::*;
+    use crate::commit::Committer;
+    use crate::images::Images;
+    use crate::limits::Limits;
+    use crate::progress::Board;
+    use crate::{DEFAULTS, IntakeConfig};
+
+    async fn intake(nats: &Nats) -> Intake {
+        let sources = Sources {
+            name: "intake",
+            defaults: DEFAULTS,
+            ..Sources::default()
+        };
+        let config: IntakeConfig = load_from(&sources).unwrap();
+        let root = client(&nats.url, "provision").await;
+        let log = TaskLog::open(&root).await;
+        let store = Store::connect_with_keys(&config.s3.store(), Keys::new("a", "b")).await;
+        let (committer, committing) = Committer::new(log.clone(), &config.commit);
+        tokio::spawn(committing);
+        Intake {
+            committer,
+            images: Images::new(store, config.s3.link_lasts),
+            limits: Arc::new(Limits::new(&root, config.limits).await),
+            quality: config.quality,
+            progress: Board::default(),
+            log,
+        }
+    }
+
+    fn owner(name: &str) -> Owner {
+        Owner::parse(name).unwrap()
+    }
+
+    /// An owner's first event of the task `t`.
+    fn first(name: &str) -> Append {
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox".into(),
+            ..TaskRequest::default()
+        };
+        let valid = request.validate(now()).unwrap();
+        let id = TaskId::parse("t").unwrap();
+        let hash = valid.content_hash;
+        let step = Task::submit_for(Some(owner(name)), id, valid.spec, hash, now());
+        Append::new(step, 0, ambient::uuid_v4())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_id_that_another_owner_takes_meanwhile_is_not_there_any_more() {
+        let nats = Nats::provisioned(Duration::from_secs(20)).await;
+        let intake = intake(&nats).await;
+        let anna = Caller::Key(Arc::new(ApiKey {
+            id: KeyId::from_random(1),
+            owner: owner("anna"),
+            secret_sha256: String::new(),
+            access: Access::Own,
+            tasks_per_minute: 1,
+            created_at: Timestamp::UNIX_EPOCH,
+            expires_at: None,
+            note: String::new(),
+        }));
+        let annas = intake.log.append(&first("anna")).await.unwrap();
+        // Between the read and the write the janitor frees the id, and another owner takes it.
+        let step = |task: &Task| {
+            if task.owner == Some(owner("anna")) {
+                block_in_place(|| {
+                    Handle::current().block_on(async {
+                        intake.log.delete(annas).await.unwrap();
+                        intake.log.append(&first("ben")).await.unwrap();
+                    });
+                });
+            }
+            task.cancelled(now())
+        };
+        let id = TaskId::parse("t").unwrap();
+        let refused = intake.change(&anna, &id, None, step).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::NotFound);
+        let bens = intake.log.last(&id).await.unwrap().unwrap().task;
+        assert_eq!(
+            (bens.owner, bens.state.name()),
+            (Some(owner("ben")), "queued")
+        );
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use async_nats::{Client, HeaderMap};
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 use spotreel_bus::names;
 use spotreel_domain::TaskId;
 use spotreel_domain::api::{ApiError, ListQuery, SubmitResult, TaskRef};
@@ -144,7 +145,13 @@ async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec
     page.map(|page| json(&page))
 }
 
+/// One task by its id, or those that filters name.
 async fn cancel(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
+    if let Ok(Identified { id: false }) = parse::request(payload, kind) {
+        let query = parse::request(payload, kind)?;
+        let cancelled = intake.cancel_many(&CALLER, &query).await;
+        return cancelled.map(|cancelled| json(&cancelled));
+    }
     let id = named(payload, kind)?;
     intake.cancel(&CALLER, &id).await.map(|view| json(&view))
 }
@@ -182,4 +189,15 @@ async fn revoke_key(
 fn named(payload: &[u8], kind: Option<&str>) -> Result<TaskId, ApiError> {
     let named: TaskRef = parse::request(payload, kind)?;
     TaskId::parse(&named.id).map_err(|bad| error::broken("id", "token", bad.to_string()))
+}
+
+/// Whether a request has an id, good or bad.
+#[derive(Deserialize)]
+struct Identified {
+    #[serde(default, deserialize_with = "is_there")]
+    id: bool,
+}
+
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }

@@ -29,6 +29,7 @@ async fn nobody_comes_in_without_a_key() {
     for (path, method) in [
         ("/v1/tasks", Method::GET),
         ("/v1/tasks", Method::POST),
+        ("/v1/tasks?label=a", Method::DELETE),
         ("/v1/tasks/a", Method::GET),
         ("/v1/tasks/a", Method::DELETE),
         ("/v1/tasks/a/retry", Method::POST),
@@ -366,4 +367,56 @@ async fn one_owner_fills_no_more_than_its_part_of_the_log() {
     })
     .await;
     assert_eq!(ben.post("/v1/tasks", &fox()).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_and_the_cancellation_of_many_stay_within_the_owner() {
+    let (stage, web) = guarded().await;
+    let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
+    let (_, ben) = key(&stage, &web, json!({ "owner": "ben" })).await;
+    let (_, all) = key(&stage, &web, json!({ "owner": "ops", "access": "all" })).await;
+    let labelled = json!({ "model": "ti2v-5B", "prompt": "a fox", "labels": { "batch": "a b" } });
+    for (web, count) in [(&anna, 3), (&ben, 4)] {
+        let tasks = vec![labelled.clone(); count];
+        assert_eq!(
+            web.post("/v1/tasks", &json!(tasks)).await.json["accepted"],
+            count
+        );
+    }
+    let count =
+        async |web: &Web, path: &str| web.get(path).await.json["tasks"].as_array().unwrap().len();
+    assert_eq!(count(&all, "/v1/tasks?label=batch=a%20b").await, 7);
+    assert_eq!(count(&all, "/v1/tasks?owner=ben").await, 4);
+    assert_eq!(count(&anna, "/v1/tasks?owner=anna").await, 3);
+    for method in [Method::GET, Method::DELETE] {
+        let foreign = anna.send(method, "/v1/tasks?owner=ben").await;
+        foreign.is_problem(400, "invalid");
+        assert_eq!(foreign.json["violations"][0]["rule"], "access");
+    }
+    let first = all
+        .get("/v1/tasks?owner=ben&label=batch%3Da+b&limit=3")
+        .await;
+    let link = first.headers["link"].to_str().unwrap();
+    let next = link.strip_prefix('<').unwrap().split('>').next().unwrap();
+    assert_eq!(
+        count(&all, next).await,
+        1,
+        "the next page has the same filters: {next}"
+    );
+
+    anna.send(Method::DELETE, "/v1/tasks")
+        .await
+        .is_problem(400, "invalid");
+    let own = anna
+        .send(Method::DELETE, "/v1/tasks?label=batch=a%20b")
+        .await;
+    assert_eq!(
+        (own.status.as_u16(), &own.json["cancelled"]),
+        (200, &json!(3))
+    );
+    assert_eq!(count(&ben, "/v1/tasks?state=queued").await, 4);
+    let theirs = all
+        .send(Method::DELETE, "/v1/tasks?owner=ben&state=queued")
+        .await;
+    assert_eq!(theirs.json["cancelled"], 4);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
+mod web;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -425,4 +426,184 @@ async fn the_answer_to_the_id_of_an_ended_task_says_so() {
     assert_eq!(stage.submit(&named("t")).await["state"], "queued");
     stage.ask("cancel", json!({"id": "t"}).to_string()).await;
     assert_eq!(stage.submit(&named("t")).await["state"], "cancelled");
+}
+
+fn labelled(id: usize, batch: &str) -> Value {
+    json!({"model": "ti2v-5B", "prompt": "a fox", "id": format!("{batch}-{id}"), "labels": {"batch": batch, "odd=": "x"}})
+}
+
+fn ids(list: &Value) -> Vec<String> {
+    let of = |task: &Value| task["id"].as_str().unwrap().to_owned();
+    list["tasks"].as_array().unwrap().iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tasks_are_cancelled_in_one_call() {
+    let stage = Stage::set().await;
+    let tasks: Vec<_> = (0..60)
+        .map(|id| labelled(id, "day"))
+        .chain((0..7).map(|id| labelled(id, "night")))
+        .collect();
+    assert_eq!(stage.submit(&json!(tasks)).await["accepted"], 67);
+
+    let listed = stage.ask("list", json!({"label": "batch=night"}).to_string());
+    assert_eq!(ids(&listed.await).len(), 7);
+    let any = json!({"label": "batch", "limit": 500}).to_string();
+    assert_eq!(ids(&stage.ask("list", any).await).len(), 67);
+    for (label, some) in [("odd==x", true), ("batch=nig", false), ("bat", false)] {
+        let list = stage.ask("list", json!({"label": label}).to_string()).await;
+        assert_eq!(!ids(&list).is_empty(), some, "{label}");
+    }
+    let nobody = stage.ask("list", r#"{"owner":"anna"}"#).await;
+    assert_eq!(ids(&nobody), [""; 0]);
+
+    // Nothing is cancelled by a call that names all tasks, or tasks that have ended.
+    for refused in [
+        json!({}),
+        json!({"limit": 5}),
+        json!({"since": "2026-01-01T00:00:00Z"}),
+        json!({"lable": "batch=day"}),
+        json!({"state": "succeeded"}),
+        json!({"label": ""}),
+        json!({"owner": "Anna!"}),
+        json!({"id": "day-1", "label": "batch=day"}),
+    ] {
+        let answer = stage.ask("cancel", refused.to_string()).await;
+        assert_eq!(answer["error"]["code"], "invalid", "{refused}: {answer}");
+    }
+    assert_eq!(work(&stage).await, 67);
+
+    // A page of them, and then the rest from where it ended.
+    let mut query = json!({"label": "batch=day", "state": "queued", "limit": 25});
+    let mut taken = HashSet::new();
+    let mut calls = 0;
+    loop {
+        let page = stage.ask("cancel", query.to_string()).await;
+        let some: Vec<String> = serde_json::from_value(page["ids"].clone()).unwrap();
+        assert_eq!(page["cancelled"], some.len());
+        assert!(some.len() <= 25);
+        taken.extend(some);
+        calls += 1;
+        match page.get("next_cursor") {
+            Some(cursor) => query["cursor"] = cursor.clone(),
+            None => break,
+        }
+    }
+    assert_eq!((taken.len(), calls), (60, 3));
+    assert_eq!(work(&stage).await, 7);
+    let rest = stage.ask("cancel", r#"{"model":"ti2v-5B"}"#).await;
+    assert_eq!(
+        (&rest["cancelled"], rest.get("next_cursor")),
+        (&json!(7), None)
+    );
+    assert_eq!(work(&stage).await, 0);
+    let again = stage.ask("cancel", r#"{"model":"ti2v-5B"}"#).await;
+    assert_eq!(again["cancelled"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_cut_by_time_and_by_the_beginning_of_an_id() {
+    let stage = Stage::set().await;
+    for (id, batch) in [(1, "day"), (2, "day"), (1, "night")] {
+        stage.submit(&labelled(id, batch)).await;
+    }
+    let list = async |query: Value| ids(&stage.ask("list", query.to_string()).await);
+    assert_eq!(list(json!({"id_prefix": "day-"})).await, ["day-2", "day-1"]);
+    assert_eq!(list(json!({"id_prefix": "n"})).await, ["night-1"]);
+
+    let stored = async |id: &str| {
+        let last = stage.log.last(&TaskId::parse(id).unwrap()).await;
+        last.unwrap().unwrap().stored_at
+    };
+    let since = stored("day-2").await;
+    let fresh = list(json!({"since": since})).await;
+    assert_eq!(fresh, ["night-1", "day-2"]);
+    // A change makes a task fresh.
+    stage.ask("cancel", r#"{"id":"day-1"}"#).await;
+    let since = stored("day-1").await;
+    assert_eq!(list(json!({"since": since})).await, ["day-1"]);
+    let none = since
+        .checked_add(jiff::SignedDuration::from_secs(60))
+        .unwrap();
+    assert_eq!(list(json!({"since": none})).await, [""; 0]);
+
+    let web = web::Web::of(&stage);
+    let page = web.get(&format!("/v1/tasks?since={since}")).await.json;
+    assert_eq!(ids(&page), ["day-1"]);
+    let page = web.get("/v1/tasks?id_prefix=day&limit=1").await;
+    let link = page.headers["link"].to_str().unwrap();
+    assert!(link.contains("id_prefix=day&"), "{link}");
+    let bad = web.get("/v1/tasks?since=yesterday").await;
+    bad.is_problem(400, "invalid");
+    assert_eq!(bad.json["violations"][0]["field"], "since", "{}", bad.json);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_and_list_tell_how_far_a_render_is() {
+    let stage = Stage::set().await;
+    let web = web::Web::of(&stage);
+    stage.submit(&named("t")).await;
+    let id = TaskId::parse("t").unwrap();
+    let now = spotreel_bootstrap::ambient::now();
+    let op = spotreel_bootstrap::ambient::uuid_v4;
+    let take = async |worker: &str| {
+        let queued = stage.log.last(&id).await.unwrap().unwrap();
+        let step = queued.task.started(worker, "i", 0, now).unwrap();
+        let started = Append::new(step, queued.sequence, op());
+        stage.log.append(&started).await.unwrap();
+    };
+    let get = async || stage.ask("get", r#"{"id":"t"}"#).await;
+    let tell = async |worker: &str, step: u32| {
+        let told = json!({"id": "t", "worker": worker, "phase": "denoise", "step": step, "steps": 50, "eta_s": 40.5});
+        let payload = told.to_string().into();
+        stage
+            .root
+            .publish("spotreel.progress.t", payload)
+            .await
+            .unwrap();
+    };
+
+    assert_eq!(get().await.get("step"), None, "nobody renders it");
+    take("w-1").await;
+    for seen in [get().await, web.get("/v1/tasks/t").await.json] {
+        assert_eq!(seen["worker"], "w-1");
+        for name in ["step", "phase", "eta_s"] {
+            assert_eq!(seen.get(name), Some(&Value::Null), "{name} of {seen}");
+        }
+    }
+    tell("w-1", 12).await;
+    until("get tells it", async || get().await["step"] == 12).await;
+    let lists = [
+        stage.ask("list", "").await["tasks"][0].clone(),
+        web.get("/v1/tasks").await.json["tasks"][0].clone(),
+    ];
+    for seen in [get().await, web.get("/v1/tasks/t").await.json]
+        .iter()
+        .chain(&lists)
+    {
+        assert_eq!(
+            [
+                &seen["step"],
+                &seen["steps"],
+                &seen["phase"],
+                &seen["eta_s"]
+            ],
+            [&json!(12), &json!(50), &json!("denoise"), &json!(40.5)]
+        );
+    }
+
+    // Another worker, which has lost the task and does not know it yet, is not believed.
+    tell("w-0", 49).await;
+    until("it is unknown", async || get().await["step"].is_null()).await;
+    tell("w-1", 13).await;
+    until("the next step tells it", async || get().await["step"] == 13).await;
+
+    // What was told of an attempt is not told of the next one, by the same worker.
+    let running = stage.log.last(&id).await.unwrap().unwrap();
+    let back = running.task.interrupted(now).unwrap();
+    let back = Append::new(back, running.sequence, op());
+    stage.log.append(&back).await.unwrap();
+    assert_eq!(get().await.get("step"), None);
+    take("w-1").await;
+    assert_eq!(get().await.get("step"), Some(&Value::Null));
 }

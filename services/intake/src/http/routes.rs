@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use spotreel_bus::reply::guarded;
 use spotreel_domain::api::{
-    Accepted, AcceptedMany, ApiError, ListPage, ListQuery, SubmitResult, TaskView,
+    Accepted, AcceptedMany, ApiError, CancelledMany, ListPage, ListQuery, SubmitResult, TaskView,
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::query::{Asked, Named};
-use super::schema::{Listed, Submittable, TaskRequestSchema};
+use super::schema::{Filters, Listed, Submittable, TaskRequestSchema, Unwanted};
 use super::{Api, body, events, images, jsonl, openapi, quotes};
 use crate::caller::Caller;
 pub(super) use crate::config::LARGEST_BODY;
@@ -37,7 +37,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Every route with its description.
 pub(super) fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::frame())
-        .routes(routes!(submit, list))
+        .routes(routes!(submit, list, cancel_many))
         .routes(routes!(get, cancel))
         .routes(routes!(retry))
         .routes(routes!(video))
@@ -151,9 +151,9 @@ async fn submit(
     }
 }
 
-/// Tasks, newest change first.
+/// Tasks, newest change first. A page may be short or empty before the last one: go on until there is no `next_cursor`.
 #[utoipa::path(
-    get, path = "/v1/tasks", tag = "tasks", operation_id = "list_tasks", params(Listed),
+    get, path = "/v1/tasks", tag = "tasks", operation_id = "list_tasks", params(Listed, Filters),
     responses(
         (status = 200, body = ListPage, headers(("Link" = String, description = "`rel=\"next\"`: the next page, if there is one (RFC 8288)."))),
         openapi::Refusals
@@ -166,13 +166,12 @@ async fn list(
 ) -> Result<Response, Problem> {
     let page = crate::list::page(&api.intake, &caller, &query).await?;
     let link = page.next_cursor.map(|cursor| {
-        let others = [
-            query.state.map(|state| format!("&state={state}")),
-            query.model.map(|model| format!("&model={model}")),
-            query.limit.map(|limit| format!("&limit={limit}")),
-        ];
-        let others: String = others.into_iter().flatten().collect();
-        format!("</v1/tasks?cursor={cursor}{others}>; rel=\"next\"")
+        let next = ListQuery {
+            cursor: Some(cursor),
+            ..query
+        };
+        let next = serde_urlencoded::to_string(next).expect("every field is a word or a number");
+        format!("</v1/tasks?{next}>; rel=\"next\"")
     });
     let mut response = Json(page).into_response();
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
@@ -181,7 +180,20 @@ async fn list(
     Ok(response)
 }
 
-/// One task, with a fresh link to its video.
+/// Cancels the tasks that the query names and that have not ended. While the answer has a `next_cursor`, more may remain: repeat the call with it.
+#[utoipa::path(
+    delete, path = "/v1/tasks", tag = "tasks", operation_id = "cancel_tasks", params(Unwanted, Filters),
+    responses((status = 200, body = CancelledMany), openapi::Refusals)
+)]
+async fn cancel_many(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<CancelledMany>, Problem> {
+    Ok(Json(api.intake.cancel_many(&caller, &query).await?))
+}
+
+/// One task, with a fresh link to its video. While it is rendered, `worker`, `step`, `phase` and `eta_s` tell how far it is.
 #[utoipa::path(
     get, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "get_task", params(("id" = String, Path)),
     responses((status = 200, body = TaskView), openapi::Refusals)

@@ -24,7 +24,7 @@ pub(super) struct Submittable;
 /// A task that may lack its prompt and its image, and how many of it.
 pub(super) struct Quotable;
 
-/// The query of a list.
+/// What a list is asked for, beside the filters.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[allow(
@@ -34,13 +34,58 @@ pub(super) struct Quotable;
 pub(super) struct Listed {
     #[param(inline)]
     state: Option<StateName>,
-    #[param(inline)]
-    model: Option<Model>,
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
+}
+
+/// The same for tasks that are to be cancelled: `state`, `model`, `label` or `owner` must be there.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(
+    dead_code,
+    reason = "the type that is read is domain's ListQuery; this describes it"
+)]
+pub(super) struct Unwanted {
+    #[param(inline)]
+    state: Option<LiveStateName>,
+    /// The most tasks that this call cancels.
+    #[param(minimum = 1, maximum = 500, default = 500)]
+    limit: Option<u32>,
+}
+
+/// Which tasks a list or a cancellation means. A task fits if it fits each of them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(
+    dead_code,
+    reason = "the type that is read is domain's ListQuery; this describes it"
+)]
+pub(super) struct Filters {
+    #[param(inline)]
+    model: Option<Model>,
+    /// `key=value`, or a key alone for any value.
+    #[param(min_length = 1)]
+    label: Option<String>,
+    /// Whose key the task came with. Only a key that sees all tasks may name another owner than its own.
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
+    owner: Option<String>,
+    /// What the id begins with.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    id_prefix: Option<String>,
+    /// Only tasks that changed at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<String>,
     /// `next_cursor` of the page before.
     #[param(minimum = 0)]
     cursor: Option<u64>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes a text")]
+enum LiveStateName {
+    Queued,
+    Started,
 }
 
 #[derive(ToSchema)]

@@ -46,6 +46,10 @@ pub fn cases() -> Vec<Case> {
         (r#"{"model":""}"#, "model", "known"),
         (r#"{"model":">"}"#, "model", "known"),
         (r#"{"limit":1,"limit":2}"#, "limit", "once"),
+        (r#"{"label":""}"#, "label", "format"),
+        (r#"{"owner":"*"}"#, "owner", "token"),
+        (r#"{"id_prefix":">"}"#, "id_prefix", "token"),
+        (r#"{"since":1e999}"#, "since", "range"),
     ] {
         cases.push(case(query, query, field, rule).asked("list"));
     }
