@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
@@ -23,7 +25,13 @@ struct Dev {
 
 impl Dev {
     async fn start(dir: &Path, args: &[&str]) -> Self {
-        Self::run(spotreel(dir, &[&["dev"], args].concat()), dir).await
+        Self::start_with(dir, args, &[]).await
+    }
+
+    async fn start_with(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = spotreel(dir, &[&["dev"], args].concat());
+        command.envs(variables.iter().copied());
+        Self::run(command, dir).await
     }
 
     /// With a small disk of its own under the NATS server, or none where this machine lets nobody mount one.
@@ -114,7 +122,13 @@ fn spotreel(dir: &Path, args: &[&str]) -> Command {
 
 /// Nothing of the person's own.
 fn without_nats(command: &mut Command) {
-    for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_CREDS"] {
+    for name in [
+        "NATS_URL",
+        "NATS_USER",
+        "NATS_PASSWORD",
+        "NATS_CREDS",
+        "SPOTREEL_API_KEY",
+    ] {
         command.env_remove(name);
     }
 }
@@ -328,4 +342,152 @@ async fn a_disk_that_was_full_is_written_again_without_a_person() {
     .await;
     let is_well = async || is_ready().await.then_some(());
     eventually("intake is ready again", SOON, is_well).await;
+}
+
+fn document(text: &str) -> Value {
+    serde_json::from_str(text).expect("it is JSON")
+}
+
+/// What a command that fails says on stderr.
+fn refusal(dir: &Path, args: &[&str]) -> String {
+    let output = spotreel(dir, args).output().expect("it can be run");
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8(output.stderr).expect("it is text")
+}
+
+#[tokio::test]
+async fn tasks_are_found_and_cancelled_by_label_date_and_the_beginning_of_an_id() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let dev = Dev::start(dir.path(), &["--workers", "0"]).await;
+    let submit = |label: &str| {
+        let id = dev.say(&["submit", "--prompt", "a fox", "--label", label]);
+        id.trim().to_owned()
+    };
+    let day = [submit("batch=day"), submit("batch=day")];
+    let night = submit("batch=night");
+    let listed = |flags: &[&str]| {
+        dev.say(&[&["list", "--json"], flags].concat())
+            .lines()
+            .count()
+    };
+    assert_eq!(listed(&["--label", "batch=day"]), 2);
+    assert_eq!(listed(&["--label", "batch", "--since", "1h"]), 3);
+    assert_eq!(listed(&["--since", "2100-01-01"]), 0);
+    assert_eq!(listed(&["--owner", "anna"]), 0);
+
+    // All three were drawn within two minutes.
+    let several = refusal(dir.path(), &["status", &night[..5]]);
+    assert!(
+        day.iter().chain([&night]).all(|id| several.contains(id)),
+        "{several}"
+    );
+    let own = &night[..night.len() - 1];
+    assert_eq!(
+        document(&dev.say(&["status", own, "--json"]))["id"],
+        night.as_str()
+    );
+    let unknown = refusal(dir.path(), &["get", "ffff"]);
+    assert!(unknown.contains("there is no task ffff"), "{unknown}");
+
+    let told = dev.say(&[
+        "cancel",
+        "--label",
+        "batch=day",
+        "--state",
+        "queued",
+        "--json",
+    ]);
+    let told = document(&told);
+    assert_eq!(told["cancelled"], 2);
+    assert!(
+        day.iter().all(|id| told["ids"].to_string().contains(id)),
+        "{told}"
+    );
+    assert_eq!(
+        dev.say(&["cancel", "--label", "batch=day"]),
+        "cancelled 0 tasks\n"
+    );
+    assert!(
+        dev.say(&["cancel", own])
+            .contains(&format!("{night} cancelled"))
+    );
+}
+
+#[tokio::test]
+async fn status_tells_how_far_a_render_is() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let dev = Dev::start(dir.path(), &["--workers", "1", "--step-ms", "300"]).await;
+    let id = dev.say(&[
+        "submit", "--prompt", "a fox", "--frames", "5", "--steps", "60",
+    ]);
+    let id = id.trim();
+    until("a step is told", || {
+        let status = document(&dev.say(&["status", id, "--json"]));
+        status["step"].is_u64() && status["phase"].is_string() && status["worker"].is_string()
+    })
+    .await;
+    let status = dev.say(&["status", id]);
+    assert!(
+        status.contains("progress:  step ") && status.contains(" of 60, "),
+        "{status}"
+    );
+    let early = refusal(dir.path(), &["get", id]);
+    assert!(early.contains("is started (step "), "{early}");
+}
+
+/// A picture of more bytes than a message takes: a chunk that no reader looks at makes it large.
+fn large_picture() -> Vec<u8> {
+    const SMALL: &str = "iVBORw0KGgoAAAANSUhEUgAAAIAAAACACAAAAADmVT4XAAAAb0lEQVR42u3bsQ0AIAgAQTBO6RAO48RsoIUFzX1NwiXU5IreRgAAAAAAAAAAAAAAAAAAADQ3XwP7d8NxAgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIB76cEBAAAAAAAAAAAAAAAAAKAbUBwkArWJu+lXAAAAAElFTkSuQmCC";
+    /// The signature and the chunk IHDR.
+    const HEAD: usize = 8 + 25;
+    let small = STANDARD.decode(SMALL).expect("it is base64");
+    let chunk = [&b"juNk"[..], &[0; 8_000_000]].concat();
+    let mut crc = !0_u32;
+    for byte in &chunk {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(crc & 1));
+        }
+    }
+    let length = u32::try_from(chunk.len() - 4).expect("it is small enough");
+    let mut picture = small[..HEAD].to_vec();
+    picture.extend(length.to_be_bytes());
+    picture.extend(chunk);
+    picture.extend((!crc).to_be_bytes());
+    picture.extend(&small[HEAD..]);
+    picture
+}
+
+#[tokio::test]
+async fn a_large_picture_and_its_video_go_past_the_proxy_with_the_exported_key() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let keys = ("SPOTREEL_INTAKE_API__AUTH", "keys");
+    let dev = Dev::start_with(dir.path(), &["--workers", "1"], &[keys]).await;
+    let picture = dir.path().join("large.png");
+    std::fs::write(&picture, large_picture()).expect("it can be written");
+    let picture = picture.display().to_string();
+    let submit = [
+        &["submit", "--prompt", "a fox", "--image", &picture][..],
+        &["--frames", "5", "--steps", "2", "--id", "fox", "--wait"],
+    ]
+    .concat();
+    let refused = refusal(dir.path(), &submit);
+    assert!(refused.contains("refused the picture (401"), "{refused}");
+
+    let key = document(&dev.say(&["keys", "create", "--owner", "anna", "--json"]));
+    let key = key["token"].as_str().expect("it is told once");
+    // Nobody listens at this port.
+    let behind_proxy = |args: &[&str]| {
+        let mut command = spotreel(dir.path(), args);
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"] {
+            command.env(name, "http://127.0.0.1:9");
+        }
+        let output = command.env("SPOTREEL_API_KEY", key).output();
+        output.expect("it can be run").status.success()
+    };
+    // Intake hears of a key a moment after it was made.
+    until("the picture was taken", || behind_proxy(&submit)).await;
+    let video = dir.path().join("fox.mp4").display().to_string();
+    assert!(behind_proxy(&["get", "fox", "-o", &video]));
+    assert!(std::fs::exists(video).expect("it can be looked at"));
 }

@@ -24,8 +24,8 @@ async fn fill(stage: &Stage, percent: u64) -> Vec<TaskId> {
     {
         let id = format!("filler-{}", tasks.len());
         stage
-            .submit_as(&id, 4, "ti2v-5B", "a fox", |spec| {
-                (spec.model, spec.prompt) = (Model::I2vA14b, "x".repeat(LONG));
+            .submit_as(&id, 4, "ti2v-5B", "a fox", |task| {
+                (task.spec.model, task.spec.prompt) = (Model::I2vA14b, "x".repeat(LONG));
             })
             .await;
         tasks.push(TaskId::parse(&id).unwrap());

@@ -125,6 +125,15 @@ impl Settings {
         }
     }
 
+    /// The key for the HTTP API: what `dev`'s directory says, else the environment. Unlike a password it belongs to no
+    /// place: `dev` writes none, and who makes one with `spotreel keys create` exports it.
+    pub fn api_key(&self) -> Result<Option<String>, SettingsError> {
+        const NAME: &str = "SPOTREEL_API_KEY";
+        Ok(self
+            .variable(NAME)?
+            .or_else(|| self.variables.get(NAME).cloned()))
+    }
+
     fn place(&self, who: Who) -> Result<NatsConfig, SettingsError> {
         if let Some(dir) = &self.args.dir {
             return Ok(from_variables(&endpoints(dir)?, who));
@@ -334,6 +343,21 @@ mod tests {
             (config.url.as_str(), config.user.as_deref()),
             ("nats://127.0.0.1:9", Some("you"))
         );
+    }
+
+    #[test]
+    fn an_exported_api_key_is_obeyed_in_a_directory_too() {
+        let (dir, mut settings) = home();
+        settings.args.dir = Some(dir.path().to_owned());
+        std::fs::write(
+            dir.path().join(ENDPOINTS),
+            "SPOTREEL_API=http://127.0.0.1:9\n",
+        )
+        .unwrap();
+        assert_eq!(settings.api_key().unwrap(), None);
+        let exported = ("SPOTREEL_API_KEY".to_owned(), "spotreel_a_b".to_owned());
+        settings.variables.extend([exported]);
+        assert_eq!(settings.api_key().unwrap().as_deref(), Some("spotreel_a_b"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use spotreel_domain::TaskRequest;
 use spotreel_domain::request::ImageSource;
@@ -35,13 +36,26 @@ pub async fn picture(settings: &Settings, task: &mut TaskRequest) -> anyhow::Res
         .connect_timeout(CONNECT_WITHIN)
         .timeout(ANSWER_WITHIN)
         .build()?;
-    let mut request = http
-        .post(format!("{}/v1/images", api.trim_end_matches('/')))
+    let api = api.trim_end_matches('/');
+    let key = settings.api_key()?;
+    let asked = |method, path| {
+        let request = http.request(method, format!("{api}{path}"));
+        match &key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    };
+    // A server that refuses the key does not read the picture, and its answer would be lost in a broken connection.
+    answer(api, asked(Method::GET, "/v1/tasks?limit=1")).await?;
+    let upload = asked(Method::POST, "/v1/images")
         .header("content-type", "application/octet-stream")
         .body(STANDARD.decode(text)?);
-    if let Some(key) = settings.variable("SPOTREEL_API_KEY")? {
-        request = request.bearer_auth(key);
-    }
+    let uploaded: Uploaded = serde_json::from_str(&answer(api, upload).await?)?;
+    task.image = Some(ImageSource::S3Key(uploaded.s3_key));
+    Ok(())
+}
+
+async fn answer(api: &str, request: RequestBuilder) -> anyhow::Result<String> {
     let answer = request.send().await;
     let answer = answer.with_context(|| format!("the picture could not be sent to {api}"))?;
     let status = answer.status();
@@ -49,7 +63,5 @@ pub async fn picture(settings: &Settings, task: &mut TaskRequest) -> anyhow::Res
     if !status.is_success() {
         bail!("{api} refused the picture ({status}): {body}");
     }
-    let uploaded: Uploaded = serde_json::from_str(&body)?;
-    task.image = Some(ImageSource::S3Key(uploaded.s3_key));
-    Ok(())
+    Ok(body)
 }

@@ -20,15 +20,8 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 
 async fn key(stage: &Stage, owner: &str) -> Web {
-    let made = stage
-        .order("ops.key.create", &json!({ "owner": owner }))
-        .await;
-    let web = Web::of(stage).with_key(made["token"].as_str().unwrap());
-    until("the key is known", async || {
-        web.get("/v1/tasks").await.status == 200
-    })
-    .await;
-    web
+    let order = json!({ "owner": owner });
+    web::key(stage, &Web::of(stage), order).await.1
 }
 
 async fn submit(web: &Web, tasks: usize) {
