@@ -47,7 +47,7 @@ impl Dev {
                 .arg(&store)
                 .arg(program.get_program())
                 .args(program.get_args());
-            without_nats(&mut command);
+            clear_environment(&mut command);
             command
         };
         let tried = on_disk(&Command::new("true")).status();
@@ -116,12 +116,12 @@ impl Drop for Dev {
 fn spotreel(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
     command.arg("--dir").arg(dir).args(args);
-    without_nats(&mut command);
+    clear_environment(&mut command);
     command
 }
 
 /// Nothing of the person's own.
-fn without_nats(command: &mut Command) {
+fn clear_environment(command: &mut Command) {
     for name in [
         "NATS_URL",
         "NATS_USER",
