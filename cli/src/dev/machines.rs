@@ -85,6 +85,10 @@ target = "1m"
 min = 1
 max = {max}
 
+# Machines that end before they serve: a few of them in the first minute, and the batch is given up within three.
+[pool.default.breaker]
+pause = "15s"
+
 [pool.default.patience]
 boot = "1m"
 replay = "20s"

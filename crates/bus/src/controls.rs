@@ -21,6 +21,9 @@ pub struct Hold {
     pub by: String,
     pub reason: String,
     pub since: Timestamp,
+    /// Fleet held it, under this configuration of the pool: another one lifts it. Absent: a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
 }
 
 /// The pool's queue shall run now, whatever the rules say.
@@ -90,6 +93,11 @@ pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, 
 
 pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), ApiError> {
     remove(client, &format!("hold.{pool}"), None).await
+}
+
+/// Lifts the hold with this revision; a newer one stays, and is [`ApiError::Conflict`].
+pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
+    remove(client, &format!("hold.{pool}"), Some(revision)).await
 }
 
 pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, ApiError> {

@@ -136,7 +136,7 @@ async fn nobody_writes_what_is_anothers() {
         (&trigger, names::leader_key("fleet")),
         (&trigger, names::worker_drain("i-1")),
         (&fleet, names::leader_key("trigger")),
-        (&fleet, "$KV.spotreel-controls.hold.default".into()),
+        (&fleet, "$KV.spotreel-controls.run.default".into()),
         (&fleet, "spotreel.log.t1.cancelled".into()),
     ];
     let admin = nats.client("provision").await;
@@ -191,6 +191,7 @@ async fn an_order_stays_until_it_is_taken_back() {
         by: "ada".into(),
         reason: "maintenance".into(),
         since: at(0),
+        config: None,
     };
     let run = |id: &str| controls::Run {
         by: "ada".into(),

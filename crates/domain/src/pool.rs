@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::PoolName;
 use crate::fleet::cloud::Template;
-use crate::fleet::policy::{Bid, Budget, Kind, Patience, Policy, Subnet};
+use crate::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use crate::model::Model;
 use crate::money::Usd;
 use crate::render_time::{Corrections, Gpu, mean_seconds};
@@ -44,6 +44,7 @@ pub struct PoolConfig {
     #[serde(with = "humantime_serde")]
     pub batch_deadline: Duration,
     pub rules: Rules,
+    pub breaker: BreakerRule,
     pub patience: Patience,
 }
 
@@ -132,6 +133,7 @@ impl Default for PoolConfig {
             on_demand_after: None,
             batch_deadline: BATCH_DEADLINE,
             rules: Rules::default(),
+            breaker: BreakerRule::default(),
             patience: Patience::default(),
         }
     }
@@ -260,6 +262,7 @@ impl PoolConfig {
                 per_month: budgets.per_month,
             },
             on_demand_after: self.on_demand_after,
+            breaker: self.breaker.clone(),
             patience: self.patience.clone(),
         }
     }
@@ -288,6 +291,22 @@ impl PoolConfig {
                 "batch_deadline",
                 rule,
                 "set it well above rules.sizing.target; 12h is the preset",
+            );
+        }
+        if self.breaker.failures == 0 {
+            let rule = "launches would be paused before any machine has failed".into();
+            report(
+                "breaker.failures",
+                rule,
+                "set it to 1 or more; 3 is the preset",
+            );
+        }
+        if self.breaker.pause.is_zero() {
+            let rule = "launches would not be paused at all".into();
+            report(
+                "breaker.pause",
+                rule,
+                "set it to some minutes; 2m is the preset",
             );
         }
         let least_cap = self.kinds.iter().map(|kind| kind.cap).min();

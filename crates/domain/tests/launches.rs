@@ -11,7 +11,7 @@ use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template,
 };
 use spotreel_domain::fleet::observation::{Market, Observation, Spent, Work};
-use spotreel_domain::fleet::policy::{Bid, Budget, Kind, Patience, Policy, Subnet};
+use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
 
 const ZONES: [&str; 2] = ["us-east-2a", "us-east-2b"];
@@ -51,6 +51,7 @@ fn policy(max_units: u32) -> Policy {
         max_units,
         budget: Budget::default(),
         on_demand_after: None,
+        breaker: BreakerRule::default(),
         patience: Patience::default(),
     }
 }

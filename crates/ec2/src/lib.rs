@@ -12,6 +12,7 @@
 
 mod classify;
 mod connect;
+mod console;
 mod end;
 mod error;
 mod launch;

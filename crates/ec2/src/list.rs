@@ -120,13 +120,21 @@ fn seen(instance: &Instance) -> Result<Seen, CallError> {
                 ))
             })
             .collect(),
-        reason: instance
-            .state_reason()
-            .and_then(|reason| reason.code())
-            .or(instance.state_transition_reason())
-            .filter(|reason| !reason.is_empty())
-            .map(str::to_owned),
+        reason: reason(instance),
     })
+}
+
+/// Both of EC2's words for it: the reason, whose message begins with its code, and the transition's, which has the time.
+fn reason(instance: &Instance) -> Option<String> {
+    let reason = instance.state_reason();
+    let said = reason.and_then(|reason| reason.message().or(reason.code()));
+    let mut words: Vec<_> = [said, instance.state_transition_reason()]
+        .into_iter()
+        .flatten()
+        .filter(|words| !words.is_empty())
+        .collect();
+    words.dedup();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 /// Keeps the `Date` of the first answer that has one.

@@ -88,6 +88,9 @@ impl Pool {
                 Effect::DeleteFleets { launches } => {
                     told.push(self.delete_fleets(launches).boxed());
                 }
+                Effect::ReadConsole { instance } => {
+                    told.push(self.read_console(instance).boxed());
+                }
             }
         }
         if let Some(seq) = launch {
@@ -239,6 +242,19 @@ impl Pool {
             Outcome::FleetsDeleted {
                 launches: launches.map(|(seq, _)| *seq).collect(),
             }
+        }
+    }
+
+    /// Asked once: whoever may not read it, or comes too late, has EC2's own reason.
+    fn read_console(&self, instance: String) -> impl Future<Output = Outcome> + Send + 'static {
+        let ec2 = self.cloud.ec2.clone();
+        async move {
+            let read = ec2.console(&instance).await;
+            let tail = read.unwrap_or_else(|error| {
+                tracing::info!(%error, instance, "console output cannot be read");
+                String::new()
+            });
+            Outcome::Console { instance, tail }
         }
     }
 

@@ -56,6 +56,8 @@ pub enum RoundError {
     Record(#[from] ReadError),
     #[error("the batch log does not take an event")]
     Append(#[source] Box<AppendError<RecordedBatch>>),
+    #[error("orders cannot be read or written")]
+    Controls(#[from] BusError),
     #[error("there is no connection to NATS")]
     Disconnected,
 }

@@ -155,5 +155,6 @@ fn blocker(by: Blocker) -> &'static str {
         Blocker::Configuration => "configuration",
         Blocker::PricesUnknown => "prices_unknown",
         Blocker::CountsUnknown => "counts_unknown",
+        Blocker::NeverServed => "never_served",
     }
 }

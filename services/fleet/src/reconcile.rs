@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
+use spotreel_bus::controls::{self, Hold};
+use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_bus::{BatchLog, RecordedBatch};
 use spotreel_domain::batch::{Batch, BatchId, Instance, PoolName};
 use spotreel_domain::fleet::observation::Spent;
+use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_proto::worker::v1::Presence;
@@ -199,6 +202,7 @@ impl Pool {
                 };
                 self.pace.measured(&log, &next).await;
                 self.pace.recall(log.client(), &self.name).await;
+                self.lift_hold().await?;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
             };
@@ -277,6 +281,10 @@ impl Pool {
         if intends {
             crash::point("before-intent");
         }
+        // Before the batch ends: once it has, trigger may ask for the next one.
+        if let Some(reason) = holds_its_pool(batch, &self.policy) {
+            self.hold(reason).await?;
+        }
         match self.fleet.batches.append(batch, record.sequence).await {
             Ok(sequence) => {
                 if intends {
@@ -288,6 +296,50 @@ impl Pool {
             }
             Err(AppendError::Conflict(_)) => Ok(false),
             Err(error) => Err(RoundError::Append(Box::new(error))),
+        }
+    }
+
+    /// Nothing is bought for the pool until a person resumes it, or this configuration is another.
+    async fn hold(&self, reason: String) -> Result<(), RoundError> {
+        let client = self.fleet.batches.client();
+        if controls::all(client).await?.holds.contains_key(&self.name) {
+            return Ok(());
+        }
+        let hold = Hold {
+            by: "fleet".to_owned(),
+            reason,
+            since: ambient::now(),
+            config: Some(self.policy.fingerprint()),
+        };
+        controls::hold(client, &self.name, &hold).await?;
+        tracing::error!(pool = %self.name, reason = hold.reason, "launches are held: machines end before they serve");
+        Ok(())
+    }
+
+    /// Lifts a hold of fleet's own that was made under another configuration.
+    async fn lift_hold(&self) -> Result<(), RoundError> {
+        let client = self.fleet.batches.client();
+        let holds = controls::all(client).await?.holds;
+        let Some(held) = holds.get(&self.name) else {
+            return Ok(());
+        };
+        let ours = self.policy.fingerprint();
+        if held
+            .order
+            .config
+            .as_ref()
+            .is_none_or(|config| *config == ours)
+        {
+            return Ok(());
+        }
+        match controls::lift(client, &self.name, held.revision).await {
+            Ok(()) => {
+                tracing::info!(pool = %self.name, "launches are resumed: the configuration has changed");
+                Ok(())
+            }
+            // Another order stands there by now.
+            Err(ApiError::Conflict) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotreel_bootstrap::Context;
-use spotreel_bus::kv;
+use spotreel_bus::{controls, kv};
 use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Receipt, Status};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::fleet::view::FleetView;
@@ -242,6 +242,67 @@ async fn above_the_cap_nothing_is_launched_and_the_distance_is_said() {
     assert_eq!(stage.calls("CreateFleet"), 0);
     let events = stage.root().batches.history(&batch.id).await.unwrap();
     assert!(events.len() < 6, "no event for what does not change");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_never_boot_end_the_batch_and_hold_the_pool_until_the_configuration_changes()
+{
+    let pool = format!("{POOL}breaker = {{ pause = \"300ms\", pauses = 1 }}\n");
+    let broken = "#!/bin/bash\necho the registry says 429\nexit 1\n";
+    let mut stage = Stage::with_machines(&pool, broken).await;
+    let root = stage.root().clone();
+    for task in ["a", "b", "c"] {
+        stage.submit(task).await;
+    }
+    let first = Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)));
+    stage.start_fleet_as(Lead::ByLease, &first).await;
+    stage.request(3).await;
+    let blocked = stage
+        .until_batch("paused", |batch| {
+            let blocked = batch.blocked.as_ref();
+            blocked.is_some_and(|b| b.sentence.contains("the registry says 429"))
+        })
+        .await;
+    let sentence = blocked.blocked.unwrap().sentence;
+    for told in ["in a row", "Client.InstanceInitiatedShutdown"] {
+        assert!(sentence.contains(told), "{sentence}");
+    }
+    let batch = stage
+        .until_batch("given up", |batch| !batch.is_active())
+        .await;
+    assert!(
+        matches!(&batch.status, Status::Failed { reason } if reason.contains("429")),
+        "{:?}",
+        batch.status
+    );
+    let bought = stage.cloud.instances().len();
+    assert!(bought <= 5, "{bought} machines for three tasks");
+    let held = async || {
+        let all = controls::all(&root.client).await.unwrap();
+        all.holds.get(&batch.id.pool).cloned()
+    };
+    let hold = held().await.unwrap().order;
+    assert_eq!(hold.by, "fleet");
+    assert!(hold.reason.contains("default-1 failed"), "{}", hold.reason);
+
+    // The same configuration again: nothing has been mended.
+    first.stopping.cancel();
+    first.tasks.close();
+    first.tasks.wait().await;
+    stage.set_key("rounds.idle", "50ms");
+    let second = Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)));
+    stage.start_fleet_as(Lead::Always, &second).await;
+    until("it has looked", async || {
+        second.health.readiness().checks.contains_key("batch log")
+    })
+    .await;
+    assert!(held().await.is_some());
+    second.stopping.cancel();
+    second.tasks.close();
+    second.tasks.wait().await;
+    stage.set_key("template.version", "2");
+    stage.start_fleet_as(Lead::Always, &stage.ctx).await;
+    until("the hold is lifted", async || held().await.is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

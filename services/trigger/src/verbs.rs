@@ -209,6 +209,7 @@ impl Desk {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
             reason: text("reason", &order.reason)?,
             since: ambient::now(),
+            config: None,
         };
         for pool in &pools {
             let stored = controls::hold(&self.client, pool, &hold).await;

@@ -370,6 +370,7 @@ fn blockers(newest: &Batch, now: Timestamp) -> Vec<Blocker> {
             batch::Blocker::PricesUnknown => BlockerKind::PricesUnknown,
             batch::Blocker::CountsUnknown => BlockerKind::CountsStale,
             batch::Blocker::NoCapacity => BlockerKind::BackOff,
+            batch::Blocker::NeverServed => BlockerKind::NeverServed,
         };
         blockers.push(Blocker {
             kind,

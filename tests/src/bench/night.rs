@@ -280,6 +280,7 @@ impl Night {
                 self.terminate(due);
             }
             Effect::Terminate { instances } => self.terminate(instances),
+            Effect::ReadConsole { instance } => panic!("{instance} did not come up"),
             Effect::DeleteFleets { launches } => {
                 let launches = launches.into_iter().map(|(seq, _)| seq).collect();
                 self.learn(&Outcome::FleetsDeleted { launches });

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use prost::Message;
 use spotreel_domain::batch::{
-    Batch, BatchId, Blocked, Instance, InstanceState, Launch, LaunchState, Penalty, PoolName,
-    Status, Stop,
+    Batch, BatchId, Blocked, Breaker, FailedStart, Instance, InstanceState, Launch, LaunchState,
+    Penalty, PoolName, Status, Stop,
 };
 use spotreel_domain::fleet::cloud::{Place, PlaceError};
 use spotreel_domain::money::Usd;
@@ -36,6 +36,7 @@ fn to_wire(batch: &Batch) -> wire::Batch {
         launches: batch.launches.iter().map(launch_to_wire).collect(),
         instances: batch.instances.iter().map(instance_to_wire).collect(),
         penalties: batch.penalties.iter().map(penalty_to_wire).collect(),
+        breaker: breaker_to_wire(&batch.breaker),
         blocked: batch.blocked.as_ref().map(|blocked| wire::Blocked {
             by: word(&blocked.by),
             sentence: blocked.sentence.clone(),
@@ -93,6 +94,11 @@ fn from_wire(batch: wire::Batch) -> Result<Batch, DecodeError> {
         launches: all(batch.launches, launch_from_wire)?,
         instances: all(batch.instances, instance_from_wire)?,
         penalties: all(batch.penalties, penalty_from_wire)?,
+        breaker: batch
+            .breaker
+            .map(breaker_from_wire)
+            .transpose()?
+            .unwrap_or_default(),
         blocked: batch.blocked.map(blocked_from_wire).transpose()?,
         stop: batch.stop.map(stop_from_wire).transpose()?,
         empty_listings: batch.empty_listings,
@@ -279,6 +285,38 @@ fn penalty_from_wire(penalty: wire::Penalty) -> Result<Penalty, DecodeError> {
         code: penalty.code,
         message: penalty.message,
         until: time(penalty.until_ms, "penalty.until_ms")?,
+    })
+}
+
+fn breaker_to_wire(breaker: &Breaker) -> Option<wire::Breaker> {
+    (*breaker != Breaker::default()).then(|| wire::Breaker {
+        failures: breaker.failures,
+        pauses: breaker.pauses,
+        until_ms: breaker.until.map(Timestamp::as_millisecond),
+        last: breaker.last.as_ref().map(|last| wire::FailedStart {
+            instance: last.instance.clone(),
+            place: Some(place_to_wire(&last.place)),
+            reason: last.reason.clone(),
+            console: last.console.clone(),
+        }),
+    })
+}
+
+fn breaker_from_wire(breaker: wire::Breaker) -> Result<Breaker, DecodeError> {
+    let last = breaker.last.map(|last| {
+        let place = last.place.ok_or(DecodeError::Field("breaker.place"))?;
+        Ok::<_, DecodeError>(FailedStart {
+            instance: last.instance,
+            place: place_from_wire(place),
+            reason: last.reason,
+            console: last.console,
+        })
+    });
+    Ok(Breaker {
+        failures: breaker.failures,
+        pauses: breaker.pauses,
+        until: some_time(breaker.until_ms, "breaker.until_ms")?,
+        last: last.transpose()?,
     })
 }
 

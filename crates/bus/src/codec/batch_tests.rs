@@ -136,6 +136,17 @@ fn full() -> Batch {
             message: "above".into(),
             until: at(24),
         }],
+        breaker: Breaker {
+            failures: 3,
+            pauses: 1,
+            until: Some(at(28)),
+            last: Some(FailedStart {
+                instance: "i-9".into(),
+                place: place(),
+                reason: "Client.InternalError: Client error on launch".into(),
+                console: Some("the end of it".into()),
+            }),
+        },
         blocked: Some(Blocked {
             by: Blocker::NoPlaceUnderCap,
             sentence: "the market is $0.02 above the cap".into(),
@@ -182,6 +193,7 @@ fn everything_is_read_as_it_was_written() {
             place: None,
             ..full().penalties.remove(0)
         }],
+        breaker: Breaker::default(),
         blocked: None,
         stop: None,
         ..full()
@@ -207,6 +219,7 @@ fn every_word_is_read_as_it_was_written() {
         B::Configuration,
         B::PricesUnknown,
         B::CountsUnknown,
+        B::NeverServed,
     ] {
         assert_eq!(from_word::<Blocker>(word(&by), "by").unwrap(), by);
     }

@@ -4,6 +4,7 @@
 //! log is one a *pool*, so that a pool has at most one active batch by construction: the next one can only be written
 //! after the one before has settled or failed.
 
+mod breaker;
 mod instance;
 mod launch;
 mod receipt;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 
 use crate::fleet::cloud::{ErrorClass, Lifecycle, Place};
 
+pub use breaker::{Breaker, FailedStart};
 pub use instance::{Ending, Instance, InstanceState, Leaving};
 pub use launch::{Launch, LaunchState};
 pub use receipt::{Receipt, ReceiptLine};
@@ -128,6 +130,7 @@ pub struct Batch {
     pub launches: Vec<Launch>,
     pub instances: Vec<Instance>,
     pub penalties: Vec<Penalty>,
+    pub breaker: Breaker,
     pub blocked: Option<Blocked>,
     pub stop: Option<Stop>,
     /// Listings in a row that showed nothing of it, while it wants nothing.
@@ -196,6 +199,8 @@ pub enum Blocker {
     Configuration,
     PricesUnknown,
     CountsUnknown,
+    /// Machines end before they serve.
+    NeverServed,
 }
 
 impl Status {
@@ -269,6 +274,7 @@ impl Batch {
             launches: Vec::new(),
             instances: Vec::new(),
             penalties: Vec::new(),
+            breaker: Breaker::default(),
             blocked: None,
             stop: None,
             empty_listings: 0,

@@ -1,11 +1,11 @@
 //! What to launch: how many, where, at what price, and whether at all.
 
 use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, Place, client_token};
-use super::leave;
 use super::observation::{Market, Observation, Work};
 use super::policy::{Bid, Budget, Kind, MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
-use crate::batch::{Batch, Blocked, Blocker, Launch, LaunchState, Penalty};
+use super::{breaker, leave};
+use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState, Penalty};
 use crate::money::Usd;
 
 /// What a strict bid adds to the lowest price: enough for the market to move a little, and no more.
@@ -29,34 +29,41 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             "how long the queue is cannot be told for certain, so nothing is launched".to_owned(),
         )),
         Some(work) => missing(batch, work, seen, policy).map_or(Ok(None), |units| {
+            let units = units.min(breaker::admits(batch, seen, policy)?);
             plan(batch, units, work, seen, policy).map(Some)
         }),
     };
     match verdict {
         Ok(launch) => {
-            // Being blocked ends when something serves again or nothing is missing, not with the next attempt.
-            if launch.is_none()
-                || batch
-                    .instances
-                    .iter()
-                    .any(crate::batch::Instance::is_active)
-            {
-                batch.blocked = None;
+            // Being blocked ends when something serves again or nothing is missing, not with the next attempt; nor while
+            // it is open whether machines come up at all.
+            let goes_on = launch.is_none() || batch.instances.iter().any(Instance::is_active);
+            match breaker::is_open(batch, policy) {
+                true => block(
+                    batch,
+                    Blocker::NeverServed,
+                    breaker::sentence(batch, seen),
+                    seen,
+                ),
+                false if goes_on => batch.blocked = None,
+                false => {}
             }
             batch.launches.extend(launch);
         }
-        Err((by, sentence)) => {
-            let since = batch
-                .blocked
-                .as_ref()
-                .map_or(seen.now, |blocked| blocked.since);
-            batch.blocked = Some(Blocked {
-                by,
-                sentence,
-                since,
-            });
-        }
+        Err((by, sentence)) => block(batch, by, sentence, seen),
     }
+}
+
+fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
+    let since = batch
+        .blocked
+        .as_ref()
+        .map_or(seen.now, |before| before.since);
+    batch.blocked = Some(Blocked {
+        by,
+        sentence,
+        since,
+    });
 }
 
 /// A call that is made again is counted before it is made: the first one may still be under way elsewhere.
@@ -92,6 +99,7 @@ pub(super) fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> boo
         && seen.now < batch.deadline
         && !leave::is_spent(batch, seen, policy)
         && configuration_error(batch).is_none()
+        && breaker::gives_up(batch, policy).is_none()
 }
 
 /// What the cloud refused in a way that no retry can mend.
@@ -128,7 +136,7 @@ fn missing(batch: &Batch, work: &Work, seen: &Observation, policy: &Policy) -> O
 }
 
 /// Units of launches without an answer that no listing has shown yet, and still may.
-fn may_appear(batch: &Batch, seen: &Observation, policy: &Policy) -> u32 {
+pub(super) fn may_appear(batch: &Batch, seen: &Observation, policy: &Policy) -> u32 {
     let may = |launch: &&Launch| {
         matches!(launch.state, LaunchState::Dispatched { at, .. }
             if elapsed(at, seen.now) < policy.patience.unknown_launch)

@@ -145,7 +145,7 @@ pub struct Seen {
     /// By the cloud's clock.
     pub launched_at: Timestamp,
     pub tags: BTreeMap<String, String>,
-    /// Why it left its last state, in the cloud's words: `Server.SpotInstanceTermination`.
+    /// Why it left its last state, in the cloud's words: `Server.SpotInstanceTermination: …`.
     pub reason: Option<String>,
 }
 

@@ -210,7 +210,9 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
             continue;
         };
         instance.silent_since = None;
-        if instance.state == InstanceState::Booting && worker.state != WorkerState::Starting {
+        // One that takes nothing from the first has never served.
+        let serves = !matches!(worker.state, WorkerState::Starting | WorkerState::Drained);
+        if instance.state == InstanceState::Booting && serves {
             instance.state = InstanceState::Serving;
             instance.ready_at = Some(seen.now);
             batch.first_ready_at.get_or_insert(seen.now);

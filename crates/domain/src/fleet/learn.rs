@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::breaker;
 use super::cloud::{ErrorClass, LaunchAnswer, PlaceError};
 use super::observation::Market;
 use super::policy::Policy;
@@ -23,6 +24,11 @@ pub enum Outcome {
     },
     FleetsDeleted {
         launches: Vec<u32>,
+    },
+    /// The end of what a machine has written on its console; empty: it cannot be read.
+    Console {
+        instance: String,
+        tail: String,
     },
 }
 
@@ -83,6 +89,7 @@ impl Learned<'_> {
                 }
             }
             Outcome::Drained { .. } => {}
+            Outcome::Console { instance, tail } => breaker::read(&mut batch, instance, tail),
             Outcome::FleetsDeleted { launches } => {
                 for seq in launches {
                     if let Some(launch) = batch.launch_mut(*seq) {

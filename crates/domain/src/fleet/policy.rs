@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::cloud::Template;
 use crate::batch::PoolName;
@@ -25,6 +26,7 @@ pub struct Policy {
     pub budget: Budget,
     /// Buy on demand once Spot has given nothing for so long; none: never.
     pub on_demand_after: Option<Duration>,
+    pub breaker: BreakerRule,
     pub patience: Patience,
 }
 
@@ -58,6 +60,32 @@ pub struct Budget {
     pub per_batch: Option<Usd>,
     pub per_day: Option<Usd>,
     pub per_month: Option<Usd>,
+}
+
+/// When launches stop because machines end before they serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerRule {
+    /// So many machines in a row pause the launches; after a pause one machine is tried.
+    pub failures: u32,
+    /// The first pause; each further one is twice as long.
+    #[serde(with = "humantime_serde")]
+    pub pause: Duration,
+    #[serde(with = "humantime_serde")]
+    pub longest_pause: Duration,
+    /// After so many pauses in a row the batch fails, and its pool is held.
+    pub pauses: u32,
+}
+
+impl Default for BreakerRule {
+    fn default() -> Self {
+        Self {
+            failures: 3,
+            pause: Duration::from_secs(2 * 60),
+            longest_pause: Duration::from_secs(30 * 60),
+            pauses: 4,
+        }
+    }
 }
 
 /// How long things are waited for. The defaults are those of the fleet's specification.
@@ -132,6 +160,12 @@ impl Default for Patience {
 impl Policy {
     pub fn kind(&self, name: &str) -> Option<&Kind> {
         self.kinds.iter().find(|kind| kind.name == name)
+    }
+
+    /// The name of this configuration: whatever is changed in it gives another one.
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(format!("{self:?}").as_bytes());
+        digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
 
     /// Tags for what one launch makes. `expires_at` is the cloud's clock.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::cloud::LaunchRequest;
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
-use super::{buy, follow, leave, settle};
-use crate::batch::{Batch, DrainMode, InstanceState, LaunchState, Leaving};
+use super::{breaker, buy, follow, leave, settle};
+use crate::batch::{Batch, DrainMode, InstanceState, LaunchState, Leaving, Status};
 
 /// As many as a night of trying one place after the other makes, and few enough to travel in every event.
 const LAUNCHES_KEPT: usize = 48;
@@ -43,6 +43,10 @@ pub enum Effect {
     DeleteFleets {
         launches: Vec<(u32, String)>,
     },
+    /// Read what this machine, which ended before it served, has written on its console.
+    ReadConsole {
+        instance: String,
+    },
 }
 
 /// The next state and what follows from it. Without anything to change, `batch` comes back as it was.
@@ -52,6 +56,7 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
         follow::listing(&mut batch, seen, policy);
         follow::workers(&mut batch, seen);
         leave::decide(&mut batch, seen, policy);
+        breaker::count(before, &mut batch, seen, policy);
         buy::decide(&mut batch, seen, policy);
         settle::decide(&mut batch, seen, policy);
         forget_old_launches(&mut batch);
@@ -92,6 +97,17 @@ pub fn outlived(batch: &Batch, cloud_now: jiff::Timestamp, policy: &Policy) -> V
     let there = batch.instances.iter().filter(|i| !i.is_gone());
     let old = there.filter(|instance| old(instance.launched_at));
     old.map(|instance| instance.id.clone()).collect()
+}
+
+/// The batch has failed since its machines end before they serve: nothing may be bought for its pool until a person, or
+/// another configuration, says so. This is why.
+pub fn holds_its_pool(batch: &Batch, policy: &Policy) -> Option<String> {
+    match &batch.status {
+        Status::Failed { reason } if breaker::gives_up(batch, policy).is_some() => {
+            Some(format!("batch {} failed: {reason}", batch.id))
+        }
+        _ => None,
+    }
 }
 
 /// The state travels in every event: of launches that brought nothing, the newest are enough.
@@ -142,6 +158,9 @@ fn effects(batch: &Batch, seen: &Observation, policy: &Policy) -> Vec<Effect> {
     let launches = settle::finished_fleets(batch);
     if !launches.is_empty() {
         effects.push(Effect::DeleteFleets { launches });
+    }
+    if let Some(instance) = breaker::unread(batch, policy) {
+        effects.push(Effect::ReadConsole { instance });
     }
     effects
 }

@@ -4,7 +4,7 @@ use super::cloud::Seen;
 use super::observation::Observation;
 use super::policy::Policy;
 use super::reconcile::elapsed;
-use super::{buy, leave};
+use super::{breaker, buy, leave};
 use crate::batch::{Batch, Instance, InstanceState, LaunchState, Status};
 
 /// Listings in a row that show nothing of it, before a batch is over.
@@ -54,7 +54,9 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
     if leave::is_spent(batch, seen, policy) {
         return Some(Some("its budget is spent".to_owned()));
     }
-    let idle_market = batch.instances.iter().all(Instance::is_gone);
+    // How long machines are tried that do not come up, the breaker says.
+    let idle_market =
+        batch.instances.iter().all(Instance::is_gone) && !breaker::is_open(batch, policy);
     if let Some(blocked) = batch.blocked.as_ref().filter(|_| idle_market)
         && elapsed(blocked.since, seen.now) >= policy.patience.blocked
     {
@@ -62,7 +64,10 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
         return Some(Some(reason));
     }
     let empty = seen.work.is_some_and(|work| work.runnable == 0) && seen.keep == 0;
-    empty.then_some(None)
+    if empty {
+        return Some(None);
+    }
+    breaker::gives_up(batch, policy).map(Some)
 }
 
 fn underway(batch: &Batch, ending: bool) -> Status {

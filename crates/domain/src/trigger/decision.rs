@@ -159,6 +159,8 @@ pub enum BlockerKind {
     Budget,
     /// The batches before got no capacity.
     BackOff,
+    /// The active batch's machines end before they serve.
+    NeverServed,
 }
 
 /// Whether machines come and go with batches, or stay.

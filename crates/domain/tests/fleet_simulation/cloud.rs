@@ -28,6 +28,25 @@ pub struct Cloud {
     drain_orders: BTreeSet<String>,
     next_id: u32,
     pub calm: bool,
+    pub habit: Habit,
+}
+
+/// What goes wrong with all machines of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    None,
+    /// Each ends before it serves: a broken image, a parameter that is not there.
+    NeverBoots,
+}
+
+impl Habit {
+    /// A few of the worlds each.
+    pub fn of(seed: u64) -> Self {
+        match seed % 20 {
+            3 => Self::NeverBoots,
+            _ => Self::None,
+        }
+    }
 }
 
 pub struct Machine {
@@ -41,6 +60,8 @@ pub struct Machine {
     pub state: CloudState,
     pub ended_at: Option<Timestamp>,
     end_due: Option<Timestamp>,
+    /// It switches itself off then.
+    breaks_at: Option<Timestamp>,
     reason: Option<String>,
     pub worker: Worker,
     draining: bool,
@@ -61,7 +82,7 @@ pub fn seconds(count: i64) -> SignedDuration {
 }
 
 impl Cloud {
-    pub fn new(queued: u64, prices: Market, now: Timestamp) -> Self {
+    pub fn new(queued: u64, prices: Market, now: Timestamp, habit: Habit) -> Self {
         let mut cloud = Self {
             machines: BTreeMap::new(),
             queued,
@@ -72,6 +93,7 @@ impl Cloud {
             drain_orders: BTreeSet::new(),
             next_id: 0,
             calm: false,
+            habit,
         };
         let place = Place {
             kind: "g5.xlarge".into(),
@@ -133,7 +155,7 @@ impl Cloud {
                 true => 1_000_000,
                 false => rng.random_range(20..300),
             };
-            let machine = Machine::new(
+            let mut machine = Machine::new(
                 place,
                 request.lifecycle,
                 request.tags.clone(),
@@ -141,6 +163,10 @@ impl Cloud {
                 now + seconds(hidden),
                 now + seconds(boots),
             );
+            if self.habit == Habit::NeverBoots {
+                machine.serves_at = Timestamp::MAX;
+                machine.breaks_at = Some(now + seconds(rng.random_range(5..120)));
+            }
             self.machines.insert(id.clone(), machine);
             instances.push(Launched {
                 id,
@@ -269,6 +295,10 @@ impl Cloud {
             .count() as u64
     }
 
+    pub fn bought(&self) -> usize {
+        self.machines.len() - 1 // the foreign one
+    }
+
     pub fn alive(&self) -> Vec<&String> {
         let alive = self
             .machines
@@ -336,6 +366,7 @@ impl Machine {
             state: CloudState::Pending,
             ended_at: None,
             end_due: None,
+            breaks_at: None,
             reason: None,
             worker: Worker::Off,
             draining: false,
@@ -405,6 +436,7 @@ impl Machine {
         } else if self.notice_at.is_some_and(|at| at <= now) {
             self.end(now, "Server.SpotInstanceTermination", queued);
         } else if self.expires_at <= now
+            || self.breaks_at.is_some_and(|at| at <= now)
             || (self.worker == Worker::Left
                 && !self.silent
                 && self.notice_at.is_none()

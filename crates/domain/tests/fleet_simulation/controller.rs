@@ -221,6 +221,11 @@ impl Controller {
                 }
             }
             Effect::Launch { seq } => self.launch(world, &round.batch, *seq),
+            Effect::ReadConsole { instance } => {
+                let tail = "cloud-init: failed".to_owned();
+                let instance = instance.clone();
+                self.learn(world, &Outcome::Console { instance, tail });
+            }
             Effect::DeleteFleets { launches } => {
                 let launches = launches.iter().map(|(seq, _)| *seq).collect();
                 self.learn(world, &Outcome::FleetsDeleted { launches });

@@ -18,9 +18,9 @@ use rand::{RngExt, SeedableRng};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, DrainMode, Instance, PoolName, Status, Stop, Wanted};
 use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::fleet::policy::{Bid, Budget, Kind, Patience, Policy, Subnet};
+use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 
-use cloud::{Cloud, seconds};
+use cloud::{Cloud, Habit, seconds};
 use controller::Controller;
 
 const SCHEDULES: u64 = 10_000;
@@ -54,7 +54,7 @@ impl World {
         let mut world = Self {
             seed,
             now,
-            cloud: Cloud::new(queued, prices, now),
+            cloud: Cloud::new(queued, prices, now, Habit::of(seed)),
             log: Log {
                 history: Vec::new(),
             },
@@ -147,6 +147,7 @@ fn policy(max_units: u32) -> Policy {
         max_units,
         budget: Budget::default(),
         on_demand_after: None,
+        breaker: BreakerRule::default(),
         patience: Patience {
             blocked: Duration::from_secs(1800),
             ..Patience::default()
@@ -234,9 +235,27 @@ fn limits_hold(world: &mut World) {
             world.story()
         );
     }
+    bought_is_bounded(world);
     assert!(
         world.cloud.machines[cloud::FOREIGN].ended_at.is_none(),
         "I8: a foreign instance was ended; {}",
+        world.story()
+    );
+}
+
+/// I13: what goes wrong with every machine costs a bounded number of them.
+fn bought_is_bounded(world: &World) {
+    let bought = world.cloud.bought();
+    let rule = &world.policy.breaker;
+    // Those of the first launches, those that replace the first that end, and one after each pause.
+    let most = match world.cloud.habit {
+        Habit::NeverBoots => world.policy.max_units + rule.failures + rule.pauses,
+        Habit::None => return,
+    };
+    assert!(
+        bought <= most as usize,
+        "I13: {bought} were bought, {most} may, and {:?}; {}",
+        world.cloud.habit,
         world.story()
     );
 }
@@ -255,6 +274,13 @@ fn at_rest(world: &World) {
         "I2: {:?}; {story}",
         batch.instances
     );
+    if world.cloud.habit == Habit::NeverBoots && batch.breaker.pauses > 0 {
+        let why = match &batch.status {
+            Status::Failed { reason } => reason.contains("in a row") || reason.contains("deadline"),
+            _ => batch.stop.is_some(),
+        };
+        assert!(why, "I13: {:?}; {story}", batch.status);
+    }
     if batch.status == Status::Settled && batch.stop.is_none() {
         assert_eq!(
             world.cloud.queued, 0,

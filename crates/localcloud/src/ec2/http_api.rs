@@ -162,6 +162,7 @@ fn dispatch(
         "DescribeFleets" => fleet::list(state, launcher, request),
         "DeleteFleets" => fleet::delete(state, request, launcher),
         "DescribeInstances" => instances::list(state, launcher, request, faults),
+        "GetConsoleOutput" => instances::console(state, launcher, request),
         "TerminateInstances" => instances::terminate(state, launcher, request, faults),
         "CreateTags" => instances::create_tags(state, launcher, request),
         "DeleteTags" => instances::delete_tags(state, launcher, request),

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use super::Launcher;
 use super::error::Refusal;
 use super::filters::{Filters, page};
@@ -17,6 +20,7 @@ const PAGE: (usize, usize) = (5, 1000);
 const MOST_TAGS: usize = 50;
 const LONGEST_KEY: usize = 128;
 const LONGEST_VALUE: usize = 256;
+const CONSOLE_KEPT: usize = 64 * 1024;
 
 const FILTERS: [&str; 12] = [
     "tag:",
@@ -193,6 +197,22 @@ pub(crate) fn terminate(
         );
     }
     Ok(Element::new("").set("instancesSet", items))
+}
+
+/// The end of what the machine has written, as much as AWS keeps.
+pub(crate) fn console(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+    let id = request.required("InstanceId")?;
+    check_ids(&[id])?;
+    if !state.instances.contains_key(id) {
+        return Err(not_found(&[id]));
+    }
+    launcher.dry_run(request)?;
+    let written = launcher.console(id);
+    let kept = &written[written.len().saturating_sub(CONSOLE_KEPT)..];
+    let answer = Element::new("")
+        .text("instanceId", id)
+        .text("timestamp", stamp(launcher.now));
+    Ok(answer.text("output", BASE64_STANDARD.encode(kept)))
 }
 
 pub(crate) fn create_tags(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::Ec2;
 use super::error::Refusal;
+use super::machine::CONSOLE;
 use super::query::Node;
 use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, State};
 
@@ -45,6 +46,12 @@ impl Launcher<'_> {
 
     pub fn end(&self, instance: &mut Instance, cause: Cause) {
         self.ec2.end(instance, cause, Order::Stop);
+    }
+
+    /// What the machine has written; nothing before it has booted.
+    pub fn console(&self, id: &str) -> Vec<u8> {
+        let path = self.ec2.config.dir.join(id).join(CONSOLE);
+        std::fs::read(path).unwrap_or_default()
     }
 
     pub fn end_later(&self, id: &str, span: Duration) {

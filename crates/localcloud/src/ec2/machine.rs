@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 const RECORD: &str = "machine.json";
-const CONSOLE: &str = "console.log";
+pub(crate) const CONSOLE: &str = "console.log";
 const SCRIPT: &str = "user-data";
 /// Says in the environment whose process it is, as long as nobody clears it.
 const DIR_VARIABLE: &str = "SPOTREEL_MACHINE_DIR";

@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// As monitor marks that all is swept, where there is no monitor.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
+/// What a machine runs.
+const SLEEPS: &str = "#!/bin/bash\nexec sleep 600\n";
+
 pub struct Stage {
     nats: Nats,
     pub cloud: LocalCloud,
@@ -71,13 +74,20 @@ impl Stage {
         stage
     }
 
+    /// As [`Stage::set`], with machines that do something else than sleep.
+    pub async fn with_machines(pool: &str, user_data: &str) -> Self {
+        let mut stage = Self::over(None, pool, user_data, |_| {}).await;
+        stage.start_nats().await;
+        stage
+    }
+
     pub async fn without_nats(pool: &str, change: impl FnOnce(&mut Config)) -> Self {
-        Self::over(None, pool, change).await
+        Self::over(None, pool, SLEEPS, change).await
     }
 
     /// As [`Stage::set`], over another cloud than the local one, which stays idle.
     pub async fn over_moto(endpoint_url: String, pool: &str) -> Self {
-        let mut stage = Self::over(Some(endpoint_url), pool, |_| {}).await;
+        let mut stage = Self::over(Some(endpoint_url), pool, SLEEPS, |_| {}).await;
         stage.start_nats().await;
         stage
     }
@@ -85,6 +95,7 @@ impl Stage {
     async fn over(
         endpoint_url: Option<String>,
         pool: &str,
+        user_data: &str,
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let shown = tracing_subscriber::EnvFilter::from_default_env();
@@ -107,11 +118,7 @@ impl Stage {
             endpoint_url: endpoint_url.or(Some(cloud.endpoint_url())),
         };
         let ec2 = Ec2::connect_with_keys(&at, keys).await;
-        let spec = TemplateSpec::new(
-            "spotreel-worker",
-            "ami-0abcdef1234567890",
-            "#!/bin/bash\nexec sleep 600\n",
-        );
+        let spec = TemplateSpec::new("spotreel-worker", "ami-0abcdef1234567890", user_data);
         let template = ec2.ensure_template(&spec).await.unwrap();
         let subnets = ec2.subnets(&SubnetFilter::Default).await.unwrap();
         let subnets = subnets
@@ -180,6 +187,12 @@ impl Stage {
             ..Sources::default()
         };
         load_from(&sources).unwrap()
+    }
+
+    /// For a fleet that is started later.
+    pub fn set_key(&mut self, key: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != key);
+        self.settings.push((key.to_owned(), value.to_owned()));
     }
 
     pub async fn start_fleet_as(&self, lead: Lead, ctx: &Context) {

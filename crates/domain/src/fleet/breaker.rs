@@ -1,0 +1,166 @@
+//! Machines that end before they serve, whatever ends them: so many in a row pause the launches, longer each time; after
+//! each pause one machine is tried; after the last pause the batch is given up.
+
+use std::time::Duration;
+
+use super::observation::Observation;
+use super::policy::{BreakerRule, Policy};
+use crate::batch::{
+    Batch, Blocker, Breaker, Ending, FailedStart, Instance, InstanceState, Leaving,
+};
+
+/// Enough for an error and the line before it; it travels in every event of the batch.
+const LONGEST_TAIL: usize = 300;
+
+/// Counts what has happened since `before`: machines that came up, and those that ended without.
+pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let was_booting = |instance: &&Instance| {
+        let known = before.instance(&instance.id);
+        known.is_none_or(|known| known.state == InstanceState::Booting)
+    };
+    let left = batch
+        .instances
+        .iter()
+        .filter(was_booting)
+        .filter(|instance| instance.state != InstanceState::Booting);
+    let (mut served, mut failed) = (false, Vec::new());
+    for instance in left {
+        if instance.ready_at.is_some() {
+            served = true;
+        } else if let Some(reason) = failure(instance, seen, policy) {
+            failed.push(FailedStart {
+                instance: instance.id.clone(),
+                place: instance.place.clone(),
+                reason,
+                console: None,
+            });
+        }
+    }
+    let (rule, breaker) = (&policy.breaker, &mut batch.breaker);
+    for one in failed {
+        breaker.failures = breaker.failures.saturating_add(1);
+        breaker.last = Some(one);
+        // Machines of one launch that end together are one reason to wait.
+        let pauses = breaker.until.is_some_and(|until| until > seen.now);
+        if breaker.failures >= rule.failures && !pauses {
+            breaker.pauses = breaker.pauses.saturating_add(1);
+            breaker.until = seen.now.checked_add(pause(rule, breaker.pauses)).ok();
+        }
+    }
+    if served {
+        *breaker = Breaker::default();
+    }
+}
+
+/// Why it ended before it served. None: we did not want it any more.
+fn failure(instance: &Instance, seen: &Observation, policy: &Policy) -> Option<String> {
+    let ours = match &instance.state {
+        InstanceState::Draining { why, .. } | InstanceState::Terminating { why, .. } => match why {
+            Leaving::BootLimit => format!(
+                "no worker served within its boot limit of {}",
+                words(policy.patience.boot)
+            ),
+            Leaving::Interruption => "EC2 took it back".to_owned(),
+            Leaving::Itself => "it switched itself off".to_owned(),
+            _ => return None,
+        },
+        InstanceState::Gone { ending, .. } => match ending {
+            Ending::Vanished => "no listing shows it any more".to_owned(),
+            _ => "it ended".to_owned(),
+        },
+        InstanceState::Booting | InstanceState::Serving => return None,
+    };
+    let shown = seen.listing.iter().find(|shown| shown.id == instance.id);
+    Some(shown.and_then(|shown| shown.reason.clone()).unwrap_or(ours))
+}
+
+fn pause(rule: &BreakerRule, pauses: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(pauses.saturating_sub(1));
+    rule.pause.saturating_mul(doubled).min(rule.longest_pause)
+}
+
+/// Whether it is in doubt that machines come up at all.
+pub(super) fn is_open(batch: &Batch, policy: &Policy) -> bool {
+    batch.breaker.failures >= policy.breaker.failures
+}
+
+/// So many units may be bought now, as far as machines come up; or why none.
+pub(super) fn admits(
+    batch: &Batch,
+    seen: &Observation,
+    policy: &Policy,
+) -> Result<u32, (Blocker, String)> {
+    if !is_open(batch, policy) {
+        return Ok(u32::MAX);
+    }
+    let pauses = batch.breaker.until.is_some_and(|until| until > seen.now);
+    let booting = |i: &Instance| i.state == InstanceState::Booting;
+    let is_tried =
+        batch.instances.iter().any(booting) || super::buy::may_appear(batch, seen, policy) > 0;
+    match pauses || is_tried {
+        true => Err((Blocker::NeverServed, sentence(batch, seen))),
+        false => Ok(1),
+    }
+}
+
+/// For people, while it is in doubt that machines come up.
+pub(super) fn sentence(batch: &Batch, seen: &Observation) -> String {
+    let next = match batch.breaker.until.filter(|until| *until > seen.now) {
+        Some(until) => format!("the next machine is tried at {until:.0}"),
+        None => "one more machine is tried".to_owned(),
+    };
+    format!("{}; {next}", story(&batch.breaker))
+}
+
+/// Why the batch is given up, if it is.
+pub(super) fn gives_up(batch: &Batch, policy: &Policy) -> Option<String> {
+    let breaker = &batch.breaker;
+    (is_open(batch, policy) && breaker.pauses > policy.breaker.pauses).then(|| story(breaker))
+}
+
+fn story(breaker: &Breaker) -> String {
+    let mut story = match breaker.failures {
+        1 => "a machine ended before it served".to_owned(),
+        n => format!("{n} machines in a row ended before they served"),
+    };
+    if let Some(last) = &breaker.last {
+        let FailedStart {
+            instance,
+            place,
+            reason,
+            ..
+        } = last;
+        story += &format!("; the last, {instance} ({place}): {reason}");
+        if let Some(tail) = last.console.as_deref().filter(|tail| !tail.is_empty()) {
+            story += &format!("; its console ends with: {tail}");
+        }
+    }
+    story
+}
+
+/// The machine whose console is to be read.
+pub(super) fn unread(batch: &Batch, policy: &Policy) -> Option<String> {
+    let last = batch.breaker.last.as_ref()?;
+    (is_open(batch, policy) && last.console.is_none()).then(|| last.instance.clone())
+}
+
+pub(super) fn read(batch: &mut Batch, instance: &str, tail: &str) {
+    let last = batch.breaker.last.as_mut();
+    if let Some(last) = last.filter(|last| last.instance == instance) {
+        last.console = Some(one_line(tail));
+    }
+}
+
+/// The end of it, on one line.
+fn one_line(text: &str) -> String {
+    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let text: String = visible.collect();
+    let text: Vec<_> = text.split_whitespace().collect();
+    let text = text.join(" ");
+    let surplus = text.chars().count().saturating_sub(LONGEST_TAIL);
+    text.chars().skip(surplus).collect()
+}
+
+fn words(span: Duration) -> String {
+    humantime_serde::re::humantime::format_duration(span).to_string()
+}

@@ -1,0 +1,352 @@
+//! What fleet makes of faults that come again and again: each step of such a night is right, and the whole must be, too.
+
+#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, Blocker, PoolName, Status, Wanted};
+use spotreel_domain::fleet::cloud::{
+    CloudState, LaunchAnswer, Launched, Lifecycle, Place, Seen, Template,
+};
+use spotreel_domain::fleet::observation::{
+    Market, Observation, Spent, Work, WorkerSeen, WorkerState,
+};
+use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
+use spotreel_domain::fleet::reconcile::{frozen_request, holds_its_pool};
+use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
+
+const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
+const STEP: i64 = 5;
+const SHUT_DOWN: &str = "Client.InstanceInitiatedShutdown: Instance initiated shutdown";
+
+fn start() -> Timestamp {
+    "2026-03-01T02:00:00Z".parse().unwrap()
+}
+
+fn seconds(count: i64) -> SignedDuration {
+    SignedDuration::from_secs(count)
+}
+
+fn policy(max_units: u32) -> Policy {
+    Policy {
+        env: "prod".into(),
+        pool: PoolName::parse("default").unwrap(),
+        project: "spotreel".into(),
+        template: Template {
+            id: "lt-1".into(),
+            version: 1,
+        },
+        kinds: vec![Kind {
+            name: "g6.xlarge".into(),
+            cap: Usd::from_cents(40),
+            on_demand_cap: None,
+        }],
+        subnets: ZONES
+            .map(|zone| Subnet {
+                id: format!("subnet-{zone}"),
+                zone: zone.into(),
+            })
+            .into(),
+        bid: Bid::Balanced,
+        max_units,
+        budget: Budget::default(),
+        on_demand_after: None,
+        breaker: BreakerRule::default(),
+        patience: Patience::default(),
+    }
+}
+
+struct Machine {
+    seen: Seen,
+    worker: Option<WorkerState>,
+    notice_at: Option<Timestamp>,
+    rebalance: bool,
+}
+
+impl Machine {
+    fn age(&self, now: Timestamp) -> i64 {
+        now.duration_since(self.seen.launched_at).as_secs()
+    }
+
+    fn is_alive(&self) -> bool {
+        self.seen.state != CloudState::Terminated
+    }
+
+    fn end(&mut self, reason: &str) {
+        self.seen.state = CloudState::Terminated;
+        self.seen.reason = Some(reason.into());
+        self.worker = None;
+    }
+}
+
+/// A batch in virtual time. Every launch is granted as a whole, in the first place that was asked for.
+struct Night {
+    now: Timestamp,
+    policy: Policy,
+    batch: Batch,
+    machines: Vec<Machine>,
+    tasks: u64,
+}
+
+impl Night {
+    fn new(tasks: u32, policy: Policy) -> Self {
+        let wanted = Wanted {
+            rule: "length".into(),
+            why: "enough tasks".into(),
+            units: tasks,
+            slot: None,
+            deadline: start() + seconds(12 * 3_600),
+        };
+        Self {
+            now: start(),
+            batch: Batch::request(&policy.pool, None, wanted, start()).unwrap(),
+            policy,
+            machines: Vec::new(),
+            tasks: tasks.into(),
+        }
+    }
+
+    /// So long, or until the batch is over; before each look `fate` has its way with every machine that is alive.
+    fn pass(&mut self, span: i64, mut fate: impl FnMut(&mut Machine, Timestamp)) {
+        let until = self.now + seconds(span);
+        while self.now < until && self.batch.is_active() {
+            for machine in self.machines.iter_mut().filter(|m| m.is_alive()) {
+                fate(machine, self.now);
+                if machine.notice_at.is_some_and(|at| at <= self.now) {
+                    machine.end("Server.SpotInstanceTermination: Spot instance termination");
+                }
+            }
+            self.look();
+            self.now += seconds(STEP);
+        }
+    }
+
+    fn look(&mut self) {
+        let round = reconcile(&self.batch, &self.observe(), &self.policy);
+        self.batch = round.batch;
+        for effect in round.effects {
+            self.act(effect);
+        }
+    }
+
+    fn observe(&self) -> Observation {
+        let workers = self.machines.iter().filter_map(|machine| {
+            Some(WorkerSeen {
+                instance: machine.seen.id.clone(),
+                state: machine.worker?,
+                notice_at: machine.notice_at,
+                rebalance: machine.rebalance,
+            })
+        });
+        let workers: Vec<_> = workers.collect();
+        let busy = |w: &&WorkerSeen| w.state == WorkerState::Busy;
+        Observation {
+            now: self.now,
+            cloud_now: self.now,
+            listing: self.machines.iter().map(|m| m.seen.clone()).collect(),
+            work: Some(Work {
+                runnable: self.tasks,
+                rendering: workers.iter().filter(busy).count() as u64,
+                sized: u32::try_from(self.tasks).unwrap(),
+                seconds: self.tasks * 600,
+            }),
+            workers: Some(workers),
+            market: Some(self.market()),
+            in_flight: None,
+            spent: Spent::default(),
+            quota: BTreeMap::new(),
+            keep: 0,
+            tasks_done: None,
+        }
+    }
+
+    fn market(&self) -> Market {
+        let places = self.policy.subnets.iter().map(|subnet| Place {
+            kind: "g6.xlarge".into(),
+            zone: subnet.zone.clone(),
+        });
+        Market {
+            spot: places.map(|place| (place, Usd::from_cents(26))).collect(),
+            on_demand: BTreeMap::new(),
+        }
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch { seq } => {
+                let result = Ok(self.launch(seq));
+                self.learn(&Outcome::Launched { seq, result });
+            }
+            Effect::Terminate { instances } => {
+                for machine in &mut self.machines {
+                    if instances.contains(&machine.seen.id) && machine.is_alive() {
+                        machine.end("Client.UserInitiatedShutdown: User initiated shutdown");
+                    }
+                }
+                let accepted = instances;
+                self.learn(&Outcome::Terminated { accepted });
+            }
+            Effect::Drain { instance, .. } => {
+                let machine = self.machines.iter_mut().find(|m| m.seen.id == instance);
+                let machine = machine.unwrap();
+                let answer = match machine.worker {
+                    None => DrainAnswer::NobodyThere,
+                    Some(WorkerState::Busy) => DrainAnswer::Draining,
+                    Some(_) => DrainAnswer::Drained,
+                };
+                self.learn(&Outcome::Drained { instance, answer });
+            }
+            Effect::DeleteFleets { launches } => {
+                let launches = launches.into_iter().map(|(seq, _)| seq).collect();
+                self.learn(&Outcome::FleetsDeleted { launches });
+            }
+            Effect::ReadConsole { instance } => {
+                let tail = "step 1\n\x1b[31mregistry: 429\nToo Many Requests\n".to_owned();
+                self.learn(&Outcome::Console { instance, tail });
+            }
+        }
+    }
+
+    fn launch(&mut self, seq: u32) -> LaunchAnswer {
+        let request = frozen_request(&self.batch, seq).unwrap();
+        let place = &request.overrides[0].place;
+        let mut instances = Vec::new();
+        for _ in 0..request.units {
+            let id = format!("i-{}", self.machines.len() + 1);
+            self.machines.push(Machine {
+                seen: Seen {
+                    id: id.clone(),
+                    kind: place.kind.clone(),
+                    zone: place.zone.clone(),
+                    lifecycle: request.lifecycle,
+                    state: CloudState::Running,
+                    launched_at: self.now,
+                    tags: request.tags.clone(),
+                    reason: None,
+                },
+                worker: None,
+                notice_at: None,
+                rebalance: false,
+            });
+            instances.push(Launched {
+                id,
+                kind: place.kind.clone(),
+                zone: place.zone.clone(),
+                lifecycle: Lifecycle::Spot,
+            });
+        }
+        LaunchAnswer {
+            fleet: format!("fleet-{seq}"),
+            instances,
+            errors: Vec::new(),
+        }
+    }
+
+    fn learn(&mut self, outcome: &Outcome) {
+        let market = self.market();
+        let learned = Learned {
+            now: self.now,
+            cloud_now: self.now,
+            market: Some(&market),
+            policy: &self.policy,
+        };
+        self.batch = learned.apply(&self.batch, outcome);
+    }
+}
+
+fn never_boots(machine: &mut Machine, now: Timestamp) {
+    if machine.age(now) >= 30 {
+        machine.end(SHUT_DOWN);
+    }
+}
+
+#[test]
+fn machines_that_never_boot_pause_the_launches_longer_each_time_and_then_the_batch_fails() {
+    let mut night = Night::new(3, policy(8));
+    night.pass(60, never_boots);
+    let blocked = night.batch.blocked.clone().unwrap();
+    assert_eq!(blocked.by, Blocker::NeverServed);
+    for told in [
+        "3 machines in a row ended before they served",
+        SHUT_DOWN,
+        "its console ends with: step 1 [31mregistry: 429 Too Many Requests",
+        "tried at 2026-03-01T02:02:30Z",
+    ] {
+        assert!(blocked.sentence.contains(told), "{}", blocked.sentence);
+    }
+    night.pass(12 * 3_600, never_boots);
+    let launched: Vec<_> = night
+        .machines
+        .iter()
+        .map(|m| m.seen.launched_at.duration_since(start()).as_secs())
+        .collect();
+    // Three at once, and then one after 2, 4, 8 and 16 minutes, each of which lives for half a minute.
+    assert_eq!(launched, [0, 0, 0, 150, 420, 930, 1_920]);
+    let Status::Failed { reason } = &night.batch.status else {
+        panic!("{:?}", night.batch.status);
+    };
+    assert!(reason.contains("7 machines in a row"), "{reason}");
+    assert!(reason.contains(SHUT_DOWN), "{reason}");
+    let hold = holds_its_pool(&night.batch, &night.policy).unwrap();
+    assert!(hold.contains("default-1 failed: 7 machines"), "{hold}");
+}
+
+#[test]
+fn whatever_ends_a_machine_before_it_serves_counts_but_not_our_own_wish() {
+    let reasons = [
+        "Server.InternalError: Internal error on launch",
+        "Client.UserInitiatedShutdown: User initiated shutdown",
+        "Server.SpotInstanceTermination: Spot instance termination",
+    ];
+    let mut night = Night::new(3, policy(8));
+    let mut next = reasons.iter();
+    night.pass(60, |machine, now| {
+        if machine.age(now) >= 30
+            && let Some(reason) = next.next()
+        {
+            machine.end(reason);
+        }
+    });
+    assert_eq!(night.machines.len(), 3, "paused");
+    // Nobody needs machines that boot once the queue is empty.
+    let mut night = Night::new(5, policy(8));
+    night.pass(20, |_, _| {});
+    night.tasks = 0;
+    night.pass(60, |_, _| {});
+    assert_eq!(night.batch.status, Status::Settled);
+    assert_eq!(night.batch.breaker.failures, 0);
+}
+
+#[test]
+fn a_machine_that_serves_ends_the_doubt() {
+    let mut night = Night::new(3, policy(8));
+    night.pass(120, never_boots);
+    assert_eq!(night.batch.breaker.failures, 3);
+    // The one that is tried comes up, and the others are bought.
+    night.pass(180, |machine, now| {
+        if machine.age(now) >= 30 {
+            machine.worker = Some(WorkerState::Busy);
+        }
+    });
+    assert_eq!(night.batch.breaker, Default::default());
+    assert_eq!(night.batch.blocked, None);
+    let alive = night.machines.iter().filter(|m| m.is_alive()).count();
+    assert_eq!(alive, 3);
+    assert_eq!(holds_its_pool(&night.batch, &night.policy), None);
+}
+
+#[test]
+fn machines_that_reach_their_boot_limit_count_once() {
+    let mut night = Night::new(1, policy(8));
+    night.pass(4 * 3_600, |_, _| {});
+    let breaker = &night.batch.breaker;
+    assert!(night.machines.len() <= 7, "{}", night.machines.len());
+    assert_eq!(
+        breaker.failures as usize,
+        night.machines.iter().filter(|m| !m.is_alive()).count()
+    );
+    let last = breaker.last.as_ref().unwrap();
+    assert!(last.reason.contains("boot limit of 15m"), "{last:?}");
+}
