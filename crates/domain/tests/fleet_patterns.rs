@@ -350,3 +350,79 @@ fn machines_that_reach_their_boot_limit_count_once() {
     let last = breaker.last.as_ref().unwrap();
     assert!(last.reason.contains("boot limit of 15m"), "{last:?}");
 }
+
+/// Serves after half a minute; in this zone EC2 takes it a minute later.
+fn taken_in(zone: &str) -> impl FnMut(&mut Machine, Timestamp) {
+    move |machine, now| {
+        if machine.age(now) >= 30 {
+            machine.worker = Some(WorkerState::Busy);
+        }
+        if machine.age(now) >= 90 && machine.seen.zone == zone {
+            machine.worker = Some(WorkerState::Drained);
+            machine.notice_at.get_or_insert(now + seconds(120));
+        }
+    }
+}
+
+#[test]
+fn the_only_place_that_takes_each_machine_is_asked_less_and_less() {
+    let mut policy = policy(1);
+    policy.subnets.truncate(1);
+    // Else the batch is given up in the longer pauses.
+    policy.patience.blocked = std::time::Duration::MAX;
+    let mut night = Night::new(1, policy);
+    night.pass(4 * 3_600, taken_in(ZONES[0]));
+    let launched = night.machines.iter().map(|m| m.seen.launched_at);
+    let launched: Vec<_> = launched.collect();
+    let gaps: Vec<_> = launched
+        .windows(2)
+        .map(|pair| pair[1].duration_since(pair[0]).as_secs() / 60)
+        .collect();
+    // A minute and a half of life, and 3, 6, 12, 24, 48 and 60 minutes after each notice.
+    assert_eq!(gaps, [4, 7, 13, 25, 49, 61, 61]);
+}
+
+#[test]
+fn a_place_that_takes_machines_is_left_for_others() {
+    let mut night = Night::new(2, policy(2));
+    night.pass(3_600, taken_in(ZONES[0]));
+    let zones: Vec<_> = night.machines.iter().map(|m| &m.seen.zone).collect();
+    assert_eq!(zones, [ZONES[0], ZONES[0], ZONES[1], ZONES[1]]);
+    let penalty = &night.batch.penalties[0];
+    assert_eq!(
+        penalty.times, 1,
+        "two that are taken at once are one reason"
+    );
+}
+
+#[test]
+fn a_place_is_forgiven_slowly_and_remembered_by_the_next_batch() {
+    let mut policy = policy(1);
+    policy.subnets.truncate(1);
+    let mut night = Night::new(1, policy);
+    // Taken twice; then nobody needs a machine.
+    night.pass(10 * 60, taken_in(ZONES[0]));
+    assert_eq!(night.batch.penalties[0].times, 2);
+    night.tasks = 0;
+    night.pass(600, |_, _| {});
+    assert_eq!(night.batch.status, Status::Settled);
+
+    let next = |night: &Night, after: i64| {
+        let wanted = Wanted {
+            rule: "length".into(),
+            why: "enough tasks".into(),
+            units: 1,
+            slot: None,
+            deadline: night.now + seconds(12 * 3_600),
+        };
+        let now = night.now + seconds(after);
+        let batch = Batch::request(&night.policy.pool, Some(&night.batch), wanted, now).unwrap();
+        let mut later = Night::new(1, night.policy.clone());
+        (later.now, later.batch) = (now, batch);
+        later.pass(300, taken_in(ZONES[0]));
+        later.batch.penalties[0].times
+    };
+    for (after, times) in [(600, 3), (70 * 60, 2), (130 * 60, 1)] {
+        assert_eq!(next(&night, after), times, "taken again {after} s later");
+    }
+}

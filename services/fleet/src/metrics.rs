@@ -54,6 +54,7 @@ pub fn launched(pool: &str, outcome: &'static str) {
 pub fn class(class: ErrorClass) -> &'static str {
     match class {
         ErrorClass::Capacity => "capacity",
+        ErrorClass::Doubtful => "doubtful",
         ErrorClass::Price => "price",
         ErrorClass::Quota => "quota",
         ErrorClass::Configuration => "configuration",

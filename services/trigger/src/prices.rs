@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::{Batch, PoolName};
-use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{Market, Prices, Quote};
 use spotreel_domain::{Usd, fleet::policy::Kind};
@@ -263,6 +263,8 @@ fn penalised(newest: Option<&Batch>, place: &Place, now: Timestamp) -> bool {
         batch.penalties.iter().any(|penalty| {
             penalty.place.as_ref() == Some(place)
                 && penalty.lifecycle == Lifecycle::Spot
+                // Fleet prefers others to it, and takes it where there are none.
+                && penalty.class != ErrorClass::Doubtful
                 && penalty.until > now
         })
     })

@@ -274,6 +274,7 @@ fn penalty_to_wire(penalty: &Penalty) -> wire::Penalty {
         code: penalty.code.clone(),
         message: penalty.message.clone(),
         until_ms: penalty.until.as_millisecond(),
+        times: penalty.times,
     }
 }
 
@@ -285,6 +286,7 @@ fn penalty_from_wire(penalty: wire::Penalty) -> Result<Penalty, DecodeError> {
         code: penalty.code,
         message: penalty.message,
         until: time(penalty.until_ms, "penalty.until_ms")?,
+        times: penalty.times,
     })
 }
 

@@ -135,6 +135,7 @@ fn full() -> Batch {
             code: "SpotMaxPriceTooLow".into(),
             message: "above".into(),
             until: at(24),
+            times: 2,
         }],
         breaker: Breaker {
             failures: 3,
@@ -203,8 +204,16 @@ fn everything_is_read_as_it_was_written() {
 
 #[test]
 fn every_word_is_read_as_it_was_written() {
-    use ErrorClass::{Capacity, Configuration, Price, Quota, Throttled, Unknown};
-    for class in [Capacity, Price, Quota, Configuration, Throttled, Unknown] {
+    use ErrorClass::{Capacity, Configuration, Doubtful, Price, Quota, Throttled, Unknown};
+    for class in [
+        Capacity,
+        Doubtful,
+        Price,
+        Quota,
+        Configuration,
+        Throttled,
+        Unknown,
+    ] {
         assert_eq!(
             from_word::<ErrorClass>(word(&class), "class").unwrap(),
             class

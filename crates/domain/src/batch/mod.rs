@@ -169,7 +169,7 @@ pub enum DrainMode {
     Now,
 }
 
-/// A place that gave nothing is not asked again before `until`. Without a place: the whole account.
+/// A place that gave nothing, or took what it gave, is not asked again before `until`. Without a place: the whole account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Penalty {
     pub place: Option<Place>,
@@ -178,6 +178,8 @@ pub struct Penalty {
     pub code: String,
     pub message: String,
     pub until: Timestamp,
+    /// How often it happened there: the next time is longer.
+    pub times: u32,
 }
 
 /// Work waits and nothing can be launched for it: said, timed, and given up at last.
@@ -273,7 +275,10 @@ impl Batch {
             deadline: wanted.deadline,
             launches: Vec::new(),
             instances: Vec::new(),
-            penalties: Vec::new(),
+            penalties: last.map_or(Vec::new(), |last| {
+                let places = last.penalties.iter().filter(|p| p.place.is_some());
+                places.cloned().collect()
+            }),
             breaker: Breaker::default(),
             blocked: None,
             stop: None,

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use super::cloud::{ErrorClass, PlaceError};
 use super::observation::Observation;
+use super::places;
 use super::policy::{BreakerRule, Policy};
 use crate::batch::{
     Batch, Blocker, Breaker, Ending, FailedStart, Instance, InstanceState, Leaving,
@@ -28,16 +30,31 @@ pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, polic
         if instance.ready_at.is_some() {
             served = true;
         } else if let Some(reason) = failure(instance, seen, policy) {
-            failed.push(FailedStart {
+            let one = FailedStart {
                 instance: instance.id.clone(),
                 place: instance.place.clone(),
                 reason,
                 console: None,
-            });
+            };
+            let code = match instance.state {
+                InstanceState::Draining {
+                    why: Leaving::BootLimit,
+                    ..
+                } => "BootLimit",
+                _ => "NeverServed",
+            };
+            failed.push((one, instance.lifecycle, code));
         }
     }
-    let (rule, breaker) = (&policy.breaker, &mut batch.breaker);
-    for one in failed {
+    for (one, lifecycle, code) in failed {
+        let error = PlaceError {
+            place: Some(one.place.clone()),
+            class: ErrorClass::Doubtful,
+            code: code.to_owned(),
+            message: format!("{} ended in {} before it served", one.instance, one.place),
+        };
+        places::penalise(batch, lifecycle, &error, seen.now, &policy.patience);
+        let (rule, breaker) = (&policy.breaker, &mut batch.breaker);
         breaker.failures = breaker.failures.saturating_add(1);
         breaker.last = Some(one);
         // Machines of one launch that end together are one reason to wait.
@@ -48,7 +65,7 @@ pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, polic
         }
     }
     if served {
-        *breaker = Breaker::default();
+        batch.breaker = Breaker::default();
     }
 }
 

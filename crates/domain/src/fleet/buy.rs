@@ -4,7 +4,7 @@ use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, Place, client
 use super::observation::{Market, Observation, Work};
 use super::policy::{Bid, Budget, Kind, MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
-use super::{breaker, leave};
+use super::{breaker, leave, places};
 use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState, Penalty};
 use crate::money::Usd;
 
@@ -13,7 +13,7 @@ const STRICT_PERCENT: u32 = 110;
 
 /// Adds the intent of one launch to the record, or says what stands in its way.
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
-    batch.penalties.retain(|penalty| penalty.until > seen.now);
+    places::forgive(batch, seen.now, &policy.patience);
     count_replay(batch, seen, policy);
     if batch
         .launches
@@ -166,7 +166,7 @@ fn plan(
         return Err((Blocker::Configuration, sentence.to_owned()));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
-    let spot = offers(batch, Lifecycle::Spot, market, policy);
+    let spot = offers(batch, Lifecycle::Spot, market, seen, policy);
     let (lifecycle, offers) = match spot {
         Ok(offers) => (Lifecycle::Spot, offers),
         Err(blocked) => {
@@ -178,7 +178,7 @@ fn plan(
             match patience.filter(|patience| waited.unwrap_or_default() >= *patience) {
                 Some(_) => (
                     Lifecycle::OnDemand,
-                    self::offers(batch, Lifecycle::OnDemand, market, policy)
+                    self::offers(batch, Lifecycle::OnDemand, market, seen, policy)
                         .map_err(|_| blocked)?,
                 ),
                 None => return Err(blocked),
@@ -207,18 +207,25 @@ fn offers(
     batch: &Batch,
     lifecycle: Lifecycle,
     market: &Market,
+    seen: &Observation,
     policy: &Policy,
 ) -> Result<Vec<Offer>, (Blocker, String)> {
+    // The whole account's goes before the place's.
     let held_back = |place: &Place| {
-        let hits =
-            |p: &&Penalty| p.lifecycle == lifecycle && p.place.as_ref().is_none_or(|p| p == place);
-        batch.penalties.iter().find(hits)
+        let hits = |p: &&Penalty| {
+            p.lifecycle == lifecycle
+                && p.until > seen.now
+                && p.place.as_ref().is_none_or(|p| p == place)
+        };
+        let penalties = batch.penalties.iter().filter(hits);
+        penalties.min_by_key(|p| (p.place.is_some(), p.class == ErrorClass::Doubtful))
     };
     let cap_of = |kind: &Kind| match lifecycle {
         Lifecycle::Spot => Some(kind.cap),
         Lifecycle::OnDemand => kind.on_demand_cap,
     };
-    let (mut offers, mut penalty, mut nearest) = (Vec::new(), None, None::<(Usd, Usd, Place)>);
+    let (mut offers, mut doubtful) = (Vec::new(), Vec::new());
+    let (mut penalty, mut nearest) = (None::<&Penalty>, None::<(Usd, Usd, Place)>);
     for kind in &policy.kinds {
         for subnet in &policy.subnets {
             let place = Place {
@@ -233,18 +240,27 @@ fn offers(
                 if nearest.as_ref().is_none_or(|(least, ..)| gap < *least) {
                     nearest = Some((gap, price, place));
                 }
-            } else if let Some(hit) = held_back(&place) {
-                penalty = Some(hit);
-            } else {
-                let max_price = (lifecycle == Lifecycle::Spot).then_some(cap);
-                offers.push(Offer {
-                    place,
-                    subnet: subnet.id.clone(),
-                    price,
-                    max_price,
-                });
+                continue;
+            }
+            let hit = held_back(&place);
+            let offer = Offer {
+                place,
+                subnet: subnet.id.clone(),
+                price,
+                max_price: (lifecycle == Lifecycle::Spot).then_some(cap),
+            };
+            match hit {
+                None => offers.push(offer),
+                Some(hit) if hit.class == ErrorClass::Doubtful => doubtful.push(offer),
+                Some(hit) if penalty.is_none_or(|first| hit.until < first.until) => {
+                    penalty = Some(hit);
+                }
+                Some(_) => {}
             }
         }
+    }
+    if offers.is_empty() {
+        offers = doubtful;
     }
     if offers.is_empty() {
         return Err(no_offer(penalty, nearest));

@@ -122,6 +122,8 @@ pub struct PlaceError {
 pub enum ErrorClass {
     /// Nothing to be had here now: ask other places, and here again in minutes.
     Capacity,
+    /// A machine did not come up here, or may soon be taken: other places go first.
+    Doubtful,
     /// The market is above what we offer: not here until prices move.
     Price,
     /// The account may not have more: nowhere, for longer.

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::breaker;
 use super::cloud::{ErrorClass, LaunchAnswer, PlaceError};
 use super::observation::Market;
 use super::policy::Policy;
-use crate::batch::{Batch, Instance, InstanceState, LaunchState, Penalty};
+use super::{breaker, places};
+use crate::batch::{Batch, Instance, InstanceState, LaunchState};
 use crate::money::Usd;
 
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl Learned<'_> {
             ));
         }
         for error in &answer.errors {
-            self.punish(batch, seq, error);
+            self.penalise(batch, seq, error);
         }
         if answer.instances.is_empty() && answer.errors.is_empty() {
             let silence = PlaceError {
@@ -149,7 +149,7 @@ impl Learned<'_> {
                 code: "Empty".to_owned(),
                 message: "the cloud launched nothing and gave no reason".to_owned(),
             };
-            self.punish(batch, seq, &silence);
+            self.penalise(batch, seq, &silence);
         }
         // A request is wrong only if it brought nothing and nothing else was amiss: one type that a zone does not have
         // stands in the way of no other.
@@ -184,31 +184,13 @@ impl Learned<'_> {
             at: self.now,
             error: error.clone(),
         };
-        self.punish(batch, seq, error);
+        self.penalise(batch, seq, error);
     }
 
-    /// Where an error came from is left alone for as long as its kind lasts.
-    fn punish(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
-        let patience = &self.policy.patience;
-        let (span, place) = match error.class {
-            ErrorClass::Capacity | ErrorClass::Price => (patience.no_capacity, error.place.clone()),
-            ErrorClass::Quota => (patience.quota, None),
-            ErrorClass::Throttled | ErrorClass::Unknown => (patience.throttled, None),
-            ErrorClass::Configuration => (patience.quota, error.place.clone()),
-        };
-        let Some(lifecycle) = batch.launch(seq).map(|launch| launch.lifecycle) else {
-            return;
-        };
-        batch
-            .penalties
-            .retain(|penalty| penalty.lifecycle != lifecycle || penalty.place != place);
-        batch.penalties.push(Penalty {
-            place,
-            lifecycle,
-            class: error.class,
-            code: error.code.clone(),
-            message: error.message.clone(),
-            until: self.now.saturating_add(span).unwrap_or(Timestamp::MAX),
-        });
+    fn penalise(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
+        if let Some(lifecycle) = batch.launch(seq).map(|launch| launch.lifecycle) {
+            let patience = &self.policy.patience;
+            places::penalise(batch, lifecycle, error, self.now, patience);
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Who has to leave, and why. Never a busy one, but where its machine goes anyway, its time is over, or a person says so.
 
-use super::cloud::{ErrorClass, Lifecycle};
+use super::cloud::Lifecycle;
 use super::follow::{drain, terminate};
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
-use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Penalty, Receipt};
+use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
 use crate::money::Usd;
 
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -25,7 +25,6 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 /// What ends a machine whatever it does.
 fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let patience = &policy.patience;
-    let mut failed_to_boot = Vec::new();
     for instance in &mut batch.instances {
         let age = elapsed(instance.launched_at, seen.cloud_now);
         match instance.state {
@@ -35,7 +34,6 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
                 // Asked first: it may have come up this very moment.
                 drain(instance, Leaving::BootLimit, DrainMode::Now, seen);
-                failed_to_boot.push((instance.place.clone(), instance.lifecycle));
             }
             InstanceState::Serving | InstanceState::Draining { .. }
                 if instance
@@ -52,20 +50,6 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             }
             _ => {}
         }
-    }
-    for (place, lifecycle) in failed_to_boot {
-        let until = seen
-            .now
-            .saturating_add(patience.no_capacity)
-            .unwrap_or(seen.now);
-        batch.penalties.push(Penalty {
-            message: format!("an instance of {place} did not serve within its boot limit"),
-            place: Some(place),
-            lifecycle,
-            class: ErrorClass::Capacity,
-            code: "BootLimit".to_owned(),
-            until,
-        });
     }
 }
 

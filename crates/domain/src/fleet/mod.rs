@@ -9,6 +9,7 @@ pub mod learn;
 mod leave;
 pub mod observation;
 pub mod orphan;
+mod places;
 pub mod policy;
 pub mod reconcile;
 mod settle;

@@ -116,9 +116,15 @@ pub struct Patience {
     /// A worker that was told to hand back what it holds, or whose machine is taken, has so long.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// A place without capacity is left alone.
+    /// A place without capacity, or that took a machine, is left alone; twice as long each time.
     #[serde(with = "humantime_serde")]
     pub no_capacity: Duration,
+    /// But no longer than this.
+    #[serde(with = "humantime_serde")]
+    pub longest_penalty: Duration,
+    /// A place is forgiven one of its times for each such span in which it was not left alone.
+    #[serde(with = "humantime_serde")]
+    pub forgiven: Duration,
     /// An account at its quota is left alone.
     #[serde(with = "humantime_serde")]
     pub quota: Duration,
@@ -148,6 +154,8 @@ impl Default for Patience {
             silence: minutes(2),
             drain: minutes(3),
             no_capacity: minutes(3),
+            longest_penalty: minutes(60),
+            forgiven: minutes(60),
             quota: minutes(10),
             throttled: Duration::from_secs(30),
             blocked: minutes(30),

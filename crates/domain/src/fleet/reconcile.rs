@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cloud::LaunchRequest;
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
-use super::{breaker, buy, follow, leave, settle};
+use super::{breaker, buy, follow, leave, places, settle};
 use crate::batch::{Batch, DrainMode, InstanceState, LaunchState, Leaving, Status};
 
 /// As many as a night of trying one place after the other makes, and few enough to travel in every event.
@@ -56,6 +56,7 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
         follow::listing(&mut batch, seen, policy);
         follow::workers(&mut batch, seen);
         leave::decide(&mut batch, seen, policy);
+        places::remember(before, &mut batch, seen, policy);
         breaker::count(before, &mut batch, seen, policy);
         buy::decide(&mut batch, seen, policy);
         settle::decide(&mut batch, seen, policy);

@@ -37,13 +37,18 @@ pub enum Habit {
     None,
     /// Each ends before it serves: a broken image, a parameter that is not there.
     NeverBoots,
+    /// Zone a takes each of its machines within minutes.
+    Takes,
 }
+
+const TAKING_ZONE: &str = "a";
 
 impl Habit {
     /// A few of the worlds each.
     pub fn of(seed: u64) -> Self {
         match seed % 20 {
             3 => Self::NeverBoots,
+            7 => Self::Takes,
             _ => Self::None,
         }
     }
@@ -62,6 +67,8 @@ pub struct Machine {
     end_due: Option<Timestamp>,
     /// It switches itself off then.
     breaks_at: Option<Timestamp>,
+    /// EC2 gives notice then.
+    taken_at: Option<Timestamp>,
     reason: Option<String>,
     pub worker: Worker,
     draining: bool,
@@ -166,6 +173,9 @@ impl Cloud {
             if self.habit == Habit::NeverBoots {
                 machine.serves_at = Timestamp::MAX;
                 machine.breaks_at = Some(now + seconds(rng.random_range(5..120)));
+            }
+            if self.habit == Habit::Takes && place.zone == TAKING_ZONE {
+                machine.taken_at = Some(machine.serves_at.min(now + seconds(600)) + seconds(60));
             }
             self.machines.insert(id.clone(), machine);
             instances.push(Launched {
@@ -273,6 +283,8 @@ impl Cloud {
             .filter(|(id, m)| !m.silent && m.ended_at.is_none() && *id != FOREIGN);
         seen.filter_map(|(id, m)| {
             let state = match m.worker {
+                // It has handed back what it held, and tells why.
+                Worker::Left if m.notice_at.is_some() => WorkerState::Drained,
                 Worker::Off | Worker::Left => return None,
                 Worker::Idle => WorkerState::Idle,
                 Worker::Busy { .. } if m.draining || m.notice_at.is_some() => WorkerState::Draining,
@@ -297,6 +309,12 @@ impl Cloud {
 
     pub fn bought(&self) -> usize {
         self.machines.len() - 1 // the foreign one
+    }
+
+    /// Machines that were bought where each is taken.
+    pub fn bought_where_taken(&self) -> usize {
+        let there = |m: &&Machine| m.taken_at.is_some();
+        self.machines.values().filter(there).count()
     }
 
     pub fn alive(&self) -> Vec<&String> {
@@ -329,15 +347,7 @@ impl Cloud {
         match rng.random_range(0..3) {
             0 => machine.end(now, "Server.SpotInstanceTermination", &mut self.queued),
             1 => machine.silent = true,
-            _ => {
-                machine.notice_at.get_or_insert(now + seconds(120));
-                if let Worker::Busy { .. } = machine.worker {
-                    self.queued += 1;
-                }
-                if machine.worker != Worker::Off {
-                    machine.worker = Worker::Left;
-                }
-            }
+            _ => machine.give_notice(now, &mut self.queued),
         }
     }
 }
@@ -367,11 +377,22 @@ impl Machine {
             ended_at: None,
             end_due: None,
             breaks_at: None,
+            taken_at: None,
             reason: None,
             worker: Worker::Off,
             draining: false,
             notice_at: None,
             silent: false,
+        }
+    }
+
+    fn give_notice(&mut self, now: Timestamp, queued: &mut u64) {
+        self.notice_at.get_or_insert(now + seconds(120));
+        if let Worker::Busy { .. } = self.worker {
+            *queued += 1;
+        }
+        if self.worker != Worker::Off {
+            self.worker = Worker::Left;
         }
     }
 
@@ -430,6 +451,9 @@ impl Machine {
             self.worker = Worker::Busy {
                 until: now + seconds(180),
             };
+        }
+        if self.taken_at.is_some_and(|at| at <= now) && self.notice_at.is_none() {
+            self.give_notice(now, queued);
         }
         if self.end_due.is_some_and(|at| at <= now) {
             self.end(now, "Client.UserInitiatedShutdown", queued);

@@ -245,15 +245,22 @@ fn limits_hold(world: &mut World) {
 
 /// I13: what goes wrong with every machine costs a bounded number of them.
 fn bought_is_bounded(world: &World) {
-    let bought = world.cloud.bought();
     let rule = &world.policy.breaker;
-    // Those of the first launches, those that replace the first that end, and one after each pause.
-    let most = match world.cloud.habit {
-        Habit::NeverBoots => world.policy.max_units + rule.failures + rule.pauses,
+    let began = world.log.history[0].requested_at;
+    let hours = usize::try_from(world.now.duration_since(began).as_hours()).unwrap();
+    let units = world.policy.max_units as usize;
+    let (bought, most) = match world.cloud.habit {
+        // Those of the first launches, those that replace the first that end, and one after each pause.
+        Habit::NeverBoots => {
+            let most = units + (rule.failures + rule.pauses) as usize;
+            (world.cloud.bought(), most)
+        }
+        // Two places: after 3, 6, 12, 24 and 48 minutes, and then once an hour.
+        Habit::Takes => (world.cloud.bought_where_taken(), 2 * units * (6 + hours)),
         Habit::None => return,
     };
     assert!(
-        bought <= most as usize,
+        bought <= most,
         "I13: {bought} were bought, {most} may, and {:?}; {}",
         world.cloud.habit,
         world.story()

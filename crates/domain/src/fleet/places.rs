@@ -1,0 +1,120 @@
+//! What capacity pools have done: one that took a machine, had none, or in which a machine did not come up is left alone,
+//! longer each time, and forgiven slowly.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::cloud::{ErrorClass, Lifecycle, PlaceError};
+use super::observation::Observation;
+use super::policy::{Patience, Policy};
+use super::reconcile::elapsed;
+use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
+
+/// Remembers the places of machines that EC2 has begun to take since `before`.
+pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let known = |instance: &Instance| before.instance(&instance.id);
+    let taken: Vec<_> = batch
+        .instances
+        .iter()
+        .filter(|instance| is_taken(instance) && !known(instance).is_some_and(is_taken))
+        .map(|instance| (instance.place.clone(), instance.lifecycle))
+        .collect();
+    for (place, lifecycle) in taken {
+        let error = PlaceError {
+            message: format!("EC2 took a machine back in {place}"),
+            place: Some(place),
+            class: ErrorClass::Capacity,
+            code: "Interrupted".to_owned(),
+        };
+        penalise(batch, lifecycle, &error, seen.now, &policy.patience);
+    }
+}
+
+/// EC2 ends it, whatever we do.
+pub(super) fn is_taken(instance: &Instance) -> bool {
+    matches!(
+        instance.state,
+        InstanceState::Draining {
+            why: Leaving::Interruption,
+            ..
+        } | InstanceState::Terminating {
+            why: Leaving::Interruption,
+            ..
+        } | InstanceState::Gone {
+            ending: Ending::Interrupted,
+            ..
+        }
+    )
+}
+
+/// Where an error came from is left alone: for as long as its kind lasts, and what is the place's own doing longer each
+/// time.
+pub(super) fn penalise(
+    batch: &mut Batch,
+    lifecycle: Lifecycle,
+    error: &PlaceError,
+    now: Timestamp,
+    patience: &Patience,
+) {
+    let (span, place) = match error.class {
+        ErrorClass::Capacity | ErrorClass::Price | ErrorClass::Doubtful => {
+            (patience.no_capacity, error.place.clone())
+        }
+        ErrorClass::Quota => (patience.quota, None),
+        ErrorClass::Throttled | ErrorClass::Unknown => (patience.throttled, None),
+        ErrorClass::Configuration => (patience.quota, error.place.clone()),
+    };
+    let same = |p: &Penalty| p.lifecycle == lifecycle && p.place == place;
+    let at = batch.penalties.iter().position(same);
+    let before = at.map(|at| batch.penalties.remove(at));
+    let mut times = before.as_ref().map_or(0, |p| times_left(p, now, patience));
+    let stands = before.as_ref().filter(|p| p.until > now);
+    let harder = |p: &Penalty| p.class == ErrorClass::Doubtful && error.class != p.class;
+    let is_its_own = matches!(error.class, ErrorClass::Capacity | ErrorClass::Doubtful);
+    // What happens to several machines at once is one reason.
+    if place.is_some() && is_its_own && stands.is_none_or(harder) {
+        times = times.saturating_add(1);
+    }
+    let span = match is_its_own {
+        true => longer(span, times, patience),
+        false => span,
+    };
+    let until = now.saturating_add(span).unwrap_or(Timestamp::MAX);
+    let mut penalty = Penalty {
+        place,
+        lifecycle,
+        class: error.class,
+        code: error.code.clone(),
+        message: error.message.clone(),
+        until,
+        times,
+    };
+    if let Some(stands) = stands {
+        penalty.until = until.max(stands.until);
+        // A doubt says less than what is known.
+        if error.class == ErrorClass::Doubtful && stands.class != ErrorClass::Doubtful {
+            penalty = stands.clone();
+        }
+    }
+    batch.penalties.push(penalty);
+}
+
+/// What is over is kept for as long as it makes the next time longer.
+pub(super) fn forgive(batch: &mut Batch, now: Timestamp, patience: &Patience) {
+    let counts = |p: &Penalty| p.until > now || times_left(p, now, patience) > 0;
+    batch.penalties.retain(counts);
+}
+
+/// How often it happened, less one for each span of forgiving since its last penalty was over.
+fn times_left(penalty: &Penalty, now: Timestamp, patience: &Patience) -> u32 {
+    let since = elapsed(penalty.until, now).as_millis();
+    let forgiven = since / patience.forgiven.as_millis().max(1);
+    let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+    penalty.times.saturating_sub(forgiven)
+}
+
+fn longer(span: Duration, times: u32, patience: &Patience) -> Duration {
+    let doubled = span.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1)));
+    doubled.min(patience.longest_penalty.max(span))
+}
