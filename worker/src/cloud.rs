@@ -205,9 +205,10 @@ impl Cloud {
                 // Nothing more urgent can come from here.
                 return;
             }
-            if seen.rebalance {
+            // A hint, no notice: most such machines live on. Fleet reads it, and says so if this one is to leave.
+            if seen.rebalance && !board.is_hinted() {
+                tracing::info!("rebalance recommendation; a checkpoint follows every step");
                 board.update(|presence| presence.rebalance = true);
-                leave.order(By::WhenDone, "the cloud may take the machine soon");
             }
         }
     }

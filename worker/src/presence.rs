@@ -119,6 +119,11 @@ impl Board {
         self.now.borrow().holds_any()
     }
 
+    /// The cloud has said that it may take the machine.
+    pub fn is_hinted(&self) -> bool {
+        self.now.borrow().presence.rebalance
+    }
+
     /// Until nothing is in hand.
     pub async fn free(&self) {
         let _ = self

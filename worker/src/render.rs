@@ -369,6 +369,10 @@ async fn follow(
             Some(RenderEvent::Step(step)) => {
                 stepped = true;
                 progress.step(&step).await;
+                // The notice may never come, or too late.
+                if worker.presence.is_hinted() {
+                    let _ = running.checkpoint_now();
+                }
             }
             Some(RenderEvent::Preview(_)) => {}
             Some(RenderEvent::Embeddings(info)) => {

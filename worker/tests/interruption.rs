@@ -7,6 +7,7 @@ mod spot;
 use std::time::Duration;
 
 use futures::StreamExt;
+use nix::sys::signal::Signal;
 use spot::{Stage, until};
 use spotreel_domain::Task;
 use spotreel_domain::api::Progress;
@@ -15,6 +16,8 @@ use spotreel_proto::worker::v1::State;
 
 /// Long enough to be seen at every step.
 const STEP_MS: u32 = 150;
+/// Of a worker that is killed: its task is another's after so long.
+const LEASE: Duration = Duration::from_secs(3);
 /// More than anyone waits for here.
 const MANY: u32 = 60;
 
@@ -112,22 +115,34 @@ async fn what_fits_in_the_notice_is_finished_and_nothing_more_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebalance_hint_lets_the_task_in_hand_end() {
-    let stage = Stage::set().await;
-    let mut worker = stage.worker("w1", STEP_MS, &[]);
+async fn after_a_rebalance_hint_rendering_goes_on_with_a_checkpoint_at_every_step() {
+    let stage = Stage::with_lease(LEASE).await;
+    let rare = [("checkpoint.every_steps", "1000")];
+    let mut first = stage.worker("w1", STEP_MS, &rare);
     let mut steps = progress(&stage).await;
-    stage.submit("a", 20).await;
+    stage.submit("a", 5).await;
     reaches(&mut steps, 2).await;
     stage.metadata.rebalance();
-    let seen = stage
-        .seen("w1", "it drains", |p| p.state() == State::Draining)
-        .await;
-    assert!(seen.rebalance && seen.task == "a");
-    assert_eq!(worker.left().await, Some(0));
-    assert_eq!(
-        stage.task("a").await.attempts[0].outcome,
-        Outcome::Succeeded
-    );
+    let seen = stage.seen("w1", "it says so", |p| p.rebalance).await;
+    assert_eq!(seen.state(), State::Busy);
+    until("the task in hand ends", async || {
+        ended(&stage.task("a").await)
+    })
+    .await;
+    // The next one is taken, and the machine goes without a word.
+    stage.submit("b", MANY).await;
+    reaches(&mut steps, 8).await;
+    first.signal(Signal::SIGKILL);
+    let _second = stage.worker("w2", 0, &[("cloud.metadata", "off")]);
+    until("another worker ends it", async || {
+        ended(&stage.task("b").await)
+    })
+    .await;
+    let last = stage.task("b").await.attempts.last().unwrap().clone();
+    assert_eq!(last.worker, "w2");
+    // The upload of the last step may have been under way.
+    assert!(last.from_step >= 6, "it went on from {}", last.from_step);
+    assert_eq!(first.left().await, None, "it was killed, it did not leave");
 }
 
 #[tokio::test(flavor = "multi_thread")]

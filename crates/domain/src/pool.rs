@@ -38,6 +38,7 @@ pub struct PoolConfig {
     pub kinds: Vec<KindConfig>,
     pub subnets: Vec<SubnetConfig>,
     pub bid: BidMode,
+    pub on_rebalance: OnRebalance,
     /// Absent: machines are bought on Spot only.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub on_demand_after: Option<Duration>,
@@ -81,6 +82,17 @@ pub enum BidMode {
     #[default]
     Balanced,
     Strict,
+}
+
+/// What becomes of a machine when EC2 recommends to rebalance: that it may take it soon, or never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRebalance {
+    /// It goes on, with a checkpoint after every step.
+    #[default]
+    Stay,
+    /// It ends what it has in hand, and another is bought elsewhere.
+    Leave,
 }
 
 /// What is wrong, where, and what to do about it.
@@ -130,6 +142,7 @@ impl Default for PoolConfig {
             kinds: KindConfig::presets(),
             subnets: Vec::new(),
             bid: BidMode::Balanced,
+            on_rebalance: OnRebalance::Stay,
             on_demand_after: None,
             batch_deadline: BATCH_DEADLINE,
             rules: Rules::default(),
@@ -254,6 +267,7 @@ impl PoolConfig {
             kinds: self.kinds.iter().map(Kind::from).collect(),
             subnets: self.subnets.iter().map(Subnet::from).collect(),
             bid: self.bid.into(),
+            leave_when_hinted: self.on_rebalance == OnRebalance::Leave,
             max_units: self.rules.sizing.max,
             budget: Budget {
                 per_hour: budgets.per_hour,

@@ -50,6 +50,7 @@ fn policy(max_units: u32) -> Policy {
             })
             .into(),
         bid: Bid::Balanced,
+        leave_when_hinted: false,
         max_units,
         budget: Budget::default(),
         on_demand_after: None,
@@ -87,6 +88,8 @@ struct Night {
     policy: Policy,
     batch: Batch,
     machines: Vec<Machine>,
+    /// Machines that were told to leave.
+    drained: Vec<String>,
     tasks: u64,
 }
 
@@ -104,6 +107,7 @@ impl Night {
             batch: Batch::request(&policy.pool, None, wanted, start()).unwrap(),
             policy,
             machines: Vec::new(),
+            drained: Vec::new(),
             tasks: tasks.into(),
         }
     }
@@ -191,6 +195,7 @@ impl Night {
             Effect::Drain { instance, .. } => {
                 let machine = self.machines.iter_mut().find(|m| m.seen.id == instance);
                 let machine = machine.unwrap();
+                self.drained.push(instance.clone());
                 let answer = match machine.worker {
                     None => DrainAnswer::NobodyThere,
                     Some(WorkerState::Busy) => DrainAnswer::Draining,
@@ -425,4 +430,52 @@ fn a_place_is_forgiven_slowly_and_remembered_by_the_next_batch() {
     for (after, times) in [(600, 3), (70 * 60, 2), (130 * 60, 1)] {
         assert_eq!(next(&night, after), times, "taken again {after} s later");
     }
+}
+
+/// Serves after half a minute, and is hinted with its first breath; nothing is ever taken.
+fn hinted(machine: &mut Machine, now: Timestamp) {
+    if machine.age(now) >= 30 {
+        machine.worker.get_or_insert(WorkerState::Busy);
+        machine.rebalance = true;
+    }
+}
+
+#[test]
+fn a_rebalance_hint_moves_nothing_and_the_next_machine_is_bought_elsewhere() {
+    let mut night = Night::new(2, policy(4));
+    night.pass(60, hinted);
+    night.tasks = 3;
+    night.pass(3_600, hinted);
+    let zones: Vec<_> = night.machines.iter().map(|m| &m.seen.zone).collect();
+    assert_eq!(zones, [ZONES[0], ZONES[0], ZONES[1]], "one for the task");
+    assert!(night.machines.iter().all(Machine::is_alive));
+    assert!(night.drained.is_empty());
+}
+
+#[test]
+fn where_every_place_was_hinted_machines_are_bought_all_the_same() {
+    let mut policy = policy(4);
+    policy.subnets.truncate(1);
+    let mut night = Night::new(1, policy);
+    night.pass(120, hinted);
+    night.tasks = 2;
+    night.pass(60, hinted);
+    assert_eq!(night.machines.len(), 2);
+}
+
+#[test]
+fn a_pool_that_leaves_at_a_hint_drains_the_machine_and_buys_another_elsewhere() {
+    let mut night = Night::new(1, policy(4));
+    night.policy.leave_when_hinted = true;
+    let only_the_first = |machine: &mut Machine, now: Timestamp| {
+        hinted(machine, now);
+        machine.rebalance &= machine.seen.zone == ZONES[0];
+    };
+    night.pass(60, only_the_first);
+    night.tasks = 2;
+    night.pass(60, only_the_first);
+    let zones: Vec<_> = night.machines.iter().map(|m| &m.seen.zone).collect();
+    assert_eq!(zones, [ZONES[0], ZONES[1]]);
+    assert!(night.machines[0].is_alive(), "it ends what it has in hand");
+    assert!(night.drained.contains(&"i-1".to_owned()), "it was told");
 }

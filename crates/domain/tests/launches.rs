@@ -48,6 +48,7 @@ fn policy(max_units: u32) -> Policy {
             })
             .into(),
         bid: Bid::Balanced,
+        leave_when_hinted: false,
         max_units,
         budget: Budget::default(),
         on_demand_after: None,

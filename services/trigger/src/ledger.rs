@@ -266,6 +266,7 @@ mod tests {
             },
             silent_since: None,
             absences: 0,
+            hinted: false,
             rate: Usd::from_cents(30),
             cost: Usd::from_cents(60),
             billed_to: now() - hours(end),

@@ -34,6 +34,7 @@ fn instance(id: &str, state: InstanceState) -> Instance {
         state,
         silent_since: Some(at(3)),
         absences: 4,
+        hinted: true,
         rate: Usd::from_micros(377_000),
         cost: Usd::from_micros(12_345),
         billed_to: at(5),

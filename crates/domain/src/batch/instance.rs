@@ -28,6 +28,8 @@ pub struct Instance {
     pub silent_since: Option<Timestamp>,
     /// Listings in a row that did not show it.
     pub absences: u32,
+    /// EC2 has recommended to rebalance: it may take it soon, or never.
+    pub hinted: bool,
     /// What an hour of it costs now, and what it has cost up to `billed_to` (the cloud's clock).
     pub rate: Usd,
     pub cost: Usd,
@@ -130,6 +132,7 @@ impl Instance {
             state: InstanceState::Booting,
             silent_since: None,
             absences: 0,
+            hinted: false,
             rate,
             cost: Usd::ZERO,
             billed_to: at,

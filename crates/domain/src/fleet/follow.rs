@@ -200,7 +200,7 @@ pub(super) fn drain(instance: &mut Instance, why: Leaving, mode: DrainMode, seen
     };
 }
 
-pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
+pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     if seen.workers.is_none() {
         return;
     }
@@ -210,6 +210,7 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
             continue;
         };
         instance.silent_since = None;
+        instance.hinted |= worker.rebalance;
         // One that takes nothing from the first has never served.
         let serves = !matches!(worker.state, WorkerState::Starting | WorkerState::Drained);
         if instance.state == InstanceState::Booting && serves {
@@ -225,7 +226,6 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
                 let why = match instance.state {
                     InstanceState::Draining { why, .. } => why,
                     _ if worker.notice_at.is_some() => Leaving::Interruption,
-                    _ if worker.rebalance => Leaving::Rebalance,
                     _ => Leaving::Itself,
                 };
                 terminate(instance, why, seen);
@@ -233,7 +233,7 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation) {
             _ if worker.notice_at.is_some() && leaving => {
                 drain(instance, Leaving::Interruption, DrainMode::Now, seen);
             }
-            _ if worker.rebalance && leaving => {
+            _ if worker.rebalance && policy.leave_when_hinted && leaving => {
                 drain(instance, Leaving::Rebalance, DrainMode::Finish, seen);
             }
             WorkerState::Draining if leaving => {

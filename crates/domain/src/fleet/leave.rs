@@ -122,8 +122,8 @@ pub(super) fn busy(batch: &Batch, seen: &Observation) -> u64 {
     batch.instances.iter().filter(busy).count() as u64
 }
 
-/// One by one, as soon as no task can start on a machine: the dearest idle ones first, and machines that boot for
-/// nothing.
+/// One by one, as soon as no task can start on a machine: first the idle ones that EC2 may take, then the dearest, and
+/// machines that boot for nothing.
 fn scale_in(batch: &mut Batch, seen: &Observation) {
     let (Some(work), Some(_)) = (seen.work, &seen.workers) else {
         return;
@@ -141,7 +141,8 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
     let mut surplus: Vec<_> = (0..batch.instances.len())
         .filter(|at| is_idle(&batch.instances[*at], seen))
         .collect();
-    surplus.sort_by_key(|at| std::cmp::Reverse(batch.instances[*at].rate));
+    let dear = |at: &usize| (batch.instances[*at].hinted, batch.instances[*at].rate);
+    surplus.sort_by_key(|at| std::cmp::Reverse(dear(at)));
     surplus.truncate(usize::try_from(idle - idle_wanted).unwrap_or(usize::MAX));
     let booting = |at: &usize| batch.instances[*at].state == InstanceState::Booting;
     let mut young: Vec<_> = (0..batch.instances.len()).filter(booting).collect();

@@ -1,5 +1,5 @@
-//! What capacity pools have done: one that took a machine, had none, or in which a machine did not come up is left alone,
-//! longer each time, and forgiven slowly.
+//! What capacity pools have done: one that took a machine, may do so, had none, or in which a machine did not come up is
+//! left alone, longer each time, and forgiven slowly.
 
 use std::time::Duration;
 
@@ -11,22 +11,32 @@ use super::policy::{Patience, Policy};
 use super::reconcile::elapsed;
 use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
 
-/// Remembers the places of machines that EC2 has begun to take since `before`.
+/// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
 pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
-    let known = |instance: &Instance| before.instance(&instance.id);
-    let taken: Vec<_> = batch
-        .instances
-        .iter()
-        .filter(|instance| is_taken(instance) && !known(instance).is_some_and(is_taken))
-        .map(|instance| (instance.place.clone(), instance.lifecycle))
-        .collect();
-    for (place, lifecycle) in taken {
-        let error = PlaceError {
-            message: format!("EC2 took a machine back in {place}"),
-            place: Some(place),
-            class: ErrorClass::Capacity,
-            code: "Interrupted".to_owned(),
+    let is_new = |instance: &Instance, is: fn(&Instance) -> bool| {
+        is(instance) && !before.instance(&instance.id).is_some_and(is)
+    };
+    let mut found = Vec::new();
+    for instance in &batch.instances {
+        let place = &instance.place;
+        let (class, code, message) = if is_new(instance, is_taken) {
+            let message = format!("EC2 took a machine back in {place}");
+            (ErrorClass::Capacity, "Interrupted", message)
+        } else if is_new(instance, |instance| instance.hinted) {
+            let message = format!("EC2 may take a machine back in {place}");
+            (ErrorClass::Doubtful, "RebalanceRecommendation", message)
+        } else {
+            continue;
         };
+        let error = PlaceError {
+            place: Some(place.clone()),
+            class,
+            code: code.to_owned(),
+            message,
+        };
+        found.push((instance.lifecycle, error));
+    }
+    for (lifecycle, error) in found {
         penalise(batch, lifecycle, &error, seen.now, &policy.patience);
     }
 }

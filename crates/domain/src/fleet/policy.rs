@@ -22,6 +22,8 @@ pub struct Policy {
     pub kinds: Vec<Kind>,
     pub subnets: Vec<Subnet>,
     pub bid: Bid,
+    /// A machine that EC2 may take soon, by its own recommendation, is drained and replaced at once.
+    pub leave_when_hinted: bool,
     pub max_units: u32,
     pub budget: Budget,
     /// Buy on demand once Spot has given nothing for so long; none: never.

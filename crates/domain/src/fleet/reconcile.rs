@@ -54,7 +54,7 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     let mut batch = before.clone();
     if batch.is_active() {
         follow::listing(&mut batch, seen, policy);
-        follow::workers(&mut batch, seen);
+        follow::workers(&mut batch, seen, policy);
         leave::decide(&mut batch, seen, policy);
         places::remember(before, &mut batch, seen, policy);
         breaker::count(before, &mut batch, seen, policy);
@@ -144,7 +144,7 @@ fn effects(batch: &Batch, seen: &Observation, policy: &Policy) -> Vec<Effect> {
             .worker_of(instance)
             .is_some_and(|w| w.state == WorkerState::Draining);
         let worker_knows = match why {
-            Leaving::Interruption | Leaving::Rebalance | Leaving::Itself => true,
+            Leaving::Interruption | Leaving::Itself => true,
             _ => heeds && mode == DrainMode::Finish,
         };
         if !worker_knows {

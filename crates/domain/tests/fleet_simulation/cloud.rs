@@ -39,6 +39,8 @@ pub enum Habit {
     NeverBoots,
     /// Zone a takes each of its machines within minutes.
     Takes,
+    /// Each gets a rebalance recommendation as it comes up, and none is ever taken.
+    Hints,
 }
 
 const TAKING_ZONE: &str = "a";
@@ -49,6 +51,7 @@ impl Habit {
         match seed % 20 {
             3 => Self::NeverBoots,
             7 => Self::Takes,
+            11 => Self::Hints,
             _ => Self::None,
         }
     }
@@ -294,7 +297,7 @@ impl Cloud {
                 instance: id.clone(),
                 state,
                 notice_at: m.notice_at,
-                rebalance: false,
+                rebalance: self.habit == Habit::Hints,
             })
         })
         .collect()

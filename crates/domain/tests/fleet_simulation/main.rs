@@ -144,6 +144,7 @@ fn policy(max_units: u32) -> Policy {
             })
             .into(),
         bid: Bid::Balanced,
+        leave_when_hinted: false,
         max_units,
         budget: Budget::default(),
         on_demand_after: None,
@@ -193,7 +194,8 @@ fn schedule(seed: u64) {
             });
             world.append(stopped, expected);
         }
-        if !world.cloud.calm && world.rng.random_bool(0.01) {
+        let takes = world.cloud.habit != Habit::Hints && !world.cloud.calm;
+        if takes && world.rng.random_bool(0.01) {
             world.cloud.interrupt(world.now, &mut world.rng);
             world.tell(|| "the market takes a machine".into());
         }
@@ -257,6 +259,11 @@ fn bought_is_bounded(world: &World) {
         }
         // Two places: after 3, 6, 12, 24 and 48 minutes, and then once an hour.
         Habit::Takes => (world.cloud.bought_where_taken(), 2 * units * (6 + hours)),
+        // As many as are wanted at first, and as many again where some do not come up; no more for a hint.
+        Habit::Hints => (
+            world.cloud.bought(),
+            2 * units + usize::try_from(world.cloud.done).unwrap(),
+        ),
         Habit::None => return,
     };
     assert!(
