@@ -479,3 +479,22 @@ fn a_pool_that_leaves_at_a_hint_drains_the_machine_and_buys_another_elsewhere() 
     assert!(night.machines[0].is_alive(), "it ends what it has in hand");
     assert!(night.drained.contains(&"i-1".to_owned()), "it was told");
 }
+
+#[test]
+fn a_successor_is_bought_at_the_notice_also_at_the_most() {
+    let mut night = Night::new(2, policy(2));
+    let mut noticed_at = None;
+    night.pass(180, |machine, now| {
+        if machine.age(now) >= 30 {
+            machine.worker.get_or_insert(WorkerState::Busy);
+        }
+        if machine.seen.id == "i-1" && machine.age(now) >= 60 {
+            machine.worker = Some(WorkerState::Drained);
+            machine.notice_at.get_or_insert(now + seconds(120));
+            noticed_at.get_or_insert(now);
+        }
+    });
+    let successor = &night.machines[2];
+    assert_eq!(Some(successor.seen.launched_at), noticed_at);
+    assert_eq!(night.machines.len(), 3, "one for the one that goes");
+}

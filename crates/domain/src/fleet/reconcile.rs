@@ -12,7 +12,7 @@ use super::cloud::LaunchRequest;
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::{breaker, buy, follow, leave, places, settle};
-use crate::batch::{Batch, DrainMode, InstanceState, LaunchState, Leaving, Status};
+use crate::batch::{Batch, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status};
 
 /// As many as a night of trying one place after the other makes, and few enough to travel in every event.
 const LAUNCHES_KEPT: usize = 48;
@@ -186,9 +186,11 @@ pub(super) fn elapsed(since: jiff::Timestamp, now: jiff::Timestamp) -> Duration 
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
-/// Units that run, may run, or are being bought: what counts against the pool's limit.
+/// Units that run, may run, or are being bought: what counts against the pool's limit. One that EC2 takes within minutes
+/// does not: its successor is to boot meanwhile.
 pub(super) fn committed(batch: &Batch) -> u32 {
-    let running = batch.instances.iter().filter(|i| !i.is_gone()).count();
+    let stays = |i: &&Instance| !i.is_gone() && !places::is_taken(i);
+    let running = batch.instances.iter().filter(stays).count();
     let adopted = |seq: u32| batch.instances.iter().filter(|i| i.launch == seq).count();
     let unknown: usize = batch
         .launches

@@ -328,6 +328,12 @@ impl Cloud {
         alive.map(|(id, _)| id).collect()
     }
 
+    /// How many are alive and have no notice.
+    pub fn staying(&self) -> usize {
+        let stays = |id: &&String| self.machines[*id].notice_at.is_none();
+        self.alive().into_iter().filter(stays).count()
+    }
+
     pub fn advance(&mut self, now: Timestamp) {
         for (id, machine) in &mut self.machines {
             machine.catch_up(

@@ -223,7 +223,7 @@ fn schedule(seed: u64) {
 fn limits_hold(world: &mut World) {
     let now = world.now;
     world.cloud.advance(now);
-    let alive = world.cloud.alive().len();
+    let alive = world.cloud.staying();
     assert!(
         alive <= world.policy.max_units as usize,
         "I6: {alive} run, {} may; {}",

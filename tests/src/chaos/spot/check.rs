@@ -246,7 +246,10 @@ fn no_busy_one_ended(books: &Books<'_>) -> Verdict {
 }
 
 fn never_too_many(books: &Books<'_>) -> Verdict {
-    let mut verdict = Verdict::new("I6", "never more machines at once than the pool may have");
+    let mut verdict = Verdict::new(
+        "I6",
+        "never more machines at once than the pool may have, but for those that EC2 takes",
+    );
     let (most, who) = &books.seen.most;
     verdict.checked = books.seen.samples.saturating_sub(1);
     verdict.check(*most <= books.instances as usize, || {

@@ -24,7 +24,7 @@ pub struct Seen {
     pub samples: usize,
     /// As each was seen last.
     pub machines: BTreeMap<String, Machine>,
-    /// The most of ours at once that were pending or ran, and who they were.
+    /// The most of ours at once that were pending or ran and had no notice, and who they were.
     pub most: (usize, Vec<String>),
     /// By task.
     pub progress: BTreeMap<String, Vec<Said>>,
@@ -83,7 +83,8 @@ impl Watch {
         let mut seen = self.lock();
         seen.samples += 1;
         let counts = |machine: &&Machine| {
-            machine.is_ours() && machine.runs() && !orphans.contains(&machine.id)
+            let stays = machine.runs() && machine.notice_at.is_none();
+            machine.is_ours() && stays && !orphans.contains(&machine.id)
         };
         let running: Vec<String> = found
             .iter()
