@@ -111,7 +111,9 @@ impl Ledger {
                 Status::Failed { reason } => Some(reason.clone()),
                 _ => None,
             }),
-            slot: newest
+            slot: self
+                .back(pool, newest)
+                .find(|batch| !never_got_a_machine(batch))
                 .and_then(|batch| batch.slot.as_deref())
                 .and_then(|slot| slot.parse().ok()),
         }
@@ -143,6 +145,11 @@ fn never_served(batch: &Batch) -> bool {
     batch.first_ready_at.is_none()
         && batch.stop.is_none()
         && matches!(batch.status, Status::Failed { .. })
+}
+
+/// Its launches brought nothing, so it has not used its slot of the schedule.
+fn never_got_a_machine(batch: &Batch) -> bool {
+    never_served(batch) && batch.instances.is_empty()
 }
 
 #[cfg(test)]
@@ -191,6 +198,30 @@ mod tests {
         }
     }
 
+    fn machine(ready: i64, end: i64) -> Instance {
+        Instance {
+            id: format!("i-{ready}-{end}"),
+            place: Place {
+                kind: "g6.xlarge".into(),
+                zone: "us-east-2a".into(),
+            },
+            lifecycle: Lifecycle::Spot,
+            launch: 1,
+            launched_at: now() - hours(5),
+            ready_at: Some(now() - hours(ready)),
+            state: InstanceState::Gone {
+                ending: Ending::Terminated,
+                at: now() - hours(end),
+            },
+            silent_since: None,
+            absences: 0,
+            hinted: false,
+            rate: Usd::from_cents(30),
+            cost: Usd::from_cents(60),
+            billed_to: now() - hours(end),
+        }
+    }
+
     fn ledger(batches: Vec<Batch>) -> Ledger {
         let ended = batches.into_iter().map(|one| (one.id.clone(), one));
         Ledger {
@@ -225,6 +256,25 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_is_used_by_a_batch_that_got_a_machine() {
+        let pool = PoolName::parse("default").unwrap();
+        let slot = |day: u32| Some(format!("2026-11-{day}T02:00:00[UTC]"));
+        let mut with_a_machine = batch(1, hours(30), true);
+        with_a_machine.slot = slot(22);
+        with_a_machine.instances = vec![machine(29, 28)];
+        let ledger = ledger(vec![with_a_machine]);
+        let mut newest = batch(2, hours(2), false);
+        newest.slot = slot(23);
+        let used = |newest: &Batch| ledger.past(&pool, Some(newest)).slot.unwrap().to_string();
+        assert_eq!(used(&newest), slot(22).unwrap(), "it never got one");
+        newest.instances = vec![machine(2, 1)];
+        assert_eq!(used(&newest), slot(23).unwrap());
+        newest.instances.clear();
+        newest.status = Status::Requested;
+        assert_eq!(used(&newest), slot(23).unwrap(), "it may still get one");
+    }
+
+    #[test]
     fn what_is_old_is_forgotten_but_not_when_a_pool_last_served() {
         let mut ledger = ledger(vec![
             batch(1, hours(24 * 60), true),
@@ -250,27 +300,6 @@ mod tests {
 
     #[test]
     fn speed_is_what_machines_that_served_took_for_a_task() {
-        let machine = |ready: i64, end: i64| Instance {
-            id: format!("i-{ready}-{end}"),
-            place: Place {
-                kind: "g6.xlarge".into(),
-                zone: "us-east-2a".into(),
-            },
-            lifecycle: Lifecycle::Spot,
-            launch: 1,
-            launched_at: now() - hours(5),
-            ready_at: Some(now() - hours(ready)),
-            state: InstanceState::Gone {
-                ending: Ending::Terminated,
-                at: now() - hours(end),
-            },
-            silent_since: None,
-            absences: 0,
-            hinted: false,
-            rate: Usd::from_cents(30),
-            cost: Usd::from_cents(60),
-            billed_to: now() - hours(end),
-        };
         let pool = PoolName::parse("default").unwrap();
         let mut one = batch(1, hours(5), true);
         one.tasks_done = 9;
