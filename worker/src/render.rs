@@ -226,6 +226,9 @@ async fn attempt(
 fn note(worker: &Worker, task: &TaskId, failure: &EngineFailure) {
     if failure.stepped {
         worker.wellness.rendered();
+        if !failure.engine_alive {
+            worker.wellness.engine_lost(task);
+        }
     }
     match failure.blame() {
         Blame::Task => {}

@@ -22,6 +22,9 @@ const HANDED_BACK_AT_MOST: usize = 3;
 /// Different tasks in a row whose videos the gate refused. An accelerator that computes wrongly renders black, and so do a
 /// few prompts, but hardly so many in a row.
 const REFUSED_AT_MOST: usize = 5;
+/// Different tasks in a row in the middle of which the engine ended. A task may kill its engine, but hardly so many in a
+/// row: host memory is too small, a card has fallen off, a library is broken.
+const ENGINES_LOST_AT_MOST: usize = 3;
 /// How long the scratch directory may be unusable: longer than a cleaner takes to make room on a full disk.
 const SCRATCH_PATIENCE: Duration = Duration::from_secs(30);
 /// As much as is written to see whether the scratch directory takes anything: the size of a small checkpoint.
@@ -61,6 +64,8 @@ struct State {
     handed_back: BTreeSet<TaskId>,
     /// Since a video of this worker last passed the gate.
     refused: BTreeSet<TaskId>,
+    /// Since a video of this worker last passed the gate.
+    engine_lost: BTreeSet<TaskId>,
 }
 
 impl Wellness {
@@ -83,10 +88,17 @@ impl Wellness {
         self.state().refused.insert(task.clone());
     }
 
+    /// The engine ended in the middle of a render.
+    pub fn engine_lost(&self, task: &TaskId) {
+        self.state().engine_lost.insert(task.clone());
+    }
+
     /// A video passed the gate, and lies in S3.
     pub fn stored(&self) {
         self.rendered();
-        self.state().refused.clear();
+        let mut state = self.state();
+        state.refused.clear();
+        state.engine_lost.clear();
     }
 
     /// Storage did not take or give what a task needed: nothing is taken before a check of it succeeds.
@@ -140,6 +152,9 @@ impl Wellness {
             }
             _ if state.refused.len() >= REFUSED_AT_MOST => {
                 Fitness::GiveUp("the videos of several tasks in a row were refused here")
+            }
+            _ if state.engine_lost.len() >= ENGINES_LOST_AT_MOST => {
+                Fitness::GiveUp("the engine ended here in the middle of several tasks in a row")
             }
             Some(_) => Fitness::Unwell,
             None if state.storage_fails || state.log_is_full => Fitness::Unwell,
@@ -225,6 +240,24 @@ mod tests {
         }
         assert_eq!(wellness.look().await, Fitness::Well);
         wellness.handed_back(&task(3));
+        assert!(matches!(wellness.look().await, Fitness::GiveUp(_)));
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_engine_ends_in_the_middle_of_different_tasks_gives_itself_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let wellness = Wellness::new(dir.path(), Health::new());
+        for n in [1, 1, 1, 2, 2] {
+            wellness.engine_lost(&task(n));
+            // It had begun to render.
+            wellness.rendered();
+            assert_eq!(wellness.look().await, Fitness::Well);
+        }
+        wellness.stored();
+        for n in 1..=3 {
+            assert_eq!(wellness.look().await, Fitness::Well);
+            wellness.engine_lost(&task(n));
+        }
         assert!(matches!(wellness.look().await, Fitness::GiveUp(_)));
     }
 
