@@ -264,6 +264,7 @@ impl PoolConfig {
             pool: name.clone(),
             project: project.to_owned(),
             template: self.template.clone().unwrap_or(template),
+            problem: None,
             kinds: self.kinds.iter().map(Kind::from).collect(),
             subnets: self.subnets.iter().map(Subnet::from).collect(),
             bid: self.bid.into(),

@@ -36,6 +36,7 @@ fn policy(max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 1,
         },
+        problem: None,
         kinds: vec![Kind {
             name: "g6.xlarge".into(),
             cap: Usd::from_cents(40),

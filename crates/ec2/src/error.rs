@@ -16,7 +16,7 @@ pub enum CallError {
         code: String,
         message: String,
     },
-    #[error("{operation} was refused: {message} ({code})")]
+    #[error("{operation} was refused: {message} ({code}){}", cure(.code, .operation))]
     Refused {
         operation: &'static str,
         class: ErrorClass,
@@ -103,6 +103,22 @@ impl CallError {
             operation,
             what: what.into(),
         }
+    }
+}
+
+fn cure(code: &str, operation: &str) -> String {
+    to_grant(code, &format!("ec2:{operation}"))
+}
+
+/// What to do about a refusal, if a permission is missing: EC2 itself names it only in a coded message.
+pub(crate) fn to_grant(code: &str, permissions: &str) -> String {
+    let is_missing = matches!(
+        code,
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException"
+    );
+    match is_missing {
+        true => format!("; grant {permissions}"),
+        false => String::new(),
     }
 }
 

@@ -18,7 +18,7 @@ use spotreel_domain::money::Usd;
 
 use crate::Ec2;
 use crate::classify::classify;
-use crate::error::Failure;
+use crate::error::{Failure, to_grant};
 
 /// What a fleet's call can tag at birth. Requests for Spot instances are not among them; the template tags those.
 const TAGGED: [ResourceType; 4] = [
@@ -27,6 +27,9 @@ const TAGGED: [ResourceType; 4] = [
     ResourceType::Volume,
     ResourceType::NetworkInterface,
 ];
+
+/// What a launch from a template takes together.
+const PERMISSIONS: &str = "ec2:CreateFleet, ec2:RunInstances, ec2:CreateTags and iam:PassRole";
 
 /// A launch without a usable answer.
 ///
@@ -99,6 +102,7 @@ fn refusal(request: &LaunchRequest, failure: Failure) -> LaunchError {
         } => {
             // Another request had this token before, and that one may have launched.
             let maybe_running = code == "IdempotentParameterMismatch";
+            let message = message + &to_grant(&code, PERMISSIONS);
             (class, code, message, maybe_running)
         }
         Failure::Unclear { code, message } => (ErrorClass::Unknown, code, message, true),

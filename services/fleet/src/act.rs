@@ -312,6 +312,7 @@ impl Pool {
             first,
         } = called;
         let pool = self.name.to_string();
+        self.say_whether_launches_work(&result);
         let result = match result {
             Ok(answer) => {
                 let (launched, errors) = (answer.instances.len(), answer.errors.len());
@@ -357,6 +358,17 @@ impl Pool {
             tracing::warn!(%error, %batch, seq, "what was launched is not written; it is found by its tags");
             self.replay.put_off((batch, seq));
         }
+    }
+
+    /// What only a person can mend is a failing check until a launch succeeds.
+    fn say_whether_launches_work(&self, result: &Result<LaunchAnswer, LaunchError>) {
+        let check = format!("pool {} launches", self.name);
+        let said = match result {
+            Ok(answer) if !answer.instances.is_empty() => Ok(()),
+            Err(error) if error.class == ErrorClass::Configuration => Err(error.to_string()),
+            _ => return,
+        };
+        self.fleet.conditions.set(&check, said);
     }
 
     /// Writes what came of the effects, over whatever stands there by now.

@@ -14,6 +14,7 @@ use crate::conditions::Conditions;
 /// The checks in `/readyz`.
 pub const LISTING: &str = "cloud";
 pub const PRICES: &str = "prices";
+pub const POOLS: &str = "pools";
 
 /// The template as it is configured: the id or the name, and the version.
 pub type TemplateName = Template;
@@ -42,6 +43,10 @@ impl Findings {
                 id: String::new(),
                 version: 0,
             });
+        let problems = self.problems.get(&policy.pool);
+        policy.problem = problems
+            .filter(|problems| !problems.is_empty())
+            .map(|problems| problems.join("; "));
         policy.kinds.retain(|kind| self.kinds.contains(&kind.name));
         policy.subnets.retain(|subnet| {
             self.subnets

@@ -40,6 +40,8 @@ struct Known {
     /// vCPUs.
     quotas: BTreeMap<Lifecycle, u32>,
     findings: Findings,
+    /// Why the pools could not be held against the cloud when that was last tried.
+    unchecked: Option<String>,
 }
 
 #[derive(Clone)]
@@ -74,6 +76,7 @@ impl Cloud {
     pub fn new(ec2: Ec2, env: &str, prices: PricesConfig, conditions: Arc<Conditions>) -> Self {
         conditions.expect(check::LISTING);
         conditions.expect(check::PRICES);
+        conditions.expect(check::POOLS);
         Self {
             ec2,
             env: env.to_owned(),
@@ -123,7 +126,10 @@ impl Cloud {
 
     /// The pool's policy, in the words of what the cloud has.
     pub fn fitted(&self, policy: &Policy) -> Policy {
-        self.lock().findings.fit(policy)
+        let known = self.lock();
+        let mut fitted = known.findings.fit(policy);
+        fitted.problem = fitted.problem.or_else(|| known.unchecked.clone());
+        fitted
     }
 
     /// Instances of the pool that the account's quotas leave beside what the other pools run.
@@ -159,6 +165,7 @@ impl Cloud {
 
     /// Keeps prices warm until told to stop.
     pub async fn keep_prices(self: Arc<Self>, kinds: Vec<String>, stopping: CancellationToken) {
+        let mut failing = Duration::ZERO;
         loop {
             let pause = match self.ec2.spot_prices(&kinds, Some(ambient::now())).await {
                 Ok(changes) => {
@@ -168,13 +175,19 @@ impl Cloud {
                         .map(|change| (change.place, change.price));
                     self.lock().quotes = Some((Instant::now(), spot.collect()));
                     self.conditions.set(check::PRICES, Ok(()));
+                    failing = Duration::ZERO;
                     self.prices.every
                 }
                 Err(error) => {
                     if self.market().is_none() {
                         self.conditions.set(check::PRICES, Err(error.to_string()));
                     }
-                    RETRY.min(self.prices.every)
+                    let most = match error.retryable() {
+                        true => RETRY.min(self.prices.every),
+                        false => self.prices.check_every,
+                    };
+                    failing = rarer(failing, most);
+                    failing
                 }
             };
             self.measure();
@@ -190,6 +203,7 @@ impl Cloud {
         policies: BTreeMap<PoolName, (Policy, check::TemplateName)>,
         stopping: CancellationToken,
     ) {
+        let mut failing = Duration::ZERO;
         loop {
             let (findings, spot, on_demand) = tokio::join!(
                 check::look(&self.ec2, &policies),
@@ -203,7 +217,8 @@ impl Cloud {
                     Err(error) => tracing::debug!(%error, "the quota is not known now"),
                 }
             }
-            let whole = match findings {
+            let most = self.prices.check_every;
+            let pause = match findings {
                 Ok(findings) => {
                     let quotas = self.lock().quotas.clone();
                     check::report(
@@ -213,19 +228,29 @@ impl Cloud {
                         self.market().as_ref(),
                         &self.conditions,
                     );
+                    self.conditions.set(check::POOLS, Ok(()));
                     let whole = findings.is_clean() && self.market().is_some();
-                    self.lock().findings = findings;
-                    whole
+                    let mut known = self.lock();
+                    known.findings = findings;
+                    known.unchecked = None;
+                    failing = match whole {
+                        true => Duration::ZERO,
+                        false => rarer(failing, most),
+                    };
+                    if whole { most } else { failing }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the pools cannot be checked against the cloud now");
-                    false
+                    let said = error.to_string();
+                    self.conditions.set(check::POOLS, Err(said.clone()));
+                    self.lock().unchecked = Some(said);
+                    let most = if error.retryable() {
+                        RETRY.min(most)
+                    } else {
+                        most
+                    };
+                    failing = rarer(failing, most);
+                    failing
                 }
-            };
-            let pause = if whole {
-                self.prices.check_every
-            } else {
-                RETRY
             };
             if rest(pause, &stopping).await.is_none() {
                 return;
@@ -246,8 +271,31 @@ impl Cloud {
     }
 }
 
+/// How long to wait after one more failure: what passes by itself is tried again soon (`most` is short), what only a person
+/// can mend less and less often.
+fn rarer(before: Duration, most: Duration) -> Duration {
+    (before * 2).max(RETRY).min(most)
+}
+
 async fn rest(pause: Duration, stopping: &CancellationToken) -> Option<()> {
     stopping
         .run_until_cancelled(tokio::time::sleep(pause))
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_person_can_mend_is_looked_at_less_and_less_often() {
+        let most = Duration::from_secs(600);
+        let mut waits = vec![rarer(Duration::ZERO, most)];
+        for _ in 0..8 {
+            waits.push(rarer(waits[waits.len() - 1], most));
+        }
+        let seconds: Vec<_> = waits.iter().map(Duration::as_secs).collect();
+        assert_eq!(seconds, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(rarer(most, RETRY), RETRY, "once it passes by itself");
+    }
 }

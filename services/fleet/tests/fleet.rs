@@ -16,6 +16,7 @@ use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::render_time::Gpu;
 use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;
+use spotreel_localcloud::{Action, Plan, Rule};
 use spotreel_proto::worker::v1::State;
 use stage::{Stage, until};
 
@@ -303,6 +304,42 @@ async fn machines_that_never_boot_end_the_batch_and_hold_the_pool_until_the_conf
     stage.set_key("template.version", "2");
     stage.start_fleet_as(Lead::Always, &stage.ctx).await;
     until("the hold is lifted", async || held().await.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_permission_is_named_where_people_look() {
+    let stage = Stage::set(POOL).await;
+    let denied = Rule {
+        code: Some("UnauthorizedOperation".to_owned()),
+        ..Rule::new("DescribeLaunchTemplates", Action::Error)
+    };
+    stage.cloud.faults().set(Plan {
+        seed: 0,
+        rules: vec![denied],
+    });
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    until("fleet is not ready and says why", async || {
+        let health = stage.ctx.health.readiness();
+        let check = health.checks.get("pools");
+        let reason = check.and_then(|check| check.reason.clone());
+        !health.ready && reason.is_some_and(|r| r.contains("grant ec2:DescribeLaunchTemplates"))
+    })
+    .await;
+    stage.request(1).await;
+    let batch = stage
+        .until_batch("blocked", |batch| {
+            let blocked = batch.blocked.as_ref();
+            blocked.is_some_and(|b| b.sentence.contains("grant ec2:DescribeLaunchTemplates"))
+        })
+        .await;
+    assert_eq!(batch.blocked.unwrap().by, Blocker::Configuration);
+    // Mended, it is seen without a restart.
+    stage.cloud.faults().clear();
+    stage
+        .until_batch("a machine", |batch| batch.instances.len() == 1)
+        .await;
+    assert!(stage.ctx.health.readiness().checks["pools"].ok);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,10 @@ async fn c13_the_account_has_no_right_to_launch() {
         panic!("{:?}", batch.status);
     };
     assert!(reason.contains("UnauthorizedOperation"), "{reason}");
+    assert!(reason.contains("grant ec2:CreateFleet"), "{reason}");
+    let health = stage.health().await.unwrap();
+    let launches = &health["checks"]["pool default launches"];
+    assert_eq!(launches["ok"], false, "{health}");
     assert_eq!(stage.calls("CreateFleet"), 1, "asked once");
     let said = stage.fleet.log_text();
     assert!(said.contains("UnauthorizedOperation"), "{said}");

@@ -162,8 +162,10 @@ fn plan(
         return Err((Blocker::PricesUnknown, sentence));
     };
     if policy.template.id.is_empty() {
-        let sentence = "the launch template of the pool is not known: fleet's health says what is wrong with it";
-        return Err((Blocker::Configuration, sentence.to_owned()));
+        let problem = policy.problem.clone();
+        let sentence = problem
+            .unwrap_or_else(|| "the launch template of the pool is still being looked up".into());
+        return Err((Blocker::Configuration, sentence));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
     let spot = offers(batch, Lifecycle::Spot, market, seen, policy);

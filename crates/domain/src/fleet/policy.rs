@@ -18,7 +18,10 @@ pub struct Policy {
     pub env: String,
     pub pool: PoolName,
     pub project: String,
+    /// Without an id while it is not known.
     pub template: Template,
+    /// What the cloud lacks of this pool, for people.
+    pub problem: Option<String>,
     pub kinds: Vec<Kind>,
     pub subnets: Vec<Subnet>,
     pub bid: Bid,

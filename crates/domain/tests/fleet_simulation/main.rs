@@ -136,6 +136,7 @@ fn policy(max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 3,
         },
+        problem: None,
         kinds: vec![kind("g5.xlarge", 45), kind("g6.xlarge", 40)],
         subnets: ["a", "b", "c"]
             .map(|zone| Subnet {
