@@ -90,6 +90,12 @@ pub enum Refusal {
     Sequence(u64),
 }
 
+/// The same task, which may have gone on meanwhile.
+fn is_same(old: &Accepted, new: &Accepted) -> bool {
+    let task = |answer: &Accepted| (answer.id.clone(), answer.seed, answer.submitted_at);
+    task(old) == task(new)
+}
+
 impl Record {
     pub fn book(&self) -> Book {
         self.lock().clone()
@@ -143,7 +149,7 @@ impl Record {
             _ => {}
         }
         match (&known.answer, &answer) {
-            (Some(old), Some(new)) if old != new => {
+            (Some(old), Some(new)) if !is_same(old, new) => {
                 contradiction = Some(format!("#{draft} was answered {old:?} and {new:?}"));
             }
             (None, Some(_)) => known.answer = answer,
