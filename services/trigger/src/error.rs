@@ -48,6 +48,8 @@ pub enum LookError {
     Controls(#[source] ApiError),
     #[error("the batch log could not be read")]
     Batches(#[source] ReadError),
+    #[error("how full the task log is could not be read")]
+    Room(#[source] ApiError),
 }
 
 /// Why a decision could not be carried out. The next look decides anew.

@@ -13,8 +13,9 @@ use serde_json::json;
 use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::controls::{self, Controls};
 use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{self, MARKS_BUCKET, PACE_MARK, SWEEPER_MARK, TASKS};
-use spotreel_bus::{BatchLog, RecordedBatch, TaskLog, kv};
+use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::pool::{PoolConfig, Pools};
@@ -51,6 +52,7 @@ pub struct Seen {
     pub marks: Marks,
     pub controls: Controls,
     pub newest: BTreeMap<PoolName, RecordedBatch>,
+    pub log_room: LogRoom,
 }
 
 pub type Queues = BTreeMap<(Model, Lane), Queue>;
@@ -82,7 +84,7 @@ pub struct ModeMark {
 
 impl Reader {
     pub async fn read(&self, now: Timestamp) -> Result<Seen, LookError> {
-        let (waiting, marks, controls, newest) = futures::try_join!(
+        let (waiting, marks, controls, newest, log_room) = futures::try_join!(
             self.waiting(),
             async { self.marks().await.map_err(LookError::Marks) },
             async {
@@ -91,6 +93,7 @@ impl Reader {
                     .map_err(LookError::Controls)
             },
             self.newest(),
+            async { LogRoom::of_log(&self.client).await.map_err(LookError::Room) },
         )?;
         let (queues, workers) = waiting;
         Ok(Seen {
@@ -100,6 +103,7 @@ impl Reader {
             marks,
             controls,
             newest,
+            log_room,
         })
     }
 
@@ -313,12 +317,29 @@ impl Seen {
             mode: self.mode(name).state,
             pool_blockers: newest
                 .map(|batch| blockers(batch, self.at))
-                .unwrap_or_default(),
+                .into_iter()
+                .flatten()
+                .chain(self.log_full())
+                .collect(),
         }
     }
 
     pub fn mode(&self, name: &PoolName) -> ModeMark {
         self.marks.modes.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Workers would start nothing.
+    fn log_full(&self) -> Option<Blocker> {
+        self.log_room
+            .is_used_to(ENDS_ONLY_PERCENT)
+            .then(|| Blocker {
+                kind: BlockerKind::LogFull,
+                sentence: format!(
+                    "{ENDS_ONLY_PERCENT} % of the task log's room is used, and workers start nothing until there is more: cancel tasks, let finished ones go sooner, or give the log more room"
+                ),
+                since: None,
+                until: None,
+            })
     }
 
     fn counts_stale_since(&self, started: Timestamp) -> Option<Timestamp> {

@@ -306,6 +306,29 @@ async fn counts_without_a_fresh_mark_launch_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_machine_is_bought_while_the_log_is_too_full_to_start_a_task() {
+    let stage = Stage::set().await;
+    stage.submit(1).await;
+    let context = async_nats::jetstream::new(stage.root.client.clone());
+    let log = context
+        .get_stream(spotreel_bus::names::TASKS)
+        .await
+        .unwrap();
+    let info = log.cached_info();
+    let size = async |bytes| {
+        let mut config = info.config.clone();
+        config.max_bytes = bytes;
+        context.update_stream(config).await.unwrap();
+    };
+    size(i64::try_from(info.state.bytes).unwrap()).await;
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.until_blocked(BlockerKind::LogFull).await;
+    stage.stays_at(0).await;
+    size(info.config.max_bytes).await;
+    stage.until_batch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unknown_prices_launch_nothing_and_say_why() {
     let stage = Stage::set().await;
     stage.cloud.faults().set(Plan {

@@ -161,6 +161,8 @@ pub enum BlockerKind {
     BackOff,
     /// The active batch's machines end before they serve.
     NeverServed,
+    /// The task log is nearly full, so workers start nothing.
+    LogFull,
 }
 
 /// Whether machines come and go with batches, or stay.
