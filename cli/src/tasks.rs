@@ -1,6 +1,5 @@
 //! Looking at tasks, and changing their course.
 
-use anyhow::Context;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
@@ -195,29 +194,41 @@ pub async fn cancel(settings: &Settings, args: CancelArgs) -> anyhow::Result<Don
         ..ListQuery::default()
     };
     let mut ids = Vec::new();
-    loop {
-        // A call that got no answer may be repeated: what it cancelled has ended and is passed over.
-        let page: CancelledMany = api.call(names::CANCEL, &query).await.with_context(|| {
-            let before = print::count(ids.len(), "task");
-            format!("stopped after {before} cancelled; the same command goes on")
-        })?;
-        ids.extend(page.ids);
-        query.cursor = page.next_cursor;
+    let failed = loop {
+        match api.call::<_, CancelledMany>(names::CANCEL, &query).await {
+            Ok(page) => {
+                ids.extend(page.ids);
+                query.cursor = page.next_cursor;
+            }
+            Err(error) => break Some(error),
+        }
         if query.cursor.is_none() {
-            break;
+            break None;
+        }
+    };
+    let answer = CancelledMany {
+        cancelled: ids.len(),
+        ids,
+        next_cursor: query.cursor,
+    };
+    // What was cancelled before a call failed is told, too.
+    if failed.is_none() || answer.cancelled > 0 {
+        match json {
+            true => print::json(&answer),
+            false => {
+                let tasks = print::count(answer.cancelled, "task");
+                print::line(&format!("cancelled {tasks}"));
+            }
         }
     }
-    let cancelled = ids.len();
-    if json {
-        print::json(&CancelledMany {
-            cancelled,
-            ids,
-            next_cursor: None,
-        });
-    } else {
-        print::line(&format!("cancelled {}", print::count(cancelled, "task")));
+    match failed {
+        None => Ok(Done::Well),
+        Some(CallError::Refused(error)) if json => {
+            print::json(&ErrorReply { error });
+            Ok(Done::Failed)
+        }
+        Some(error) => Err(error.into()),
     }
-    Ok(Done::Well)
 }
 
 pub async fn retry(settings: &Settings, args: IdsArgs) -> anyhow::Result<Done> {

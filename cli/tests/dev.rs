@@ -407,10 +407,13 @@ async fn tasks_are_found_and_cancelled_by_label_date_and_the_beginning_of_an_id(
         dev.say(&["cancel", "--label", "batch=day"]),
         "cancelled 0 tasks\n"
     );
-    assert!(
-        dev.say(&["cancel", own])
-            .contains(&format!("{night} cancelled"))
-    );
+    let refused = refusal(dir.path(), &["cancel", "--state", "failed"]);
+    assert!(refused.contains("queued or started"), "{refused}");
+    let ended = format!("{night} cancelled");
+    assert!(dev.say(&["cancel", own]).contains(&ended));
+    let watched = spotreel(dir.path(), &["watch", own]).output();
+    let watched = watched.expect("it can be run").stdout;
+    assert!(String::from_utf8_lossy(&watched).contains(&ended));
 }
 
 #[tokio::test]
