@@ -103,7 +103,12 @@ fn is_answerable(verb: Verb, request: &Request) -> bool {
 }
 
 async fn handle(fleet: &Fleet, client: &Client, verb: Verb, request: &Request) {
-    let answered = guarded(verbs::answer(fleet, verb, &request.message.payload)).await;
+    let answered = guarded(Box::pin(verbs::answer(
+        fleet,
+        verb,
+        &request.message.payload,
+    )))
+    .await;
     respond(client, verb, request, answered).await;
 }
 

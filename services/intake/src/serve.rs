@@ -138,7 +138,7 @@ async fn handle(intake: &Arc<Intake>, verb: Verb, request: &Request) {
         &request.message.payload,
         request.message.headers.as_ref(),
     );
-    let answered = guarded(answering).instrument(span).await;
+    let answered = guarded(Box::pin(answering)).instrument(span).await;
     respond(intake, verb, request, answered).await;
     metrics::request(verb.name(), began.elapsed());
 }

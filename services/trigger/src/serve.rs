@@ -105,7 +105,7 @@ fn is_answerable(verb: Verb, request: &Request) -> bool {
 
 async fn handle(desk: &Desk, client: &Client, verb: Verb, request: &Request) {
     let began = Instant::now();
-    let answered = guarded(desk.answer(verb, &request.message.payload)).await;
+    let answered = guarded(Box::pin(desk.answer(verb, &request.message.payload))).await;
     respond(client, verb, request, answered).await;
     metrics::answered(verb.name(), began.elapsed());
 }
