@@ -402,6 +402,25 @@ fn a_place_that_takes_machines_is_left_for_others() {
 }
 
 #[test]
+fn a_machine_that_leaves_at_the_end_of_its_life_was_not_taken() {
+    let mut night = Night::new(1, policy(1));
+    let life = i64::try_from(night.policy.patience.life.as_secs()).unwrap();
+    night.pass(life, |machine, now| {
+        if machine.age(now) >= 30 {
+            machine.worker.get_or_insert(WorkerState::Busy);
+        }
+        // The worker says when its time is up as it says when EC2 takes the machine.
+        if machine.age(now) >= life - 120 {
+            machine.worker = Some(WorkerState::Drained);
+            machine.notice_at.get_or_insert(now + seconds(120));
+        }
+    });
+    let zones: Vec<_> = night.machines.iter().map(|m| &m.seen.zone).collect();
+    assert_eq!(zones, [ZONES[0], ZONES[0]], "the same place again");
+    assert_eq!(night.batch.penalties, []);
+}
+
+#[test]
 fn a_place_is_forgiven_slowly_and_remembered_by_the_next_batch() {
     let mut policy = policy(1);
     policy.subnets.truncate(1);

@@ -11,6 +11,9 @@ use super::policy::{Patience, Policy};
 use super::reconcile::elapsed;
 use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
 
+/// Longer than a machine leaves before its life is over.
+const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
+
 /// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
 pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let is_new = |instance: &Instance, is: fn(&Instance) -> bool| {
@@ -19,7 +22,12 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     let mut found = Vec::new();
     for instance in &batch.instances {
         let place = &instance.place;
+        let age = elapsed(instance.launched_at, seen.cloud_now);
         let (class, code, message) = if is_new(instance, is_taken) {
+            // Near the end of its own life it leaves as with a notice.
+            if age.saturating_add(LAST_MINUTES) >= policy.patience.life {
+                continue;
+            }
             let message = format!("EC2 took a machine back in {place}");
             (ErrorClass::Capacity, "Interrupted", message)
         } else if is_new(instance, |instance| instance.hinted) {

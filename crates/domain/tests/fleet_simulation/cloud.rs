@@ -37,13 +37,11 @@ pub enum Habit {
     None,
     /// Each ends before it serves: a broken image, a parameter that is not there.
     NeverBoots,
-    /// Zone a takes each of its machines within minutes.
+    /// The only zone takes each machine within minutes.
     Takes,
     /// Each gets a rebalance recommendation as it comes up, and none is ever taken.
     Hints,
 }
-
-const TAKING_ZONE: &str = "a";
 
 impl Habit {
     /// A few of the worlds each.
@@ -177,7 +175,7 @@ impl Cloud {
                 machine.serves_at = Timestamp::MAX;
                 machine.breaks_at = Some(now + seconds(rng.random_range(5..120)));
             }
-            if self.habit == Habit::Takes && place.zone == TAKING_ZONE {
+            if self.habit == Habit::Takes {
                 machine.taken_at = Some(machine.serves_at.min(now + seconds(600)) + seconds(60));
             }
             self.machines.insert(id.clone(), machine);
@@ -312,12 +310,6 @@ impl Cloud {
 
     pub fn bought(&self) -> usize {
         self.machines.len() - 1 // the foreign one
-    }
-
-    /// Machines that were bought where each is taken.
-    pub fn bought_where_taken(&self) -> usize {
-        let there = |m: &&Machine| m.taken_at.is_some();
-        self.machines.values().filter(there).count()
     }
 
     pub fn alive(&self) -> Vec<&String> {

@@ -71,6 +71,9 @@ impl World {
             slot: None,
             deadline: now + seconds(12 * 3600),
         };
+        if world.cloud.habit == Habit::Takes {
+            world.policy.subnets.truncate(1);
+        }
         let pool = PoolName::parse("default").unwrap();
         world
             .log
@@ -259,13 +262,17 @@ fn bought_is_bounded(world: &World) {
             (world.cloud.bought(), most)
         }
         // Two places: after 3, 6, 12, 24 and 48 minutes, and then once an hour.
-        Habit::Takes => (world.cloud.bought_where_taken(), 2 * units * (6 + hours)),
+        Habit::Takes => (world.cloud.bought(), 2 * units * (6 + hours)),
         // As many as are wanted at first, and as many again where some do not come up; no more for a hint.
         Habit::Hints => (
             world.cloud.bought(),
             2 * units + usize::try_from(world.cloud.done).unwrap(),
         ),
-        Habit::None => return,
+        // Each serves, but for those that are taken, do not come up, or are not needed after all.
+        Habit::None => {
+            let done = usize::try_from(world.cloud.done).unwrap();
+            (world.cloud.bought(), 2 * units + 2 * done + 20)
+        }
     };
     assert!(
         bought <= most,
