@@ -85,7 +85,7 @@ bench: tools ## The figures of optimised programs, each beside its bound in the 
 	SPOTREEL_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/release/spotreel-bench
 
 .PHONY: compose-test
-compose-test: tools ## The containers of compose.yaml: tasks from outside, every container killed, down and up (needs Docker)
+compose-test: tools ## The containers of compose.yaml: tasks from outside, every container killed, a full disk, down and up (needs Docker)
 	@docker info >/dev/null || { echo "compose-test: no Docker engine answers" >&2; exit 1; }
 	python3 -u tests/compose.py
 

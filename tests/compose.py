@@ -159,10 +159,10 @@ def task(**more):
     return {**TASK, "id": "compose-" + uuid.uuid4().hex[:12], **more}
 
 
-def as_client(work):
-    """`work` with a connection of the user `client`, from outside of the containers' network."""
+def as_client(work, user="client"):
+    """`work` with a connection of this user, from outside of the containers' network."""
     async def session():
-        nc = await nats.connect(f"nats://127.0.0.1:{NATS}", user="client", password="public-client",
+        nc = await nats.connect(f"nats://127.0.0.1:{NATS}", user=user, password=f"public-{user}",
                                 allow_reconnect=False, connect_timeout=10)
         try:
             return await work(nc)
@@ -240,11 +240,15 @@ def one_is_rendered(ids):
     until("a worker to begin", PATIENCE, lambda: any(ask("get", {"id": id})["state"] == "started" for id in ids))
 
 
+def restarts(name):
+    return json.loads(run("docker", "inspect", name))[0]["RestartCount"]
+
+
 def crash(name):
     """The program dies as by a fault of its own: init ends with it, and the engine starts the container again."""
-    before = json.loads(run("docker", "inspect", name))[0]["RestartCount"]
+    before = restarts(name)
     run("docker", "exec", name, "sh", "-c", 'kill -9 $(cat /proc/1/task/1/children)', check=False)
-    until(f"{name} to be started again", 60, lambda: json.loads(run("docker", "inspect", name))[0]["RestartCount"] > before)
+    until(f"{name} to be started again", 60, lambda: restarts(name) > before)
 
 
 def kill(name):
@@ -336,6 +340,49 @@ def whole_system(folder):
     print("the first video, by a fresh link:", video_of(ids[0], folder))
 
 
+def full_disk(folder):
+    """NATS alone, on a small disk that fills up: once there is room again, it stores again, with nobody's help."""
+    small, held = folder / "small.yaml", f"{PROJECT}-held"
+    small.write_text("volumes: { nats: { driver_opts: { type: tmpfs, device: tmpfs, o: size=64m } } }")
+
+    def health():
+        return next(one["Health"] for one in containers() if one["Service"] == "nats")
+
+    def stored():
+        async def store(nc):
+            js = nc.jetstream()
+            await js.add_stream(name="DISK", subjects=["disk"])
+            try:
+                return (await js.publish("disk", bytes(1 << 20))).seq
+            except nats.errors.TimeoutError:
+                return 0
+        return as_client(store, user="provision")
+
+    compose("-f", "compose.yaml", "-f", str(small), "up", "-d", "nats")
+    try:
+        # Such a disk lasts as long as a container has it: not only the one that is started again.
+        run("docker", "run", "-d", "--rm", "--name", held, "--network", "none", "-v", f"{PROJECT}_nats:/data",
+            "--entrypoint", "sleep", "nats:2-alpine", "600")
+        until("NATS to be healthy", BOOT, lambda: health() == "healthy")
+        [name] = of("nats")
+        first, before = stored(), restarts(name)
+        compose("exec", "-T", "nats", "sh", "-c", "dd if=/dev/zero of=/data/ballast bs=1M", check=False)
+        until("a write that is not taken", 60, lambda: not stored())
+        until("NATS to be unhealthy", 60, lambda: health() == "unhealthy")
+        compose("exec", "-T", "nats", "rm", "/data/ballast")
+        until("NATS to be started again", 60, lambda: restarts(name) > before)
+        until("NATS to be healthy again", BOOT, lambda: health() == "healthy")
+        # Counted on: what was there before is there.
+        if stored() <= first:
+            fail("what NATS had stored before its disk was full is lost")
+        if "it is started again" not in compose("logs", "nats"):
+            fail("the log does not say why NATS was started again")
+    finally:
+        run("docker", "rm", "-f", held, check=False)
+    compose("down", "-v")
+    print("nothing stored while the disk was full, unhealthy, started again once there was room, and nothing lost")
+
+
 def own_store(folder):
     """The same with a store that is not ours to start: here a local cloud that compose knows nothing of."""
     name, [port] = f"{PROJECT}-own-s3", free_ports(1)
@@ -367,6 +414,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             whole_system(pathlib.Path(folder))
             compose("down", "-v")
+            say("NATS on a disk that fills up")
+            full_disk(pathlib.Path(folder))
             say("with a store of your own")
             own_store(pathlib.Path(folder))
         well = True
