@@ -14,8 +14,9 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{ReadError, Recorded};
+use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
-use spotreel_bus::{BatchLog, jetstream, kv};
+use spotreel_bus::{BatchLog, LogRoom, jetstream, kv};
 use spotreel_domain::batch::{Batch, PoolName, Receipt};
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
@@ -86,7 +87,7 @@ pub fn rendering(presences: &[Presence], models: &[Model], listing: &[Seen]) -> 
     presences.iter().filter(ours).filter(lives).count() as u64
 }
 
-/// How many tasks of these models are not finished.
+/// How many tasks of these models are not finished; none while the task log is too full to start one.
 pub async fn runnable(
     client: &Client,
     models: &[Model],
@@ -99,11 +100,19 @@ pub async fn runnable(
             let length = length(client, work_consumer(model, lane)).await?;
             Ok::<_, ObserveError>((model, length))
         }));
-        let (lengths, mark) = tokio::join!(lengths, mark::<Swept>(client, SWEEPER_MARK));
+        let (lengths, mark, room) = tokio::join!(
+            lengths,
+            mark::<Swept>(client, SWEEPER_MARK),
+            LogRoom::of_log(client)
+        );
         let swept = mark?.ok_or(ObserveError::NoMark)?;
         let age = Duration::try_from(ambient::now().duration_since(swept.at)).unwrap_or_default();
         if age >= MARK_GOOD_FOR {
             return Err(ObserveError::StaleMark(age));
+        }
+        // Workers start nothing, so what waits is no work for machines. Who renders goes on.
+        if room?.is_used_to(ENDS_ONLY_PERCENT) {
+            return Ok(BTreeMap::new());
         }
         let mut tasks = BTreeMap::new();
         for (model, length) in lengths? {
