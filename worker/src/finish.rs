@@ -212,15 +212,16 @@ impl Worker {
             .with_max_elapsed_time(Some(UPLOAD_GIVE_UP_AFTER))
             .build();
         retry(patience, || async {
+            // Whoever took the task over decides; our write of the end will be refused.
+            if lease.superseded().is_cancelled() {
+                let error = "another worker has the task".to_owned();
+                return Err(backoff::Error::Permanent(error));
+            }
             let put = self.put_and_look(key, video, facts, &metadata).await;
             put.map_err(|error| {
                 let error = format!("{error:#}");
                 tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
-                match lease.superseded().is_cancelled() {
-                    // Whoever took the task over decides; our write of the end will be refused.
-                    true => backoff::Error::Permanent(error),
-                    false => backoff::Error::transient(error),
-                }
+                backoff::Error::transient(error)
             })
         })
         .await

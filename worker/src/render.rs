@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use spotreel_bootstrap::Context;
 use spotreel_bus::{Lease, Recorded, names, trace};
-use spotreel_domain::{Model, TaskId};
+use spotreel_domain::{Model, Task};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -194,7 +194,7 @@ async fn attempt(
             if failure.does_not_fit() {
                 host.declines(&delivery);
             }
-            note(worker, &started.task.id, &failure);
+            note(worker, &started.task, &failure);
             match failure.blame() {
                 Blame::Task => worker.fail(&started, &delivery, why).await,
                 Blame::Worker => worker.decline(&started, &delivery, why).await,
@@ -223,20 +223,21 @@ async fn attempt(
 
 /// What a failure says of this worker. That a task does not fit, or that a model's files are unusable, is known by other
 /// means, and leaves the other tasks.
-fn note(worker: &Worker, task: &TaskId, failure: &EngineFailure) {
+fn note(worker: &Worker, task: &Task, failure: &EngineFailure) {
     if failure.stepped {
         worker.wellness.rendered();
-        if !failure.engine_alive {
-            worker.wellness.engine_lost(task);
+        // A task that has failed before may be what ends engines.
+        if !failure.engine_alive && task.failures == 0 {
+            worker.wellness.engine_lost(&task.id);
         }
     }
     match failure.blame() {
         Blame::Task => {}
         Blame::Worker if failure.does_not_fit() || failure.kind == ErrorKind::Model => {}
-        Blame::Worker => worker.wellness.handed_back(task),
+        Blame::Worker => worker.wellness.handed_back(&task.id),
         Blame::Surroundings => {
             worker.wellness.doubt_storage();
-            worker.wellness.handed_back(task);
+            worker.wellness.handed_back(&task.id);
         }
     }
 }
