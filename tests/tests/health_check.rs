@@ -83,6 +83,10 @@ async fn a_server_whose_disk_was_full_is_ended_once_there_is_room_and_no_other_i
     assert!(container.is_well("", ROOM));
     assert!(!container.is_well(BUSY, ROOM));
     assert!(!container.is_well(UNWELL, NO_ROOM));
+    assert!(!container.is_well(UNWELL, ROOM));
+    assert!(!container.has_ended(), "it may be so for a moment");
+    assert!(container.is_well("", ROOM));
+    assert!(!container.is_well(UNWELL, ROOM));
     assert!(!container.has_ended());
     assert!(!container.is_well(UNWELL, ROOM));
     until("the server is ended", async || container.has_ended()).await;

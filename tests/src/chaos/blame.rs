@@ -111,12 +111,13 @@ fn healthy_workers(
             }
             let ended = attempt.ended_at.unwrap_or(attempt.started_at);
             let from = attempt.started_at - FOUND_WITHIN;
-            let killed = killers
-                .iter()
-                .any(|killer| killer.worker == attempt.worker && killer.started_at <= ended);
+            let during = attempt.started_at..=ended;
+            let killed = killers.iter().any(|killer| {
+                killer.worker == attempt.worker && during.contains(&killer.started_at)
+            });
             let machine = seen.machines.get(&attempt.instance);
             let explained = killed
-                || machine.is_some_and(Machine::was_taken)
+                || machine.is_some_and(|machine| was_taken(machine, ended))
                 || accidents(book, attempt).any(|one| one.at <= ended)
                 || is_armed(machines, &attempt.instance)
                 || is_away(book, from, ended);
@@ -129,6 +130,12 @@ fn healthy_workers(
         }
     }
     verdict
+}
+
+/// The market had taken it by then, or its end was only seen a moment later.
+fn was_taken(machine: &Machine, by: Timestamp) -> bool {
+    let seen = machine.notice_at.or(machine.ended_at);
+    machine.was_taken() && seen.is_some_and(|at| at - FOUND_WITHIN <= by)
 }
 
 /// By a directive in its prompt.
