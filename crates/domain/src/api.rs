@@ -3,7 +3,7 @@
 mod batch;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::api_key::Owner;
@@ -38,6 +38,7 @@ pub struct TaskView {
     pub worker: Option<String>,
     /// In answers while the task is rendered; never in events.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    #[serde(deserialize_with = "RenderProgress::if_told")]
     #[schema(value_type = RenderProgress)]
     pub progress: Option<RenderProgress>,
     pub attempts: Vec<Attempt>,
@@ -57,6 +58,14 @@ pub struct RenderProgress {
     pub phase: Option<String>,
     /// Seconds that the rest takes, as the engine estimates it.
     pub eta_s: Option<f64>,
+}
+
+impl RenderProgress {
+    /// Flattened fields that are all absent are no progress.
+    fn if_told<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        let told = Self::deserialize(from)?;
+        Ok((told != Self::default()).then_some(told))
+    }
 }
 
 /// A finished video: where it lies for good, and a link that ends.
@@ -261,7 +270,7 @@ pub struct ListQuery {
     /// `key=value`, or a key alone for any value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Whose key the task came with. A key that sees one owner's tasks finds nothing under another name.
+    /// Whose key the task came with. Only a key that sees all tasks may name another owner than its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// What the id begins with.

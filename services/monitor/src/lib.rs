@@ -9,7 +9,7 @@
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | says `expired` when the deadline has come |
 //! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue, the log's room and the disk's; not ready while the clients' copy of EVENTS does not follow |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<priority>`, `spotreel.hint.<id>`, and the mark `sweeper`.
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the mark `sweeper`.
 //!
 //! **Owns** the removal of history: nobody else deletes events, and nobody else deletes objects of finished tasks.
 //!

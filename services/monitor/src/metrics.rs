@@ -57,7 +57,7 @@ pub fn describe() {
     );
     describe_gauge!(
         QUEUE,
-        "Runnable tasks, those being rendered included, by model and priority"
+        "Runnable tasks, those being rendered included, by model, priority and lane"
     );
     describe_gauge!(LOG_BYTES, "Bytes of the task log");
     describe_gauge!(
