@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, LaunchState, PoolName, Status, Wanted};
+use spotreel_domain::batch::{Batch, Blocker, LaunchState, PoolName, Status, Wanted};
 use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template,
 };
@@ -166,6 +166,31 @@ fn a_request_that_can_be_nowhere_ends_the_batch_with_its_reason() {
         panic!("{:?}", batch.status);
     };
     assert!(reason.contains("Configuration: on order"), "{reason}");
+}
+
+#[test]
+fn what_the_cloud_lacks_of_a_pool_is_told_where_no_launch_can_be() {
+    let problem = "there is no subnet subnet-1: mend pool.default.subnets";
+    let mut policy = policy(8);
+    policy.problem = Some(problem.into());
+    let batch = sent(&policy);
+    let batch = answered(&batch, &policy, &[(ZONES[0], ErrorClass::Capacity)]);
+    let later = Observation {
+        now: now() + policy.patience.no_capacity,
+        ..observation()
+    };
+    for lacks in [
+        |policy: &mut Policy| policy.subnets.clear(),
+        |policy: &mut Policy| policy.template.id.clear(),
+    ] {
+        let mut policy = policy.clone();
+        lacks(&mut policy);
+        let blocked = reconcile(&batch, &later, &policy).batch.blocked.unwrap();
+        assert_eq!(
+            (blocked.by, blocked.sentence.as_str()),
+            (Blocker::Configuration, problem)
+        );
+    }
 }
 
 #[test]

@@ -265,7 +265,7 @@ fn offers(
         offers = doubtful;
     }
     if offers.is_empty() {
-        return Err(no_offer(penalty, nearest));
+        return Err(no_offer(penalty, nearest, policy));
     }
     if policy.bid == Bid::Strict && lifecycle == Lifecycle::Spot {
         let lowest = offers
@@ -282,7 +282,11 @@ fn offers(
     Ok(offers)
 }
 
-fn no_offer(penalty: Option<&Penalty>, nearest: Option<(Usd, Usd, Place)>) -> (Blocker, String) {
+fn no_offer(
+    penalty: Option<&Penalty>,
+    nearest: Option<(Usd, Usd, Place)>,
+    policy: &Policy,
+) -> (Blocker, String) {
     match (penalty, nearest) {
         (Some(penalty), _) => {
             let by = match penalty.class {
@@ -304,12 +308,14 @@ fn no_offer(penalty: Option<&Penalty>, nearest: Option<(Usd, Usd, Place)>) -> (B
             );
             (Blocker::NoPlaceUnderCap, sentence)
         }
-        (None, None) => {
-            let sentence =
-                "the market names no price for any of the pool's types and zones: check both"
-                    .to_owned();
-            (Blocker::NoPlaceUnderCap, sentence)
-        }
+        (None, None) => match &policy.problem {
+            Some(problem) => (Blocker::Configuration, problem.clone()),
+            None => {
+                let sentence =
+                    "the market names no price for any of the pool's types and zones: check both";
+                (Blocker::NoPlaceUnderCap, sentence.to_owned())
+            }
+        },
     }
 }
 
