@@ -179,7 +179,11 @@ impl Feed {
         let quotes = quotes(pool, &known.spot);
         let usable: Vec<_> = quotes
             .iter()
-            .filter(|(place, quote)| quote.price <= quote.cap && !penalised(newest, place, now))
+            .filter(|(place, quote)| {
+                // Where on demand follows, the batch that waits for Spot has to begin.
+                let may_wait = pool.on_demand_after.is_some();
+                quote.price <= quote.cap && (may_wait || !penalised(newest, place, now))
+            })
             .map(|(_, quote)| quote)
             .collect();
         let cheaper = |a: &&Quote, b: &&Quote| a.price.cmp(&b.price);

@@ -55,10 +55,10 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 }
 
 fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
-    let since = batch
-        .blocked
-        .as_ref()
-        .map_or(seen.now, |before| before.since);
+    // What waits for machines to come up does not wait for a place.
+    let before = batch.blocked.as_ref();
+    let before = before.filter(|b| (b.by == Blocker::NeverServed) == (by == Blocker::NeverServed));
+    let since = before.map_or(seen.now, |before| before.since);
     batch.blocked = Some(Blocked {
         by,
         sentence,

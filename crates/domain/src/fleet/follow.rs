@@ -1,5 +1,7 @@
 //! The record follows what the cloud and the workers show.
 
+use std::time::Duration;
+
 use super::cloud::{CloudState, Seen};
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
@@ -9,6 +11,8 @@ use crate::money::Usd;
 
 /// Listings in a row without it, until an instance that was told to end counts as ended.
 const ABSENCES: u32 = 3;
+/// Longer than a machine leaves before its life is over.
+const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
 
 pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let id = batch.id.clone();
@@ -225,13 +229,14 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             {
                 let why = match instance.state {
                     InstanceState::Draining { why, .. } => why,
-                    _ if worker.notice_at.is_some() => Leaving::Interruption,
+                    _ if worker.notice_at.is_some() => noticed(instance, seen, policy),
                     _ => Leaving::Itself,
                 };
                 terminate(instance, why, seen);
             }
             _ if worker.notice_at.is_some() && leaving => {
-                drain(instance, Leaving::Interruption, DrainMode::Now, seen);
+                let why = noticed(instance, seen, policy);
+                drain(instance, why, DrainMode::Now, seen);
             }
             _ if worker.rebalance && policy.leave_when_hinted && leaving => {
                 drain(instance, Leaving::Rebalance, DrainMode::Finish, seen);
@@ -241,6 +246,16 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             }
             _ => {}
         }
+    }
+}
+
+/// Why a machine goes whose worker has a notice: near the end of its own life it leaves as with one of EC2's, and counts until
+/// it is gone.
+fn noticed(instance: &Instance, seen: &Observation, policy: &Policy) -> Leaving {
+    let age = elapsed(instance.launched_at, seen.cloud_now);
+    match age.saturating_add(LAST_MINUTES) >= policy.patience.life {
+        true => Leaving::Deadline,
+        false => Leaving::Interruption,
     }
 }
 

@@ -11,9 +11,6 @@ use super::policy::{Patience, Policy};
 use super::reconcile::elapsed;
 use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
 
-/// Longer than a machine leaves before its life is over.
-const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
-
 /// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
 pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let is_new = |instance: &Instance, is: fn(&Instance) -> bool| {
@@ -22,12 +19,7 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     let mut found = Vec::new();
     for instance in &batch.instances {
         let place = &instance.place;
-        let age = elapsed(instance.launched_at, seen.cloud_now);
         let (class, code, message) = if is_new(instance, is_taken) {
-            // Near the end of its own life it leaves as with a notice.
-            if age.saturating_add(LAST_MINUTES) >= policy.patience.life {
-                continue;
-            }
             let message = format!("EC2 took a machine back in {place}");
             (ErrorClass::Capacity, "Interrupted", message)
         } else if is_new(instance, |instance| instance.hinted) {
@@ -90,8 +82,10 @@ pub(super) fn penalise(
     let stands = before.as_ref().filter(|p| p.until > now);
     let harder = |p: &Penalty| p.class == ErrorClass::Doubtful && error.class != p.class;
     let is_its_own = matches!(error.class, ErrorClass::Capacity | ErrorClass::Doubtful);
-    // What happens to several machines at once is one reason.
-    if place.is_some() && is_its_own && stands.is_none_or(harder) {
+    let is_longest = longer(span, times, patience) >= patience.longest_penalty;
+    // What happens to several machines at once is one reason. What could not be longer is not counted: it would only be
+    // forgiven later.
+    if place.is_some() && is_its_own && stands.is_none_or(harder) && !is_longest {
         times = times.saturating_add(1);
     }
     let span = match is_its_own {

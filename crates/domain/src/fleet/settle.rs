@@ -5,7 +5,7 @@ use super::observation::Observation;
 use super::policy::Policy;
 use super::reconcile::elapsed;
 use super::{breaker, buy, leave};
-use crate::batch::{Batch, Instance, InstanceState, LaunchState, Status};
+use crate::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
 
 /// Listings in a row that show nothing of it, before a batch is over.
 const EMPTY_LISTINGS: u32 = 2;
@@ -55,9 +55,9 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
         return Some(Some("its budget is spent".to_owned()));
     }
     // How long machines are tried that do not come up, the breaker says.
-    let idle_market =
-        batch.instances.iter().all(Instance::is_gone) && !breaker::is_open(batch, policy);
+    let idle_market = batch.instances.iter().all(Instance::is_gone);
     if let Some(blocked) = batch.blocked.as_ref().filter(|_| idle_market)
+        && blocked.by != Blocker::NeverServed
         && elapsed(blocked.since, seen.now) >= policy.patience.blocked
     {
         let reason = format!("nothing could be launched: {}", blocked.sentence);
