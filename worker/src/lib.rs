@@ -35,6 +35,7 @@ pub mod progress;
 pub mod render;
 pub mod room;
 pub mod salvage;
+pub mod server;
 pub mod take;
 pub mod wellness;
 
@@ -84,7 +85,7 @@ pub struct Worker {
 pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     ctx.health.expect("queues");
     ctx.health.expect("engine");
-    let client = spotreel_bus::connect(&config.nats, "worker", true).await?;
+    let client = server::reach(&config).await?;
     let log = TaskLog::open(&client).await;
     let (store, cloud, packs) = tokio::join!(
         Store::connect(&config.s3),
