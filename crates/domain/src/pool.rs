@@ -389,6 +389,15 @@ impl PoolConfig {
             {
                 let rule = format!("{} stands there twice", subnet.id);
                 report(&key, rule, "name each subnet once");
+            } else if let Some(first) = self.subnets[..index]
+                .iter()
+                .find(|other| other.zone == subnet.zone)
+            {
+                let rule = format!(
+                    "{} has {} already, and EC2 refuses a fleet with two subnets of one zone",
+                    subnet.zone, first.id
+                );
+                report(&key, rule, "name one subnet a zone");
             }
         }
     }
