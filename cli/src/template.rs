@@ -49,6 +49,7 @@ fn render(args: &TemplateArgs) -> anyhow::Result<String> {
         parameters: args.parameters.clone().unwrap_or_default(),
         image: args.image.clone().unwrap_or_default(),
         models: args.models.clone(),
+        bucket: args.bucket.clone(),
         models_bucket: args.models_bucket.clone(),
         models_image: args.models_image.clone(),
         gpus: !args.no_gpus,

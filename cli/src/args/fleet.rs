@@ -112,7 +112,7 @@ pub struct ReapArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel fleet template --ami ami-0123456789abcdef0 --instance-profile spotreel-worker \\
-      --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker \\
+      --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker --bucket spotreel-prod \\
       --image registry.example/spotreel/worker@sha256:… --models t2v-A14B \\
       --models-bucket spotreel-models --models-image registry.example/spotreel@sha256:…
   spotreel fleet template --print --parameters … --image …     only the script
@@ -136,9 +136,13 @@ pub struct TemplateArgs {
         required_unless_present = "user_data"
     )]
     pub image: Option<String>,
-    /// Where the worker's parameters lie in the parameter store, such as /spotreel/prod/worker
+    /// Where nats.url, nats.password and the worker's other parameters lie in the parameter store, such as
+    /// /spotreel/prod/worker
     #[arg(long, value_name = "PATH")]
     pub parameters: Option<String>,
+    /// The bucket for videos and checkpoints, in the machines' region; the parameters s3.bucket and s3.region go before it
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
     /// The models that the worker takes, the first one first; not more than the pool's
     #[arg(
         long,
@@ -167,7 +171,7 @@ pub struct TemplateArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["image", "parameters", "models", "models_bucket", "models_image", "max_life", "idle", "no_gpus"]
+        conflicts_with_all = ["image", "parameters", "bucket", "models", "models_bucket", "models_image", "max_life", "idle", "no_gpus"]
     )]
     pub user_data: Option<PathBuf>,
     /// Print the script, and make nothing

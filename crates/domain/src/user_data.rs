@@ -25,6 +25,8 @@ pub struct UserData {
     pub image: String,
     /// What the worker takes, and what is read ahead, in this order.
     pub models: Vec<Model>,
+    /// For videos and checkpoints; none: the parameter `s3.bucket` names it, and goes before this one.
+    pub bucket: Option<String>,
     /// The bucket that has their packs; none: the worker's image brings them.
     pub models_bucket: Option<String>,
     /// A small image with `spotreel`, by digest: reads packs ahead while the worker's image comes.
@@ -43,10 +45,8 @@ pub enum UserDataError {
     Parameters(String),
     #[error("models is empty: a worker takes at least one")]
     NoModels,
-    #[error(
-        "models_bucket {0:?} is no bucket's name: it is written without s3:// and without a path"
-    )]
-    ModelsBucket(String),
+    #[error("{0} {1:?} is no bucket's name: it is written without s3:// and without a path")]
+    Bucket(&'static str, String),
     #[error("models_image reads from a bucket: models_bucket is missing")]
     NothingToRead,
     #[error("the script has {0} bytes, and EC2 takes 16,384")]
@@ -77,6 +77,7 @@ impl UserData {
             .replace("@@IDLE@@", &idle)
             .replace("@@PARAMETERS@@", self.parameters.trim_end_matches('/'))
             .replace("@@IMAGE@@", &self.image)
+            .replace("@@BUCKET@@", self.bucket.as_deref().unwrap_or_default())
             .replace("@@MODELS_LIST@@", &format!("{names:?}"))
             .replace("@@MODELS@@", &names.join(" "))
             .replace(
@@ -98,11 +99,17 @@ impl UserData {
         if self.models.is_empty() {
             return Err(UserDataError::NoModels);
         }
-        let named = |bucket: &str| !bucket.is_empty() && !bucket.contains([':', '/']);
-        match (&self.models_bucket, &self.models_image) {
-            (Some(bucket), _) if !named(bucket) || !is_plain(bucket) => {
-                Err(UserDataError::ModelsBucket(bucket.clone()))
+        for (key, bucket) in [
+            ("bucket", &self.bucket),
+            ("models_bucket", &self.models_bucket),
+        ] {
+            let is_name =
+                |text: &String| !text.is_empty() && !text.contains([':', '/']) && is_plain(text);
+            if let Some(wrong) = bucket.as_ref().filter(|bucket| !is_name(bucket)) {
+                return Err(UserDataError::Bucket(key, wrong.clone()));
             }
+        }
+        match (&self.models_bucket, &self.models_image) {
             (None, Some(_)) => Err(UserDataError::NothingToRead),
             (Some(_), Some(image)) if !is_by_digest(image) => {
                 Err(UserDataError::Image(image.clone()))
@@ -140,6 +147,7 @@ mod tests {
                 "a1".repeat(32)
             ),
             models: vec![Model::Ti2v5b, Model::T2vA14b],
+            bucket: Some("renders".into()),
             models_bucket: Some("wan-packs".into()),
             models_image: Some(format!(
                 "registry.example/spotreel@sha256:{}",
@@ -158,7 +166,8 @@ mod tests {
         assert!(script.contains("PARAMETERS='/spotreel/prod/worker'"));
         assert!(script.contains("spotreel models pull ti2v-5B t2v-A14B --bucket"));
         assert!(script.contains(r#"'SPOTREEL_WORKER_MODELS=["ti2v-5B", "t2v-A14B"]'"#));
-        assert!(script.len() < MAX_BYTES / 2, "{} bytes", script.len());
+        assert!(script.contains("BUCKET='renders'"));
+        assert!(script.len() < MAX_BYTES * 3 / 4, "{} bytes", script.len());
     }
 
     #[test]
@@ -182,12 +191,13 @@ mod tests {
         let parameters = refused(|d| d.parameters = "/spotreel/$(id)".into());
         assert!(matches!(parameters, UserDataError::Parameters(_)));
         for bucket in ["", "s3://models", "models/wan", "$(id)"] {
-            let mut data = data();
-            data.models_bucket = Some(bucket.into());
-            assert_eq!(
-                data.render(),
-                Err(UserDataError::ModelsBucket(bucket.into()))
-            );
+            let wrong = |key| UserDataError::Bucket(key, bucket.into());
+            let mut of_models = data();
+            of_models.models_bucket = Some(bucket.into());
+            assert_eq!(of_models.render(), Err(wrong("models_bucket")));
+            let mut of_videos = data();
+            of_videos.bucket = Some(bucket.into());
+            assert_eq!(of_videos.render(), Err(wrong("bucket")));
         }
         assert!(image(refused(
             |d| d.models_image = Some("registry.example/spotreel:1".into())

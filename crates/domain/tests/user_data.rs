@@ -15,7 +15,7 @@ use spotreel_domain::Model;
 use spotreel_domain::user_data::UserData;
 
 const SECRET: &str = "hush-hush-42";
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "shutdown",
     "systemctl",
     "systemd-run",
@@ -25,19 +25,54 @@ const COMMANDS: [&str; 9] = [
     "mkfs.ext4",
     "lsblk",
     "chown",
+    "nvidia-smi",
+    "sleep",
 ];
 /// Notes each call, and fails or answers as the real one would.
 const STAND_IN: &str = r#"#!/bin/bash
 name=${0##*/}
 echo "$name $*" >>"$CALLS"
 [ -n "$FAILING" ] && [[ "$name $*" == "$FAILING"* ]] && exit 1
+# Whether this is one of the first so many calls of this command that fail.
+fails_yet() { [ "$(grep -c "^$name $1" "$CALLS")" -le "${2:-0}" ]; }
 case "$name $*" in
   "aws ssm get-parameters-by-path"*)
     printf '/spotreel/test/worker/nats.url\ttls://nats.example:4222\n'
-    [ -n "$NO_PASSWORD" ] || printf '/spotreel/test/worker/nats.password\thush-hush-42\n' ;;
+    [ -n "$NO_PASSWORD" ] || printf '/spotreel/test/worker/nats.password\thush-hush-42\n'
+    printf '%b' "$PARAMETERS_TOO" ;;
   "aws ecr get-login-password"*) echo a-login ;;
+  "aws s3api list-objects-v2"*)
+    if [ -n "$WRONG" ]; then
+      echo "An error occurred ($WRONG) when calling the ListObjectsV2 operation: no" >&2
+      exit 254
+    fi ;;
+  "aws s3api head-bucket"*) echo "${LIES_IN:-None}" ;;
   "docker login"*) cat >/dev/null ;;
-  "lsblk"*) printf '/dev/nvme0n1 Amazon Elastic Block Store\n/dev/nvme1n1 Amazon EC2 NVMe Instance Storage\n' ;;
+  "docker pull"*worker@*)
+    if fails_yet "pull .*worker@" "$THROTTLED"; then
+      echo "toomanyrequests: Rate exceeded" >&2
+      exit 1
+    fi
+    if [ -n "$GONE" ]; then
+      echo "Error response from daemon: manifest unknown: Requested image not found" >&2
+      exit 1
+    fi ;;
+  "lsblk --nodeps"*LABEL*) echo "$LABEL" ;;
+  "lsblk --nodeps"*)
+    printf '/dev/nvme0n1 Amazon Elastic Block Store\n/dev/nvme1n1 Amazon EC2 NVMe Instance Storage\n' ;;
+  "lsblk"*MOUNTPOINT*)
+    echo '/dev/nvme1n1 Amazon EC2 NVMe Instance Storage'
+    [ -z "$MOUNTED" ] || echo '/dev/mapper/vg.01-lv_ephemeral  /opt/dlami/nvme' ;;
+  "mkfs.ext4"*)
+    if [ -n "$MOUNTED" ]; then
+      echo '/dev/nvme1n1 is apparently in use by the system; will not make a filesystem here!' >&2
+      exit 1
+    fi ;;
+  "nvidia-smi"*)
+    if fails_yet "" "$DRIVER_FAILS"; then
+      echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver." >&2
+      exit 9
+    fi ;;
 esac
 exit 0
 "#;
@@ -57,6 +92,7 @@ fn data() -> UserData {
             "ab".repeat(32)
         ),
         models: vec![Model::Ti2v5b],
+        bucket: Some("renders".into()),
         models_bucket: Some("wan-packs".into()),
         models_image: Some(format!(
             "1.dkr.ecr.us-east-2.amazonaws.com/spotreel@sha256:{}",
@@ -95,9 +131,24 @@ impl Machine {
     fn boot_with(&self, data: &UserData, variables: &[(&str, &str)]) -> Output {
         let script = self.root.join("user-data.sh");
         fs::write(&script, data.render().unwrap()).unwrap();
+        self.run(&script, variables)
+    }
+
+    /// What lay in memory is gone, and systemd starts what is enabled.
+    fn reboot(&self, variables: &[(&str, &str)]) -> Output {
+        fs::remove_dir_all(self.root.join("run")).unwrap();
+        fs::remove_file(self.root.join("calls")).unwrap();
+        let unit = self.unit("spotreel-boot");
+        assert!(unit.contains("WantedBy=multi-user.target"), "{unit}");
+        let start = unit.lines().find_map(|l| l.strip_prefix("ExecStart="));
+        let script = start.unwrap().strip_prefix("/bin/bash ").unwrap();
+        self.run(Path::new(script), variables)
+    }
+
+    fn run(&self, script: &Path, variables: &[(&str, &str)]) -> Output {
         let path = format!("{}:/usr/bin:/bin", self.root.join("bin").display());
         Command::new("bash")
-            .arg(&script)
+            .arg(script)
             .env_clear()
             .env("PATH", path)
             .env("CALLS", self.root.join("calls"))
@@ -112,6 +163,15 @@ impl Machine {
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.root.join("calls")).unwrap();
         calls.lines().map(str::to_owned).collect()
+    }
+
+    fn unit(&self, name: &str) -> String {
+        let units = self.root.join("etc/systemd/system");
+        fs::read_to_string(units.join(format!("{name}.service"))).unwrap()
+    }
+
+    fn variables(&self) -> String {
+        fs::read_to_string(self.root.join("run/spotreel/worker.env")).unwrap()
     }
 
     /// Every file that the machine has now, but for the stand-ins.
@@ -219,6 +279,9 @@ fn a_step_that_fails_ends_the_machine() {
         ("parameters", ("FAILING", "aws ssm")),
         ("disk", ("FAILING", "mkfs.ext4 -q")),
         ("unit", ("FAILING", "systemctl daemon-reload")),
+        ("boot", ("FAILING", "systemctl enable")),
+        ("driver", ("FAILING", "nvidia-smi")),
+        ("storage", ("FAILING", "aws s3api list-objects-v2")),
         ("password", ("NO_PASSWORD", "1")),
     ] {
         let machine = Machine::new(name);
@@ -364,4 +427,179 @@ fn shellcheck_has_nothing_to_say() {
         "{}",
         String::from_utf8_lossy(&output.stdout)
     );
+}
+
+fn count(calls: &[String], call: &str) -> usize {
+    calls.iter().filter(|c| c.starts_with(call)).count()
+}
+
+#[test]
+fn a_registry_that_says_429_is_asked_again_with_pauses_that_grow() {
+    let machine = Machine::new("throttled");
+    let output = machine.boot(&[("THROTTLED", "5")]);
+    assert!(output.status.success(), "{output:?}");
+    let calls = machine.calls();
+    assert_eq!(count(&calls, PULL_WORKER), 6, "{calls:#?}");
+    let pauses = calls.iter().filter_map(|c| c.strip_prefix("sleep "));
+    let pauses: Vec<u32> = pauses.map(|pause| pause.parse().unwrap()).collect();
+    // By up to five seconds longer, so that not all machines ask again at once.
+    for (pause, least) in pauses.iter().zip([5, 10, 20, 40, 60]) {
+        assert!((least..least + 5).contains(pause), "{pauses:?}");
+    }
+    assert_eq!(pauses.len(), 5);
+    assert!(place(&calls, "systemctl start spotreel-worker") > 0);
+}
+
+#[test]
+fn an_image_that_does_not_exist_is_asked_for_once() {
+    let machine = Machine::new("gone");
+    let output = machine.boot(&[("GONE", "1")]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("manifest unknown"), "{said}");
+    let calls = machine.calls();
+    assert_eq!(count(&calls, PULL_WORKER), 1);
+    assert!(calls.contains(&"systemctl poweroff".to_owned()));
+}
+
+#[test]
+fn an_instance_store_that_the_image_has_mounted_is_used() {
+    let machine = Machine::new("mounted");
+    let output = machine.boot(&[("MOUNTED", "1")]);
+    assert!(output.status.success(), "{output:?}");
+    let calls = machine.calls();
+    assert_eq!(count(&calls, "mkfs") + count(&calls, "mount "), 0);
+    let models = machine.root.join("opt/dlami/nvme/spotreel-models");
+    assert!(models.is_dir());
+    let volume = format!("--volume {}:/models", models.display());
+    let unit = machine.unit("spotreel-worker");
+    assert!(unit.contains(&volume), "{unit}");
+}
+
+#[test]
+fn the_driver_is_waited_for_but_not_for_ever() {
+    let machine = Machine::new("driver-late");
+    let output = machine.boot(&[("DRIVER_FAILS", "18")]);
+    assert!(output.status.success(), "{output:?}");
+    let calls = machine.calls();
+    assert_eq!(count(&calls, "nvidia-smi"), 19);
+    assert_eq!(count(&calls, "sleep 5"), 18, "a minute and a half");
+    assert!(place(&calls, "nvidia-smi") < place(&calls, "systemctl start spotreel-worker"));
+
+    let machine = Machine::new("driver-never");
+    let output = machine.boot(&[("DRIVER_FAILS", "1000")]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("NVIDIA's driver has not answered"), "{said}");
+    assert!(machine.calls().contains(&"systemctl poweroff".to_owned()));
+
+    let machine = Machine::new("driver-none");
+    let data = UserData {
+        gpus: false,
+        ..data()
+    };
+    assert!(machine.boot_with(&data, &[]).status.success());
+    assert_eq!(count(&machine.calls(), "nvidia-smi"), 0);
+}
+
+#[test]
+fn after_a_reboot_the_timers_and_the_worker_are_there_and_secrets_are_read_anew() {
+    let machine = Machine::new("reboot");
+    assert!(machine.boot(&[]).status.success());
+    let enabled = "systemctl enable spotreel-boot.service".to_owned();
+    assert!(machine.calls().contains(&enabled));
+    let ends = machine.root.join("var/lib/spotreel/ends");
+    let born_for: i64 = fs::read_to_string(&ends).unwrap().trim().parse().unwrap();
+
+    fs::write(&ends, (born_for - 30).to_string()).unwrap();
+    let output = machine.reboot(&[("LABEL", "spotreel")]);
+    assert!(output.status.success(), "{output:?}");
+    let calls = machine.calls();
+    assert_eq!(calls[0], "shutdown -P +239");
+    assert!(calls[1].starts_with("systemd-run --unit=spotreel-max-life --on-active=239min"));
+    place(&calls, "systemctl start spotreel-worker");
+    assert!(machine.variables().contains(SECRET));
+    // The packs on the local disk are those of before.
+    assert_eq!(count(&calls, "mkfs"), 0);
+    place(&calls, "mount -o noatime /dev/nvme1n1");
+
+    let an_hour_ago = (born_for - 4 * 3_600 - 3_600).to_string();
+    fs::write(&ends, an_hour_ago).unwrap();
+    machine.reboot(&[]);
+    assert_eq!(machine.calls()[0], "shutdown -P +0", "its life is over");
+}
+
+#[test]
+fn nothing_is_upgraded_under_a_render() {
+    let machine = Machine::new("upgrades");
+    assert!(
+        machine
+            .boot(&[("FAILING", "systemctl mask")])
+            .status
+            .success()
+    );
+    let calls = machine.calls();
+    let masked = place(&calls, "systemctl mask");
+    for unit in ["apt-daily-upgrade.timer", "unattended-upgrades.service"] {
+        assert!(calls[masked].contains(unit), "{}", calls[masked]);
+    }
+    assert!(masked < place(&calls, PULL_READER));
+}
+
+#[test]
+fn a_missing_parameter_is_named() {
+    let machine = Machine::new("missing");
+    let data = UserData {
+        bucket: None,
+        ..data()
+    };
+    let output = machine.boot_with(&data, &[("NO_PASSWORD", "1")]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line =
+        "missing under /spotreel/test/worker in the parameter store: nats.password s3.bucket";
+    assert!(said.contains(line), "{said}");
+    // The bucket may come from there.
+    let machine = Machine::new("bucket-parameter");
+    let bucket = (
+        "PARAMETERS_TOO",
+        r"/spotreel/test/worker/s3.bucket\tvideos\n",
+    );
+    assert!(machine.boot_with(&data, &[bucket]).status.success());
+    let variables = machine.variables();
+    assert!(variables.contains("SPOTREEL_WORKER_S3__BUCKET=videos\n"));
+    assert!(variables.contains("SPOTREEL_WORKER_S3__REGION=us-east-2\n"));
+}
+
+#[test]
+fn a_wrong_bucket_or_region_is_named_at_once() {
+    for wrong in ["NoSuchBucket", "AccessDenied"] {
+        let machine = Machine::new("wrong-bucket");
+        let output = machine.boot(&[("WRONG", wrong)]);
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("s3.bucket = renders with s3.region = us-east-2"));
+        assert!(said.contains(wrong), "{said}");
+        assert!(machine.calls().contains(&"systemctl poweroff".to_owned()));
+    }
+    let machine = Machine::new("wrong-region");
+    let output = machine.boot(&[("LIES_IN", "eu-west-1")]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = "s3.region = us-east-2 is wrong: s3.bucket = renders lies in eu-west-1";
+    assert!(said.contains(line), "{said}");
+    // A store of one's own has no regions that could differ.
+    let machine = Machine::new("own-store");
+    let endpoint = (
+        "PARAMETERS_TOO",
+        r"/t/s3.endpoint_url\thttps://s3.example\n",
+    );
+    assert!(
+        machine
+            .boot(&[endpoint, ("LIES_IN", "eu-west-1")])
+            .status
+            .success()
+    );
+    let calls = machine.calls();
+    let asked = &calls[place(&calls, "aws s3api list-objects-v2 --bucket renders")];
+    assert!(asked.ends_with("--region us-east-2 --endpoint-url https://s3.example"));
 }
