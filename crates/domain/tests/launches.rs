@@ -12,6 +12,7 @@ use spotreel_domain::fleet::cloud::{
 };
 use spotreel_domain::fleet::observation::{Market, Observation, Spent, Work};
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
+use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
 
 const ZONES: [&str; 2] = ["us-east-2a", "us-east-2b"];
@@ -224,4 +225,20 @@ fn a_pool_at_its_limit_waits_and_is_not_blocked() {
     let batch = learned.apply(&batch, &outcome);
     let round = reconcile(&batch, &observation(), &policy);
     assert_eq!((round.effects, round.batch.blocked), (vec![], None));
+}
+
+#[test]
+fn a_batch_of_the_same_number_after_a_loss_of_data_has_other_tokens() {
+    let policy = policy(4);
+    let first = sent(&policy);
+    let mut again = first.clone();
+    again.launches.clear();
+    // NATS's data were lost a minute later: the pool's first batch is requested again.
+    again.requested_at = now() + jiff::SignedDuration::from_mins(1);
+    let again = reconcile(&again, &observation(), &policy).batch;
+    let token = |batch: &Batch| frozen_request(batch, 1).unwrap().client_token;
+    assert_eq!(first.id, again.id);
+    assert_ne!(token(&first), token(&again));
+    let token = token(&first);
+    assert!(token.len() <= 64 && token.is_ascii(), "{token}");
 }

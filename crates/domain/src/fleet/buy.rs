@@ -408,7 +408,7 @@ fn freeze(
         .saturating_add(policy.patience.life)
         .unwrap_or(seen.cloud_now);
     let request = LaunchRequest {
-        client_token: client_token(&policy.env, &batch.id, seq, lifecycle),
+        client_token: client_token(&policy.env, &batch.id, batch.requested_at, seq, lifecycle),
         template: policy.template.clone(),
         lifecycle,
         units,

@@ -185,9 +185,19 @@ impl Seen {
     }
 }
 
-/// The one token of a launch. Market and attempt are part of it: the same token with another request is refused.
-pub fn client_token(env: &str, batch: &BatchId, seq: u32, lifecycle: Lifecycle) -> String {
-    let name = format!("{env}|{batch}|{seq}|{}", lifecycle.as_str());
+/// The one token of a launch. Market and attempt are part of it: the same token with another request is refused. So is
+/// the time of the batch's request: after a loss of NATS's data the batches' numbers begin again at 1, and EC2 would
+/// answer a token that it knows with the machines of then.
+pub fn client_token(
+    env: &str,
+    batch: &BatchId,
+    requested_at: Timestamp,
+    seq: u32,
+    lifecycle: Lifecycle,
+) -> String {
+    // The log keeps milliseconds.
+    let requested_ms = requested_at.as_millisecond();
+    let name = format!("{env}|{batch}|{requested_ms}|{seq}|{}", lifecycle.as_str());
     let digest = Sha256::digest(name.as_bytes());
     let hex: String = digest
         .iter()

@@ -63,7 +63,8 @@ fn tokens(stories: &[Story]) -> BTreeMap<String, (&Story, u32)> {
         let last = launches.map(|launch| launch.seq).max().unwrap_or_default();
         for seq in 1..=last {
             for lifecycle in [Lifecycle::Spot, Lifecycle::OnDemand] {
-                let token = client_token(ENV, &story.id, seq, lifecycle);
+                let token =
+                    client_token(ENV, &story.id, story.batch().requested_at, seq, lifecycle);
                 found.insert(token, (story, seq));
             }
         }
