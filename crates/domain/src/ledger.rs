@@ -131,6 +131,7 @@ mod tests {
             },
             silent_since: None,
             absences: 0,
+            absent_since: None,
             hinted: false,
             rate: Usd::from_cents(25),
             cost: Usd::from_cents(100),

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Blocker, PoolName, Status, Wanted};
+use spotreel_domain::batch::{
+    Batch, Blocker, Ending, InstanceState, Leaving, PoolName, Status, Wanted,
+};
 use spotreel_domain::fleet::cloud::{
     CloudState, LaunchAnswer, Launched, Lifecycle, Place, Seen, Template,
 };
@@ -65,6 +67,8 @@ struct Machine {
     worker: Option<WorkerState>,
     notice_at: Option<Timestamp>,
     rebalance: bool,
+    /// Listings do not show it, whether it runs or not.
+    unlisted: bool,
 }
 
 impl Machine {
@@ -150,7 +154,7 @@ impl Night {
         Observation {
             now: self.now,
             cloud_now: self.now,
-            listing: self.machines.iter().map(|m| m.seen.clone()).collect(),
+            listing: self.listing(),
             work: Some(Work {
                 runnable: self.tasks,
                 rendering: workers.iter().filter(busy).count() as u64,
@@ -165,6 +169,11 @@ impl Night {
             keep: 0,
             tasks_done: None,
         }
+    }
+
+    fn listing(&self) -> Vec<Seen> {
+        let listed = self.machines.iter().filter(|machine| !machine.unlisted);
+        listed.map(|machine| machine.seen.clone()).collect()
     }
 
     fn market(&self) -> Market {
@@ -235,6 +244,7 @@ impl Night {
                 worker: None,
                 notice_at: None,
                 rebalance: false,
+                unlisted: false,
             });
             instances.push(Launched {
                 id,
@@ -517,4 +527,66 @@ fn a_successor_is_bought_at_the_notice_also_at_the_most() {
     let successor = &night.machines[2];
     assert_eq!(Some(successor.seen.launched_at), noticed_at);
     assert_eq!(night.machines.len(), 3, "one for the one that goes");
+}
+
+#[test]
+fn a_machine_that_renders_stays_however_long_listings_lose_it() {
+    let mut night = Night::new(1, policy(2));
+    night.pass(3_600, |machine, now| {
+        if machine.age(now) >= 30 {
+            machine.worker = Some(WorkerState::Busy);
+        }
+        machine.unlisted = machine.age(now) >= 60;
+    });
+    assert_eq!(night.batch.instances[0].state, InstanceState::Serving);
+    assert_eq!(night.machines.len(), 1, "none was bought in its place");
+    assert!(night.drained.is_empty());
+}
+
+#[test]
+fn three_listings_in_a_row_without_a_machine_are_too_few_for_its_end() {
+    let mut night = Night::new(1, policy(2));
+    // It boots for long, and for a minute and a half no listing shows it.
+    night.pass(600, |machine, now| {
+        machine.unlisted = (300..390).contains(&machine.age(now));
+    });
+    assert_eq!(night.batch.instances[0].state, InstanceState::Booting);
+    assert_eq!(night.machines.len(), 1);
+}
+
+#[test]
+fn a_missing_machine_is_ended_by_its_id_before_it_counts_as_gone() {
+    let mut night = Night::new(1, policy(1));
+    let lost = |machine: &mut Machine, now: Timestamp| {
+        machine.unlisted |= machine.seen.id == "i-1" && machine.age(now) >= 300;
+    };
+    night.pass(300 + 115, lost);
+    assert_eq!(night.batch.instances[0].state, InstanceState::Booting);
+    night.pass(15, lost);
+    assert!(!night.machines[0].is_alive(), "it was ended by its id");
+    assert!(matches!(
+        night.batch.instances[0].state,
+        InstanceState::Terminating {
+            why: Leaving::Missing,
+            called_at: Some(_),
+            ..
+        }
+    ));
+    night.pass(90, lost);
+    assert_eq!(
+        night.machines.len(),
+        1,
+        "it may still run: the pool is full"
+    );
+    night.pass(60, lost);
+    assert!(matches!(
+        night.batch.instances[0].state,
+        InstanceState::Gone {
+            ending: Ending::Terminated,
+            ..
+        }
+    ));
+    assert_eq!(night.machines.len(), 2);
+    let last = night.batch.breaker.last.as_ref().unwrap();
+    assert_eq!(last.reason, "no listing shows it any more");
 }

@@ -144,6 +144,7 @@ pub fn why(why: Leaving) -> &'static str {
         Leaving::Budget => "budget",
         Leaving::Itself => "itself",
         Leaving::Orphan => "orphan",
+        Leaving::Missing => "missing",
     }
 }
 

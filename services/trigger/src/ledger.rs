@@ -215,6 +215,7 @@ mod tests {
             },
             silent_since: None,
             absences: 0,
+            absent_since: None,
             hinted: false,
             rate: Usd::from_cents(30),
             cost: Usd::from_cents(60),

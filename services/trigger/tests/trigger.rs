@@ -414,6 +414,7 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
                 },
                 silent_since: None,
                 absences: 0,
+                absent_since: None,
                 hinted: false,
                 rate: Usd::from_cents(30),
                 cost: Usd::from_cents(60),

@@ -34,6 +34,7 @@ fn instance(id: &str, state: InstanceState) -> Instance {
         state,
         silent_since: Some(at(3)),
         absences: 4,
+        absent_since: Some(at(4)),
         hinted: true,
         rate: Usd::from_micros(377_000),
         cost: Usd::from_micros(12_345),
@@ -189,6 +190,7 @@ fn everything_is_read_as_it_was_written() {
         instances: vec![Instance {
             ready_at: None,
             silent_since: None,
+            absent_since: None,
             ..instance("i-0", InstanceState::Booting)
         }],
         penalties: vec![Penalty {

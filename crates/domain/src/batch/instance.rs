@@ -26,8 +26,9 @@ pub struct Instance {
     pub state: InstanceState,
     /// Since when its worker, which served, has not been heard of.
     pub silent_since: Option<Timestamp>,
-    /// Listings in a row that did not show it.
+    /// Listings in a row that did not show it, and when the first of them was.
     pub absences: u32,
+    pub absent_since: Option<Timestamp>,
     /// EC2 has recommended to rebalance: it may take it soon, or never.
     pub hinted: bool,
     /// What an hour of it costs now, and what it has cost up to `billed_to` (the cloud's clock).
@@ -86,6 +87,8 @@ pub enum Leaving {
     Itself,
     /// It belongs to nothing that is wanted.
     Orphan,
+    /// No listing shows it any more, and no worker speaks on it.
+    Missing,
 }
 
 /// How a machine came to its end.
@@ -107,7 +110,7 @@ impl Leaving {
     pub fn may_cut_off(self) -> bool {
         matches!(
             self,
-            Self::Interruption | Self::Deadline | Self::Silent | Self::Ordered
+            Self::Interruption | Self::Deadline | Self::Silent | Self::Ordered | Self::Missing
         )
     }
 }
@@ -132,6 +135,7 @@ impl Instance {
             state: InstanceState::Booting,
             silent_since: None,
             absences: 0,
+            absent_since: None,
             hinted: false,
             rate,
             cost: Usd::ZERO,

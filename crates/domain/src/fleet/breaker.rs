@@ -79,6 +79,7 @@ fn failure(instance: &Instance, seen: &Observation, policy: &Policy) -> Option<S
             ),
             Leaving::Interruption => "EC2 took it back".to_owned(),
             Leaving::Itself => "it switched itself off".to_owned(),
+            Leaving::Missing => "no listing shows it any more".to_owned(),
             _ => return None,
         },
         InstanceState::Gone { ending, .. } => match ending {

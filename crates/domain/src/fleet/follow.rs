@@ -9,7 +9,7 @@ use super::reconcile::elapsed;
 use crate::batch::{Batch, DrainMode, Ending, Instance, InstanceState, LaunchState, Leaving};
 use crate::money::Usd;
 
-/// Listings in a row without it, until an instance that was told to end counts as ended.
+/// Listings in a row without it, until an instance is missing, and then until it counts as ended.
 const ABSENCES: u32 = 3;
 /// Longer than a machine leaves before its life is over.
 const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
@@ -81,7 +81,7 @@ fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
 }
 
 fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
-    instance.absences = 0;
+    is_there(instance);
     if instance.launched_at != shown.launched_at && instance.ready_at.is_none() {
         instance.launched_at = shown.launched_at;
         instance.billed_to = shown.launched_at;
@@ -152,32 +152,52 @@ fn reprice(instance: &mut Instance, seen: &Observation) {
     }
 }
 
-/// Absent. A listing may be late, so a new instance is not missed yet, and an instance is given up only after a call
-/// that was to end it, or long after it should have been seen.
+/// Absent. Listings lose machines that run, and a new one comes late; so a worker that speaks outweighs them, and
+/// absences count only once they have lasted. One that is missing is asked to leave and ended by its id first; it counts
+/// as ended when listings have not shown it for as long again.
 fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
-    let called = matches!(
-        instance.state,
-        InstanceState::Terminating {
-            called_at: Some(_),
-            ..
-        }
-    );
-    let late = elapsed(instance.launched_at, seen.cloud_now) <= policy.patience.listing;
-    if late && !called {
+    if seen.workers.is_none() {
+        // It is not known whether one speaks.
         return;
     }
-    instance.absences += 1;
-    if instance.absences >= ABSENCES {
-        gone(
-            instance,
-            if called {
-                Ending::Terminated
-            } else {
-                Ending::Vanished
-            },
-            seen,
-        );
+    if seen.worker_of(instance).is_some() {
+        is_there(instance);
+        return;
     }
+    let (told_to_end, called) = match instance.state {
+        InstanceState::Terminating {
+            since, called_at, ..
+        } => (Some(since), called_at.is_some()),
+        _ => (None, false),
+    };
+    let young = elapsed(instance.launched_at, seen.cloud_now) <= policy.patience.listing;
+    if young && !called {
+        return;
+    }
+    // Counted no further: a change of the record is written.
+    instance.absences = (instance.absences + 1).min(ABSENCES);
+    let first = *instance.absent_since.get_or_insert(seen.now);
+    let counted_from = told_to_end.map_or(first, |since| first.max(since));
+    if instance.absences < ABSENCES || elapsed(counted_from, seen.now) < policy.patience.listing {
+        return;
+    }
+    match instance.state {
+        InstanceState::Terminating { .. } if called => gone(instance, Ending::Terminated, seen),
+        // The cloud does not know its id either.
+        InstanceState::Terminating { .. } => gone(instance, Ending::Vanished, seen),
+        // It leaves as fast as it can.
+        InstanceState::Draining {
+            mode: DrainMode::Now,
+            ..
+        } => {}
+        // Asked before it is ended: its worker may have come up this very moment.
+        _ => drain(instance, Leaving::Missing, DrainMode::Now, seen),
+    }
+}
+
+fn is_there(instance: &mut Instance) {
+    instance.absences = 0;
+    instance.absent_since = None;
 }
 
 pub(super) fn gone(instance: &mut Instance, ending: Ending, seen: &Observation) {

@@ -109,7 +109,7 @@ pub struct Patience {
     /// After it, and three empty listings, a call without an answer has launched nothing that could still appear.
     #[serde(with = "humantime_serde")]
     pub unknown_launch: Duration,
-    /// A new instance may be missing from listings for so long.
+    /// An instance may be missing from listings for so long, a new one above all.
     #[serde(with = "humantime_serde")]
     pub listing: Duration,
     /// TerminateInstances is called again after it, until a listing shows that it worked.

@@ -41,6 +41,8 @@ pub enum Habit {
     Takes,
     /// Each gets a rebalance recommendation as it comes up, and none is ever taken.
     Hints,
+    /// Listings lose machines that run: now and then all of them, and each for minutes.
+    Unlisted,
 }
 
 impl Habit {
@@ -50,6 +52,7 @@ impl Habit {
             3 => Self::NeverBoots,
             7 => Self::Takes,
             11 => Self::Hints,
+            15 => Self::Unlisted,
             _ => Self::None,
         }
     }
@@ -61,6 +64,8 @@ pub struct Machine {
     pub tags: BTreeMap<String, String>,
     pub launched_at: Timestamp,
     visible_at: Timestamp,
+    /// No listing shows it until then.
+    lost_until: Timestamp,
     serves_at: Timestamp,
     pub expires_at: Timestamp,
     pub state: CloudState,
@@ -219,7 +224,17 @@ impl Cloud {
         if now < machine.visible_at || (!calm && rng.random_bool(0.05)) {
             return false;
         }
-        let delay = if calm { 1 } else { rng.random_range(0..120) };
+        // One that no listing shows counts as ended two minutes after the call: it has ended by then.
+        let longest = if self.habit == Habit::Unlisted {
+            60
+        } else {
+            120
+        };
+        let delay = if calm {
+            1
+        } else {
+            rng.random_range(0..longest)
+        };
         machine.end_due.get_or_insert(now + seconds(delay));
         true
     }
@@ -258,9 +273,20 @@ impl Cloud {
         }
     }
 
-    pub fn list(&mut self, now: Timestamp) -> Vec<Seen> {
+    pub fn list(&mut self, now: Timestamp, rng: &mut StdRng) -> Vec<Seen> {
         self.advance(now);
-        let shown = self.machines.iter().filter(|(_, m)| m.visible_at <= now);
+        if self.habit == Habit::Unlisted && !self.calm {
+            for machine in self.machines.values_mut() {
+                if machine.lost_until <= now && rng.random_bool(0.02) {
+                    machine.lost_until = now + seconds(rng.random_range(10..300));
+                }
+            }
+            if rng.random_bool(0.3) {
+                return Vec::new();
+            }
+        }
+        let is_shown = |m: &Machine| m.visible_at <= now && m.lost_until <= now;
+        let shown = self.machines.iter().filter(|(_, m)| is_shown(m));
         shown
             .filter(|(_, m)| m.ended_at.is_none_or(|at| at + seconds(3600) > now))
             .map(|(id, m)| Seen {
@@ -320,6 +346,12 @@ impl Cloud {
         alive.map(|(id, _)| id).collect()
     }
 
+    /// Whether its worker has something in hand and can be spoken to.
+    pub fn works(&self, id: &str) -> bool {
+        let machine = &self.machines[id];
+        matches!(machine.worker, Worker::Busy { .. }) && !machine.silent
+    }
+
     /// How many are alive and have no notice.
     pub fn staying(&self) -> usize {
         let stays = |id: &&String| self.machines[*id].notice_at.is_none();
@@ -372,6 +404,7 @@ impl Machine {
             tags,
             launched_at: now,
             visible_at,
+            lost_until: now,
             serves_at,
             expires_at,
             state: CloudState::Pending,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rand::RngExt;
-use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState};
+use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen};
 use spotreel_domain::fleet::observation::{Observation, Spent, Work};
 use spotreel_domain::fleet::{
@@ -80,7 +80,7 @@ impl Controller {
         }
         let now = world.now;
         Phase::Listed {
-            listing: world.cloud.list(now),
+            listing: world.cloud.list(now, &mut world.rng),
         }
     }
 
@@ -203,8 +203,13 @@ impl Controller {
                     .collect();
                 self.learn(world, &Outcome::Terminated { accepted });
             }
-            Effect::Drain { instance, mode, .. } => {
+            Effect::Drain {
+                instance,
+                mode,
+                why,
+            } => {
                 let now = world.now;
+                stays_while_it_works(world, instance, *why);
                 let answer = world.cloud.drain(instance, *mode, now);
                 self.learn(
                     world,
@@ -338,4 +343,19 @@ impl Controller {
         );
         world.append(after, expected);
     }
+}
+
+/// I14: what listings lose is not sent away while its worker speaks. One that comes up while it is asked has not served.
+fn stays_while_it_works(world: &mut World, instance: &str, why: Leaving) {
+    let now = world.now;
+    world.cloud.advance(now);
+    let (batch, _) = world.batch();
+    let served = batch
+        .instance(instance)
+        .is_some_and(|i| i.ready_at.is_some());
+    assert!(
+        why != Leaving::Missing || !served || !world.cloud.works(instance),
+        "I14: {instance} renders and is sent away since no listing shows it; {}",
+        world.story()
+    );
 }
