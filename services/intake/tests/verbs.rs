@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use spotreel_bus::log::Append;
 use spotreel_domain::task::{Event, Failure, FailureKind};
-use spotreel_domain::{Lane, Model, Priority, TaskId};
+use spotreel_domain::{Lane, Model, TaskId};
 use stage::{Stage, until};
 
 fn fox() -> Value {
@@ -26,11 +26,15 @@ fn named(id: &str) -> Value {
 
 /// What `queue` holds for workers.
 async fn work(stage: &Stage) -> u64 {
-    let name = spotreel_bus::names::work_consumer(Model::Ti2v5b, Lane::front(Priority::Normal));
     let context = async_nats::jetstream::new(stage.root.clone());
     let stream = context.get_stream_no_info("TASKS").await.unwrap();
-    let info = stream.consumer_info(&name).await.unwrap();
-    info.num_pending + info.num_ack_pending as u64
+    let mut work = 0;
+    for lane in Lane::ALL {
+        let name = spotreel_bus::names::work_consumer(Model::Ti2v5b, lane);
+        let info = stream.consumer_info(&name).await.unwrap();
+        work += info.num_pending + info.num_ack_pending as u64;
+    }
+    work
 }
 
 #[tokio::test(flavor = "multi_thread")]
