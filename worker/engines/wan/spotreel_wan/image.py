@@ -7,8 +7,9 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
+from .container import strip
 from .contract import Refusal
 
 # As intake admits them.
@@ -16,6 +17,16 @@ MAX_BYTES = 20 << 20
 MAX_PIXELS = 40_000_000
 MAX_ASPECT = 4
 FORMATS = ("JPEG", "PNG", "WEBP")
+# How to lay a picture upright, by EXIF's number for how it lies.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read(path: Path) -> tuple[bytes, str]:
@@ -37,34 +48,33 @@ def prepare(data: bytes, width: int, height: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            bare = strip(data)
+            image = Image.open(io.BytesIO(bare.data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Refusal("invalid", "image", f"the image has more than {MAX_PIXELS} pixels")
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise Refusal("invalid", "image", f"the image is more than {MAX_ASPECT} times as long as wide")
             image.load()
-            image = _to_srgb(_flatten(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+            image = _to_srgb(image, bare.profile)
+            if bare.orientation in UPRIGHT:
+                image = image.transpose(UPRIGHT[bare.orientation])
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # Whatever a decoder makes of such bytes, it is their fault.
         raise Refusal("invalid", "image", f"the image cannot be decoded: {error}") from error
     return _cover(image, width, height)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    profile = image.info.get("icc_profile")
-    rgba = image.convert("RGBA")
-    flat = Image.new("RGBA", rgba.size, "black")
-    flat.alpha_composite(rgba)
-    flat = flat.convert("RGB")
-    if profile and image.mode in ("RGBA", "P"):
-        flat.info["icc_profile"] = profile
-    return flat
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "CMYK"):
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Opaque as well: what is transparent lies on black."""
+    coloured = image.mode in ("RGB", "RGBA", "P", "CMYK")
+    if "A" in image.getbands() or "transparency" in image.info:
+        flat = Image.new("RGBA", image.size, "black")
+        flat.alpha_composite(image.convert("RGBA"))
+        image = flat
+    if image.mode != "CMYK":
+        image = image.convert("RGB")
+    if profile and coloured:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
