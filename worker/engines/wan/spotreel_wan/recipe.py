@@ -21,7 +21,7 @@ MAX_SEED = 2**53 - 1
 # The tier that needs distilled weights. The others differ in numbers only.
 FAST = "fast"
 # Raise it when the same task gives another picture: older checkpoints are then refused.
-PICTURE_VERSION = 1
+PICTURE_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ class ResumableUniPC(UniPCMultistepScheduler):
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         super().set_timesteps(*args, **kwargs)
         self._all = self.timesteps
+        # Left alone, the solver looks for the place of the first timestep. With a high shift whole numbers repeat
+        # (999, 999), and it takes the second.
+        self._step_index = 0
         history, self.resume = self.resume, None
         if history is None:
             return
@@ -55,11 +58,6 @@ class ResumableUniPC(UniPCMultistepScheduler):
         self._step_index = history.next_step
         # The pipeline reads the timesteps once, right after this.
         self.timesteps = self.timesteps[history.next_step :]
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """The pipeline says 0, which would undo a resume."""
-        if self._step_index is None:
-            super().set_begin_index(begin_index)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         # How far the end is decides the order of the last steps, so the whole length has to be seen.
@@ -80,6 +78,7 @@ class ResumableEuler(FlowMatchEulerDiscreteScheduler):
         # Evenly from pure noise, less the end: what the weights were distilled for. Left to itself the solver would
         # take its last step from almost no noise.
         super().set_timesteps(steps, device, sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+        self._step_index = 0
         history, self.resume = self.resume, None
         if history is not None:
             self._step_index = history.next_step
