@@ -33,7 +33,7 @@ class Denoiser:
 
     def count_tokens(self, prompt: str) -> int:
         """As the pipeline would count them, if it did."""
-        return len(self._shelf.tokenizer(prompt_clean(prompt), add_special_tokens=True).input_ids)
+        return len(self._shelf.tokenizer.ids(prompt_clean(prompt)))
 
     def check_prompts(self) -> dict[str, int]:
         """Longer prompts would be cut without a word."""

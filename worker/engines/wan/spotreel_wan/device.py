@@ -14,6 +14,8 @@ import diffusers
 import torch
 import transformers
 
+# Raise it when the same prompt is encoded differently: what was encoded before is then passed over.
+TEXT_VERSION = 2
 # What may differ between the machine that wrote a checkpoint and the one that goes on; the result is then close, not
 # equal. Everything else is in the task's hash.
 EquivalenceClass = dict[str, Any]
@@ -87,8 +89,9 @@ def machine_class(device: Device) -> EquivalenceClass:
 
 
 def machine_word(device: Device) -> str:
-    """The class as a short word."""
-    return hashlib.sha256(json.dumps(machine_class(device), sort_keys=True).encode()).hexdigest()[:16]
+    """The class as a short word; with what this engine makes of a text."""
+    made = machine_class(device) | {"text": TEXT_VERSION}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 from transformers.utils import logging
 
 from . import lora
@@ -19,6 +19,7 @@ from .ahead import read_ahead
 from .device import Device
 from .pack import Pack, broken
 from .profile import Profile
+from .tokenizer import FileTokenizer
 from .tuning import Tuning
 from .weights import Blueprint, check_arrived, weight_path
 
@@ -99,9 +100,9 @@ class Shelf:
         except (OSError, ValueError) as error:
             raise broken("bad_config", f"the scheduler's configuration is unusable: {error}") from error
 
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> FileTokenizer:
         try:
-            return AutoTokenizer.from_pretrained(self.pack.dir / "tokenizer", local_files_only=True)
+            return FileTokenizer(self.pack.dir / "tokenizer")
         except Exception as error:  # Whatever the library makes of a broken file.
             raise broken("bad_tokenizer", f"the tokenizer cannot be loaded: {error}") from error
 
