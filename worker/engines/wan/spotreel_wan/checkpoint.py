@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from .contract import HashedFile, Refusal
 from .device import EquivalenceClass
+from .finite import check_finite, is_finite
 from .models import TEXT_TOKENS
 from .recipe import Recipe
 from .scheduler import ORDER, History
@@ -48,6 +49,27 @@ class Snapshot:
     def next_step(self) -> int:
         return self.history.next_step
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What goes into the file."""
+        if self.phase == "decode":
+            # Decoding needs no more, and the rest is nine tenths of the file.
+            return {"latents": self.latents}
+        outputs = {f"model_outputs.{i}": tensor for i, tensor in enumerate(self.history.model_outputs)}
+        found = {
+            "latents": self.latents,
+            **outputs,
+            "last_sample": self.history.last_sample,
+            "embeds.prompt": self.prompt_embeds,
+            "embeds.negative": self.negative_embeds,
+            "condition": self.condition,
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def check_finite(self) -> None:
+        """A checkpoint with NaN would be gone on with for as long as the task is tried."""
+        for name, tensor in self.tensors().items():
+            check_finite(tensor, f"{name} after step {self.next_step}")
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -59,17 +81,6 @@ class Maker:
 
     def encode(self, snapshot: Snapshot) -> bytes:
         history = snapshot.history
-        tensors = {"latents": snapshot.latents}
-        if snapshot.phase == "denoise":
-            # Decoding needs none of these, and they are nine tenths of the file.
-            outputs = {f"model_outputs.{i}": tensor for i, tensor in enumerate(history.model_outputs)}
-            tensors |= {name: t for name, t in outputs.items() if t is not None}
-            if history.last_sample is not None:
-                tensors["last_sample"] = history.last_sample
-            tensors["embeds.prompt"] = snapshot.prompt_embeds
-            tensors["embeds.negative"] = snapshot.negative_embeds
-            if snapshot.condition is not None:
-                tensors["condition"] = snapshot.condition
         state = {
             "task_hash": self.recipe.task_hash,
             "model": self.recipe.model.name,
@@ -84,7 +95,7 @@ class Maker:
             "phase": snapshot.phase,
             "class": self.equivalence,
         }
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        whole = {name: tensor.contiguous() for name, tensor in snapshot.tensors().items()}
         return safetensors.torch.save(whole, {FORMAT: json.dumps(state)})
 
     def read(self, resume: HashedFile) -> tuple[Snapshot, Literal["exact", "approximate"]]:
@@ -114,6 +125,8 @@ class Maker:
         for name, tensor in tensors.items():
             if not name.startswith("embeds.") and not self._fits(name, tensor, shape):
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+            if not is_finite(tensor):
+                raise refuse("not_finite", f"{name} of the checkpoint holds NaN or infinite numbers")
         next_step, phase = state["next_step"], state["phase"]
         if not isinstance(next_step, int) or not 0 <= next_step <= task.steps:
             raise ValueError(f"next_step is {next_step!r}")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
+from .finite import check_finite
 from .models import FRAMES_PER_LATENT
 
 
@@ -17,6 +18,7 @@ def frames(vae: Any, latents: torch.Tensor, *, tiled: bool) -> Iterator[np.ndarr
     z = _unscale(vae, latents.to(dtype=vae.dtype))
     chunks = _in_tiles(vae, z) if tiled else _in_time(vae, z)
     for chunk in chunks:
+        check_finite(chunk, "the decoded frames")
         for few in chunk.split(FRAMES_PER_LATENT, dim=2):
             yield (few * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)[0].permute(1, 2, 3, 0).cpu().numpy()
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from .checkpoint import metadata, write
 from .contract import HashedFile
 from .device import Device, machine_word
+from .finite import is_finite
 from .log import log
 from .models import TEXT_TOKENS
 from .pack import Pack
@@ -76,6 +77,8 @@ class Encoding:
     def _fitting(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape != (1, TEXT_TOKENS, self.width) or tensor.dtype != self.dtype:
             raise ValueError(f"a tensor is {tensor.dtype} {tuple(tensor.shape)}")
+        if not is_finite(tensor):
+            raise ValueError("it holds NaN or infinite numbers")
         return tensor
 
 

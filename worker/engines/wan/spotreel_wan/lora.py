@@ -9,6 +9,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors import SafetensorError
 
+from .finite import is_finite
 from .log import log
 from .pack import broken
 
@@ -38,6 +39,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     found = {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
     if not found:
         raise ValueError("it is empty")
+    if bad := next((name for name, tensor in found.items() if not is_finite(tensor)), None):
+        raise ValueError(f"{bad} holds NaN or infinite numbers")
     left = [name for name, tensor in found.items() if name.endswith(LEFT_OUT) and TAKEN not in name and tensor.any()]
     if left:
         log(f"{path}: {len(left)} tensors such as {left[0]} are no part of a LoRA and are left out")

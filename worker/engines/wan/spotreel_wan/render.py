@@ -23,6 +23,7 @@ from .device import machine_class
 from .embeddings import Text
 from .failure import is_out_of_memory, refusal
 from .faults import Faults
+from .finite import check_finite
 from .log import log
 from .profile import check_fit
 from .scheduler import timesteps
@@ -134,6 +135,8 @@ class Job:
         self._phase("encode_text")
         with self._timed("encode_text"):
             text = denoiser.encode_text()
+        for tensor in (text.prompt, text.negative):
+            check_finite(tensor, "the encoded text")
         try:
             self._send("embeddings", **encoding.write(text, self._request.work_dir / EMBEDDINGS))
         except OSError as error:
@@ -159,6 +162,7 @@ class Job:
 
         def on_step(snapshot: Snapshot, seconds: float) -> None:
             nonlocal last_checkpoint, newest
+            snapshot.check_finite()
             newest, done = snapshot, snapshot.next_step
             self._step_seconds.append(round(seconds, 4))
             # Before the other expert is loaded is a good moment to lose nothing.
@@ -194,7 +198,9 @@ class Job:
         latents = denoiser.run(start, on_step)
         if start.phase == "denoise":
             # What is decoded, not what the last step left: an image model puts the first frame back in between.
-            current.advance(replace(newest, phase="decode", latents=latents.detach().to("cpu", copy=True)))
+            done = replace(newest, phase="decode", latents=latents.detach().to("cpu", copy=True))
+            done.check_finite()
+            current.advance(done)
             if request.every_steps > 0:
                 # Always worth it: decoding may fail after hours of denoising.
                 current.checkpoint()

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from . import lora
 from .ahead import read_ahead
 from .device import Device
+from .finite import CODE, is_finite
 from .pack import Pack, broken
 from .profile import Profile
 from .tokenizer import FileTokenizer
@@ -125,6 +126,9 @@ class Shelf:
         if squeezed:
             part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.blueprint.dtype)
         part = part.to(self.device.torch)
+        # On the device it takes as long as it takes to read them.
+        if bad := next((path for path, weight in part.named_parameters() if not is_finite(weight)), None):
+            raise broken(CODE, f"{bad} of {name} of {self.pack.model} holds NaN or infinite numbers")
         if is_expert:
             self.tuning.apply(part)
         return part

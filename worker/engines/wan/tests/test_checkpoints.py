@@ -90,6 +90,10 @@ def replace(name, tensor):
     return lambda tensors, state: tensors.update({name: tensor})
 
 
+def poison(name):
+    return lambda tensors, state: tensors[name].view(-1)[-1:].fill_(float("nan"))
+
+
 def say(**fields):
     return lambda tensors, state: state.update(fields)
 
@@ -104,6 +108,7 @@ def say(**fields):
         (replace("latents", torch.zeros(1, 16, 3, 12, 15)), "corrupt"),
         (replace("last_sample", torch.zeros(1, 16, 3, 12, 16, dtype=torch.bfloat16)), "corrupt"),
         (replace("embeds.prompt", torch.zeros(1, 511, 32)), "corrupt"),
+        *((poison(name), "not_finite") for name in ("latents", "model_outputs.0", "last_sample", "embeds.negative")),
         (say(next_step=STEPS + 1), "corrupt"),
         (say(next_step=-1), "corrupt"),
         (say(next_step="3"), "corrupt"),

@@ -100,6 +100,7 @@ def test_what_does_not_match_is_passed_over(packs, tmp_path):
             forged(change=lambda tensors: tensors.pop("embeds.negative")),
             forged(change=lambda tensors: tensors.update({"embeds.prompt": torch.zeros(1, 511, 32)})),
             forged(change=lambda tensors: tensors.update({"embeds.prompt": torch.zeros(1, 512, 32)})),
+            forged(change=lambda tensors: tensors["embeds.prompt"].view(-1)[:1].fill_(float("nan"))),
         ]
         for offer in offers:
             heard = engine.render(request(tmp_path / "given", MODEL, embeddings=offer))

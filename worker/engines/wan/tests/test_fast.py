@@ -223,7 +223,11 @@ def empty(tensors):
     tensors.clear()
 
 
-@pytest.mark.parametrize("damage", [without_a_half, for_no_layer, of_another_width, empty])
+def not_finite(tensors):
+    tensors["diffusion_model.blocks.0.ffn.0.lora_up.weight"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("damage", [without_a_half, for_no_layer, of_another_width, empty, not_finite])
 def test_a_lora_that_does_not_fit_is_the_packs_fault(one_pack, tmp_path, damage):
     file = one_pack / "t2v-A14B" / "lora" / "low.safetensors"
     tensors = load_file(file)
