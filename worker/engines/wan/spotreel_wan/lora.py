@@ -9,6 +9,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors import SafetensorError
 
+from .failure import is_out_of_memory
 from .finite import is_finite
 from .log import log
 from .pack import broken
@@ -31,6 +32,8 @@ def merge(part: torch.nn.Module, path: Path) -> None:
         if tensors:
             raise ValueError(f"{next(iter(tensors))} has no place")
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
+            raise  # The file is not to blame.
         raise broken("bad_lora", f"{path} is no LoRA of this model: {error}") from error
 
 

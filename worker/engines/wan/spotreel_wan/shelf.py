@@ -17,6 +17,7 @@ from transformers.utils import logging
 from . import lora
 from .ahead import read_ahead
 from .device import Device
+from .failure import is_out_of_memory
 from .finite import CODE, is_finite
 from .pack import Pack, broken
 from .profile import Profile
@@ -119,6 +120,8 @@ class Shelf:
         try:
             part = kind.from_pretrained(self.pack.dir / name, dtype=dtype, **LOCAL, **where)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise  # The pack is not to blame.
             raise broken("unloadable", f"{name} of {self.pack.model} cannot be loaded: {error}") from error
         part.eval().requires_grad_(False)
         if distilled and self.pack.fast is not None:

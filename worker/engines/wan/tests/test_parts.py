@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from engine import FFMPEG
 from random_weights import real_config
@@ -201,6 +202,32 @@ def test_a_file_that_was_not_finished_leaves_nothing(tmp_path):
     assert (refused.value.kind, refused.value.code) == ("retryable", "encoder")
 
 
+# Word for word, from reports of people.
+SAID_OF_MEMORY = (
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1131',
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+    "CUDA driver error: out of memory",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasLtCreate(&handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
+    "Triton Error [CUDA]: out of memory",
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1",
+    "unable to mmap 28577218560 bytes from file <x>: Cannot allocate memory (12)",
+)
+SAID_OF_THE_DEVICE = (
+    "Triton Error [CUDA]: an illegal memory access was encountered",
+    "CUDA unknown error - this may be due to an incorrectly set up environment",
+    "No CUDA GPUs are available",
+    "Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized",
+    "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
+)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "restart"),
     [
@@ -208,10 +235,17 @@ def test_a_file_that_was_not_finished_leaves_nothing(tmp_path):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom", False),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "oom", False),
         (MemoryError(), "oom", False),
+        *((RuntimeError(words), "oom", False) for words in SAID_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: out of memory"), "oom", False),
+        (OSError(12, "Cannot allocate memory"), "oom", False),
+        (SafetensorError("I/O error: Cannot allocate memory (os error 12)"), "oom", False),
+        *((RuntimeError(words), "device", True) for words in SAID_OF_THE_DEVICE),
+        (OSError(5, "Input/output error"), "retryable", False),
         (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "device", True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device", True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"), "device", True),
         (OSError(28, "No space left on device"), "retryable", False),
+        (OSError(2, "No such file or directory"), "internal", False),
         (RuntimeError("The size of tensor a (3) must match"), "internal", False),
         (ZeroDivisionError(), "internal", False),
     ],
