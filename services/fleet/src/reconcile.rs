@@ -140,7 +140,7 @@ impl Pool {
             }
             last_began = Some(Instant::now());
             let before = self.known.as_ref().map(|known| known.sequence);
-            let pause = match self.round().await {
+            let pause = match Box::pin(self.round()).await {
                 Ok(pause) => pause,
                 Err(error) => self.go_on_blind(&error).await,
             };
