@@ -187,23 +187,35 @@ def test_an_engine_with_them_for_all_its_models_says_it_of_all(tmp_path):
 
 
 @torch.no_grad()
-def test_published_files_carry_more_than_matrices(tmp_path, capfd):
-    """Alpha as an integer, changes of biases, norms that do not change; and modulation, which is left out aloud."""
+@pytest.mark.parametrize("prefix", ["diffusion_model.", ""])
+def test_published_files_carry_more_than_matrices(tmp_path, prefix):
+    """Alpha as an integer, and changes of biases, norms and modulation; some have no prefix."""
     pack = TINY / "t2v-A14B"
     tensors = load_file(pack / "lora" / "high.safetensors")
     tensors |= {name: tensor.long() for name, tensor in tensors.items() if name.endswith(".alpha")}
     layer = "diffusion_model.blocks.0.cross_attn.k"
     tensors[f"{layer}.diff_b"] = torch.linspace(-1, 1, 24)
-    tensors["diffusion_model.blocks.0.cross_attn.norm_k.diff"] = torch.zeros(24)
-    tensors["diffusion_model.blocks.1.diff_m"] = torch.ones(1, 6, 24)
+    changes = {
+        "blocks.0.cross_attn.norm_k.diff": ("blocks.0.attn2.norm_k.weight", torch.full((24,), 0.5)),
+        "blocks.1.self_attn.norm_q.diff": ("blocks.1.attn1.norm_q.weight", torch.full((24,), 0.25)),
+        "blocks.0.norm3.diff": ("blocks.0.norm2.weight", torch.full((24,), 2.0)),
+        "blocks.0.norm3.diff_b": ("blocks.0.norm2.bias", torch.full((24,), 3.0)),
+        "blocks.1.diff_m": ("blocks.1.scale_shift_table", torch.ones(1, 6, 24)),
+        "head.diff_m": ("scale_shift_table", torch.ones(1, 2, 24)),
+    }
+    tensors |= {f"diffusion_model.{name}": change for name, (_, change) in changes.items()}
+    # Of a file for another kind of model, without effect.
+    tensors["diffusion_model.img_emb.proj.0.diff"] = torch.zeros(24)
+    tensors = {prefix + name.removeprefix("diffusion_model."): tensor for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "lora.safetensors")
     ours, theirs = (WanTransformer3DModel.from_pretrained(pack / "transformer") for _ in range(2))
     lora.merge(ours, tmp_path / "lora.safetensors")
     merged(theirs, pack / "lora" / "high.safetensors")
     theirs.blocks[0].attn2.to_k.bias += torch.linspace(-1, 1, 24)
+    for ours_is, change in changes.values():
+        theirs.get_parameter(ours_is).add_(change)
     wanted = theirs.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
-    assert "1 tensors such as diffusion_model.blocks.1.diff_m" in capfd.readouterr().err
 
 
 def without_a_half(tensors):
@@ -223,11 +235,30 @@ def empty(tensors):
     tensors.clear()
 
 
+def a_change_of_nothing_known(tensors):
+    tensors["diffusion_model.patch_embedding.diff"] = torch.ones(24)
+
+
+def a_bias_that_was_dropped_in_silence(tensors):
+    tensors["diffusion_model.time_projection.1.diff_b"] = torch.ones(144)
+
+
 def not_finite(tensors):
     tensors["diffusion_model.blocks.0.ffn.0.lora_up.weight"][0, 0] = float("nan")
 
 
-@pytest.mark.parametrize("damage", [without_a_half, for_no_layer, of_another_width, empty, not_finite])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_a_half,
+        for_no_layer,
+        of_another_width,
+        empty,
+        a_change_of_nothing_known,
+        a_bias_that_was_dropped_in_silence,
+        not_finite,
+    ],
+)
 def test_a_lora_that_does_not_fit_is_the_packs_fault(one_pack, tmp_path, damage):
     file = one_pack / "t2v-A14B" / "lora" / "low.safetensors"
     tensors = load_file(file)
