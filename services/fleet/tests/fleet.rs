@@ -277,7 +277,8 @@ async fn machines_that_never_boot_end_the_batch_and_hold_the_pool_until_the_conf
         batch.status
     );
     let bought = stage.cloud.instances().len();
-    assert!(bought <= 5, "{bought} machines for three tasks");
+    // Three at first, two in place of those that end before the third does, and one after the pause.
+    assert!(bought <= 6, "{bought} machines for three tasks");
     let held = async || {
         let all = controls::all(&root.client).await.unwrap();
         all.holds.get(&batch.id.pool).cloned()
