@@ -162,7 +162,7 @@ mod tests {
         let script = data().render().unwrap();
         assert!(script.starts_with("#!/bin/bash\n"));
         assert!(!script.contains("@@"), "a mark is left");
-        assert!(script.contains("shutdown -P +240"));
+        assert!(script.contains("\nminutes=240\n"));
         assert!(script.contains("PARAMETERS='/spotreel/prod/worker'"));
         assert!(script.contains("spotreel models pull ti2v-5B t2v-A14B --bucket"));
         assert!(script.contains(r#"'SPOTREEL_WORKER_MODELS=["ti2v-5B", "t2v-A14B"]'"#));
