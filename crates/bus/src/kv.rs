@@ -7,7 +7,9 @@ use async_nats::{Client, HeaderMap};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
+use jiff::Timestamp;
 use prost::Message;
+use serde::Deserialize;
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::render_time::Corrections;
 use spotreel_proto::worker::v1::Presence;
@@ -48,10 +50,12 @@ pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiErr
 /// The server refuses (413) above 1,024 of them.
 pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
     let query = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.*")] });
-    let all = jetstream::direct_get(client, &format!("KV_{WORKERS_BUCKET}"), &query).await?;
+    let stream = format!("KV_{WORKERS_BUCKET}");
+    let all = jetstream::direct_get(client, &stream, &query);
+    let (all, now) = futures::try_join!(all, server_time(client))?;
     let mut found = Vec::new();
     for stored in all {
-        if stored.headers.get(OPERATION).is_some() {
+        if stored.headers.get(OPERATION).is_some() || !is_recent(stored.stored_at, now) {
             continue;
         }
         match Presence::decode(stored.payload) {
@@ -62,14 +66,33 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
     Ok(found)
 }
 
+/// Whether a worker that said so then still counts. The server removes what is older than its TTL; but one that was killed and
+/// started again (2.15.1) has been seen to remove nothing any more, and then a dead worker would render its task for ever.
+fn is_recent(stored_at: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(stored_at)).unwrap_or_default() < PRESENCE_TTL
+}
+
+/// By the clock that stamps what is stored: the reader's own may be wrong.
+async fn server_time(client: &Client) -> Result<Timestamp, ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        ts: Timestamp,
+    }
+    let api = format!("$JS.API.STREAM.INFO.KV_{WORKERS_BUCKET}");
+    let (headers, nothing) = (HeaderMap::new(), Bytes::new());
+    let info: Info = jetstream::request(client, &api, headers, nothing, REQUEST_TIMEOUT).await?;
+    Ok(info.ts)
+}
+
 /// What one worker says of itself, read at the leader; none if it has not been heard of for a while.
 pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, ApiError> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Found {
-        message: Stored,
+        message: Message,
     }
-    #[derive(serde::Deserialize)]
-    struct Stored {
+    #[derive(Deserialize)]
+    struct Message {
+        time: Timestamp,
         #[serde(default)]
         data: String,
     }
@@ -77,13 +100,16 @@ pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>,
     let query = serde_json::json!({ "last_by_subj": format!("$KV.{WORKERS_BUCKET}.{worker}") });
     let (headers, body) = (HeaderMap::new(), query.to_string().into());
     let found = jetstream::request::<Found>(client, &api, headers, body, REQUEST_TIMEOUT).await;
-    let data = match found {
-        Ok(found) => found.message.data,
+    let found = match found {
+        Ok(found) => found.message,
         Err(ApiError::NotFound) => return Ok(None),
         Err(error) => return Err(error),
     };
+    if !is_recent(found.time, server_time(client).await?) {
+        return Ok(None);
+    }
     // The mark of a deletion is empty.
-    let bytes = BASE64.decode(data).unwrap_or_default();
+    let bytes = BASE64.decode(found.data).unwrap_or_default();
     Ok(Presence::decode(bytes.as_slice())
         .ok()
         .filter(|presence| !presence.worker.is_empty()))
@@ -169,4 +195,20 @@ async fn put(
     jetstream::request::<PubAck>(client, &subject, headers, value, REQUEST_TIMEOUT)
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_died_is_forgotten_also_where_the_server_keeps_its_word() {
+        let said: Timestamp = "2026-11-30T10:09:08Z".parse().unwrap();
+        let after = |span| said + span;
+        assert!(is_recent(said, said));
+        assert!(is_recent(said, after(PRESENCE_TTL / 2)));
+        assert!(!is_recent(said, after(PRESENCE_TTL)));
+        let leader_changed = said - Duration::from_secs(1);
+        assert!(is_recent(said, leader_changed), "another server's clock");
+    }
 }

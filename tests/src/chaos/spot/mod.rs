@@ -261,6 +261,12 @@ price = "off"
 schedule = "off"
 sizing = {{ tasks_per_gpu_hour = 360.0, target = "30s", min = 1, max = {instances} }}
 
+[pool.{POOL}.breaker]
+pause = "2s"
+longest_pause = "10s"
+# The faults would not end, and no person is there to resume.
+pauses = 1000
+
 [pool.{POOL}.patience]
 boot = "20s"
 life = "20m"
@@ -271,6 +277,8 @@ terminate_again = "1s"
 silence = "30s"
 drain = "8s"
 no_capacity = "3s"
+longest_penalty = "1m"
+forgiven = "1m"
 quota = "3s"
 throttled = "1s"
 blocked = "20s"
