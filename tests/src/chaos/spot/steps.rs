@@ -76,6 +76,8 @@ pub fn lost(
             let steps = reached.saturating_sub(next.from_step);
             let ended = attempt.ended_at.unwrap_or(span.1);
             let ill = match attempt.outcome {
+                // Its worker could not render on, and was not told to leave.
+                Outcome::Interrupted if attempt.error.is_some() => continue,
                 Outcome::Interrupted => book.is_outage(ended - HANDING_BACK, ended),
                 // A person's retry begins anew.
                 Outcome::Lost if task.round == 1 => false,
