@@ -515,6 +515,7 @@ pub struct GetArgs {
 
 Of several flags, a task must fit each. The same command again is safe.")]
 pub struct CancelArgs {
+    /// The tasks' ids; or say which tasks by --label, --state, --model or --owner
     #[arg(required_unless_present_any = CANCEL_FILTERS, conflicts_with_all = CANCEL_FILTERS)]
     pub ids: Vec<String>,
     /// All tasks with this label that have not ended; a key alone stands for any value

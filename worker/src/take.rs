@@ -21,7 +21,7 @@ const LOW_END_FIRST: u64 = 8;
 /// Every so many looks begin with the model that was served longest ago, so that the one that is loaded cannot hold back
 /// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
 const LEAST_SERVED_FIRST: u64 = 13;
-/// Every so many looks the back lane of a priority comes before its front one, so that short queues of many owners cannot hold
+/// At every fifth look the back lane of a priority comes before its front one, so that short queues of many owners cannot hold
 /// back the long one of another for ever. No divisor of the others, for the same reason.
 const BACK_FIRST: u64 = 5;
 /// Between two looks while this worker could render nothing.

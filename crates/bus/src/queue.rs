@@ -161,7 +161,7 @@ impl Queue {
         self.pull_wanted(&wanted, limit).await
     }
 
-    /// As [`Self::pull_ready`], and no more than so many bytes together. A first message that is larger is never given.
+    /// As [`Self::pull_ready`], and no more than `bytes` together. A first message that is larger is never given.
     pub async fn pull_within(
         &self,
         limit: usize,

@@ -28,7 +28,7 @@ pub struct Share {
 }
 
 impl Room {
-    /// For so many requests at work; `memory_mib` is at least what one message may have.
+    /// `at_once` is the number of requests at work; `memory_mib` is at least what one message may have.
     pub fn new(at_once: usize, memory_mib: usize) -> Self {
         Self {
             places: Arc::new(Semaphore::new(at_once)),
@@ -37,7 +37,7 @@ impl Room {
         }
     }
 
-    /// For a request of so many bytes, before anything of it is read. At once or not at all: whoever waited would hold its
+    /// Lets a request of `bytes` in, before anything of it is read. At once or not at all: whoever waited would hold its
     /// bytes meanwhile.
     pub fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
         self.share(bytes).ok_or_else(|| ApiError {

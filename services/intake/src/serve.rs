@@ -1,4 +1,4 @@
-//! The NATS service: an endpoint for each verb, each request on a task of its own, so many at a time.
+//! The NATS service: an endpoint for each verb, each request on a task of its own and in bounded number.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Machines that end before they serve, whatever ends them: so many in a row pause the launches, longer each time; after
+//! Machines that end before they serve, whatever ends them: several in a row pause the launches, longer each time; after
 //! each pause one machine is tried; after the last pause the batch is given up.
 
 use std::time::Duration;
@@ -102,7 +102,7 @@ pub(super) fn is_open(batch: &Batch, policy: &Policy) -> bool {
     batch.breaker.failures >= policy.breaker.failures
 }
 
-/// So many units may be bought now, as far as machines come up; or why none.
+/// Number of units that may be bought now, as far as machines come up; or why none.
 pub(super) fn admits(
     batch: &Batch,
     seen: &Observation,

@@ -71,14 +71,14 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerRule {
-    /// So many machines in a row pause the launches; after a pause one machine is tried.
+    /// Number of machines in a row that pause the launches; after a pause one machine is tried.
     pub failures: u32,
     /// The first pause; each further one is twice as long.
     #[serde(with = "humantime_serde")]
     pub pause: Duration,
     #[serde(with = "humantime_serde")]
     pub longest_pause: Duration,
-    /// After so many pauses in a row the batch fails, and its pool is held.
+    /// Number of pauses in a row after which the batch fails, and its pool is held.
     pub pauses: u32,
 }
 
