@@ -151,8 +151,16 @@ pub(crate) struct TempFile {
 }
 
 impl TempFile {
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, kept: false }
+    /// The file and the way to write it. It is made where nobody can be interrupted: tokio makes a file also for a caller
+    /// that has gone meanwhile, and one made after its `TempFile` was dropped would stay.
+    pub async fn create(path: PathBuf) -> io::Result<(Self, tokio::fs::File)> {
+        let made = tokio::task::spawn_blocking(move || {
+            let temp = Self { path, kept: false };
+            let file = File::create(temp.path())?;
+            Ok((temp, file))
+        });
+        let (temp, file) = made.await.map_err(io::Error::other)??;
+        Ok((temp, tokio::fs::File::from_std(file)))
     }
 
     pub fn path(&self) -> &Path {
@@ -171,5 +179,34 @@ impl Drop for TempFile {
         if !self.kept {
             let _ = std::fs::remove_file(&self.path); // what stays is swept at the next start
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_its_caller_did_not_wait_for_does_not_stay() {
+        let dir = tempfile::tempdir().expect("there is room for a directory");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime starts");
+        runtime.block_on(async {
+            // The only thread for files is busy, so the caller goes before the file is there.
+            let (go_on, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            let given_up = TempFile::create(dir.path().join("1")).now_or_never();
+            assert!(given_up.is_none());
+            drop(go_on);
+            let _ = busy.await;
+            // Behind it in the queue of the same thread.
+            let _ = tokio::task::spawn_blocking(|| ()).await;
+        });
+        let left = std::fs::read_dir(dir.path()).expect("it can be read");
+        assert_eq!(left.count(), 0);
     }
 }

@@ -10,7 +10,6 @@ use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::{self, StreamingBlob};
 use s3s::{S3Result, TrailingHeaders, s3_error};
-use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
 use super::blob::{Checksums, TempFile, hex};
@@ -54,8 +53,8 @@ pub(crate) async fn receive(
     body: Option<StreamingBlob>,
     claims: Claims,
 ) -> S3Result<Received> {
-    let temp = TempFile::new(incoming.join(clock::unique()));
-    let file = File::create(temp.path()).await.map_err(internal)?;
+    let created = TempFile::create(incoming.join(clock::unique())).await;
+    let (temp, file) = created.map_err(internal)?;
     let mut writer = BufWriter::with_capacity(BUFFER, file);
     let mut md5 = Md5::new();
     let mut hasher = hasher(&claims)?;

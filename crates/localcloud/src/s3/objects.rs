@@ -256,10 +256,8 @@ pub(super) async fn copy(
             user: input.metadata.unwrap_or_default().into_iter().collect(),
         };
     }
-    let temp = TempFile::new(index.incoming().join(clock::unique()));
-    let mut out = tokio::fs::File::create(temp.path())
-        .await
-        .map_err(internal)?;
+    let created = TempFile::create(index.incoming().join(clock::unique())).await;
+    let (temp, mut out) = created.map_err(internal)?;
     let mut source = tokio::fs::File::from_std(file).take(meta.bytes);
     tokio::io::copy(&mut source, &mut out)
         .await

@@ -140,8 +140,8 @@ pub(crate) async fn join(
     begun: &Begun,
     parts: &[Part],
 ) -> S3Result<(TempFile, Meta)> {
-    let temp = TempFile::new(incoming.join(clock::unique()));
-    let file = File::create(temp.path()).await.map_err(internal)?;
+    let created = TempFile::create(incoming.join(clock::unique())).await;
+    let (temp, file) = created.map_err(internal)?;
     let mut out = BufWriter::with_capacity(COPY_BUFFER, file);
     let mut hasher = hasher(begun.algorithm.as_deref().filter(|_| begun.full_object));
     let mut buffer = vec![0u8; COPY_BUFFER];
