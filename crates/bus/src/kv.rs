@@ -10,13 +10,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use prost::Message;
 use serde::Deserialize;
-use spotreel_domain::batch::PoolName;
-use spotreel_domain::render_time::Corrections;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
-use crate::names::{MARKS_BUCKET, WORKERS_BUCKET, pace_mark};
+use crate::names::{MARKS_BUCKET, WORKERS_BUCKET};
 
 /// A worker that was not heard of for so long is not counted any more.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
@@ -172,16 +170,6 @@ pub async fn put_mark(
         value.to_string().into(),
     )
     .await
-}
-
-/// How far the cost model was off for a pool's tasks; none is known before its first batch has ended.
-pub async fn pace(client: &Client, pool: &PoolName) -> Result<Corrections, ApiError> {
-    let query =
-        serde_json::json!({ "multi_last": [format!("$KV.{MARKS_BUCKET}.{}", pace_mark(pool))] });
-    let found = jetstream::direct_get(client, &format!("KV_{MARKS_BUCKET}"), &query).await?;
-    let mark = found.first().filter(|mark| !mark.payload.is_empty());
-    let read = mark.map(|mark| serde_json::from_slice(&mark.payload));
-    Ok(read.transpose()?.unwrap_or_default())
 }
 
 async fn put(

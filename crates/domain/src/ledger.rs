@@ -4,9 +4,41 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, Instance};
+use crate::batch::{Batch, Instance, LaunchState};
+use crate::fleet::reconcile::frozen_request;
 use crate::money::Usd;
+
+/// What batches cost together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spend {
+    /// The rate of what runs now.
+    pub per_hour: Usd,
+    pub today: Usd,
+    pub this_month: Usd,
+}
+
+impl std::ops::Add for Spend {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            per_hour: self.per_hour + other.per_hour,
+            today: self.today + other.today,
+            this_month: self.this_month + other.this_month,
+        }
+    }
+}
+
+/// What these batches cost now, and have cost in this day and month.
+pub fn spend<'a>(batches: impl IntoIterator<Item = &'a Batch> + Clone, now: Timestamp) -> Spend {
+    let periods = Periods::at(now);
+    Spend {
+        per_hour: rate(batches.clone()),
+        today: spent(batches.clone(), periods.day, now),
+        this_month: spent(batches, periods.month, now),
+    }
+}
 
 /// The starts of the day and of the month, in UTC: budgets are kept by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +71,30 @@ pub fn spent<'a>(
     instances.map(|instance| share(instance, since, now)).sum()
 }
 
-/// The rate at which these batches cost now.
+/// The rate at which these batches cost now, with what a launch without an answer may have brought.
 pub fn rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
-    let instances = batches.into_iter().flat_map(|batch| &batch.instances);
-    let running = instances.filter(|instance| !instance.is_gone());
-    running.map(|instance| instance.rate).sum()
+    let of_one = |batch: &Batch| {
+        let running = batch.instances.iter().filter(|i| !i.is_gone());
+        let running: Usd = running.map(|instance| instance.rate).sum();
+        running + unanswered(batch)
+    };
+    batches.into_iter().map(of_one).sum()
+}
+
+/// The machines that no listing has shown yet of launches without an answer, at the most that was offered for one.
+fn unanswered(batch: &Batch) -> Usd {
+    let open = batch
+        .launches
+        .iter()
+        .filter(|launch| matches!(launch.state, LaunchState::Dispatched { .. }));
+    open.filter_map(|launch| {
+        let shown = batch.instances.iter().filter(|i| i.launch == launch.seq);
+        let shown = u32::try_from(shown.count()).unwrap_or(u32::MAX);
+        let request = frozen_request(batch, launch.seq)?;
+        let offered = request.overrides.iter().filter_map(|place| place.max_price);
+        Some(offered.max()?.times(launch.units.saturating_sub(shown)))
+    })
+    .sum()
 }
 
 /// Batches that the speed is measured over: enough to be steady, few enough to follow a change.

@@ -13,6 +13,7 @@ pub mod model;
 pub mod money;
 pub mod ops;
 pub mod pool;
+pub mod purchase;
 pub mod quality;
 pub mod quote;
 pub mod render_time;

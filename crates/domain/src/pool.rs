@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::PoolName;
 use crate::fleet::cloud::Template;
-use crate::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
+use crate::fleet::policy::{Bid, BreakerRule, Kind, Patience, Policy, Subnet};
 use crate::model::Model;
 use crate::money::Usd;
 use crate::render_time::{Corrections, Gpu, mean_seconds};
@@ -258,7 +258,6 @@ impl Pools {
 impl PoolConfig {
     /// What fleet may do for this pool. `template` is used where the pool has none of its own.
     pub fn policy(&self, name: &PoolName, env: &str, project: &str, template: Template) -> Policy {
-        let budgets = &self.rules.budgets;
         Policy {
             env: env.to_owned(),
             pool: name.clone(),
@@ -270,12 +269,8 @@ impl PoolConfig {
             bid: self.bid.into(),
             leave_when_hinted: self.on_rebalance == OnRebalance::Leave,
             max_units: self.rules.sizing.max,
-            budget: Budget {
-                per_hour: budgets.per_hour,
-                per_batch: budgets.per_batch,
-                per_day: budgets.per_day,
-                per_month: budgets.per_month,
-            },
+            target: self.rules.sizing.target,
+            budget: self.rules.budgets,
             on_demand_after: self.on_demand_after,
             breaker: self.breaker.clone(),
             patience: self.patience.clone(),

@@ -105,12 +105,12 @@ impl QuoteQuery {
     }
 }
 
-/// `prices`: Spot by instance type, as far as they are known.
+/// `prices`: Spot by instance type, of those that may be bought now. None: prices are not known.
 pub fn quote(
     spec: &TaskSpec,
     tasks: u64,
     (name, pool): (&PoolName, &PoolConfig),
-    prices: &BTreeMap<String, Usd>,
+    prices: Option<&BTreeMap<String, Usd>>,
     learnt: &Corrections,
 ) -> Quote {
     let job = Job::of(spec);
@@ -119,7 +119,10 @@ pub fn quote(
         .iter()
         .filter(|_| pool.cloud == Cloud::Aws)
         .filter_map(|kind| {
-            let price = prices.get(&kind.name).copied();
+            let price = match prices {
+                Some(prices) => Some(*prices.get(&kind.name)?),
+                None => None,
+            };
             offer(&job, tasks, kind, price, &pool.rules.sizing, learnt)
         })
         .collect();
@@ -191,6 +194,10 @@ fn why_none(job: &Job, pool: &PoolConfig) -> String {
     if pool.cloud == Cloud::None {
         return "cloud = \"none\": the machines of this pool are your own, and what they cost is not known".into();
     }
+    let fits = |kind: &KindConfig| Gpu::of_instance_type(&kind.name)?.weights(job);
+    if pool.kinds.iter().any(|kind| fits(kind).is_some()) {
+        return "no instance type of the pool that can render it may be bought now: each is above its cap, has no price in the pool's zones, or is set aside after failures".into();
+    }
     let able = Gpu::ALL.into_iter().find(|gpu| gpu.weights(job).is_some());
     match able {
         Some(gpu) => format!(
@@ -225,7 +232,7 @@ mod tests {
             &spec,
             tasks,
             (&name, &pool),
-            &prices,
+            Some(&prices),
             &Corrections::default(),
         )
     }
@@ -233,7 +240,12 @@ mod tests {
     #[test]
     fn the_cheapest_video_comes_first() {
         let quote = asked(r#"{"model": "ti2v-5B"}"#, 100);
-        assert_eq!(quote.offers.len(), 6);
+        let kinds: Vec<_> = quote.offers.iter().map(|offer| &offer.kind).collect();
+        assert_eq!(
+            kinds,
+            ["g6e.xlarge", "g6.xlarge"],
+            "the others cannot be bought"
+        );
         let first = &quote.offers[0];
         let job = Job::usual(Model::Ti2v5b, (1280, 704));
         assert_eq!(
@@ -247,8 +259,6 @@ mod tests {
         assert!((first.all.micros() - 100 * first.per_video.micros()).abs() <= 100);
         let rounds = 100_u64.div_ceil(u64::from(first.machines));
         assert!((first.all_seconds - rounds as f64 * first.seconds).abs() < 1e-6);
-        let unpriced = quote.offers.iter().find(|offer| offer.kind == "g5.xlarge");
-        assert_eq!(unpriced.unwrap().price, PriceOf::Cap);
         assert!(quote.offers.is_sorted_by_key(|offer| offer.per_video));
     }
 
@@ -269,7 +279,7 @@ mod tests {
                 &spec,
                 1,
                 (&name, pool),
-                &BTreeMap::new(),
+                Some(&BTreeMap::new()),
                 &Corrections::default(),
             );
             assert!(said.offers.is_empty());

@@ -13,11 +13,12 @@ use spotreel_domain::fleet::cloud::{
     CloudState, LaunchAnswer, Launched, Lifecycle, Place, Seen, Template,
 };
 use spotreel_domain::fleet::observation::{
-    Market, Observation, Spent, Work, WorkerSeen, WorkerState,
+    Market, Observation, Quota, Work, WorkerSeen, WorkerState,
 };
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use spotreel_domain::fleet::reconcile::{frozen_request, holds_its_pool};
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
+use spotreel_domain::ledger::Spend;
 
 const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
 const STEP: i64 = 5;
@@ -55,6 +56,7 @@ fn policy(max_units: u32) -> Policy {
         bid: Bid::Balanced,
         leave_when_hinted: false,
         max_units,
+        target: std::time::Duration::from_secs(2 * 3_600),
         budget: Budget::default(),
         on_demand_after: None,
         breaker: BreakerRule::default(),
@@ -164,8 +166,8 @@ impl Night {
             workers: Some(workers),
             market: Some(self.market()),
             in_flight: None,
-            spent: Spent::default(),
-            quota: BTreeMap::new(),
+            spent: Some(Spend::default()),
+            quota: Quota::default(),
             keep: 0,
             tasks_done: None,
         }

@@ -10,10 +10,11 @@ use spotreel_domain::batch::{Batch, Blocker, LaunchState, PoolName, Status, Want
 use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template,
 };
-use spotreel_domain::fleet::observation::{Market, Observation, Spent, Work};
+use spotreel_domain::fleet::observation::{Market, Observation, Quota, Work};
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
+use spotreel_domain::ledger::Spend;
 
 const ZONES: [&str; 2] = ["us-east-2a", "us-east-2b"];
 
@@ -52,6 +53,7 @@ fn policy(max_units: u32) -> Policy {
         bid: Bid::Balanced,
         leave_when_hinted: false,
         max_units,
+        target: std::time::Duration::from_secs(2 * 3_600),
         budget: Budget::default(),
         on_demand_after: None,
         breaker: BreakerRule::default(),
@@ -78,8 +80,8 @@ fn observation() -> Observation {
             on_demand: BTreeMap::new(),
         }),
         in_flight: None,
-        spent: Spent::default(),
-        quota: BTreeMap::new(),
+        spent: Some(Spend::default()),
+        quota: Quota::default(),
         keep: 0,
         tasks_done: None,
     }

@@ -317,9 +317,10 @@ fn every_blocker_stops_a_rule_and_a_forced_run() {
             BlockerKind::Budget,
             |v, r| {
                 r.budgets.per_day = Some(Usd::from_cents(100));
-                v.spend.today = Usd::from_cents(50);
+                v.spend.today = Usd::from_cents(99);
             },
-            "budgets.per_day of $1.0000 has $0.5000 left, one unit needs $0.5600",
+            // A task, which takes three minutes.
+            "budgets.per_day of $1.0000 has $0.0100 left, one unit needs $0.0140",
         ),
         (
             BlockerKind::Budget,
@@ -331,8 +332,8 @@ fn every_blocker_stops_a_rule_and_a_forced_run() {
         ),
         (
             BlockerKind::Budget,
-            |_, r| r.budgets.per_batch = Some(Usd::from_cents(55)),
-            "budgets.per_batch of $0.5500 has $0.5500 left",
+            |_, r| r.budgets.per_batch = Some(Usd::from_cents(1)),
+            "budgets.per_batch of $0.0100 has $0.0100 left",
         ),
     ];
     for (kind, change, words) in blocks {
@@ -353,6 +354,31 @@ fn every_blocker_stops_a_rule_and_a_forced_run() {
             assert_eq!(decision.forecast.by, None);
         }
     }
+}
+
+#[test]
+fn a_budget_that_does_not_pay_for_the_whole_queue_buys_what_it_pays_for() {
+    // 700 tasks at 3 minutes are 35 hours, $9.80 of them; until the target of 2 h a unit costs $0.56.
+    let mut view = view(700);
+    let fired = |view: &View, cents| {
+        let mut rules = Rules::default();
+        rules.budgets.per_day = Some(Usd::from_cents(cents));
+        match decide(view, &rules, now()).verdict {
+            Verdict::Launch(fire) => Some(fire.units),
+            _ => None,
+        }
+    };
+    assert_eq!(fired(&view, 970), Some(17));
+    assert_eq!(fired(&view, 2), Some(1), "a task");
+    // The other pools' machines go on costing meanwhile.
+    view.spend.per_hour = Usd::from_cents(100);
+    assert_eq!(fired(&view, 970), Some(13));
+    // A capacity pool that is too dear is left out, not a reason to buy none.
+    let Prices::Known(market) = &mut view.prices else {
+        panic!("they are known");
+    };
+    market.expected = Some(Usd::from_cents(25_000));
+    assert_eq!(fired(&view, 970), Some(13));
 }
 
 #[test]
@@ -420,7 +446,7 @@ fn sizes_of_the_reference_table() {
         size(&reckoned, &sizing).sentence,
         "100 tasks × 1235s (by the cost model) / 2h = 18 units"
     );
-    input.left.per_batch = Some(Usd::from_cents(70));
+    input.budgets.per_batch = Some(Usd::from_cents(70));
     let poor = size(&input, &sizing);
     assert_eq!(
         (poor.units, poor.limited_by),

@@ -22,7 +22,6 @@ pub type TemplateName = Template;
 /// What the cloud has of what the pools name.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    pub vcpus: BTreeMap<String, u32>,
     templates: BTreeMap<PoolName, Template>,
     subnets: BTreeSet<(String, String)>,
     kinds: BTreeSet<String>,
@@ -69,17 +68,24 @@ pub async fn look(
         .flat_map(|(policy, _)| policy.kinds.iter().map(|kind| kind.name.clone()))
         .collect();
     let kinds: Vec<_> = kinds.into_iter().collect();
-    let (infos, places) = tokio::try_join!(ec2.kinds(&kinds), ec2.offerings(&kinds))?;
+    // Hints: what cannot be read of types and zones EC2 says of each launch.
+    let (infos, places) = tokio::join!(ec2.kinds(&kinds), ec2.offerings(&kinds));
+    let (infos, unread_kinds) = known_or_said(infos);
+    let (places, unread_places) = known_or_said(places);
     let mut findings = Findings::default();
-    for info in &infos {
-        findings.vcpus.insert(info.kind.clone(), info.vcpus);
-        if info.gpus == 1 {
-            findings.kinds.insert(info.kind.clone());
+    match &infos {
+        Some(infos) => {
+            let usable = infos.iter().filter(|info| info.gpus == 1);
+            findings.kinds = usable.map(|info| info.kind.clone()).collect();
         }
+        None => findings.kinds = kinds.iter().cloned().collect(),
     }
     for (name, (policy, wanted)) in policies {
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = unread_kinds.iter().chain(&unread_places).cloned().collect();
         for kind in &policy.kinds {
+            let Some(infos) = &infos else {
+                break;
+            };
             match infos.iter().find(|info| info.kind == kind.name) {
                 None => problems.push(format!(
                     "{} has no type {}: take it out of pool.{name}.kinds",
@@ -95,6 +101,9 @@ pub async fn look(
         }
         check_subnets(ec2, policy, &mut findings, &mut problems).await?;
         for subnet in &policy.subnets {
+            let Some(places) = &places else {
+                break;
+            };
             if !policy.kinds.iter().any(|kind| {
                 places
                     .iter()
@@ -120,6 +129,14 @@ pub async fn look(
         findings.problems.insert(name.clone(), problems);
     }
     Ok(findings)
+}
+
+/// What was read; or for people, why it could not be.
+fn known_or_said<T>(read: Result<T, CallError>) -> (Option<T>, Option<String>) {
+    match read {
+        Ok(read) => (Some(read), None),
+        Err(error) => (None, Some(error.to_string())),
+    }
 }
 
 async fn check_subnets(

@@ -11,6 +11,8 @@ use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::pool::PoolProblems;
 use spotreel_ec2::CallError;
+use spotreel_pool::marks::NotSwept;
+use spotreel_pool::queue::CountError;
 
 /// When to come back after NATS was down: a restart takes a few seconds.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
@@ -69,12 +71,12 @@ pub enum ObserveError {
     Bus(#[from] BusError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("consumer {consumer} cannot be looked at: {reason}")]
-    Consumer { consumer: String, reason: String },
-    #[error("the sweeper's mark is {0:?} old: finished tasks may still be counted")]
-    StaleMark(Duration),
-    #[error("there is no sweeper's mark: is monitor running?")]
-    NoMark,
+    #[error(transparent)]
+    Count(#[from] CountError),
+    #[error(transparent)]
+    NotSwept(#[from] NotSwept),
+    #[error("the marks of the other services cannot be read")]
+    NoMarks,
     #[error("NATS does not answer in time")]
     Timeout,
 }

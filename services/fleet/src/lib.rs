@@ -54,6 +54,7 @@ use spotreel_domain::fleet::Policy;
 use spotreel_domain::fleet::cloud::Template;
 use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
+use spotreel_pool::spend::Ledger;
 
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
@@ -85,6 +86,8 @@ pub struct Fleet {
     pub(crate) config: FleetConfig,
     pub(crate) pools: Pools,
     pub(crate) batches: BatchLog,
+    /// Held by a pool while it decides and writes: what one buys, the next one counts.
+    pub(crate) ledger: tokio::sync::Mutex<Ledger>,
     pub(crate) cloud: Option<Arc<Cloud>>,
     pub(crate) conditions: Arc<Conditions>,
     pub(crate) bells: Bells,
@@ -116,14 +119,15 @@ pub async fn start_with(
     let conditions = Arc::new(Conditions::new(&ctx.health));
     conditions.expect("nats");
     let cloud = ec2.map(|ec2| {
-        let (env, prices) = (&config.env, config.prices.clone());
-        Arc::new(Cloud::new(ec2, env, prices, Arc::clone(&conditions)))
+        let (env, kinds, prices) = (&config.env, pools.kinds(), config.prices.clone());
+        Arc::new(Cloud::new(ec2, env, kinds, prices, Arc::clone(&conditions)))
     });
     let name = format!("{} {}", ctx.name, std::process::id());
     let bells = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
     let fleet = Arc::new(Fleet {
         leadership: Arc::new(Leadership::new(&client, "fleet", &name).await),
         batches: BatchLog::open(&client).await,
+        ledger: Default::default(),
         bells: bells.collect(),
         ctx: ctx.clone(),
         config,
@@ -161,10 +165,13 @@ async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
         tracing::warn!("the first sweep was not done in time; the next one follows");
     }
     ctx.spawn("sweep", until_stopped(sweep.run(stopping())));
-    let kinds = fleet.pools.kinds();
     ctx.spawn(
         "prices",
-        until_stopped(Arc::clone(cloud).keep_prices(kinds, stopping())),
+        until_stopped(Arc::clone(cloud).keep_prices(stopping())),
+    );
+    ctx.spawn(
+        "quotas",
+        until_stopped(Arc::clone(cloud).keep_hints(stopping())),
     );
     ctx.spawn(
         "checks",

@@ -1,38 +1,29 @@
-//! What the bus knows of a pool: its workers, its queue, what was spent. What cannot be read is not known, and never
-//! taken for nothing.
+//! What the bus knows of a pool, for one round of fleet. What each fact is, `spotreel_pool` says; what cannot be read is
+//! not known, and never taken for nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
-use futures::future::{join_all, try_join_all};
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use async_nats::Client;
+use futures::future::join_all;
+use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::connect::REQUEST_TIMEOUT;
-use spotreel_bus::jetstream::ApiError as BusError;
+use spotreel_bus::jetstream;
 use spotreel_bus::log::{ReadError, Recorded};
-use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
-use spotreel_bus::names::{MARKS_BUCKET, SWEEPER_MARK, TASKS, work_consumer};
-use spotreel_bus::{BatchLog, LogRoom, jetstream, kv};
-use spotreel_domain::batch::{Batch, PoolName, Receipt};
+use spotreel_bus::names::TASKS;
+use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::cloud::Seen;
-use spotreel_domain::fleet::observation::{Spent, Work, WorkerSeen, WorkerState};
-use spotreel_domain::ledger;
-use spotreel_domain::model::{Lane, Model};
+use spotreel_domain::fleet::observation::{Work, WorkerSeen, WorkerState};
+use spotreel_domain::model::Model;
+use spotreel_domain::pool::{PoolConfig, Pools};
 use spotreel_domain::trigger::{SizeInput, Sizing, size};
+use spotreel_pool::marks::Marks;
+use spotreel_pool::queue::{self, Queues};
+use spotreel_pool::workers;
 use spotreel_proto::worker::v1::{Presence, State};
 
 use crate::error::ObserveError;
 
-/// Counts are true only if finished tasks leave the queue: the sweeper's mark says when that was last so.
-const MARK_GOOD_FOR: Duration = Duration::from_secs(30);
-/// Batches that are older say nothing of today's machines and tasks.
-const MEASURED_WITHIN: SignedDuration = SignedDuration::from_hours(40 * 24);
-/// Trigger's mark of a pool's mode begins so.
-const MODE_MARK: &str = "mode.";
 /// Events read at a time; one answer of the server.
 const PAGE: usize = 500;
 /// 100,000 ends: more tasks than a batch can work off in its life.
@@ -42,17 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What live workers say of themselves.
 pub async fn presences(client: &Client) -> Result<Vec<Presence>, ObserveError> {
-    within(async { Ok(kv::presences(client).await?) }).await
+    within(async { Ok(workers::read(client).await?) }).await
 }
 
-/// One word a machine: the newest, where an earlier life of its worker has left one.
-pub fn workers(mut presences: Vec<Presence>) -> Vec<WorkerSeen> {
-    presences.sort_by(|a, b| (&a.instance, b.at_ms).cmp(&(&b.instance, a.at_ms)));
-    presences.dedup_by(|b, a| a.instance == b.instance);
-    presences.into_iter().map(worker).collect()
-}
-
-fn worker(presence: Presence) -> WorkerSeen {
+pub fn worker(presence: Presence) -> WorkerSeen {
     let state = match presence.state() {
         State::Unspecified | State::Starting => WorkerState::Starting,
         State::Idle => WorkerState::Idle,
@@ -69,67 +53,60 @@ fn worker(presence: Presence) -> WorkerSeen {
     }
 }
 
-/// Tasks that workers say they have in hand, of these models. The last words of a machine that is gone do not count,
-/// nor those of an earlier life of a machine's worker: what they had in hand waits.
-pub fn rendering(presences: &[Presence], models: &[Model], listing: &[Seen]) -> u64 {
-    let ours = |presence: &&Presence| {
-        let serves = |model: &Model| presence.models.iter().any(|name| name == model.as_str());
-        !presence.task.is_empty() && models.iter().any(serves)
-    };
-    let lives = |presence: &&Presence| {
-        let machine = listing.iter().find(|seen| seen.id == presence.instance);
-        machine.is_none_or(|machine| {
-            let mut lives = presences.iter();
-            let later = lives.any(|p| p.instance == presence.instance && p.at_ms > presence.at_ms);
-            machine.is_alive() && !later
+pub async fn marks(client: &Client) -> Result<Marks, ObserveError> {
+    within(async { Ok(Marks::read(client).await?) }).await
+}
+
+/// The queues as they were counted, if the counts can be trusted.
+pub struct Counted {
+    queues: Queues,
+    /// Workers start nothing, so what waits is no work for machines. Who renders goes on.
+    log_is_full: bool,
+}
+
+impl Counted {
+    pub async fn read(client: &Client, pools: &Pools) -> Result<Self, ObserveError> {
+        within(async {
+            let (queues, log_is_full) = tokio::try_join!(
+                async { Ok::<_, ObserveError>(Queues::read(client, pools).await?) },
+                async { Ok(queue::log_is_full(client).await?) }
+            )?;
+            Ok(Self {
+                queues,
+                log_is_full,
+            })
         })
-    };
-    presences.iter().filter(ours).filter(lives).count() as u64
-}
+        .await
+    }
 
-/// How many tasks of these models are not finished; none while the task log is too full to start one.
-pub async fn runnable(
-    client: &Client,
-    models: &[Model],
-) -> Result<BTreeMap<Model, u64>, ObserveError> {
-    within(async {
-        let queues = models
-            .iter()
-            .flat_map(|model| Lane::ALL.map(|lane| (*model, lane)));
-        let lengths = try_join_all(queues.map(async |(model, lane)| {
-            let length = length(client, work_consumer(model, lane)).await?;
-            Ok::<_, ObserveError>((model, length))
-        }));
-        let (lengths, mark, room) = tokio::join!(
-            lengths,
-            mark::<Swept>(client, SWEEPER_MARK),
-            LogRoom::of_log(client)
-        );
-        let swept = mark?.ok_or(ObserveError::NoMark)?;
-        let age = Duration::try_from(ambient::now().duration_since(swept.at)).unwrap_or_default();
-        if age >= MARK_GOOD_FOR {
-            return Err(ObserveError::StaleMark(age));
-        }
-        // Workers start nothing, so what waits is no work for machines. Who renders goes on.
-        if room?.is_used_to(ENDS_ONLY_PERCENT) {
-            return Ok(BTreeMap::new());
-        }
-        let mut tasks = BTreeMap::new();
-        for (model, length) in lengths? {
-            *tasks.entry(model).or_default() += length;
-        }
-        Ok(tasks)
-    })
-    .await
-}
+    /// Tasks of this pool that are not finished; none while the task log is too full to start one.
+    pub fn runnable(
+        &self,
+        pool: &PoolConfig,
+        marks: &Marks,
+    ) -> Result<BTreeMap<Model, u64>, ObserveError> {
+        marks.swept(ambient::now())?;
+        Ok(match self.log_is_full {
+            true => BTreeMap::new(),
+            false => self.queues.tasks(&pool.models),
+        })
+    }
 
-/// Units that stay although there is nothing to do, as trigger has marked it.
-pub async fn keep(client: &Client, pool: &PoolName) -> Result<u32, ObserveError> {
-    within(async {
-        let mark = mark::<Mode>(client, &format!("{MODE_MARK}{pool}")).await?;
-        Ok(mark.map_or(0, |mode| mode.resident_units))
-    })
-    .await
+    /// Tasks of this pool that workers have in hand.
+    pub fn rendering(
+        &self,
+        pools: &Pools,
+        pool: &PoolName,
+        presences: &[Presence],
+        listing: &[Seen],
+    ) -> u64 {
+        let has_ended = |id: &str| {
+            let machine = listing.iter().find(|seen| seen.id == id);
+            machine.is_some_and(|machine| !machine.is_alive())
+        };
+        let all = workers::rendering(pools, &self.queues, presences, has_ended);
+        all.get(pool).copied().unwrap_or_default()
+    }
 }
 
 /// What a unit takes for a task: as the pool's last batches took, or as the cost model says.
@@ -161,75 +138,6 @@ pub fn work(runnable: u64, rendering: u64, keep: u32, speed: Speed, sizing: &Siz
         sized: size(&input, sizing).units,
         seconds,
     }
-}
-
-/// As the server counts it. Of its long answer only the counts are read: there are nine of them a look.
-async fn length(client: &Client, consumer: String) -> Result<u64, ObserveError> {
-    #[derive(Deserialize)]
-    struct Info {
-        num_pending: u64,
-        num_ack_pending: u64,
-    }
-    let subject = format!("$JS.API.CONSUMER.INFO.{TASKS}.{consumer}");
-    let (headers, nothing) = (HeaderMap::new(), Default::default());
-    let asked = jetstream::request::<Info>(client, &subject, headers, nothing, REQUEST_TIMEOUT);
-    match asked.await {
-        Ok(info) => Ok(info.num_pending + info.num_ack_pending),
-        Err(error) => Err(ObserveError::Consumer {
-            consumer,
-            reason: error.to_string(),
-        }),
-    }
-}
-
-#[derive(Deserialize)]
-struct Swept {
-    at: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct Mode {
-    resident_units: u32,
-}
-
-async fn mark<T: DeserializeOwned>(client: &Client, name: &str) -> Result<Option<T>, ObserveError> {
-    let query = serde_json::json!({ "multi_last": [format!("$KV.{MARKS_BUCKET}.{name}")] });
-    let found = jetstream::direct_get(client, &format!("KV_{MARKS_BUCKET}"), &query).await?;
-    let mark = found.first().filter(|mark| !mark.payload.is_empty());
-    let mark = mark.map(|mark| serde_json::from_slice(&mark.payload).map_err(BusError::from));
-    Ok(mark.transpose()?)
-}
-
-/// What ended batches have cost, of all pools: this day and this month, in UTC.
-pub async fn spent(log: &BatchLog, now: Timestamp) -> Result<Spent, ObserveError> {
-    within(async {
-        let zoned = now.to_zoned(TimeZone::UTC);
-        let day = zoned.start_of_day().map_or(now, |at| at.timestamp());
-        let month = zoned.first_of_month().and_then(|at| at.start_of_day());
-        let month = month.map_or(day, |at| at.timestamp());
-        let mut spent = Spent::default();
-        for end in log.finals(None, month).await? {
-            let ended = end.batch.ended_at.unwrap_or(end.stored_at);
-            let total = Receipt::of(&end.batch, ended).total;
-            spent.month += total;
-            if ended >= day {
-                spent.day += total;
-            }
-        }
-        Ok(spent)
-    })
-    .await
-}
-
-/// What the pool's ended batches took for a task.
-pub async fn measured(log: &BatchLog, pool: &PoolName) -> Result<Option<f64>, ObserveError> {
-    within(async {
-        let since = ambient::now() - MEASURED_WITHIN;
-        let ends = log.finals(Some(pool), since).await?;
-        let newest_first = ends.iter().rev().map(|end| &end.batch);
-        Ok(ledger::seconds_per_task(newest_first))
-    })
-    .await
 }
 
 /// The ends of tasks whose last attempt was made, and ended for good, on a machine of this batch.

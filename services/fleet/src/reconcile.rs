@@ -3,20 +3,21 @@
 //! The order is the safety: what is listed and stands in no record is nobody's, and nothing is called whose intent is
 //! not durable. Whoever was overtaken loses at the write and calls nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
+use spotreel_bus::RecordedBatch;
 use spotreel_bus::controls::{self, Hold};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
-use spotreel_bus::{BatchLog, RecordedBatch};
 use spotreel_domain::batch::{Batch, BatchId, Instance, PoolName};
-use spotreel_domain::fleet::observation::Spent;
 use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
+use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::PoolConfig;
+use spotreel_pool::spend::{self, Ledger};
 use spotreel_proto::worker::v1::Presence;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ use crate::act::{Called, Replay};
 use crate::cloud::{Cloud, Listed};
 use crate::error::{ObserveError, RoundError};
 use crate::inbox::Bell;
-use crate::observe::Speed;
+use crate::observe::{Counted, Speed};
 use crate::pace::Pace;
 use crate::{Fleet, crash, metrics, observe};
 
@@ -36,15 +37,13 @@ pub const CAS_TRIES: usize = 16;
 const SETTLE: Duration = Duration::from_millis(300);
 /// After a round that could not be ended.
 const BLIND: Duration = Duration::from_secs(2);
-/// What was spent by others is looked up so often; a batch that ends is counted at once where it ran.
-const SPENT_GOOD_FOR: Duration = Duration::from_secs(60);
 /// A call that is under way at a stop is waited for; its answer spares the next fleet a replay.
 const LAST_CALL: Duration = Duration::from_secs(15);
 
 type Read = (
     Result<Option<RecordedBatch>, ReadError>,
     Result<Vec<Presence>, ObserveError>,
-    Spent,
+    Result<BTreeMap<PoolName, RecordedBatch>, ReadError>,
 );
 
 pub struct Pool {
@@ -66,7 +65,6 @@ pub struct Pool {
     pub present: Option<HashSet<String>>,
     /// Ends that were asked for while the record could not take it.
     pub asked_blindly: HashMap<String, Instant>,
-    spent: Option<(Instant, Option<BatchId>, Spent)>,
     pace: Pace,
 }
 
@@ -93,7 +91,6 @@ impl Pool {
             replay: Replay::default(),
             present: None,
             asked_blindly: HashMap::new(),
-            spent: None,
             pace: Pace::default(),
         };
         (pool, called)
@@ -162,61 +159,57 @@ impl Pool {
 
     /// One look, and what follows from it; how long until the next.
     async fn round(&mut self) -> Result<Duration, RoundError> {
-        let log = self.fleet.batches.clone();
-        let (name, models) = (self.name.clone(), self.config.models.clone());
-        let count = || async {
-            tokio::join!(
-                observe::runnable(log.client(), &models),
-                observe::keep(log.client(), &name)
-            )
-        };
+        let fleet = Arc::clone(&self.fleet);
+        let client = fleet.batches.client();
+        let count =
+            || async { tokio::join!(Counted::read(client, &fleet.pools), observe::marks(client)) };
         // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
         // round: it was heard before it was stored.
         let cloud = Arc::clone(&self.cloud);
-        let listed_and_read = async {
-            let listed = cloud.list().await?;
-            Ok::<_, RoundError>((listed, self.read(&log).await))
-        };
-        let (listed, counted) = tokio::join!(listed_and_read, count());
-        let (listed, read) = listed?;
-        let (mut read, mut counted) = (Some(read), Some(counted));
+        let (listed, counted) = tokio::join!(cloud.list(), count());
+        let (listed, mut counted) = (listed?, Some(counted));
         for _ in 0..CAS_TRIES {
             self.connected()?;
-            let (runnable, keep) = match counted.take() {
+            let (counted, marks) = match counted.take() {
                 Some(counted) => counted,
                 None => count().await,
             };
-            let (record, presences, spent) = match read.take() {
-                Some(read) => read,
-                None => self.read(&log).await,
-            };
+            // What this round buys, the round of another pool counts.
+            let mut ledger = fleet.ledger.lock().await;
+            let (record, presences, others) = self.read().await;
             self.fleet.said_record(&record);
             let record = record?;
             self.note(record.as_ref());
-            let last = record.as_ref().map_or(0, |record| record.batch.id.number);
+            let spent = self.spent(&mut ledger, record.as_ref(), &others).await;
+            let measured = ledger.seconds_per_task(&self.name);
+            let marks = self.known_or_said("marks", marks);
+            if let Some(marks) = &marks {
+                self.pace.recall(marks, &self.name);
+            }
             let Some(record) = record.filter(|record| record.batch.is_active()) else {
-                // Read while nothing is in a hurry: the next batch finds it there.
-                let next = BatchId {
-                    pool: self.name.clone(),
-                    number: last + 1,
-                };
-                self.pace.measured(&log, &next).await;
-                self.pace.recall(log.client(), &self.name).await;
+                drop(ledger);
                 self.lift_hold().await?;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
             };
             let policy = self.cloud.fitted(&self.policy);
             let listing = self.own(&listed);
-            let measured = self.pace.measured(&log, &record.batch.id).await;
             let presences = self.known_or_said("workers", presences);
-            let keep = self.known_or_said("mode", keep);
+            let keep = marks
+                .as_ref()
+                .map(|marks| marks.mode(&self.name).resident_units);
+            let counted = counted.and_then(|counted| {
+                let marks = marks.as_ref().ok_or(ObserveError::NoMarks)?;
+                let runnable = counted.runnable(&self.config, marks)?;
+                Ok((counted, runnable))
+            });
             let work = self
-                .known_or_said("queue", runnable)
+                .known_or_said("queue", counted)
                 .zip(presences.as_ref())
                 .zip(keep)
-                .map(|((runnable, presences), keep)| {
-                    let rendering = observe::rendering(presences, &models, &listing);
+                .map(|(((counted, runnable), presences), keep)| {
+                    let (pools, all) = (&self.fleet.pools, listed.instances());
+                    let rendering = counted.rendering(pools, &self.name, presences, all);
                     let speed = Speed {
                         measured,
                         modelled: self.pace.modelled(&self.config, &runnable),
@@ -232,12 +225,12 @@ impl Pool {
                 now: ambient::now(),
                 cloud_now: listed.cloud_now(),
                 listing,
-                workers: presences.map(observe::workers),
+                workers: presences.map(|all| all.into_iter().map(observe::worker).collect()),
                 work,
                 market: self.cloud.market(),
                 in_flight: self.held_back(&record.batch),
                 spent,
-                quota: self.cloud.quota(&policy, listed.instances()),
+                quota: self.cloud.quota(listed.instances()),
                 // Unknown: then the work is, too, and nobody is sent away.
                 keep: keep.unwrap_or_default(),
                 tasks_done: self.tasks_done(&record.batch).await,
@@ -246,6 +239,7 @@ impl Pool {
             if round.batch != record.batch && !self.write(&record, &round.batch).await? {
                 continue;
             }
+            drop(ledger);
             metrics::round(self.name.as_str(), "done");
             self.act(round.effects, &policy, listed.cloud_now()).await?;
             return Ok(round.look_again);
@@ -256,12 +250,18 @@ impl Pool {
 
     /// What a round stands on beside the listing. One after the other would be slower, and each is only as true as the
     /// moment it was read at.
-    async fn read(&mut self, log: &BatchLog) -> Read {
-        let name = self.name.clone();
+    async fn read(&self) -> Read {
+        let log = &self.fleet.batches;
+        let others = self
+            .fleet
+            .pools
+            .pool
+            .keys()
+            .filter(|pool| **pool != self.name);
         tokio::join!(
-            log.last(&name),
+            log.last(&self.name),
             observe::presences(log.client()),
-            self.spent(),
+            spend::newest(log, others),
         )
     }
 
@@ -398,35 +398,37 @@ impl Pool {
         }
     }
 
-    async fn spent(&mut self) -> Spent {
-        let budget = &self.policy.budget;
-        if budget.per_day.is_none() && budget.per_month.is_none() {
-            return Spent::default();
-        }
-        let batch = self.known.as_ref().map(|known| known.batch.id.clone());
-        if let Some((at, of, spent)) = &self.spent
-            && at.elapsed() < SPENT_GOOD_FOR
-            && *of == batch
-        {
-            return *spent;
-        }
-        match observe::spent(&self.fleet.batches, ambient::now()).await {
-            Ok(spent) => {
-                self.spent = Some((Instant::now(), batch, spent));
-                spent
+    /// What all other batches have cost and cost now. None: it cannot be read.
+    async fn spent(
+        &self,
+        ledger: &mut Ledger,
+        own: Option<&RecordedBatch>,
+        others: &Result<BTreeMap<PoolName, RecordedBatch>, ReadError>,
+    ) -> Option<Spend> {
+        let others = others
+            .as_ref()
+            .map(|all| all.values().map(|last| &last.batch));
+        let read = match others {
+            Ok(others) => {
+                let (others, now) = (others.collect::<Vec<_>>(), ambient::now());
+                let own = own.map(|own| &own.batch);
+                let all: Vec<_> = others.iter().copied().chain(own).collect();
+                let updated = ledger.update(&self.fleet.batches, &all, now).await;
+                let rest: Vec<_> = all
+                    .into_iter()
+                    .filter(|b| b.id.pool != self.name || !b.is_active())
+                    .collect();
+                updated
+                    .map(|()| ledger.spend(&rest, now))
+                    .map_err(|error| error.to_string())
             }
-            Err(error) => {
-                tracing::warn!(%error, "what was spent before cannot be read");
-                // Not known is not nothing: as much as a budget could allow.
-                self.spent.as_ref().map_or(
-                    Spent {
-                        day: budget.per_day.unwrap_or_default(),
-                        month: budget.per_month.unwrap_or_default(),
-                    },
-                    |(_, _, spent)| *spent,
-                )
-            }
-        }
+            Err(error) => Err(error.to_string()),
+        };
+        let check = format!("pool {} spend", self.name);
+        self.fleet
+            .conditions
+            .set(&check, read.as_ref().map(drop).map_err(Clone::clone));
+        read.ok()
     }
 
     /// Something cannot be seen: nothing is launched, and what the record demands is ended all the same.

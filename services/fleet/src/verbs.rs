@@ -5,16 +5,18 @@ use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
-use spotreel_bus::{kv, names};
+use spotreel_bus::names;
 use spotreel_domain::api::ApiError;
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
 use spotreel_domain::fleet::DrainAnswer;
 use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
 use spotreel_domain::pool::Cloud;
+use spotreel_pool::spend;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::act::tell_to_drain;
 use crate::error::{invalid, not_allowed, not_found, unavailable};
+use crate::observe::Counted;
 use crate::reconcile::CAS_TRIES;
 use crate::{Fleet, observe};
 
@@ -99,22 +101,39 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
     let presences = observe::presences(fleet.batches.client()).await;
     let presences =
         presences.map_err(|error| unavailable("workers cannot be asked for now", &error))?;
+    let client = fleet.batches.client();
+    let (counted, marks, newest) = tokio::join!(
+        Counted::read(client, &fleet.pools),
+        observe::marks(client),
+        spend::newest(&fleet.batches, fleet.pools.pool.keys())
+    );
+    let newest = newest.map_err(|error| unavailable("the batch log cannot be read now", &error))?;
+    let (counted, marks) = (counted.ok(), marks.ok());
+    let mut ledger = fleet.ledger.lock().await;
+    let batches: Vec<_> = newest.values().map(|last| &last.batch).collect();
+    if let Err(error) = ledger
+        .update(&fleet.batches, &batches, ambient::now())
+        .await
+    {
+        tracing::debug!(%error, "how fast tasks were rendered cannot be read");
+    }
     let mut pools = Vec::new();
     for (name, config) in &fleet.pools.pool {
         if pool.as_ref().is_some_and(|pool| pool != name) {
             continue;
         }
-        let record = last(fleet, name).await?;
-        let runnable = observe::runnable(fleet.batches.client(), &config.models).await;
-        let measured = observe::measured(&fleet.batches, name).await.ok().flatten();
-        let learnt = kv::pace(fleet.batches.client(), name).await;
-        let learnt = learnt.unwrap_or_default();
-        let left = runnable.ok().map(|tasks| {
-            let modelled = config.seconds_by_model(&tasks, &learnt);
-            let pace = config.rules.sizing.pace(measured, modelled);
-            (tasks.into_values().sum::<u64>(), pace.seconds)
-        });
-        let batch = record.as_ref().map(|record| &record.batch);
+        let record = newest.get(name);
+        let left = counted
+            .as_ref()
+            .zip(marks.as_ref())
+            .and_then(|(counted, marks)| {
+                let tasks = counted.runnable(config, marks).ok()?;
+                let modelled = config.seconds_by_model(&tasks, &marks.pace(name));
+                let measured = ledger.seconds_per_task(name);
+                let pace = config.rules.sizing.pace(measured, modelled);
+                Some((tasks.into_values().sum::<u64>(), pace.seconds))
+            });
+        let batch = record.map(|record| &record.batch);
         let workers: Vec<_> = presences.iter().map(worker).collect();
         let mut view = PoolView::of(name, batch, &workers, left, ambient::now());
         view.cloud = config.cloud;

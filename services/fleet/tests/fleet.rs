@@ -8,15 +8,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use spotreel_bootstrap::Context;
-use spotreel_bus::{controls, kv};
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Receipt, Status};
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::controls;
+use spotreel_domain::batch::{
+    Batch, Blocker, Ending, Instance, InstanceState, PoolName, Receipt, Status, Wanted,
+};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::render_time::Gpu;
 use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;
 use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_pool::marks::Marks;
 use spotreel_proto::worker::v1::State;
 use stage::{Stage, until};
 
@@ -70,7 +73,8 @@ async fn a_batch_comes_works_and_leaves_nothing() {
         .await;
     assert_eq!(batch.tasks_done, 3);
     assert!(stage.running().is_empty());
-    let learnt = kv::pace(&root.client, &batch.id.pool).await.unwrap();
+    let marks = Marks::read(&root.client).await.unwrap();
+    let learnt = marks.pace(&batch.id.pool);
     let kind = Gpu::of_instance_type(&batch.instances[0].place.kind).unwrap();
     let factor = learnt.factor(Model::Ti2v5b, kind).unwrap();
     assert!(factor < 0.1, "their tasks took no time: {factor}");
@@ -81,6 +85,59 @@ async fn a_batch_comes_works_and_leaves_nothing() {
         "{receipt:?} {bill}"
     );
     assert_eq!(stage.calls("CreateFleet"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_pool_spends_counts_while_both_run() {
+    let pools = format!(
+        "{POOL}\nrules.budgets = {{ per_day = 10.0 }}\n[pool.other]\nmodels = [\"t2v-A14B\"]\n"
+    );
+    let stage = Stage::set(&pools).await;
+    let root = stage.root().clone();
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    let batch = stage
+        .until_batch("a machine", |batch| batch.instances.len() == 1)
+        .await;
+    let id = &batch.instances[0].id;
+    root.workers.come_up(id, State::Idle).await;
+    let _hand = root.workers.take(&root.tasks, id).await;
+    stage
+        .until_batch("it renders", |batch| batch.status == Status::Running)
+        .await;
+
+    // The other pool's batch still runs, and has cost what the day had.
+    let pool = PoolName::parse("other").unwrap();
+    let now = ambient::now();
+    let wanted = Wanted {
+        rule: "length".into(),
+        why: "a test wants it".into(),
+        units: 1,
+        slot: None,
+        deadline: now + Duration::from_secs(3_600),
+    };
+    let mut other = Batch::request(&pool, None, wanted, now).unwrap();
+    other.instances.push(Instance {
+        cost: Usd::from_cents(1_000),
+        ..Instance::bought(
+            "i-other".into(),
+            batch.instances[0].place.clone(),
+            Lifecycle::Spot,
+            1,
+            now,
+            Usd::from_cents(30),
+        )
+    });
+    root.batches.append(&other, 0).await.unwrap();
+    let failed = stage
+        .until_batch("it is over", |batch| !batch.is_active())
+        .await;
+    let Status::Failed { reason } = &failed.status else {
+        panic!("{:?}", failed.status);
+    };
+    assert!(reason.contains("budget is spent"), "{reason}");
+    assert!(stage.running().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

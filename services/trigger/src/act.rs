@@ -8,9 +8,10 @@ use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};
+use spotreel_pool::marks::{self, ModeMark};
 
 use crate::error::ActError;
-use crate::view::{ModeMark, Reader, Seen, mode_differs};
+use crate::view::{Reader, Seen, mode_differs};
 
 /// What became of a batch that was wanted.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ pub async fn keep_mode(
     };
     let resident = mode.mode == Mode::Resident;
     tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
-    let put = reader.put_mode(name, &mark).await;
+    let put = marks::put_mode(&reader.client, name, &mark).await;
     put.map_err(ActError::Mode)
 }
 

@@ -6,6 +6,7 @@ use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_domain::batch::{PoolName, StillActive};
 use spotreel_domain::pool::PoolProblems;
+use spotreel_pool::queue::CountError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -36,8 +37,8 @@ pub enum StartError {
 /// Why the truth could not be read. Nothing is decided then.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
-    #[error("the queue {consumer} could not be counted")]
-    Count { consumer: String, source: ApiError },
+    #[error(transparent)]
+    Count(CountError),
     #[error("the queue's oldest task could not be read")]
     Oldest(#[source] ReadError),
     #[error("what workers say could not be read")]

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::controls;
 use spotreel_bus::names::{BATCHLOG_ALL, TASKS};
+use spotreel_pool::arrivals::{self, Arrivals, HOUR};
 use tokio::sync::Notify;
-
-use crate::arrivals::{self, Arrivals, HOUR};
 
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -21,14 +21,11 @@
 //! looks (prices, the month's batches, arrivals by the minute) is read again at the next start.
 
 mod act;
-pub mod arrivals;
 mod config;
 mod crash;
 mod error;
 mod inbox;
-mod ledger;
 mod metrics;
-mod oldest;
 mod prices;
 mod reconcile;
 mod serve;
@@ -43,14 +40,15 @@ use spotreel_bus::{BatchLog, TaskLog};
 use spotreel_domain::ops::WhyQuery;
 use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
+use spotreel_pool::arrivals::Arrivals;
+use spotreel_pool::oldest::Oldest;
+use spotreel_pool::spend::Ledger;
 
 pub use config::TriggerConfig;
 pub use crash::POINTS as CRASH_POINTS;
 pub use error::StartError;
 
-use arrivals::Arrivals;
-use ledger::Ledger;
-use prices::Feed;
+use prices::Market;
 use reconcile::{Reconcile, Shown};
 use verbs::Desk;
 use view::Reader;
@@ -82,16 +80,12 @@ pub async fn start_with(
     let shown = Shown::new();
     let arrivals = Arc::<Arrivals>::default();
     let batches = BatchLog::open(&client).await;
-    let started = ambient::now();
 
-    let feed = ec2.map(|ec2| {
-        let feed = Feed::new(ec2, pools.clone(), config.prices.clone(), started);
-        Arc::new(feed)
-    });
-    if let Some(feed) = feed.clone() {
+    let market = ec2.map(|ec2| Arc::new(Market::new(ec2, &pools, &config.prices)));
+    if let Some(market) = market.clone() {
         let (wake, asking) = (shown.wake.clone(), ctx.clone());
         ctx.spawn("prices", async move {
-            feed.run(&wake, &asking).await;
+            market.run(&wake, &asking).await;
             Ok(())
         });
     }
@@ -102,11 +96,11 @@ pub async fn start_with(
             log: TaskLog::open(&client).await,
             batches: batches.clone(),
             pools: pools.clone(),
-            oldest: oldest::Oldest::default(),
-            started,
+            oldest: Oldest::default(),
+            started: ambient::now(),
         },
         pools: pools.clone(),
-        feed: feed.clone(),
+        market: market.clone(),
         arrivals: arrivals.clone(),
         config: config.reconcile,
         ctx: ctx.clone(),
@@ -128,7 +122,7 @@ pub async fn start_with(
         batches,
         pools,
         shown,
-        feed,
+        market,
     });
     let page = desk.clone();
     ctx.pages.add("/why", move || {

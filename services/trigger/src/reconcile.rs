@@ -9,18 +9,18 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::ops::{PoolWhy, Why};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
-use spotreel_domain::trigger::{Decision, Forecast, Verdict, decide};
+use spotreel_domain::trigger::{Decision, Forecast, Prices, Verdict, decide};
+use spotreel_pool::arrivals::Arrivals;
+use spotreel_pool::spend::Ledger;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::act::{self, Outcome};
-use crate::arrivals::Arrivals;
 use crate::config::ReconcileConfig;
 use crate::crash;
 use crate::error::{ActError, LookError};
-use crate::ledger::Ledger;
 use crate::metrics;
-use crate::prices::Feed;
+use crate::prices::Market;
 use crate::view::{Known, Reader, Seen};
 
 /// The readiness check: the truth can be read.
@@ -31,7 +31,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(3);
 pub struct Reconcile {
     pub reader: Reader,
     pub pools: Arc<Pools>,
-    pub feed: Option<Arc<Feed>>,
+    pub market: Option<Arc<Market>>,
     pub arrivals: Arc<Arrivals>,
     pub config: ReconcileConfig,
     pub ctx: Context,
@@ -149,14 +149,12 @@ impl Reconcile {
     fn decide(&self, name: &PoolName, pool: &PoolConfig, seen: &Seen) -> PoolWhy {
         let all = seen.newest_batches();
         let newest = seen.newest.get(name).map(|last| &last.batch);
-        let feed = self.feed.as_ref();
+        let market = self.market.as_ref();
         let running = all.iter().copied().filter(|batch| batch.is_active());
         let known = Known {
             past: self.ledger.past(name, newest),
-            prices: feed.map_or(spotreel_domain::trigger::Prices::NoCloud, |feed| {
-                feed.of(pool, newest, seen.at)
-            }),
-            quota_units: feed.and_then(|feed| feed.quota_units(pool, running)),
+            prices: market.map_or(Prices::NoCloud, |market| market.of(name, newest)),
+            quota_units: market.and_then(|market| market.quota_units(name, newest, running)),
             spend: self.ledger.spend(&all, seen.at),
             seconds_per_task: self.ledger.seconds_per_task(name),
             arrivals_per_hour: self.arrivals.within_the_hour(&pool.models, seen.at),
@@ -204,7 +202,7 @@ impl Reconcile {
         if let Some(order) = order.filter(|order| answered.is_some_and(|at| at >= order.order.at)) {
             act::forget_order(reader, name, order).await?;
         }
-        act::keep_mode(reader, name, &seen.mode(name), decision).await
+        act::keep_mode(reader, name, &seen.marks.mode(name), decision).await
     }
 
     /// Nothing can be read, so nothing is decided; said once.

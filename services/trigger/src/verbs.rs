@@ -1,6 +1,5 @@
 //! What people ask and order, and the answers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_nats::Client;
@@ -9,7 +8,7 @@ use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::MAX_RECENT;
 use spotreel_bus::controls::{self, Hold, Run};
-use spotreel_bus::{BatchLog, kv, names};
+use spotreel_bus::{BatchLog, names};
 use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
 use spotreel_domain::batch::{BatchId, PoolName};
 use spotreel_domain::ops::{
@@ -17,8 +16,9 @@ use spotreel_domain::ops::{
 };
 use spotreel_domain::pool::{Cloud, Pools};
 use spotreel_domain::quote::{Quote, QuoteQuery, quote};
+use spotreel_pool::marks::Marks;
 
-use crate::prices::Feed;
+use crate::prices::Market;
 use crate::reconcile::Shown;
 
 /// Of batches, where nobody says how many.
@@ -77,7 +77,7 @@ pub struct Desk {
     pub batches: BatchLog,
     pub pools: Arc<Pools>,
     pub shown: Shown,
-    pub feed: Option<Arc<Feed>>,
+    pub market: Option<Arc<Market>>,
 }
 
 impl Desk {
@@ -116,11 +116,14 @@ impl Desk {
             let message = format!("no pool renders {}: add it to `models` of one", spec.model);
             refuse(ErrorCode::NotFound, message)
         })?;
-        let learnt = kv::pace(&self.client, name).await;
-        let learnt = learnt.map_err(|error| unavailable("what was rendered before", &error))?;
-        let feed = self.feed.as_ref();
-        let prices = feed.map_or_else(BTreeMap::new, |feed| feed.cheapest(pool, ambient::now()));
-        Ok(quote(&spec, query.tasks, (name, pool), &prices, &learnt))
+        let (marks, newest) = tokio::join!(Marks::read(&self.client), self.batches.last(name));
+        let marks = marks.map_err(|error| unavailable("what was rendered before", &error))?;
+        let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
+        let newest = newest.as_ref().map(|last| &last.batch);
+        let market = self.market.as_ref();
+        let prices = market.and_then(|market| market.by_kind(name, newest));
+        let (prices, learnt) = (prices.as_ref(), marks.pace(name));
+        Ok(quote(&spec, query.tasks, (name, pool), prices, &learnt))
     }
 
     async fn batches(&self, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {

@@ -417,18 +417,41 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
                 absent_since: None,
                 hinted: false,
                 rate: Usd::from_cents(30),
-                cost: Usd::from_cents(60),
+                cost: Usd::from_cents(95),
                 billed_to: now,
             });
         })
         .await;
-    // 40 cents are left; the target's two hours cost 60.
+    // 5 cents are left; a task of 1,237 s costs 10.
     let _trigger = stage.start(&bounded).await;
     let why = stage.until_blocked(BlockerKind::Budget).await;
-    assert_eq!(why.view.spend.today, Usd::from_cents(60));
+    assert_eq!(why.view.spend.today, Usd::from_cents(95));
     let sentence = &why.decision.blockers[0].sentence;
     assert!(sentence.contains("budgets.per_day"), "{sentence}");
     stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_that_cannot_be_read_stand_in_nobodys_way() {
+    let stage = Stage::set().await;
+    // As in a private subnet that has an endpoint for EC2 only, with a role that may not describe instance types.
+    stage.cloud.faults().set(Plan {
+        rules: vec![
+            Fault::new("GetServiceQuota", Action::Reset),
+            Fault {
+                code: Some("UnauthorizedOperation".to_owned()),
+                ..Fault::new("DescribeInstanceTypes", Action::Error)
+            },
+        ],
+        ..Plan::default()
+    });
+    stage.submit(1).await;
+    let _trigger = stage.start(&stage.one_pool(ONE)).await;
+    stage.until_batch(1).await;
+    let why = stage
+        .until_why("asked for", |why| why.view.active_batch.is_some())
+        .await;
+    assert_eq!(why.view.quota_units, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

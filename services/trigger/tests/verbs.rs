@@ -13,7 +13,7 @@ use spotreel_domain::Usd;
 use spotreel_domain::ops::{Ordered, Why};
 use spotreel_domain::quote::{PriceOf, Quote};
 use spotreel_domain::trigger::Prices;
-use stage::{Stage, only};
+use stage::{Stage, only, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_ask_and_operators_order() {
@@ -159,6 +159,18 @@ async fn a_quote_says_what_tasks_will_take_and_cost() {
     let measured: Quote = serde_json::from_value(ask().await).unwrap();
     assert!(measured.offers[0].measured);
     assert!((measured.offers[0].seconds / offer.seconds - 2.0).abs() < 1e-9);
+
+    // What is above its cap fleet does not buy.
+    let dear = 400_000;
+    stage
+        .cloud
+        .set_price("g6.xlarge", stage::ZONE, dear)
+        .unwrap();
+    until("no offer is left", async || {
+        let quote: Quote = serde_json::from_value(ask().await).unwrap();
+        quote.offers.is_empty() && quote.none.unwrap().contains("above its cap")
+    })
+    .await;
 
     for (query, field) in [
         (json!({}), "task"),

@@ -8,8 +8,9 @@ use spotreel_bootstrap::ambient;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::fleet::cloud::{Place, Template};
-use spotreel_domain::fleet::observation::{Market, Spent, Work};
+use spotreel_domain::fleet::observation::{Market, Quota, Work};
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
+use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{PoolConfig, SubnetConfig};
 use spotreel_domain::trigger::{Prices, Quote, Rules, Sizing, View, decide};
 
@@ -185,8 +186,8 @@ pub fn observation(tasks: u64, now: Timestamp, policy: &Policy) -> Observation {
             ..Market::default()
         }),
         in_flight: None,
-        spent: Spent::default(),
-        quota: Default::default(),
+        spent: Some(Spend::default()),
+        quota: Quota::default(),
         keep: 0,
         tasks_done: None,
     }

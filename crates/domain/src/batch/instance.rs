@@ -106,11 +106,16 @@ pub enum Ending {
 }
 
 impl Leaving {
-    /// Whether a task in hand may be cut off: the machine goes, with or without our doing.
+    /// Whether a task in hand may be cut off: the machine goes, with or without our doing, or its money is spent.
     pub fn may_cut_off(self) -> bool {
         matches!(
             self,
-            Self::Interruption | Self::Deadline | Self::Silent | Self::Ordered | Self::Missing
+            Self::Interruption
+                | Self::Deadline
+                | Self::Silent
+                | Self::Ordered
+                | Self::Missing
+                | Self::Budget
         )
     }
 }

@@ -275,10 +275,7 @@ impl Batch {
             deadline: wanted.deadline,
             launches: Vec::new(),
             instances: Vec::new(),
-            penalties: last.map_or(Vec::new(), |last| {
-                let places = last.penalties.iter().filter(|p| p.place.is_some());
-                places.cloned().collect()
-            }),
+            penalties: last.map(Self::carried_penalties).unwrap_or_default(),
             breaker: Breaker::default(),
             blocked: None,
             stop: None,
@@ -290,6 +287,12 @@ impl Batch {
 
     pub fn is_active(&self) -> bool {
         !self.status.is_final()
+    }
+
+    /// What the pool's next batch knows of its places.
+    pub fn carried_penalties(&self) -> Vec<Penalty> {
+        let places = self.penalties.iter().filter(|p| p.place.is_some());
+        places.cloned().collect()
     }
 
     /// A person's order to end. "At once" overrides "finish"; nothing overrides "at once".

@@ -1,15 +1,14 @@
 //! What to launch: how many, where, at what price, and whether at all.
 
-use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, Place, client_token};
-use super::observation::{Market, Observation, Work};
-use super::policy::{Bid, Budget, Kind, MOST_UNITS_A_LAUNCH, Policy};
+use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, client_token};
+use super::observation::{Observation, Work};
+use super::offers::{self, Offer};
+use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
 use super::{breaker, leave, places};
-use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState, Penalty};
-use crate::money::Usd;
-
-/// What a strict bid adds to the lowest price: enough for the market to move a little, and no more.
-const STRICT_PERCENT: u32 = 110;
+use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState};
+use crate::ledger::{self, Spend};
+use crate::purchase::Purchase;
 
 /// Adds the intent of one launch to the record, or says what stands in its way.
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -168,8 +167,8 @@ fn plan(
         return Err((Blocker::Configuration, sentence));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
-    let spot = offers(batch, Lifecycle::Spot, market, seen, policy);
-    let (lifecycle, offers) = match spot {
+    let offers = |lifecycle| offers::find(policy, &batch.penalties, market, lifecycle, seen.now);
+    let (lifecycle, offers) = match offers(Lifecycle::Spot) {
         Ok(offers) => (Lifecycle::Spot, offers),
         Err(blocked) => {
             let waited = batch
@@ -178,220 +177,93 @@ fn plan(
                 .map(|before| elapsed(before.since, seen.now));
             let patience = policy.on_demand_after;
             match patience.filter(|patience| waited.unwrap_or_default() >= *patience) {
-                Some(_) => (
-                    Lifecycle::OnDemand,
-                    self::offers(batch, Lifecycle::OnDemand, market, seen, policy)
-                        .map_err(|_| blocked)?,
-                ),
+                Some(_) => {
+                    let offers = offers(Lifecycle::OnDemand).map_err(|_| blocked)?;
+                    (Lifecycle::OnDemand, offers)
+                }
                 None => return Err(blocked),
             }
         }
     };
-    let units = within_quota(batch, units, lifecycle, seen)?;
-    let dearest = offers
-        .iter()
-        .map(|offer| offer.price)
-        .max()
-        .unwrap_or_default();
-    let units = within_budget(batch, units, dearest, work, seen, &policy.budget)?;
+    let (units, offers) = within_quota(batch, units, offers, lifecycle, seen, policy)?;
+    let (units, offers) = within_budget(batch, units, offers, work, seen, policy)?;
     Ok(freeze(batch, units, lifecycle, &offers, seen, policy))
 }
 
-struct Offer {
-    place: Place,
-    subnet: String,
-    price: Usd,
-    max_price: Option<Usd>,
-}
-
-/// The places that may be asked now, or why there is none.
-fn offers(
-    batch: &Batch,
-    lifecycle: Lifecycle,
-    market: &Market,
-    seen: &Observation,
-    policy: &Policy,
-) -> Result<Vec<Offer>, (Blocker, String)> {
-    // The whole account's goes before the place's.
-    let held_back = |place: &Place| {
-        let hits = |p: &&Penalty| {
-            p.lifecycle == lifecycle
-                && p.until > seen.now
-                && p.place.as_ref().is_none_or(|p| p == place)
-        };
-        let penalties = batch.penalties.iter().filter(hits);
-        penalties.min_by_key(|p| (p.place.is_some(), p.class == ErrorClass::Doubtful))
-    };
-    let cap_of = |kind: &Kind| match lifecycle {
-        Lifecycle::Spot => Some(kind.cap),
-        Lifecycle::OnDemand => kind.on_demand_cap,
-    };
-    let (mut offers, mut doubtful) = (Vec::new(), Vec::new());
-    let (mut penalty, mut nearest) = (None::<&Penalty>, None::<(Usd, Usd, Place)>);
-    for kind in &policy.kinds {
-        for subnet in &policy.subnets {
-            let place = Place {
-                kind: kind.name.clone(),
-                zone: subnet.zone.clone(),
-            };
-            let (Some(cap), Some(price)) = (cap_of(kind), market.price(&place, lifecycle)) else {
-                continue;
-            };
-            if price > cap {
-                let gap = price - cap;
-                if nearest.as_ref().is_none_or(|(least, ..)| gap < *least) {
-                    nearest = Some((gap, price, place));
-                }
-                continue;
-            }
-            let hit = held_back(&place);
-            let offer = Offer {
-                place,
-                subnet: subnet.id.clone(),
-                price,
-                max_price: (lifecycle == Lifecycle::Spot).then_some(cap),
-            };
-            match hit {
-                None => offers.push(offer),
-                Some(hit) if hit.class == ErrorClass::Doubtful => doubtful.push(offer),
-                Some(hit) if penalty.is_none_or(|first| hit.until < first.until) => {
-                    penalty = Some(hit);
-                }
-                Some(_) => {}
-            }
-        }
-    }
-    if offers.is_empty() {
-        offers = doubtful;
-    }
-    if offers.is_empty() {
-        return Err(no_offer(penalty, nearest, policy));
-    }
-    if policy.bid == Bid::Strict && lifecycle == Lifecycle::Spot {
-        let lowest = offers
-            .iter()
-            .map(|offer| offer.price)
-            .min()
-            .unwrap_or_default();
-        let bid = lowest.percent(STRICT_PERCENT);
-        offers.retain(|offer| offer.price <= bid);
-        for offer in &mut offers {
-            offer.max_price = offer.max_price.map(|cap| cap.min(bid));
-        }
-    }
-    Ok(offers)
-}
-
-fn no_offer(
-    penalty: Option<&Penalty>,
-    nearest: Option<(Usd, Usd, Place)>,
-    policy: &Policy,
-) -> (Blocker, String) {
-    match (penalty, nearest) {
-        (Some(penalty), _) => {
-            let by = match penalty.class {
-                ErrorClass::Quota => Blocker::Quota,
-                ErrorClass::Configuration => Blocker::Configuration,
-                _ => Blocker::NoCapacity,
-            };
-            let until = penalty.until;
-            let sentence = format!(
-                "{} ({}); asked again at {until:.0}",
-                penalty.message, penalty.code
-            );
-            (by, sentence)
-        }
-        (None, Some((gap, price, place))) => {
-            let sentence = format!(
-                "no place is under its cap: the nearest is {place} at {price}/h, {gap} above; raise the cap of {} or wait",
-                place.kind
-            );
-            (Blocker::NoPlaceUnderCap, sentence)
-        }
-        (None, None) => match &policy.problem {
-            Some(problem) => (Blocker::Configuration, problem.clone()),
-            None => {
-                let sentence =
-                    "the market names no price for any of the pool's types and zones: check both";
-                (Blocker::NoPlaceUnderCap, sentence.to_owned())
-            }
-        },
-    }
-}
-
+/// The offers that the account's quota admits, and how many units of the largest of them.
 fn within_quota(
     batch: &Batch,
     units: u32,
+    mut offers: Vec<Offer>,
     lifecycle: Lifecycle,
     seen: &Observation,
-) -> Result<u32, (Blocker, String)> {
-    let Some(limit) = seen.quota.get(&lifecycle) else {
-        return Ok(units);
+    policy: &Policy,
+) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
+    let Some(left) = seen.quota.left.get(&lifecycle) else {
+        return Ok((units, offers));
     };
-    let used = batch
-        .instances
-        .iter()
-        .filter(|i| !i.is_gone() && i.lifecycle == lifecycle)
-        .count();
-    let room = limit.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX));
-    if room == 0 {
+    let vcpus = |offer: &Offer| seen.quota.vcpus.get(&offer.place.kind).copied();
+    let largest = |offers: &[Offer]| offers.iter().filter_map(vcpus).max().unwrap_or_default();
+    // What runs already is not left; what the listing does not show yet is counted here.
+    let unlisted = batch.instances.iter().filter(|i| {
+        let listed = seen.listing.iter().any(|shown| shown.id == i.id);
+        !i.is_gone() && i.lifecycle == lifecycle && !listed
+    });
+    let unlisted = seen.quota.used(unlisted.map(|i| i.place.kind.as_str()));
+    let awaited = largest(&offers).saturating_mul(may_appear(batch, seen, policy));
+    let left = left.saturating_sub(unlisted).saturating_sub(awaited);
+    offers.retain(|offer| vcpus(offer).is_none_or(|vcpus| vcpus <= left));
+    if offers.is_empty() {
         let (name, code) = (lifecycle.as_str(), lifecycle.quota_code());
         let sentence = format!(
-            "the account's {name} quota {code} leaves room for {limit} instances of this pool: ask AWS for more vCPUs"
+            "the account's {name} quota {code} leaves {left} vCPUs, fewer than any instance type of this pool has: ask AWS for more vCPUs"
         );
         return Err((Blocker::Quota, sentence));
     }
-    Ok(units.min(room))
+    let most = left.checked_div(largest(&offers)).unwrap_or(u32::MAX);
+    Ok((units.min(most), offers))
 }
 
-/// As many units as the budgets allow at the dearest price that may be paid: for the hour as a rate, for the others
-/// until the work that is left is done.
+/// The offers that the budgets pay for, and how many units of the dearest of them. What is too dear is left out.
 fn within_budget(
     batch: &Batch,
     units: u32,
-    price: Usd,
+    mut offers: Vec<Offer>,
     work: &Work,
     seen: &Observation,
-    budget: &Budget,
-) -> Result<u32, (Blocker, String)> {
-    let rate: Usd = batch
-        .instances
-        .iter()
-        .filter(|i| !i.is_gone())
-        .map(|i| i.rate)
-        .sum();
-    let spent = leave::spent(batch, seen);
-    let allowed = |units: u32| -> Result<(), String> {
-        let rate = rate + price.times(units);
-        let active = u64::from(committed(batch) + units).max(1);
-        let rest = std::time::Duration::from_secs((work.seconds / active).max(60));
-        let ahead = rate.per_hour_for(rest);
-        for (name, cap, sum) in [
-            ("per_hour", budget.per_hour, rate),
-            ("per_batch", budget.per_batch, spent + ahead),
-            ("per_day", budget.per_day, seen.spent.day + spent + ahead),
-            (
-                "per_month",
-                budget.per_month,
-                seen.spent.month + spent + ahead,
-            ),
-        ] {
-            if let Some(cap) = cap.filter(|cap| sum > *cap) {
-                return Err(format!(
-                    "the budget {name} of {cap} would be exceeded: {sum} with {units} more instances"
-                ));
-            }
+    policy: &Policy,
+) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
+    let budgets = &policy.budget;
+    let spend = match leave::spend(batch, seen) {
+        Some(spend) => spend,
+        None if budgets.count_all_pools() => {
+            let sentence = "what all pools have spent cannot be read, so nothing is launched";
+            return Err((Blocker::Budget, sentence.to_owned()));
         }
-        Ok(())
+        None => Spend::default(),
     };
-    let mut refusal = String::new();
-    for units in (1..=units).rev() {
-        match allowed(units) {
-            Ok(()) => return Ok(units),
-            Err(sentence) => refusal = sentence,
-        }
+    let seconds = std::time::Duration::from_secs;
+    let purchase = Purchase {
+        budgets,
+        spend,
+        batch: leave::spent(batch, seen),
+        batch_rate: ledger::rate([batch]),
+        committed: committed(batch),
+        work: seconds(work.seconds),
+        task: seconds(work.seconds / work.runnable.max(1)),
+        target: policy.target,
+    };
+    let cheapest = offers.iter().map(|offer| offer.price).min();
+    let cheapest = cheapest.unwrap_or_default();
+    if let (0, Some(limit)) = purchase.units(1, cheapest) {
+        let (budget, needs) = (limit.as_str(), purchase.least(limit, cheapest));
+        let sentence = format!("{budget} does not pay for one more machine, which needs {needs}");
+        return Err((Blocker::Budget, sentence));
     }
-    Err((Blocker::Budget, refusal))
+    offers.retain(|offer| purchase.units(1, offer.price).0 > 0);
+    let dearest = offers.iter().map(|offer| offer.price).max();
+    let (units, _) = purchase.units(units, dearest.unwrap_or_default());
+    Ok((units, offers))
 }
 
 fn freeze(

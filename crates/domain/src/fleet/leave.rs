@@ -6,6 +6,7 @@ use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
 use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
+use crate::ledger::{self, Spend};
 use crate::money::Usd;
 
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -65,20 +66,29 @@ fn order_of_all(
     if seen.now >= batch.deadline {
         return Some((Leaving::Deadline, DrainMode::Now));
     }
-    is_spent(batch, seen, policy).then_some((Leaving::Budget, DrainMode::Finish))
+    is_spent(batch, seen, policy).then_some((Leaving::Budget, DrainMode::Now))
 }
 
-/// Whether a budget is used up: what runs may finish what it has in hand.
+/// Whether a budget is used up: what runs hands back what it has in hand, with its checkpoint. What cannot be read ends
+/// nothing.
 pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
-    let spent = spent(batch, seen);
     let over = |cap: Option<Usd>, spent: Usd| cap.is_some_and(|cap| spent >= cap);
-    over(policy.budget.per_batch, spent)
-        || over(policy.budget.per_day, seen.spent.day + spent)
-        || over(policy.budget.per_month, seen.spent.month + spent)
+    let of_all = spend(batch, seen);
+    over(policy.budget.per_batch, spent(batch, seen))
+        || of_all.is_some_and(|spend| {
+            over(policy.budget.per_day, spend.today)
+                || over(policy.budget.per_month, spend.this_month)
+        })
 }
 
 pub(super) fn spent(batch: &Batch, seen: &Observation) -> Usd {
     Receipt::of(batch, seen.cloud_now).total
+}
+
+/// What all pools cost, with this batch.
+pub(super) fn spend(batch: &Batch, seen: &Observation) -> Option<Spend> {
+    let others = seen.spent?;
+    Some(others + ledger::spend([batch], seen.cloud_now))
 }
 
 fn follow_order(instance: &mut Instance, why: Leaving, mode: DrainMode, seen: &Observation) {

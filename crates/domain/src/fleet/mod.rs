@@ -8,6 +8,7 @@ mod follow;
 pub mod learn;
 mod leave;
 pub mod observation;
+pub mod offers;
 pub mod orphan;
 mod places;
 pub mod policy;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::cloud::{Lifecycle, Place, Seen};
 use crate::batch::Instance;
+use crate::ledger::Spend;
 use crate::money::Usd;
 
 #[derive(Clone, Debug)]
@@ -24,10 +25,10 @@ pub struct Observation {
     pub market: Option<Market>,
     /// The launch whose call is under way in this process.
     pub in_flight: Option<u32>,
-    /// What earlier batches have cost.
-    pub spent: Spent,
-    /// Instances that the account's quota leaves for this pool, by lifecycle; none: not known, so no limit.
-    pub quota: BTreeMap<Lifecycle, u32>,
+    /// What all other batches have cost and cost now, of every pool, ended or not. None: it could not be read.
+    pub spent: Option<Spend>,
+    /// A hint: EC2 refuses what goes beyond its quota.
+    pub quota: Quota,
     /// Instances that stay although there is nothing to do.
     pub keep: u32,
     /// Tasks that this batch's instances have ended; counted when it is about to settle.
@@ -81,10 +82,33 @@ pub struct Market {
     pub on_demand: BTreeMap<String, Usd>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    pub day: Usd,
-    pub month: Usd,
+/// The account's quotas, in vCPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// What they leave beside all machines that the listing shows, of every pool. Absent: not known, so no limit.
+    pub left: BTreeMap<Lifecycle, u32>,
+    /// Of each instance type, as far as it is known.
+    pub vcpus: BTreeMap<String, u32>,
+}
+
+impl Quota {
+    /// vCPUs of these machines, as far as their types are known.
+    pub fn used<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> u32 {
+        let vcpus = kinds.into_iter().filter_map(|kind| self.vcpus.get(kind));
+        vcpus.fold(0, |sum, vcpus| sum.saturating_add(*vcpus))
+    }
+
+    /// The machines of the smallest of these types for which there is room. None: not known.
+    pub fn units<'a>(
+        &self,
+        lifecycle: Lifecycle,
+        kinds: impl IntoIterator<Item = &'a str>,
+    ) -> Option<u32> {
+        let left = self.left.get(&lifecycle)?;
+        let vcpus = kinds.into_iter().map(|kind| self.vcpus.get(kind).copied());
+        let smallest: Option<Vec<u32>> = vcpus.collect();
+        Some(left / smallest?.into_iter().min()?.max(1))
+    }
 }
 
 impl Market {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::cloud::Template;
 use crate::batch::PoolName;
 use crate::money::Usd;
+pub use crate::trigger::Budgets as Budget;
 
 /// Bounds what one call without an answer may have launched.
 pub const MOST_UNITS_A_LAUNCH: u32 = 10;
@@ -28,6 +29,8 @@ pub struct Policy {
     /// A machine that EC2 may take soon, by its own recommendation, is drained and replaced at once.
     pub leave_when_hinted: bool,
     pub max_units: u32,
+    /// The queue is to be worked off in so long.
+    pub target: Duration,
     pub budget: Budget,
     /// Buy on demand once Spot has given nothing for so long; none: never.
     pub on_demand_after: Option<Duration>,
@@ -56,15 +59,6 @@ pub enum Bid {
     Balanced,
     /// The lowest price now and ten percent more, never above the cap.
     Strict,
-}
-
-/// Checked before a launch. None: no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    pub per_hour: Option<Usd>,
-    pub per_batch: Option<Usd>,
-    pub per_day: Option<Usd>,
-    pub per_month: Option<Usd>,
 }
 
 /// When launches stop because machines end before they serve.

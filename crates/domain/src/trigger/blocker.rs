@@ -10,6 +10,7 @@ use super::rules::Rules;
 use super::size::{Limit, Size, SizeInput, size};
 use super::view::{Prices, View};
 use super::words::{later, moment};
+use crate::money::Usd;
 
 const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Capacity comes back within minutes or not for hours; a quarter of an hour costs the one little and the other nothing.
@@ -153,20 +154,11 @@ fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
         let sentence = "the account's quota admits no further unit".to_owned();
         return Some(blocker(BlockerKind::Quota, sentence, None));
     }
-    let budgets = &rules.budgets;
-    let left = budgets.left(&view.spend);
-    let (budget, left) = match limit {
-        Limit::BudgetPerHour => (budgets.per_hour, left.per_hour),
-        Limit::BudgetPerBatch => (budgets.per_batch, left.per_batch),
-        Limit::BudgetPerDay => (budgets.per_day, left.per_day),
-        Limit::BudgetPerMonth => (budgets.per_month, left.per_month),
-        _ => return None,
-    };
-    let (budget, left, price) = (budget?, left?, view.unit_price()?);
-    let needs = match limit {
-        Limit::BudgetPerHour => price,
-        _ => price.per_hour_for(rules.sizing.target),
-    };
+    let (budget, left) = rules.budgets.left(limit, &view.spend)?;
+    let input = input(view, rules, 0, view.least_price());
+    let needs = input
+        .purchase(&rules.sizing)
+        .least(limit, input.unit_price?);
     let sentence = format!(
         "{} of {budget} has {left} left, one unit needs {needs}",
         limit.as_str()
@@ -176,16 +168,26 @@ fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
 
 /// What a launch of now would be.
 pub(super) fn sized(view: &View, rules: &Rules, resident_units: u32) -> Size {
-    let input = SizeInput {
+    let at = |price| size(&input(view, rules, resident_units, price), &rules.sizing);
+    let usual = at(view.unit_price());
+    match usual.units {
+        // Fleet leaves out what is too dear.
+        0 => at(view.least_price()),
+        _ => usual,
+    }
+}
+
+fn input(view: &View, rules: &Rules, resident_units: u32, unit_price: Option<Usd>) -> SizeInput {
+    SizeInput {
         tasks: view.work.max(view.queued),
         seconds_per_task: view.seconds_per_task,
         modelled: view.seconds_modelled,
         resident_units,
         quota_units: view.quota_units,
-        unit_price: view.unit_price(),
-        left: rules.budgets.left(&view.spend),
-    };
-    size(&input, &rules.sizing)
+        unit_price,
+        budgets: rules.budgets,
+        spend: view.spend,
+    }
 }
 
 fn blocker(kind: BlockerKind, sentence: String, since: Option<Timestamp>) -> Blocker {

@@ -33,9 +33,11 @@ pub use rules::{
     USUAL_TASKS_PER_GPU_HOUR,
 };
 pub use schedule::{BadSchedule, BadSlot, Calendar, Slot};
-pub use size::{BudgetLeft, Limit, Pace, Size, SizeInput, size};
+pub use size::{Limit, Pace, Size, SizeInput, size};
 pub use validate::Problem;
-pub use view::{Hold, Market, Mode, ModeState, Past, Prices, Quote, RunNow, Spend, View};
+pub use view::{Hold, Market, Mode, ModeState, Past, Prices, Quote, RunNow, View};
+
+pub use crate::ledger::Spend;
 
 use finding::Findings;
 use words::{elapsed, later, moment, span, tasks};

@@ -91,8 +91,9 @@ pub struct HybridRule {
     pub resident_units: Option<u32>,
 }
 
-/// The most that may be spent. A launch is held against them before it is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The most that may be spent. A launch is held against them before it is asked for; but for the one of a batch they count
+/// all pools together. None: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budgets {
     #[serde(with = "off")]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rules::{Budgets, Sizing, USUAL_TASKS_PER_GPU_HOUR};
-use super::view::Spend;
 use super::words;
+use crate::ledger::Spend;
 use crate::money::Usd;
+use crate::purchase::Purchase;
 
 /// A quotient this close above a whole number is that number: 1/3 three times must not need a second unit.
 const ROUNDING: f64 = 1e-9;
@@ -26,17 +27,9 @@ pub struct SizeInput {
     pub quota_units: Option<u32>,
     /// Of one unit for an hour; absent: no budget limits, and the caller must not launch for money.
     pub unit_price: Option<Usd>,
-    pub left: BudgetLeft,
-}
-
-/// What each budget still admits; absent: there is no such budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BudgetLeft {
-    /// A rate.
-    pub per_hour: Option<Usd>,
-    pub per_batch: Option<Usd>,
-    pub per_day: Option<Usd>,
-    pub per_month: Option<Usd>,
+    pub budgets: Budgets,
+    /// Of all pools.
+    pub spend: Spend,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,15 +71,25 @@ impl Limit {
     }
 }
 
-impl Budgets {
-    /// What is left of them before a new batch.
-    pub fn left(&self, spend: &Spend) -> BudgetLeft {
-        let left = |budget: Option<Usd>, spent| budget.map(|b: Usd| b.saturating_sub(spent));
-        BudgetLeft {
-            per_hour: left(self.per_hour, spend.per_hour),
-            per_batch: self.per_batch,
-            per_day: left(self.per_day, spend.today),
-            per_month: left(self.per_month, spend.this_month),
+impl SizeInput {
+    /// A new batch for all of the tasks.
+    pub fn purchase(&self, sizing: &Sizing) -> Purchase<'_> {
+        let each = sizing.pace(self.seconds_per_task, self.modelled).seconds;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a queue is far below 2^53 tasks"
+        )]
+        let span =
+            |tasks: u64| Duration::try_from_secs_f64(tasks as f64 * each).unwrap_or(Duration::MAX);
+        Purchase {
+            budgets: &self.budgets,
+            spend: self.spend,
+            batch: Usd::ZERO,
+            batch_rate: Usd::ZERO,
+            committed: 0,
+            work: span(self.tasks),
+            task: span(1),
+            target: sizing.target,
         }
     }
 }
@@ -142,10 +145,15 @@ pub fn size(input: &SizeInput, sizing: &Sizing) -> Size {
         (Limit::Max, Some(sizing.max)),
         (Limit::Quota, input.quota_units),
     ];
-    for (limit, most) in ceilings.into_iter().chain(affordable(input, sizing.target)) {
+    for (limit, most) in ceilings {
         if let Some(most) = most.filter(|most| units > *most) {
             (units, limited_by) = (most, Some(limit));
         }
+    }
+    if let Some(price) = input.unit_price.filter(|price| price.is_positive())
+        && let (most, Some(limit)) = input.purchase(sizing).units(units, price)
+    {
+        (units, limited_by) = (most, Some(limit));
     }
 
     let mut sentence = format!(
@@ -185,20 +193,4 @@ fn units_for(tasks: u64, seconds_per_task: f64, target: Duration) -> u32 {
     )]
     let units = whole as u32;
     units
-}
-
-/// Whole units that each budget pays: the hourly one at their rate, the others until the target.
-fn affordable(input: &SizeInput, target: Duration) -> [(Limit, Option<u32>); 4] {
-    let price = input.unit_price.filter(|price| price.is_positive());
-    let units = |left: Option<Usd>, span: Duration| {
-        let cost = price?.per_hour_for(span).micros().max(1);
-        Some(u32::try_from(left?.micros().max(0) / cost).unwrap_or(u32::MAX))
-    };
-    let (hour, left) = (Duration::from_secs(3_600), input.left);
-    [
-        (Limit::BudgetPerHour, units(left.per_hour, hour)),
-        (Limit::BudgetPerBatch, units(left.per_batch, target)),
-        (Limit::BudgetPerDay, units(left.per_day, target)),
-        (Limit::BudgetPerMonth, units(left.per_month, target)),
-    ]
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::Blocker;
 use super::schedule::Slot;
+use crate::ledger::Spend;
 use crate::money::Usd;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,7 @@ pub struct View {
     pub quota_units: Option<u32>,
     pub hold: Option<Hold>,
     pub run_now: Option<RunNow>,
+    /// What all pools cost together.
     pub spend: Spend,
     /// Measured, over what is queued. Absent: nothing has been measured.
     pub seconds_per_task: Option<f64>,
@@ -104,15 +106,6 @@ pub struct RunNow {
     pub force: bool,
 }
 
-/// What all pools cost together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spend {
-    /// The rate of what runs now.
-    pub per_hour: Usd,
-    pub today: Usd,
-    pub this_month: Usd,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -159,6 +152,14 @@ impl View {
                 .or(market.usable.as_ref().map(|quote| quote.price)),
             Prices::Unknown { .. } => None,
             Prices::NoCloud => Some(Usd::ZERO),
+        }
+    }
+
+    /// What a unit costs an hour in the cheapest pool that may be used.
+    pub fn least_price(&self) -> Option<Usd> {
+        match &self.prices {
+            Prices::Known(market) => market.usable.as_ref().map(|quote| quote.price),
+            Prices::Unknown { .. } | Prices::NoCloud => self.unit_price(),
         }
     }
 }

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use rand::RngExt;
 use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen};
-use spotreel_domain::fleet::observation::{Observation, Spent, Work};
+use spotreel_domain::fleet::observation::{Observation, Quota, Work};
 use spotreel_domain::fleet::{
     Effect, Learned, Outcome, Round, orphan, reconcile, reconcile::terminations,
 };
+use spotreel_domain::ledger::Spend;
 
 use super::World;
 use super::cloud::{Worker, seconds};
@@ -160,8 +161,8 @@ impl Controller {
             }),
             market: (!world.blind).then(|| world.cloud.prices.clone()),
             in_flight: self.call.as_ref().map(|(seq, ..)| *seq),
-            spent: Spent::default(),
-            quota: BTreeMap::new(),
+            spent: Some(Spend::default()),
+            quota: Quota::default(),
             keep: 0,
             tasks_done: None,
         }

@@ -150,6 +150,7 @@ fn policy(max_units: u32) -> Policy {
         bid: Bid::Balanced,
         leave_when_hinted: false,
         max_units,
+        target: Duration::from_secs(2 * 3_600),
         budget: Budget::default(),
         on_demand_after: None,
         breaker: BreakerRule::default(),

@@ -1,18 +1,32 @@
-//! The batches that have ended: when one last served, how many in a row never did, what the month has cost, how fast
-//! tasks were rendered. Kept here between looks and rebuilt from the batch log whenever one is missing.
+//! What all pools cost, by the batches that have ended and those that run; and what else the ended ones tell: when one last
+//! served, how many in a row never did, how fast tasks were rendered. Kept here between looks and rebuilt from the batch
+//! log whenever one is missing.
 
 use std::collections::BTreeMap;
 
+use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
-use spotreel_bus::BatchLog;
 use spotreel_bus::batches::MAX_RECENT;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::{BatchLog, RecordedBatch};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status};
-use spotreel_domain::ledger::{self, Periods};
-use spotreel_domain::trigger::{Past, Spend};
+use spotreel_domain::ledger::{self, Spend};
+use spotreel_domain::trigger::Past;
 
 /// A month, and the batches that ran over its start.
 const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
+
+/// The newest batch of each of these pools that had one, read at the leader.
+pub async fn newest(
+    log: &BatchLog,
+    pools: impl IntoIterator<Item = &PoolName>,
+) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
+    let each = pools
+        .into_iter()
+        .map(async |pool| Ok::<_, ReadError>((pool.clone(), log.last(pool).await?)));
+    let all = try_join_all(each).await?.into_iter();
+    Ok(all.filter_map(|(pool, last)| Some((pool, last?))).collect())
+}
 
 #[derive(Default)]
 pub struct Ledger {
@@ -121,18 +135,8 @@ impl Ledger {
 
     /// Of all pools together; `newest` are their newest batches.
     pub fn spend(&self, newest: &[&Batch], now: Timestamp) -> Spend {
-        let periods = Periods::at(now);
-        let active: Vec<&Batch> = newest
-            .iter()
-            .copied()
-            .filter(|batch| batch.is_active())
-            .collect();
-        let all = || self.ended.values().chain(active.iter().copied());
-        Spend {
-            per_hour: ledger::rate(active.iter().copied()),
-            today: ledger::spent(all(), periods.day, now),
-            this_month: ledger::spent(all(), periods.month, now),
-        }
+        let active = newest.iter().copied().filter(|batch| batch.is_active());
+        ledger::spend(self.ended.values().chain(active), now)
     }
 
     pub fn seconds_per_task(&self, pool: &PoolName) -> Option<f64> {
