@@ -26,6 +26,7 @@ async fn a_quote_over_http_is_the_one_over_nats() {
     let pools = system.dir().join("pools.toml");
     let pool = r#"
         [pool.default]
+        models = ["ti2v-5B"]
         cloud = "aws"
         subnets = [{ id = "subnet-a", zone = "us-east-2a" }]
         kinds = [{ name = "g6.xlarge", cap = 0.36 }]

@@ -25,8 +25,13 @@ const WORKER_ENV: &str = "worker.env";
 const IMAGE: &str = "ami-0123456789abcdef0";
 /// The local cloud's subnets, one a zone.
 const ZONES: [&str; 3] = ["a", "b", "c"];
-/// What is bought, and the most that an hour may cost.
-const KINDS: [(&str, i64); 3] = [("g6.xlarge", 36), ("g5.xlarge", 45), ("g6.2xlarge", 45)];
+/// What is bought, and the most that an hour may cost. As on AWS, the A14B models take the last.
+const KINDS: [(&str, i64); 4] = [
+    ("g6.xlarge", 36),
+    ("g5.xlarge", 45),
+    ("g6.2xlarge", 45),
+    ("g6e.xlarge", 85),
+];
 
 /// Writes what trigger, fleet and machines read.
 pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {

@@ -122,6 +122,20 @@ pub fn seconds_per_task<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -
     (tasks >= LEAST_MEASURED && each > 0.0).then_some(each)
 }
 
+/// What the machines of these batches took from their launch to a worker that serves. The newest batch comes first.
+pub fn boot<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<Duration> {
+    let served = newest_first
+        .into_iter()
+        .filter(|batch| batch.first_ready_at.is_some())
+        .take(MEASURED_OVER);
+    let machines = served.flat_map(|batch| &batch.instances);
+    let boots = machines.filter_map(|of| Some(span(of.launched_at, of.ready_at?)));
+    let (count, sum) = boots.fold((0, Duration::ZERO), |(count, sum), one| {
+        (count + 1, sum + one)
+    });
+    (count > 0).then(|| sum / count)
+}
+
 fn share(instance: &Instance, since: Timestamp, now: Timestamp) -> Usd {
     let end = if instance.is_gone() {
         instance.billed_to

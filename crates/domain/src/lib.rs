@@ -22,6 +22,7 @@ pub mod task;
 pub mod trigger;
 pub mod user_data;
 pub mod whole;
+pub mod workload;
 
 pub use api_key::{ApiKey, Owner};
 pub use id::TaskId;

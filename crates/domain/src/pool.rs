@@ -12,8 +12,9 @@ use crate::fleet::cloud::Template;
 use crate::fleet::policy::{Bid, BreakerRule, Kind, Patience, Policy, Subnet};
 use crate::model::Model;
 use crate::money::Usd;
-use crate::render_time::{Corrections, Gpu, mean_seconds};
+use crate::render_time::{Gpu, Job};
 use crate::trigger::Rules;
+use crate::workload;
 
 /// A batch that has not ended by then is given up: far above the two hours that sizing aims at, and a bound on what a
 /// queue that never empties can cost.
@@ -67,6 +68,9 @@ pub struct KindConfig {
     /// The most that an hour may cost on demand; absent: this type is never bought so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_demand_cap: Option<Usd>,
+    /// Its card, where the name of the type does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,27 +173,9 @@ impl KindConfig {
             name: name.to_owned(),
             cap: Usd::from_cents(cents),
             on_demand_cap: None,
+            gpu: None,
         })
         .into()
-    }
-}
-
-impl PoolConfig {
-    /// What a machine of this pool takes for one of so many tasks, by the cost model. None: it knows none of the types
-    /// that could render them; of one's own machines it knows nothing.
-    pub fn seconds_by_model(
-        &self,
-        tasks: &BTreeMap<Model, u64>,
-        learnt: &Corrections,
-    ) -> Option<f64> {
-        if self.cloud == Cloud::None {
-            return None;
-        }
-        let kinds = self.kinds.iter();
-        let gpus: Vec<_> = kinds
-            .filter_map(|kind| Gpu::of_instance_type(&kind.name))
-            .collect();
-        mean_seconds(tasks, &gpus, learnt)
     }
 }
 
@@ -291,6 +277,7 @@ impl PoolConfig {
         }
         if self.cloud == Cloud::Aws {
             self.check_places(&mut report);
+            self.check_cards(&mut report);
         }
         if self.batch_deadline < self.rules.sizing.target {
             let rule = format!(
@@ -393,6 +380,28 @@ impl PoolConfig {
                     subnet.zone, first.id
                 );
                 report(&key, rule, "name one subnet a zone");
+            }
+        }
+    }
+}
+
+impl PoolConfig {
+    /// Each type has a card that is known, and each model a card that holds its usual video in one of its sizes.
+    fn check_cards(&self, report: &mut impl FnMut(&str, String, &str)) {
+        for (index, kind) in self.kinds.iter().enumerate() {
+            if self.gpu(&kind.name).is_none() {
+                let rule = format!("which card {} has is not known", kind.name);
+                let cure = "set gpu to the card that comes closest, such as gpu = \"l40s\", or take the type away";
+                report(&format!("kinds.{index}"), rule, cure);
+            }
+        }
+        let gpus = || self.kinds.iter().filter_map(|kind| self.gpu(&kind.name));
+        for model in &self.models {
+            let job = Job::smallest_usual(*model);
+            if gpus().next().is_some() && gpus().all(|gpu| gpu.weights(&job).is_none()) {
+                let rule = format!("no type of the pool can render {}", workload::needs(&job));
+                let cure = "add such a type to kinds, or take the model away";
+                report("models", rule, cure);
             }
         }
     }

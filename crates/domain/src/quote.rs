@@ -123,7 +123,8 @@ pub fn quote(
                 Some(prices) => Some(*prices.get(&kind.name)?),
                 None => None,
             };
-            offer(&job, tasks, kind, price, &pool.rules.sizing, learnt)
+            let gpu = pool.gpu(&kind.name)?;
+            offer(&job, tasks, (kind, gpu), price, &pool.rules.sizing, learnt)
         })
         .collect();
     offers.sort_by_key(|offer| offer.per_video);
@@ -143,17 +144,16 @@ pub fn quote(
 fn offer(
     job: &Job,
     tasks: u64,
-    kind: &KindConfig,
+    (kind, gpu): (&KindConfig, Gpu),
     price: Option<Usd>,
     sizing: &Sizing,
     learnt: &Corrections,
 ) -> Option<Offer> {
-    let gpu = Gpu::of_instance_type(&kind.name)?;
     let weights = gpu.weights(job)?;
     let seconds = learnt.seconds(job, gpu);
     let input = SizeInput {
         tasks,
-        seconds_per_task: Some(seconds),
+        modelled: Some(seconds),
         ..SizeInput::default()
     };
     let machines = size(&input, sizing).units.max(1);
@@ -194,7 +194,7 @@ fn why_none(job: &Job, pool: &PoolConfig) -> String {
     if pool.cloud == Cloud::None {
         return "cloud = \"none\": the machines of this pool are your own, and what they cost is not known".into();
     }
-    let fits = |kind: &KindConfig| Gpu::of_instance_type(&kind.name)?.weights(job);
+    let fits = |kind: &KindConfig| pool.gpu(&kind.name)?.weights(job);
     if pool.kinds.iter().any(|kind| fits(kind).is_some()) {
         return "no instance type of the pool that can render it may be bought now: each is above its cap, has no price in the pool's zones, or is set aside after failures".into();
     }

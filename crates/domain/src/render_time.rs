@@ -6,10 +6,8 @@
 mod correction;
 mod gpu;
 
-use std::collections::BTreeMap;
-
 pub use correction::{Corrections, LEAST_RUNS, Run};
-pub use gpu::{Gpu, Weights};
+pub use gpu::{Gpu, Weights, load_seconds, needed_gb};
 
 use crate::model::Model;
 use crate::quality::Quality;
@@ -23,7 +21,7 @@ const TEXT_TOKENS: f64 = 512.0;
 const DECODE: f64 = 36.8;
 
 /// What of a task decides how long it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Job {
     pub model: Model,
     pub width: u32,
@@ -71,6 +69,13 @@ impl Job {
             steps: Quality::Standard.recipe(model).steps,
             guided: true,
         }
+    }
+
+    /// The same in the model's smallest size.
+    pub fn smallest_usual(model: Model) -> Self {
+        let sizes = model.limits().sizes.iter().copied();
+        let smallest = sizes.min_by_key(|(width, height)| width * height);
+        Self::usual(model, smallest.unwrap_or_default())
     }
 
     pub fn tokens(&self) -> u32 {
@@ -129,36 +134,6 @@ fn shape(model: Model) -> Shape {
             feed_forward: 13_824.0,
         },
     }
-}
-
-/// The mean over so many tasks of each model, on the slowest of these cards that can render them: a queue that is ready
-/// too early costs what one machine more takes to boot. A task counts as the model's usual one, in the largest size
-/// that one of the cards can render. None: none of them can render anything of it.
-pub fn mean_seconds(
-    tasks: &BTreeMap<Model, u64>,
-    gpus: &[Gpu],
-    learnt: &Corrections,
-) -> Option<f64> {
-    let (mut count, mut sum) = (0.0, 0.0);
-    for (model, tasks) in tasks {
-        let mut sizes = model.limits().sizes.iter();
-        let slowest = sizes.find_map(|size| {
-            let job = Job::usual(*model, *size);
-            let able = gpus.iter().filter(|gpu| gpu.weights(&job).is_some());
-            able.map(|gpu| learnt.seconds(&job, *gpu))
-                .max_by(f64::total_cmp)
-        });
-        if let Some(seconds) = slowest {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a queue is far below 2^53 tasks"
-            )]
-            let tasks = *tasks as f64;
-            count += tasks;
-            sum += tasks * seconds;
-        }
-    }
-    (count > 0.0).then(|| sum / count)
 }
 
 #[cfg(test)]
@@ -232,32 +207,5 @@ mod tests {
             whole.seconds_from(99, Gpu::H100),
             whole.decode_seconds(Gpu::H100)
         );
-    }
-
-    #[test]
-    fn a_queue_counts_as_its_models_on_the_slowest_card_that_can() {
-        let none = Corrections::default();
-        let mean = |tasks: &[(Model, u64)], gpus: &[Gpu]| {
-            mean_seconds(&tasks.iter().copied().collect(), gpus, &none)
-        };
-        let five = job(Model::Ti2v5b, (1280, 704));
-        let small = [(Model::Ti2v5b, 3)];
-        let slowest = mean(&small, &[Gpu::L4, Gpu::A10g, Gpu::L40s]).unwrap();
-        assert!((slowest - five.seconds(Gpu::A10g)).abs() < 1e-6);
-        // Of both, only the L40S can render the larger models.
-        let large = job(Model::T2vA14b, LARGE).seconds(Gpu::L40s);
-        let both = [(Model::Ti2v5b, 3), (Model::T2vA14b, 1)];
-        let mixed = (3.0 * five.seconds(Gpu::L4) + large) / 4.0;
-        let said = mean(&both, &[Gpu::L4, Gpu::L40s]).unwrap();
-        assert!((said - mixed).abs() < 1e-6);
-        assert_eq!(mean(&[(Model::T2vA14b, 1)], &[Gpu::L4]), None);
-        // 40 GB hold the smaller of two sizes.
-        let smaller = job(Model::T2vA14b, SMALL).seconds(Gpu::A100Small);
-        assert_eq!(
-            mean(&[(Model::T2vA14b, 1)], &[Gpu::A100Small]),
-            Some(smaller)
-        );
-        assert_eq!(mean(&[(Model::Ti2v5b, 0)], &[Gpu::L4]), None);
-        assert_eq!(mean(&small, &[]), None);
     }
 }

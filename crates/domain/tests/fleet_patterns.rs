@@ -164,6 +164,7 @@ impl Night {
                 seconds: self.tasks * 600,
             }),
             workers: Some(workers),
+            needs: Vec::new(),
             market: Some(self.market()),
             in_flight: None,
             spent: Some(Spend::default()),

@@ -75,6 +75,7 @@ fn observation() -> Observation {
             sized: 4,
             seconds: 1_800,
         }),
+        needs: Vec::new(),
         market: Some(Market {
             spot: spot.into(),
             on_demand: BTreeMap::new(),

@@ -154,6 +154,7 @@ impl Situation {
                 sized: size(&input, &self.pool.rules.sizing).units,
                 seconds,
             }),
+            needs: Vec::new(),
             market: Some(self.market.clone()),
             in_flight: None,
             spent: Some(self.spend),

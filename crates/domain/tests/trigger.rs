@@ -422,19 +422,19 @@ fn sizes_of_the_reference_table() {
         size(&input, &sizing).sentence,
         "100 tasks × 360s (measured) / 2h = 5 units; 5 × $0.3000/h × 2h = $3.0000 at most by the target"
     );
-    // What was measured goes before what is configured, and that before the cost model.
+    // What is reckoned for the tasks of now goes before what is configured, and that before a mean of the past.
     let modelled = Some(1_235.0);
     let configured = Sizing {
         tasks_per_gpu_hour: Some(6.0),
         ..Sizing::default()
     };
-    let pace = |sizing: &Sizing, measured| {
-        let pace = sizing.pace(measured, modelled);
+    let pace = |sizing: &Sizing, modelled| {
+        let pace = sizing.pace(Some(360.0), modelled);
         (pace.seconds, pace.origin)
     };
-    assert_eq!(pace(&configured, Some(360.0)), (360.0, "measured"));
+    assert_eq!(pace(&configured, modelled), (1_235.0, "by the cost model"));
     assert_eq!(pace(&configured, Some(f64::NAN)), (600.0, "as configured"));
-    assert_eq!(pace(&sizing, None), (1_235.0, "by the cost model"));
+    assert_eq!(pace(&sizing, None), (360.0, "measured"));
     let assumed = sizing.pace(None, None);
     assert_eq!(assumed.seconds, 180.0);
     let reckoned = SizeInput {
@@ -446,6 +446,22 @@ fn sizes_of_the_reference_table() {
         size(&reckoned, &sizing).sentence,
         "100 tasks × 1235s (by the cost model) / 2h = 18 units"
     );
+    // A machine that boots for ten minutes renders for the rest; at least half of a target is for rendering.
+    let starting = |minutes: u64| {
+        let startup = Some(std::time::Duration::from_secs(60 * minutes));
+        size(
+            &SizeInput {
+                startup,
+                ..reckoned.clone()
+            },
+            &sizing,
+        )
+    };
+    assert_eq!(
+        starting(10).sentence,
+        "100 tasks × 1235s (by the cost model) / 2h less 10m to start = 19 units"
+    );
+    assert_eq!(starting(300).units, 35);
     input.budgets.per_batch = Some(Usd::from_cents(70));
     let poor = size(&input, &sizing);
     assert_eq!(

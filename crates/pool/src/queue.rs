@@ -62,6 +62,10 @@ impl Queues {
         Ok(Self(counted.into_iter().collect()))
     }
 
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&(Model, Lane), &Queue)> {
+        self.0.iter()
+    }
+
     fn of<'a>(&'a self, models: &'a [Model]) -> impl Iterator<Item = (Model, &'a Queue)> {
         let queues = self.0.iter().map(|((model, _), queue)| (*model, queue));
         queues.filter(|(model, _)| models.contains(model))

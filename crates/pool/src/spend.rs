@@ -3,6 +3,7 @@
 //! log whenever one is missing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -137,6 +138,11 @@ impl Ledger {
     pub fn spend(&self, newest: &[&Batch], now: Timestamp) -> Spend {
         let active = newest.iter().copied().filter(|batch| batch.is_active());
         ledger::spend(self.ended.values().chain(active), now)
+    }
+
+    /// What the pool's machines took to boot.
+    pub fn boot(&self, pool: &PoolName) -> Option<Duration> {
+        ledger::boot(self.back(pool, None))
     }
 
     pub fn seconds_per_task(&self, pool: &PoolName) -> Option<f64> {

@@ -54,6 +54,7 @@ use spotreel_domain::fleet::Policy;
 use spotreel_domain::fleet::cloud::Template;
 use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
+use spotreel_pool::samples::Samples;
 use spotreel_pool::spend::Ledger;
 
 use crate::cloud::Cloud;
@@ -88,6 +89,7 @@ pub struct Fleet {
     pub(crate) batches: BatchLog,
     /// Held by a pool while it decides and writes: what one buys, the next one counts.
     pub(crate) ledger: tokio::sync::Mutex<Ledger>,
+    pub(crate) samples: Samples,
     pub(crate) cloud: Option<Arc<Cloud>>,
     pub(crate) conditions: Arc<Conditions>,
     pub(crate) bells: Bells,
@@ -128,6 +130,7 @@ pub async fn start_with(
         leadership: Arc::new(Leadership::new(&client, "fleet", &name).await),
         batches: BatchLog::open(&client).await,
         ledger: Default::default(),
+        samples: Samples::default(),
         bells: bells.collect(),
         ctx: ctx.clone(),
         config,

@@ -13,12 +13,13 @@ use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::TASKS;
 use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::cloud::Seen;
-use spotreel_domain::fleet::observation::{Work, WorkerSeen, WorkerState};
+use spotreel_domain::fleet::observation::{WorkerSeen, WorkerState};
 use spotreel_domain::model::Model;
 use spotreel_domain::pool::{PoolConfig, Pools};
-use spotreel_domain::trigger::{SizeInput, Sizing, size};
+use spotreel_domain::workload::Demand;
 use spotreel_pool::marks::Marks;
 use spotreel_pool::queue::{self, Queues};
+use spotreel_pool::samples::{Looked, Samples};
 use spotreel_pool::workers;
 use spotreel_proto::worker::v1::{Presence, State};
 
@@ -60,18 +61,24 @@ pub async fn marks(client: &Client) -> Result<Marks, ObserveError> {
 /// The queues as they were counted, if the counts can be trusted.
 pub struct Counted {
     queues: Queues,
+    looked: Looked,
     /// Workers start nothing, so what waits is no work for machines. Who renders goes on.
     log_is_full: bool,
 }
 
 impl Counted {
-    pub async fn read(client: &Client, pools: &Pools) -> Result<Self, ObserveError> {
+    pub async fn read(
+        client: &Client,
+        pools: &Pools,
+        samples: &Samples,
+    ) -> Result<Self, ObserveError> {
         within(async {
             let (queues, log_is_full) = tokio::try_join!(
                 async { Ok::<_, ObserveError>(Queues::read(client, pools).await?) },
                 async { Ok(queue::log_is_full(client).await?) }
             )?;
             Ok(Self {
+                looked: samples.read(client, &queues).await,
                 queues,
                 log_is_full,
             })
@@ -92,6 +99,11 @@ impl Counted {
         })
     }
 
+    /// The same by what they take.
+    pub fn demand(&self, runnable: &BTreeMap<Model, u64>, presences: &[Presence]) -> Demand {
+        Demand::new(runnable, &self.looked.sampled(presences))
+    }
+
     /// Tasks of this pool that workers have in hand.
     pub fn rendering(
         &self,
@@ -109,44 +121,17 @@ impl Counted {
     }
 }
 
-/// What a unit takes for a task: as the pool's last batches took, or as the cost model says.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Speed {
-    pub measured: Option<f64>,
-    pub modelled: Option<f64>,
-}
-
-pub fn work(runnable: u64, rendering: u64, keep: u32, speed: Speed, sizing: &Sizing) -> Work {
-    let input = SizeInput {
-        tasks: runnable,
-        seconds_per_task: speed.measured,
-        modelled: speed.modelled,
-        resident_units: keep,
-        ..SizeInput::default()
-    };
-    let each = sizing.pace(speed.measured, speed.modelled).seconds;
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "seconds of a queue are far below 2^53, and as casts saturate"
-    )]
-    let seconds = (runnable as f64 * each) as u64;
-    Work {
-        runnable,
-        rendering,
-        sized: size(&input, sizing).units,
-        seconds,
-    }
-}
-
-/// The ends of tasks whose last attempt was made, and ended for good, on a machine of this batch.
-pub async fn ended_on(client: &Client, batch: &Batch) -> Result<Vec<Recorded>, ReadError> {
+/// The ends since then of tasks whose last attempt was made, and ended for good, on a machine of this batch.
+pub async fn ended_on(
+    client: &Client,
+    batch: &Batch,
+    since: Timestamp,
+) -> Result<Vec<Recorded>, ReadError> {
     let of_batch = |recorded: &Recorded| {
         let last = recorded.task.attempts.last();
         last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
     };
-    let ends = ["succeeded", "failed"].map(|end| ends(client, batch.requested_at, end));
+    let ends = ["succeeded", "failed"].map(|end| ends(client, since, end));
     let mut done = Vec::new();
     for ends in join_all(ends).await {
         done.extend(ends?.into_iter().filter(of_batch));

@@ -12,7 +12,7 @@ use spotreel_bus::RecordedBatch;
 use spotreel_bus::controls::{self, Hold};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
-use spotreel_domain::batch::{Batch, BatchId, Instance, PoolName};
+use spotreel_domain::batch::{Batch, BatchId, Instance, InstanceState, PoolName};
 use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
 use spotreel_domain::ledger::Spend;
@@ -27,7 +27,7 @@ use crate::act::{Called, Replay};
 use crate::cloud::{Cloud, Listed};
 use crate::error::{ObserveError, RoundError};
 use crate::inbox::Bell;
-use crate::observe::{Counted, Speed};
+use crate::observe::Counted;
 use crate::pace::Pace;
 use crate::{Fleet, crash, metrics, observe};
 
@@ -161,8 +161,13 @@ impl Pool {
     async fn round(&mut self) -> Result<Duration, RoundError> {
         let fleet = Arc::clone(&self.fleet);
         let client = fleet.batches.client();
-        let count =
-            || async { tokio::join!(Counted::read(client, &fleet.pools), observe::marks(client)) };
+        let count = || async {
+            tokio::join!(
+                Counted::read(client, &fleet.pools, &fleet.samples),
+                observe::marks(client)
+            )
+        };
+        self.learn().await;
         // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
         // round: it was heard before it was stored.
         let cloud = Arc::clone(&self.cloud);
@@ -181,7 +186,7 @@ impl Pool {
             let record = record?;
             self.note(record.as_ref());
             let spent = self.spent(&mut ledger, record.as_ref(), &others).await;
-            let measured = ledger.seconds_per_task(&self.name);
+            let (measured, boot) = (ledger.seconds_per_task(&self.name), ledger.boot(&self.name));
             let marks = self.known_or_said("marks", marks);
             if let Some(marks) = &marks {
                 self.pace.recall(marks, &self.name);
@@ -210,13 +215,12 @@ impl Pool {
                 .map(|(((counted, runnable), presences), keep)| {
                     let (pools, all) = (&self.fleet.pools, listed.instances());
                     let rendering = counted.rendering(pools, &self.name, presences, all);
-                    let speed = Speed {
-                        measured,
-                        modelled: self.pace.modelled(&self.config, &runnable),
-                    };
-                    let tasks = runnable.into_values().sum::<u64>();
-                    observe::work(tasks, rendering, keep, speed, &self.config.rules.sizing)
+                    let demand = counted.demand(&runnable, presences);
+                    let load = self.config.workload(&demand, &self.pace.learnt());
+                    let (batch, sizing) = (&record.batch, &self.config.rules.sizing);
+                    load.work(batch, rendering, keep, measured, boot, sizing)
                 });
+            let (work, needs) = work.unzip();
             self.present = presences.as_ref().map(|presences| {
                 let instances = presences.iter().map(|presence| presence.instance.clone());
                 instances.collect()
@@ -227,6 +231,7 @@ impl Pool {
                 listing,
                 workers: presences.map(|all| all.into_iter().map(observe::worker).collect()),
                 work,
+                needs: needs.unwrap_or_default(),
                 market: self.cloud.market(),
                 in_flight: self.held_back(&record.batch),
                 spent,
@@ -380,15 +385,36 @@ impl Pool {
         read.ok()
     }
 
+    /// From the tasks that ended since the last look, once in a while, so that the number of machines follows.
+    async fn learn(&mut self) {
+        let Some(batch) = self.known.as_ref().map(|known| known.batch.clone()) else {
+            return;
+        };
+        let serves = batch
+            .instances
+            .iter()
+            .any(|i| i.state == InstanceState::Serving);
+        let Some(since) = self.pace.due(&batch).filter(|_| serves) else {
+            return;
+        };
+        let client = self.fleet.batches.client();
+        match observe::ended_on(client, &batch, since).await {
+            Ok(ended) => self.pace.learn(client, &self.config, &batch, &ended).await,
+            Err(error) => {
+                tracing::debug!(%error, batch = %batch.id, "its tasks cannot be read now")
+            }
+        }
+    }
+
     /// Counted only at the end of a batch: it takes a walk through the log.
     async fn tasks_done(&mut self, batch: &Batch) -> Option<u64> {
         if batch.empty_listings == 0 || !batch.instances.iter().all(Instance::is_gone) {
             return None;
         }
-        match observe::ended_on(self.fleet.batches.client(), batch).await {
+        let client = self.fleet.batches.client();
+        match observe::ended_on(client, batch, batch.requested_at).await {
             Ok(ended) => {
-                let client = self.fleet.batches.client();
-                self.pace.learn(client, batch, &ended).await;
+                self.pace.learn(client, &self.config, batch, &ended).await;
                 Some(ended.len() as u64)
             }
             Err(error) => {

@@ -103,7 +103,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         presences.map_err(|error| unavailable("workers cannot be asked for now", &error))?;
     let client = fleet.batches.client();
     let (counted, marks, newest) = tokio::join!(
-        Counted::read(client, &fleet.pools),
+        Counted::read(client, &fleet.pools, &fleet.samples),
         observe::marks(client),
         spend::newest(&fleet.batches, fleet.pools.pool.keys())
     );
@@ -128,10 +128,11 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
             .zip(marks.as_ref())
             .and_then(|(counted, marks)| {
                 let tasks = counted.runnable(config, marks).ok()?;
-                let modelled = config.seconds_by_model(&tasks, &marks.pace(name));
+                let demand = counted.demand(&tasks, &presences);
+                let load = config.workload(&demand, &marks.pace(name));
                 let measured = ledger.seconds_per_task(name);
-                let pace = config.rules.sizing.pace(measured, modelled);
-                Some((tasks.into_values().sum::<u64>(), pace.seconds))
+                let pace = config.rules.sizing.pace(measured, load.seconds);
+                Some((load.tasks, pace.seconds))
             });
         let batch = record.map(|record| &record.batch);
         let workers: Vec<_> = presences.iter().map(worker).collect();

@@ -42,6 +42,7 @@ use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
 use spotreel_pool::arrivals::Arrivals;
 use spotreel_pool::oldest::Oldest;
+use spotreel_pool::samples::Samples;
 use spotreel_pool::spend::Ledger;
 
 pub use config::TriggerConfig;
@@ -92,6 +93,7 @@ pub async fn start_with(
 
     let reconcile = Reconcile {
         reader: Reader {
+            samples: Samples::default(),
             client: client.clone(),
             log: TaskLog::open(&client).await,
             batches: batches.clone(),

@@ -58,10 +58,17 @@ impl Market {
     }
 
     /// What the pool would pay. Places that gave its newest batch nothing are left out until their penalty ends.
-    pub fn of(&self, pool: &PoolName, newest: Option<&Batch>) -> Prices {
+    /// `kinds`: only these types.
+    pub fn of(
+        &self,
+        pool: &PoolName,
+        kinds: Option<&BTreeSet<String>>,
+        newest: Option<&Batch>,
+    ) -> Prices {
         let Some(policy) = self.policies.get(pool) else {
             return Prices::NoCloud;
         };
+        let policy = &kinds.map_or_else(|| policy.clone(), |kinds| policy.of_kinds(kinds));
         match self.feed.market() {
             Ok((as_of, market)) => {
                 let (penalties, now) = (carried(newest), ambient::now());
@@ -90,6 +97,7 @@ impl Market {
     pub fn quota_units<'a>(
         &self,
         pool: &PoolName,
+        able: Option<&BTreeSet<String>>,
         newest: Option<&Batch>,
         running: impl IntoIterator<Item = &'a Batch>,
     ) -> Option<u32> {
@@ -99,13 +107,14 @@ impl Market {
             .feed
             .quota(alive.map(|instance| (instance.lifecycle, instance.place.kind.as_str())));
         // While no type may be bought, it is not the quota that stands in the way.
-        let kinds = self.by_kind(pool, newest)?;
+        let mut kinds = self.by_kind(pool, newest)?;
+        kinds.retain(|kind, _| able.is_none_or(|able| able.contains(kind)));
         quota.units(Lifecycle::Spot, kinds.keys().map(String::as_str))
     }
 
     fn warn_of_caps(&self, warned: &mut BTreeSet<PoolName>) {
         for name in self.policies.keys() {
-            let Prices::Known(market) = self.of(name, None) else {
+            let Prices::Known(market) = self.of(name, None, None) else {
                 continue;
             };
             if market.usable.is_some() {

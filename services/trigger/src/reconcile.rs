@@ -151,11 +151,15 @@ impl Reconcile {
         let newest = seen.newest.get(name).map(|last| &last.batch);
         let market = self.market.as_ref();
         let running = all.iter().copied().filter(|batch| batch.is_active());
+        let load = seen.load(name, pool);
+        let kinds = load.kinds();
         let known = Known {
             past: self.ledger.past(name, newest),
-            prices: market.map_or(Prices::NoCloud, |market| market.of(name, newest)),
-            quota_units: market.and_then(|market| market.quota_units(name, newest, running)),
+            prices: market.map_or(Prices::NoCloud, |market| market.of(name, kinds, newest)),
+            quota_units: market.and_then(|market| market.quota_units(name, kinds, newest, running)),
             spend: self.ledger.spend(&all, seen.at),
+            boot: self.ledger.boot(name),
+            load,
             seconds_per_task: self.ledger.seconds_per_task(name),
             arrivals_per_hour: self.arrivals.within_the_hour(&pool.models, seen.at),
         };

@@ -3,21 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Client;
 use jiff::Timestamp;
 use spotreel_bus::controls::{self, Controls};
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::{BatchLog, RecordedBatch, TaskLog};
+use spotreel_domain::Model;
 use spotreel_domain::batch::{self, Batch, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
-use spotreel_domain::pool::{PoolConfig, Pools};
+use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, Past, Prices, RunNow, Spend, View,
 };
+use spotreel_domain::workload::{Demand, Sampled, Workload};
 use spotreel_pool::marks::{Marks, ModeMark, NotSwept};
 use spotreel_pool::oldest::Oldest;
 use spotreel_pool::queue::{self, Queues};
+use spotreel_pool::samples::Samples;
 use spotreel_pool::{spend, workers};
 use spotreel_proto::worker::v1::Presence;
 
@@ -29,6 +33,7 @@ pub struct Reader {
     pub batches: BatchLog,
     pub pools: Arc<Pools>,
     pub oldest: Oldest,
+    pub samples: Samples,
     /// Nothing was known before.
     pub started: Timestamp,
 }
@@ -37,6 +42,8 @@ pub struct Reader {
 pub struct Seen {
     pub at: Timestamp,
     pub queues: Queues,
+    /// What some of the tasks are.
+    pub samples: BTreeMap<Model, Vec<Sampled>>,
     pub rendering: BTreeMap<PoolName, u64>,
     pub marks: Marks,
     pub controls: Controls,
@@ -58,6 +65,7 @@ impl Reader {
             async { queue::log_is_full(client).await.map_err(LookError::Room) },
         )?;
         let (queues, workers) = waiting;
+        let samples = self.samples.read(client, &queues).await.sampled(&workers);
         let has_ended = |id: &str| {
             let mut batches = newest.values().map(|last: &RecordedBatch| &last.batch);
             batches.any(|batch| batch.instance(id).is_some_and(|i| i.is_gone()))
@@ -66,6 +74,7 @@ impl Reader {
             at: now,
             rendering: workers::rendering(&self.pools, &queues, &workers, has_ended),
             queues,
+            samples,
             marks,
             controls,
             newest,
@@ -96,11 +105,17 @@ impl Seen {
         self.newest.values().map(|last| &last.batch).collect()
     }
 
+    /// What waits for the pool, and which of its types can render it.
+    pub fn load(&self, name: &PoolName, pool: &PoolConfig) -> Workload {
+        let demand = Demand::new(&self.queues.tasks(&pool.models), &self.samples);
+        pool.workload(&demand, &self.marks.pace(name))
+    }
+
     /// Everything that the decision about this pool is made on.
     pub fn view(&self, name: &PoolName, pool: &PoolConfig, reader: &Reader, known: Known) -> View {
         let newest = self.newest.get(name).map(|last| &last.batch);
-        let tasks = self.queues.tasks(&pool.models);
-        let work: u64 = tasks.values().sum();
+        let work = known.load.tasks;
+        let starts = pool.cloud == Cloud::Aws;
         let rendering = self.rendering.get(name).copied().unwrap_or_default();
         let queued = work - rendering.min(work);
         let oldest = self.queues.oldest(&pool.models);
@@ -131,7 +146,9 @@ impl Seen {
             }),
             spend: known.spend,
             seconds_per_task: known.seconds_per_task,
-            seconds_modelled: pool.seconds_by_model(&tasks, &self.marks.pace(name)),
+            seconds_modelled: known.load.seconds,
+            startup_s: starts.then(|| known.load.startup(known.boot).as_secs()),
+            unrenderable: known.load.unrenderable,
             arrivals_per_hour: known.arrivals_per_hour,
             mode: self.marks.mode(name).state,
             pool_blockers: newest
@@ -162,6 +179,9 @@ pub struct Known {
     pub prices: Prices,
     pub quota_units: Option<u32>,
     pub spend: Spend,
+    pub load: Workload,
+    /// What the pool's machines took to boot.
+    pub boot: Option<Duration>,
     pub seconds_per_task: Option<f64>,
     pub arrivals_per_hour: u64,
 }

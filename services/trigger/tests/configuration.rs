@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use spotreel_bootstrap::EXIT_CONFIG;
 use spotreel_bootstrap::config::{Sources, load_from};
-use spotreel_domain::pool::Pools;
+use spotreel_domain::pool::{Cloud, PoolConfig, Pools, SubnetConfig};
 use spotreel_domain::trigger::BlockerKind;
 use stage::{Stage, binary, bought, is_blocked, only, until};
 
@@ -66,6 +66,20 @@ fn what_is_wrong_is_told_at_start_with_its_key_and_its_cure() {
             "a cap of nothing",
             format!("[pool.default]\n{}", bought(0.0, stage::ZONE)),
             &["`pool.default.kinds.0`", "the cap of g6.xlarge is $0", "set what an hour may cost"],
+        ),
+        (
+            "a model that no type can render",
+            "[pool.default]\nmodels = [\"ti2v-5B\", \"t2v-A14B\"]\ncloud = \"aws\"\nkinds = [{ name = \"g6.xlarge\", cap = 0.36 }]\n\
+             subnets = [{ id = \"s\", zone = \"us-east-2a\" }]"
+                .into(),
+            &["`pool.default.models`", "no type of the pool can render t2v-A14B", "g6e.xlarge has it", "take the model away"],
+        ),
+        (
+            "a card that is not known",
+            "[pool.default]\nmodels = [\"ti2v-5B\"]\ncloud = \"aws\"\nkinds = [{ name = \"g4dn.xlarge\", cap = 0.36 }]\n\
+             subnets = [{ id = \"s\", zone = \"us-east-2a\" }]"
+                .into(),
+            &["`pool.default.kinds.0`", "which card g4dn.xlarge has is not known", "set gpu"],
         ),
         (
             "no zone",
@@ -183,7 +197,25 @@ fn the_sample_is_the_default_and_names_every_key() {
         ..Sources::default()
     };
     let sample: Pools = load_from(&sources).unwrap();
-    assert_eq!(sample, Pools::default());
+    // Its models and types are two pools that can be bought; all else is the preset, of each key.
+    let preset = PoolConfig::default();
+    for pool in sample.pool.values() {
+        let of_sample = PoolConfig {
+            models: pool.models.clone(),
+            kinds: pool.kinds.clone(),
+            ..preset.clone()
+        };
+        assert_eq!(*pool, of_sample);
+    }
+    let mut bought = sample.clone();
+    for pool in bought.pool.values_mut() {
+        pool.cloud = Cloud::Aws;
+        pool.subnets = vec![SubnetConfig {
+            id: "subnet-1".into(),
+            zone: "us-east-2a".into(),
+        }];
+    }
+    bought.validate().unwrap();
     sample.validate().unwrap();
     let text = std::fs::read_to_string(SAMPLE).unwrap();
     let mut keys = BTreeSet::new();
@@ -193,6 +225,7 @@ fn the_sample_is_the_default_and_names_every_key() {
             "template",
             "on_demand_after",
             "on_demand_cap",
+            "gpu",
             "hybrid",
             "on_demand_below",
             "resident_above",

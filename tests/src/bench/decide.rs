@@ -181,6 +181,7 @@ pub fn observation(tasks: u64, now: Timestamp, policy: &Policy) -> Observation {
             sized: MACHINES,
             seconds: tasks * 180,
         }),
+        needs: Vec::new(),
         market: Some(Market {
             spot: places.map(|place| (place, Usd::from_cents(30))).collect(),
             ..Market::default()

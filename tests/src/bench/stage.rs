@@ -134,7 +134,7 @@ impl Stage {
             .collect();
         let pools = self.dir.path().join("pools.toml");
         let text = format!(
-            "[pool.default]\ncloud = \"aws\"\nsubnets = [{subnets}]\n\
+            "[pool.default]\nmodels = [\"ti2v-5B\"]\ncloud = \"aws\"\nsubnets = [{subnets}]\n\
              kinds = [{{ name = \"{KIND}\", cap = 0.45 }}]\n\
              [pool.default.rules]\nlength = {{ at_least = {threshold} }}\n\
              age = \"off\"\nprice = \"off\"\nschedule = \"off\"\n\

@@ -1,7 +1,7 @@
 //! What to launch: how many, where, at what price, and whether at all.
 
 use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, client_token};
-use super::observation::{Observation, Work};
+use super::observation::{Need, Observation, Work};
 use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
@@ -27,10 +27,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             Blocker::CountsUnknown,
             "how long the queue is cannot be told for certain, so nothing is launched".to_owned(),
         )),
-        Some(work) => missing(batch, work, seen, policy).map_or(Ok(None), |units| {
-            let units = units.min(breaker::admits(batch, seen, policy)?);
-            plan(batch, units, work, seen, policy).map(Some)
-        }),
+        Some(work) => missing(batch, work, seen, policy),
     };
     match verdict {
         Ok(launch) => {
@@ -115,23 +112,61 @@ pub(super) fn configuration_error(batch: &Batch) -> Option<String> {
     rejected.map(|error| format!("{}: {}", error.code, error.message))
 }
 
-/// Units that the work asks for beyond what is there or on its way.
-fn missing(batch: &Batch, work: &Work, seen: &Observation, policy: &Policy) -> Option<u32> {
+/// The launch that is missing: of the types that few tasks can do without before the others, since whatever renders the
+/// hardest renders all; and where those cannot be had, of the others.
+fn missing(
+    batch: &Batch,
+    work: &Work,
+    seen: &Observation,
+    policy: &Policy,
+) -> Result<Option<Launch>, (Blocker, String)> {
     let first = if batch.launches.is_empty() {
         batch.units
     } else {
         0
     };
-    // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
-    let useful = u32::try_from(work.waiting() + leave::busy(batch, seen)).unwrap_or(u32::MAX);
-    let wanted = work.sized.max(first).min(useful).max(seen.keep);
-    let active = batch.instances.iter().filter(|i| i.is_active()).count();
-    let there = u32::try_from(active).unwrap_or(u32::MAX);
-    let missing = wanted.saturating_sub(there.saturating_add(may_appear(batch, seen, policy)));
-    // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
-    let room = policy.max_units.saturating_sub(committed(batch));
-    let missing = missing.min(room);
-    (missing > 0).then_some(missing)
+    let all = Need {
+        kinds: seen.able().cloned().unwrap_or_default(),
+        waiting: work.waiting(),
+        sized: work.sized.max(first),
+        own: seen.needs.last().map_or(u32::MAX, |all| all.own),
+    };
+    let hard = seen.needs.split_last().map_or(&[][..], |(_, hard)| hard);
+    let (mut obstacle, mut harder) = (None, (0, 0));
+    let keeps = hard.iter().map(|_| 0).chain([seen.keep]);
+    for (need, keep) in hard.iter().chain([&all]).zip(keeps) {
+        let kinds = Some(&need.kinds).filter(|kinds| !kinds.is_empty());
+        let able = |i: &&Instance| kinds.is_none_or(|kinds| kinds.contains(&i.place.kind));
+        let count = |of: &dyn Fn(&Instance) -> bool| {
+            let able = batch.instances.iter().filter(able);
+            u32::try_from(able.filter(|i| of(i)).count()).unwrap_or(u32::MAX)
+        };
+        let there = count(&|i| i.is_active()).saturating_add(may_appear(batch, seen, policy));
+        // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
+        let busy = count(&|i| leave::is_busy(i, seen));
+        let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
+        let wanted = need.sized.min(waiting.saturating_add(busy)).max(keep);
+        // Where the machines for harder tasks cannot be had, others do not take their place.
+        let (harder_wanted, harder_there) = std::mem::replace(&mut harder, (wanted, there));
+        let own = need.own.max(wanted.saturating_sub(harder_wanted));
+        let own_there = there.saturating_sub(harder_there);
+        let missing = wanted
+            .saturating_sub(there)
+            .min(own.saturating_sub(own_there));
+        // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
+        let units = missing.min(policy.max_units.saturating_sub(committed(batch)));
+        if units == 0 {
+            continue;
+        }
+        let policy = kinds.map_or_else(|| policy.clone(), |kinds| policy.of_kinds(kinds));
+        let planned = breaker::admits(batch, seen, &policy)
+            .and_then(|most| plan(batch, units.min(most), work, seen, &policy));
+        match planned {
+            Ok(launch) => return Ok(Some(launch)),
+            Err(first) => obstacle = obstacle.or(Some(first)),
+        }
+    }
+    obstacle.map_or(Ok(None), Err)
 }
 
 /// Units of launches without an answer that no listing has shown yet, and still may.

@@ -2,7 +2,7 @@
 
 use super::cloud::Lifecycle;
 use super::follow::{drain, terminate};
-use super::observation::{Observation, WorkerState};
+use super::observation::{Need, Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
 use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
@@ -126,10 +126,9 @@ fn is_idle(instance: &Instance, seen: &Observation) -> bool {
     idle && instance.state == InstanceState::Serving
 }
 
-/// Machines that stay and have something in hand.
-pub(super) fn busy(batch: &Batch, seen: &Observation) -> u64 {
-    let busy = |i: &&Instance| i.state == InstanceState::Serving && !is_idle(i, seen);
-    batch.instances.iter().filter(busy).count() as u64
+/// It stays and has something in hand.
+pub(super) fn is_busy(instance: &Instance, seen: &Observation) -> bool {
+    instance.state == InstanceState::Serving && !is_idle(instance, seen)
 }
 
 /// One by one, as soon as no task can start on a machine: first the idle ones that EC2 may take, then the dearest, and
@@ -138,33 +137,60 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
     let (Some(work), Some(_)) = (seen.work, &seen.workers) else {
         return;
     };
-    let keep = u64::from(seen.keep);
-    let idle = batch.instances.iter().filter(|i| is_idle(i, seen)).count() as u64;
-    let busy = busy(batch, seen);
-    // Each waiting task has an idle machine, and the pool's own number stays.
-    let idle_wanted = work.waiting().max(keep.saturating_sub(busy)).min(idle);
-    let booting_wanted = work
-        .waiting()
-        .saturating_sub(idle)
-        .max(keep.saturating_sub(busy + idle));
-
-    let mut surplus: Vec<_> = (0..batch.instances.len())
-        .filter(|at| is_idle(&batch.instances[*at], seen))
+    let instances = &batch.instances;
+    let busy = instances.iter().filter(|i| is_busy(i, seen)).count() as u64;
+    let mut idle: Vec<_> = (0..instances.len())
+        .filter(|at| is_idle(&instances[*at], seen))
         .collect();
-    let dear = |at: &usize| (batch.instances[*at].hinted, batch.instances[*at].rate);
-    surplus.sort_by_key(|at| std::cmp::Reverse(dear(at)));
-    surplus.truncate(usize::try_from(idle - idle_wanted).unwrap_or(usize::MAX));
-    let booting = |at: &usize| batch.instances[*at].state == InstanceState::Booting;
-    let mut young: Vec<_> = (0..batch.instances.len()).filter(booting).collect();
-    young.sort_by_key(|at| std::cmp::Reverse(batch.instances[*at].launched_at));
-    let surplus_young = (young.len() as u64).saturating_sub(booting_wanted);
-    young.truncate(usize::try_from(surplus_young).unwrap_or(usize::MAX));
-    for at in surplus.into_iter().chain(young) {
+    idle.sort_by_key(|at| (instances[*at].hinted, instances[*at].rate));
+    let mut booting: Vec<_> = (0..instances.len())
+        .filter(|at| instances[*at].state == InstanceState::Booting)
+        .collect();
+    booting.sort_by_key(|at| instances[*at].launched_at);
+    // Each waiting task has a machine that can render it, and the pool's own number stays.
+    let stay = u64::from(seen.keep).saturating_sub(busy);
+    let mut room = Room::of(seen, work.waiting(), stay.saturating_sub(work.waiting()));
+    let kinds = idle.into_iter().chain(booting);
+    let surplus: Vec<_> = kinds
+        .filter(|at| !room.admits(&instances[*at].place.kind))
+        .collect();
+    for at in surplus {
         drain(
             &mut batch.instances[at],
             Leaving::ScaleIn,
             DrainMode::Finish,
             seen,
         );
+    }
+}
+
+/// How many more machines of which types find a task of their own among those that wait.
+struct Room<'a> {
+    needs: &'a [Need],
+    /// Tasks that are at most as hard as those of each level, for machines that render no harder ones; the last is for types
+    /// that render none at all.
+    left: Vec<u64>,
+}
+
+impl<'a> Room<'a> {
+    /// `more`: machines that stay without a task.
+    fn of(seen: &'a Observation, waiting: u64, more: u64) -> Self {
+        let harder = seen.needs.iter().map(|need| need.waiting);
+        let left = [0].into_iter().chain(harder);
+        let left = left.map(|harder| waiting.saturating_sub(harder) + more);
+        let (needs, left) = (seen.needs.as_slice(), left.collect::<Vec<_>>());
+        Self { needs, left }
+    }
+
+    /// Takes the room for one more of this type, if there is any: of all that can render no more than it, for each level.
+    fn admits(&mut self, kind: &str) -> bool {
+        let level = self.needs.iter().position(|need| need.kinds.contains(kind));
+        let level = level.unwrap_or(self.needs.len());
+        let taken = &mut self.left[..=level];
+        let admits = taken.iter().all(|left| *left > 0);
+        if admits {
+            taken.iter_mut().for_each(|left| *left -= 1);
+        }
+        admits
     }
 }

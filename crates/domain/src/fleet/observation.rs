@@ -1,6 +1,6 @@
 //! What a round of fleet sees. Whatever could not be read is `None`: unknown is never taken for zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -22,6 +22,8 @@ pub struct Observation {
     pub workers: Option<Vec<WorkerSeen>>,
     /// The queue of the pool's models.
     pub work: Option<Work>,
+    /// The same by what can render it, the hardest first. Empty: every type of the pool renders all.
+    pub needs: Vec<Need>,
     pub market: Option<Market>,
     /// The launch whose call is under way in this process.
     pub in_flight: Option<u32>,
@@ -65,6 +67,18 @@ pub struct Work {
     pub sized: u32,
     /// How long all of it takes one unit, as far as it is known.
     pub seconds: u64,
+}
+
+/// Tasks that not every type of the pool can render, each with those that are harder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Instance types that can render at least the easiest of them.
+    pub kinds: BTreeSet<String>,
+    pub waiting: u64,
+    /// Machines of these types that they ask for.
+    pub sized: u32,
+    /// The same without the harder tasks.
+    pub own: u32,
 }
 
 impl Work {
@@ -121,6 +135,11 @@ impl Market {
 }
 
 impl Observation {
+    /// Types that can render something of what there is. None: every type of the pool can.
+    pub fn able(&self) -> Option<&BTreeSet<String>> {
+        self.needs.last().map(|all| &all.kinds)
+    }
+
     pub fn worker_of(&self, instance: &Instance) -> Option<&WorkerSeen> {
         let workers = self.workers.as_ref()?;
         workers.iter().find(|worker| worker.instance == instance.id)

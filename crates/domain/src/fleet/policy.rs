@@ -1,6 +1,6 @@
 //! What a pool may do: its places, its caps, its patience. From the configuration; checked once, at start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,14 @@ impl Default for Patience {
 }
 
 impl Policy {
+    /// With only these types.
+    #[must_use]
+    pub fn of_kinds(&self, kinds: &BTreeSet<String>) -> Self {
+        let mut policy = self.clone();
+        policy.kinds.retain(|kind| kinds.contains(&kind.name));
+        policy
+    }
+
     pub fn kind(&self, name: &str) -> Option<&Kind> {
         self.kinds.iter().find(|kind| kind.name == name)
     }

@@ -30,6 +30,7 @@ pub(super) fn all(view: &View, rules: &Rules, sized: &Size, now: Timestamp) -> V
         counts(view),
         prices(view),
         back_off_running(view, now),
+        no_type(view),
     ]
     .into_iter()
     .flatten()
@@ -144,6 +145,16 @@ fn no_pool(view: &View) -> Option<Blocker> {
     Some(blocker(BlockerKind::NoPoolUnderCap, sentence, since))
 }
 
+/// Nothing that waits can be rendered by a machine of the pool.
+fn no_type(view: &View) -> Option<Blocker> {
+    let rest = view.unrenderable.as_ref().filter(|_| view.queued == 0)?;
+    Some(blocker(
+        BlockerKind::NoTypeFits,
+        rest.sentence.clone(),
+        None,
+    ))
+}
+
 /// Quota or budget do not admit one unit.
 fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
     if sized.units > 0 {
@@ -182,6 +193,7 @@ fn input(view: &View, rules: &Rules, resident_units: u32, unit_price: Option<Usd
         tasks: view.work.max(view.queued),
         seconds_per_task: view.seconds_per_task,
         modelled: view.seconds_modelled,
+        startup: view.startup_s.map(Duration::from_secs),
         resident_units,
         quota_units: view.quota_units,
         unit_price,

@@ -163,6 +163,8 @@ pub enum BlockerKind {
     NeverServed,
     /// The task log is nearly full, so workers start nothing.
     LogFull,
+    /// No type of the pool has the memory for what waits.
+    NoTypeFits,
 }
 
 /// Whether machines come and go with batches, or stay.

@@ -79,14 +79,19 @@ fn firing(findings: &[Finding]) -> Option<&Finding> {
 fn judge(view: &View, findings: &Findings, blockers: &[Blocker], size: Size) -> Verdict {
     if let Some(batch) = &view.active_batch {
         let queued = tasks(view.queued);
-        let sentence = format!("batch {batch} is active; {queued} queued");
+        let sentence = with_rest(view, format!("batch {batch} is active; {queued} queued"));
         return Verdict::Wait { sentence };
     }
     let Some(first) = firing(&findings.all) else {
-        let sentence = nearest(view, &findings.all);
+        let no_type = |blocker: &&Blocker| blocker.kind == BlockerKind::NoTypeFits;
+        if let Some(blocker) = blockers.iter().find(no_type) {
+            let sentence = blocker.sentence.clone();
+            return Verdict::Blocked { sentence };
+        }
+        let sentence = with_rest(view, nearest(view, &findings.all));
         return Verdict::Wait { sentence };
     };
-    let why = format!("{}: {}", first.rule, first.sentence);
+    let why = with_rest(view, format!("{}: {}", first.rule, first.sentence));
     if !blockers.is_empty() {
         let sentence = format!("{why}; but {}", reasons(blockers));
         return Verdict::Blocked { sentence };
@@ -102,6 +107,14 @@ fn judge(view: &View, findings: &Findings, blockers: &[Blocker], size: Size) -> 
         why,
         size,
     })
+}
+
+/// What is left out of a decision is said with it.
+fn with_rest(view: &View, sentence: String) -> String {
+    match &view.unrenderable {
+        Some(rest) => format!("{sentence}; and {}", rest.sentence),
+        None => sentence,
+    }
 }
 
 fn reasons(blockers: &[Blocker]) -> String {
@@ -160,7 +173,10 @@ fn foretell(
         return without(format!("batch {batch} works the queue off"));
     }
     if view.queued == 0 && firing(findings).is_none() {
-        return without("nothing is queued".to_owned());
+        return without(match &view.unrenderable {
+            Some(rest) => rest.sentence.clone(),
+            None => "nothing is queued".to_owned(),
+        });
     }
     // Of the rules that only time keeps, the first is the latest at which the queue runs.
     let by_time = |finding: &Finding| match finding.outcome {

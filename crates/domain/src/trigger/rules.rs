@@ -113,8 +113,8 @@ pub const USUAL_TASKS_PER_GPU_HOUR: f64 = 20.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sizing {
-    /// Used until a speed has been measured. Absent: what the cost model says of the queue's models on the pool's cards,
-    /// or [`USUAL_TASKS_PER_GPU_HOUR`] where it says nothing.
+    /// Used for a model on a card until finished tasks have said what it takes. Absent: what the cost model says, or
+    /// [`USUAL_TASKS_PER_GPU_HOUR`] where it knows none of the pool's cards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks_per_gpu_hour: Option<f64>,
     /// The queue is to be worked off in so long.

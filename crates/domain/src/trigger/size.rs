@@ -17,10 +17,12 @@ const ROUNDING: f64 = 1e-9;
 pub struct SizeInput {
     /// Tasks that are not finished.
     pub tasks: u64,
-    /// Measured.
+    /// What the pool's last batches took for one, whatever those were.
     pub seconds_per_task: Option<f64>,
-    /// By the cost model.
+    /// By the cost model, as finished tasks have corrected it, for what is queued.
     pub modelled: Option<f64>,
+    /// Until a new unit renders. Absent: at once.
+    pub startup: Option<Duration>,
     /// Units that stay whatever the queue needs.
     pub resident_units: u32,
     /// The most that the account's quota admits.
@@ -102,13 +104,14 @@ pub struct Pace {
 }
 
 impl Sizing {
-    /// What was measured goes before what a person has written down, and that before what is reckoned.
+    /// What is reckoned for the tasks of now goes before what a person has written down, and that before a mean of the past:
+    /// those may have been other tasks.
     pub fn pace(&self, measured: Option<f64>, modelled: Option<f64>) -> Pace {
         let hourly = |tasks: f64| 3_600.0 / tasks;
         let known = [
-            ("measured", measured),
-            ("as configured", self.tasks_per_gpu_hour.map(hourly)),
             ("by the cost model", modelled),
+            ("as configured", self.tasks_per_gpu_hour.map(hourly)),
+            ("measured", measured),
         ];
         let usable = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
         known
@@ -122,15 +125,22 @@ impl Sizing {
                 origin: "assumed, nothing measured yet",
             })
     }
+
+    /// What of the target a new unit renders in. At least half of it: where that is too little, more units would not help.
+    pub fn window(&self, startup: Option<Duration>) -> Duration {
+        let startup = startup.unwrap_or_default();
+        self.target.saturating_sub(startup).max(self.target / 2)
+    }
 }
 
-/// `ceil(work / target)` within its limits. Quota and budgets go before the least number.
+/// `ceil(work / (target - startup))` within its limits. Quota and budgets go before the least number.
 pub fn size(input: &SizeInput, sizing: &Sizing) -> Size {
     let Pace {
         seconds: each,
         origin,
     } = sizing.pace(input.seconds_per_task, input.modelled);
-    let needed = units_for(input.tasks, each, sizing.target);
+    let window = sizing.window(input.startup);
+    let needed = units_for(input.tasks, each, window);
     let mut units = needed;
     let mut limited_by = None;
     for (limit, least) in [
@@ -156,8 +166,12 @@ pub fn size(input: &SizeInput, sizing: &Sizing) -> Size {
         (units, limited_by) = (most, Some(limit));
     }
 
+    let starts = match window < sizing.target {
+        true => format!(" less {} to start", words::span(sizing.target - window)),
+        false => String::new(),
+    };
     let mut sentence = format!(
-        "{} × {}s ({origin}) / {} = {}",
+        "{} × {}s ({origin}) / {}{starts} = {}",
         words::tasks(input.tasks),
         (each * 10.0).round() / 10.0,
         words::span(sizing.target),

@@ -7,6 +7,7 @@ use super::decision::Blocker;
 use super::schedule::Slot;
 use crate::ledger::Spend;
 use crate::money::Usd;
+use crate::workload::Unrenderable;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
@@ -26,11 +27,17 @@ pub struct View {
     pub run_now: Option<RunNow>,
     /// What all pools cost together.
     pub spend: Spend,
-    /// Measured, over what is queued. Absent: nothing has been measured.
+    /// What the pool's last batches took for a task. Absent: nothing has been measured.
     pub seconds_per_task: Option<f64>,
     /// By the cost model, over what is queued. Absent: it knows no card of the pool that renders it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_modelled: Option<f64>,
+    /// From a launch to the first step of a render. Absent: not reckoned with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_s: Option<u64>,
+    /// Tasks that no type of the pool can render. They count neither as queued nor as work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrenderable: Option<Unrenderable>,
     /// Tasks that arrived in the last hour.
     pub arrivals_per_hour: u64,
     pub mode: ModeState,
@@ -138,6 +145,8 @@ impl View {
             spend: Spend::default(),
             seconds_per_task: None,
             seconds_modelled: None,
+            startup_s: None,
+            unrenderable: None,
             arrivals_per_hour: 0,
             mode: ModeState::default(),
             pool_blockers: Vec::new(),

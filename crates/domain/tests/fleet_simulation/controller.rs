@@ -159,6 +159,7 @@ impl Controller {
                 sized,
                 seconds: runnable * 180,
             }),
+            needs: Vec::new(),
             market: (!world.blind).then(|| world.cloud.prices.clone()),
             in_flight: self.call.as_ref().map(|(seq, ..)| *seq),
             spent: Some(Spend::default()),

@@ -22,6 +22,7 @@ use spotreel_bus::provision::{self, Layout};
 use spotreel_bus::{BatchLog, TaskLog, controls, kv};
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::ops::{PoolWhy, Why};
+use spotreel_domain::request::ImageSource;
 use spotreel_domain::trigger::{BlockerKind, Verdict};
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
 use spotreel_ec2::{Ec2, Ec2Config, Keys};
@@ -207,13 +208,14 @@ impl Stage {
         for _ in 0..tasks {
             let number = self.submitted.fetch_add(1, Ordering::Relaxed);
             let now = ambient::now();
+            let takes_image = model == Model::I2vA14b.as_str();
             let request = TaskRequest {
-                model: "ti2v-5B".into(),
+                model: model.into(),
                 prompt: "a red fox in the snow".into(),
+                image: takes_image.then(|| ImageSource::S3Key("images/any".into())),
                 ..TaskRequest::default()
             };
-            let mut valid = request.validate(now).unwrap();
-            valid.spec.model = Model::parse(model).unwrap();
+            let valid = request.validate(now).unwrap();
             let id = TaskId::parse(&format!("task-{number}")).unwrap();
             let step = Task::submit(id, valid.spec, valid.content_hash, now);
             let append = Append::new(step, 0, ambient::uuid_v4());
@@ -360,10 +362,10 @@ pub fn pool() -> PoolName {
     PoolName::parse("default").unwrap()
 }
 
-/// The keys of a pool that buys g6.xlarge under this cap in this zone.
+/// The keys of a pool that buys g6.xlarge under this cap in this zone. As if its card held all models.
 pub fn bought(cap: f64, zone: &str) -> String {
     format!(
-        "cloud = \"aws\"\nkinds = [{{ name = \"g6.xlarge\", cap = {cap} }}]\n\
+        "cloud = \"aws\"\nkinds = [{{ name = \"g6.xlarge\", cap = {cap}, gpu = \"l40s\" }}]\n\
          subnets = [{{ id = \"subnet-{zone}\", zone = \"{zone}\" }}]\n"
     )
 }

@@ -239,8 +239,9 @@ fn pools_toml(subnets: &[Subnet], instances: u32) -> String {
     let kinds: Vec<_> = KINDS
         .iter()
         .map(|(name, cents)| {
+            // The engine without a GPU renders everything on each of them.
             format!(
-                "{{ name = \"{name}\", cap = {}.{:02} }}",
+                "{{ name = \"{name}\", cap = {}.{:02}, gpu = \"h200\" }}",
                 cents / 100,
                 cents % 100
             )
