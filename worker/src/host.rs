@@ -7,7 +7,7 @@ use std::time::Duration;
 use backoff::backoff::Backoff;
 use spotreel_bootstrap::Health;
 use spotreel_bus::Delivery;
-use spotreel_domain::render_time::{Gpu, Job};
+use spotreel_domain::render_time::{Gpu, Job, Weights, needed_gb};
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::{Failure, FailureKind};
 use spotreel_domain::{Model, Quality};
@@ -98,10 +98,17 @@ impl Host {
         }
     }
 
-    /// What this engine has refused once for its size, or what is larger, it will refuse again.
+    /// What this engine has refused once for its size, or what is larger, it will refuse again; and what its card cannot hold
+    /// is not worth the minutes in which the weights are pulled.
     pub fn cannot(&self, spec: &TaskSpec) -> Option<EngineFailure> {
-        let (least, failure) = self.too_large.get(&spec.model)?;
-        (Job::of(spec).tokens() >= *least).then(|| failure.clone())
+        let job = Job::of(spec);
+        let known = self.too_large.get(&spec.model);
+        if let Some((_, failure)) = known.filter(|(least, _)| job.tokens() >= *least) {
+            return Some(failure.clone());
+        }
+        // A person who names a profile knows better.
+        let device = self.hello().filter(|_| self.config.profile.is_empty())?;
+        beyond(Gpu::of_device(device.device.as_deref()?)?, &job)
     }
 
     /// Four steps without distilled weights are noise, which the gate could take for a picture. Where the worker keeps
@@ -242,6 +249,36 @@ fn lacking(
     })
 }
 
+/// What a card has no memory for.
+fn beyond(gpu: Gpu, job: &Job) -> Option<EngineFailure> {
+    if gpu.weights(job).is_some() {
+        return None;
+    }
+    let Job {
+        model,
+        width,
+        height,
+        frames,
+        ..
+    } = job;
+    let (card, has) = (gpu.name(), gpu.memory_gb());
+    let message = format!(
+        "{model} with {width}x{height} and {frames} frames does not fit on {card} with {has} GB"
+    );
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "memory is far below 2^53 bytes"
+    )]
+    let needed = (needed_gb(job, Weights::Float8) * 1e9) as u64;
+    Some(EngineFailure {
+        kind: ErrorKind::Oom,
+        code: "does_not_fit".into(),
+        needed_bytes: Some(needed),
+        ..gone(&message)
+    })
+}
+
 fn beside_this_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return None;
@@ -362,6 +399,23 @@ mod tests {
         assert_eq!(
             lacking(&EngineHello::default(), Some(&index), MODEL, Quality::Fast),
             None
+        );
+    }
+
+    #[test]
+    fn what_the_card_cannot_hold_is_left_to_others_before_anything_is_pulled() {
+        let job = |frames| Job {
+            frames,
+            ..Job::smallest_usual(MODEL)
+        };
+        assert_eq!(beyond(Gpu::L40s, &job(81)), None);
+        assert_eq!(beyond(Gpu::L4, &job(45)), None, "with quantised weights");
+        let failure = beyond(Gpu::L4, &job(81)).unwrap();
+        assert!(failure.does_not_fit() && failure.blame() == Blame::Worker);
+        let said = record(&failure).message;
+        assert!(
+            said.contains("it takes 30 GB") && said.contains("A100 with 40 GB"),
+            "{said}"
         );
     }
 
