@@ -5,7 +5,7 @@ use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{jetstream, names};
 use spotreel_domain::api::{BatchView, CloudEvent};
-use spotreel_domain::batch::{BatchId, Receipt, ReceiptLine};
+use spotreel_domain::batch::{BatchId, Receipt, ReceiptLine, Residency};
 use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::ops::BatchesQuery;
 
@@ -101,6 +101,9 @@ async fn tell(api: &Api, batch: &BatchView, as_json: bool) -> anyhow::Result<()>
     }
     field("tasks", &format!("{} done", batch.tasks_done));
     field("cost", &batch.cost.to_string());
+    if let Some(residency) = &batch.residency {
+        field("stayed", &stayed(residency));
+    }
     let story = story(&events);
     if !story.is_empty() {
         line("");
@@ -112,6 +115,19 @@ async fn tell(api: &Api, batch: &BatchView, as_json: bool) -> anyhow::Result<()>
         None => machines(api, &batch.id).await?,
     }
     Ok(())
+}
+
+/// What it has cost and saved that machines stay without work.
+fn stayed(residency: &Residency) -> String {
+    format!(
+        "{} without work for {}: {}; saved {} boots, {} of waiting and {}",
+        machines_of(residency.units as usize),
+        span(residency.idle_seconds),
+        residency.idle_cost,
+        residency.boots_saved,
+        span(residency.boot_seconds_saved),
+        residency.boot_cost_saved,
+    )
 }
 
 /// What runs of a batch that has not ended.
@@ -279,6 +295,7 @@ mod tests {
             tasks_done: 0,
             blocked: None,
             cost: Usd::ZERO,
+            residency: None,
             receipt: None,
             reason: None,
         }

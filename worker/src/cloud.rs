@@ -29,6 +29,10 @@ const PAUSE_AT_START: Duration = Duration::from_millis(500);
 const REFUSALS: u32 = 2;
 /// Clocks that differ by no more than this agree: the service tells whole seconds.
 const CLOCKS_AGREE_S: i64 = 2;
+/// A Spot machine that EC2 takes within its first hour is free (AWS, "Billing for interrupted Spot Instances").
+const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
+/// EC2 takes a machine some moments after the time of its notice. Fleet waits as long (`patience.drain`).
+const TAKEN_LATE: Duration = Duration::from_secs(3 * 60);
 /// A machine whose time is up is left like one with a notice: so long before.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
@@ -59,6 +63,8 @@ pub struct Machine {
     pub batch: String,
     pub launch: String,
     pub expires_at: Option<Timestamp>,
+    /// When it was launched.
+    pub pending_at: Option<Timestamp>,
 }
 
 pub struct Cloud {
@@ -88,7 +94,19 @@ struct Action {
     time: Timestamp,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    pending_time: Timestamp,
+}
+
 impl Machine {
+    /// Whether it costs nothing if EC2 takes it at this time.
+    fn is_free_at(&self, at: Timestamp) -> bool {
+        let hour_over = self.pending_at.map(|from| from + FREE_IF_TAKEN_WITHIN);
+        self.lifecycle == "spot" && hour_over.is_some_and(|over| at < over)
+    }
+
     pub fn describe_to(&self, presence: &mut Presence) {
         let of = self.clone();
         presence.pool = of.pool;
@@ -161,6 +179,8 @@ impl Cloud {
         )?;
         let (pool, batch, launch, expires_at) =
             tokio::try_join!(tag("pool"), tag("batch"), tag("launch"), tag("expires-at"))?;
+        let document = self.read("dynamic/instance-identity/document").await?;
+        let identity = serde_json::from_str::<Identity>(&document.unwrap_or_default());
         if !expires_at.is_empty() && expires_at.parse::<Timestamp>().is_err() {
             tracing::error!(expires_at, "the tag spotreel:expires-at is no time");
         }
@@ -173,6 +193,7 @@ impl Cloud {
             batch,
             launch,
             expires_at: expires_at.parse().ok(),
+            pending_at: identity.ok().map(|identity| identity.pending_time),
         })
     }
 
@@ -201,6 +222,9 @@ impl Cloud {
             if let Some(at) = seen.goes_at {
                 let goes = instant(at, self.clock.now());
                 board.update(|presence| presence.notice_at_ms = at.as_millisecond());
+                if self.machine.is_free_at(at) {
+                    leave.is_free_until(goes + TAKEN_LATE);
+                }
                 leave.order(By::Notice(goes), "the cloud takes the machine");
                 // Nothing more urgent can come from here.
                 return;
@@ -251,9 +275,13 @@ impl Cloud {
         }
     }
 
-    /// None: there is no such thing. Those answers tell the service's time.
     async fn get(&self, path: &str) -> Result<Option<String>, MetadataError> {
-        match self.client.get(format!("/latest/meta-data/{path}")).await {
+        self.read(&format!("meta-data/{path}")).await
+    }
+
+    /// None: there is no such thing. Those answers tell the service's time.
+    async fn read(&self, path: &str) -> Result<Option<String>, MetadataError> {
+        match self.client.get(format!("/latest/{path}")).await {
             Ok(text) => Ok(Some(String::from(text))),
             Err(ImdsError::ErrorResponse(error)) => match error.response().status().as_u16() {
                 404 => {

@@ -1,12 +1,15 @@
 //! Bounds on a machine that nobody needs: without work for too long, or without the queue's server.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
+use futures::StreamExt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use spotreel_bus::names;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +85,35 @@ impl<'de> Deserialize<'de> for Limit {
                         ))
                     }),
             },
+        }
+    }
+}
+
+/// When fleet last said that this machine stays although it has no work. Whether a machine is wanted is fleet's to say;
+/// a worker goes by itself only once fleet is silent.
+#[derive(Clone, Default)]
+pub struct Stay(Arc<Mutex<Option<Instant>>>);
+
+impl Stay {
+    pub fn told_at(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Listens until the program ends. What is missed comes again soon.
+    pub async fn listen(self, client: Client, instance: String, until: CancellationToken) {
+        let subject = names::worker_stay(&instance);
+        let mut words = match client.subscribe(subject.clone()).await {
+            Ok(words) => words,
+            Err(error) => {
+                return tracing::error!(%error, subject, "fleet cannot tell this worker to stay");
+            }
+        };
+        while let Some(Some(_)) = until.run_until_cancelled(words.next()).await {
+            self.told();
         }
     }
 }

@@ -40,6 +40,8 @@ impl By {
 #[derive(Clone)]
 pub struct Leave {
     order: watch::Sender<Option<Order>>,
+    /// The machine is free if EC2 ends it: it is waited for EC2 until then.
+    free_until: watch::Sender<Option<Instant>>,
     leaving: CancellationToken,
     board: Board,
 }
@@ -48,6 +50,7 @@ impl Leave {
     pub fn new(board: Board) -> Self {
         Self {
             order: watch::Sender::new(None),
+            free_until: watch::Sender::new(None),
             leaving: CancellationToken::new(),
             board,
         }
@@ -65,6 +68,23 @@ impl Leave {
             tracing::info!(reason, ?by, "the worker leaves");
             self.board.leave();
             self.leaving.cancel();
+        }
+    }
+
+    /// EC2 takes this machine, and charges nothing for it unless it is switched off before.
+    pub fn is_free_until(&self, at: Instant) {
+        self.free_until.send_replace(Some(at));
+    }
+
+    /// Once nothing is in hand: returns when the machine may be switched off. EC2 ends the program before that.
+    pub async fn until_taken(&self, stopping: &CancellationToken) {
+        let Some(until) = *self.free_until.borrow() else {
+            return;
+        };
+        tracing::info!("EC2 takes this machine in its first hour: it is not switched off before");
+        let waited = tokio::time::sleep_until(until);
+        if stopping.run_until_cancelled(waited).await.is_some() {
+            tracing::warn!("EC2 has not taken this machine; it is switched off");
         }
     }
 

@@ -9,8 +9,9 @@
 //!   ours, whatever we still hold.
 //! - A task is acked only after a terminal event of it stands in the log, and `succeeded` only after the video that
 //!   passed the gate lies in S3.
-//! - It leaves by itself, with code 0, when its machine is about to go, is told to drain, has no work for too long or
-//!   cannot reach the server. Whoever supervises it then switches the machine off.
+//! - It leaves by itself, with code 0, when its machine is about to go, is told to drain, has no work and no word from fleet
+//!   for too long or cannot reach the server. Whoever supervises it then switches the machine off; so a machine that EC2
+//!   takes in its first hour, which is free, is waited for with empty hands.
 //! - Killed at any point, it leaves a lease that ends, checkpoints that the next worker goes on from, and perhaps a
 //!   finished video that the next worker finds.
 
@@ -78,6 +79,7 @@ pub struct Worker {
     pub packs: Option<Keeper>,
     pub presence: presence::Board,
     pub leave: Leave,
+    pub stay: idle::Stay,
     pub measured: salvage::Measured,
     pub scratch: std::path::PathBuf,
 }
@@ -104,6 +106,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     let worker = Arc::new(Worker {
         presence: board.clone(),
         leave: Leave::new(board),
+        stay: idle::Stay::default(),
         measured: salvage::Measured::default(),
         instance,
         name,
@@ -151,6 +154,9 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         leave.clone(),
         stopping(),
     ));
+    let stay = worker.stay.clone();
+    ctx.tasks
+        .spawn(stay.listen(client.clone(), worker.instance.clone(), stopping()));
     if let Some(keeper) = worker.packs.clone() {
         ctx.health.expect("packs");
         let leaving = worker.leave.leaving().clone();
@@ -190,7 +196,9 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
             worker.packs.clone(),
             Arc::clone(&worker),
         );
+        let leave = worker.leave.clone();
         Box::pin(render::run(worker, take, ctx_inside.clone())).await?;
+        leave.until_taken(&ctx_inside.stopping).await;
         drop(ended);
         // Whoever gave the order to leave: the program ends as one that was told to.
         ctx_inside.stopping.cancel();

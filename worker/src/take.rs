@@ -45,7 +45,7 @@ pub struct Taken {
 
 pub enum Next {
     Taken(Box<Taken>),
-    /// There was nothing to take for the whole of the limit, and nothing is in hand.
+    /// There was nothing to take for the whole of the limit, fleet was silent as long, and nothing is in hand.
     Idle,
     /// The worker leaves.
     Leaving,
@@ -144,7 +144,10 @@ impl Take {
                 false => self.idle_since.or_else(|| Some(Instant::now())),
             };
             let rest = match (self.idle_limit, self.idle_since) {
-                (Some(limit), Some(since)) => limit.saturating_sub(since.elapsed()),
+                (Some(limit), Some(since)) => {
+                    let since = self.worker.stay.told_at().map_or(since, |at| at.max(since));
+                    limit.saturating_sub(since.elapsed())
+                }
                 _ => wait,
             };
             if rest.is_zero() {

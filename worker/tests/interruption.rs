@@ -200,6 +200,65 @@ async fn a_worker_without_work_leaves_but_ends_what_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_work_stays_for_as_long_as_fleet_wants_it() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("w1", 0, &[("idle.exit_after", "2s")]);
+    stage
+        .seen("w1", "it serves", |p| p.state() == State::Idle)
+        .await;
+    let began = std::time::Instant::now();
+    while began.elapsed() < 3 * LIMIT {
+        stage.stay().await;
+        let soon = LIMIT / 8;
+        let left = tokio::time::timeout(soon, worker.left()).await;
+        assert!(left.is_err(), "it left although fleet wants it");
+    }
+    let silent = std::time::Instant::now();
+    assert_eq!(worker.left().await, Some(0), "fleet is silent");
+    assert!(silent.elapsed() >= LIMIT / 2, "from the last word on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_free_if_ec2_ends_it_is_not_switched_off_before() {
+    let hour = Duration::from_secs(3_600);
+    let notice = Duration::from_secs(20);
+    for (age, waits) in [(hour / 6, true), (hour - notice / 2, false)] {
+        let stage = Stage::set().await;
+        stage.metadata.launched_before(age);
+        let name = if waits { "young" } else { "old" };
+        let mut worker = stage.worker(name, STEP_MS, &[]);
+        let mut steps = progress(&stage).await;
+        stage.submit(name, MANY).await;
+        reaches(&mut steps, 2).await;
+        stage.metadata.notice(notice);
+        until("its task is handed back", async || {
+            let attempts = stage.task(name).await.attempts;
+            attempts
+                .last()
+                .is_some_and(|a| a.outcome == Outcome::Interrupted)
+        })
+        .await;
+        if waits {
+            stage
+                .seen(name, "it holds nothing", |p| p.state() == State::Drained)
+                .await;
+            until("it says that it waits", async || {
+                worker
+                    .said()
+                    .contains("EC2 takes this machine in its first hour")
+            })
+            .await;
+            let left = tokio::time::timeout(Duration::from_secs(2), worker.left()).await;
+            assert!(left.is_err(), "its end would switch the machine off");
+            // As the machine's system is told when EC2 ends it.
+            worker.signal(Signal::SIGTERM);
+        }
+        assert_eq!(worker.left().await, Some(0), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_orphan_and_one_whose_time_is_up_leave() {
     let mut stage = Stage::set().await;
     stage

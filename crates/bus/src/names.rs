@@ -189,6 +189,11 @@ pub fn worker_drain(instance: &str) -> String {
     format!("spotreel.worker.drain.{}", token(instance))
 }
 
+/// Where the worker of an instance hears from fleet that it stays although it has no work.
+pub fn worker_stay(instance: &str) -> String {
+    format!("spotreel.worker.stay.{}", token(instance))
+}
+
 /// `text` as one token of a subject.
 pub fn token(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

@@ -135,6 +135,7 @@ async fn nobody_writes_what_is_anothers() {
         (&trigger, "spotreel.log.t1.cancelled".into()),
         (&trigger, names::leader_key("fleet")),
         (&trigger, names::worker_drain("i-1")),
+        (&trigger, names::worker_stay("i-1")),
         (&fleet, names::leader_key("trigger")),
         (&fleet, "$KV.spotreel-controls.run.default".into()),
         (&fleet, "spotreel.log.t1.cancelled".into()),

@@ -160,7 +160,7 @@ fn span(from: Timestamp, to: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Ending, InstanceState, PoolName, Wanted};
+    use crate::batch::{Ending, InstanceState, PoolName, Usage, Wanted};
     use crate::fleet::cloud::{Lifecycle, Place};
 
     fn at(text: &str) -> Timestamp {
@@ -201,6 +201,7 @@ mod tests {
             rate: Usd::from_cents(25),
             cost: Usd::from_cents(100),
             billed_to: end,
+            usage: Usage::default(),
         });
         let noon = at("2026-12-01T12:00:00Z");
         let periods = Periods::at(noon);

@@ -186,7 +186,7 @@ impl Night {
         });
         Market {
             spot: places.map(|place| (place, Usd::from_cents(26))).collect(),
-            on_demand: BTreeMap::new(),
+            ..Market::default()
         }
     }
 
@@ -243,6 +243,8 @@ impl Night {
                     launched_at: self.now,
                     tags: request.tags.clone(),
                     reason: None,
+                    left_at: None,
+                    has_public_address: true,
                 },
                 worker: None,
                 notice_at: None,

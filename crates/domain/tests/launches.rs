@@ -78,7 +78,7 @@ fn observation() -> Observation {
         needs: Vec::new(),
         market: Some(Market {
             spot: spot.into(),
-            on_demand: BTreeMap::new(),
+            ..Market::default()
         }),
         in_flight: None,
         spent: Some(Spend::default()),

@@ -211,6 +211,8 @@ impl Night {
                 launched_at: self.now,
                 tags: request.tags.clone(),
                 reason: None,
+                left_at: None,
+                has_public_address: false,
             };
             (seen, WorkerState::Starting)
         }));

@@ -275,3 +275,35 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Arrivals that go up and down by a tenth change the number of machines that stay once at most, upwards; and what
+    /// stays keeps up with them.
+    #[test]
+    fn the_number_of_machines_that_stay_does_not_flap(
+        now in moments(),
+        rate in 110u64..2_000,
+        seconds in 10.0f64..600.0,
+        moves in prop::collection::vec(-100i64..=100, 1..60),
+    ) {
+        let mut rules = Rules {
+            hybrid: Some(HybridRule::default()),
+            ..Rules::default()
+        };
+        rules.sizing.max = 10_000;
+        let mut view = View {
+            seconds_per_task: Some(seconds),
+            mode: ModeState { mode: Mode::Resident, since: None },
+            ..View::empty()
+        };
+        let mut ends = 0;
+        for permille in moves {
+            view.arrivals_per_hour = rate.saturating_add_signed(i64::try_from(rate).unwrap() * permille / 1_000);
+            let units = decide(&view, &rules, now).mode.resident_units;
+            prop_assert!(f64::from(units) * 3_600.0 / seconds >= view.arrivals_per_hour as f64 - 1e-6);
+            ends += u32::from(units < view.resident_units);
+            view.resident_units = units;
+        }
+        prop_assert_eq!(ends, 0, "machines were ended, and bought again");
+    }
+}

@@ -151,6 +151,7 @@ fn fleet_input(request: &LaunchRequest) -> CreateFleetInput {
     let on_demand_options = (!spot).then(|| {
         OnDemandOptionsRequest::builder()
             .allocation_strategy(FleetOnDemandAllocationStrategy::LowestPrice)
+            .set_max_total_price(most_on_demand(request).map(Usd::to_decimal))
             .build()
     });
     let tags = tags(&request.tags);
@@ -169,6 +170,12 @@ fn fleet_input(request: &LaunchRequest) -> CreateFleetInput {
         .set_on_demand_options(on_demand_options);
     input = input.set_tag_specifications(Some(specifications.into()));
     input.build().expect("every member is optional to the SDK")
+}
+
+/// What all machines of the launch may cost an hour. EC2 takes no cap of each on demand, so it is that of the dearest type.
+fn most_on_demand(request: &LaunchRequest) -> Option<Usd> {
+    let caps = request.overrides.iter().filter_map(|wish| wish.max_price);
+    caps.max().map(|cap| cap.times(request.units))
 }
 
 pub(crate) fn tags<'a>(tags: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<Tag> {

@@ -10,6 +10,8 @@ use aws_sdk_ec2::types::{
     Filter, Instance, InstanceLifecycleType, InstanceStateName, InstanceType, Reservation,
 };
 use jiff::Timestamp;
+use jiff::civil::DateTime as CivilTime;
+use jiff::tz::TimeZone;
 use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Seen, tag};
 
 use crate::{CallError, Ec2};
@@ -121,7 +123,20 @@ fn seen(instance: &Instance) -> Result<Seen, CallError> {
             })
             .collect(),
         reason: reason(instance),
+        left_at: instance.state_transition_reason().and_then(left_at),
+        has_public_address: instance
+            .public_ip_address()
+            .is_some_and(|ip| !ip.is_empty()),
     })
+}
+
+/// The time in `User initiated (2026-11-30 11:16:28 GMT)`: when the instance left its last state. EC2 tells it of ends by
+/// a call, and of no others.
+fn left_at(transition: &str) -> Option<Timestamp> {
+    let (_, rest) = transition.rsplit_once('(')?;
+    let (time, _) = rest.split_once(" GMT)")?;
+    let time: CivilTime = time.parse().ok()?;
+    time.to_zoned(TimeZone::UTC).ok().map(|at| at.timestamp())
 }
 
 /// Both of EC2's words for it: the reason, whose message begins with its code, and the transition's, which has the time.
@@ -167,5 +182,25 @@ impl Intercept for AnswerDate {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *first = first.or_else(|| date.as_ref().and_then(timestamp));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_an_end_is_read_where_there_is_one() {
+        let told = left_at("User initiated (2026-11-30 11:16:28 GMT)");
+        assert_eq!(told, Some("2026-11-30T11:16:28Z".parse().unwrap()));
+        for silent in [
+            "",
+            "Server.SpotInstanceTermination",
+            "User initiated",
+            "User initiated (yesterday GMT)",
+            "User initiated (2026-11-30 11:16:28 PST)",
+        ] {
+            assert_eq!(left_at(silent), None, "{silent}");
+        }
     }
 }

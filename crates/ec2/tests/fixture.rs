@@ -97,6 +97,32 @@ fn error(code: &str) -> String {
 }
 
 #[tokio::test]
+async fn on_demand_has_its_cap_on_the_wire() {
+    let f = fixture(|_| {
+        (
+            200,
+            "<CreateFleetResponse><fleetId>fleet-1</fleetId></CreateFleetResponse>".to_owned(),
+        )
+    })
+    .await;
+    let on_demand = LaunchRequest {
+        lifecycle: Lifecycle::OnDemand,
+        ..request()
+    };
+    f.ec2.launch(&on_demand).await.unwrap();
+    f.ec2.launch(&request()).await.unwrap();
+    let asked = f.asked.lock().unwrap();
+    // Four units, each at most as dear as the dearest type may be.
+    assert!(
+        asked[0].contains("OnDemandOptions.MaxTotalPrice=1.800000"),
+        "{}",
+        asked[0]
+    );
+    assert!(!asked[0].contains(".MaxPrice="), "{}", asked[0]);
+    assert!(!asked[1].contains("MaxTotalPrice"), "{}", asked[1]);
+}
+
+#[tokio::test]
 async fn a_frozen_request_goes_out_byte_for_byte() {
     let f = fixture(|_| {
         (

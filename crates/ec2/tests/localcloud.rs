@@ -146,6 +146,9 @@ async fn a_launch_is_listed_and_ended() {
     }
     assert!(s.ec2.list("another").await.unwrap().instances.is_empty());
 
+    assert!(listing.instances.iter().all(|i| i.has_public_address));
+    assert_eq!(s.ec2.volume_gib(&s.template).await, Ok(100));
+    let began = listing.cloud_now;
     let ids: Vec<_> = answer.instances.iter().map(|i| i.id.clone()).collect();
     s.ec2.tag(&ids, &[("spotreel:ready", "yes")]).await.unwrap();
     let listing = s.ec2.list(ENV).await.unwrap();
@@ -171,6 +174,9 @@ async fn a_launch_is_listed_and_ended() {
             .all(|i| i.state == CloudState::Terminated)
         {
             assert!(listing.instances.iter().all(|i| i.reason.is_some()));
+            let ended = |at| at >= began && at <= listing.cloud_now;
+            let mut ends = listing.instances.iter().map(|i| i.left_at);
+            assert!(ends.all(|at| at.is_some_and(ended)), "EC2 says when");
             break;
         }
     }
@@ -339,10 +345,20 @@ async fn the_quota_is_told_and_kept() {
         "{answer:?}"
     );
 
-    let request = LaunchRequest {
+    let mut request = LaunchRequest {
         lifecycle: Lifecycle::OnDemand,
         ..s.request("t-2", 1).await
     };
+    let answer = s.ec2.launch(&request).await.unwrap();
+    assert!(
+        answer.instances.is_empty(),
+        "$1.006 is above the cap of $0.90"
+    );
+    assert_eq!(answer.errors[0].code, "UnfulfillableCapacity");
+    request.client_token = "t-3".to_owned();
+    for wish in &mut request.overrides {
+        wish.max_price = Some("1.01".parse().unwrap());
+    }
     let answer = s.ec2.launch(&request).await.unwrap();
     assert_eq!(answer.instances[0].lifecycle, Lifecycle::OnDemand);
 

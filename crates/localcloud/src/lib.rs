@@ -14,11 +14,13 @@
 //! program left is ended by the next one over the same directory.
 //!
 //! **Not modelled**, so trust AWS and not this: other fleet types and RunInstances (refused); attributes instead of
-//! types, minimum targets and total prices of a fleet (refused); images, volumes, networks, security groups, key
-//! pairs and IAM (taken and not looked at: all keys may do all things); on-demand capacity (endless); the age of a
-//! signature (the signature itself is verified); fractional weights are summed as they are. Where AWS's documentation
-//! does not say how a bad subnet or template in CreateFleet is told, it is told as an error of the whole call. State
-//! lives in memory: a new program starts with no instances, fleets or templates.
+//! types, minimum targets and total Spot prices of a fleet (refused); images, networks, security groups, key pairs and
+//! IAM (taken and not looked at: all keys may do all things; each machine has a public address); of volumes all but the
+//! size, which is billed; on-demand capacity (endless); the age of a signature (the signature itself is verified);
+//! fractional weights are summed as they are. Where AWS's documentation does not say how a bad subnet or template in
+//! CreateFleet is told, it is told as an error of the whole call; neither does it say how an on-demand fleet that
+//! `MaxTotalPrice` ends early is told (here: `UnfulfillableCapacity`). State lives in memory: a new program starts with
+//! no instances, fleets or templates.
 
 mod admin;
 mod clock;

@@ -173,6 +173,7 @@ impl Feed {
                 .map(|(place, (_, price))| (place.clone(), *price))
                 .collect(),
             on_demand: self.config.on_demand.clone(),
+            ..Market::default()
         };
         Ok((as_of, market))
     }

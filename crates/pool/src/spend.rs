@@ -166,7 +166,7 @@ fn never_got_a_machine(batch: &Batch) -> bool {
 mod tests {
     use super::*;
     use spotreel_domain::Usd;
-    use spotreel_domain::batch::{Ending, Instance, InstanceState, Wanted};
+    use spotreel_domain::batch::{Ending, Instance, InstanceState, Usage, Wanted};
     use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 
     const NOW: &str = "2026-11-23T12:00:00Z";
@@ -230,6 +230,7 @@ mod tests {
             rate: Usd::from_cents(30),
             cost: Usd::from_cents(60),
             billed_to: now() - hours(end),
+            usage: Usage::default(),
         }
     }
 

@@ -419,6 +419,16 @@ struct Reply {
     state: String,
 }
 
+/// Tells the workers on these machines that they stay. One that does not hear it hears the next.
+pub async fn tell_to_stay(client: &async_nats::Client, instances: &[String]) {
+    for instance in instances {
+        let subject = names::worker_stay(instance);
+        if let Err(error) = client.publish(subject, "".into()).await {
+            return tracing::debug!(%error, "workers are not told to stay");
+        }
+    }
+}
+
 /// Tells the worker on a machine to take nothing more.
 pub async fn tell_to_drain(
     client: &async_nats::Client,

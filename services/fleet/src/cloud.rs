@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::fleet::cloud::Seen;
+use spotreel_domain::fleet::cloud::{Seen, Template};
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
@@ -22,6 +23,8 @@ use crate::metrics;
 
 /// A check that failed is made again after so long.
 const RETRY: Duration = Duration::from_secs(5);
+/// A month of 30 days, as AWS reckons its examples of EBS.
+const HOURS_OF_A_MONTH: u32 = 30 * 24;
 
 pub struct Cloud {
     pub ec2: Ec2,
@@ -29,6 +32,9 @@ pub struct Cloud {
     feed: Feed,
     /// How often the pools are held against the cloud.
     check_every: Duration,
+    /// What a month of a GB of a volume costs, and an hour of a public address.
+    volume_gb_month: Usd,
+    public_address: Usd,
     conditions: Arc<Conditions>,
     /// Held while the cloud is listed: who comes meanwhile waits for the next listing, and shares it.
     listing: tokio::sync::Mutex<()>,
@@ -39,6 +45,8 @@ pub struct Cloud {
 struct Known {
     listed: Option<Listed>,
     findings: Findings,
+    /// GiB of the volumes that a machine has, by its launch template.
+    volumes: BTreeMap<(String, u64), u32>,
     /// Why the pools could not be held against the cloud when that was last tried.
     unchecked: Option<String>,
 }
@@ -93,6 +101,8 @@ impl Cloud {
             ec2,
             env: env.to_owned(),
             check_every: prices.check_every,
+            volume_gb_month: prices.volume_gb_month,
+            public_address: prices.public_address,
             conditions,
             listing: tokio::sync::Mutex::default(),
             known: Mutex::default(),
@@ -126,6 +136,18 @@ impl Cloud {
     /// Prices, if they are young enough to be relied on.
     pub fn market(&self) -> Option<Market> {
         self.feed.market().ok().map(|(_, market)| market)
+    }
+
+    /// The same for machines of a pool, with what is billed beside them.
+    pub fn market_of(&self, policy: &Policy) -> Option<Market> {
+        let market = self.market()?;
+        let gib = self.lock().volumes.get(&key(&policy.template)).copied();
+        let month = self.volume_gb_month.times(gib.unwrap_or_default());
+        Some(Market {
+            volume: month.per_hour_for(Duration::from_secs(3_600) / HOURS_OF_A_MONTH),
+            address: self.public_address,
+            ..market
+        })
     }
 
     /// The pool's policy, in the words of what the cloud has.
@@ -176,6 +198,7 @@ impl Cloud {
             let most = self.check_every;
             let pause = match findings {
                 Ok(findings) => {
+                    self.look_at_volumes(&findings, &policies).await;
                     let quotas = self.feed.limits();
                     check::report(
                         &findings,
@@ -214,7 +237,31 @@ impl Cloud {
         }
     }
 
+    /// A version of a template never changes, so each is asked for once. The bill alone depends on it.
+    async fn look_at_volumes(
+        &self,
+        findings: &Findings,
+        policies: &BTreeMap<PoolName, (Policy, check::TemplateName)>,
+    ) {
+        for (policy, _) in policies.values() {
+            let template = findings.fit(policy).template;
+            if template.id.is_empty() || self.lock().volumes.contains_key(&key(&template)) {
+                continue;
+            }
+            match self.ec2.volume_gib(&template).await {
+                Ok(gib) => drop(self.lock().volumes.insert(key(&template), gib)),
+                Err(error) => {
+                    tracing::warn!(%error, template = template.id, "receipts lack the machines' volumes");
+                }
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn key(template: &Template) -> (String, u64) {
+    (template.id.clone(), template.version)
 }

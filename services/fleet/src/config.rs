@@ -76,6 +76,8 @@ pub struct PricesConfig {
     pub good_for: Duration,
     #[serde(with = "humantime_serde")]
     pub check_every: Duration,
+    pub volume_gb_month: Usd,
+    pub public_address: Usd,
     pub on_demand: BTreeMap<String, Usd>,
 }
 

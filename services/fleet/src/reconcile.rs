@@ -14,7 +14,7 @@ use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_domain::batch::{Batch, BatchId, Instance, InstanceState, PoolName};
 use spotreel_domain::fleet::reconcile::holds_its_pool;
-use spotreel_domain::fleet::{Observation, Policy, reconcile};
+use spotreel_domain::fleet::{Observation, Policy, idle_that_stay, reconcile};
 use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::PoolConfig;
 use spotreel_pool::spend::{self, Ledger};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::act::{Called, Replay};
+use crate::act::{self, Called, Replay};
 use crate::cloud::{Cloud, Listed};
 use crate::error::{ObserveError, RoundError};
 use crate::inbox::Bell;
@@ -232,7 +232,7 @@ impl Pool {
                 workers: presences.map(|all| all.into_iter().map(observe::worker).collect()),
                 work,
                 needs: needs.unwrap_or_default(),
-                market: self.cloud.market(),
+                market: self.cloud.market_of(&policy),
                 in_flight: self.held_back(&record.batch),
                 spent,
                 quota: self.cloud.quota(listed.instances()),
@@ -246,6 +246,7 @@ impl Pool {
             }
             drop(ledger);
             metrics::round(self.name.as_str(), "done");
+            act::tell_to_stay(log.client(), &idle_that_stay(&round.batch, &seen)).await;
             self.act(round.effects, &policy, listed.cloud_now()).await?;
             return Ok(round.look_again);
         }

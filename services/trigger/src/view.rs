@@ -151,6 +151,7 @@ impl Seen {
             unrenderable: known.load.unrenderable,
             arrivals_per_hour: known.arrivals_per_hour,
             mode: self.marks.mode(name).state,
+            resident_units: self.marks.mode(name).resident_units,
             pool_blockers: newest
                 .map(|batch| blockers(batch, self.at))
                 .into_iter()

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Run};
-use spotreel_domain::batch::{Ending, Instance, InstanceState, Status};
+use spotreel_domain::batch::{Ending, Instance, InstanceState, Status, Usage};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
 use spotreel_domain::{Usd, ops};
@@ -419,6 +419,7 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
                 rate: Usd::from_cents(30),
                 cost: Usd::from_cents(95),
                 billed_to: now,
+                usage: Usage::default(),
             });
         })
         .await;

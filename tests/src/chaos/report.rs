@@ -117,12 +117,12 @@ impl Report {
             (
                 "cost",
                 format!(
-                    "billed {} for {} s, booked {} for the same ({:+} µ$); booked and not billed, since interrupted or ended before it ran: {}",
+                    "billed {} for {} s, booked {} for the same ({:+} µ$); booked for machines that the bill does not know: {}",
                     dollars(costs.billed),
                     costs.billed_seconds,
                     dollars(costs.booked),
                     costs.booked - costs.billed,
-                    dollars(costs.booked_and_free)
+                    dollars(costs.booked_alone)
                 ),
             ),
             ("steps lost, told", tally(&lost.handed_back)),

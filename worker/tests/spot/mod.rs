@@ -206,6 +206,14 @@ impl Stage {
         answer["state"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Fleet says that the machine stays.
+    pub async fn stay(&self) {
+        let subject = spotreel_bus::names::worker_stay("i-0123");
+        let fleet = self.nats.client("fleet").await;
+        fleet.publish(subject, "".into()).await.unwrap();
+        fleet.flush().await.unwrap();
+    }
+
     pub fn kill_nats(&mut self) {
         self.nats.kill9();
     }
@@ -311,6 +319,17 @@ impl Metadata {
     pub fn tell(&self, path: &str, text: &str) {
         let path = format!("/latest/meta-data/{path}");
         self.answers.lock().unwrap().insert(path, text.into());
+    }
+
+    /// It was launched so long ago.
+    pub fn launched_before(&self, age: Duration) {
+        let time = (ambient::now() - age).strftime("%Y-%m-%dT%H:%M:%SZ");
+        let document = serde_json::json!({ "pendingTime": time.to_string() });
+        let path = "/latest/dynamic/instance-identity/document".to_owned();
+        self.answers
+            .lock()
+            .unwrap()
+            .insert(path, document.to_string());
     }
 
     pub fn set_clock_ahead(&self, by: Duration) {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use prost::Message;
 use spotreel_domain::batch::{
     Batch, BatchId, Blocked, Breaker, FailedStart, Instance, InstanceState, Launch, LaunchState,
-    Penalty, PoolName, Status, Stop,
+    Penalty, PoolName, Residency, Status, Stop, Usage,
 };
 use spotreel_domain::fleet::cloud::{Place, PlaceError};
 use spotreel_domain::money::Usd;
@@ -49,6 +49,7 @@ fn to_wire(batch: &Batch) -> wire::Batch {
         }),
         empty_listings: batch.empty_listings,
         tasks_done: batch.tasks_done,
+        residency: batch.residency.as_ref().map(residency_to_wire),
         at_ms: batch.at.as_millisecond(),
         status: Some(match &batch.status {
             Status::Requested => W::Requested(wire::Requested {}),
@@ -103,6 +104,7 @@ fn from_wire(batch: wire::Batch) -> Result<Batch, DecodeError> {
         stop: batch.stop.map(stop_from_wire).transpose()?,
         empty_listings: batch.empty_listings,
         tasks_done: batch.tasks_done,
+        residency: batch.residency.map(residency_from_wire).transpose()?,
         at: time(batch.at_ms, "at_ms")?,
     })
 }
@@ -186,6 +188,7 @@ fn launch_from_wire(launch: wire::Launch) -> Result<Launch, DecodeError> {
 
 fn instance_to_wire(instance: &Instance) -> wire::Instance {
     use wire::instance::State as W;
+    let usage = &instance.usage;
     wire::Instance {
         id: instance.id.clone(),
         place: Some(place_to_wire(&instance.place)),
@@ -200,6 +203,13 @@ fn instance_to_wire(instance: &Instance) -> wire::Instance {
         rate_micros: instance.rate.micros(),
         cost_micros: instance.cost.micros(),
         billed_to_ms: instance.billed_to.as_millisecond(),
+        pending: usage.pending,
+        began_at_ms: usage.began_at.map(Timestamp::as_millisecond),
+        left_at_ms: usage.left_at.map(Timestamp::as_millisecond),
+        gone_at_ms: usage.gone_at.map(Timestamp::as_millisecond),
+        taken: usage.taken,
+        volume_micros: usage.volume.micros(),
+        address_micros: usage.address.micros(),
         state: Some(match &instance.state {
             InstanceState::Booting => W::Booting(wire::Booting {}),
             InstanceState::Serving => W::Serving(wire::Serving {}),
@@ -244,6 +254,15 @@ fn instance_from_wire(instance: wire::Instance) -> Result<Instance, DecodeError>
         rate: Usd::from_micros(instance.rate_micros),
         cost: Usd::from_micros(instance.cost_micros),
         billed_to: time(instance.billed_to_ms, "instance.billed_to_ms")?,
+        usage: Usage {
+            pending: instance.pending,
+            began_at: some_time(instance.began_at_ms, "instance.began_at_ms")?,
+            left_at: some_time(instance.left_at_ms, "instance.left_at_ms")?,
+            gone_at: some_time(instance.gone_at_ms, "instance.gone_at_ms")?,
+            taken: instance.taken,
+            volume: Usd::from_micros(instance.volume_micros),
+            address: Usd::from_micros(instance.address_micros),
+        },
     })
 }
 
@@ -323,6 +342,38 @@ fn breaker_from_wire(breaker: wire::Breaker) -> Result<Breaker, DecodeError> {
         pauses: breaker.pauses,
         until: some_time(breaker.until_ms, "breaker.until_ms")?,
         last: last.transpose()?,
+    })
+}
+
+fn residency_to_wire(residency: &Residency) -> wire::Residency {
+    let idle = residency.idle.iter().map(|(instance, since)| wire::Idle {
+        instance: instance.clone(),
+        since_ms: since.as_millisecond(),
+    });
+    wire::Residency {
+        units: residency.units,
+        until_ms: residency.until.map(Timestamp::as_millisecond),
+        idle_seconds: residency.idle_seconds,
+        idle_micros: residency.idle_cost.micros(),
+        boots_saved: residency.boots_saved,
+        boot_seconds_saved: residency.boot_seconds_saved,
+        boot_micros_saved: residency.boot_cost_saved.micros(),
+        idle: idle.collect(),
+    }
+}
+
+fn residency_from_wire(residency: wire::Residency) -> Result<Residency, DecodeError> {
+    let idle = residency.idle.into_iter();
+    let idle = idle.map(|idle| Ok((idle.instance, time(idle.since_ms, "residency.since_ms")?)));
+    Ok(Residency {
+        units: residency.units,
+        until: some_time(residency.until_ms, "residency.until_ms")?,
+        idle_seconds: residency.idle_seconds,
+        idle_cost: Usd::from_micros(residency.idle_micros),
+        boots_saved: residency.boots_saved,
+        boot_seconds_saved: residency.boot_seconds_saved,
+        boot_cost_saved: Usd::from_micros(residency.boot_micros_saved),
+        idle: idle.collect::<Result<_, DecodeError>>()?,
     })
 }
 

@@ -39,6 +39,15 @@ fn instance(id: &str, state: InstanceState) -> Instance {
         rate: Usd::from_micros(377_000),
         cost: Usd::from_micros(12_345),
         billed_to: at(5),
+        usage: Usage {
+            pending: true,
+            began_at: Some(at(6)),
+            left_at: Some(at(7)),
+            gone_at: Some(at(8)),
+            taken: true,
+            volume: Usd::from_micros(11_111),
+            address: Usd::from_micros(5_000),
+        },
     }
 }
 
@@ -162,6 +171,16 @@ fn full() -> Batch {
         }),
         empty_listings: 1,
         tasks_done: 17,
+        residency: Some(Residency {
+            units: 4,
+            until: Some(at(29)),
+            idle_seconds: 7_200,
+            idle_cost: Usd::from_micros(520_000),
+            boots_saved: 3,
+            boot_seconds_saved: 600,
+            boot_cost_saved: Usd::from_micros(43_000),
+            idle: [("i-1".to_owned(), at(30))].into(),
+        }),
         at: at(27),
     }
 }
@@ -191,6 +210,7 @@ fn everything_is_read_as_it_was_written() {
             ready_at: None,
             silent_since: None,
             absent_since: None,
+            usage: Usage::default(),
             ..instance("i-0", InstanceState::Booting)
         }],
         penalties: vec![Penalty {
@@ -200,6 +220,7 @@ fn everything_is_read_as_it_was_written() {
         breaker: Breaker::default(),
         blocked: None,
         stop: None,
+        residency: None,
         ..full()
     };
     assert_eq!(decode(&encode(&bare)).unwrap(), bare);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::CloudEvent;
-use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Status};
+use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Residency, Status};
 use crate::money::Usd;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct BatchView {
     pub blocked: Option<Blocked>,
     /// So far.
     pub cost: Usd,
+    /// What it has cost and saved so far that machines stay without work.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub residency: Option<Residency>,
     /// Once it has ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub receipt: Option<Receipt>,
@@ -69,6 +72,7 @@ impl BatchView {
             tasks_done: batch.tasks_done,
             blocked: batch.blocked.clone(),
             cost: books.total,
+            residency: books.residency.clone(),
             receipt: batch.status.is_final().then_some(books),
             reason: match &batch.status {
                 Status::Failed { reason } => Some(reason.clone()),

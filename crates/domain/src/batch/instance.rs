@@ -9,8 +9,11 @@ use super::DrainMode;
 use crate::fleet::cloud::{Lifecycle, Place};
 use crate::money::Usd;
 
-/// EC2 bills Linux instances by the second, a minute at least.
+/// EC2 bills Linux instances, volumes and public addresses by the second, a minute at least.
 pub const BILLED_AT_LEAST: Duration = Duration::from_secs(60);
+/// A Spot instance that EC2 itself takes before it has run for so long costs nothing, but for its volume and its address
+/// (AWS, "Billing for interrupted Spot Instances").
+pub const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
@@ -35,6 +38,33 @@ pub struct Instance {
     pub rate: Usd,
     pub cost: Usd,
     pub billed_to: Timestamp,
+    pub usage: Usage,
+}
+
+/// What of an instance EC2 bills, as listings have shown it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// No listing has shown it past `pending`, which is not billed.
+    pub pending: bool,
+    /// The last listing that showed it `pending`, by the cloud's clock: it is billed from there on.
+    pub began_at: Option<Timestamp>,
+    /// When it left `running`, by the cloud's clock: what comes after is not billed.
+    pub left_at: Option<Timestamp>,
+    /// When it was `terminated`, by the cloud's clock: its volume and its address are billed up to then.
+    pub gone_at: Option<Timestamp>,
+    /// EC2 names itself as who ended it.
+    pub taken: bool,
+    /// What an hour of its volume and of its public address costs.
+    pub volume: Usd,
+    pub address: Usd,
+}
+
+/// What EC2 charges for an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charges {
+    pub compute: Usd,
+    pub volume: Usd,
+    pub address: Usd,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +175,10 @@ impl Instance {
             rate,
             cost: Usd::ZERO,
             billed_to: at,
+            usage: Usage {
+                pending: true,
+                ..Usage::default()
+            },
         }
     }
 
@@ -157,22 +191,81 @@ impl Instance {
         matches!(self.state, InstanceState::Booting | InstanceState::Serving)
     }
 
-    /// Takes the cost up to `now` (the cloud's clock) into the books, at the rate that was in force.
+    /// Takes the cost up to `now` (the cloud's clock), or up to its end, into the books, at the rate that was in force.
     pub fn bill(&mut self, now: Timestamp) {
-        if let Ok(span) = Duration::try_from(now.duration_since(self.billed_to)) {
-            self.cost += self.rate.per_hour_for(span);
-            self.billed_to = now;
+        let to = self.usage.left_at.unwrap_or(now.max(self.billed_to));
+        self.cost = self.metered(to);
+        self.billed_to = to;
+    }
+
+    /// What it has cost by `now`.
+    pub fn cost_at(&self, now: Timestamp) -> Usd {
+        self.charges_at(now).total()
+    }
+
+    /// As EC2 bills it by `now`. Volume and address are charged from launch to end, also where the instance is free.
+    pub fn charges_at(&self, now: Timestamp) -> Charges {
+        let gone_at = self.usage.gone_at.unwrap_or(match self.state {
+            InstanceState::Gone { .. } => self.billed_to,
+            _ => now,
+        });
+        let there = span(self.launched_at, gone_at).max(BILLED_AT_LEAST);
+        Charges {
+            compute: self.compute_at(now),
+            volume: self.usage.volume.per_hour_for(there),
+            address: self.usage.address.per_hour_for(there),
         }
     }
 
-    /// What it has cost by `now`: what is in the books, what has run since, and the minimum.
-    pub fn cost_at(&self, now: Timestamp) -> Usd {
-        let until = match self.state {
-            InstanceState::Gone { .. } => self.billed_to,
-            _ => now,
-        };
-        let open = Duration::try_from(until.duration_since(self.billed_to)).unwrap_or_default();
-        let cost = self.cost + self.rate.per_hour_for(open);
+    /// How long it has been `running`.
+    pub fn ran_by(&self, now: Timestamp) -> Duration {
+        let began = self.usage.began_at.unwrap_or(self.launched_at);
+        let ran = span(began, self.end_at(now));
+        // Shown `pending`, and ended a moment later: it never ran.
+        if self.usage.pending && ran < BILLED_AT_LEAST {
+            return Duration::ZERO;
+        }
+        ran
+    }
+
+    fn compute_at(&self, now: Timestamp) -> Usd {
+        let ran = self.ran_by(now);
+        let free =
+            self.lifecycle == Lifecycle::Spot && self.usage.taken && ran < FREE_IF_TAKEN_WITHIN;
+        if free || ran.is_zero() {
+            return Usd::ZERO;
+        }
+        let cost = self.metered(self.end_at(now));
         cost.max(self.rate.per_hour_for(BILLED_AT_LEAST))
     }
+
+    /// What is in the books, and what has run since; an end that was learnt late takes back what was booked after it.
+    fn metered(&self, to: Timestamp) -> Usd {
+        let open = self.rate.per_hour_for(span(self.billed_to, to));
+        let surplus = self.rate.per_hour_for(span(to, self.billed_to));
+        (self.cost + open).saturating_sub(surplus)
+    }
+
+    fn end_at(&self, now: Timestamp) -> Timestamp {
+        match (self.usage.left_at, &self.state) {
+            (Some(left_at), _) => left_at,
+            (None, InstanceState::Gone { .. }) => self.billed_to,
+            (None, _) => now,
+        }
+    }
 }
+
+impl Charges {
+    pub fn total(self) -> Usd {
+        self.compute + self.volume + self.address
+    }
+}
+
+/// Nothing, where `to` comes first.
+fn span(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "instance_tests.rs"]
+mod tests;

@@ -1,11 +1,9 @@
 //! What a batch was and what it cost, when it is over.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Ending, InstanceState};
+use super::{Batch, Charges, Ending, InstanceState, Residency};
 use crate::fleet::cloud::{Lifecycle, Place};
 use crate::money::Usd;
 
@@ -15,6 +13,9 @@ pub struct Receipt {
     pub instance_seconds: u64,
     pub interruptions: u32,
     pub tasks_done: u64,
+    /// What it has cost and saved that machines stayed without work; absent: none was to stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Residency>,
     pub lines: Vec<ReceiptLine>,
 }
 
@@ -28,8 +29,12 @@ pub struct ReceiptLine {
     pub ready_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub ending: Option<Ending>,
+    /// How long it was `running`.
     pub seconds: u64,
+    /// The sum of the charges.
     pub cost: Usd,
+    #[serde(default)]
+    pub charges: Charges,
 }
 
 impl Receipt {
@@ -43,8 +48,7 @@ impl Receipt {
                     InstanceState::Gone { ending, at } => Some((*ending, *at)),
                     _ => None,
                 };
-                let until = end.map_or(now, |_| instance.billed_to);
-                let ran = Duration::try_from(until.duration_since(instance.launched_at));
+                let charges = instance.charges_at(now);
                 ReceiptLine {
                     instance: instance.id.clone(),
                     place: instance.place.clone(),
@@ -53,8 +57,9 @@ impl Receipt {
                     ready_at: instance.ready_at,
                     ended_at: end.map(|(_, at)| at),
                     ending: end.map(|(ending, _)| ending),
-                    seconds: ran.unwrap_or_default().as_secs(),
-                    cost: instance.cost_at(now),
+                    seconds: instance.ran_by(now).as_secs(),
+                    cost: charges.total(),
+                    charges,
                 }
             })
             .collect();
@@ -69,6 +74,10 @@ impl Receipt {
             )
             .unwrap_or(u32::MAX),
             tasks_done: batch.tasks_done,
+            residency: batch
+                .residency
+                .as_ref()
+                .map(|books| books.at(&batch.instances, now)),
             lines,
         }
     }

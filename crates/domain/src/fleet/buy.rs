@@ -92,7 +92,7 @@ fn is_young(launch: &Launch, seen: &Observation, policy: &Policy) -> bool {
 
 pub(super) fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
     batch.stop.is_none()
-        && seen.now < batch.deadline
+        && !batch.is_overdue(seen.now)
         && !leave::is_spent(batch, seen, policy)
         && configuration_error(batch).is_none()
         && breaker::gives_up(batch, policy).is_none()

@@ -85,7 +85,7 @@ pub struct Override {
     #[serde(flatten)]
     pub place: Place,
     pub subnet: String,
-    /// The most that an hour may cost; Spot only.
+    /// The most that an hour may cost.
     pub max_price: Option<Usd>,
 }
 
@@ -149,6 +149,9 @@ pub struct Seen {
     pub tags: BTreeMap<String, String>,
     /// Why it left its last state, in the cloud's words: `Server.SpotInstanceTermination: …`.
     pub reason: Option<String>,
+    /// When it did, where the cloud says so.
+    pub left_at: Option<Timestamp>,
+    pub has_public_address: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +180,12 @@ impl Seen {
 
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.tag(tag::EXPIRES_AT).and_then(|at| at.parse().ok())
+    }
+
+    /// The cloud has taken a Spot machine back itself.
+    pub fn is_taken(&self) -> bool {
+        let reason = self.reason.as_deref();
+        reason.is_some_and(|reason| reason.contains("SpotInstanceTermination"))
     }
 
     /// Whether it may cost money.

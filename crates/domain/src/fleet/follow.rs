@@ -6,6 +6,7 @@ use super::cloud::{CloudState, Seen};
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
+use super::{meter, refund};
 use crate::batch::{Batch, DrainMode, Ending, Instance, InstanceState, LaunchState, Leaving};
 use crate::money::Usd;
 
@@ -87,12 +88,9 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         instance.billed_to = shown.launched_at;
         instance.cost = Usd::ZERO;
     }
+    meter::read(instance, shown, seen);
     // One that has left in time, after its notice, was taken all the same: it shut itself down for nothing else.
-    let taken = was_told_to_go(instance)
-        || shown
-            .reason
-            .as_deref()
-            .is_some_and(|r| r.contains("SpotInstanceTermination"));
+    let taken = was_told_to_go(instance) || shown.is_taken();
     match shown.state {
         CloudState::Terminated if !instance.is_gone() => {
             let by_itself = shown
@@ -201,6 +199,8 @@ fn is_there(instance: &mut Instance) {
 }
 
 pub(super) fn gone(instance: &mut Instance, ending: Ending, seen: &Observation) {
+    instance.usage.left_at.get_or_insert(seen.cloud_now);
+    instance.usage.gone_at.get_or_insert(seen.cloud_now);
     instance.bill(seen.cloud_now);
     instance.state = InstanceState::Gone {
         ending,
@@ -243,25 +243,27 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             batch.first_ready_at.get_or_insert(seen.now);
         }
         let leaving = instance.is_active();
-        match worker.state {
-            WorkerState::Drained
-                if !matches!(instance.state, InstanceState::Terminating { .. }) =>
+        let noticed = worker.notice_at.map(|_| noticed(instance, seen, policy));
+        match (worker.state, noticed) {
+            (WorkerState::Drained, _)
+                if matches!(instance.state, InstanceState::Terminating { .. }) => {}
+            (WorkerState::Drained, Some(Leaving::Interruption))
+                if refund::is_due(instance, seen) =>
             {
+                refund::leave_to_ec2(instance, seen);
+            }
+            (WorkerState::Drained, _) => {
                 let why = match instance.state {
                     InstanceState::Draining { why, .. } => why,
-                    _ if worker.notice_at.is_some() => noticed(instance, seen, policy),
-                    _ => Leaving::Itself,
+                    _ => noticed.unwrap_or(Leaving::Itself),
                 };
                 terminate(instance, why, seen);
             }
-            _ if worker.notice_at.is_some() && leaving => {
-                let why = noticed(instance, seen, policy);
-                drain(instance, why, DrainMode::Now, seen);
-            }
+            (_, Some(why)) if leaving => drain(instance, why, DrainMode::Now, seen),
             _ if worker.rebalance && policy.leave_when_hinted && leaving => {
                 drain(instance, Leaving::Rebalance, DrainMode::Finish, seen);
             }
-            WorkerState::Draining if leaving => {
+            (WorkerState::Draining, _) if leaving => {
                 drain(instance, Leaving::Itself, DrainMode::Finish, seen);
             }
             _ => {}

@@ -5,6 +5,7 @@ use super::follow::{drain, terminate};
 use super::observation::{Need, Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
+use super::refund;
 use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
 use crate::ledger::{self, Spend};
 use crate::money::Usd;
@@ -31,6 +32,7 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
         match instance.state {
             InstanceState::Terminating { .. } | InstanceState::Gone { .. } => {}
             _ if age >= patience.life => terminate(instance, Leaving::Deadline, seen),
+            _ if refund::is_awaited(instance, seen, policy) => {}
             // With no word from any worker there is none to miss.
             InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
                 // Asked first: it may have come up this very moment.
@@ -63,7 +65,7 @@ fn order_of_all(
     if let Some(stop) = &batch.stop {
         return Some((Leaving::Ordered, stop.mode));
     }
-    if seen.now >= batch.deadline {
+    if batch.is_overdue(seen.now) {
         return Some((Leaving::Deadline, DrainMode::Now));
     }
     is_spent(batch, seen, policy).then_some((Leaving::Budget, DrainMode::Now))
@@ -119,7 +121,7 @@ fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bo
     instance.is_active() && price.zip(cap).is_some_and(|(price, cap)| price > cap)
 }
 
-fn is_idle(instance: &Instance, seen: &Observation) -> bool {
+pub(super) fn is_idle(instance: &Instance, seen: &Observation) -> bool {
     let idle = seen
         .worker_of(instance)
         .is_some_and(|w| w.state == WorkerState::Idle);
@@ -129,6 +131,13 @@ fn is_idle(instance: &Instance, seen: &Observation) -> bool {
 /// It stays and has something in hand.
 pub(super) fn is_busy(instance: &Instance, seen: &Observation) -> bool {
     instance.state == InstanceState::Serving && !is_idle(instance, seen)
+}
+
+/// Machines that have no work and are wanted all the same. Each is told so: its worker leaves by itself only when fleet
+/// has been silent for long.
+pub fn idle_that_stay(batch: &Batch, seen: &Observation) -> Vec<String> {
+    let stay = batch.instances.iter().filter(|i| is_idle(i, seen));
+    stay.map(|instance| instance.id.clone()).collect()
 }
 
 /// One by one, as soon as no task can start on a machine: first the idle ones that EC2 may take, then the dearest, and

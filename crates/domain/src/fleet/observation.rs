@@ -94,6 +94,9 @@ pub struct Market {
     pub spot: BTreeMap<Place, Usd>,
     /// By instance type.
     pub on_demand: BTreeMap<String, Usd>,
+    /// Of the volume that a machine of the pool has, and of a public address.
+    pub volume: Usd,
+    pub address: Usd,
 }
 
 /// The account's quotas, in vCPUs.

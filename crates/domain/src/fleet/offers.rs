@@ -99,7 +99,7 @@ fn priced(policy: &Policy, market: &Market, lifecycle: Lifecycle) -> Vec<Offer> 
             place,
             subnet: subnet.id.clone(),
             cap,
-            max_price: (lifecycle == Lifecycle::Spot).then_some(cap),
+            max_price: Some(cap),
         })
     };
     places.filter_map(offer).collect()

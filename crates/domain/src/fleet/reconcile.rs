@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::cloud::LaunchRequest;
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
-use super::{breaker, buy, follow, leave, places, settle};
+use super::{breaker, buy, follow, leave, places, residency, settle};
 use crate::batch::{Batch, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status};
 
 /// As many as a night of trying one place after the other makes, and few enough to travel in every event.
@@ -55,7 +55,9 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     if batch.is_active() {
         follow::listing(&mut batch, seen, policy);
         follow::workers(&mut batch, seen, policy);
+        residency::follow(&mut batch, seen);
         leave::decide(&mut batch, seen, policy);
+        residency::count(&mut batch, seen);
         places::remember(before, &mut batch, seen, policy);
         breaker::count(before, &mut batch, seen, policy);
         buy::decide(&mut batch, seen, policy);

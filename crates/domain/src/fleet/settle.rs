@@ -46,7 +46,7 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
     if batch.stop.is_some() {
         return Some(None);
     }
-    if seen.now >= batch.deadline {
+    if batch.is_overdue(seen.now) {
         return Some(Some(
             "its deadline passed before the queue was empty".to_owned(),
         ));

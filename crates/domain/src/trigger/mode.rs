@@ -59,22 +59,33 @@ pub(super) fn steer(
     (finding, waits)
 }
 
-/// As configured, or as many as keep up with the arrivals; within the sizes allowed.
+/// What the arrivals may grow by before machines that are sent away would be missing again.
+const SPARE_PERCENT: u64 = 25;
+
+/// As configured, or as many as keep up with the arrivals; within the sizes allowed. More stay as soon as the arrivals
+/// need them, fewer only once a quarter more arrivals would not need the present number: a rate that goes up and down
+/// by a few tasks buys and ends no machine each time.
 fn resident_units(rule: &HybridRule, view: &View, rules: &Rules) -> u32 {
-    let sizing = &rules.sizing;
-    rule.resident_units
-        .map(|units| units.min(sizing.max))
-        .unwrap_or_else(|| {
-            let hourly = super::rules::Sizing {
-                target: std::time::Duration::from_secs(3_600),
-                ..sizing.clone()
-            };
-            let arrivals = SizeInput {
-                tasks: view.arrivals_per_hour,
-                seconds_per_task: view.seconds_per_task,
-                modelled: view.seconds_modelled,
-                ..SizeInput::default()
-            };
-            size(&arrivals, &hourly).units
-        })
+    let before = view.resident_units.min(rules.sizing.max);
+    if let Some(units) = rule.resident_units {
+        return units.min(rules.sizing.max);
+    }
+    let rate = view.arrivals_per_hour;
+    let grown = rate.saturating_add(rate.saturating_mul(SPARE_PERCENT).div_ceil(100));
+    let (least, most) = (keeps_up(rate, view, rules), keeps_up(grown, view, rules));
+    before.clamp(least, most)
+}
+
+fn keeps_up(rate: u64, view: &View, rules: &Rules) -> u32 {
+    let hourly = super::rules::Sizing {
+        target: std::time::Duration::from_secs(3_600),
+        ..rules.sizing.clone()
+    };
+    let arrivals = SizeInput {
+        tasks: rate,
+        seconds_per_task: view.seconds_per_task,
+        modelled: view.seconds_modelled,
+        ..SizeInput::default()
+    };
+    size(&arrivals, &hourly).units
 }

@@ -41,6 +41,9 @@ pub struct View {
     /// Tasks that arrived in the last hour.
     pub arrivals_per_hour: u64,
     pub mode: ModeState,
+    /// Units that stay so far.
+    #[serde(default)]
+    pub resident_units: u32,
     /// What fleet has run into: quota, authorisation, no pool. Fleet takes back what no longer holds.
     pub pool_blockers: Vec<Blocker>,
 }
@@ -149,6 +152,7 @@ impl View {
             unrenderable: None,
             arrivals_per_hour: 0,
             mode: ModeState::default(),
+            resident_units: 0,
             pool_blockers: Vec::new(),
         }
     }

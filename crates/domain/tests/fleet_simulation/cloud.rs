@@ -298,6 +298,8 @@ impl Cloud {
                 launched_at: m.launched_at,
                 tags: m.tags.clone(),
                 reason: m.reason.clone(),
+                left_at: None,
+                has_public_address: false,
             })
             .collect()
     }

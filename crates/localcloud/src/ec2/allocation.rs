@@ -49,6 +49,8 @@ pub(crate) struct Limits {
     pub vcpus: u32,
     /// Instances at most.
     pub instances: u32,
+    /// Micro-dollars that an hour of all of them may cost.
+    pub total_price: f64,
 }
 
 /// How many of each pool, and which pools were asked in vain.
@@ -60,15 +62,21 @@ pub(crate) struct Allocation {
     pub exhausted: Vec<usize>,
     /// Would have gone over the account's quota.
     pub over_quota: Vec<usize>,
+    /// Would have cost more than all may.
+    pub too_dear: Vec<usize>,
 }
 
 /// Places one instance after the other where the strategy likes it best.
 pub(crate) fn allocate(pools: &[Pool], strategy: Strategy, limits: Limits) -> Allocation {
     let mut counts = vec![0_u32; pools.len()];
     let (mut fulfilled, mut vcpus, mut instances) = (0.0, limits.vcpus, 0);
+    let (mut price, price_of) = (0.0, |pool: &Pool| pool.unit_price * pool.weight);
     while fulfilled < limits.target && instances < limits.instances {
-        let open =
-            (0..pools.len()).filter(|&at| counts[at] < pools[at].free && pools[at].vcpus <= vcpus);
+        let open = (0..pools.len()).filter(|&at| {
+            counts[at] < pools[at].free
+                && pools[at].vcpus <= vcpus
+                && price + price_of(&pools[at]) <= limits.total_price
+        });
         let best = open.min_by(|&a, &b| {
             let (a, b) = (
                 rank(strategy, &pools[a], counts[a]),
@@ -80,15 +88,18 @@ pub(crate) fn allocate(pools: &[Pool], strategy: Strategy, limits: Limits) -> Al
         counts[at] += 1;
         instances += 1;
         vcpus -= pools[at].vcpus;
+        price += price_of(&pools[at]);
         fulfilled += pools[at].weight;
     }
     let short = fulfilled < limits.target && instances < limits.instances;
-    let (mut exhausted, mut over_quota) = (Vec::new(), Vec::new());
+    let (mut exhausted, mut over_quota, mut too_dear) = (Vec::new(), Vec::new(), Vec::new());
     for (at, pool) in pools.iter().enumerate() {
         if counts[at] >= pool.free && (short || pool.free == 0) {
             exhausted.push(at);
         } else if short && pool.vcpus > vcpus {
             over_quota.push(at);
+        } else if short && price + price_of(pool) > limits.total_price {
+            too_dear.push(at);
         }
     }
     Allocation {
@@ -96,6 +107,7 @@ pub(crate) fn allocate(pools: &[Pool], strategy: Strategy, limits: Limits) -> Al
         fulfilled,
         exhausted,
         over_quota,
+        too_dear,
     }
 }
 
@@ -131,6 +143,7 @@ mod tests {
         target: 4.0,
         vcpus: 1000,
         instances: 1000,
+        total_price: f64::INFINITY,
     };
 
     #[test]
@@ -138,6 +151,17 @@ mod tests {
         let pools = [pool(2.0, 10), pool(1.0, 3)];
         let found = allocate(&pools, Strategy::LowestPrice, FOUR);
         assert_eq!((found.counts, found.exhausted), (vec![1, 3], vec![]));
+    }
+
+    #[test]
+    fn all_together_cost_no_more_than_they_may() {
+        let pools = [pool(1.0, 1000), pool(3.0, 1000)];
+        let limits = Limits {
+            total_price: 2.5,
+            ..FOUR
+        };
+        let found = allocate(&pools, Strategy::LowestPrice, limits);
+        assert_eq!((found.counts, found.too_dear), (vec![2, 0], vec![0, 1]));
     }
 
     #[test]

@@ -112,6 +112,10 @@ fn fill(
         target: f64::from(target),
         vcpus: quota.saturating_sub(state.vcpus(lifecycle)),
         instances: partial.and_then(|rule| rule.count).unwrap_or(u32::MAX),
+        total_price: match lifecycle {
+            Lifecycle::Spot => f64::INFINITY,
+            Lifecycle::OnDemand => order.on_demand_total.map_or(f64::INFINITY, to_f64),
+        },
     };
     let strategy = match lifecycle {
         Lifecycle::Spot => order.spot_strategy,
@@ -121,6 +125,11 @@ fn fill(
     for at in found.exhausted {
         let refusal = no_capacity(open[at]);
         fail(open[at], &refusal.code, refusal.message);
+    }
+    for at in found.too_dear {
+        let message = "Unable to fulfill capacity due to your request configuration. Please adjust your \
+                       request and try again.";
+        fail(open[at], "UnfulfillableCapacity", message.to_owned());
     }
     for at in found.over_quota {
         let (code, message) = over_quota(lifecycle, quota);
@@ -287,7 +296,19 @@ fn blueprint(
         user_data: templates::user_data(data)?,
         has_role: data.has("IamInstanceProfile"),
         ends_on_shutdown: behavior == Some("terminate"),
+        volume_gib: volume_gib(data)?,
     })
+}
+
+/// Of all volumes that the template gives.
+fn volume_gib(data: &Node) -> Result<i64, Refusal> {
+    let mappings = data.list("BlockDeviceMapping").into_iter();
+    let disks = mappings.filter_map(|mapping| mapping.child("Ebs"));
+    let mut sum = 0;
+    for disk in disks {
+        sum += i64::from(disk.parsed::<u32>("VolumeSize")?.unwrap_or(0));
+    }
+    Ok(sum)
 }
 
 /// A bid is per unit; the machine has `weight` of them.

@@ -369,7 +369,8 @@ fn describe(seen: &Seen<'_>) -> Element {
         element = element
             .text("subnetId", &of.subnet_id)
             .text("vpcId", super::describe::VPC_ID)
-            .text("privateIpAddress", &instance.private_ip);
+            .text("privateIpAddress", &instance.private_ip)
+            .text("ipAddress", &instance.public_ip);
     }
     if of.lifecycle == super::state::Lifecycle::Spot {
         element = element.text("instanceLifecycle", "spot").text(

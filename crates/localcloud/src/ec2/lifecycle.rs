@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::Ec2;
+use super::bill::Billed;
 use super::imds::{Imds, ImdsFacts};
 use super::machine::{Machine, MachineSpec};
 use super::market::{ReclaimKind, Running};
@@ -35,7 +36,9 @@ impl Ec2 {
             id: id.clone(),
             sequence,
             tags: blueprint.tags.clone(),
-            private_ip: address(sequence),
+            private_ip: address(10, sequence),
+            // In a block that nobody routes.
+            public_ip: address(240, sequence),
             launched: self.clock.now(),
             phases: Vec::new(),
             cause: None,
@@ -49,6 +52,15 @@ impl Ec2 {
             blueprint,
         };
         instance.enter(Phase::Pending);
+        let of = &instance.blueprint;
+        let billed = Billed {
+            kind: of.kind.clone(),
+            zone: of.zone.clone(),
+            lifecycle: of.lifecycle.name().to_owned(),
+            volume_gib: of.volume_gib,
+            has_address: true,
+        };
+        state.bill.launched(&id, billed, instance.launched);
         state.instances.insert(id.clone(), instance);
         let life = Arc::clone(self).live(id.clone(), told);
         self.machines.spawn(life);
@@ -106,13 +118,12 @@ impl Ec2 {
                 Lifecycle::Spot => market.price(&of.kind, &of.zone, now),
                 Lifecycle::OnDemand => market.on_demand(&of.kind),
             };
-            let (kind, zone, name) = (&of.kind, &of.zone, of.lifecycle.name());
-            bill.started(id, kind, zone, name, now, price.unwrap_or(0));
             instance.pid = Some(machine.pid());
             instance.imds = Some(imds);
             self.tell(instance);
             // Told to go in the meantime: then it is not `running` any more.
             if instance.phase() == Phase::Pending {
+                bill.started(id, now, price.unwrap_or(0));
                 instance.enter(Phase::Running);
             }
         }
@@ -156,11 +167,8 @@ impl Ec2 {
         instance.ended = (!stays).then_some(now);
         instance.pid = None;
         instance.imds = None;
-        if instance.cause == Some(Cause::Spot) {
-            bill.interrupted(id, now);
-        } else {
-            bill.ended(id, now);
-        }
+        let left_running_at = instance.ending.unwrap_or(now);
+        bill.ended(id, left_running_at, instance.cause == Some(Cause::Spot));
         tracing::debug!(instance = id, cause = ?instance.cause, "an instance has ended");
     }
 
@@ -287,8 +295,16 @@ impl Ec2 {
         }
         let old = |ended: Timestamp, kept| to.duration_since(ended) > kept;
         let State {
-            instances, fleets, ..
+            instances,
+            fleets,
+            bill,
+            ..
         } = state;
+        for (id, instance) in &*instances {
+            if let Some(ended) = instance.ended {
+                bill.gone(id, ended);
+            }
+        }
         instances.retain(|_, one| !one.ended.is_some_and(|ended| old(ended, VISIBLE)));
         fleets.retain(|id, fleet| {
             let lives = || instances.values().any(|one| one.blueprint.fleet_id == *id);
@@ -326,8 +342,8 @@ impl Ec2 {
     }
 }
 
-/// An address in 10.0.0.0/8 for each, told but not lived at: all listen on the loopback.
-fn address(sequence: u64) -> String {
+/// An address in this block for each, told but not lived at: all listen on the loopback.
+fn address(block: u8, sequence: u64) -> String {
     let [.., b, c, d] = sequence.to_be_bytes();
-    format!("10.{b}.{c}.{d}")
+    format!("{block}.{b}.{c}.{d}")
 }

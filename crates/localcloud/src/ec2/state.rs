@@ -139,6 +139,8 @@ pub(crate) struct Blueprint {
     pub has_role: bool,
     /// Else a machine that shuts itself down is only stopped.
     pub ends_on_shutdown: bool,
+    /// Of all its volumes.
+    pub volume_gib: i64,
 }
 
 pub(crate) struct Instance {
@@ -147,6 +149,7 @@ pub(crate) struct Instance {
     pub blueprint: Blueprint,
     pub tags: Tags,
     pub private_ip: String,
+    pub public_ip: String,
     pub launched: Timestamp,
     /// Newest last, in real time: a stale listing looks back.
     pub phases: Vec<(Instant, Phase)>,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use futures::StreamExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use spotreel_bootstrap::config::{Sources, load_from};
 use spotreel_bootstrap::{Context, ambient};
@@ -77,6 +78,13 @@ impl Stage {
     /// As [`Stage::set`], with machines that do something else than sleep.
     pub async fn with_machines(pool: &str, user_data: &str) -> Self {
         let mut stage = Self::over(None, pool, user_data, |_| {}).await;
+        stage.start_nats().await;
+        stage
+    }
+
+    /// As [`Stage::with_machines`], over another local cloud.
+    pub async fn with_cloud(pool: &str, user_data: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut stage = Self::over(None, pool, user_data, change).await;
         stage.start_nats().await;
         stage
     }
@@ -315,6 +323,19 @@ impl Workers {
             },
             at_ms: ambient::now().as_millisecond(),
             ..Presence::default()
+        };
+        kv::put_presence(&self.client, &presence).await.unwrap();
+    }
+
+    /// The worker of a machine that EC2 takes has handed back what it held.
+    pub async fn hand_back(&self, instance: &str, notice_at: Timestamp) {
+        let mut presences = kv::presences(&self.client).await.unwrap().into_iter();
+        let presence = presences.find(|p| p.instance == instance).unwrap();
+        let presence = Presence {
+            state: State::Drained.into(),
+            task: String::new(),
+            notice_at_ms: notice_at.as_millisecond(),
+            ..presence
         };
         kv::put_presence(&self.client, &presence).await.unwrap();
     }

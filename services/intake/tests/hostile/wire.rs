@@ -203,6 +203,7 @@ async fn a_client_may_not() {
         "spotreel.progress.x",
         "spotreel.hint.x",
         "spotreel.worker.drain.i-1",
+        "spotreel.worker.stay.i-1",
         "spotreel.ops.run",
         "spotreel.ops.hold",
         "spotreel.ops.resume",

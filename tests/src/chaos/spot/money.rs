@@ -25,11 +25,10 @@ const MOST_PERCENT: i64 = 300;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Costs {
     pub billed: i64,
-    /// The receipts' total over the same machines: what the market took back within its first hour is free on the
-    /// bill, and a receipt cannot know that.
+    /// The receipts' total over the same machines.
     pub booked: i64,
-    /// The receipts' total over what the market took back.
-    pub booked_and_free: i64,
+    /// The receipts' total over machines that the bill does not know.
+    pub booked_alone: i64,
     pub billed_seconds: i64,
 }
 
@@ -49,15 +48,10 @@ pub fn receipts(stories: &[Story], bill: &Bill, book: &Book) -> (Verdict, Costs)
         let receipt = Receipt::of(&last.batch, last.batch.ended_at.unwrap_or(last.batch.at));
         for line in &receipt.lines {
             let booked = line.cost.micros();
-            // Ended while it was pending: what never ran costs nothing.
             let Some(billed) = lines.get(line.instance.as_str()) else {
-                costs.booked_and_free += booked;
+                costs.booked_alone += booked;
                 continue;
             };
-            if billed.interrupted && billed.micros == 0 {
-                costs.booked_and_free += booked;
-                continue;
-            }
             costs.booked += booked;
             costs.billed += billed.micros;
             costs.billed_seconds += billed.seconds;

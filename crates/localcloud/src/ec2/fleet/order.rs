@@ -22,6 +22,8 @@ pub(super) struct Order {
     pub spot: u32,
     pub spot_strategy: Strategy,
     pub on_demand_strategy: Strategy,
+    /// The most that an hour of all on-demand instances may cost, in micro-dollars.
+    pub on_demand_total: Option<i64>,
     pub fleet_tags: Tags,
     pub instance_tags: Tags,
 }
@@ -42,10 +44,16 @@ pub(super) fn read(state: &State, request: &Node) -> Result<Order, Refusal> {
     let nothing = Node::default();
     let spot_options = request.child("SpotOptions").unwrap_or(&nothing);
     let on_demand_options = request.child("OnDemandOptions").unwrap_or(&nothing);
+    if spot_options.has("MaxTotalPrice") {
+        return Err(Refusal::unsupported("SpotOptions.MaxTotalPrice"));
+    }
+    let on_demand_total = match on_demand_options.text("MaxTotalPrice") {
+        Some(text) => Some(micros(text, "MaxTotalPrice")?),
+        None => None,
+    };
     for options in [spot_options, on_demand_options] {
         for name in [
             "MinTargetCapacity",
-            "MaxTotalPrice",
             "SingleInstanceType",
             "SingleAvailabilityZone",
             "CapacityReservationOptions",
@@ -98,6 +106,7 @@ pub(super) fn read(state: &State, request: &Node) -> Result<Order, Refusal> {
         spot,
         spot_strategy: Strategy::parse(spot_options.text("AllocationStrategy"))?,
         on_demand_strategy: Strategy::parse(on_demand_options.text("AllocationStrategy"))?,
+        on_demand_total,
         fleet_tags,
         instance_tags,
     })

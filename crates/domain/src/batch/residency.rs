@@ -1,0 +1,64 @@
+//! Machines that stay without work, so that the next tasks need not wait for a boot: what that has cost, and saved.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Instance;
+use crate::money::Usd;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Residency {
+    /// The most units that were to stay.
+    pub units: u32,
+    /// When that ended; absent: it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// How long machines stayed that batches alone would have ended, and what they cost meanwhile.
+    pub idle_seconds: u64,
+    pub idle_cost: Usd,
+    /// Tasks that began on a machine that had stayed; each would have waited for another one to boot.
+    pub boots_saved: u32,
+    pub boot_seconds_saved: u64,
+    /// What those boots would have cost.
+    pub boot_cost_saved: Usd,
+    /// The machines that stay without work now, and since when, by the cloud's clock.
+    #[serde(skip)]
+    pub idle: BTreeMap<String, Timestamp>,
+}
+
+impl Residency {
+    /// The books at `now`, with what is not closed yet.
+    pub fn at(&self, instances: &[Instance], now: Timestamp) -> Self {
+        let mut books = self.clone();
+        for instance in instances {
+            books.close(instance, now);
+        }
+        books
+    }
+
+    /// Ends the idle time of a machine; returns whether it had one.
+    pub fn close(&mut self, instance: &Instance, now: Timestamp) -> bool {
+        let Some(since) = self.idle.remove(&instance.id) else {
+            return false;
+        };
+        let idle = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        self.idle_seconds += idle.as_secs();
+        self.idle_cost += instance.rate.per_hour_for(idle);
+        true
+    }
+
+    /// A task has begun on a machine that had stayed.
+    pub fn save_boot(&mut self, instance: &Instance) {
+        let boot = instance
+            .ready_at
+            .map(|at| at.duration_since(instance.launched_at));
+        let boot = boot.and_then(|boot| Duration::try_from(boot).ok());
+        let boot = boot.unwrap_or_default();
+        self.boots_saved += 1;
+        self.boot_seconds_saved += boot.as_secs();
+        self.boot_cost_saved += instance.rate.per_hour_for(boot);
+    }
+}
