@@ -32,13 +32,7 @@ struct Fate<'a> {
 
 pub async fn run(settings: &Settings, args: ReapArgs) -> anyhow::Result<Done> {
     let ec2 = connect(settings, &args.ec2).await?;
-    let env = match &args.env {
-        Some(env) => env.clone(),
-        None => {
-            let said = settings.variable("SPOTREEL_ENV")?;
-            said.unwrap_or_else(|| DEFAULT_ENV.to_owned())
-        }
-    };
+    let env = env(settings, args.env.as_ref())?;
     let Some(every) = args.every else {
         return look(&ec2, &env, &args).await;
     };
@@ -59,6 +53,17 @@ pub async fn run(settings: &Settings, args: ReapArgs) -> anyhow::Result<Done> {
             _ = terminate.recv() => return Ok(done),
         }
     }
+}
+
+/// The environment that a flag names, else the variable, else the one that fleet has by default.
+pub fn env(settings: &Settings, flag: Option<&String>) -> Result<String, SettingsError> {
+    Ok(match flag {
+        Some(env) => env.clone(),
+        None => {
+            let said = settings.variable("SPOTREEL_ENV")?;
+            said.unwrap_or_else(|| DEFAULT_ENV.to_owned())
+        }
+    })
 }
 
 /// Where `args` say, else the local cloud of `--dir`, else AWS by its own settings.

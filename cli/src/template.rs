@@ -1,9 +1,12 @@
 //! `spotreel fleet template`: what machines are made from.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
+use spotreel_domain::fleet::cloud::tag;
+use spotreel_domain::pool::PoolTemplate;
 use spotreel_domain::user_data::UserData;
 use spotreel_ec2::TemplateSpec;
 
@@ -22,21 +25,40 @@ pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done
         return Ok(Done::Well);
     }
     let ec2 = reap::connect(settings, &args.ec2).await?;
-    let spec = TemplateSpec {
+    let env = reap::env(settings, args.env.as_ref())?;
+    let mut tags: BTreeMap<_, _> = args.tags.into_iter().collect();
+    // Fleet's policy lets it launch from what carries its environment, and make nothing that does not.
+    tags.insert(tag::ENV.to_owned(), env);
+    tags.insert(tag::MANAGED_BY.to_owned(), tag::MANAGED_BY_FLEET.to_owned());
+    let spot = TemplateSpec {
         instance_profile: args.instance_profile,
         security_groups: args.security_groups,
         root_device: args.root_device,
         volume_gib: args.volume_gib,
-        tags: args.tags.into_iter().collect(),
+        tags,
+        spot_only: true,
         ..TemplateSpec::new(args.name, args.ami.unwrap_or_default(), script)
     };
-    let template = ec2.ensure_template(&spec).await.map_err(reap::explain)?;
+    // EC2 takes no tags of requests for Spot instances where there is no such request.
+    let on_demand = TemplateSpec {
+        spot_only: false,
+        ..spot.clone()
+    };
+    let template = ec2.ensure_template(&spot).await.map_err(reap::explain)?;
+    let second = ec2.ensure_template(&on_demand).await;
+    let template = PoolTemplate {
+        id: template.id,
+        version: template.version,
+        on_demand_version: Some(second.map_err(reap::explain)?.version),
+    };
     if args.json {
         print::json(&template);
     } else {
         line(&format!(
-            "template = {{ id = \"{}\", version = {} }}",
-            template.id, template.version
+            "template = {{ id = \"{}\", version = {}, on_demand_version = {} }}",
+            template.id,
+            template.version,
+            template.on_demand_version.unwrap_or_default()
         ));
     }
     Ok(Done::Well)

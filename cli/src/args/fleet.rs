@@ -117,8 +117,8 @@ pub struct ReapArgs {
       --models-bucket spotreel-models --models-image registry.example/spotreel@sha256:…
   spotreel fleet template --print --parameters … --image …     only the script
 
-The same content is the same version; other content is a new one. Prints id and version for [template] of
-fleet's configuration. The user data is readable by everything on the machine: no secrets in it.")]
+The same content is the same version; other content is a new one. Prints id and versions for [template] of
+fleet's configuration: one for Spot, whose requests it tags, and one for machines on demand. The user data is readable by everything on the machine: no secrets in it.")]
 pub struct TemplateArgs {
     #[command(flatten)]
     pub ec2: Ec2Args,
@@ -189,7 +189,11 @@ pub struct TemplateArgs {
     /// Size of the root disk
     #[arg(long, default_value_t = 100, value_name = "GIB")]
     pub volume_gib: u32,
-    /// For what machines bring along, and for the template; may be given again
+    /// The environment: `env` of fleet's configuration, a tag of the template and of requests for Spot instances; `default`
+    /// where nobody says another [env: SPOTREEL_ENV]
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
+    /// For the template, requests for Spot instances and network interfaces; may be given again
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = super::pair)]
     pub tags: Vec<(String, String)>,
     /// Print one JSON document

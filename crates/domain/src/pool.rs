@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::PoolName;
 use crate::fleet::cloud::Template;
 use crate::fleet::policy::{Bid, BreakerRule, Kind, Patience, Policy, Subnet};
+use crate::fleet::tags;
 use crate::model::Model;
 use crate::money::Usd;
 use crate::render_time::{Gpu, Job};
@@ -35,7 +36,10 @@ pub struct PoolConfig {
     pub cloud: Cloud,
     /// In place of the fleet's own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub template: Option<Template>,
+    pub template: Option<PoolTemplate>,
+    /// On everything that a launch makes, beside fleet's own `tags`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     pub kinds: Vec<KindConfig>,
     pub subnets: Vec<SubnetConfig>,
     pub bid: BidMode,
@@ -57,6 +61,17 @@ pub enum Cloud {
     /// The workers run on machines of one's own: nothing is ever launched.
     #[default]
     None,
+}
+
+/// A launch template, in fixed versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolTemplate {
+    pub id: String,
+    pub version: u64,
+    /// For machines on demand; absent: `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand_version: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +158,7 @@ impl Default for PoolConfig {
             models: Model::ALL.into(),
             cloud: Cloud::None,
             template: None,
+            tags: BTreeMap::new(),
             kinds: KindConfig::presets(),
             subnets: Vec::new(),
             bid: BidMode::Balanced,
@@ -243,12 +259,24 @@ impl Pools {
 
 impl PoolConfig {
     /// What fleet may do for this pool. `template` is used where the pool has none of its own.
-    pub fn policy(&self, name: &PoolName, env: &str, project: &str, template: Template) -> Policy {
+    pub fn policy(
+        &self,
+        name: &PoolName,
+        env: &str,
+        project: &str,
+        template: PoolTemplate,
+    ) -> Policy {
+        let template = self.template.clone().unwrap_or(template);
         Policy {
             env: env.to_owned(),
             pool: name.clone(),
             project: project.to_owned(),
-            template: self.template.clone().unwrap_or(template),
+            template: Template {
+                id: template.id,
+                version: template.version,
+            },
+            on_demand_version: template.on_demand_version,
+            tags: self.tags.clone(),
             problem: None,
             kinds: self.kinds.iter().map(Kind::from).collect(),
             subnets: self.subnets.iter().map(Subnet::from).collect(),
@@ -278,6 +306,9 @@ impl PoolConfig {
         if self.cloud == Cloud::Aws {
             self.check_places(&mut report);
             self.check_cards(&mut report);
+        }
+        for problem in tags::problems(&self.tags) {
+            report("tags", problem, tags::CURE);
         }
         if self.batch_deadline < self.rules.sizing.target {
             let rule = format!(

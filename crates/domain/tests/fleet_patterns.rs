@@ -41,6 +41,8 @@ fn policy(max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 1,
         },
+        on_demand_version: None,
+        tags: BTreeMap::new(),
         problem: None,
         kinds: vec![Kind {
             name: "g6.xlarge".into(),

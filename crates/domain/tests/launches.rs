@@ -3,14 +3,19 @@
 #![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Blocker, LaunchState, PoolName, Status, Wanted};
-use spotreel_domain::fleet::cloud::{
-    ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template,
+use spotreel_domain::batch::{
+    Batch, Blocker, Instance, InstanceState, LaunchState, PoolName, Status, Wanted,
 };
-use spotreel_domain::fleet::observation::{Market, Observation, Quota, Work};
+use spotreel_domain::fleet::cloud::{
+    ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template, tag,
+};
+use spotreel_domain::fleet::observation::{
+    Market, Observation, Spent, Work, WorkerSeen, WorkerState,
+};
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
@@ -38,6 +43,8 @@ fn policy(max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 1,
         },
+        on_demand_version: None,
+        tags: BTreeMap::new(),
         problem: None,
         kinds: vec![Kind {
             name: "g6.xlarge".into(),
@@ -156,20 +163,260 @@ fn one_place_that_cannot_be_stands_in_the_way_of_no_other() {
     );
 }
 
-#[test]
-fn a_request_that_can_be_nowhere_ends_the_batch_with_its_reason() {
-    let policy = policy(8);
-    let errors = ZONES.map(|zone| (zone, ErrorClass::Configuration));
-    let mut batch = answered(&sent(&policy), &policy, &errors);
-    for _ in 0..3 {
-        let round = reconcile(&batch, &observation(), &policy);
-        assert_eq!(round.effects, [], "nothing is tried again");
-        batch = round.batch;
+/// Each launch of the batch is refused, from now on and for as long as it is made again; how long that was.
+fn refused_until_it_ends(mut batch: Batch, policy: &Policy, error: &PlaceError) -> (Batch, i64) {
+    let mut passed = 0;
+    while batch.is_active() {
+        let at = now() + jiff::SignedDuration::from_secs(passed);
+        let open = batch.launches.iter().find(|launch| launch.is_open());
+        if let Some(seq) = open.map(|launch| launch.seq) {
+            let learned = Learned {
+                now: at,
+                cloud_now: at,
+                market: None,
+                policy,
+            };
+            let result = Err(error.clone());
+            batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+        }
+        let seen = Observation {
+            now: at,
+            cloud_now: at,
+            ..observation()
+        };
+        batch = reconcile(&batch, &seen, policy).batch;
+        passed += 5;
+        assert!(passed < 3_600, "{batch:?}");
     }
+    (batch, passed)
+}
+
+fn call_error(code: &str) -> PlaceError {
+    PlaceError {
+        place: None,
+        class: ErrorClass::Configuration,
+        code: code.into(),
+        message: "on order".into(),
+    }
+}
+
+#[test]
+fn a_refusal_that_repeats_for_minutes_ends_the_batch_with_its_reason() {
+    let policy = policy(8);
+    let error = call_error("UnauthorizedOperation");
+    let (batch, passed) = refused_until_it_ends(sent(&policy), &policy, &error);
     let Status::Failed { reason } = &batch.status else {
         panic!("{:?}", batch.status);
     };
-    assert!(reason.contains("Configuration: on order"), "{reason}");
+    assert!(
+        reason.contains("UnauthorizedOperation: on order"),
+        "{reason}"
+    );
+    assert!((600..900).contains(&passed), "after {passed} s");
+    let calls = batch.launches.len();
+    assert!((3..=8).contains(&calls), "{calls} calls");
+}
+
+#[test]
+fn credentials_that_come_back_within_minutes_cost_the_batch_nothing() {
+    let policy = policy(8);
+    let mut batch = sent(&policy);
+    for code in ["ExpiredToken", "NoCredentials"] {
+        let at = batch.at;
+        let learned = Learned {
+            now: at,
+            cloud_now: at,
+            market: None,
+            policy: &policy,
+        };
+        let seq = batch.launches.last().unwrap().seq;
+        let result = Err(call_error(code));
+        batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+        let seen = |after: i64| Observation {
+            now: at + jiff::SignedDuration::from_secs(after),
+            cloud_now: at,
+            ..observation()
+        };
+        let round = reconcile(&batch, &seen(5), &policy);
+        assert_eq!(round.effects, [], "not at once");
+        let blocked = round.batch.blocked.as_ref().unwrap();
+        assert_eq!(blocked.by, Blocker::Configuration);
+        assert!(
+            blocked.sentence.contains(code) && blocked.sentence.contains("asked again at"),
+            "{}",
+            blocked.sentence
+        );
+        let round = reconcile(&round.batch, &seen(120), &policy);
+        assert_eq!(round.effects, [Effect::Launch { seq: seq + 1 }]);
+        batch = round.batch;
+    }
+    assert_eq!(batch.launches.len(), 3);
+    let tokens = [1, 2, 3].map(|seq| batch.launch(seq).unwrap().request.clone());
+    assert!(!tokens[2].is_empty(), "the newest is open");
+}
+
+#[test]
+fn machines_that_run_go_on_while_the_next_launches_are_refused() {
+    let policy = policy(8);
+    let mut batch = sent(&policy);
+    batch.instances.push(Instance::bought(
+        "i-1".into(),
+        place(ZONES[0]),
+        Lifecycle::Spot,
+        0,
+        now(),
+        Usd::from_cents(26),
+    ));
+    let hour = (0..720).map(|round| now() + jiff::SignedDuration::from_secs(5 * round));
+    for at in hour {
+        let learned = Learned {
+            now: at,
+            cloud_now: at,
+            market: None,
+            policy: &policy,
+        };
+        let open = batch.launches.iter().find(|launch| launch.is_open());
+        if let Some(seq) = open.map(|launch| launch.seq) {
+            let result = Err(call_error("UnauthorizedOperation"));
+            batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+        }
+        let mut seen = observation();
+        (seen.now, seen.cloud_now) = (at, now());
+        // It is not listed, and its worker is there.
+        seen.workers = Some(vec![WorkerSeen {
+            instance: "i-1".into(),
+            state: WorkerState::Busy,
+            notice_at: None,
+            rebalance: false,
+        }]);
+        batch = reconcile(&batch, &seen, &policy).batch;
+    }
+    assert!(batch.is_active(), "{:?}", batch.status);
+    assert_eq!(batch.instances[0].state, InstanceState::Serving);
+    let calls = batch.launches.len();
+    assert!((10..30).contains(&calls), "{calls} calls in an hour");
+}
+
+#[test]
+fn an_answer_of_nothing_but_wrong_places_is_a_refusal_of_the_request() {
+    let policy = policy(8);
+    let errors = ZONES.map(|zone| (zone, ErrorClass::Configuration));
+    let batch = answered(&sent(&policy), &policy, &errors);
+    assert!(matches!(
+        batch.launches[0].state,
+        LaunchState::Rejected { .. }
+    ));
+    let places: Vec<_> = batch.penalties.iter().map(|p| p.place.clone()).collect();
+    assert_eq!(places, [None]);
+    // One of them alone is its own, and the other is asked.
+    let batch = answered(&sent(&policy), &policy, &errors[..1]);
+    let round = reconcile(&batch, &observation(), &policy);
+    assert!(
+        round.effects.contains(&Effect::Launch { seq: 2 }),
+        "{round:?}"
+    );
+    let request = &round.batch.launches[1].request;
+    assert!(
+        request.contains(ZONES[1]) && !request.contains(ZONES[0]),
+        "{request}"
+    );
+}
+
+#[test]
+fn what_an_error_says_of_a_place_holds_for_that_place_alone() {
+    let policy = policy(8);
+    for class in [ErrorClass::Quota, ErrorClass::Unknown, ErrorClass::Capacity] {
+        let batch = answered(&sent(&policy), &policy, &[(ZONES[0], class)]);
+        let round = reconcile(&batch, &observation(), &policy);
+        let request = frozen_request(&round.batch, 2).unwrap();
+        let asked: Vec<_> = request.overrides.iter().map(|o| &o.place).collect();
+        assert_eq!(asked, [&place(ZONES[1])], "{class:?}");
+    }
+    // How often we may ask is the account's.
+    let throttled = [(ZONES[0], ErrorClass::Throttled)];
+    let batch = answered(&sent(&policy), &policy, &throttled);
+    let round = reconcile(&batch, &observation(), &policy);
+    assert!(
+        !round.effects.contains(&Effect::Launch { seq: 2 }),
+        "{round:?}"
+    );
+}
+
+#[test]
+fn a_call_that_is_refused_for_a_subnet_is_made_again_without_it() {
+    let policy = policy(8);
+    let before = sent(&policy);
+    let learned = Learned {
+        now: now(),
+        cloud_now: now(),
+        market: None,
+        policy: &policy,
+    };
+    let errors = vec![PlaceError {
+        place: Some(place(ZONES[0])),
+        ..call_error("InvalidSubnetID.NotFound")
+    }];
+    let outcome = Outcome::PlacesRefused { seq: 1, errors };
+    let round = reconcile(&learned.apply(&before, &outcome), &observation(), &policy);
+    assert!(
+        round.effects.contains(&Effect::Launch { seq: 2 }),
+        "{round:?}"
+    );
+    let request = frozen_request(&round.batch, 2).unwrap();
+    let asked: Vec<_> = request.overrides.iter().map(|o| &o.place).collect();
+    assert_eq!(asked, [&place(ZONES[1])]);
+    // Of a call that was made twice it says nothing.
+    let mut twice = before;
+    if let LaunchState::Dispatched { sends, .. } = &mut twice.launches[0].state {
+        *sends = 2;
+    }
+    assert_eq!(learned.apply(&twice, &outcome), twice);
+}
+
+#[test]
+fn a_persons_tags_go_out_with_the_call_and_never_hide_ours() {
+    let mut policy = policy(8);
+    let theirs = [
+        ("cost-center", "42"),
+        ("Project", "films"),
+        (tag::ENV, "theirs"),
+    ];
+    policy.tags = theirs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let tags = frozen_request(&sent(&policy), 1).unwrap().tags;
+    let of = |key: &str| tags[key].as_str();
+    assert_eq!((of("cost-center"), of("Project")), ("42", "films"));
+    assert_eq!(
+        (of(tag::ENV), of("Name")),
+        ("prod", "spotreel-default"),
+        "fleet finds its machines by it"
+    );
+}
+
+#[test]
+fn machines_on_demand_come_from_their_own_version_of_the_template() {
+    let mut policy = policy(8);
+    policy.on_demand_version = Some(2);
+    policy.on_demand_after = Some(Duration::ZERO);
+    policy.kinds[0].on_demand_cap = Some(Usd::from_cents(90));
+    let batch = sent(&policy);
+    assert_eq!(frozen_request(&batch, 1).unwrap().template.version, 1);
+    let errors = ZONES.map(|zone| (zone, ErrorClass::Capacity));
+    let mut batch = answered(&batch, &policy, &errors);
+    let mut seen = observation();
+    let market = seen.market.as_mut().unwrap();
+    market
+        .on_demand
+        .insert("g6.xlarge".into(), Usd::from_cents(80));
+    for _ in 0..2 {
+        batch = reconcile(&batch, &seen, &policy).batch;
+    }
+    let request = frozen_request(&batch, 2).unwrap();
+    assert_eq!(
+        (request.lifecycle, request.template.version),
+        (Lifecycle::OnDemand, 2)
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub enum CallError {
         code: String,
         message: String,
     },
-    #[error("{operation} was refused: {message} ({code}){}", cure(.code, .operation))]
+    #[error("{operation} was refused: {message} ({code}){}", cure(.code, .message, .operation))]
     Refused {
         operation: &'static str,
         class: ErrorClass,
@@ -106,25 +106,33 @@ impl CallError {
     }
 }
 
-fn cure(code: &str, operation: &str) -> String {
-    to_grant(code, &format!("ec2:{operation}"))
+fn cure(code: &str, message: &str, operation: &str) -> String {
+    to_grant(code, message, &format!("ec2:{operation}"))
 }
 
-/// What to do about a refusal, if a permission is missing: EC2 itself names it only in a coded message.
-pub(crate) fn to_grant(code: &str, permissions: &str) -> String {
-    let is_missing = matches!(
-        code,
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException"
-    );
-    match is_missing {
-        true => format!("; grant {permissions}"),
-        false => String::new(),
+/// What to do about a refusal, if a permission is missing. EC2 may name it in its message, and mostly does so in a coded
+/// one: then it is among `permissions`.
+pub(crate) fn to_grant(code: &str, message: &str, permissions: &str) -> String {
+    match code {
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
+            let named = message.split("not authorized to perform: ").nth(1);
+            let named = named.and_then(|rest| rest.split_whitespace().next());
+            format!("; grant {}", named.unwrap_or(permissions))
+        }
+        "AuthFailure.ServiceLinkedRoleCreationNotPermitted" => {
+            "; make the account's role for Spot once: aws iam create-service-linked-role --aws-service-name \
+             spot.amazonaws.com"
+                .to_owned()
+        }
+        _ => String::new(),
     }
 }
 
-/// `InvalidInstanceID.NotFound`, `InvalidLaunchTemplateName.NotFoundException`, `fleetIdDoesNotExist`.
+/// `InvalidInstanceID.NotFound`, `InvalidLaunchTemplateName.NotFoundException`,
+/// `InvalidLaunchTemplateId.VersionNotFound`, `fleetIdDoesNotExist`.
 fn is_not_found(code: &str) -> bool {
     code.ends_with(".NotFound")
+        || code.ends_with(".VersionNotFound")
         || code.ends_with(".NotFoundException")
         || code == "fleetIdDoesNotExist"
 }

@@ -12,7 +12,7 @@ use aws_sdk_ec2::types::{
     TargetCapacitySpecificationRequest,
 };
 use spotreel_domain::fleet::cloud::{
-    ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, PlaceError,
+    ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Override, Place, PlaceError,
 };
 use spotreel_domain::money::Usd;
 
@@ -41,6 +41,8 @@ pub struct LaunchError {
     /// EC2's own; empty if there was no answer.
     pub code: String,
     pub message: String,
+    /// The request's capacity pools that EC2 says it of; none: the whole request.
+    pub places: Vec<Place>,
     /// Instances with the request's tags may be there, or come yet.
     pub maybe_running: bool,
     /// What they would carry, for people.
@@ -85,6 +87,7 @@ impl Ec2 {
                 class: ErrorClass::Unknown,
                 code: String::new(),
                 message: "an answer that names no fleet".to_owned(),
+                places: Vec::new(),
                 maybe_running: true,
                 tags: request.tags.clone(),
             }),
@@ -94,7 +97,7 @@ impl Ec2 {
 }
 
 fn refusal(request: &LaunchRequest, failure: Failure) -> LaunchError {
-    let (class, code, message, maybe_running) = match failure {
+    let (class, code, message, places, maybe_running) = match failure {
         Failure::Refused {
             class,
             code,
@@ -102,18 +105,48 @@ fn refusal(request: &LaunchRequest, failure: Failure) -> LaunchError {
         } => {
             // Another request had this token before, and that one may have launched.
             let maybe_running = code == "IdempotentParameterMismatch";
-            let message = message + &to_grant(&code, PERMISSIONS);
-            (class, code, message, maybe_running)
+            let places = match class {
+                // How often we may ask is the account's.
+                ErrorClass::Throttled => Vec::new(),
+                _ => named(request, &message),
+            };
+            let cure = to_grant(&code, &message, PERMISSIONS);
+            (class, code, message + &cure, places, maybe_running)
         }
-        Failure::Unclear { code, message } => (ErrorClass::Unknown, code, message, true),
+        Failure::Unclear { code, message } => {
+            (ErrorClass::Unknown, code, message, Vec::new(), true)
+        }
     };
     LaunchError {
         class,
         code,
         message,
+        places,
         maybe_running,
         tags: request.tags.clone(),
     }
+}
+
+/// The capacity pools of the request that a message speaks of, by subnet, zone or type.
+fn named(request: &LaunchRequest, message: &str) -> Vec<Place> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    let words = message.split(|c| !is_part(c));
+    let words: Vec<_> = words.map(|word| word.trim_end_matches('.')).collect();
+    let says = |name: &str| words.contains(&name);
+    let by_zone = |o: &Override| says(&o.subnet) || says(&o.place.zone);
+    let by_kind = |o: &Override| says(&o.place.kind);
+    let (zones, kinds) = (
+        request.overrides.iter().any(by_zone),
+        request.overrides.iter().any(by_kind),
+    );
+    if !zones && !kinds {
+        return Vec::new();
+    }
+    let meant = request
+        .overrides
+        .iter()
+        .filter(|o| (!zones || by_zone(o)) && (!kinds || by_kind(o)));
+    meant.map(|o| o.place.clone()).collect()
 }
 
 /// The call in the SDK's words: a function of the request and of nothing else.
@@ -218,11 +251,12 @@ fn answer(request: &LaunchRequest, output: &CreateFleetOutput) -> Option<LaunchA
     }
     for error in output.errors() {
         let code = error.error_code().unwrap_or_default();
+        let message = error.error_message().unwrap_or_default();
         answer.errors.push(PlaceError {
             place: place(request, error.launch_template_and_overrides()),
             class: classify(code),
             code: code.to_owned(),
-            message: error.error_message().unwrap_or_default().to_owned(),
+            message: message.to_owned() + &to_grant(code, message, PERMISSIONS),
         });
     }
     Some(answer)

@@ -30,4 +30,4 @@ pub use launch::LaunchError;
 pub use list::Listing;
 pub use places::{Kind, Subnet, SubnetFilter};
 pub use prices::{PlacementScore, PriceChange};
-pub use template::TemplateSpec;
+pub use template::{TemplateSpec, TemplateVersion};

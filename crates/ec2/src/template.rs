@@ -7,7 +7,7 @@ use aws_sdk_ec2::types::{
     LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
     LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, RequestLaunchTemplateData,
-    ResourceType, ShutdownBehavior, TagSpecification, VolumeType,
+    ResourceType, ResponseLaunchTemplateData, ShutdownBehavior, TagSpecification, VolumeType,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -79,6 +79,19 @@ impl TemplateSpec {
     }
 }
 
+/// What a version of a launch template makes of the machines that come from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateVersion {
+    /// A machine that shuts down ends; without it, it is stopped, and its disk goes on costing.
+    pub ends_on_shutdown: bool,
+    /// A machine can read its own tags.
+    pub metadata_tags: bool,
+    /// Its metadata, and with them its credentials, are told to nobody without a token (IMDSv2).
+    pub tokens_required: bool,
+    /// On the requests for Spot instances; EC2 refuses to launch on demand where there are any.
+    pub spot_request_tags: BTreeMap<String, String>,
+}
+
 impl Ec2 {
     /// The version that has exactly this content; made if there is none. No token: one that outlives a deleted
     /// template would name a thing that is gone. Two who ask at once may make two versions, which does no harm.
@@ -136,6 +149,27 @@ impl Ec2 {
         let id = found.launch_template_id();
         let template = template(id, found.default_version_number());
         template.map(Some).ok_or_else(|| incomplete(OPERATION))
+    }
+
+    /// None: the template has no such version.
+    pub async fn template_version(
+        &self,
+        template: &Template,
+    ) -> Result<Option<TemplateVersion>, CallError> {
+        const OPERATION: &str = "DescribeLaunchTemplateVersions";
+        let call = self.client.describe_launch_template_versions();
+        let call = call
+            .launch_template_id(&template.id)
+            .versions(template.version.to_string());
+        let answer = match call.send().await {
+            Ok(answer) => answer,
+            Err(error) => match CallError::new(OPERATION, error) {
+                CallError::NotFound { .. } => return Ok(None),
+                error => return Err(error),
+            },
+        };
+        let found = answer.launch_template_versions().first();
+        Ok(found.map(|version| described(version.launch_template_data())))
     }
 
     async fn create_template(
@@ -212,6 +246,26 @@ impl Ec2 {
             }
         }
         Err(endless(OPERATION))
+    }
+}
+
+fn described(data: Option<&ResponseLaunchTemplateData>) -> TemplateVersion {
+    let metadata = data.and_then(ResponseLaunchTemplateData::metadata_options);
+    let specifications = data.map_or(&[][..], ResponseLaunchTemplateData::tag_specifications);
+    let of_spot = specifications
+        .iter()
+        .filter(|one| one.resource_type() == Some(&ResourceType::SpotInstancesRequest));
+    let tags = of_spot.flat_map(|one| one.tags());
+    TemplateVersion {
+        ends_on_shutdown: data.and_then(|data| data.instance_initiated_shutdown_behavior())
+            == Some(&ShutdownBehavior::Terminate),
+        metadata_tags: metadata.and_then(|metadata| metadata.instance_metadata_tags())
+            == Some(&LaunchTemplateInstanceMetadataTagsState::Enabled),
+        tokens_required: metadata.and_then(|metadata| metadata.http_tokens())
+            == Some(&LaunchTemplateHttpTokensState::Required),
+        spot_request_tags: tags
+            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
+            .collect(),
     }
 }
 

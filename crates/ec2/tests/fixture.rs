@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use spotreel_domain::fleet::cloud::{
     CloudState, ErrorClass, LaunchRequest, Lifecycle, Override, Place, Template,
 };
-use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys};
+use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys, TemplateVersion};
 
 type Script = Arc<dyn Fn(&str) -> (u16, String) + Send + Sync>;
 
@@ -194,6 +194,135 @@ async fn places_of_errors_come_from_the_request() {
         (answer.fleet.as_str(), answer.instances[0].zone.as_str()),
         ("fleet-1", "us-east-2a")
     );
+}
+
+/// A CreateFleet that is refused as a whole: what it says of capacity pools, by zone.
+#[tokio::test]
+async fn a_refusal_that_names_a_subnet_a_zone_or_a_type_is_theirs_alone() {
+    for (code, message, zones) in [
+        (
+            "InvalidSubnetID.NotFound",
+            "The subnet ID 'subnet-a' does not exist",
+            &["us-east-2a"][..],
+        ),
+        (
+            "UnauthorizedOperation",
+            "User: arn:aws:iam::1:role/x is not authorized to perform: ec2:RunInstances on resource: \
+             arn:aws:ec2:us-east-2:1:subnet/subnet-b because no identity-based policy allows it",
+            &["us-east-2b"],
+        ),
+        (
+            "InvalidParameterValue",
+            "g5.xlarge is not supported in your requested Availability Zone (us-east-2a).",
+            &["us-east-2a"],
+        ),
+        (
+            "InvalidAMIID.NotFound",
+            "The image id '[ami-1]' does not exist",
+            &[],
+        ),
+        // Longer names that begin so are others.
+        (
+            "InvalidSubnetID.NotFound",
+            "The subnet ID 'subnet-ab' does not exist",
+            &[],
+        ),
+        (
+            "RequestLimitExceeded",
+            "Request limit exceeded for subnet-a",
+            &[],
+        ),
+    ] {
+        let body = error(code).replace("so it is", message);
+        let f = fixture(move |_| (400, body.clone())).await;
+        let refused = f.ec2.launch(&request()).await.unwrap_err();
+        let told: Vec<_> = refused.places.iter().map(|p| p.zone.as_str()).collect();
+        assert_eq!(told, zones, "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named_also_where_the_call_succeeds() {
+    for (code, message, cure) in [
+        (
+            "UnauthorizedOperation",
+            "You are not authorized to perform this operation. Encoded authorization failure message: abc",
+            "; grant ec2:CreateFleet, ec2:RunInstances, ec2:CreateTags and iam:PassRole",
+        ),
+        (
+            "UnauthorizedOperation",
+            "User: arn:aws:iam::1:role/x is not authorized to perform: iam:PassRole on resource: \
+             arn:aws:iam::1:role/worker",
+            "; grant iam:PassRole",
+        ),
+        (
+            "AuthFailure.ServiceLinkedRoleCreationNotPermitted",
+            "The provided credentials do not have permission to create the service-linked role",
+            "; make the account's role for Spot once: aws iam create-service-linked-role --aws-service-name \
+             spot.amazonaws.com",
+        ),
+    ] {
+        let body = format!(
+            "<CreateFleetResponse><fleetId>fleet-1</fleetId><errorSet><item><errorCode>{code}</errorCode>\
+             <errorMessage>{message}</errorMessage><lifecycle>spot</lifecycle></item></errorSet></CreateFleetResponse>"
+        );
+        let f = fixture(move |_| (200, body.clone())).await;
+        let answer = f.ec2.launch(&request()).await.unwrap();
+        assert!(
+            answer.errors[0].message.ends_with(cure),
+            "{}",
+            answer.errors[0].message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_template_is_told_as_ec2_describes_it() {
+    let answer = |data: &str| {
+        format!(
+            "<DescribeLaunchTemplateVersionsResponse><launchTemplateVersionSet><item><launchTemplateId>lt-1</launchTemplateId>\
+             <versionNumber>7</versionNumber><launchTemplateData>{data}</launchTemplateData></item>\
+             </launchTemplateVersionSet></DescribeLaunchTemplateVersionsResponse>"
+        )
+    };
+    let told = async |status: u16, body: String| {
+        let f = fixture(move |_| (status, body.clone())).await;
+        let told = f.ec2.template_version(&request().template).await;
+        let asked = f.asked.lock().unwrap().join(" ");
+        assert!(asked.contains("LaunchTemplateVersion.1=7"), "{asked}");
+        told.unwrap()
+    };
+    let unfit = TemplateVersion {
+        ends_on_shutdown: false,
+        metadata_tags: false,
+        tokens_required: false,
+        spot_request_tags: BTreeMap::new(),
+    };
+    let nothing = answer("<imageId>ami-1</imageId>");
+    assert_eq!(told(200, nothing).await, Some(unfit.clone()));
+    let opposite = answer(
+        "<instanceInitiatedShutdownBehavior>stop</instanceInitiatedShutdownBehavior><metadataOptions>\
+         <httpTokens>optional</httpTokens><instanceMetadataTags>disabled</instanceMetadataTags></metadataOptions>",
+    );
+    assert_eq!(told(200, opposite).await, Some(unfit));
+    let fit = answer(
+        "<instanceInitiatedShutdownBehavior>terminate</instanceInitiatedShutdownBehavior><metadataOptions>\
+         <httpTokens>required</httpTokens><instanceMetadataTags>enabled</instanceMetadataTags></metadataOptions>\
+         <tagSpecificationSet><item><resourceType>network-interface</resourceType><tagSet><item><key>a</key>\
+         <value>1</value></item></tagSet></item><item><resourceType>spot-instances-request</resourceType><tagSet>\
+         <item><key>cost-center</key><value>42</value></item></tagSet></item></tagSpecificationSet>",
+    );
+    assert_eq!(
+        told(200, fit).await,
+        Some(TemplateVersion {
+            ends_on_shutdown: true,
+            metadata_tags: true,
+            tokens_required: true,
+            spot_request_tags: BTreeMap::from([("cost-center".to_owned(), "42".to_owned())]),
+        })
+    );
+    let gone = error("InvalidLaunchTemplateId.VersionNotFound");
+    assert_eq!(told(400, gone).await, None);
 }
 
 #[tokio::test]

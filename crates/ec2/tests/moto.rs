@@ -130,6 +130,7 @@ async fn the_happy_path_against_moto() {
 /// One template, one version a content.
 async fn template(ec2: &Ec2) -> Template {
     let mut spec = TemplateSpec::new("spotreel-moto", "ami-12c6146b", "#!/bin/bash\n");
+    spec.spot_only = true;
     spec.tags
         .insert("Project".to_owned(), "spotreel".to_owned());
     let first = ec2.ensure_template(&spec).await.unwrap();
@@ -143,6 +144,14 @@ async fn template(ec2: &Ec2) -> Template {
             ..first
         }
     );
+    let made = ec2.template_version(&second).await.unwrap().unwrap();
+    assert!(made.ends_on_shutdown && made.metadata_tags && made.tokens_required);
+    assert_eq!(made.spot_request_tags, spec.tags);
+    let none = Template {
+        version: 99,
+        ..second.clone()
+    };
+    assert_eq!(ec2.template_version(&none).await.unwrap(), None);
     assert_eq!(ec2.template("nowhere").await.unwrap(), None);
     second
 }

@@ -313,7 +313,7 @@ impl Pool {
         } = called;
         let pool = self.name.to_string();
         self.say_whether_launches_work(&result);
-        let result = match result {
+        let outcome = match result {
             Ok(answer) => {
                 let (launched, errors) = (answer.instances.len(), answer.errors.len());
                 let outcome = match (launched, errors) {
@@ -323,7 +323,8 @@ impl Pool {
                 };
                 tracing::info!(%batch, seq, launched, errors, "launched");
                 metrics::launched(&pool, outcome);
-                Ok(answer)
+                let result = Ok(answer);
+                Outcome::Launched { seq, result }
             }
             Err(error) => {
                 // What is said of a call that was made before says nothing of the call before.
@@ -338,12 +339,20 @@ impl Pool {
                 if unclear {
                     return self.replay.put_off((batch, seq));
                 }
-                Err(PlaceError {
-                    place: None,
+                let said_of = |place| PlaceError {
+                    place,
                     class: error.class,
-                    code: error.code,
-                    message: error.message,
-                })
+                    code: error.code.clone(),
+                    message: error.message.clone(),
+                };
+                if error.places.is_empty() {
+                    let result = Err(said_of(None));
+                    Outcome::Launched { seq, result }
+                } else {
+                    let places = error.places.iter().cloned();
+                    let errors = places.map(|place| said_of(Some(place))).collect();
+                    Outcome::PlacesRefused { seq, errors }
+                }
             }
         };
         let known = self.known.as_ref().map(|known| &known.batch.id);
@@ -353,21 +362,36 @@ impl Pool {
         let policy = self.policy.clone();
         let listed = self.cloud.last_listed();
         let cloud_now = listed.map_or_else(ambient::now, |listed| listed.cloud_clock());
-        let outcome = Outcome::Launched { seq, result };
         if let Err(error) = self.learn(&[outcome], &policy, cloud_now).await {
             tracing::warn!(%error, %batch, seq, "what was launched is not written; it is found by its tags");
             self.replay.put_off((batch, seq));
         }
     }
 
-    /// What only a person can mend is a failing check until a launch succeeds.
+    /// A launch that was refused for the account's or the request's sake is a failing check until one succeeds.
     fn say_whether_launches_work(&self, result: &Result<LaunchAnswer, LaunchError>) {
         let check = format!("pool {} launches", self.name);
         let said = match result {
             Ok(answer) if !answer.instances.is_empty() => Ok(()),
+            Ok(answer) => {
+                let classes = answer.errors.iter().map(|error| error.class);
+                let only_wrong = classes
+                    .clone()
+                    .all(|class| class == ErrorClass::Configuration);
+                match answer.errors.first().filter(|_| only_wrong) {
+                    Some(PlaceError { code, message, .. }) => {
+                        Err(format!("nothing was launched: {message} ({code})"))
+                    }
+                    None => return,
+                }
+            }
             Err(error) if error.class == ErrorClass::Configuration => Err(error.to_string()),
-            _ => return,
+            Err(_) => return,
         };
+        if said.is_err() {
+            // The template or a subnet may not be what it was.
+            self.cloud.check_again();
+        }
         self.fleet.conditions.set(&check, said);
     }
 

@@ -7,7 +7,7 @@ use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::cloud::{Lifecycle, Template};
 use spotreel_domain::fleet::observation::Market;
 use spotreel_domain::fleet::policy::Policy;
-use spotreel_ec2::{CallError, Ec2, SubnetFilter};
+use spotreel_ec2::{CallError, Ec2, SubnetFilter, TemplateVersion};
 
 use crate::conditions::Conditions;
 
@@ -112,25 +112,125 @@ pub async fn look(
                 problems.push(format!("no type of the pool can be had in {}", subnet.zone));
             }
         }
-        match ec2.template(&wanted.id).await? {
-            Some(found) => {
-                let template = Template {
-                    id: found.id,
-                    version: wanted.version,
-                };
+        match check_template(ec2, policy, wanted).await? {
+            Ok(template) => {
                 findings.templates.insert(name.clone(), template);
             }
-            None => problems.push(format!(
-                "there is no launch template {} in {}: make it (deploy/), or set template.id",
-                wanted.id,
-                ec2.region()
-            )),
+            Err(wrong) => problems.extend(wrong),
         }
         findings.problems.insert(name.clone(), problems);
     }
     Ok(findings)
 }
 
+/// The template by its id, or what is wrong with it: from one that is, nothing is launched.
+async fn check_template(
+    ec2: &Ec2,
+    policy: &Policy,
+    wanted: &TemplateName,
+) -> Result<Result<Template, Vec<String>>, CallError> {
+    let Some(found) = ec2.template(&wanted.id).await? else {
+        let problem = format!(
+            "there is no launch template {} in {}: make it (`spotreel fleet template`), or set template.id",
+            wanted.id,
+            ec2.region()
+        );
+        return Ok(Err(vec![problem]));
+    };
+    let mut problems = Vec::new();
+    let markets = [Lifecycle::Spot, Lifecycle::OnDemand];
+    let bought = markets
+        .into_iter()
+        .filter(|market| *market == Lifecycle::Spot || policy.on_demand_after.is_some());
+    for lifecycle in bought {
+        let template = Template {
+            id: found.id.clone(),
+            version: policy.template_for(lifecycle).version,
+        };
+        let version = ec2.template_version(&template).await?;
+        for problem in problems_of(&template, lifecycle, version.as_ref(), policy) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    Ok(match problems.is_empty() {
+        true => Ok(Template {
+            id: found.id,
+            version: wanted.version,
+        }),
+        false => Err(problems),
+    })
+}
+
+/// What makes this version one that fleet does not launch from, each with its cure.
+fn problems_of(
+    template: &Template,
+    lifecycle: Lifecycle,
+    version: Option<&TemplateVersion>,
+    policy: &Policy,
+) -> Vec<String> {
+    let Template {
+        id,
+        version: number,
+    } = template;
+    let key = match (lifecycle, policy.on_demand_version) {
+        (Lifecycle::OnDemand, Some(_)) => "template.on_demand_version",
+        _ => "template.version",
+    };
+    let Some(version) = version else {
+        return vec![format!(
+            "launch template {id} has no version {number}: set {key} to one that it has"
+        )];
+    };
+    let mut problems = Vec::new();
+    let mut wrong = |is: bool, what: String| {
+        if is {
+            problems.push(format!("version {number} of launch template {id} {what}"));
+        }
+    };
+    wrong(
+        !version.ends_on_shutdown,
+        "stops machines that shut down, and a stopped machine's disk goes on costing: make a version with \
+         InstanceInitiatedShutdownBehavior terminate"
+            .to_owned(),
+    );
+    wrong(
+        !version.metadata_tags,
+        "hides their tags from machines, and a worker finds its batch by them: make a version with \
+         MetadataOptions.InstanceMetadataTags enabled"
+            .to_owned(),
+    );
+    wrong(
+        !version.tokens_required,
+        "lets any program on a machine read its credentials without a token (IMDSv1): make a version with \
+         MetadataOptions.HttpTokens required"
+            .to_owned(),
+    );
+    let on_requests = &version.spot_request_tags;
+    if lifecycle == Lifecycle::OnDemand {
+        wrong(
+            !on_requests.is_empty(),
+            "tags requests for Spot instances, and EC2 refuses to launch on demand from it: set \
+             template.on_demand_version (`spotreel fleet template` makes both)"
+                .to_owned(),
+        );
+        return problems;
+    }
+    let missing = policy
+        .tags
+        .iter()
+        .filter(|(k, v)| on_requests.get(*k) != Some(*v));
+    let flags: Vec<_> = missing.map(|(k, v)| format!("--tag \"{k}={v}\"")).collect();
+    wrong(
+        !flags.is_empty(),
+        format!(
+            "leaves requests for Spot instances without tags that are configured: make one with `spotreel fleet \
+             template {} …`",
+            flags.join(" ")
+        ),
+    );
+    problems
 /// What was read; or for people, why it could not be.
 fn known_or_said<T>(read: Result<T, CallError>) -> (Option<T>, Option<String>) {
     match read {
@@ -222,4 +322,84 @@ fn above_caps(policy: &Policy, market: &Market) -> Option<String> {
             "no place is under its cap now: the nearest is {place} at {price}/h, its cap is {cap}"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spotreel_domain::pool::{PoolConfig, PoolTemplate};
+
+    fn policy() -> Policy {
+        let template = PoolTemplate {
+            id: "lt-1".into(),
+            version: 3,
+            on_demand_version: None,
+        };
+        let name = PoolName::parse("default").unwrap();
+        PoolConfig::default().policy(&name, "prod", "spotreel", template)
+    }
+
+    /// What is said of a version that `change` has made unfit, or fit for something else.
+    fn said(
+        lifecycle: Lifecycle,
+        policy: &Policy,
+        change: impl FnOnce(&mut TemplateVersion),
+    ) -> Vec<String> {
+        let mut version = TemplateVersion {
+            ends_on_shutdown: true,
+            metadata_tags: true,
+            tokens_required: true,
+            spot_request_tags: BTreeMap::new(),
+        };
+        change(&mut version);
+        let template = policy.template_for(lifecycle);
+        problems_of(&template, lifecycle, Some(&version), policy)
+    }
+
+    #[test]
+    fn each_fault_of_a_template_has_a_sentence_of_its_own_with_the_cure() {
+        let policy = policy();
+        assert_eq!(said(Lifecycle::Spot, &policy, |_| {}), [""; 0]);
+        let of = |change: fn(&mut TemplateVersion)| {
+            let said = said(Lifecycle::Spot, &policy, change);
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(
+                said[0].starts_with("version 3 of launch template lt-1 "),
+                "{said:?}"
+            );
+            said[0].clone()
+        };
+        assert!(
+            of(|v| v.ends_on_shutdown = false)
+                .ends_with("InstanceInitiatedShutdownBehavior terminate")
+        );
+        assert!(
+            of(|v| v.metadata_tags = false)
+                .ends_with("MetadataOptions.InstanceMetadataTags enabled")
+        );
+        assert!(of(|v| v.tokens_required = false).ends_with("MetadataOptions.HttpTokens required"));
+        let gone = problems_of(&policy.template, Lifecycle::Spot, None, &policy);
+        assert_eq!(
+            gone,
+            ["launch template lt-1 has no version 3: set template.version to one that it has"]
+        );
+    }
+
+    #[test]
+    fn spot_wants_a_persons_tags_on_its_requests_and_on_demand_none() {
+        let mut policy = policy();
+        policy.tags = BTreeMap::from([("cost-center".to_owned(), "42".to_owned())]);
+        let tags = |value: &str| BTreeMap::from([("cost-center".to_owned(), value.to_owned())]);
+        for wrong in [BTreeMap::new(), tags("43")] {
+            let said = said(Lifecycle::Spot, &policy, |v| v.spot_request_tags = wrong);
+            assert!(
+                said[0].contains("spotreel fleet template --tag \"cost-center=42\""),
+                "{said:?}"
+            );
+        }
+        let right = |v: &mut TemplateVersion| v.spot_request_tags = tags("42");
+        assert_eq!(said(Lifecycle::Spot, &policy, right), [""; 0]);
+        assert!(said(Lifecycle::OnDemand, &policy, right)[0].contains("on_demand_version"));
+        assert_eq!(said(Lifecycle::OnDemand, &policy, |_| {}), [""; 0]);
+    }
 }

@@ -13,6 +13,7 @@ use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
 use spotreel_pool::market::{Feed, FeedConfig, rarer, rest};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,8 @@ pub struct Cloud {
     volume_gb_month: Usd,
     public_address: Usd,
     conditions: Arc<Conditions>,
+    /// Rung where a launch was refused for what a check may find.
+    recheck: Notify,
     /// Held while the cloud is listed: who comes meanwhile waits for the next listing, and shares it.
     listing: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
@@ -104,6 +107,7 @@ impl Cloud {
             volume_gb_month: prices.volume_gb_month,
             public_address: prices.public_address,
             conditions,
+            recheck: Notify::new(),
             listing: tokio::sync::Mutex::default(),
             known: Mutex::default(),
         }
@@ -186,6 +190,11 @@ impl Cloud {
         self.feed.keep_hints(&stopping, || {}).await;
     }
 
+    /// The pools are held against the cloud at once.
+    pub fn check_again(&self) {
+        self.recheck.notify_one();
+    }
+
     /// Holds the pools against what the cloud has, again and again: what is wrong may be mended.
     pub async fn keep_checked(
         self: Arc<Self>,
@@ -231,7 +240,8 @@ impl Cloud {
                     failing
                 }
             };
-            if rest(pause, &stopping).await.is_none() {
+            let asked = tokio::time::timeout(pause, self.recheck.notified());
+            if stopping.run_until_cancelled(asked).await.is_none() {
                 return;
             }
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use spotreel_bootstrap::config::{Sources, load_from};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
+use spotreel_domain::fleet::tags;
 use spotreel_domain::money::Usd;
 use spotreel_domain::pool::{Cloud, Pools};
 use spotreel_ec2::Ec2Config;
@@ -24,6 +25,8 @@ pub struct FleetConfig {
     pub pools: String,
     pub concurrent_requests: usize,
     pub template: TemplateConfig,
+    /// A person's own, on everything that a launch makes.
+    pub tags: BTreeMap<String, String>,
     pub rounds: RoundsConfig,
     pub sweep: SweepConfig,
     pub prices: PricesConfig,
@@ -47,6 +50,13 @@ pub struct TemplateConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub version: Option<u64>,
+    /// For machines on demand; absent: `version`.
+    #[serde(
+        default,
+        deserialize_with = "fixed_version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub on_demand_version: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -163,6 +173,11 @@ impl FleetConfig {
         let known =
             (template.id.is_some() || template.name.is_some()) && template.version.is_some();
         for (name, pool) in &pools.pool {
+            let mut tags = self.tags.clone();
+            tags.extend(pool.tags.clone());
+            if let Some(problem) = tags::problems(&tags).into_iter().next() {
+                return Err(StartError::Tags(problem));
+            }
             if pool.cloud != Cloud::Aws {
                 continue;
             }

@@ -9,6 +9,7 @@ use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::batch::PoolName;
+use spotreel_domain::fleet::tags::CURE;
 use spotreel_domain::pool::PoolProblems;
 use spotreel_ec2::CallError;
 use spotreel_pool::marks::NotSwept;
@@ -32,6 +33,8 @@ pub enum StartError {
         "pool {pool} buys machines and has no launch template: set template.id or template.name, and template.version"
     )]
     NoTemplate { pool: PoolName },
+    #[error("`tags`: {0}; {CURE}")]
+    Tags(String),
     #[error(
         "pool {pool} names the zone {zone}, which is not in {region}: set ec2.region, or the zone"
     )]

@@ -52,7 +52,7 @@ use spotreel_bus::{BatchLog, Leadership};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::Policy;
 use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::pool::Pools;
+use spotreel_domain::pool::{PoolTemplate, Pools};
 use spotreel_ec2::Ec2;
 use spotreel_pool::samples::Samples;
 use spotreel_pool::spend::Ledger;
@@ -222,21 +222,27 @@ impl Fleet {
             env,
             project,
             template,
+            tags,
             ..
         } = &self.config;
-        let global = Template {
+        let global = PoolTemplate {
             id: template
                 .id
                 .clone()
                 .or(template.name.clone())
                 .unwrap_or_default(),
             version: template.version.unwrap_or_default(),
+            on_demand_version: template.on_demand_version,
         };
         let pools = self.pools.pool.iter();
         pools
             .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
             .map(|(name, pool)| {
-                let policy = pool.policy(name, env, project, global.clone());
+                let mut policy = pool.policy(name, env, project, global.clone());
+                for (key, value) in tags {
+                    let of_pool = policy.tags.entry(key.clone());
+                    of_pool.or_insert_with(|| value.clone());
+                }
                 let template = policy.template.clone();
                 (name.clone(), (policy, template))
             })

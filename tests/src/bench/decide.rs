@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
-use spotreel_domain::fleet::cloud::{Place, Template};
+use spotreel_domain::fleet::cloud::Place;
 use spotreel_domain::fleet::observation::{Market, Quota, Work};
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
 use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::{PoolConfig, SubnetConfig};
+use spotreel_domain::pool::{PoolConfig, PoolTemplate, SubnetConfig};
 use spotreel_domain::trigger::{Prices, Quote, Rules, Sizing, View, decide};
 
 use super::figure::Figure;
@@ -143,9 +143,10 @@ pub fn policy() -> Policy {
             .into(),
         ..PoolConfig::default()
     };
-    let template = Template {
+    let template = PoolTemplate {
         id: "lt-1".into(),
         version: 1,
+        on_demand_version: None,
     };
     let name = PoolName::parse("default").expect("it is a name");
     pool.policy(&name, "bench", "spotreel", template)

@@ -92,7 +92,11 @@ async fn c13_the_quota_is_zero() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c13_the_account_has_no_right_to_launch() {
-    let stage = FleetStage::set(FleetOptions::default()).await;
+    let options = FleetOptions {
+        patience: vec![("throttled", "100ms"), ("refused", "600ms")],
+        ..FleetOptions::default()
+    };
+    let stage = FleetStage::set(options).await;
     stage.faults(vec![Rule {
         code: Some("UnauthorizedOperation".to_owned()),
         ..rule("CreateFleet", Action::Error)
@@ -108,7 +112,8 @@ async fn c13_the_account_has_no_right_to_launch() {
     let health = stage.health().await.unwrap();
     let launches = &health["checks"]["pool default launches"];
     assert_eq!(launches["ok"], false, "{health}");
-    assert_eq!(stage.calls("CreateFleet"), 1, "asked once");
+    let calls = stage.calls("CreateFleet");
+    assert!((3..=8).contains(&calls), "asked {calls} times");
     let said = stage.fleet.log_text();
     assert!(said.contains("UnauthorizedOperation"), "{said}");
     stage.at_rest();

@@ -5,7 +5,7 @@ use super::observation::{Need, Observation, Work};
 use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
-use super::{breaker, leave, places};
+use super::{breaker, leave, places, refusals};
 use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState};
 use crate::ledger::{self, Spend};
 use crate::purchase::Purchase;
@@ -94,22 +94,8 @@ pub(super) fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> boo
     batch.stop.is_none()
         && !batch.is_overdue(seen.now)
         && !leave::is_spent(batch, seen, policy)
-        && configuration_error(batch).is_none()
+        && refusals::are_final(batch, &policy.patience).is_none()
         && breaker::gives_up(batch, policy).is_none()
-}
-
-/// What the cloud refused in a way that no retry can mend.
-pub(super) fn configuration_error(batch: &Batch) -> Option<String> {
-    let rejected = batch
-        .launches
-        .iter()
-        .find_map(|launch| match &launch.state {
-            LaunchState::Rejected { error, .. } if error.class == ErrorClass::Configuration => {
-                Some(error)
-            }
-            _ => None,
-        });
-    rejected.map(|error| format!("{}: {}", error.code, error.message))
 }
 
 /// The launch that is missing: of the types that few tasks can do without before the others, since whatever renders the
@@ -316,7 +302,7 @@ fn freeze(
         .unwrap_or(seen.cloud_now);
     let request = LaunchRequest {
         client_token: client_token(&policy.env, &batch.id, batch.requested_at, seq, lifecycle),
-        template: policy.template.clone(),
+        template: policy.template_for(lifecycle),
         lifecycle,
         units,
         overrides: offers

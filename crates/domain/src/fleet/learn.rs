@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::cloud::{ErrorClass, LaunchAnswer, PlaceError};
+use super::cloud::{ErrorClass, LaunchAnswer, Launched, PlaceError};
 use super::observation::Market;
 use super::policy::Policy;
-use super::{breaker, places};
-use crate::batch::{Batch, Instance, InstanceState, LaunchState};
+use super::{breaker, places, refusals};
+use crate::batch::{Batch, Instance, InstanceState, Launch, LaunchState};
 use crate::money::Usd;
 
 #[derive(Clone, Debug)]
@@ -14,6 +14,11 @@ pub enum Outcome {
     Launched {
         seq: u32,
         result: Result<LaunchAnswer, PlaceError>,
+    },
+    /// The call was refused for what it says of these capacity pools; nothing was launched.
+    PlacesRefused {
+        seq: u32,
+        errors: Vec<PlaceError>,
     },
     Terminated {
         accepted: Vec<String>,
@@ -60,11 +65,19 @@ impl Learned<'_> {
             Outcome::Launched {
                 seq,
                 result: Ok(answer),
-            } => self.launched(&mut batch, *seq, answer),
+            } => {
+                let fleet = Some(answer.fleet.clone());
+                self.answered(&mut batch, *seq, fleet, &answer.instances, &answer.errors);
+            }
             Outcome::Launched {
                 seq,
                 result: Err(error),
             } => self.refused(&mut batch, *seq, error),
+            Outcome::PlacesRefused { seq, errors } => {
+                if sent_once(&batch, *seq) {
+                    self.answered(&mut batch, *seq, None, &[], errors);
+                }
+            }
             Outcome::Terminated { accepted } => {
                 for id in accepted {
                     if let Some(InstanceState::Terminating { called_at, .. }) =
@@ -104,21 +117,33 @@ impl Learned<'_> {
         batch
     }
 
-    fn launched(&self, batch: &mut Batch, seq: u32, answer: &LaunchAnswer) {
-        let Some(launch) = batch.launch_mut(seq).filter(|launch| launch.is_open()) else {
+    fn answered(
+        &self,
+        batch: &mut Batch,
+        seq: u32,
+        fleet: Option<String>,
+        instances: &[Launched],
+        errors: &[PlaceError],
+    ) {
+        if !batch.launch(seq).is_some_and(Launch::is_open) {
+            return;
+        }
+        if instances.is_empty()
+            && let Some(error) = refusals::of_whole_request(batch, seq, errors)
+        {
+            self.reject(batch, seq, error);
+            return;
+        }
+        let Some(launch) = batch.launch_mut(seq) else {
             return;
         };
         launch.state = LaunchState::Answered {
             at: self.now,
-            fleet: Some(answer.fleet.clone()),
-            instances: answer
-                .instances
-                .iter()
-                .map(|launched| launched.id.clone())
-                .collect(),
-            errors: answer.errors.clone(),
+            fleet,
+            instances: instances.iter().map(|one| one.id.clone()).collect(),
+            errors: errors.to_vec(),
         };
-        for launched in &answer.instances {
+        for launched in instances {
             if batch.instance(&launched.id).is_some() {
                 continue;
             }
@@ -139,10 +164,10 @@ impl Learned<'_> {
                 price.or(cap).unwrap_or(Usd::ZERO),
             ));
         }
-        for error in &answer.errors {
+        for error in errors {
             self.penalise(batch, seq, error);
         }
-        if answer.instances.is_empty() && answer.errors.is_empty() {
+        if instances.is_empty() && errors.is_empty() {
             let silence = PlaceError {
                 place: None,
                 class: ErrorClass::Unknown,
@@ -150,19 +175,6 @@ impl Learned<'_> {
                 message: "the cloud launched nothing and gave no reason".to_owned(),
             };
             self.penalise(batch, seq, &silence);
-        }
-        // A request is wrong only if it brought nothing and nothing else was amiss: one type that a zone does not have
-        // stands in the way of no other.
-        let mut classes = answer.errors.iter().map(|error| error.class);
-        let hopeless =
-            answer.instances.is_empty() && classes.all(|c| c == ErrorClass::Configuration);
-        if let (true, Some(error), Some(launch)) =
-            (hopeless, answer.errors.first(), batch.launch_mut(seq))
-        {
-            launch.state = LaunchState::Rejected {
-                at: self.now,
-                error: error.clone(),
-            };
         }
     }
 
@@ -176,15 +188,20 @@ impl Learned<'_> {
             }
             return;
         }
-        let sent_once = matches!(launch.state, LaunchState::Dispatched { sends: 1, .. });
-        if error.class == ErrorClass::Unknown || !sent_once {
-            return;
+        if error.class != ErrorClass::Unknown && sent_once(batch, seq) {
+            self.reject(batch, seq, error.clone());
         }
-        launch.state = LaunchState::Rejected {
-            at: self.now,
-            error: error.clone(),
-        };
-        self.penalise(batch, seq, error);
+    }
+
+    /// The whole request was refused: nothing of it runs.
+    fn reject(&self, batch: &mut Batch, seq: u32, error: PlaceError) {
+        if let Some(launch) = batch.launch_mut(seq) {
+            launch.state = LaunchState::Rejected {
+                at: self.now,
+                error: error.clone(),
+            };
+        }
+        self.penalise(batch, seq, &error);
     }
 
     fn penalise(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
@@ -193,4 +210,10 @@ impl Learned<'_> {
             places::penalise(batch, lifecycle, error, self.now, patience);
         }
     }
+}
+
+/// Whether a refusal answers every call that was made for this launch.
+fn sent_once(batch: &Batch, seq: u32) -> bool {
+    let launch = batch.launch(seq);
+    launch.is_some_and(|l| matches!(l.state, LaunchState::Dispatched { sends: 1, .. }))
 }

@@ -15,8 +15,10 @@ mod places;
 pub mod policy;
 pub mod reconcile;
 mod refund;
+mod refusals;
 mod residency;
 mod settle;
+pub mod tags;
 pub mod view;
 
 pub use learn::{DrainAnswer, Learned, Outcome};

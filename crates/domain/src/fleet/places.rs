@@ -9,6 +9,7 @@ use super::cloud::{ErrorClass, Lifecycle, PlaceError};
 use super::observation::Observation;
 use super::policy::{Patience, Policy};
 use super::reconcile::elapsed;
+use super::refusals;
 use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
 
 /// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
@@ -71,8 +72,14 @@ pub(super) fn penalise(
         ErrorClass::Capacity | ErrorClass::Price | ErrorClass::Doubtful => {
             (patience.no_capacity, error.place.clone())
         }
-        ErrorClass::Quota => (patience.quota, None),
-        ErrorClass::Throttled | ErrorClass::Unknown => (patience.throttled, None),
+        // A limit that one type exceeds may have room for a smaller one.
+        ErrorClass::Quota => (patience.quota, error.place.clone()),
+        ErrorClass::Unknown => (patience.throttled, error.place.clone()),
+        // How often we may ask is the account's, whatever was asked about.
+        ErrorClass::Throttled => (patience.throttled, None),
+        ErrorClass::Configuration if error.place.is_none() => {
+            (refusals::pause(batch, patience), None)
+        }
         ErrorClass::Configuration => (patience.quota, error.place.clone()),
     };
     let same = |p: &Penalty| p.lifecycle == lifecycle && p.place == place;

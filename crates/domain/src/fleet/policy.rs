@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::cloud::Template;
+use super::cloud::{Lifecycle, Template};
 use crate::batch::PoolName;
 use crate::money::Usd;
 pub use crate::trigger::Budgets as Budget;
@@ -21,6 +21,11 @@ pub struct Policy {
     pub project: String,
     /// Without an id while it is not known.
     pub template: Template,
+    /// Its version for machines on demand, where that is another one: EC2 refuses to launch on demand from a version
+    /// that tags requests for Spot instances.
+    pub on_demand_version: Option<u64>,
+    /// A person's own tags, on everything that a launch makes.
+    pub tags: BTreeMap<String, String>,
     /// What the cloud lacks of this pool, for people.
     pub problem: Option<String>,
     pub kinds: Vec<Kind>,
@@ -124,6 +129,10 @@ pub struct Patience {
     /// A place is forgiven one of its times for each such span in which it was not left alone.
     #[serde(with = "humantime_serde")]
     pub forgiven: Duration,
+    /// A request that is refused as wrong is made again for so long: credentials expire, permissions take minutes to
+    /// spread.
+    #[serde(with = "humantime_serde")]
+    pub refused: Duration,
     /// An account at its quota is left alone.
     #[serde(with = "humantime_serde")]
     pub quota: Duration,
@@ -155,6 +164,7 @@ impl Default for Patience {
             no_capacity: minutes(3),
             longest_penalty: minutes(60),
             forgiven: minutes(60),
+            refused: minutes(10),
             quota: minutes(10),
             throttled: Duration::from_secs(30),
             blocked: minutes(30),
@@ -183,21 +193,36 @@ impl Policy {
         digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
 
-    /// Tags for what one launch makes. `expires_at` is the cloud's clock.
+    /// The template in the version that such machines are launched from.
+    pub fn template_for(&self, lifecycle: Lifecycle) -> Template {
+        let mut template = self.template.clone();
+        if let (Lifecycle::OnDemand, Some(version)) = (lifecycle, self.on_demand_version) {
+            template.version = version;
+        }
+        template
+    }
+
+    /// Tags for what one launch makes. `expires_at` is the cloud's clock. A person's own go before `Project`, `Name` and
+    /// `Type`; those that fleet finds its machines by are nobody else's.
     pub fn tags(&self, batch: &str, launch: u32, expires_at: &str) -> BTreeMap<String, String> {
         use super::cloud::tag;
-        [
+        let may_be_set = [
+            ("Project", self.project.clone()),
+            ("Name", format!("spotreel-{}", self.pool)),
+            ("Type", "worker".to_owned()),
+        ];
+        let ours = [
             (tag::MANAGED_BY, tag::MANAGED_BY_FLEET.to_owned()),
             (tag::ENV, self.env.clone()),
             (tag::POOL, self.pool.to_string()),
             (tag::BATCH, batch.to_owned()),
             (tag::LAUNCH, launch.to_string()),
             (tag::EXPIRES_AT, expires_at.to_owned()),
-            ("Project", self.project.clone()),
-            ("Name", format!("spotreel-{}", self.pool)),
-            ("Type", "worker".to_owned()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let named = |(key, value): (&str, String)| (key.to_owned(), value);
+        let mut tags = BTreeMap::from(may_be_set.map(named));
+        tags.extend(self.tags.clone());
+        tags.extend(ours.map(named));
+        tags
     }
 }

@@ -4,7 +4,7 @@ use super::cloud::Seen;
 use super::observation::Observation;
 use super::policy::Policy;
 use super::reconcile::elapsed;
-use super::{breaker, buy, leave};
+use super::{breaker, leave, refusals};
 use crate::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
 
 /// Listings in a row that show nothing of it, before a batch is over.
@@ -38,10 +38,8 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 /// Whether nothing more is wanted; and the reason, where that is a failure.
 #[allow(clippy::option_option)] // not ending, ending well, ending for a reason
 fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<String>> {
-    if let Some(error) = buy::configuration_error(batch) {
-        return Some(Some(format!(
-            "the cloud refuses the request, and no retry helps: {error}"
-        )));
+    if let Some(refused) = refusals::are_final(batch, &policy.patience) {
+        return Some(Some(refused));
     }
     if batch.stop.is_some() {
         return Some(None);

@@ -139,6 +139,8 @@ fn policy(max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 3,
         },
+        on_demand_version: None,
+        tags: Default::default(),
         problem: None,
         kinds: vec![kind("g5.xlarge", 45), kind("g6.xlarge", 40)],
         subnets: ["a", "b", "c"]

@@ -35,6 +35,8 @@ pub(crate) struct Offer {
     pub max_price: Option<i64>,
     pub weight: f64,
     priority: Option<String>,
+    /// The template tags requests for Spot instances.
+    tags_requests: bool,
 }
 
 pub(crate) fn create(
@@ -174,6 +176,11 @@ fn pool(
         .find(|rule| rule.action == Action::PoolError && rule.means_pool(&offer.kind, &offer.zone));
     if let Some(rule) = ordered {
         return Err(forced(rule, offer));
+    }
+    if lifecycle == Lifecycle::OnDemand && offer.tags_requests {
+        let message = "You cannot specify tags for Spot instances requests if there are no Spot instances requests \
+                       being created by the request.";
+        return Err(Refusal::new("InvalidParameterValue", message));
     }
     let market = &state.market;
     let (Some(on_demand), Some(spot)) = (

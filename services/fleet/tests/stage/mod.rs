@@ -20,6 +20,7 @@ use spotreel_bus::names::{SWEEPER_MARK, TASKS, work_consumer, worker_drain};
 use spotreel_bus::provision::{self, Layout};
 use spotreel_bus::{BatchLog, Queue, TaskLog, kv};
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
+use spotreel_domain::fleet::cloud::tag;
 use spotreel_domain::model::{Lane, Priority};
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
@@ -39,6 +40,22 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a machine runs.
 const SLEEPS: &str = "#!/bin/bash\nexec sleep 600\n";
+
+/// As `spotreel fleet template` makes it, for an account whose policy demands one tag more.
+pub fn template_of_spot(user_data: &str) -> TemplateSpec {
+    let tags = [
+        (tag::ENV, ENV),
+        (tag::MANAGED_BY, tag::MANAGED_BY_FLEET),
+        ("cost-center", "42"),
+    ];
+    TemplateSpec {
+        tags: tags
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        spot_only: true,
+        ..TemplateSpec::new("spotreel-worker", "ami-0abcdef1234567890", user_data)
+    }
+}
 
 pub struct Stage {
     nats: Nats,
@@ -126,8 +143,15 @@ impl Stage {
             endpoint_url: endpoint_url.or(Some(cloud.endpoint_url())),
         };
         let ec2 = Ec2::connect_with_keys(&at, keys).await;
-        let spec = TemplateSpec::new("spotreel-worker", "ami-0abcdef1234567890", user_data);
-        let template = ec2.ensure_template(&spec).await.unwrap();
+        let template = ec2
+            .ensure_template(&template_of_spot(user_data))
+            .await
+            .unwrap();
+        let on_demand = TemplateSpec {
+            spot_only: false,
+            ..template_of_spot(user_data)
+        };
+        let on_demand = ec2.ensure_template(&on_demand).await.unwrap();
         let subnets = ec2.subnets(&SubnetFilter::Default).await.unwrap();
         let subnets = subnets
             .iter()
@@ -144,6 +168,7 @@ impl Stage {
             ("pools", pools.display().to_string()),
             ("template.id", template.id),
             ("template.version", template.version.to_string()),
+            ("template.on_demand_version", on_demand.version.to_string()),
             ("rounds.gap", "20ms".to_owned()),
             ("sweep.every", "500ms".to_owned()),
             ("nats.url", nats.url.clone()),

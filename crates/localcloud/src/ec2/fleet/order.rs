@@ -156,6 +156,7 @@ fn offers(state: &State, request: &Node) -> Result<Vec<Offer>, Refusal> {
                     max_price,
                     weight,
                     priority: wanted.text("Priority").map(str::to_owned),
+                    tags_requests: !data.tags_for("spot-instances-request")?.is_empty(),
                 });
             }
         }
