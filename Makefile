@@ -49,8 +49,9 @@ test-wan: tools build ## The Wan engine on a CPU with tiny packs: its reference,
 	cd $(WAN) && $(WAN_VENV)/bin/python tests/whole_system.py $(BIN)
 
 .PHONY: test-moto
-test-moto: tools ## The EC2 adapter and fleet against moto, an AWS that nobody here wrote
+test-moto: tools build ## EC2 as others know it: moto, the API model of botocore, the policies of deploy/iam (installs moto: 320 MB)
 	tests/py/moto_server.sh cargo nextest run --locked --workspace --test moto --run-ignored only
+	tests/py/ec2_requests.sh
 
 .PHONY: test-api
 test-api: tools build ## The HTTP API against its own description, by schemathesis

@@ -87,10 +87,13 @@ pub struct Config {
     /// Environment of every machine, beside the program's own.
     pub instance_variables: Vec<(String, String)>,
     pub market: MarketConfig,
+    /// A file to which the requests of EC2 and Service Quotas are written, a line of JSON each; none: to none.
+    pub record: Option<PathBuf>,
 }
 
 impl Config {
-    /// Free ports on the loopback, fixed keys and a calm market, for tests.
+    /// Free ports on the loopback, fixed keys and a calm market, for tests. Where `SPOTREEL_LOCALCLOUD_RECORD` names a
+    /// directory, each process that runs tests records what it sends in a file of its own there.
     pub fn for_tests(dir: impl Into<PathBuf>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -108,6 +111,10 @@ impl Config {
             vcpu_quota: VCPU_QUOTA,
             instance_variables: Vec::new(),
             market: MarketConfig::calm(),
+            record: std::env::var_os("SPOTREEL_LOCALCLOUD_RECORD").map(|dir| {
+                let file = format!("requests-{}.jsonl", std::process::id());
+                PathBuf::from(dir).join(file)
+            }),
         }
     }
 }
@@ -166,6 +173,7 @@ impl LocalCloud {
                 vcpu_quota: config.vcpu_quota,
                 variables: config.instance_variables,
                 market: config.market,
+                record: config.record,
             },
             Arc::clone(&faults),
         )?;

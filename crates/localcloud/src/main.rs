@@ -83,6 +83,9 @@ struct Args {
         value_parser = variable
     )]
     instance_variables: Vec<(String, String)>,
+    /// A file to which the requests of EC2 and Service Quotas are written, a line of JSON each
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -126,6 +129,7 @@ impl Args {
             vcpu_quota: self.vcpu_quota,
             instance_variables: self.instance_variables,
             market,
+            record: self.record,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! What was called, for whoever wants to measure or to count.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -20,10 +23,41 @@ pub struct Call {
     pub client_token: Option<String>,
 }
 
+/// A request as it came, and what was answered if it makes a template: launches name that by id and version.
+#[derive(Serialize)]
+pub(crate) struct Recorded<'a> {
+    pub action: &'a str,
+    pub body: &'a str,
+    pub answer: Option<&'a str>,
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Mutex<VecDeque<Call>>);
+pub(crate) struct Calls {
+    newest: Mutex<VecDeque<Call>>,
+    record: Option<Mutex<File>>,
+}
 
 impl Calls {
+    /// Also writes each request to the end of this file.
+    pub fn recording(file: Option<&Path>) -> io::Result<Self> {
+        let open = |file| File::options().create(true).append(true).open(file);
+        Ok(Self {
+            newest: Mutex::default(),
+            record: file.map(open).transpose()?.map(Mutex::new),
+        })
+    }
+
+    pub fn record(&self, request: &Recorded<'_>) {
+        let Some(file) = &self.record else {
+            return;
+        };
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = serde_json::to_string(request).map_err(io::Error::other);
+        if let Err(error) = line.and_then(|line| writeln!(file, "{line}")) {
+            tracing::error!(%error, "a request is not recorded");
+        }
+    }
+
     pub fn add(&self, call: Call) {
         let mut calls = self.lock();
         if calls.len() == KEPT {
@@ -39,6 +73,6 @@ impl Calls {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use super::calls::Call;
+use super::calls::{Call, Recorded};
 use super::error::Refusal;
 use super::query::Node;
 use super::state::{State, new_uuid};
@@ -86,6 +86,14 @@ impl Ec2 {
             .failure
             .is_some_and(|failure| failure.action == Action::Reset);
 
+        self.calls.record(&Recorded {
+            action: &action,
+            body: &String::from_utf8_lossy(body),
+            answer: outcome
+                .as_deref()
+                .ok()
+                .filter(|_| action.starts_with("CreateLaunchTemplate")),
+        });
         let code = outcome.as_ref().err().map(|refusal| refusal.code.clone());
         tracing::debug!(action, code, cut, "answered");
         self.calls.add(Call {

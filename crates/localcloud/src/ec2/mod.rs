@@ -69,6 +69,8 @@ pub(crate) struct Ec2Config {
     /// Set for every machine.
     pub variables: Vec<(String, String)>,
     pub market: MarketConfig,
+    /// Where requests are written.
+    pub record: Option<PathBuf>,
 }
 
 pub(crate) struct Ec2 {
@@ -109,12 +111,13 @@ impl Ec2 {
             tokens: Default::default(),
             launched: 0,
         };
+        let record = config.record.as_deref();
         let ec2 = Arc::new(Self {
+            calls: Calls::recording(record).map_err(OpenError::Record)?,
             config,
             clock,
             faults,
             state: Mutex::new(state),
-            calls: Calls::default(),
             machines: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
@@ -172,6 +175,8 @@ pub fn zones_of(region: &str, names: &[String]) -> Vec<Zone> {
 pub enum OpenError {
     #[error("machines of an earlier run cannot be ended")]
     Leftovers(#[from] io::Error),
+    #[error("requests cannot be recorded")]
+    Record(#[source] io::Error),
     #[error("there is no market")]
     Market(#[from] MarketError),
 }
