@@ -76,6 +76,10 @@ demo: tools build ## A queue becomes a fleet on this machine, works through an i
 	@command -v ffprobe >/dev/null || echo "demo: ffprobe is missing, so the videos are not looked into (apt-get install ffmpeg)"
 	python3 tests/demo.py
 
+.PHONY: story
+story: tools build ## 60 tasks of three models in two pools, on a market that moves, left alone: the receipts are the bill
+	python3 -u tests/story.py
+
 .PHONY: chaos
 chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
 	$(BIN)/spotreel-chaos --seed $(SEED) --tasks $(TASKS)
@@ -143,6 +147,6 @@ tools: ## Install what tests need and the machine lacks: nats-server, nats-py, b
 	fi
 
 .PHONY: clean
-clean: ## Remove what was built here: programs, .venv, .demo
+clean: ## Remove what was built here: programs, .venv, .demo, .story
 	cargo clean
-	rm -rf .venv .venv-moto .demo
+	rm -rf .venv .venv-moto .demo .story

@@ -9,7 +9,7 @@ import json, os, pathlib, shutil, signal, struct, subprocess, sys, time, urllib.
 
 BIN = pathlib.Path(os.environ["SPOTREEL_BIN_DIR"])
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DIR = ROOT / ".demo"
+NAME, DIR = "demo", ROOT / ".demo"
 SPOTREEL = str(BIN / "spotreel")
 # Steps that last a while, so that there is something to see and a half-way to be taken at.
 STEP_MS, STEPS = "250", "30"
@@ -24,7 +24,7 @@ def say(text):
 
 
 def fail(text):
-    sys.exit(f"demo: {text}\nThe logs are in {DIR}/logs, the machines' in {DIR}/s3/machines.")
+    sys.exit(f"{NAME}: {text}\nThe logs are in {DIR}/logs, the machines' in {DIR}/s3/machines.")
 
 
 def spotreel(*args):

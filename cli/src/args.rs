@@ -7,7 +7,7 @@ mod models;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
 
@@ -33,6 +33,16 @@ pub use models::{
   export SPOTREEL_DIR=.spotreel                 then, in another
   spotreel submit --prompt 'a red fox in the snow' --wait
   spotreel get <ID> -o fox.mp4
+
+Connection, of every command; the first place that is given is used alone:
+  --dir DIR, SPOTREEL_DIR       the directory of a running `spotreel dev`
+  --context NAME                a context of the nats command
+  NATS_URL, NATS_USER, NATS_PASSWORD, NATS_CREDS
+  NATS_CONTEXT                  a context of the nats command
+  none of them                  the context that the nats command has selected, or nats://127.0.0.1:4222
+These flags then replace single values of it:
+  --nats-url URL, --nats-user NAME, --nats-password PASSWORD, --nats-creds FILE
+  --operator                    connect as SPOTREEL_OPERATOR_USER with SPOTREEL_OPERATOR_PASSWORD; orders always do
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage."
 )]
@@ -90,31 +100,30 @@ pub enum Command {
     DevChild(DevChildArgs),
 }
 
+/// The help of `spotreel` itself explains those that are hidden: in the help of every command they would be most of it.
 #[derive(Clone, Debug, Default, Args)]
-#[command(
-    next_help_heading = "Connection (flags go before the environment, then --dir, then a nats context)"
-)]
+#[command(next_help_heading = "Connection (more flags in `spotreel --help`)")]
 pub struct ConnectionArgs {
-    /// The directory of a running `spotreel dev`: its endpoints.env says where to connect
+    /// The directory of a running `spotreel dev`
     #[arg(long, global = true, env = "SPOTREEL_DIR", value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Connect as the operator that SPOTREEL_OPERATOR_USER and _PASSWORD name; orders always do
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide = true)]
     pub operator: bool,
     /// Address of the NATS server [env: NATS_URL]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, hide = true, value_name = "URL")]
     pub nats_url: Option<String>,
     /// User name [env: NATS_USER]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
     pub nats_user: Option<String>,
     /// Password; better given as NATS_PASSWORD, where other users of this machine can't see it
-    #[arg(long, global = true, value_name = "PASSWORD")]
+    #[arg(long, global = true, hide = true, value_name = "PASSWORD")]
     pub nats_password: Option<String>,
     /// A credentials file, instead of user and password [env: NATS_CREDS]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
     pub nats_creds: Option<String>,
     /// A context of the nats command; without one, the context selected there [env: NATS_CONTEXT]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
     pub context: Option<String>,
 }
 
@@ -123,29 +132,37 @@ pub struct ConnectionArgs {
   spotreel dev --dir .spotreel
   spotreel dev --dir .spotreel --trigger-at 10 --max-wait 1h --max-instances 5
   spotreel dev --dir .spotreel --workers 4 --step-ms 200
+  spotreel dev --dir .spotreel --pools pools.toml
 
-Workers come by themselves: a fleet buys machines of a small cloud on this machine when enough tasks are
-queued or one has waited long enough, and gives them back. With --workers so many stay, and no fleet comes.
+A fleet buys machines of a small cloud on this machine when enough tasks are queued or one has waited long
+enough, and gives them back. With --workers, that number of workers stays, and no fleet comes.
+With --pools, the pools are those of FILE, as deploy/pools.toml explains it: its models, instance types, caps,
+rules and budgets. What FILE leaves out has dev's values: short times, and the three flags for thresholds.
+Subnets and launch templates are those of the small cloud. FILE itself is only read.
 Needs nats-server 2.14 or later: SPOTREEL_NATS_SERVER, PATH or .venv/bin, where `make tools` puts it.
 All is kept in the directory given with --dir; the same directory goes on where it stopped. A program
-takes settings from SPOTREEL_<PROGRAM>_…, such as SPOTREEL_INTAKE_…; logs are in DIR/logs.")]
+takes settings from SPOTREEL_<PROGRAM>_…, such as SPOTREEL_INTAKE_…. Logs of programs are in DIR/logs, those of
+machines, with their engines' stderr, in DIR/s3/machines/<INSTANCE>/console.log.")]
 pub struct DevArgs {
-    /// So many workers that stay, instead of a fleet
-    #[arg(long, value_name = "N", conflicts_with_all = ["trigger_at", "max_wait", "max_instances", "market_seed"])]
+    /// Number of permanent workers; no fleet is started
+    #[arg(long, value_name = "N", conflicts_with_all = ["trigger_at", "max_wait", "max_instances", "market_seed", "pools"])]
     pub workers: Option<u32>,
-    /// So many queued tasks bring machines up
+    /// Pools of your own, such as a copy of deploy/pools.toml or of DIR/pools.toml
+    #[arg(long, value_name = "FILE")]
+    pub pools: Option<PathBuf>,
+    /// Queue length that starts a batch
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub trigger_at: u64,
-    /// And so does a single task after so long
+    /// Longest time a task waits before a batch starts
     #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration)]
     pub max_wait: Duration,
-    /// The most machines at a time
+    /// The most machines of a pool at a time
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_instances: u32,
     /// A market that moves and takes machines away, drawn from this seed; prices stand still otherwise
     #[arg(long, value_name = "N")]
     pub market_seed: Option<u64>,
-    /// Make every step of the renderer last so many milliseconds, to mimic a GPU
+    /// Milliseconds that each step of the renderer lasts, to mimic a GPU
     #[arg(long, value_name = "N")]
     pub step_ms: Option<u64>,
     /// An argument for the renderer; may be given again
@@ -508,6 +525,7 @@ pub struct GetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").args(CANCEL_BY).multiple(true).required(true))]
 #[command(after_help = "Examples:
   spotreel cancel <ID> <ID>
   spotreel cancel --label batch=night
@@ -516,7 +534,7 @@ pub struct GetArgs {
 Of several flags, a task must fit each. The same command again is safe.")]
 pub struct CancelArgs {
     /// The tasks' ids; or say which tasks by --label, --state, --model or --owner
-    #[arg(required_unless_present_any = CANCEL_FILTERS, conflicts_with_all = CANCEL_FILTERS)]
+    #[arg(conflicts_with_all = CANCEL_FILTERS)]
     pub ids: Vec<String>,
     /// All tasks with this label that have not ended; a key alone stands for any value
     #[arg(long, value_name = "KEY[=VALUE]")]
@@ -536,6 +554,8 @@ pub struct CancelArgs {
 }
 
 const CANCEL_FILTERS: [&str; 4] = ["label", "state", "model", "owner"];
+/// One of them must be there, and the message without any names them all.
+const CANCEL_BY: [&str; 5] = ["ids", "label", "state", "model", "owner"];
 
 #[derive(Debug, Args)]
 pub struct IdsArgs {
@@ -596,6 +616,28 @@ mod tests {
             "help",
         ];
         assert_eq!(listed, wanted);
+    }
+
+    #[test]
+    fn flags_for_the_connection_are_explained_once_and_not_in_every_help() {
+        let mut command = Cli::command();
+        let whole = command.render_help().to_string();
+        let global = command.get_arguments().filter(|arg| arg.is_global_set());
+        for flag in global.filter_map(|arg| arg.get_long()) {
+            assert!(whole.contains(&format!("--{flag}")), "{flag}: {whole}");
+        }
+        let list = command.find_subcommand_mut("list").unwrap();
+        let help = list.render_help().to_string();
+        assert!(!help.contains("--nats-url"), "{help}");
+    }
+
+    #[test]
+    fn a_cancel_of_nothing_is_told_all_that_it_could_name() {
+        let refused = Cli::try_parse_from(["spotreel", "cancel"]).unwrap_err();
+        let text = refused.to_string();
+        for way in ["IDS", "--label", "--state", "--model", "--owner"] {
+            assert!(text.contains(way), "{text}");
+        }
     }
 
     #[test]

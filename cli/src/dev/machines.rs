@@ -3,11 +3,11 @@
 //! A machine is a short script that becomes the worker of this build. All that the worker needs to know and nobody else
 //! lies in a file of the directory that only its owner can read; the keys for S3 come from the machine's metadata.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use spotreel_domain::money::Usd;
+use spotreel_domain::Model;
+use spotreel_domain::pool::{Cloud, Pools};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, TemplateSpec};
 
 use super::programs::{BUCKET, Plan, REGION, engine_command, sibling};
@@ -15,106 +15,14 @@ use super::secrets::S3_ACCESS_KEY;
 
 /// On every machine as a tag, and what `spotreel fleet reap` asks for here.
 pub const ENV: &str = "dev";
-pub const TEMPLATE: &str = "spotreel-dev";
-/// The local cloud forgets templates when it ends, so the first version is always this one's.
-pub const TEMPLATE_VERSION: u64 = 1;
 const TEMPLATE_LOOK: Duration = Duration::from_secs(2);
-const POOLS: &str = "pools.toml";
 const WORKER_ENV: &str = "worker.env";
 /// Images are not modelled.
 const IMAGE: &str = "ami-0123456789abcdef0";
-/// The local cloud's subnets, one a zone.
-const ZONES: [&str; 3] = ["a", "b", "c"];
-/// What is bought, and the most that an hour may cost. As on AWS, the A14B models take the last.
-const KINDS: [(&str, i64); 4] = [
-    ("g6.xlarge", 36),
-    ("g5.xlarge", 45),
-    ("g6.2xlarge", 45),
-    ("g6e.xlarge", 85),
-];
 
-/// Writes what trigger, fleet and machines read.
+/// Writes what machines read.
 pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {
-    super::write_atomically(&plan.dir.join(POOLS), &pools(plan))?;
     super::write_atomically(&plan.dir.join(WORKER_ENV), &worker_env(plan))
-}
-
-pub fn pools_path(dir: &Path) -> String {
-    dir.join(POOLS).display().to_string()
-}
-
-/// Small thresholds and short patience: everything that takes hours on AWS is to be seen within seconds here.
-fn pools(plan: &Plan<'_>) -> String {
-    let args = plan.args;
-    let (at, max) = (args.trigger_at, args.max_instances);
-    let wait = humantime::format_duration(args.max_wait);
-    let cloud = if args.workers.is_some() {
-        "none"
-    } else {
-        "aws"
-    };
-    let subnets: Vec<_> = ZONES
-        .iter()
-        .zip(1..)
-        .map(|(zone, number)| {
-            format!("  {{ id = \"subnet-{number:017x}\", zone = \"{REGION}{zone}\" }},\n")
-        })
-        .collect();
-    let kinds: Vec<_> = KINDS
-        .iter()
-        .map(|(name, cents)| {
-            let cap = Usd::from_cents(*cents).to_decimal();
-            format!("  {{ name = \"{name}\", cap = {cap} }},\n")
-        })
-        .collect();
-    format!(
-        r#"# Written by every start of `spotreel dev`; deploy/pools.toml explains the keys.
-[pool.default]
-cloud = "{cloud}"
-subnets = [
-{subnets}]
-kinds = [
-{kinds}]
-
-[pool.default.rules]
-length = {{ at_least = {at} }}
-max_wait = {{ after = "{wait}" }}
-age = "off"
-price = "off"
-schedule = "off"
-
-# One machine a task, as far as the most allows.
-[pool.default.rules.sizing]
-tasks_per_gpu_hour = 60.0
-target = "1m"
-min = 1
-max = {max}
-
-# Machines that end before they serve: a few of them in the first minute, and the batch is given up within three.
-[pool.default.breaker]
-pause = "15s"
-
-[pool.default.patience]
-boot = "1m"
-replay = "20s"
-unknown_launch = "30s"
-listing = "5s"
-terminate_again = "5s"
-silence = "1m"
-drain = "30s"
-no_capacity = "10s"
-longest_penalty = "1m"
-forgiven = "2m"
-quota = "10s"
-throttled = "2s"
-refused = "30s"
-blocked = "1m"
-moving = "500ms"
-calm = "1s"
-"#,
-        subnets = subnets.concat(),
-        kinds = kinds.concat(),
-    )
 }
 
 fn worker_env(plan: &Plan<'_>) -> String {
@@ -132,14 +40,17 @@ fn worker_env(plan: &Plan<'_>) -> String {
     .concat()
 }
 
-/// What a machine runs. Its directory bears the instance's id, which is a better name for the worker than this host's.
-fn user_data(plan: &Plan<'_>) -> anyhow::Result<String> {
+/// What a machine of a pool with these models runs. Its directory bears the instance's id, which is a better name for the
+/// worker than this host's.
+fn user_data(plan: &Plan<'_>, models: &[Model]) -> anyhow::Result<String> {
     let engine = serde_json::to_string(&engine_command(plan.args)?)?;
+    let models = serde_json::to_string(models)?;
     let settings = [
         // A notice is seen at once, and a machine whose `dev` was killed does not stay for long.
         "cloud.poll=1s".to_owned(),
         "idle.orphan_after=30s".to_owned(),
         format!("engine.command={engine}"),
+        format!("models={models}"),
     ];
     let settings: String = settings
         .iter()
@@ -172,14 +83,15 @@ pub fn word(text: &str) -> String {
     }
 }
 
-/// The template that fleet launches from.
-pub struct Template {
+/// The templates that fleet launches from, one a pool.
+pub struct Templates {
     ec2: Ec2,
-    spec: TemplateSpec,
+    specs: Vec<TemplateSpec>,
 }
 
-impl Template {
-    pub async fn make(plan: &Plan<'_>) -> anyhow::Result<Self> {
+impl Templates {
+    /// Makes them, and tells each pool which is its own.
+    pub async fn make(plan: &Plan<'_>, pools: &mut Pools) -> anyhow::Result<Self> {
         let config = Ec2Config {
             region: REGION.to_owned(),
             endpoint_url: Some(plan.s3_url()),
@@ -188,26 +100,34 @@ impl Template {
             access_key: S3_ACCESS_KEY.to_owned(),
             secret_key: plan.secrets.s3().to_owned(),
         };
-        let template = Self {
-            ec2: Box::pin(Ec2::connect_with_keys(&config, keys)).await,
-            spec: TemplateSpec {
+        let ec2 = Box::pin(Ec2::connect_with_keys(&config, keys)).await;
+        let mut specs = Vec::new();
+        for (name, pool) in &mut pools.pool {
+            if pool.cloud == Cloud::None {
+                continue;
+            }
+            let name = format!("spotreel-dev-{name}");
+            let spec = TemplateSpec {
                 // Its role is where the machine's keys for S3 come from.
                 instance_profile: Some("spotreel-worker".to_owned()),
-                ..TemplateSpec::new(TEMPLATE, IMAGE, user_data(plan)?)
-            },
-        };
-        let made = template.ec2.ensure_template(&template.spec).await;
-        made.context("the launch template cannot be made")?;
-        Ok(template)
+                ..TemplateSpec::new(name, IMAGE, user_data(plan, &pool.models)?)
+            };
+            let made = ec2.ensure_template(&spec).await;
+            pool.template = Some(made.context("the launch template cannot be made")?);
+            specs.push(spec);
+        }
+        Ok(Self { ec2, specs })
     }
 
-    /// Makes it again when a local cloud that was started again has forgotten it.
+    /// Makes them again when a local cloud that was started again has forgotten them: the same name has the same id there.
     pub async fn keep(&self) -> ! {
         loop {
             tokio::time::sleep(TEMPLATE_LOOK).await;
-            // A cloud that is down is asked again.
-            if let Ok(None) = self.ec2.template(TEMPLATE).await {
-                let _ = self.ec2.ensure_template(&self.spec).await;
+            for spec in &self.specs {
+                // A cloud that is down is asked again.
+                if let Ok(None) = self.ec2.template(&spec.name).await {
+                    let _ = self.ec2.ensure_template(spec).await;
+                }
             }
         }
     }

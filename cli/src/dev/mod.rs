@@ -7,6 +7,7 @@ mod disk;
 mod leftovers;
 mod machines;
 mod nats;
+mod pools;
 mod ports;
 mod programs;
 mod ready;
@@ -19,10 +20,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use spotreel_bus::NatsConfig;
 use spotreel_bus::provision::{Layout, Outcome};
+use spotreel_domain::pool::Pools;
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::children::Children;
+use self::machines::Templates;
 use self::ports::Ports;
 use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
 use self::secrets::{S3_ACCESS_KEY, Secrets};
@@ -47,6 +50,7 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
 
     let nats_server = nats::find()?;
     let dir = open(&dir)?;
+    let mut pools = pools::load(&dir, &args)?;
     let _lock = lock(&dir)?;
     remove_endpoints(&dir);
     let left = leftovers::kill_all(&dir).await;
@@ -68,14 +72,14 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
 
     let mut children = Children::new(&dir)?;
     let up = tokio::select! {
-        up = bring_up(&plan, &mut children) => up.map(Some),
+        up = bring_up(&plan, &mut pools, &mut children) => up.map(Some),
         () = told_to_stop() => Ok(None),
     };
-    if let Ok(Some(template)) = &up {
-        greet(&plan);
+    if let Ok(Some(templates)) = &up {
+        greet(&plan, &pools);
         tokio::select! {
             () = told_to_stop() => {}
-            never = template.keep() => never,
+            never = templates.keep() => never,
         }
     }
     remove_endpoints(&dir);
@@ -90,7 +94,11 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
     up.map(|_| Done::Well)
 }
 
-async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<machines::Template> {
+async fn bring_up(
+    plan: &Plan<'_>,
+    pools: &mut Pools,
+    children: &mut Children,
+) -> anyhow::Result<Templates> {
     let others = plan.others()?;
     machines::write_files(plan)?;
     children.start(plan.nats());
@@ -104,13 +112,14 @@ async fn bring_up(plan: &Plan<'_>, children: &mut Children) -> anyhow::Result<ma
     ready::nats(&admin, children).await?;
     ready::all(children).await?;
     provision(plan, &admin).await?;
-    let template = machines::Template::make(plan).await?;
+    let templates = Templates::make(plan, pools).await?;
+    pools::write(plan.dir, pools)?;
     for spec in others {
         children.start(spec);
     }
     ready::all(children).await?;
     write_atomically(&plan.dir.join(ENDPOINTS), &endpoints(plan))?;
-    Ok(template)
+    Ok(templates)
 }
 
 async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
@@ -172,20 +181,12 @@ fn endpoints(plan: &Plan<'_>) -> String {
         .concat()
 }
 
-fn greet(plan: &Plan<'_>) {
+fn greet(plan: &Plan<'_>, pools: &Pools) {
     let dir = machines::word(&plan.dir.display().to_string());
-    let machines = match plan.args.workers {
-        Some(1) => "1 worker that stays; no fleet".to_owned(),
-        Some(workers) => format!("{workers} workers that stay; no fleet"),
-        None => format!(
-            "no machine yet: {} queued tasks bring up to {} of them, and so does a task that has waited {}",
-            plan.args.trigger_at,
-            plan.args.max_instances,
-            humantime::format_duration(plan.args.max_wait),
-        ),
-    };
+    let machines = pools::greeting(pools, plan.args);
     crate::print::line(&format!(
-        "ready: NATS at {}, HTTP at {}/v1, S3 and EC2 at {}; logs in {dir}/logs
+        "ready: NATS at {}, HTTP at {}/v1, S3 and EC2 at {}
+logs: {dir}/logs, of machines {dir}/s3/machines/<INSTANCE>/console.log
 {machines}
 
 In another terminal:

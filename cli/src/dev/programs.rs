@@ -9,6 +9,7 @@ use spotreel_domain::Model;
 use super::children::Spec;
 use super::disk::Disk;
 use super::machines;
+use super::pools;
 use super::ports::Ports;
 use super::secrets::{S3_ACCESS_KEY, Secrets};
 use crate::args::DevArgs;
@@ -203,7 +204,7 @@ impl Plan<'_> {
     /// Of those that buy machines.
     fn cloud_settings(&self) -> Vec<String> {
         vec![
-            format!("pools={}", machines::pools_path(self.dir)),
+            format!("pools={}", pools::path(self.dir)),
             format!("ec2.region={REGION}"),
             format!("ec2.endpoint_url={}", self.s3_url()),
             "prices.every=10s".to_owned(),
@@ -220,8 +221,6 @@ impl Plan<'_> {
         let mut settings = self.cloud_settings();
         settings.extend([
             format!("env={}", machines::ENV),
-            format!("template.name={}", machines::TEMPLATE),
-            format!("template.version={}", machines::TEMPLATE_VERSION),
             "rounds.idle=2s".to_owned(),
             "sweep.every=10s".to_owned(),
             "sweep.orphan_grace=10s".to_owned(),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use figment::error::Kind;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::environment;
@@ -27,6 +28,8 @@ pub struct Sources<'a> {
     /// The compiled-in TOML.
     pub defaults: &'a str,
     pub file: Option<&'a Path>,
+    /// What names that file; empty: `--config` or `SPOTREEL_CONFIG`.
+    pub named_by: &'a str,
     pub variables: Vec<(String, String)>,
     /// From `--set`, in the order given.
     pub overrides: Vec<(String, String)>,
@@ -40,9 +43,10 @@ pub enum ConfigError {
         name: String,
         source: toml::de::Error,
     },
-    #[error("can't read the configuration file {}: check --config or SPOTREEL_CONFIG", path.display())]
+    #[error("can't read the file {}: check {named_by}", path.display())]
     File {
         path: PathBuf,
+        named_by: String,
         source: std::io::Error,
     },
     #[error("{} is no valid TOML", path.display())]
@@ -84,6 +88,7 @@ pub fn load<C: DeserializeOwned>(
         file,
         variables: process_variables(),
         overrides: overrides.to_vec(),
+        ..Sources::default()
     })
 }
 
@@ -115,7 +120,7 @@ pub fn load_from<C: DeserializeOwned>(sources: &Sources<'_>) -> Result<C, Config
     if let Some(path) = sources.file {
         layers.push(Layer::new(
             format!("the file {}", path.display()),
-            read(path)?,
+            read(path, sources.named_by)?,
         ));
     }
     for setting in environment::settings(sources.name, &sections, &sources.variables) {
@@ -130,6 +135,14 @@ pub fn load_from<C: DeserializeOwned>(sources: &Sources<'_>) -> Result<C, Config
     figment
         .extract_lossy()
         .map_err(|error| explain(sources.name, &error))
+}
+
+/// As `--check-config` prints it.
+///
+/// # Errors
+/// When TOML can't express it.
+pub fn as_toml(value: &impl Serialize) -> Result<String, toml::ser::Error> {
+    toml::to_string(value)
 }
 
 /// Splits the `key=value` of a `--set`.
@@ -154,9 +167,13 @@ pub(crate) fn process_variables() -> Vec<(String, String)> {
         .collect()
 }
 
-fn read(path: &Path) -> Result<Dict, ConfigError> {
+fn read(path: &Path, named_by: &str) -> Result<Dict, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
         path: path.to_owned(),
+        named_by: match named_by {
+            "" => "--config or SPOTREEL_CONFIG".to_owned(),
+            named_by => named_by.to_owned(),
+        },
         source,
     })?;
     toml::from_str(&text).map_err(|source| ConfigError::Syntax {

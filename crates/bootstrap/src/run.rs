@@ -60,12 +60,13 @@ where
         return refuse(name, EXIT_CONFIG, &error);
     }
     if matches.get_flag("check-config") {
-        return match toml::to_string(&config) {
+        let text = config::as_toml(&config).map_err(anyhow::Error::new);
+        return match text.and_then(|text| Ok(text + &config.named_files()?)) {
             Ok(text) => {
                 print!("{text}");
                 ExitCode::SUCCESS
             }
-            Err(error) => refuse(name, EXIT_FAILED, &error.into()),
+            Err(error) => refuse(name, EXIT_FAILED, &error),
         };
     }
     if matches.get_flag("check-health") {
@@ -142,6 +143,7 @@ fn configure<C: Config>(
         file: matches.get_one::<PathBuf>("config").map(PathBuf::as_path),
         variables: config::process_variables(),
         overrides,
+        ..Sources::default()
     })
 }
 

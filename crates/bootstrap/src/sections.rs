@@ -20,6 +20,14 @@ pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     fn validate(&self) -> anyhow::Result<()> {
         Ok(())
     }
+
+    /// What `--check-config` prints after the configuration: TOML of the files that it names.
+    ///
+    /// # Errors
+    /// As [`Config::validate`].
+    fn named_files(&self) -> anyhow::Result<String> {
+        Ok(String::new())
+    }
 }
 
 /// Where [`run`](crate::run) finds its sections in a program's configuration.

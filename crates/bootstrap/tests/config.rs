@@ -57,9 +57,9 @@ fn sources(variables: &[(&str, &str)], overrides: &[(&str, &str)]) -> Sources<'s
     Sources {
         name: "intake",
         defaults: DEFAULTS,
-        file: None,
         variables: owned(variables),
         overrides: owned(overrides),
+        ..Sources::default()
     }
 }
 

@@ -265,12 +265,17 @@ impl State {
 
 /// `PREFIX` and 17 hexadecimal digits that nobody else has, as AWS's ids are.
 pub(crate) fn new_id(prefix: &str) -> String {
-    format!("{prefix}0{}", &digest()[..16])
+    id_of(prefix, &unique())
+}
+
+/// `PREFIX` and 17 hexadecimal digits that belong to this text.
+pub(crate) fn id_of(prefix: &str, text: &str) -> String {
+    format!("{prefix}0{}", &digest(text)[..16])
 }
 
 /// With the dashes of a UUID, as fleets and requests have them.
 pub(crate) fn new_uuid() -> String {
-    let hex = digest();
+    let hex = digest(&unique());
     let parts = [
         &hex[..8],
         &hex[8..12],
@@ -281,8 +286,8 @@ pub(crate) fn new_uuid() -> String {
     parts.join("-")
 }
 
-fn digest() -> String {
-    let digest = Sha256::digest(unique().as_bytes());
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,7 +10,7 @@ use super::error::Refusal;
 use super::filters::{Filters, numbered, page};
 use super::instances::check_tags;
 use super::query::Node;
-use super::state::{State, Tags, Template, Version, new_id, stamp, well_formed};
+use super::state::{State, Tags, Template, Version, id_of, stamp, well_formed};
 use super::xml::{Element, item};
 
 /// AWS's limit, before base64.
@@ -40,7 +40,8 @@ pub(crate) fn create(state: &mut State, launcher: &Launcher<'_>, request: &Node)
     check_tags(&tags)?;
     launcher.dry_run(request)?;
     let template = Template {
-        id: new_id("lt-"),
+        // A local cloud that was started again gives the same name the same id, so pools that name it stay right.
+        id: id_of("lt-", name),
         name: name.to_owned(),
         created: launcher.now,
         tags,
