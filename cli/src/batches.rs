@@ -5,7 +5,9 @@ use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{jetstream, names};
 use spotreel_domain::api::{BatchView, CloudEvent};
-use spotreel_domain::batch::{BatchId, Receipt, ReceiptLine, Residency};
+use spotreel_domain::batch::{
+    BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop,
+};
 use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::ops::BatchesQuery;
 
@@ -44,7 +46,15 @@ pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done>
     let rows: Vec<_> = batches.iter().map(|b| row(b, ambient::now())).collect();
     print::table(
         [
-            "BATCH", "STATUS", "ASKED", "TOOK", "MACHINES", "TAKEN", "TASKS", "COST", "WHY",
+            "BATCH",
+            "STATUS",
+            "ASKED",
+            "TOOK",
+            "MACHINES",
+            "TAKEN",
+            "TASKS",
+            "COST",
+            "WHY, OR WHAT IS WRONG",
         ],
         &rows,
     );
@@ -52,6 +62,8 @@ pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done>
 }
 
 fn row(batch: &BatchView, now: Timestamp) -> [String; 9] {
+    let blocked = batch.blocked.as_ref().map(|blocked| &blocked.sentence);
+    let wrong = batch.reason.as_ref().or(blocked);
     let machines = match batch.instances.active {
         0 => batch.instances.gone.to_string(),
         active => format!("{active} of {}", active + batch.instances.gone),
@@ -65,7 +77,7 @@ fn row(batch: &BatchView, now: Timestamp) -> [String; 9] {
         batch.interruptions.to_string(),
         batch.tasks_done.to_string(),
         batch.cost.to_string(),
-        short(&batch.why, 60),
+        short(wrong.unwrap_or(&batch.why), 60),
     ]
 }
 
@@ -98,6 +110,9 @@ async fn tell(api: &Api, batch: &BatchView, as_json: bool) -> anyhow::Result<()>
     }
     if let Some(reason) = &batch.reason {
         field("failed", reason);
+    }
+    if let Some(stop) = &batch.stop {
+        field("stopped", &stopped(stop));
     }
     field("tasks", &format!("{} done", batch.tasks_done));
     field("cost", &batch.cost.to_string());
@@ -201,11 +216,26 @@ fn story(events: &[CloudEvent<BatchView>]) -> Vec<String> {
         let said = changes(before, &event.data);
         if !said.is_empty() {
             let at = offset(first, event.data.at);
-            lines.push(format!("{at:>8}  {}", said.join("; ")));
+            lines.push(format!("{at:>11}  {}", said.join("; ")));
         }
         before = Some(&event.data);
     }
     lines
+}
+
+/// Who stopped it, how, and why.
+fn stopped(stop: &Stop) -> String {
+    let how = match stop.mode {
+        DrainMode::Finish => "machines end what they have in hand",
+        DrainMode::Now => "machines hand their tasks back",
+    };
+    let by = match stop.by.as_str() {
+        "" => "somebody",
+        by => by,
+    };
+    let reason = stop.reason.as_ref();
+    let reason = reason.map(|reason| format!(", reason \"{reason}\""));
+    format!("by {by}{}: {how}", reason.unwrap_or_default())
 }
 
 fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
@@ -232,17 +262,52 @@ fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
             taken.unwrap_or_default()
         ));
     }
+    let never = before.map_or(0, |before| before.never_served);
+    if now.never_served > never {
+        let failed = machines_of(now.never_served as usize);
+        let in_row = if now.never_served > 1 {
+            " in a row"
+        } else {
+            ""
+        };
+        let why = now
+            .never_served_why
+            .as_deref()
+            .unwrap_or("no reason is known");
+        said.push(format!("{failed}{in_row} did not serve: {why}"));
+    }
+    if now.never_served_console.is_some()
+        && now.never_served_console != before.and_then(|b| b.never_served_console.clone())
+    {
+        let console = now.never_served_console.as_deref().unwrap_or_default();
+        said.push(format!("the console of the last one says: {console}"));
+    }
+    if let Some(stop) = now.stop.as_ref().filter(|stop| {
+        before.is_none_or(|before| before.stop.as_ref().map(|s| s.mode) != Some(stop.mode))
+    }) {
+        said.push(format!("stopped {}", stopped(stop)));
+    }
     if now.first_ready_at.is_some() && before.is_none_or(|b| b.first_ready_at.is_none()) {
         said.push("the first one serves".to_owned());
     }
     let blocked = |view: &BatchView| view.blocked.as_ref().map(|blocked| blocked.by);
     if blocked(now) != before.and_then(blocked) {
-        said.push(match &now.blocked {
-            Some(blocked) => format!("blocked: {}", blocked.sentence),
-            None => "no longer blocked".to_owned(),
+        said.extend(match &now.blocked {
+            // The machines are told of below.
+            Some(blocked) if blocked.by == Blocker::NeverServed => {
+                let next = blocked.sentence.rsplit("; ").next();
+                next.map(|next| format!("launches pause: {next}"))
+            }
+            Some(blocked) => Some(format!("blocked: {}", blocked.sentence)),
+            None => now
+                .ended_at
+                .is_none()
+                .then(|| "no longer blocked".to_owned()),
         });
     }
-    said.extend(now.reason.clone());
+    if now.never_served == 0 {
+        said.extend(now.reason.clone());
+    }
     let done = before.map_or(0, |before| before.tasks_done);
     if now.tasks_done > done {
         said.push(match now.tasks_done {
@@ -260,8 +325,13 @@ fn machines_of(count: usize) -> String {
     }
 }
 
+/// To the second, since much happens within a minute: `+45 s`, `+2 min 5 s`, `+1 h 2 min`.
 fn offset(from: Timestamp, at: Timestamp) -> String {
-    format!("+{}", span(seconds(from, at)))
+    match seconds(from, at) {
+        seconds @ 0..=119 => format!("+{seconds} s"),
+        seconds @ 120..=3_599 => format!("+{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("+{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+    }
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> u64 {
@@ -293,6 +363,10 @@ mod tests {
             instances: InstanceCounts { active, gone },
             interruptions,
             tasks_done: 0,
+            never_served: 0,
+            never_served_why: None,
+            never_served_console: None,
+            stop: None,
             blocked: None,
             cost: Usd::ZERO,
             residency: None,
@@ -315,5 +389,45 @@ mod tests {
         taken.tasks_done = 1;
         assert_eq!(changes(Some(&before), &taken), ["1 task done"]);
         assert!(changes(Some(&taken), &taken).is_empty());
+    }
+
+    #[test]
+    fn machines_that_never_served_are_told_with_their_reason() {
+        let (before, mut now) = (view("launching", 3, 0, 0), view("launching", 0, 3, 0));
+        now.never_served = 3;
+        now.never_served_why = Some("engine_exited, status 2".to_owned());
+        assert_eq!(
+            changes(Some(&before), &now),
+            [
+                "3 machines gone",
+                "3 machines in a row did not serve: engine_exited, status 2"
+            ]
+        );
+        assert!(changes(Some(&now), &now).is_empty());
+    }
+
+    #[test]
+    fn who_stopped_a_batch_and_why_is_told_once() {
+        let before = view("running", 1, 0, 0);
+        let mut now = view("draining", 1, 0, 0);
+        now.stop = Some(Stop {
+            mode: DrainMode::Now,
+            by: "ada".to_owned(),
+            reason: Some("wrong prompts".to_owned()),
+            at: Timestamp::UNIX_EPOCH,
+        });
+        let said = changes(Some(&before), &now);
+        let told = "stopped by ada, reason \"wrong prompts\": machines hand their tasks back";
+        assert_eq!(said, ["draining", told]);
+        assert!(changes(Some(&now), &now).is_empty());
+    }
+
+    #[test]
+    fn a_story_tells_seconds_where_minutes_would_look_alike() {
+        let from = Timestamp::UNIX_EPOCH;
+        let at = |seconds| offset(from, Timestamp::from_second(seconds).unwrap());
+        assert_eq!((at(45), at(125)), ("+45 s".into(), "+2 min 5 s".into()));
+        assert_ne!(at(125), at(130));
+        assert_eq!(at(3_725), "+1 h 2 min");
     }
 }

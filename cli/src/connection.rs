@@ -2,18 +2,20 @@
 
 mod settings;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::{Request, RequestErrorKind};
 use async_nats::{Client, ConnectErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use spotreel_bus::connect::ConnectError;
+use spotreel_bus::connect::{ConnectError, connect_with};
 use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::TaskId;
 use spotreel_domain::api::{
     ApiError, ErrorCode, ErrorReply, ListPage, ListQuery, TaskRef, TaskView,
 };
+use tokio::sync::watch;
 
 use crate::print::rule;
 
@@ -21,8 +23,6 @@ pub use settings::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER, Settings, Settin
 
 /// A call may carry a thousand tasks, each of which is stored before the answer comes.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// An order is one write or a few; a server that refuses the subject says so to nobody but its log.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(8);
 /// The shortest beginning of an id that is looked up.
 const SHORTEST_BEGINNING: usize = 4;
 /// The same where the task is changed: shorter words could be names that people give.
@@ -38,6 +38,8 @@ const ORDERS: &str = "spotreel.ops.";
 #[derive(Clone, Debug)]
 pub struct Api {
     pub client: Client,
+    /// The newest thing that the server has refused on this connection.
+    refused: watch::Receiver<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +68,12 @@ pub enum CallError {
     )]
     NoResponders { verb: String },
     #[error(
-        "no answer on {verb} within {} s: {}",
-        timeout_of(verb).as_secs(), silence(verb)
+        "no answer on {verb} within {} s: the same call is safe to try again",
+        CALL_TIMEOUT.as_secs()
     )]
     Timeout { verb: String },
+    #[error("this user may not use {verb}{}", cure(verb))]
+    Denied { verb: String },
     #[error("{}", refusal(.0))]
     Refused(ApiError),
     #[error(
@@ -99,20 +103,13 @@ fn program_of(verb: &str) -> &'static str {
     }
 }
 
-fn timeout_of(verb: &str) -> Duration {
-    match verb.starts_with(ORDERS) {
-        true => ORDER_TIMEOUT,
-        false => CALL_TIMEOUT,
-    }
-}
-
-fn silence(verb: &str) -> &'static str {
+fn cure(verb: &str) -> &'static str {
     match verb.starts_with(ORDERS) {
         true => {
-            "only an operator may give orders; name one in SPOTREEL_OPERATOR_USER and \
-             SPOTREEL_OPERATOR_PASSWORD, or with --nats-user. Otherwise the same call is safe to try again"
+            ": only an operator gives orders; name one in SPOTREEL_OPERATOR_USER and \
+             SPOTREEL_OPERATOR_PASSWORD, or with --nats-user"
         }
-        false => "the same call is safe to try again",
+        false => ": connect as a user that may, with --nats-user and NATS_PASSWORD",
     }
 }
 
@@ -123,7 +120,10 @@ impl CallError {
         match self {
             Self::Timeout { .. } | Self::Transport { .. } | Self::NoResponders { .. } => true,
             Self::Refused(error) => matches!(error.code, RateLimited | Unavailable),
-            Self::Garbled { .. } | Self::Ambiguous { .. } | Self::NotSearched { .. } => false,
+            Self::Denied { .. }
+            | Self::Garbled { .. }
+            | Self::Ambiguous { .. }
+            | Self::NotSearched { .. } => false,
         }
     }
 }
@@ -151,7 +151,19 @@ pub fn refusal(error: &ApiError) -> String {
 
 /// Connects with `config` as `program`, and says in a sentence why not.
 pub async fn open(config: &NatsConfig, program: &str) -> Result<Client, OpenError> {
-    spotreel_bus::connect(config, program, false)
+    open_with(config, program, log).await
+}
+
+fn log(refusal: String) {
+    eprintln!("spotreel: the NATS server refuses: {refusal}");
+}
+
+async fn open_with(
+    config: &NatsConfig,
+    program: &str,
+    refused: impl Fn(String) + Clone + Send + Sync + 'static,
+) -> Result<Client, OpenError> {
+    connect_with(config, program, false, refused)
         .await
         .map_err(|error| match error {
             ConnectError::Refused { url, source } => match source.kind() {
@@ -180,9 +192,24 @@ impl Api {
     }
 
     async fn over(config: NatsConfig) -> Result<Self, OpenError> {
+        let (told, refused) = watch::channel(String::new());
+        let told = Arc::new(told);
+        let hear = move |refusal: String| match refusal.contains("for Publish to") {
+            true => drop(told.send_replace(refusal)),
+            false => log(refusal),
+        };
         Ok(Self {
-            client: open(&config, "client").await?,
+            client: open_with(&config, "client", hear).await?,
+            refused,
         })
+    }
+
+    /// Once the server has refused this subject, to which no answer comes then.
+    async fn denied(&self, verb: &str) {
+        let names_it = |refusal: &String| refusal.contains(&format!("{verb:?}"));
+        if self.refused.clone().wait_for(names_it).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// The most that one message may hold.
@@ -272,8 +299,13 @@ impl Api {
         let verb = verb.to_owned();
         let request = Request::new()
             .payload(json.into())
-            .timeout(Some(timeout_of(&verb)));
-        let answer = match self.client.send_request(verb.clone(), request).await {
+            .timeout(Some(CALL_TIMEOUT));
+        let asked = self.client.send_request(verb.clone(), request);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            () = self.denied(&verb) => return Err(CallError::Denied { verb }),
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 return Err(match error.kind() {

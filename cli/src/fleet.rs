@@ -2,7 +2,7 @@
 
 use spotreel_bus::names;
 use spotreel_domain::batch::InstanceState;
-use spotreel_domain::fleet::view::{FleetView, InstanceView, PoolView};
+use spotreel_domain::fleet::view::{FleetView, InstanceView, PoolView, WorkerView};
 
 use crate::args::FleetArgs;
 use crate::connection::{Api, Settings};
@@ -68,12 +68,35 @@ fn show(pool: &PoolView) {
             &format!("{} an hour now, {} so far", pool.rate, pool.cost),
         );
     }
-    if pool.instances.is_empty() {
+    if pool.instances.is_empty() && pool.own.is_empty() {
         field("machines", "none");
-        return;
     }
-    line("");
-    machines(pool);
+    if !pool.instances.is_empty() {
+        line("");
+        machines(pool);
+    }
+    if !pool.own.is_empty() {
+        line("");
+        let rows: Vec<_> = pool.own.iter().map(own_row).collect();
+        print::table(["YOUR MACHINE", "WORKER", "STATE", "TASK"], &rows);
+    }
+}
+
+fn own_row(worker: &WorkerView) -> [String; 4] {
+    [
+        worker.instance.clone(),
+        worker.worker.clone(),
+        worker.state.clone(),
+        task(worker).unwrap_or_default(),
+    ]
+}
+
+fn task(worker: &WorkerView) -> Option<String> {
+    let task = worker.task.as_ref()?;
+    Some(match worker.steps {
+        0 => task.clone(),
+        steps => format!("{task} (step {} of {steps})", worker.step),
+    })
 }
 
 pub fn machines(pool: &PoolView) {
@@ -87,14 +110,7 @@ pub fn machines(pool: &PoolView) {
 }
 
 fn row(instance: &InstanceView) -> [String; 8] {
-    let worker = instance.worker.as_ref();
-    let task = worker.and_then(|worker| {
-        let task = worker.task.as_ref()?;
-        Some(match worker.steps {
-            0 => task.clone(),
-            steps => format!("{task} (step {} of {steps})", worker.step),
-        })
-    });
+    let task = instance.worker.as_ref().and_then(task);
     [
         instance.id.clone(),
         instance.place.kind.clone(),

@@ -62,7 +62,9 @@ fn main() -> ExitCode {
 /// it.
 fn init_log() {
     let filter = EnvFilter::try_from_default_env();
+    let on_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
+        .with_ansi(on_terminal)
         .with_env_filter(
             filter.unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off,aws_config=off")),
         )

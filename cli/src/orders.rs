@@ -26,6 +26,8 @@ struct StopOrder {
     batch: Option<String>,
     mode: DrainMode,
     by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +82,7 @@ pub async fn stop(settings: &Settings, args: StopArgs) -> anyhow::Result<Done> {
         batch: args.batch,
         mode,
         by: args.by.by,
+        reason: args.reason,
     };
     let api = Api::open_as_operator(settings).await?;
     let batch: BatchRef = api.call(names::OPS_STOP, &order).await?;
@@ -140,6 +143,7 @@ mod tests {
             batch: Some("default-1".into()),
             mode: DrainMode::Now,
             by: "me".into(),
+            reason: None,
         };
         let text = serde_json::to_string(&order).unwrap();
         assert_eq!(text, r#"{"batch":"default-1","mode":"now","by":"me"}"#);

@@ -30,25 +30,74 @@ pub fn field(name: &str, value: &str) {
     line(&format!("{:<11}{value}", format!("{name}:")));
 }
 
-/// Rows under a header, each column as wide on a screen as its widest cell: a Chinese character takes two places.
+/// Between two columns.
+const GAP: &str = "  ";
+/// Below so many places a wrapped column would be harder to read than a wrapped line.
+const NARROWEST: usize = 16;
+
+/// Rows under a header, each column as wide on a screen as its widest cell: a Chinese character takes two places. On a
+/// terminal that is too narrow the last column goes on in the lines below.
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    let screen = console::Term::stdout();
+    let screen = screen.is_term().then(|| usize::from(screen.size().1));
+    for one in table_lines(header, rows, screen) {
+        line(&one);
+    }
+}
+
+fn table_lines<const N: usize>(
+    header: [&str; N],
+    rows: &[[String; N]],
+    screen: Option<usize>,
+) -> Vec<String> {
     let mut widths = header.map(measure_text_width);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(measure_text_width(cell));
         }
     }
-    let print = |cells: [&str; N]| {
-        let padded = cells
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| pad_str(cell, width, Alignment::Left, None));
-        line(padded.collect::<Vec<_>>().join("  ").trim_end());
+    let before: usize = widths[..N - 1].iter().map(|width| width + GAP.len()).sum();
+    let room = screen.map(|screen| screen.saturating_sub(before));
+    let room = room.filter(|room| *room >= NARROWEST);
+    let lines = |cells: [&str; N]| {
+        let last = match room {
+            Some(room) => wrapped(cells[N - 1], room),
+            None => vec![cells[N - 1].to_owned()],
+        };
+        let pad = |(cell, width): (&&str, &usize)| {
+            pad_str(cell, *width, Alignment::Left, None).into_owned() + GAP
+        };
+        let front: String = cells[..N - 1].iter().zip(&widths).map(pad).collect();
+        let fronts = std::iter::once(front).chain(std::iter::repeat(" ".repeat(before)));
+        let whole = fronts.zip(last).map(|(front, last)| front + &last);
+        whole
+            .map(|line| line.trim_end().to_owned())
+            .collect::<Vec<_>>()
     };
-    print(header);
-    for row in rows {
-        print(row.each_ref().map(String::as_str));
+    let rows = rows.iter().map(|row| row.each_ref().map(String::as_str));
+    std::iter::once(header)
+        .chain(rows)
+        .flat_map(lines)
+        .collect()
+}
+
+/// The words of a text in lines of so many places; a longer word has a line of its own.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let newest = lines.len() - 1;
+        let line = &mut lines[newest];
+        let gap = usize::from(!line.is_empty());
+        if measure_text_width(line) + gap + measure_text_width(word) > room && gap > 0 {
+            lines.push(word.to_owned());
+        } else {
+            if gap > 0 {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
     }
+    lines
 }
 
 /// `12 s ago`, `3 min ago`, `in 2 h`.
@@ -161,6 +210,27 @@ mod tests {
         assert_eq!(at(7_800), "2 h 10 min ago");
         assert_eq!(at(400_000), "4 d ago");
         assert_eq!(at(-30), "in 30 s");
+    }
+
+    #[test]
+    fn on_a_narrow_screen_the_last_column_goes_on_below() {
+        let rows = [[
+            "length".to_owned(),
+            "4 of 6 tasks queued, 2 short of it".to_owned(),
+        ]];
+        let lines = |screen| table_lines(["RULE", "WHY"], &rows, screen);
+        assert_eq!(
+            lines(Some(30)),
+            [
+                "RULE    WHY",
+                "length  4 of 6 tasks queued, 2",
+                "        short of it"
+            ]
+        );
+        let whole = "length  4 of 6 tasks queued, 2 short of it";
+        for wide in [None, Some(80), Some(12)] {
+            assert_eq!(lines(wide), ["RULE    WHY", whole], "{wide:?}");
+        }
     }
 
     #[test]

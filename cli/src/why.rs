@@ -5,7 +5,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
 use spotreel_domain::ops::{PoolWhy, Why, WhyQuery};
 use spotreel_domain::pool::Cloud;
-use spotreel_domain::trigger::{Distance, Outcome, Prices, Verdict};
+use spotreel_domain::trigger::{Budgets, Decision, Distance, Outcome, Prices, Verdict};
 
 use crate::Done;
 use crate::args::WhyArgs;
@@ -39,8 +39,8 @@ fn show(why: &PoolWhy, now: Timestamp) {
     let models: Vec<_> = why.models.iter().map(|model| model.as_str()).collect();
     field("pool", &format!("{} ({})", why.pool, models.join(", ")));
     field("queue", &queue(why));
-    field("verdict", &verdict(&decision.verdict));
-    field("forecast", &decision.forecast.sentence);
+    field("verdict", &verdict(decision));
+    field("forecast", &forecast(decision));
     for blocker in &decision.blockers {
         let since = blocker.since.map(|at| format!(" ({})", relative(now, at)));
         let text = format!("{}{}", blocker.sentence, since.unwrap_or_default());
@@ -55,6 +55,7 @@ fn show(why: &PoolWhy, now: Timestamp) {
                 view.spend.per_hour, view.spend.today, view.spend.this_month
             ),
         );
+        field("budgets", &budgets(&why.budgets));
     }
     line("");
     let rows: Vec<_> = decision
@@ -78,11 +79,26 @@ fn queue(why: &PoolWhy) -> String {
     format!("{queued} queued, {rendered} in workers' hands")
 }
 
-fn verdict(verdict: &Verdict) -> String {
-    match verdict {
+/// What blocks a rule that fires has a line of its own below.
+fn verdict(decision: &Decision) -> String {
+    let mut findings = decision.findings.iter();
+    match &decision.verdict {
         Verdict::Launch(fire) => format!("launch {} because of {}", fire.units, fire.why),
         Verdict::Wait { sentence } => format!("wait: {sentence}"),
-        Verdict::Blocked { sentence } => format!("blocked: {sentence}"),
+        Verdict::Blocked { sentence } => match findings.find(|f| f.outcome == Outcome::Fires) {
+            Some(fires) if !decision.blockers.is_empty() => {
+                format!("blocked: {}: {}", fires.rule, fires.sentence)
+            }
+            _ => format!("blocked: {sentence}"),
+        },
+    }
+}
+
+fn forecast(decision: &Decision) -> String {
+    let forecast = &decision.forecast;
+    match (forecast.rule, forecast.by) {
+        (Some(rule), None) => format!("{rule} runs it once it is not blocked"),
+        _ => forecast.sentence.clone(),
     }
 }
 
@@ -92,6 +108,22 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Short => "short",
         Outcome::NotYet => "not yet",
         Outcome::Off => "off",
+    }
+}
+
+fn budgets(budgets: &Budgets) -> String {
+    let set: Vec<_> = [
+        ("an hour", budgets.per_hour),
+        ("a batch", budgets.per_batch),
+        ("a day", budgets.per_day),
+        ("a month", budgets.per_month),
+    ]
+    .into_iter()
+    .filter_map(|(what, most)| Some(format!("{} {what}", most?)))
+    .collect();
+    match set.is_empty() {
+        true => "none set: the caps and sizing.max alone limit what is spent".to_owned(),
+        false => set.join(", "),
     }
 }
 
@@ -136,6 +168,17 @@ mod tests {
     use spotreel_domain::money::Usd;
 
     use super::*;
+
+    #[test]
+    fn budgets_are_told_also_when_there_is_none() {
+        assert!(budgets(&Budgets::default()).starts_with("none set"));
+        let some = Budgets {
+            per_hour: Some(Usd::from_cents(300)),
+            per_day: Some(Usd::from_cents(2_000)),
+            ..Budgets::default()
+        };
+        assert_eq!(budgets(&some), "$3.0000 an hour, $20.0000 a day");
+    }
 
     #[test]
     fn what_is_lacking_is_said_in_words() {

@@ -1,5 +1,6 @@
 //! Batches, the fleet, and orders to both.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -203,7 +204,8 @@ pub struct TemplateArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The next batch that trigger asks for answers this order; it is forgotten after an hour."
+    after_help = "The next batch that trigger asks for answers this order; it is forgotten after an hour.
+It is refused while launches are held, unless --force is given. It never overrides a budget."
 )]
 pub struct RunArgs {
     /// May be left out where there is one
@@ -253,6 +255,9 @@ pub struct StopArgs {
     /// Hand tasks back instead of ending them
     #[arg(long)]
     pub now: bool,
+    /// Why, for the batch's record
+    #[arg(long)]
+    pub reason: Option<String>,
     #[command(flatten)]
     pub by: ByArgs,
 }
@@ -272,9 +277,24 @@ pub struct DrainArgs {
 #[derive(Debug, Args)]
 pub struct ByArgs {
     /// Who orders it, for the record
-    #[arg(long, env = "USER", default_value = "somebody", value_name = "NAME")]
+    #[arg(long, env = "USER", default_value_t = user(), value_name = "NAME")]
     pub by: String,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// The user of this process, where the environment names none, as in a container.
+fn user() -> String {
+    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Ok(own) = std::fs::metadata("/proc/self") else {
+        return "somebody".to_owned();
+    };
+    let id = own.uid().to_string();
+    let is_own = |line: &&str| line.split(':').nth(2) == Some(&id);
+    let name = known
+        .lines()
+        .find(is_own)
+        .and_then(|line| line.split(':').next());
+    name.map_or_else(|| format!("user {id}"), str::to_owned)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use spotreel_domain::Model;
-use spotreel_domain::pool::{Cloud, Pools};
+use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, Pools};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, TemplateSpec};
 
 use super::programs::{BUCKET, Plan, REGION, engine_command, sibling};
@@ -101,6 +101,7 @@ impl Templates {
             secret_key: plan.secrets.s3().to_owned(),
         };
         let ec2 = Box::pin(Ec2::connect_with_keys(&config, keys)).await;
+        leave_out_types(&ec2, pools).await?;
         let mut specs = Vec::new();
         for (name, pool) in &mut pools.pool {
             if pool.cloud == Cloud::None {
@@ -131,6 +132,26 @@ impl Templates {
             }
         }
     }
+}
+
+/// Takes those types out of the pools that the local cloud does not have, and says so.
+async fn leave_out_types(ec2: &Ec2, pools: &mut Pools) -> anyhow::Result<()> {
+    let offered = ec2.offerings(&pools.kinds()).await;
+    let offered = offered.context("the instance types cannot be read")?;
+    let bought = |(_, pool): &(_, &mut PoolConfig)| pool.cloud == Cloud::Aws;
+    for (name, pool) in pools.pool.iter_mut().filter(bought) {
+        let has = |kind: &KindConfig| offered.iter().any(|place| place.kind == kind.name);
+        let (has, lacks): (Vec<_>, Vec<_>) = pool.kinds.drain(..).partition(has);
+        pool.kinds = has;
+        if !lacks.is_empty() {
+            let lacks: Vec<_> = lacks.iter().map(|kind| kind.name.as_str()).collect();
+            eprintln!(
+                "pool {name}: left out, since the small cloud does not have them: {}",
+                lacks.join(", ")
+            );
+        }
+    }
+    Ok(pools.validate()?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
+use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
@@ -14,11 +15,14 @@ use crate::append::{AppendError, Entry, ReadError, Write, last_message};
 use crate::codec;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, Stored};
-use crate::names::{self, BATCHES};
+use crate::log::Recorded;
+use crate::names::{self, BATCHES, TASKS};
 use crate::trace;
 
 /// Messages of one direct get.
 const PAGE: usize = 500;
+/// 100,000 ends: more tasks than a batch can work off in its life.
+const MAX_PAGES_OF_ENDS: usize = 200;
 /// The most batches that [`BatchLog::recent`] shows of a pool: with six events each, their subjects stay under the
 /// server's limit of 1,024 a direct get.
 pub const MAX_RECENT: u64 = 100;
@@ -262,4 +266,47 @@ impl BatchLog {
             .map(RecordedBatch::from_stored)
             .collect()
     }
+}
+
+/// The ends of tasks whose last attempt was made, and ended for good, on a machine of this batch.
+pub async fn ended_on(client: &Client, batch: &Batch) -> Result<Vec<Recorded>, ReadError> {
+    let of_batch = |recorded: &Recorded| {
+        let last = recorded.task.attempts.last();
+        last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
+    };
+    let ends = ["succeeded", "failed"].map(|end| ends(client, batch.requested_at, end));
+    let mut done = Vec::new();
+    for ends in join_all(ends).await {
+        done.extend(ends?.into_iter().filter(of_batch));
+    }
+    Ok(done)
+}
+
+async fn ends(client: &Client, since: Timestamp, end: &str) -> Result<Vec<Recorded>, ReadError> {
+    let filter = format!("spotreel.log.*.{end}");
+    let mut all: Vec<Recorded> = Vec::new();
+    for _ in 0..MAX_PAGES_OF_ENDS {
+        let mut query = match all.last() {
+            Some(last) => json!({ "seq": last.sequence + 1 }),
+            None => json!({ "start_time": since.to_string() }),
+        };
+        query["batch"] = PAGE.into();
+        query["next_by_subj"] = filter.as_str().into();
+        let page = jetstream::direct_get(client, TASKS, &query).await?;
+        if page.is_empty() {
+            break;
+        }
+        for stored in page {
+            let nanos = stored.stored_at.as_nanosecond();
+            let read = Recorded::from_parts(
+                &stored.subject,
+                stored.sequence,
+                &stored.payload,
+                stored.headers,
+                nanos,
+            );
+            all.push(read?);
+        }
+    }
+    Ok(all)
 }

@@ -92,6 +92,18 @@ pub async fn connect(
     program: &str,
     patient: bool,
 ) -> Result<Client, ConnectError> {
+    let log = |refusal: String| tracing::error!(refusal, "the NATS server refused something");
+    connect_with(config, program, patient, log).await
+}
+
+/// As [`connect`]. What the server refuses, a subject above all, is handed to `refused`: whoever published there only sees
+/// that no answer comes.
+pub async fn connect_with(
+    config: &NatsConfig,
+    program: &str,
+    patient: bool,
+    refused: impl Fn(String) + Clone + Send + Sync + 'static,
+) -> Result<Client, ConnectError> {
     let url = config.url.clone();
     let servers: Vec<async_nats::ServerAddr> = url
         .split(',')
@@ -106,7 +118,7 @@ pub async fn connect(
         .custom_inbox_prefix(format!("_INBOX_{program}"))
         .ping_interval(PING_INTERVAL)
         .request_timeout(Some(REQUEST_TIMEOUT))
-        .event_callback(report);
+        .event_callback(move |event| report(event, refused.clone()));
     options = match program {
         // Hears all events of a busy system, each a few hundred bytes.
         "client" => options.custom_inbox_prefix("_INBOX"),
@@ -169,12 +181,11 @@ impl Uptime {
     }
 }
 
-/// A denied subject shows nowhere else but here: the caller only sees a timeout.
-async fn report(event: Event) {
+async fn report(event: Event, refused: impl Fn(String)) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
         Event::Disconnected => tracing::warn!("disconnected from NATS, trying again"),
-        Event::ServerError(error) => tracing::error!(%error, "the NATS server refused something"),
+        Event::ServerError(error) => refused(error.to_string()),
         Event::SlowConsumer(sid) => {
             tracing::warn!(sid, "messages were dropped: this program reads too slowly");
         }

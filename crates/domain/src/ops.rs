@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::PoolName;
 use crate::model::Model;
 use crate::pool::Cloud;
-use crate::trigger::{Decision, View};
+use crate::trigger::{Budgets, Decision, View};
 use crate::whole;
 
 /// `spotreel.why`.
@@ -32,6 +32,8 @@ pub struct PoolWhy {
     pub pool: PoolName,
     pub models: Vec<Model>,
     pub cloud: Cloud,
+    #[serde(default)]
+    pub budgets: Budgets,
     pub decision: Decision,
     /// What it was decided on: counts, prices with the time they were asked for, what was spent.
     pub view: View,

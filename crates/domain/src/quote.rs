@@ -156,7 +156,9 @@ fn offer(
         modelled: Some(seconds),
         ..SizeInput::default()
     };
-    let machines = size(&input, sizing).units.max(1);
+    // A machine without a task is never bought, whatever `sizing.min` says.
+    let most = u32::try_from(tasks).unwrap_or(u32::MAX);
+    let machines = size(&input, sizing).units.min(most).max(1);
     let rounds = tasks.div_ceil(u64::from(machines));
     let per_hour = price.unwrap_or(kind.cap);
     let cost = |videos: u64| {
@@ -260,6 +262,14 @@ mod tests {
         let rounds = 100_u64.div_ceil(u64::from(first.machines));
         assert!((first.all_seconds - rounds as f64 * first.seconds).abs() < 1e-6);
         assert!(quote.offers.is_sorted_by_key(|offer| offer.per_video));
+    }
+
+    #[test]
+    fn one_video_takes_one_machine() {
+        let quote = asked(r#"{"model": "ti2v-5B"}"#, 1);
+        for offer in &quote.offers {
+            assert_eq!((offer.machines, offer.all), (1, offer.per_video));
+        }
     }
 
     #[test]

@@ -294,7 +294,7 @@ fn machines_that_never_boot_pause_the_launches_longer_each_time_and_then_the_bat
     for told in [
         "3 machines in a row ended before they served",
         SHUT_DOWN,
-        "its console ends with: step 1 [31mregistry: 429 Too Many Requests",
+        "its console says: step 1 [31mregistry: 429 Too Many Requests",
         "tried at 2026-03-01T02:02:30Z",
     ] {
         assert!(blocked.sentence.contains(told), "{}", blocked.sentence);

@@ -248,12 +248,48 @@ fn a_hold_goes_before_rules_and_force_before_a_hold() {
     assert!(matches!(decision.verdict, Verdict::Blocked { .. }));
     assert_eq!(
         decision.blockers[0].sentence,
-        "launches are held by bob: maintenance; resume them, or run now with force"
+        "launches are held by bob, reason \"maintenance\"; resume them, or run now with force"
     );
     view.run_now = ask(false);
     assert_eq!(fired(&view, now()), None);
     view.run_now = ask(true);
     assert_eq!(fired(&view, now()), Some((RuleName::RunNow, 3)));
+}
+
+#[test]
+fn what_blocks_the_active_batch_is_its_forecast() {
+    let mut view = view(5);
+    view.active_batch = Some("default-1".to_owned());
+    let said = |view: &View| decide(view, &Rules::default(), now()).forecast.sentence;
+    assert_eq!(said(&view), "batch default-1 works the queue off");
+    let sentence = "3 machines in a row ended before they served";
+    view.pool_blockers = vec![Blocker {
+        kind: BlockerKind::NeverServed,
+        sentence: sentence.to_owned(),
+        since: None,
+        until: None,
+    }];
+    assert_eq!(
+        said(&view),
+        format!("batch default-1 is active but blocked: {sentence}")
+    );
+}
+
+#[test]
+fn why_the_last_batch_never_served_is_told_once_where_a_hold_tells_it() {
+    let mut view = view(100);
+    view.past.failed_in_row = 1;
+    view.past.failed_at = Some(now());
+    view.past.failure = Some("4 machines ended".to_owned());
+    view.hold = hold();
+    let told = |view: &View| {
+        let decision = decide(view, &Rules::default(), now());
+        let sentences = decision.blockers.into_iter().map(|b| b.sentence);
+        sentences.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(told(&view).matches("4 machines ended").count(), 1);
+    view.hold.as_mut().unwrap().reason = "batch default-1 failed: 4 machines ended".to_owned();
+    assert_eq!(told(&view).matches("4 machines ended").count(), 1);
 }
 
 #[test]
@@ -602,7 +638,7 @@ fn a_decision_reads_well_and_reads_back() {
     assert_eq!(json["findings"][2]["rule"], "length");
     assert_eq!(json["findings"][2]["outcome"], "short");
     assert_eq!(json["findings"][2]["distance"]["tasks"], 17);
-    assert_eq!(json["findings"][3]["distance"]["wait"], "4h");
+    assert_eq!(json["findings"][3]["distance"]["wait_s"], 14_400);
     assert_eq!(json["findings"][4]["distance"]["dollars"], "0.030000");
     assert_eq!(serde_json::from_value::<Decision>(json).unwrap(), decision);
 }

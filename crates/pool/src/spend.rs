@@ -261,6 +261,7 @@ mod tests {
         stopped.stop = Some(spotreel_domain::batch::Stop {
             mode: spotreel_domain::batch::DrainMode::Finish,
             by: "ada".into(),
+            reason: None,
             at: now(),
         });
         assert_eq!(ledger.past(&pool, Some(&newest)).failed_in_row, 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use spotreel_bootstrap::config::{Sources, load_from};
+use spotreel_bootstrap::config::{Sources, as_toml, load_from};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_domain::fleet::tags;
@@ -127,6 +127,15 @@ impl Config for FleetConfig {
         self.load_pools()?;
         Ok(())
     }
+
+    fn named_files(&self) -> anyhow::Result<String> {
+        let from = match self.pools.as_str() {
+            "" => "the defaults: `pools` names no file",
+            path => path,
+        };
+        let pools = as_toml(&self.load_pools()?)?;
+        Ok(format!("\n# The pools, from {from}.\n{pools}"))
+    }
 }
 
 impl FleetConfig {
@@ -160,6 +169,7 @@ impl FleetConfig {
             path => load_from(&Sources {
                 name: "pools",
                 file: Some(Path::new(path)),
+                named_by: "the key `pools`",
                 ..Sources::default()
             })?,
         };
@@ -195,5 +205,36 @@ impl FleetConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pools: &str) -> FleetConfig {
+        let pools = ("pools".to_owned(), pools.to_owned());
+        let sources = Sources {
+            name: "fleet",
+            defaults: crate::DEFAULTS,
+            overrides: vec![pools],
+            ..Sources::default()
+        };
+        load_from(&sources).expect("the defaults are right")
+    }
+
+    #[test]
+    fn the_check_shows_the_pools_and_names_the_file_that_is_missing() {
+        let shown = config("").named_files().expect("the defaults are right");
+        for words in ["[pool.default.rules.budgets]", "per_day = \"off\""] {
+            assert!(shown.contains(words), "{shown}");
+        }
+        let missing = config("/nowhere/pools.toml").validate();
+        let missing = format!("{:#}", missing.expect_err("there is none"));
+        assert!(
+            missing.contains("/nowhere/pools.toml: check the key `pools`"),
+            "{missing}"
+        );
+        assert!(!missing.contains("--config"), "{missing}");
     }
 }

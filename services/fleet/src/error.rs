@@ -25,7 +25,7 @@ pub enum StartError {
         key: &'static str,
         rule: &'static str,
     },
-    #[error("`pools` names a file that is refused")]
+    #[error("the pools are refused")]
     Pools(#[from] ConfigError),
     #[error(transparent)]
     Rules(#[from] PoolProblems),

@@ -7,7 +7,9 @@ use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::names;
 use spotreel_domain::api::ApiError;
-use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
+use spotreel_domain::batch::{
+    BadBatchId, Batch, BatchId, DrainMode, MAX_POOL_NAME, PoolName, Stop,
+};
 use spotreel_domain::fleet::DrainAnswer;
 use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
 use spotreel_domain::pool::Cloud;
@@ -19,6 +21,9 @@ use crate::error::{invalid, not_allowed, not_found, unavailable};
 use crate::observe::Counted;
 use crate::reconcile::CAS_TRIES;
 use crate::{Fleet, observe};
+
+/// Of what people write, as trigger takes it.
+const LONGEST_TEXT: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -50,7 +55,7 @@ impl Verb {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Which {
-    pool: Option<PoolName>,
+    pool: Option<String>,
 }
 
 /// The batch, or the active one of a pool; without either, that of the only pool.
@@ -58,12 +63,14 @@ struct Which {
 #[serde(deny_unknown_fields)]
 struct StopOrder {
     #[serde(default)]
-    pool: Option<PoolName>,
+    pool: Option<String>,
     #[serde(default)]
-    batch: Option<BatchId>,
+    batch: Option<String>,
     mode: DrainMode,
     #[serde(default)]
     by: String,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,11 +100,7 @@ fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
 
 async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
     let Which { pool } = parse(payload)?;
-    if let Some(pool) = &pool
-        && !fleet.pools.pool.contains_key(pool)
-    {
-        return Err(not_found(format!("there is no pool {pool}")));
-    }
+    let pool = pool.map(|pool| named(fleet, &pool)).transpose()?;
     let presences = observe::presences(fleet.batches.client()).await;
     let presences =
         presences.map_err(|error| unavailable("workers cannot be asked for now", &error))?;
@@ -138,6 +141,10 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         let workers: Vec<_> = presences.iter().map(worker).collect();
         let mut view = PoolView::of(name, batch, &workers, left, ambient::now());
         view.cloud = config.cloud;
+        let own = presences
+            .iter()
+            .filter(|presence| is_own(presence, &config.models));
+        view.own = own.map(worker).collect();
         if config.cloud == Cloud::None {
             view.note = Some("the machines of this pool are your own: none is launched".to_owned());
         }
@@ -149,6 +156,13 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         leads: fleet.is_leader(),
         listing_age_s: listed.map(|listed| listed.age().as_secs()),
     })
+}
+
+/// Whether the worker runs on a machine of one's own, which names no pool, and renders one of these models.
+fn is_own(presence: &Presence, models: &[spotreel_domain::Model]) -> bool {
+    let renders =
+        |model: &spotreel_domain::Model| presence.models.iter().any(|name| name == model.as_str());
+    presence.pool.is_empty() && models.iter().any(renders)
 }
 
 fn worker(presence: &Presence) -> WorkerView {
@@ -167,7 +181,9 @@ fn worker(presence: &Presence) -> WorkerView {
 
 async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
     let order: StopOrder = parse(payload)?;
-    let pool = match (order.pool, &order.batch) {
+    let pool = order.pool.map(|pool| named(fleet, &pool)).transpose()?;
+    let wanted = order.batch.map(|batch| batch_id(&batch)).transpose()?;
+    let pool = match (pool, &wanted) {
         (Some(pool), None) => pool,
         (None, Some(batch)) => batch.pool.clone(),
         (Some(pool), Some(batch)) if pool == batch.pool => pool,
@@ -178,11 +194,16 @@ async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
     };
     let stop = Stop {
         mode: order.mode,
-        by: order.by,
+        by: one_line("by", order.by)?,
+        reason: order
+            .reason
+            .filter(|reason| !reason.is_empty())
+            .map(|reason| one_line("reason", reason))
+            .transpose()?,
         at: ambient::now(),
     };
     let batch = change(fleet, &pool, |batch| {
-        if order.batch.as_ref().is_some_and(|id| *id != batch.id) {
+        if wanted.as_ref().is_some_and(|id| *id != batch.id) {
             return Err(not_allowed(format!(
                 "{} is the batch of pool {pool} now",
                 batch.id
@@ -245,6 +266,35 @@ async fn drain(fleet: &Fleet, payload: &[u8]) -> Result<Drained, ApiError> {
     })
 }
 
+fn named(fleet: &Fleet, pool: &str) -> Result<PoolName, ApiError> {
+    let name = PoolName::parse(pool).ok();
+    name.filter(|name| fleet.pools.pool.contains_key(name))
+        .ok_or_else(|| not_found(format!("there is no pool {}", shown(pool))))
+}
+
+fn batch_id(text: &str) -> Result<BatchId, ApiError> {
+    BatchId::parse(text).ok_or_else(|| {
+        let text = shown(text);
+        not_found(format!("there is no batch {text}: {BadBatchId}"))
+    })
+}
+
+/// It travels in every event of the batch.
+fn one_line(field: &str, value: String) -> Result<String, ApiError> {
+    match value.len() > LONGEST_TEXT || value.contains(char::is_control) {
+        true => Err(invalid(format!(
+            "{field} is one line of at most {LONGEST_TEXT} bytes"
+        ))),
+        false => Ok(value),
+    }
+}
+
+/// As it may stand in an answer.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(MAX_POOL_NAME).collect();
+    format!("{start:?}")
+}
+
 fn only_pool(fleet: &Fleet) -> Result<PoolName, ApiError> {
     let mut pools = fleet.pools.pool.keys();
     match (pools.next(), pools.next()) {
@@ -261,9 +311,7 @@ async fn change(
     pool: &PoolName,
     order: impl Fn(&Batch) -> Result<Batch, ApiError>,
 ) -> Result<Batch, ApiError> {
-    if !fleet.pools.pool.contains_key(pool) {
-        return Err(not_found(format!("there is no pool {pool}")));
-    }
+    named(fleet, pool.as_str())?;
     let mut record = last(fleet, pool).await?;
     for _ in 0..CAS_TRIES {
         let Some(active) = record.filter(|record| record.batch.is_active()) else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spotreel_bootstrap::config::{Sources, load_from};
+use spotreel_bootstrap::config::{Sources, as_toml, load_from};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_domain::pool::{Cloud, Pools};
@@ -57,6 +57,15 @@ impl Config for TriggerConfig {
         self.load_pools()?;
         Ok(())
     }
+
+    fn named_files(&self) -> anyhow::Result<String> {
+        let from = match self.pools.as_str() {
+            "" => "the defaults: `pools` names no file",
+            path => path,
+        };
+        let pools = as_toml(&self.load_pools()?)?;
+        Ok(format!("\n# The pools, from {from}.\n{pools}"))
+    }
 }
 
 impl TriggerConfig {
@@ -83,6 +92,7 @@ impl TriggerConfig {
             path => load_from(&Sources {
                 name: "pools",
                 file: Some(Path::new(path)),
+                named_by: "the key `pools`",
                 ..Sources::default()
             })?,
         };

@@ -15,7 +15,7 @@ pub enum StartError {
         key: &'static str,
         rule: &'static str,
     },
-    #[error("`pools` names a file that is refused")]
+    #[error("the pools are refused")]
     PoolsFile(#[from] ConfigError),
     #[error(transparent)]
     Pools(#[from] PoolProblems),

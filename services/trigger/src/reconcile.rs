@@ -172,6 +172,7 @@ impl Reconcile {
             pool: name.clone(),
             models: pool.models.clone(),
             cloud: pool.cloud,
+            budgets: pool.rules.budgets.clone(),
             decision,
             view,
         }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use async_nats::Client;
+use futures::future::try_join_all;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::batches::MAX_RECENT;
+use spotreel_bus::batches::{self, MAX_RECENT};
 use spotreel_bus::controls::{self, Hold, Run};
 use spotreel_bus::{BatchLog, names};
 use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
-use spotreel_domain::batch::{BatchId, PoolName};
+use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::ops::{
     BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
 };
@@ -134,7 +136,7 @@ impl Desk {
             let id = BatchId::parse(id).ok_or_else(none)?;
             let found = self.batches.get(&id).await;
             let found = found.map_err(|error| unavailable("the batch log", &error))?;
-            return Ok(vec![BatchView::of(&found.ok_or_else(none)?.batch, now)]);
+            return Ok(vec![self.view(&found.ok_or_else(none)?.batch, now).await?]);
         }
         let limit = query.limit.unwrap_or(USUAL_LIMIT) as usize;
         let most = usize::try_from(MAX_RECENT).unwrap_or(usize::MAX);
@@ -154,8 +156,19 @@ impl Desk {
             .iter()
             .filter(|one| pool.as_ref().is_none_or(|pool| one.batch.id.pool == *pool))
             .take(limit)
-            .map(|one| BatchView::of(&one.batch, now));
-        Ok(views.collect())
+            .map(|one| self.view(&one.batch, now));
+        try_join_all(views).await
+    }
+
+    /// With the tasks that have ended by now: fleet writes their number down when the batch settles.
+    async fn view(&self, batch: &Batch, now: Timestamp) -> Result<BatchView, ApiError> {
+        let mut view = BatchView::of(batch, now);
+        if batch.is_active() {
+            let ended = batches::ended_on(&self.client, batch).await;
+            let ended = ended.map_err(|error| unavailable("the task log", &error))?;
+            view.tasks_done = ended.len() as u64;
+        }
+        Ok(view)
     }
 
     async fn run(&self, order: RunOrder) -> Result<Ordered, ApiError> {
@@ -184,6 +197,9 @@ impl Desk {
             );
             return Err(refuse(ErrorCode::Invalid, message));
         }
+        if !order.force {
+            self.check_hold(&pool).await?;
+        }
         let run = Run {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
             at: ambient::now(),
@@ -199,6 +215,22 @@ impl Desk {
             at: run.at,
             id: Some(run.id),
         })
+    }
+
+    /// An order that a hold keeps from having any effect is refused.
+    async fn check_hold(&self, pool: &PoolName) -> Result<(), ApiError> {
+        let controls = controls::all(&self.client).await;
+        let controls = controls.map_err(|error| unavailable("the orders", &error))?;
+        let Some(held) = controls.holds.get(pool) else {
+            return Ok(());
+        };
+        let controls::Hold {
+            by, reason, since, ..
+        } = &held.order;
+        let message = format!(
+            "launches of pool {pool} are held by {by} since {since:.0}, reason \"{reason}\": resume them first, or order it with force"
+        );
+        Err(refuse(ErrorCode::NotAllowed, message))
     }
 
     async fn hold(&self, order: HoldOrder) -> Result<Ordered, ApiError> {

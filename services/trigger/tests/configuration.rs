@@ -186,7 +186,40 @@ fn settings_that_would_spin_are_refused() {
     let missing = binary(&[("pools".to_owned(), "/nowhere/pools.toml".to_owned())]);
     let mut missing = missing;
     let output = missing.arg("--check-config").output().unwrap();
-    says(&output, &["`pools`", "/nowhere/pools.toml"], "no such file");
+    says(
+        &output,
+        &["key `pools`", "/nowhere/pools.toml"],
+        "no such file",
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !said.contains("--config"),
+        "another file is missing: {said}"
+    );
+}
+
+#[test]
+fn the_check_shows_the_pools_as_they_are_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pools.toml");
+    let pools = "[pool.small]\nrules.budgets = { per_day = 7 }\nrules.length = { at_least = 9 }\n";
+    std::fs::write(&path, pools).unwrap();
+    let mut checked = binary(&[("pools".to_owned(), path.display().to_string())]);
+    let output = checked.arg("--check-config").output().unwrap();
+    assert!(output.status.success());
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let shown: Value = load_from(&Sources {
+        name: "shown",
+        defaults: &shown,
+        ..Sources::default()
+    })
+    .unwrap();
+    let rules = &shown["pool"]["small"]["rules"];
+    assert_eq!(rules["length"]["at_least"], 9);
+    assert_eq!(rules["budgets"]["per_day"], "7.000000");
+    assert_eq!(rules["budgets"]["per_hour"], "off");
+    let left_out = &shown["pool"]["small"]["patience"]["boot"];
+    assert_eq!(left_out, "15m");
 }
 
 #[test]

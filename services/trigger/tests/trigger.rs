@@ -200,8 +200,14 @@ async fn a_hold_stops_launches_until_it_is_taken_back_or_forced() {
     stage.submit(1).await;
     let why = stage.until_blocked(BlockerKind::Hold).await;
     let sentence = &why.decision.blockers[0].sentence;
-    assert!(sentence.contains("ada: the power is off"), "{sentence}");
-    stage.order("run", &json!({ "by": "bob" })).await;
+    let told = "held by ada, reason \"the power is off\"";
+    assert!(sentence.contains(told), "{sentence}");
+    let refused = stage.order("run", &json!({ "by": "bob" })).await;
+    assert_eq!(refused["error"]["code"], "not_allowed", "{refused}");
+    assert!(
+        stage.orders_to_run().await.is_empty(),
+        "it is not kept either"
+    );
     stage.until_blocked(BlockerKind::Hold).await;
     stage.stays_at(0).await;
 

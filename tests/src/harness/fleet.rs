@@ -512,6 +512,7 @@ pub fn stop_now() -> Stop {
     Stop {
         mode: DrainMode::Now,
         by: "a test".to_owned(),
+        reason: None,
         at: ambient::now(),
     }
 }

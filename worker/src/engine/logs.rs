@@ -92,7 +92,11 @@ impl Forward {
         }
         if self.passed < RATE {
             self.passed += 1;
-            tracing::debug!(stream = self.stream, line = text, "engine");
+            // What it has to say to people: stdout is often a library's progress.
+            match self.stream {
+                "stderr" => tracing::info!(line = text, "engine"),
+                _ => tracing::debug!(stream = self.stream, line = text, "engine"),
+            }
         } else {
             self.dropped += 1;
         }

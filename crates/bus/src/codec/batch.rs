@@ -45,6 +45,7 @@ fn to_wire(batch: &Batch) -> wire::Batch {
         stop: batch.stop.as_ref().map(|stop| wire::Stop {
             mode: word(&stop.mode),
             by: stop.by.clone(),
+            reason: stop.reason.clone(),
             at_ms: stop.at.as_millisecond(),
         }),
         empty_listings: batch.empty_listings,
@@ -389,6 +390,7 @@ fn stop_from_wire(stop: wire::Stop) -> Result<Stop, DecodeError> {
     Ok(Stop {
         mode: from_word(stop.mode, "stop.mode")?,
         by: stop.by,
+        reason: stop.reason,
         at: time(stop.at_ms, "stop.at_ms")?,
     })
 }

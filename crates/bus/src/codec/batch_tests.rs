@@ -167,6 +167,7 @@ fn full() -> Batch {
         stop: Some(Stop {
             mode: DrainMode::Now,
             by: "ada".into(),
+            reason: Some("the bill".into()),
             at: at(26),
         }),
         empty_listings: 1,

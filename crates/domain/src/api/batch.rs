@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::CloudEvent;
-use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Residency, Status};
+use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Residency, Status, Stop};
 use crate::money::Usd;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,18 @@ pub struct BatchView {
     pub instances: InstanceCounts,
     pub interruptions: u32,
     pub tasks_done: u64,
+    /// Machines in a row that ended before they served; 0 once one serves.
+    #[serde(default)]
+    pub never_served: u32,
+    /// Why the last of them did not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub never_served_why: Option<String>,
+    /// What that machine's console says, once it was read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub never_served_console: Option<String>,
+    /// A person has ended it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stop: Option<Stop>,
     /// Nothing can be launched, and why.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub blocked: Option<Blocked>,
@@ -70,6 +82,15 @@ impl BatchView {
             },
             interruptions: books.interruptions,
             tasks_done: batch.tasks_done,
+            never_served: batch.breaker.failures,
+            never_served_console: batch
+                .breaker
+                .last
+                .as_ref()
+                .and_then(|last| last.console.clone())
+                .filter(|console| !console.is_empty()),
+            never_served_why: batch.breaker.last.as_ref().map(|last| last.reason.clone()),
+            stop: batch.stop.clone(),
             blocked: batch.blocked.clone(),
             cost: books.total,
             residency: books.residency.clone(),

@@ -167,6 +167,8 @@ pub enum Status {
 pub struct Stop {
     pub mode: DrainMode,
     pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     pub at: Timestamp,
 }
 

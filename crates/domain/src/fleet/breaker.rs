@@ -150,7 +150,7 @@ fn story(breaker: &Breaker) -> String {
         } = last;
         story += &format!("; the last, {instance} ({place}): {reason}");
         if let Some(tail) = last.console.as_deref().filter(|tail| !tail.is_empty()) {
-            story += &format!("; its console ends with: {tail}");
+            story += &format!("; its console says: {tail}");
         }
     }
     story
@@ -169,16 +169,37 @@ pub(super) fn read(batch: &mut Batch, instance: &str, tail: &str) {
     }
 }
 
-/// The end of it, on one line.
+/// The last line of it that reports an error, as workers write them; its end, where none does. On one line.
 fn one_line(text: &str) -> String {
-    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let text: String = visible.collect();
-    let text: Vec<_> = text.split_whitespace().collect();
-    let text = text.join(" ");
+    let visible = |text: &str| {
+        let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let text: String = visible.collect();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let error = |line: &'_ str| line.split_once(" ERROR ").map(|(_, error)| visible(error));
+    if let Some(error) = text.lines().rev().find_map(error) {
+        return error.chars().take(LONGEST_TAIL).collect();
+    }
+    let text = visible(text);
     let surplus = text.chars().count().saturating_sub(LONGEST_TAIL);
     text.chars().skip(surplus).collect()
 }
 
 fn words(span: Duration) -> String {
     humantime_serde::re::humantime::format_duration(span).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_console_the_last_error_is_told_and_else_its_end() {
+        let log = "12:00 INFO begins\n12:01 ERROR the engine\tdoes not start\n12:02 INFO stopped\n";
+        assert_eq!(one_line(log), "the engine does not start");
+        let script = format!("{}the image is not there\n", "x".repeat(LONGEST_TAIL));
+        let end = one_line(&script);
+        assert_eq!(end.chars().count(), LONGEST_TAIL);
+        assert!(end.ends_with("the image is not there"), "{end}");
+    }
 }

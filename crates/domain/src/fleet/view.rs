@@ -31,6 +31,9 @@ pub struct PoolView {
     pub blocked: Option<Blocked>,
     /// Without those that are gone.
     pub instances: Vec<InstanceView>,
+    /// Workers on machines of one's own that render models of this pool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<WorkerView>,
     /// What an hour of all that runs costs.
     pub rate: Usd,
     /// What the batch has cost.
@@ -146,6 +149,7 @@ impl PoolView {
             batch: batch.map(BatchRef::of),
             blocked: batch.and_then(|batch| batch.blocked.clone()),
             instances: instances.collect(),
+            own: Vec::new(),
             rate: there.iter().map(|instance| instance.rate).sum(),
             cost: batch.map_or(Usd::ZERO, |batch| Receipt::of(batch, now).total),
             tasks: work.map(|(tasks, _)| tasks),

@@ -59,7 +59,7 @@ fn hold(view: &View, now: Timestamp) -> Option<Blocker> {
         None => "",
     };
     let sentence = format!(
-        "launches are held by {}: {}{more}; resume them, or run now with force",
+        "launches are held by {}, reason \"{}\"{more}; resume them, or run now with force",
         hold.by, hold.reason
     );
     Some(blocker(BlockerKind::Hold, sentence, Some(hold.since)))
@@ -108,10 +108,19 @@ fn back_off_running(view: &View, now: Timestamp) -> Option<Blocker> {
         n => format!("the last {n} batches"),
     };
     let why = past.failure.as_deref().unwrap_or("no worker became ready");
+    // Fleet's own hold has told it.
+    let is_told = view
+        .hold
+        .as_ref()
+        .is_some_and(|hold| hold.reason.contains(why));
+    let why = match is_told {
+        true => String::new(),
+        false => format!(" ({why})"),
+    };
     Some(Blocker {
         kind: BlockerKind::BackOff,
         sentence: format!(
-            "{batches} never served ({why}): the next try is at {}",
+            "{batches} never served{why}: the next try is at {}",
             moment(until)
         ),
         since: Some(failed_at),

@@ -110,10 +110,11 @@ pub struct Distance {
     /// So many more tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
-    /// So much later.
+    /// In JSON whole seconds, rounded up.
     #[serde(
         default,
-        with = "humantime_serde",
+        rename = "wait_s",
+        with = "whole_seconds",
         skip_serializing_if = "Option::is_none"
     )]
     pub wait: Option<Duration>,
@@ -186,6 +187,23 @@ pub struct Forecast {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Timestamp>,
     pub sentence: String,
+}
+
+mod whole_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub fn serialize<S: Serializer>(wait: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        let up = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        wait.map(up).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<u64>::deserialize(from)?;
+        Ok(seconds.map(Duration::from_secs))
+    }
 }
 
 impl Decision {

@@ -170,7 +170,10 @@ fn foretell(
         };
     }
     if let Some(batch) = &view.active_batch {
-        return without(format!("batch {batch} works the queue off"));
+        return without(match view.pool_blockers.as_slice() {
+            [] => format!("batch {batch} works the queue off"),
+            blockers => format!("batch {batch} is active but blocked: {}", reasons(blockers)),
+        });
     }
     if view.queued == 0 && firing(findings).is_none() {
         return without(match &view.unrenderable {

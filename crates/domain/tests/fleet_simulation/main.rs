@@ -197,6 +197,7 @@ fn schedule(seed: u64) {
             let stopped = batch.stopped(Stop {
                 mode,
                 by: "a person".into(),
+                reason: None,
                 at: world.now,
             });
             world.append(stopped, expected);
