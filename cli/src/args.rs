@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
+use spotreel_domain::model::Expert;
+use spotreel_domain::request::LoraRequest;
 
 pub use fleet::{
     BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs, ResumeArgs,
@@ -304,7 +306,7 @@ pub struct SubmitArgs {
     /// What it must not show; '' for nothing at all
     #[arg(long)]
     pub negative_prompt: Option<String>,
-    /// WIDTHxHEIGHT, such as 1280x704
+    /// WIDTHxHEIGHT, such as 1280x704; of a picture that keeps its shape: 480p or 720p [default: the picture's]
     #[arg(long)]
     pub size: Option<String>,
     /// 4n+1 frames, such as 121
@@ -331,6 +333,12 @@ pub struct SubmitArgs {
     /// First frame: a file of at most 20 MB, or a key of the bucket that begins with images/
     #[arg(long, value_name = "FILE|KEY")]
     pub image: Option<String>,
+    /// A LoRA of the bucket, as fox, fox=0.8 or fox=0.8:high; may be given three times
+    #[arg(long = "lora", value_name = "NAME[=STRENGTH][:EXPERT]", value_parser = lora)]
+    pub loras: Vec<LoraRequest>,
+    /// Small pictures of the unfinished video while it is rendered
+    #[arg(long)]
+    pub preview: bool,
     #[arg(long, value_enum)]
     pub priority: Option<PriorityArg>,
     /// A name of your own for the task
@@ -357,7 +365,7 @@ pub struct SubmitArgs {
 }
 
 /// What a line of a file says for itself.
-const TASK_FLAGS: [&str; 13] = [
+const TASK_FLAGS: [&str; 15] = [
     "prompt",
     "negative_prompt",
     "size",
@@ -369,6 +377,8 @@ const TASK_FLAGS: [&str; 13] = [
     "shift",
     "seed",
     "image",
+    "loras",
+    "preview",
     "id",
     "expires_in",
 ];
@@ -384,6 +394,26 @@ pub enum QualityArg {
     Fast,
     Standard,
     Best,
+}
+
+/// A LoRA as `--lora` names it.
+fn lora(text: &str) -> Result<LoraRequest, String> {
+    let (rest, expert) = match text.rsplit_once(':') {
+        Some((rest, expert)) => {
+            let expert = Expert::parse(expert).ok_or("after ':' stands high or low")?;
+            (rest, Some(expert))
+        }
+        None => (text, None),
+    };
+    let (name, strength) = match rest.split_once('=') {
+        Some((name, strength)) => (name, finite(strength)?),
+        None => (rest, 1.0),
+    };
+    Ok(LoraRequest {
+        name: name.to_owned(),
+        strength,
+        expert,
+    })
 }
 
 /// A length of time as people write it.

@@ -185,6 +185,9 @@ fn tell(accepted: &Accepted, json: bool) {
         print::json(accepted);
     } else {
         print::line(accepted.id.as_str());
+        for warning in &accepted.warnings {
+            eprintln!("{}: {warning}", accepted.id);
+        }
     }
 }
 
@@ -216,6 +219,8 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         shift: args.shift,
         seed: args.seed,
         image: args.image.as_deref().map(image).transpose()?,
+        loras: args.loras.clone(),
+        preview: args.preview.then_some(true),
         priority: args.priority.map(priority),
         expires_at,
         labels: labels(args)?,

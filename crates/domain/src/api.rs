@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::api_key::Owner;
 use crate::id::TaskId;
-use crate::request::{TaskSpec, Violation};
+use crate::request::{CROP_WARNING_PERCENT, TaskSpec, Violation};
 use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
 use crate::whole;
 
@@ -122,11 +122,29 @@ pub struct Accepted {
     /// `queued` for a new task. A task that has ended already sends no further event.
     #[serde(default)]
     pub state: String,
+    /// The video's size; only for a task with a picture, whose shape decides it where the request names no size.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<String>,
+    /// What the client may not have meant, such as a picture of which much is cut away.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
 }
 
 impl From<&Task> for Accepted {
     fn from(task: &Task) -> Self {
+        let spec = &task.spec;
+        let size = format!("{}x{}", spec.width, spec.height);
+        let crop = spec
+            .crop_percent
+            .filter(|percent| *percent > CROP_WARNING_PERCENT);
+        let warning = |percent| {
+            format!(
+                "{percent} % of the picture are cut away to fill {size}: crop it to that shape, or take another size"
+            )
+        };
         Self {
+            warnings: crop.map(warning).into_iter().collect(),
+            size: spec.image.is_some().then_some(size),
             id: task.id.clone(),
             submitted_at: task.submitted_at,
             seed: task.spec.seed,

@@ -19,6 +19,17 @@ pub enum Model {
     I2vA14b,
 }
 
+/// Which of the two transformers of the A14B models: each denoises its part of the steps.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Expert {
+    /// The first steps, where noise is high.
+    High,
+    Low,
+}
+
 /// Each model has one queue per priority; the number is the subject token.
 #[derive(
     Clone,
@@ -130,6 +141,10 @@ impl Model {
         }
     }
 
+    pub fn has_two_experts(self) -> bool {
+        self.limits().default_guidance.1.is_some()
+    }
+
     /// What a video of this size is computed as: channels, times, rows and columns of latents.
     pub fn latents(self, width: u32, height: u32, frames: u32) -> [u32; 4] {
         let (channels, pixels) = match self {
@@ -138,6 +153,21 @@ impl Model {
         };
         let times = frames.saturating_sub(1) / FRAMES_A_LATENT + 1;
         [channels, times, height / pixels, width / pixels]
+    }
+}
+
+impl Expert {
+    pub const ALL: [Self; 2] = [Self::High, Self::Low];
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|expert| expert.as_str() == name)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Low => "low",
+        }
     }
 }
 

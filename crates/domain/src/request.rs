@@ -3,8 +3,10 @@
 //! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
 
 mod labels;
+mod loras;
 mod recipe;
 mod said;
+mod size;
 mod text;
 
 use jiff::Timestamp;
@@ -17,6 +19,8 @@ use crate::id::TaskId;
 use crate::model::{GUIDANCE, ImageRule, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS};
 use crate::quality::Quality;
 use crate::whole;
+pub use loras::{LORA_STRENGTH, LoraRequest, MAX_LORA_NAME, MAX_LORAS, TaskLora, is_lora_name};
+pub use size::{CROP_WARNING_PERCENT, crop_percent, size_names, size_of_picture};
 use text::{check_text, has_at_most};
 
 /// The most labels a task carries, and the longest key or value: they travel in every event.
@@ -39,7 +43,8 @@ pub struct TaskRequest {
     /// Absent: the model's own. Empty: none at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
-    /// `WIDTHxHEIGHT`, as Wan2.2's own command line has it (there with a `*`).
+    /// `WIDTHxHEIGHT`, as Wan2.2's own command line has it (there with a `*`). Absent, and with `480p` and `720p` of
+    /// i2v-A14B, the picture's shape decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
     #[serde(
@@ -68,6 +73,11 @@ pub struct TaskRequest {
     pub seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSource>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "loras::few")]
+    pub loras: Vec<LoraRequest>,
+    /// Whether small pictures of the unfinished video are wanted while it is rendered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// A task that has not succeeded by then ends as `expired`.
@@ -111,6 +121,13 @@ pub struct TaskSpec {
     pub seed: u64,
     /// S3 key of the first frame.
     pub image: Option<String>,
+    /// How much of the picture is cut away to fill the size, in percent; absent without a picture.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub crop_percent: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub loras: Vec<TaskLora>,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub preview: bool,
     pub expires_at: Option<Timestamp>,
     pub labels: std::collections::BTreeMap<String, String>,
 }
@@ -123,7 +140,8 @@ pub struct Violation {
     pub message: String,
 }
 
-/// A request that met every rule; the id, the seed and the image's key are settled by whoever accepts it.
+/// A request that met every rule; the id, the seed, the image's key and what it decides, and the LoRAs' hashes are
+/// settled by whoever accepts it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Valid {
     pub id: Option<TaskId>,
@@ -132,6 +150,8 @@ pub struct Valid {
     pub content_hash: String,
     pub seed_given: bool,
     pub image: Option<ImageSource>,
+    /// The size of `spec` is only its area, or a default: [`size_of_picture`] has the right one.
+    pub size_of_picture: bool,
 }
 
 impl TaskRequest {
@@ -183,7 +203,7 @@ impl TaskRequest {
             return Err(broken);
         };
         let limits = model.limits();
-        let (width, height) = self.settle_size(limits.sizes, &mut refuse);
+        let ((width, height), size_of_picture) = self.settle_size(&limits, &mut refuse);
         let frames = self.frames.unwrap_or(limits.max_frames);
         if !(MIN_FRAMES..=limits.max_frames).contains(&frames) || frames % 4 != 1 {
             refuse(
@@ -223,6 +243,7 @@ impl TaskRequest {
         };
         let shift = in_range("shift", self.shift, recipe.shift, &SHIFT, &mut refuse);
         self.check_image(model, limits.image, &mut refuse);
+        self.check_loras(model, &mut refuse);
         let spec = TaskSpec {
             model,
             priority: self.priority.unwrap_or_default(),
@@ -242,19 +263,23 @@ impl TaskRequest {
                 Some(ImageSource::S3Key(key)) => Some(key.clone()),
                 _ => None,
             },
+            crop_percent: None,
+            loras: self.loras.iter().map(TaskLora::from).collect(),
+            preview: self.preview.unwrap_or_default(),
             expires_at: self.expires_at,
             labels: self.labels.clone(),
         };
         if !broken.is_empty() {
             return Err(broken);
         }
-        let content_hash = self.content_hash(&spec);
+        let content_hash = self.content_hash(&spec, size_of_picture);
         Ok(Valid {
             id,
             spec,
             content_hash,
             seed_given: self.seed.is_some(),
             image: self.image.clone(),
+            size_of_picture,
         })
     }
 
@@ -298,31 +323,6 @@ impl TaskRequest {
             }
             (None, Some(key)) => Some(TaskId::from_idempotency_key_of(owner, key)),
             (None, None) => None,
-        }
-    }
-
-    fn settle_size(
-        &self,
-        sizes: &'static [(u32, u32)],
-        refuse: &mut impl FnMut(&str, &str, String),
-    ) -> (u32, u32) {
-        let Some(text) = &self.size else {
-            return sizes[0];
-        };
-        match sizes
-            .iter()
-            .find(|(width, height)| *text == format!("{width}x{height}"))
-        {
-            Some(size) => *size,
-            None => {
-                let names: Vec<_> = sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect();
-                let message = format!(
-                    "size {text:?} is not one of {} for this model",
-                    names.join(", ")
-                );
-                refuse("size", "known", message);
-                sizes[0]
-            }
         }
     }
 
@@ -379,8 +379,8 @@ impl TaskRequest {
     }
 
     /// Two submissions of one id are the same task exactly when this is equal.
-    fn content_hash(&self, spec: &TaskSpec) -> String {
-        let said = serde_json::json!({
+    fn content_hash(&self, spec: &TaskSpec, size_of_picture: bool) -> String {
+        let mut said = serde_json::json!({
             "spec": spec,
             "seed": self.seed,
             "image": self.image.as_ref().map(|image| match image {
@@ -388,6 +388,9 @@ impl TaskRequest {
                 ImageSource::Base64(text) => format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
             }),
         });
+        if size_of_picture {
+            said["size_of_picture"] = true.into();
+        }
         // serde_json sorts the keys of its maps: the text is the same on every machine.
         hex(&Sha256::digest(said.to_string().as_bytes()))
     }

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use prost::Message;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::model::Expert;
+use spotreel_domain::request::{TaskLora, TaskSpec};
 use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
 use spotreel_domain::{Model, Owner, Priority, Quality, TaskId};
 use spotreel_proto::task::v1 as wire;
@@ -40,6 +41,9 @@ fn to_wire(task: &Task) -> wire::Task {
             expires_at_ms: spec.expires_at.map(Timestamp::as_millisecond),
             labels: spec.labels.clone(),
             quality: spec.quality.map(|tier| tier.as_str().to_owned()),
+            loras: spec.loras.iter().map(lora_to_wire).collect(),
+            preview: spec.preview,
+            crop_percent: spec.crop_percent,
         }),
         content_hash: task.content_hash.clone(),
         request_digest: task.request_digest.map(Vec::from),
@@ -107,6 +111,13 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
             shift: spec.shift,
             seed: spec.seed,
             image: spec.image,
+            crop_percent: spec.crop_percent,
+            loras: spec
+                .loras
+                .into_iter()
+                .map(lora_from_wire)
+                .collect::<Result<_, _>>()?,
+            preview: spec.preview,
             expires_at: spec
                 .expires_at_ms
                 .map(|ms| time(ms, "spec.expires_at_ms"))
@@ -232,6 +243,27 @@ fn artifact_from_wire(a: wire::Artifact) -> Artifact {
     }
 }
 
+fn lora_to_wire(lora: &TaskLora) -> wire::Lora {
+    wire::Lora {
+        name: lora.name.clone(),
+        strength: lora.strength,
+        expert: lora.expert.map(|expert| expert.as_str().to_owned()),
+        sha256: lora.sha256.clone(),
+    }
+}
+
+fn lora_from_wire(lora: wire::Lora) -> Result<TaskLora, DecodeError> {
+    let expert = lora
+        .expert
+        .map(|expert| Expert::parse(&expert).ok_or(DecodeError::Field("spec.loras.expert")));
+    Ok(TaskLora {
+        name: lora.name,
+        strength: lora.strength,
+        expert: expert.transpose()?,
+        sha256: lora.sha256,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use spotreel_domain::TaskRequest;
@@ -281,5 +313,24 @@ mod tests {
         bad.spec.as_mut().unwrap().quality = Some("ultra".into());
         let refused = decode(&bad.encode_to_vec());
         assert!(matches!(refused, Err(DecodeError::Field("spec.quality"))));
+    }
+    #[test]
+    fn loras_previews_and_crops_go_over_the_wire_and_back() {
+        let mut task = task(None);
+        let lora = TaskLora {
+            name: "fox".into(),
+            strength: 0.8,
+            expert: Some(Expert::Low),
+            sha256: Some("aa".into()),
+        };
+        let bare = TaskLora {
+            expert: None,
+            sha256: None,
+            ..lora.clone()
+        };
+        task.spec.loras = vec![lora, bare];
+        task.spec.preview = true;
+        task.spec.crop_percent = Some(12);
+        assert_eq!(decode(&encode(&task)).unwrap(), task);
     }
 }

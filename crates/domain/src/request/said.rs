@@ -3,7 +3,9 @@
 use sha2::{Digest, Sha256};
 
 use super::text::normal;
-use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskRequest, TaskSpec, Valid, hex};
+use super::{
+    ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskLora, TaskRequest, TaskSpec, Valid, hex,
+};
 use crate::model::MAX_PROMPT_CHARS;
 
 /// A character of UTF-8 has at most four bytes; what comes on top is for model, size and line ends.
@@ -17,6 +19,7 @@ impl TaskRequest {
         let texts = [&self.prompt, &self.model].into_iter();
         let texts = texts.chain(&self.negative_prompt).chain(&self.size);
         let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
+        let texts = texts.chain(self.loras.iter().map(|lora| &lora.name));
         if texts.chain(labels).map(String::len).sum::<usize>() > MAX_BYTES {
             return None;
         }
@@ -40,6 +43,8 @@ impl TaskRequest {
                     ImageSource::Base64(hex(&Sha256::digest(text.as_bytes())))
                 }
             }),
+            loras: self.loras.clone(),
+            preview: self.preview,
             priority: self.priority,
             expires_at: None,
             labels: self.labels.clone(),
@@ -59,6 +64,15 @@ impl Valid {
             Some(ImageSource::Base64(_)) => first.image.is_none(),
             _ => asked.image != first.image,
         };
+        // Those of a tier are the pack's, which may have another by now.
+        let tier = asked.quality.is_some() && asked.quality == first.quality;
+        let unpinned = |loras: &[TaskLora]| -> Vec<TaskLora> {
+            let unpinned = |lora: &TaskLora| TaskLora {
+                sha256: None,
+                ..lora.clone()
+            };
+            loras.iter().map(unpinned).collect()
+        };
         [
             ("model", asked.model != first.model),
             ("prompt", asked.prompt != first.prompt),
@@ -68,19 +82,21 @@ impl Valid {
             ),
             (
                 "size",
-                (asked.width, asked.height) != (first.width, first.height),
+                !self.size_of_picture && (asked.width, asked.height) != (first.width, first.height),
             ),
             ("frames", asked.frames != first.frames),
             ("quality", asked.quality != first.quality),
-            ("steps", asked.steps != first.steps),
-            ("guidance", asked.guidance != first.guidance),
+            ("steps", !tier && asked.steps != first.steps),
+            ("guidance", !tier && asked.guidance != first.guidance),
             (
                 "guidance_high_noise",
-                asked.guidance_high_noise != first.guidance_high_noise,
+                !tier && asked.guidance_high_noise != first.guidance_high_noise,
             ),
-            ("shift", asked.shift != first.shift),
+            ("shift", !tier && asked.shift != first.shift),
             ("seed", self.seed_given && asked.seed != first.seed),
             ("image", image),
+            ("loras", unpinned(&asked.loras) != unpinned(&first.loras)),
+            ("preview", asked.preview != first.preview),
             ("priority", asked.priority != first.priority),
             ("labels", asked.labels != first.labels),
         ]

@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_domain::id::MAX_TASK_ID;
 use spotreel_domain::model::{
-    GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
+    Expert, GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
 };
 use spotreel_domain::quote::MAX_QUOTED_TASKS;
-use spotreel_domain::request::{MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS};
+use spotreel_domain::request::{
+    LORA_STRENGTH, MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS, MAX_LORA_NAME, MAX_LORAS,
+    size_names,
+};
 use spotreel_domain::{Model, Quality};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
@@ -177,11 +180,7 @@ fn quoted(model: Model) -> Value {
 
 fn of_model(model: Model) -> Value {
     let limits = model.limits();
-    let sizes: Vec<_> = limits
-        .sizes
-        .iter()
-        .map(|(w, h)| format!("{w}x{h}"))
-        .collect();
+    let sizes = size_names(&limits);
     let frames: Vec<_> = (MIN_FRAMES..=limits.max_frames).step_by(4).collect();
     let text = |least: usize| {
         // As the door: no control characters but those that end lines and a tab, and not only blanks, in any script.
@@ -193,19 +192,35 @@ fn of_model(model: Model) -> Value {
         json!({ "type": "string", "minLength": least, "maxLength": MAX_PROMPT_CHARS, "pattern": pattern })
     };
     let number = |range: &std::ops::RangeInclusive<f64>, default: f64| json!({ "type": "number", "minimum": range.start(), "maximum": range.end(), "default": default });
+    let mut lora = json!({
+        "name": { "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]*$", "maxLength": MAX_LORA_NAME },
+        "strength": { "type": "number", "minimum": LORA_STRENGTH.start(), "maximum": LORA_STRENGTH.end(), "default": 1.0 }
+    });
+    if model.has_two_experts() {
+        lora["expert"] = json!({ "anyOf": [{ "enum": Expert::ALL.map(Expert::as_str) }, { "type": "null" }], "description": "The one expert that it changes; absent: all that it has weights for." });
+    }
     let mut properties = json!({
         "id": { "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{MAX_TASK_ID}}}$"), "description": "Yours to choose. The same id with the same content is the same task; with other content it is a conflict." },
         "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "description": "In place of an id. The length is in bytes of UTF-8." },
         "model": { "const": model.as_str() },
         "prompt": text(1),
         "negative_prompt": text(0),
-        "size": { "enum": sizes, "default": sizes[0] },
+        "size": match limits.image {
+            ImageRule::Refused => json!({ "enum": sizes, "default": sizes[0] }),
+            ImageRule::Optional => json!({ "enum": sizes, "default": sizes[0], "description": "With an image the default is the size that cuts the least of it away." }),
+            ImageRule::Required => json!({ "enum": sizes, "default": "720p", "description": "720p and 480p keep the image's shape within that area; the others cut it." }),
+        },
         "frames": { "enum": frames, "default": limits.max_frames },
         "quality": { "enum": Quality::ALL.map(Quality::as_str), "description": "In place of steps, guidance and shift: four steps of a distilled model, where the workers have one; Wan2.2's own; the most steps." },
         "steps": { "type": "integer", "minimum": STEPS.start(), "maximum": STEPS.end(), "default": limits.default_steps },
         "guidance": number(&GUIDANCE, limits.default_guidance.0),
         "shift": number(&SHIFT, limits.default_shift),
         "seed": { "type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "Drawn and told when absent." },
+        "loras": {
+            "type": "array", "maxItems": MAX_LORAS, "description": "LoRAs that an operator has put into the bucket for this model.",
+            "items": { "type": "object", "required": ["name"], "additionalProperties": false, "properties": lora }
+        },
+        "preview": { "type": "boolean", "default": false, "description": "Small pictures of the unfinished video while it is rendered." },
         "priority": { "enum": ["high", "normal"], "default": "normal" },
         "expires_at": { "type": "string", "format": "date-time", "description": "Lies in the future. What has not succeeded by then ends as `expired`." },
         "labels": {
@@ -229,7 +244,7 @@ fn of_model(model: Model) -> Value {
         });
     }
     for (name, property) in properties.as_object_mut().into_iter().flatten() {
-        if !["model", "prompt", "labels"].contains(&name.as_str()) {
+        if !["model", "prompt", "labels", "loras"].contains(&name.as_str()) {
             // As if it were not there.
             *property = json!({ "anyOf": [property.take(), { "type": "null" }] });
         }
