@@ -19,8 +19,9 @@ pub use fleet::{
 };
 pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 pub use models::{
-    BucketArgs, ListModelsArgs, ModelsArgs, ModelsCommand, PackModelArgs, PruneModelsArgs,
-    PullModelsArgs, PushModelArgs, VerifyModelArgs,
+    AddLoraArgs, BucketArgs, ListLorasArgs, ListModelsArgs, LoraArgs, LoraCommand, ModelsArgs,
+    ModelsCommand, PackModelArgs, PruneModelsArgs, PullModelsArgs, PushModelArgs, RemoveLoraArgs,
+    VerifyModelArgs,
 };
 
 /// Renders videos from prompts: submit tasks, watch them, fetch the results.
@@ -668,6 +669,17 @@ mod tests {
         for way in ["IDS", "--label", "--state", "--model", "--owner"] {
             assert!(text.contains(way), "{text}");
         }
+    }
+
+    #[test]
+    fn a_lora_is_a_name_a_strength_and_an_expert() {
+        let lora = |text: &str| lora(text).map(|one| (one.name, one.strength, one.expert));
+        assert_eq!(lora("fox"), Ok(("fox".into(), 1.0, None)));
+        let all = ("fox".into(), -0.5, Some(Expert::High));
+        assert_eq!(lora("fox=-0.5:high"), Ok(all));
+        let expert = ("fox".into(), 1.0, Some(Expert::Low));
+        assert_eq!(lora("fox:low"), Ok(expert));
+        assert!(lora("fox=much").is_err() && lora("fox:middle").is_err());
     }
 
     #[test]

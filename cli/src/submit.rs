@@ -272,7 +272,7 @@ pub fn image(text: &str) -> anyhow::Result<ImageSource> {
     if bytes.len() > MAX_IMAGE_BYTES {
         bail!(
             "image {text:?} has {}, at most 20 MB are taken: make it smaller, for instance with \
-             `ffmpeg -i {text} -vf scale=1280:-1 small.jpg`; no video is wider than 1280",
+             `ffmpeg -i {text} -vf scale=1920:-1 small.jpg`; no video is wider than 1920",
             print::bytes(bytes.len() as u64)
         );
     }

@@ -164,3 +164,71 @@ async fn what_is_missing_is_said_before_anything_is_done() {
     let error = String::from_utf8_lossy(&error);
     assert!(error.contains("check AWS_ENDPOINT_URL"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lora_is_added_listed_and_removed() {
+    let s = Scene::new().await;
+    let made = s.path("made");
+    s.pack(tiny().to_str().expect("it is text"), &made);
+    s.say(&["push", &made]);
+    let file = tiny().join("lora/high.safetensors");
+    let file = file.to_str().expect("it is text");
+    let add = ["lora", "add", "fox-style", "--model", MODEL, "--file", file];
+    let added = s.document(&add);
+    assert_eq!(added["name"], "fox-style");
+    assert!(added["files"]["transformer"]["sha256"].is_string());
+    assert!(
+        added["files"]["transformer_2"].is_object(),
+        "one file for both: {added}"
+    );
+    assert_eq!(s.document(&add), added);
+    assert_eq!(s.document(&["lora", "list"]), added);
+    let told = s.say(&["lora", "list"]);
+    assert!(told.contains("fox-style") && told.contains(MODEL), "{told}");
+    let error = s.refused(&["lora", "add", "wolf", "--model", "ti2v-5B", "--file", file]);
+    assert!(error.contains("push the pack first"), "{error}");
+    let error = s.refused(&["lora", "add", "wolf", "--model", MODEL, "--file", &made]);
+    assert!(error.contains("made"), "{error}");
+    assert_eq!(s.document(&["lora", "remove", "fox-style"]), added);
+    let error = s.refused(&["lora", "remove", "fox-style"]);
+    assert!(error.contains("no LoRA fox-style"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_has_the_engine_compare_the_tokenizer() {
+    let s = Scene::new().await;
+    let made = s.path("made");
+    s.pack(tiny().to_str().expect("it is text"), &made);
+    let engine = |name: &str, says: &str| {
+        let path = s.path(name);
+        fs::write(
+            &path,
+            format!("#!/bin/sh\n[ \"$1 $2\" = \"--check-tokenizer {made}\" ] || exit 3\n{says}\n"),
+        )
+        .expect("it can be written");
+        let run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&path, run).expect("it is mine");
+        path
+    };
+    let good = engine(
+        "good",
+        r#"echo '{"compared": 418, "differ": [], "differing": 0}'"#,
+    );
+    let told = s.say(&["verify", &made, "--engine", &good]);
+    assert!(
+        told.contains("418 prompts") && told.contains("verified"),
+        "{told}"
+    );
+    let other = engine(
+        "other",
+        r#"echo '{"compared": 418, "differ": [{"text": "狐狸", "file": [1], "loaded": [2]}], "differing": 7}'; exit 1"#,
+    );
+    let error = s.refused(&["verify", &made, "--engine", &other]);
+    assert!(
+        error.contains("bad_tokenizer") && error.contains("狐狸") && error.contains("7 of 418"),
+        "{error}"
+    );
+    let broken = engine("broken", "echo 'KeyError: pad_token' >&2; exit 1");
+    let error = s.refused(&["verify", &made, "--engine", &broken]);
+    assert!(error.contains("KeyError: pad_token"), "{error}");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use spotreel_domain::model::Model;
-use spotreel_packs::{Compute, PREFIX};
+use spotreel_packs::{Compute, PREFIX, Scheduler};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -38,6 +38,8 @@ pub enum ModelsCommand {
     Push(PushModelArgs),
     /// Remove from the bucket what no pack names any more
     Prune(PruneModelsArgs),
+    /// LoRAs that tasks may name
+    Lora(LoraArgs),
 }
 
 /// Where the bucket is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
@@ -101,9 +103,18 @@ pub struct PullModelsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel models verify packs/t2v-A14B
+  spotreel models verify packs/t2v-A14B --engine spotreel-engine-wan
+
+With --engine the engine loads the pack's tokenizer as it does for a render, and the ids of a few hundred
+prompts are compared with those of tokenizer.json.")]
 pub struct VerifyModelArgs {
     /// The pack's own directory
     pub pack: PathBuf,
+    /// Command of the Wan engine, which checks how it reads the tokenizer
+    #[arg(long, value_name = "COMMAND")]
+    pub engine: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -118,7 +129,8 @@ pub struct VerifyModelArgs {
       --fast-source lightx2v/Wan2.2-Lightning --fast-license Apache-2.0
 
 FROM is in diffusers' layout and stays as it is. Shards become one file; float32 becomes bfloat16,
-but for the VAE and what diffusers keeps in float32. The same input makes the same pack.")]
+but for the VAE and what diffusers keeps in float32. The same input makes the same pack. LoRAs are
+checked: every key has a place in the model, and every number is finite.")]
 pub struct PackModelArgs {
     /// What was downloaded
     pub from: PathBuf,
@@ -152,6 +164,21 @@ pub struct PackModelArgs {
     /// Of the LoRAs
     #[arg(long, value_name = "NAME", requires = "fast_high")]
     pub fast_license: Option<String>,
+    /// Multiplies the LoRAs' matrices; needed for files without alpha
+    #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::finite)]
+    pub fast_strength: Option<f64>,
+    /// Solver that the LoRAs were distilled for
+    #[arg(long, value_enum, default_value_t = SchedulerArg::Euler)]
+    pub fast_scheduler: SchedulerArg,
+    /// Steps that they were distilled for
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub fast_steps: u32,
+    /// Shift that they were distilled with
+    #[arg(long, value_name = "NUMBER", default_value_t = 5.0, value_parser = super::finite)]
+    pub fast_shift: f64,
+    /// Guidance that they take; 1 is none
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = super::finite)]
+    pub fast_guidance: f64,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -191,6 +218,79 @@ pub struct PruneModelsArgs {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel models lora add fox-style --model ti2v-5B --file fox.safetensors
+  spotreel models lora add fox-style --model t2v-A14B --high high.safetensors --low low.safetensors
+  spotreel models lora list
+  spotreel submit --prompt 'a fox' --lora fox-style=0.8")]
+pub struct LoraArgs {
+    #[command(subcommand)]
+    pub command: LoraCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LoraCommand {
+    /// Check a LoRA against its model and put it into the bucket
+    Add(AddLoraArgs),
+    /// The LoRAs in the bucket
+    List(ListLorasArgs),
+    /// Remove a LoRA from the bucket; tasks that wait for it will fail
+    Remove(RemoveLoraArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct AddLoraArgs {
+    /// What tasks call it: a-z, 0-9, '.', '_' and '-'
+    pub name: String,
+    /// ti2v-5B, t2v-A14B or i2v-A14B, whose pack is in the bucket
+    #[arg(long, value_parser = model)]
+    pub model: Model,
+    /// The LoRA, for every transformer of the model
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["high", "low"], required_unless_present_any = ["high", "low"])]
+    pub file: Option<PathBuf>,
+    /// The LoRA of the high-noise expert
+    #[arg(long, value_name = "FILE")]
+    pub high: Option<PathBuf>,
+    /// The LoRA of the low-noise expert
+    #[arg(long, value_name = "FILE")]
+    pub low: Option<PathBuf>,
+    /// Multiplies its matrices; needed for files without alpha
+    #[arg(long, value_name = "NUMBER", value_parser = super::finite)]
+    pub strength: Option<f64>,
+    /// Where it is published
+    #[arg(long, value_name = "REPOSITORY")]
+    pub source: Option<String>,
+    /// Its license
+    #[arg(long, value_name = "NAME")]
+    pub license: Option<String>,
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListLorasArgs {
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Print one JSON LoRA per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoveLoraArgs {
+    /// Its name
+    pub name: String,
+    #[command(flatten)]
+    pub store: BucketArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ComputeArg {
     Bfloat16,
@@ -202,6 +302,21 @@ impl From<ComputeArg> for Compute {
         match arg {
             ComputeArg::Bfloat16 => Self::Bfloat16,
             ComputeArg::Float32 => Self::Float32,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SchedulerArg {
+    Euler,
+    Unipc,
+}
+
+impl From<SchedulerArg> for Scheduler {
+    fn from(arg: SchedulerArg) -> Self {
+        match arg {
+            SchedulerArg::Euler => Self::Euler,
+            SchedulerArg::Unipc => Self::Unipc,
         }
     }
 }

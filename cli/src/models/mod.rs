@@ -2,12 +2,15 @@
 
 mod bar;
 mod list;
+mod lora;
 mod prune;
+mod tokenizer;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 use spotreel_packs::{
-    FastRecipe, MakeError, Pack, PackError, Progress, PullOptions, Recipe, Remote, make, verify,
+    FastRecipe, FastSteps, MakeError, Pack, PackError, Progress, PullOptions, Recipe, Remote, make,
+    verify,
 };
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +37,7 @@ pub async fn run(settings: &Settings, args: ModelsArgs) -> anyhow::Result<Done> 
         ModelsCommand::Pack(args) => pack(*args).await,
         ModelsCommand::Push(args) => push(settings, args).await,
         ModelsCommand::Prune(args) => Box::pin(prune::run(settings, args)).await,
+        ModelsCommand::Lora(args) => Box::pin(lora::run(settings, args)).await,
     }
 }
 
@@ -76,6 +80,14 @@ async fn check(args: VerifyModelArgs) -> anyhow::Result<Done> {
     let verified = spawn_blocking(move || verify(&args.pack, |bytes| hashed.inc(bytes))).await?;
     bar.finish_and_clear();
     let pack = verified.map_err(|error| explain(error.code(), error))?;
+    if let Some(engine) = &args.engine {
+        let compared = tokenizer::check(engine, &pack.dir).await?;
+        if !args.json {
+            line(&format!(
+                "{compared}: the engine reads the tokenizer as its file says"
+            ));
+        }
+    }
     show(&pack, "verified", args.json);
     Ok(Done::Well)
 }
@@ -96,6 +108,13 @@ async fn pack(args: PackModelArgs) -> anyhow::Result<Done> {
         fast: args.fast_high.map(|high| FastRecipe {
             high,
             low: args.fast_low,
+            strength: args.fast_strength,
+            steps: FastSteps {
+                scheduler: args.fast_scheduler.into(),
+                steps: args.fast_steps,
+                shift: args.fast_shift,
+                guidance: args.fast_guidance,
+            },
             source: source(args.fast_source.unwrap_or_default(), None),
             license: args.fast_license.unwrap_or_default(),
         }),

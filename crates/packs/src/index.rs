@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use spotreel_domain::model::Model;
+use spotreel_domain::model::{GUIDANCE, Model, SHIFT, STEPS};
 use spotreel_domain::request::hex;
 
 use crate::PackError;
@@ -52,8 +52,32 @@ pub enum Compute {
 pub struct Fast {
     /// By transformer, the file in the pack.
     pub loras: BTreeMap<String, String>,
+    /// What the weights were distilled for; absent in older packs, whose LoRAs are those of four steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<FastSteps>,
     pub source: Map<String, Value>,
     pub license: String,
+}
+
+/// The solvers that the engine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Needs no history, so few steps are exact.
+    #[default]
+    Euler,
+    Unipc,
+}
+
+/// How distilled weights are sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FastSteps {
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    pub steps: u32,
+    pub shift: f64,
+    /// Of every expert; 1 is none.
+    pub guidance: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +181,9 @@ impl Index {
                 return Err(bad(format!("{} is listed twice", file.path)));
             }
         }
+        if let Some(recipe) = self.fast.as_ref().and_then(|fast| fast.recipe) {
+            recipe.check().map_err(&bad)?;
+        }
         let loras = self.fast.iter().flat_map(|fast| fast.loras.iter());
         for (transformer, path) in loras {
             if !experts(self.model).contains(&transformer.as_str()) {
@@ -200,6 +227,27 @@ impl Index {
         let mut files: Vec<_> = self.files.iter().collect();
         files.sort_by_key(|file| (rank(&file.path), file.path.as_str()));
         files
+    }
+}
+
+impl FastSteps {
+    /// As of any task.
+    pub fn check(&self) -> Result<(), String> {
+        let ranges = [
+            ("shift", self.shift, &SHIFT),
+            ("guidance", self.guidance, &GUIDANCE),
+        ];
+        if !STEPS.contains(&self.steps) {
+            let (low, high) = (STEPS.start(), STEPS.end());
+            return Err(format!("fast: steps is {low} to {high}"));
+        }
+        for (name, value, range) in ranges {
+            if !range.contains(&value) {
+                let (low, high) = (range.start(), range.end());
+                return Err(format!("fast: {name} is {low} to {high}"));
+            }
+        }
+        Ok(())
     }
 }
 

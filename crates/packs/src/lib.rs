@@ -10,6 +10,7 @@ mod error;
 mod index;
 mod landing;
 mod lock;
+mod lora;
 mod make;
 mod marker;
 mod plan;
@@ -21,9 +22,14 @@ mod remote;
 mod tensors;
 mod verify;
 mod window;
+mod write;
 
 pub use error::PackError;
-pub use index::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackFile};
+pub use index::{Compute, FORMAT, Fast, FastSteps, INDEX, Index, Pack, PackFile, Scheduler};
+pub use lora::{
+    AddLora, LORA_INDEX, LoraError, LoraFile, LoraFiles, LoraIndex, LoraRemoteError, LoraReport,
+    PublishedLora, Sizes, check_lora, transformer_of,
+};
 pub use make::{FastRecipe, MakeError, MergeError, Recipe, make};
 pub use progress::Progress;
 pub use prune::{PruneError, Unused};

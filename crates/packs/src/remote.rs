@@ -90,4 +90,8 @@ impl Remote {
         let pack = Pack::parse(dir, &text, &key)?.of_model(model)?;
         Ok(Published { pack, text })
     }
+    /// A small file of a pack, by its hash.
+    pub async fn file(&self, sha256: &str, max: u64) -> Result<bytes::Bytes, GetBytesError> {
+        self.store.get_bytes(&self.blob(sha256), max).await
+    }
 }

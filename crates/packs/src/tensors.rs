@@ -1,10 +1,12 @@
 //! The heads of safetensors files.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError};
 
 use crate::PackError;
 
@@ -46,4 +48,37 @@ pub fn read_head(path: &Path) -> Result<Head, PackError> {
         return Err(bad("its tensors do not fill it".to_owned()));
     }
     Ok(Head { metadata, data_at })
+}
+
+/// One tensor of a file that is to be written.
+pub(crate) struct NewTensor {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: u64,
+}
+
+/// Length and header of a file with these tensors, one behind the other.
+pub(crate) fn header_of(new: impl Iterator<Item = NewTensor>) -> Result<Vec<u8>, SafeTensorError> {
+    let mut end = 0;
+    let mut tensors = Vec::new();
+    for tensor in new {
+        let bytes = usize::try_from(tensor.bytes);
+        let start = end;
+        end += bytes.map_err(|_| SafeTensorError::ValidationOverflow)?;
+        let info = TensorInfo {
+            dtype: tensor.dtype,
+            shape: tensor.shape,
+            data_offsets: (start, end),
+        };
+        tensors.push((tensor.name, info));
+    }
+    // transformers opens only files that say so.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(about), tensors)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut all = (header.len() as u64).to_le_bytes().to_vec();
+    all.append(&mut header);
+    Ok(all)
 }

@@ -267,11 +267,19 @@ fn loras_come_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let from = published(&dir);
     for name in ["high", "low"] {
-        write_weights(dir.path(), name, 9, 100);
+        let layer = "diffusion_model.blocks.1.self_attn.q";
+        write_lora(&dir.path().join(name), &matrices(layer, (8, 8)));
     }
     let fast = FastRecipe {
         high: dir.path().join("high"),
         low: Some(dir.path().join("low")),
+        strength: None,
+        steps: FastSteps {
+            scheduler: Scheduler::Euler,
+            steps: 3,
+            shift: 8.0,
+            guidance: 1.0,
+        },
         source: json!({"repository": "a/b"}).as_object().unwrap().clone(),
         license: "MIT".to_owned(),
     };
@@ -282,6 +290,7 @@ fn loras_come_with_it() {
     let to = dir.path().join("to");
     let made = make(&from, &to, &with(fast.clone()), |_| ()).unwrap();
     let told = &made.index.fast.as_ref().unwrap();
+    assert_eq!(told.recipe, Some(fast.steps));
     let loras: Vec<_> = told
         .loras
         .iter()
@@ -292,10 +301,20 @@ fn loras_come_with_it() {
         ("transformer_2", "lora/low.safetensors"),
     ];
     assert_eq!(loras, wanted);
+    // It is in the layout that engines are given already.
     assert_eq!(
-        fs::read(made.dir.join("lora/high.safetensors")).unwrap(),
-        fs::read(&fast.high).unwrap()
+        read(&made.dir.join("lora/high.safetensors")),
+        read(&fast.high)
     );
+    let endless = FastRecipe {
+        steps: FastSteps {
+            steps: 400,
+            ..fast.steps
+        },
+        ..fast.clone()
+    };
+    let error = make(&from, &to, &with(endless), |_| ()).unwrap_err();
+    assert!(error.to_string().contains("steps is 1 to 60"), "{error}");
     let one = FastRecipe {
         low: None,
         ..fast.clone()

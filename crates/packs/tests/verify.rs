@@ -174,11 +174,18 @@ fn bad_indexes_are_refused() {
 #[test]
 fn the_order_is_that_of_loading() {
     let (dir, _) = made(T2V);
-    write_weights(dir.path(), "lora.safetensors", 1, 10);
     let lora = dir.path().join("lora.safetensors");
+    write_lora(&lora, &matrices("blocks.0.cross_attn.o", (8, 8)));
     let fast = FastRecipe {
         high: lora.clone(),
         low: Some(lora),
+        strength: None,
+        steps: FastSteps {
+            scheduler: Scheduler::Euler,
+            steps: 4,
+            shift: 5.0,
+            guidance: 1.0,
+        },
         source: Default::default(),
         license: String::new(),
     };

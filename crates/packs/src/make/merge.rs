@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 
 use half::bf16;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::out::write;
 use crate::index::weights_of;
-use crate::tensors::{Head, read_head};
+use crate::tensors::{Head, NewTensor, header_of, read_head};
 use crate::verify::READ_SIZE;
+use crate::write::write;
 use crate::{PackError, PackFile};
 
 /// Parts of these names stay float32: diffusers counts with them in float32 also where the rest is bfloat16
@@ -70,6 +69,19 @@ struct Source {
 }
 
 impl Source {
+    fn new_tensor(&self) -> NewTensor {
+        NewTensor {
+            name: self.name.clone(),
+            dtype: self.new_dtype(),
+            shape: self.shape.clone(),
+            bytes: if self.halved {
+                self.bytes / 2
+            } else {
+                self.bytes
+            },
+        }
+    }
+
     fn new_dtype(&self) -> Dtype {
         match self.halved {
             true => Dtype::BF16,
@@ -98,10 +110,11 @@ pub(super) fn merge(
         (key(a), &a.name).cmp(&(key(b), &b.name))
     });
     let path = format!("{component}/{weights}");
-    let header = header(&sources).map_err(|source| MergeError::Layout {
-        path: dir.join(weights),
-        source,
-    })?;
+    let header =
+        header_of(sources.iter().map(Source::new_tensor)).map_err(|source| MergeError::Layout {
+            path: dir.join(weights),
+            source,
+        })?;
     write(to, path.clone(), |out| {
         let target = to.join(&path);
         out.write_all(&header)
@@ -204,30 +217,4 @@ fn source(head: &Head, shard: usize, name: String) -> Option<Source> {
         halved: false,
         name,
     })
-}
-
-/// Length and header of a file with these tensors, one behind the other.
-fn header(sources: &[Source]) -> Result<Vec<u8>, safetensors::SafeTensorError> {
-    let mut end = 0;
-    let mut tensors = Vec::with_capacity(sources.len());
-    for source in sources {
-        let bytes = usize::try_from(source.bytes);
-        let bytes = bytes.map_err(|_| safetensors::SafeTensorError::ValidationOverflow)?;
-        let start = end;
-        end += if source.halved { bytes / 2 } else { bytes };
-        let info = TensorInfo {
-            dtype: source.new_dtype(),
-            shape: source.shape.clone(),
-            data_offsets: (start, end),
-        };
-        tensors.push((source.name.clone(), info));
-    }
-    // transformers opens only files that say so.
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(about), tensors)?;
-    let mut header = serde_json::to_vec(&metadata)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut all = (header.len() as u64).to_le_bytes().to_vec();
-    all.append(&mut header);
-    Ok(all)
 }

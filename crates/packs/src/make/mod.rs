@@ -1,7 +1,6 @@
 //! A pack from what is published: a directory in diffusers' layout, as `hf download` leaves it.
 
 mod merge;
-mod out;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,12 +11,14 @@ use serde_json::{Map, Value};
 use spotreel_domain::model::Model;
 
 use crate::index::{SAFETENSORS, components, experts, has_suffix};
+use crate::lora::rewrite;
 use crate::marker::{Marker, clear, replace};
-use crate::tensors::read_head;
-use crate::{Compute, FORMAT, Fast, INDEX, Index, Pack, PackError, PackFile};
+use crate::write::write;
+use crate::{
+    Compute, FORMAT, Fast, FastSteps, INDEX, Index, LoraError, Pack, PackError, PackFile, Sizes,
+};
 
 pub use merge::MergeError;
-use out::write;
 
 /// What stands in pack.json beside the files.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,9 @@ pub struct FastRecipe {
     /// Of the transformer that counts first, which is the only one of ti2v-5B.
     pub high: PathBuf,
     pub low: Option<PathBuf>,
+    /// What the matrices are multiplied by; needed where a file says no alpha.
+    pub strength: Option<f64>,
+    pub steps: FastSteps,
     pub source: Map<String, Value>,
     pub license: String,
 }
@@ -57,6 +61,10 @@ pub enum MakeError {
     },
     #[error("{model} has {experts} transformers, so it takes as many LoRAs")]
     Loras { model: Model, experts: usize },
+    #[error("fast weights: {reason}")]
+    FastSteps { reason: String },
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     #[error(transparent)]
     Merge(#[from] MergeError),
     #[error(transparent)]
@@ -89,7 +97,7 @@ pub fn make(
         files.push(merge::merge(from, to, component, halve, &read)?);
     }
     let fast = recipe.fast.as_ref();
-    let fast = fast.map(|fast| add_loras(fast, recipe.model, to, &mut files, &read));
+    let fast = fast.map(|fast| add_loras(fast, recipe.model, from, to, &mut files, &read));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let index = Index {
         format: FORMAT.to_owned(),
@@ -124,6 +132,9 @@ fn seal(to: &Path, index: &Index) -> Result<Pack, PackError> {
 fn check_source(from: &Path, recipe: &Recipe) -> Result<(), MakeError> {
     let model = recipe.model;
     let experts = experts(model);
+    if let Some(Err(reason)) = recipe.fast.as_ref().map(|fast| fast.steps.check()) {
+        return Err(MakeError::FastSteps { reason });
+    }
     if let Some(fast) = &recipe.fast
         && fast.low.is_some() != (experts.len() > 1)
     {
@@ -183,21 +194,28 @@ fn small_files(from: &Path, model: Model) -> Result<Vec<String>, PackError> {
 fn add_loras(
     fast: &FastRecipe,
     model: Model,
+    from: &Path,
     to: &Path,
     files: &mut Vec<PackFile>,
     read: impl Fn(u64),
-) -> Result<Fast, PackError> {
+) -> Result<Fast, MakeError> {
     let given = [("high", Some(&fast.high)), ("low", fast.low.as_ref())];
     let mut loras = BTreeMap::new();
-    for (expert, (name, from)) in experts(model).iter().zip(given) {
-        let Some(from) = from else { continue };
-        read_head(from)?;
+    for (expert, (name, lora)) in experts(model).iter().zip(given) {
+        let Some(lora) = lora else { continue };
+        let config = from.join(expert).join("config.json");
+        let text = fs::read(&config).map_err(PackError::unreadable(&config))?;
+        let sizes = serde_json::from_slice(&text).ok();
+        let sizes = sizes.as_ref().and_then(Sizes::read);
+        let sizes = sizes.ok_or(LoraError::Config { path: config })?;
         let path = format!("lora/{name}.{SAFETENSORS}");
-        files.push(copy(from, to, path.clone(), &read)?);
+        let file = rewrite(lora, &sizes, fast.strength, to, path.clone(), &read)?;
+        files.push(file);
         loras.insert((*expert).to_owned(), path);
     }
     Ok(Fast {
         loras,
+        recipe: Some(fast.steps),
         source: fast.source.clone(),
         license: fast.license.clone(),
     })

@@ -155,7 +155,8 @@ pub fn publish(dir: &Path, model: Model, weights: Weights) {
         write_json(
             dir,
             &format!("{expert}/config.json"),
-            &json!({"in_channels": channels}),
+            &json!({"in_channels": channels, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 4,
+                    "ffn_dim": 16, "text_dim": 6, "freq_dim": 10, "out_channels": 2, "patch_size": [1, 2, 2]}),
         );
         let seed = weights.experts + u32::try_from(at).unwrap();
         let name = format!("{expert}/diffusion_pytorch_model.safetensors");
@@ -204,4 +205,55 @@ pub fn noise(seed: u32, bytes: usize) -> Vec<u8> {
         state.to_be_bytes()[0]
     };
     (0..bytes).map(|_| next()).collect()
+}
+
+/// Of a LoRA: its name, format, shape and numbers.
+pub type Tensor = (String, Dtype, Vec<usize>, Vec<f32>);
+
+/// Two matrices of rank 2 for a layer of the models that [`publish`] makes, and their alpha.
+pub fn matrices(layer: &str, (out, into): (usize, usize)) -> Vec<Tensor> {
+    let count = |numbers: usize| (0..numbers).map(|at| f32::from(u8::try_from(at).unwrap()) / 8.0);
+    vec![
+        (
+            format!("{layer}.lora_down.weight"),
+            Dtype::F32,
+            vec![2, into],
+            count(2 * into).collect(),
+        ),
+        (
+            format!("{layer}.lora_up.weight"),
+            Dtype::F32,
+            vec![out, 2],
+            count(2 * out).collect(),
+        ),
+        (format!("{layer}.alpha"), Dtype::F32, vec![], vec![1.0]),
+    ]
+}
+
+pub fn write_lora(path: &Path, tensors: &[Tensor]) {
+    let bytes: Vec<_> = tensors
+        .iter()
+        .map(|(_, dtype, _, numbers)| bytes_of(*dtype, numbers))
+        .collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, dtype, shape, _), data)| {
+            (
+                name.as_str(),
+                TensorView::new(*dtype, shape.clone(), data).unwrap(),
+            )
+        });
+    serialize_to_file(views, None, path).unwrap();
+}
+
+fn bytes_of(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
+    #[allow(clippy::cast_possible_truncation)] // whole numbers of tests
+    let bytes = |number: &f32| match dtype {
+        Dtype::F32 => number.to_le_bytes().to_vec(),
+        Dtype::BF16 => number.to_le_bytes()[2..].to_vec(),
+        Dtype::I64 => (*number as i64).to_le_bytes().to_vec(),
+        _ => vec![*number as u8],
+    };
+    numbers.iter().flat_map(bytes).collect()
 }

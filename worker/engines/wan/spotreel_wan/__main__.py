@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
     parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
     parser.add_argument("--allow-faults", action="store_true", help="obey directives such as {{crash@3#1}}; for tests")
+    parser.add_argument("--check-tokenizer", type=Path, metavar="PACK", help="compare the ids of its texts, and end")
     parser.add_argument("--stdio", action="store_true", help="speak over stdin and stdout, by hand")
     return parser.parse_args()
 
@@ -56,6 +57,10 @@ def main() -> None:
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     answer_sigusr1()
+    if options.check_tokenizer:
+        from .check_tokenizer import check
+
+        sys.exit(check(options.check_tokenizer))
 
     from .channel import connect
 

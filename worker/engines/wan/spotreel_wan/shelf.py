@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import UMT5EncoderModel
 from transformers.utils import logging
 
-from . import lora
+from . import lora, tokenizer
 from .ahead import read_ahead
 from .device import Device
 from .failure import is_out_of_memory
@@ -104,7 +104,7 @@ class Shelf:
 
     def _tokenizer(self) -> FileTokenizer:
         try:
-            return FileTokenizer(self.pack.dir / "tokenizer")
+            return tokenizer.load(self.pack.dir)
         except Exception as error:  # Whatever the library makes of a broken file.
             raise broken("bad_tokenizer", f"the tokenizer cannot be loaded: {error}") from error
 

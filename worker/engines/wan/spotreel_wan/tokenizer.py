@@ -12,6 +12,11 @@ from tokenizers import Tokenizer
 from transformers import BatchEncoding
 
 
+def load(pack: Path) -> FileTokenizer:
+    """A pack's, as renders have it."""
+    return FileTokenizer(pack / "tokenizer")
+
+
 class FileTokenizer:
     """As pipelines call it."""
 

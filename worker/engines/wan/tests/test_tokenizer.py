@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from conftest import TINY
 from engine import request
+from spotreel_wan import check_tokenizer
 from spotreel_wan.models import NEGATIVE_PROMPT, TEXT_TOKENS
 from spotreel_wan.tokenizer import FileTokenizer
 from test_packs import load, reseal
@@ -121,3 +122,16 @@ def test_a_configuration_that_does_not_fit_its_file_is_refused(one_pack, change)
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     reseal(one_pack / "t2v-A14B")
     assert load(one_pack)["code"] == "bad_tokenizer"
+
+
+def test_the_check_compares_what_a_render_would_have_with_the_file(tmp_path, capsys, monkeypatch):
+    (tmp_path / "tokenizer").mkdir()
+    publish(tmp_path / "tokenizer")
+    assert check_tokenizer.check(tmp_path) == 0
+    assert json.loads(capsys.readouterr().out) == {"compared": 418, "differ": [], "differing": 0}
+    # An engine that reads the file in another way, as transformers does by the class that the configuration names.
+    ids = FileTokenizer.ids
+    monkeypatch.setattr(FileTokenizer, "ids", lambda self, text: [2 if one == 3 else one for one in ids(self, text)])
+    assert check_tokenizer.check(tmp_path) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["differing"] > 100 and all(2 in other["loaded"] for other in told["differ"])

@@ -11,7 +11,7 @@ use crate::plan::part_of;
 use crate::{PackError, PackFile};
 
 /// Counted and hashed on the way.
-pub(super) struct Out {
+pub(crate) struct Out {
     file: File,
     hash: Sha256,
     bytes: u64,
@@ -31,7 +31,7 @@ impl Write for Out {
 }
 
 /// A file as `fill` writes it; under its name, and on the disk, when it is whole.
-pub(super) fn write<E: From<PackError>>(
+pub(crate) fn write<E: From<PackError>>(
     to: &Path,
     path: String,
     fill: impl FnOnce(&mut Out) -> Result<(), E>,
