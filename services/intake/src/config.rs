@@ -30,6 +30,7 @@ pub struct IntakeConfig {
     pub commit: CommitConfig,
     pub limits: LimitsConfig,
     pub quality: QualityConfig,
+    pub packs: PacksConfig,
     pub inbox: InboxConfig,
     pub api: ApiConfig,
     pub http: HttpConfig,
@@ -78,6 +79,14 @@ pub struct LimitsConfig {
 #[serde(deny_unknown_fields)]
 pub struct QualityConfig {
     pub fast: Vec<Model>,
+}
+
+/// Where the models' packs and the LoRAs are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PacksConfig {
+    pub bucket: String,
+    pub prefix: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

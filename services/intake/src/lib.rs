@@ -34,6 +34,7 @@ mod keys;
 mod limits;
 mod list;
 mod metrics;
+mod offers;
 mod owners;
 mod pace;
 pub mod parse;
@@ -43,6 +44,7 @@ mod serve;
 mod shares;
 mod submit;
 mod tasks;
+mod tokens;
 mod verbs;
 
 use std::net::SocketAddr;
@@ -54,6 +56,7 @@ use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX};
 use spotreel_bus::{Queue, Room, TaskLog};
+use spotreel_packs::Remote;
 use spotreel_s3::Store;
 
 use crate::commit::Committer;
@@ -62,6 +65,7 @@ use crate::config::LARGEST_MESSAGE_MIB;
 use crate::images::Images;
 use crate::inbox::Inbox;
 use crate::limits::Limits;
+use crate::offers::Offers;
 use crate::pace::BytePace;
 use crate::progress::Board;
 use crate::submit::Intake;
@@ -98,13 +102,25 @@ pub async fn start_with(
     let log = TaskLog::open(&client).await;
     let (committer, committing) = Committer::new(log.clone(), &config.commit);
     ctx.tasks.spawn(committing);
+    let packs = match config.packs.bucket.as_str() {
+        "" => store.clone(),
+        bucket => {
+            let mut there = config.s3.store();
+            bucket.clone_into(&mut there.bucket);
+            Store::connect(&there).await
+        }
+    };
+    let packs = Remote::new(packs, &config.packs.prefix);
+    let offers = Offers::new(packs, config.quality.clone());
+    offers.begin().await;
+    ctx.spawn("offers", offers.clone().watch(ctx.clone()));
     let images = Images::new(store, config.s3.link_lasts);
     let intake = Arc::new(Intake {
         log,
         committer: committer.clone(),
         images: images.clone(),
         limits: limits.clone(),
-        quality: config.quality.clone(),
+        offers,
         progress: Board::default(),
     });
 

@@ -17,8 +17,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 impl Intake {
     /// Refuses what a submission would be refused for, before anybody else is asked.
     pub async fn quote(&self, mut query: QuoteQuery) -> Result<Quote, ApiError> {
-        let spec = query.spec(now()).map_err(error::invalid)?;
-        self.quality.admit(&spec)?;
+        let mut spec = query.spec(now()).map_err(error::invalid)?;
+        self.offers.admit(&mut spec)?;
         // It changes no cost, and may be larger than a message.
         query.task.image = None;
         let question = serde_json::to_vec(&query).expect("it has string keys only");

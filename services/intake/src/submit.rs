@@ -9,14 +9,14 @@ use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, TaskLog};
 use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, SubmitResult};
 use spotreel_domain::model::MAX_SEED;
-use spotreel_domain::request::{TaskSpec, Valid};
+use spotreel_domain::request::{Valid, crop_percent, size_of_picture};
 use spotreel_domain::{Owner, Task, TaskId, TaskRequest};
 
 use crate::caller::Caller;
 use crate::commit::Committer;
-use crate::config::QualityConfig;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::offers::Offers;
 use crate::progress::Board;
 use crate::{error, metrics};
 
@@ -30,7 +30,7 @@ pub struct Intake {
     pub committer: Committer,
     pub images: Images,
     pub limits: Arc<Limits>,
-    pub quality: QualityConfig,
+    pub offers: Offers,
     pub progress: Board,
 }
 
@@ -71,8 +71,8 @@ impl Intake {
         let owner = caller.owner();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
             let mut candidate = door.candidate(&request?, index, owner, now);
-            candidate.valid = candidate.valid.and_then(|valid| {
-                self.quality.admit(&valid.spec)?;
+            candidate.valid = candidate.valid.and_then(|mut valid| {
+                self.offers.admit(&mut valid.spec)?;
                 Ok(valid)
             });
             Ok(candidate)
@@ -106,9 +106,10 @@ impl Intake {
             Ok(valid)
         });
         // Most names are new, and one that is taken is found by the write. It is asked for before only where its answer
-        // must not depend on what a new task would need: a deadline ahead, a place in the queue, a picture that is still
-        // there.
-        let plain = matches!(&admitted, Ok(valid) if valid.image.is_none());
+        // must not depend on what a new task would need: a deadline ahead, a place in the queue, a picture or a LoRA that
+        // is still there.
+        let plain =
+            matches!(&admitted, Ok(valid) if valid.image.is_none() && valid.spec.loras.is_empty());
         if may_be_known && !plain {
             let known = Box::pin(self.log.last(&id)).await;
             if let Some(known) = known.map_err(|failure| error::unread(&failure))? {
@@ -122,7 +123,18 @@ impl Intake {
         }
         if let Some(image) = &valid.image {
             // On the heap: an upload's state is ten kilobytes, and every task would carry room for it.
-            spec.image = Some(Box::pin(self.images.settle(image)).await?);
+            let kept = Box::pin(self.images.settle(image)).await?;
+            let picture = (kept.width, kept.height);
+            if valid.size_of_picture {
+                let size = (spec.width, spec.height);
+                (spec.width, spec.height) = size_of_picture(spec.model, size, picture);
+            }
+            spec.crop_percent = Some(crop_percent(picture, (spec.width, spec.height)));
+            spec.image = Some(kept.key);
+        }
+        if !spec.loras.is_empty() {
+            let (model, loras) = (spec.model, &mut spec.loras);
+            Box::pin(self.offers.settle(model, loras)).await?;
         }
         let hash = valid.content_hash.clone();
         let mut step = Task::submit_for(owner.cloned(), id, spec, hash, now);
@@ -140,21 +152,6 @@ impl Intake {
             }
             Some(Err(failure)) => Err(unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
-        }
-    }
-}
-
-impl QualityConfig {
-    pub(crate) fn admit(&self, spec: &TaskSpec) -> Result<(), ApiError> {
-        let (model, quality) = (spec.model, spec.quality);
-        match quality.filter(|quality| quality.needs_distilled_weights()) {
-            Some(quality) if !self.fast.contains(&model) => {
-                let message = format!(
-                    "no worker here has the weights for {quality} renders of {model}: say standard or best, or leave quality out"
-                );
-                Err(error::broken("quality", "offered", message))
-            }
-            _ => Ok(()),
         }
     }
 }

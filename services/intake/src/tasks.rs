@@ -153,6 +153,7 @@ mod tests {
     use spotreel_bus::TaskLog;
     use spotreel_domain::api_key::{Access, KeyId};
     use spotreel_domain::{ApiKey, Owner, TaskRequest};
+    use spotreel_packs::{PREFIX, Remote};
     use spotreel_s3::{Keys, Store};
     use spotreel_test_nats::{Nats, client};
     use tokio::runtime::Handle;
@@ -162,6 +163,7 @@ mod tests {
     use crate::commit::Committer;
     use crate::images::Images;
     use crate::limits::Limits;
+    use crate::offers::Offers;
     use crate::progress::Board;
     use crate::{DEFAULTS, IntakeConfig};
 
@@ -179,9 +181,9 @@ mod tests {
         tokio::spawn(committing);
         Intake {
             committer,
+            offers: Offers::new(Remote::new(store.clone(), PREFIX), config.quality),
             images: Images::new(store, config.s3.link_lasts),
             limits: Arc::new(Limits::new(&root, config.limits).await),
-            quality: config.quality,
             progress: Board::default(),
             log,
         }

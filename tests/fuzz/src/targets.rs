@@ -72,11 +72,15 @@ fn is_valid(request: &TaskRequest) -> bool {
 
 /// First frames, inline, uploaded or in the bucket.
 pub fn images(input: &[u8]) -> bool {
-    let Ok((width, height)) = images::examine(input) else {
+    let Ok(taken) = images::examine(input) else {
         return false;
     };
+    let (width, height) = (taken.width, taken.height);
     assert!((128..=8192).contains(&width) && (128..=8192).contains(&height));
-    assert!(u64::from(width) * u64::from(height) <= 40_000_000);
+    assert!(u64::from(width) * u64::from(height) <= 6_000_000 && taken.bytes.len() <= 20_000_000);
+    // What engines are given is taken again as it is.
+    let again = images::examine(&taken.bytes);
+    assert!(again.is_ok_and(|again| again == taken));
     true
 }
 

@@ -1,10 +1,11 @@
 //! First frames in, links to videos out.
 //!
-//! A picture is decoded before a task may name it, and what was decoded is what is rendered: it lies under the hash of
-//! its bytes, wherever it came from.
+//! A picture is decoded before a task may name it, and its pixels are stored anew: they are what is rendered, under the
+//! hash of their file, wherever the picture came from. The same bytes of a client always have the same key.
 
 mod decode;
 mod header;
+mod png;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use spotreel_s3::{GetBytesError, ObjectInfo, Store};
 use tokio::sync::Semaphore;
 
 use crate::error;
+pub use decode::Normal;
 pub use header::{Flaw, MAX_IMAGE_BYTES};
 use header::{Header, MAX_PIXELS};
 use seen::{Object, Seen};
@@ -37,8 +39,9 @@ const OBJECTS_HELD: usize = 4;
 #[allow(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
-/// Metadata of what was decoded here: it need not be read again.
-const MARK: &str = "spotreel-decoded";
+/// Metadata of what was stored here, with its size: it need not be read again.
+const MARK: &str = "spotreel-picture";
+const CONTENT_TYPE: &str = "image/png";
 
 #[derive(Clone)]
 pub struct Images {
@@ -54,8 +57,7 @@ pub struct Images {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptImage {
     pub key: String,
-    pub content_type: &'static str,
-    /// As a viewer shows it.
+    /// As it is stored, upright.
     pub width: u32,
     pub height: u32,
 }
@@ -72,26 +74,35 @@ impl Images {
         }
     }
 
-    /// The key under which the picture lies, once it does.
-    pub async fn settle(&self, image: &ImageSource) -> Result<String, ApiError> {
+    /// The picture, once it is stored.
+    pub async fn settle(&self, image: &ImageSource) -> Result<KeptImage, ApiError> {
         let _place = enter(&self.places, 1).await;
         match image {
             ImageSource::S3Key(key) => self.find(key).await,
             ImageSource::Base64(text) => {
                 let bytes = decode_text(text)?;
-                Ok(self.keep(bytes, "image.base64").await?.key)
+                self.keep(bytes, "image.base64").await
             }
         }
     }
 
-    /// Checks a picture and stores it. A refusal names `field`.
+    /// Stores a picture as engines are given it. A refusal names `field`.
     pub async fn keep(&self, bytes: Bytes, field: &str) -> Result<KeptImage, ApiError> {
-        let kept = self.check_picture(bytes.clone(), field).await?;
-        let mark = HashMap::from([(MARK.to_owned(), "1".to_owned())]);
+        let Normal {
+            bytes,
+            width,
+            height,
+        } = self.normalise(bytes, field).await?;
+        let kept = KeptImage {
+            key: format!("images/{}.png", hex(&Sha256::digest(&bytes))),
+            width,
+            height,
+        };
+        let mark = HashMap::from([(MARK.to_owned(), format!("{width}x{height}"))]);
         // The key is the content: whoever was there first has put the same bytes.
         match self
             .store
-            .put_bytes(&kept.key, bytes, kept.content_type, true, mark)
+            .put_bytes(&kept.key, bytes.into(), CONTENT_TYPE, true, mark)
             .await
         {
             Ok(_) => Ok(kept),
@@ -99,19 +110,19 @@ impl Images {
         }
     }
 
-    /// A client's own object is copied under its hash: it could be replaced after it was checked.
-    async fn find(&self, key: &str) -> Result<String, ApiError> {
+    /// A client's own object is stored anew under a hash: it could be replaced after it was checked.
+    async fn find(&self, key: &str) -> Result<KeptImage, ApiError> {
         const FIELD: &str = "image.s3_key";
         let found = self.head(key).await?.ok_or_else(|| missing(key))?;
         if found.bytes > MAX_IMAGE_BYTES as u64 {
             return Err(refuse(FIELD, &Flaw::Bytes));
         }
-        if is_kept(key, &found) {
-            return Ok(key.to_owned());
+        if let Some(kept) = kept(key, &found) {
+            return Ok(kept);
         }
         let object = Object::new(key, &found);
         if let Some(kept) = object.as_ref().and_then(|object| self.seen.recall(object))
-            && self.head(&kept).await?.is_some()
+            && self.head(&kept.key).await?.is_some()
         {
             return Ok(kept);
         }
@@ -124,9 +135,9 @@ impl Images {
         };
         let kept = self.keep(bytes, FIELD).await?;
         if let Some(object) = object {
-            self.seen.remember(object, kept.key.clone());
+            self.seen.remember(object, kept.clone());
         }
-        Ok(kept.key)
+        Ok(kept)
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, ApiError> {
@@ -134,22 +145,13 @@ impl Images {
         found.map_err(|failure| store_away(&failure))
     }
 
-    async fn check_picture(&self, bytes: Bytes, field: &str) -> Result<KeptImage, ApiError> {
+    async fn normalise(&self, bytes: Bytes, field: &str) -> Result<Normal, ApiError> {
         let read = bytes.clone();
         let header = aside(field, move || Header::read(&read)).await?;
         let megapixels = header.pixels().div_ceil(MEGAPIXEL);
         let megapixels = u32::try_from(megapixels).unwrap_or(MEGAPIXELS_AT_ONCE);
         let _place = enter(&self.megapixels, megapixels.min(MEGAPIXELS_AT_ONCE)).await;
-        aside(field, move || {
-            let (width, height) = decode::check(&bytes, &header)?;
-            Ok(KeptImage {
-                key: key_of(&bytes, header.kind.extension()),
-                content_type: header.kind.content_type(),
-                width,
-                height,
-            })
-        })
-        .await
+        aside(field, move || decode::normalise(&bytes, &header)).await
     }
 
     /// Adds a fresh link where there is a video. Without one the view is still right.
@@ -186,9 +188,9 @@ impl Images {
 }
 
 /// All that is done to a picture before it is kept, for bytes from anywhere.
-pub fn examine(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
+pub fn examine(bytes: &[u8]) -> Result<Normal, Flaw> {
     let header = Header::read(bytes)?;
-    decode::check(bytes, &header)
+    decode::normalise(bytes, &header)
 }
 
 async fn enter(places: &Semaphore, count: u32) -> tokio::sync::SemaphorePermit<'_> {
@@ -225,18 +227,17 @@ fn decode_text(text: &str) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-fn key_of(bytes: &[u8], extension: &str) -> String {
-    format!("images/{}.{extension}", hex(&Sha256::digest(bytes)))
-}
-
-/// Whether the object was put there by [`Images::keep`].
-fn is_kept(key: &str, found: &ObjectInfo) -> bool {
-    let Some(sha256) = &found.sha256 else {
-        return false;
+/// The picture, where [`Images::keep`] has put the object there.
+fn kept(key: &str, found: &ObjectInfo) -> Option<KeptImage> {
+    let sha256 = found.sha256.as_ref()?;
+    let name = key.strip_prefix("images/")?.split('.').next()?;
+    let (width, height) = found.metadata.get(MARK)?.split_once('x')?;
+    let kept = KeptImage {
+        key: key.to_owned(),
+        width: width.parse().ok()?,
+        height: height.parse().ok()?,
     };
-    let name = key.strip_prefix("images/");
-    let of_content = name.is_some_and(|name| name.split('.').next() == Some(sha256));
-    of_content && found.metadata.contains_key(MARK)
+    (name == sha256).then_some(kept)
 }
 
 fn refuse(field: &str, flaw: &Flaw) -> ApiError {

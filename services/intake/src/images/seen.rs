@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use spotreel_s3::ObjectInfo;
 
-/// With keys of 512 bytes this is half a megabyte.
+use super::KeptImage;
+
+/// With keys of 512 bytes this is a megabyte.
 const MOST: usize = 1_000;
 
 /// One state of a client's object.
@@ -17,9 +19,9 @@ pub struct Object {
     last_modified: SystemTime,
 }
 
-/// From an object to the key under which its checked copy lies.
+/// From an object to the picture that was made of it.
 #[derive(Debug, Default)]
-pub struct Seen(Mutex<HashMap<Object, String>>);
+pub struct Seen(Mutex<HashMap<Object, KeptImage>>);
 
 impl Object {
     /// None where the store does not say when it was written: nothing would tell its successor from it.
@@ -33,11 +35,11 @@ impl Object {
 }
 
 impl Seen {
-    pub fn recall(&self, object: &Object) -> Option<String> {
+    pub fn recall(&self, object: &Object) -> Option<KeptImage> {
         self.map().get(object).cloned()
     }
 
-    pub fn remember(&self, object: Object, kept: String) {
+    pub fn remember(&self, object: Object, kept: KeptImage) {
         let mut map = self.map();
         // To forget costs one reading each, so all at once will do.
         if map.len() >= MOST {
@@ -47,7 +49,7 @@ impl Seen {
     }
 
     /// A panic elsewhere leaves the map whole: every write is one insert.
-    fn map(&self) -> MutexGuard<'_, HashMap<Object, String>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<Object, KeptImage>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

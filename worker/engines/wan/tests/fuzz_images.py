@@ -1,6 +1,8 @@
 """Pictures whose pixels are sound and whose rest is not, by the thousand.
 
-    python tests/fuzz_images.py COUNT [SEED]     of each kind
+    python tests/fuzz_images.py COUNT [SEED]             of each kind
+    python tests/fuzz_images.py COUNT SEED DIRECTORY     writes them instead, for intake: SPOTREEL_PICTURES=DIRECTORY
+                                                         cargo nextest run -p spotreel-intake sound_pixels
 
 Intake passes over what it does not read, so the engine has to take every one of the first three kinds and give the
 picture that is in it. The files of intake's own fuzz corpus, damaged anywhere, are taken or refused as `invalid`.
@@ -188,7 +190,21 @@ def check_survived(count: int, seed: int = 0) -> Counter[str]:
     return seen
 
 
-if __name__ == "__main__":
+def write(directory: Path, count: int, seed: int) -> None:
+    """The name says how the picture lies; of each format there is one with nothing beside the pixels."""
+    for kind, data in PLAIN.items():
+        (directory / f"sound-1-plain.{kind.lower()}").write_bytes(data)
+    for cases in (camera_data, no_camera_data, others):
+        for number, (data, turn) in zip(range(count), cases(random.Random(seed))):
+            kind = ("jpeg", "png", "webp")[number % 3]
+            (directory / f"sound-{turn}-{cases.__name__}-{number}.{kind}").write_bytes(data)
+    for number, data in zip(range(count), damaged(random.Random(seed))):
+        (directory / f"damaged-{number}").write_bytes(data)
+
+
+if __name__ == "__main__" and len(sys.argv) > 3:
+    write(Path(sys.argv[3]), int(sys.argv[1]), int(sys.argv[2]))
+elif __name__ == "__main__":
     how_many, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     for made in (camera_data, no_camera_data, others):
         print(made.__name__, check_taken(made, how_many, first), "taken", flush=True)
