@@ -72,7 +72,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     PYTHONDONTWRITEBYTECODE=1 \
     # The engine inherits it. What --compile makes is loaded from there, which a /tmp that docker mounts forbids.
     TMPDIR=/scratch \
-    SPOTREEL_WORKER_ENGINE__COMMAND='["spotreel-engine-wan", "--packs", "/models"]' \
+    SPOTREEL_WORKER_ENGINE__COMMAND='["spotreel-engine-wan", "--device", "cuda", "--packs", "/models"]' \
     SPOTREEL_WORKER_SCRATCH=/scratch/worker \
     SPOTREEL_HTTP__LISTEN=127.0.0.1:8081
 # A number, so that an orchestrator can see that it is not root; volumes on these take their owner from here.

@@ -22,9 +22,21 @@ use crate::engine::{Blame, Engine, EngineConfig, EngineError, EngineFailure, Loa
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Accelerator failures in a row, with a new engine process each, until the machine is given up.
 const DEVICE_FAILURES: u32 = 2;
+pub const GIVEN_UP_FOR_DEVICE: &str =
+    "the accelerator failed again after the engine was started anew";
 
 /// Work items kept in mind; one that is forgotten is declined once more.
 const DECLINED_KEPT: usize = 10_000;
+
+/// Whether there is an engine to render with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    /// The worker leaves.
+    Leaving,
+    /// This machine can render nothing, for this reason.
+    GiveUp(&'static str),
+}
 
 pub struct Host {
     config: EngineSection,
@@ -66,9 +78,10 @@ impl Host {
         Some(self.engine.as_ref()?.hello())
     }
 
-    /// A running engine, started anew with growing pauses for as long as it takes. No task is taken before there is
-    /// one: an engine that cannot start must not use up the attempts of the queue.
-    pub async fn ready(&mut self, stopping: &CancellationToken) -> bool {
+    /// A running engine, started anew with growing pauses for as long as it takes, unless it is the accelerator that
+    /// cannot be used. No task is taken before there is one: an engine that cannot start must not use up the attempts of
+    /// the queue.
+    pub async fn ready(&mut self, stopping: &CancellationToken) -> Ready {
         let mut pauses = backoff::ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
             .with_max_interval(Duration::from_secs(30))
@@ -76,24 +89,27 @@ impl Host {
             .build();
         loop {
             if self.engine.as_ref().is_some_and(Engine::is_alive) {
-                return true;
+                return Ready::Yes;
             }
             self.discard().await;
             match Engine::spawn(self.engine_config()).await {
                 Ok(engine) => {
                     self.health.set::<&str>("engine", Ok(()));
                     self.engine = Some(engine);
-                    return true;
+                    return Ready::Yes;
                 }
                 Err(error) => {
                     let reason = crate::checkpoints::chain(&error);
                     tracing::error!(error = reason, command = ?self.config.command, "the engine does not start");
                     self.health.set("engine", Err(reason));
+                    if !self.judge(Some(&failure(error))).await {
+                        return Ready::GiveUp(GIVEN_UP_FOR_DEVICE);
+                    }
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.next_backoff().unwrap_or(Duration::from_secs(30))) => {}
-                () = stopping.cancelled() => return false,
+                () = stopping.cancelled() => return Ready::Leaving,
             }
         }
     }
@@ -187,7 +203,7 @@ impl Host {
         engine.render(request, step).map_err(failure)
     }
 
-    /// After each render: what its end means for the engine. False: this machine's accelerator has failed for good.
+    /// After each render, and each start that failed: what its end means for the engine. False: this machine's accelerator has failed for good.
     pub async fn judge(&mut self, failure: Option<&EngineFailure>) -> bool {
         let Some(failure) = failure else {
             self.device_failures = 0;

@@ -17,7 +17,7 @@ use crate::checkpoints::{self, Stored, Uploads};
 use crate::engine::protocol::{ErrorKind, Phase};
 use crate::engine::{Blame, EngineFailure, Render, RenderEvent};
 use crate::finish::Finish;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Ready};
 use crate::leave::By;
 use crate::prepare::Prepared;
 use crate::progress::Reporter;
@@ -50,7 +50,15 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     let uploading = Arc::new(Semaphore::new(UPLOADS_AT_ONCE));
     let leaving = worker.leave.leaving();
     let mut given_up = None;
-    while host.ready(leaving).await {
+    loop {
+        match host.ready(leaving).await {
+            Ready::Yes => {}
+            Ready::Leaving => break,
+            Ready::GiveUp(reason) => {
+                given_up = Some(reason);
+                break;
+            }
+        }
         worker.presence.serve();
         let taken = match take
             .next(host.loaded(), worker.config.pull_wait, leaving)
@@ -94,7 +102,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             .judge(failed.as_ref().map(|(_, failure)| failure))
             .await
         {
-            given_up = Some("the accelerator failed again after the engine was started anew");
+            given_up = Some(host::GIVEN_UP_FOR_DEVICE);
         }
         if given_up.is_some() {
             break;

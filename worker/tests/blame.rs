@@ -168,6 +168,21 @@ async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_gpu_cannot_be_opened_takes_no_task_and_is_given_up() {
+    let stage = Stage::set().await;
+    stage.submit("a", 4).await;
+    let said = r#"{"type":"error","kind":"device","code":"unusable","message":"Error 802","restart":true}"#;
+    let engine = format!("echo '{said}' >&0; exit 86");
+    let engine = serde_json::json!(["sh", "-c", engine]).to_string();
+    let mut sick = stage.worker("sick", 0, &[("engine.command", &engine)]);
+    assert_eq!(sick.left().await, Some(1), "its supervisor is told");
+    assert!(sick.said().contains("device (unusable): Error 802"));
+    let task = stage.task("a").await;
+    assert!(matches!(task.state, State::Queued { .. }));
+    assert_eq!(task.attempts_total, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_before_its_first_step_costs_no_task_a_try() {
     let stage = Stage::set().await;
     let ids = ["a", "b", "c"];

@@ -58,7 +58,8 @@ impl Engine {
     /// Starts the command and shakes hands.
     ///
     /// # Errors
-    /// When it cannot be started, or does not introduce itself in time; then nothing of it is left.
+    /// When it cannot be started, does not introduce itself in time, or says why it cannot render here; then nothing of
+    /// it is left.
     pub async fn spawn(config: EngineConfig) -> Result<Self, EngineError> {
         let logs = LogRing::default();
         let started = process::start(&config, &logs).map_err(EngineError::Spawn)?;
@@ -82,6 +83,10 @@ impl Engine {
             FromEngine::Hello(hello) => Err(EngineError::Version {
                 theirs: hello.proto,
             }),
+            FromEngine::Error(report) if report.id.is_none() => {
+                engine.stop_and_wait(Stop::HangUp).await;
+                Err(engine.fail(EngineFailure::reported(&report)).into())
+            }
             _ => Err(engine.broke_contract("the first line is not a hello").await),
         }
     }

@@ -13,7 +13,7 @@ use crate::FEATURE_FAST;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromEngine {
-    /// First line of all.
+    /// First line of all; or an `error` without an id, of an engine that cannot render here and ends.
     Hello(Box<EngineHello>),
     /// The model is loaded.
     Ready {

@@ -3,7 +3,9 @@
 //! One JSON object a line over a Unix socketpair whose child end is the engine's fd 0; stdout and stderr are logs and
 //! are never parsed, so a library that prints cannot break the conversation. Bulk travels as files in directories
 //! that the worker names. The first line both ways is `hello` with the range of versions spoken; the highest common
-//! one wins, and an engine without a common one exits with [`EXIT_NO_COMMON_VERSION`].
+//! one wins, and an engine without a common one exits with [`EXIT_NO_COMMON_VERSION`]. An engine says `hello` only once
+//! it has seen its accelerator compute; one that cannot use it says `error{kind: "device"}` in its place and exits with
+//! [`EXIT_DEVICE`].
 //!
 //! Unknown fields are ignored. A message of unknown type is ignored by the worker and answered by the engine with
 //! `error{kind: "protocol"}`. After `finished` or `error` nothing more is said about that render.

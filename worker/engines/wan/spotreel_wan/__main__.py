@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--attention", default="native", help="diffusers' attention backend: native, flash, …")
     parser.add_argument("--compile", action="store_true", help="compile the transformers' blocks at their first use")
     parser.add_argument("--cache", default="off", help="first-block[=THRESHOLD]: leave out blocks that hardly matter")
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda where a GPU is")
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
     parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
     parser.add_argument("--allow-faults", action="store_true", help="obey directives such as {{crash@3#1}}; for tests")
@@ -69,6 +69,7 @@ def main() -> None:
     # Ten seconds of imports from here on.
     import torch
 
+    from .contract import EXIT_DEVICE, Refusal
     from .current import Current
     from .device import open_device
     from .render import Tools
@@ -78,11 +79,18 @@ def main() -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    try:
+        device = open_device(options.device)
+    except Refusal as refusal:
+        # In place of `hello`.
+        outbox.send(refusal.report(None))
+        # Without a tidy end: CUDA's own could hang.
+        os._exit(EXIT_DEVICE)
     ffmpeg = ffmpeg_path(options.ffmpeg)
     tools = Tools(outbox, Current(outbox), ffmpeg, ffmpeg_version(ffmpeg), options.allow_faults)
     speed = tuning(options.attention, options.compile, options.cache)
     settings = Options(options.packs, options.trust_packs, options.profile, speed)
-    Session(inbox, tools, open_device(options.device), settings).run()
+    Session(inbox, tools, device, settings).run()
 
 
 if __name__ == "__main__":

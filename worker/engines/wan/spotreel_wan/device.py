@@ -8,12 +8,24 @@ import os
 import subprocess
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
 
+from .contract import Refusal
+
+# The kernel's list of devices on the PCI bus. Containers see that of their machine.
+PCI = Path("/sys/bus/pci/devices")
+NVIDIA = "0x10de"
+# PCI's class of display controllers, in its first byte.
+DISPLAY = "0x03"
+# Of this container: versions 2 and 1.
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+# Sides of the matrices of the check: small enough to cost nothing, large enough for tensor cores.
+CHECKED = 64
 # Raise it when the same prompt is encoded differently: what was encoded before is then passed over.
 TEXT_VERSION = 2
 # What may differ between the machine that wrote a checkpoint and the one that goes on; the result is then close, not
@@ -27,6 +39,8 @@ class Device:
     name: str
     # Bytes; None where memory is no concern.
     memory: int | None
+    # The same of the host, where the weights lie elsewhere.
+    host_memory: int | None = None
 
     @property
     def is_cuda(self) -> bool:
@@ -48,13 +62,59 @@ class Device:
 
 
 def open_device(wanted: str) -> Device:
-    """`auto` is CUDA where there is one."""
+    """`auto` is CUDA where the machine has a GPU: on its CPU a render would take weeks, and nobody would be told."""
     make_deterministic()
-    kind = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cpu":
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available() and not has_gpu()):
         return Device(torch.device("cpu"), "cpu", None)
-    properties = torch.cuda.get_device_properties(0)
-    return Device(torch.device("cuda", 0), properties.name, properties.total_memory)
+    try:
+        # Unlike `is_available`, this says why.
+        torch.cuda.init()
+        properties = torch.cuda.get_device_properties(0)
+        device = Device(torch.device("cuda", 0), properties.name, properties.total_memory, host_memory())
+        check(device.torch)
+    except Refusal:
+        raise
+    except Exception as error:  # Whatever keeps the GPU from being used.
+        text = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        message = f"the GPU cannot be opened: {text}; --device cpu renders without it"
+        raise Refusal("device", "unusable", message, restart=True) from error
+    return device
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU of NVIDIA's in this machine, whatever its driver or this container make of it."""
+
+    def said(device: Path, name: str) -> str:
+        try:
+            return (device / name).read_text().strip()
+        except OSError:
+            return ""
+
+    devices = PCI.iterdir() if PCI.is_dir() else ()
+    return any(said(device, "vendor") == NVIDIA and said(device, "class").startswith(DISPLAY) for device in devices)
+
+
+def host_memory() -> int:
+    """What this process may use of the host's memory: all of it, or what its container is given."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [total]
+    for path in CGROUP_LIMITS:
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):
+            pass  # Not this version of cgroups; or "max", which is no limit.
+    return min(limits)
+
+
+def check(device: torch.device) -> None:
+    """One small kernel of each library. A driver that is too old, a card of another generation than torch was built
+    for, or one that computes wrongly shows here, before a task is taken."""
+    ones = torch.ones(CHECKED, CHECKED, dtype=torch.bfloat16, device=device)
+    product = (ones @ ones).cpu()
+    volume = torch.ones(1, 1, 4, 4, 4, device=device)
+    sums = torch.nn.functional.conv3d(volume, torch.ones(1, 1, 3, 3, 3, device=device)).cpu()
+    if not (product == CHECKED).all() or not (sums == 27).all():
+        raise Refusal("device", "computes_wrongly", "the GPU computes wrongly: 1 times 1 is not 1 there", restart=True)
 
 
 def make_deterministic() -> None:
