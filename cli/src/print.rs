@@ -264,6 +264,7 @@ mod tests {
                 step,
                 phase: phase.map(str::to_owned),
                 eta_s,
+                preview_image: None,
             });
             (progress(&task), detail(&task, now))
         };

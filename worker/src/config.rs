@@ -29,6 +29,7 @@ pub struct WorkerConfig {
     pub engine: EngineSection,
     pub packs: PacksSection,
     pub checkpoint: CheckpointSection,
+    pub preview: PreviewSection,
     pub retry: RetrySection,
     pub stop: StopSection,
     pub cloud: CloudSection,
@@ -58,6 +59,12 @@ pub struct CheckpointSection {
     pub every_steps: u32,
     #[serde(with = "humantime_serde")]
     pub min_interval: Duration,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewSection {
+    pub every_steps: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use spotreel_s3::Store;
 
 use crate::checkpoints::{self, chain};
 use crate::gate::{self, Expectation, GateError, VideoFacts};
-use crate::{Worker, crash};
+use crate::{Worker, crash, previews};
 
 /// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
 const UPLOAD_GIVE_UP_AFTER: Duration = Duration::from_secs(600);
@@ -28,9 +28,15 @@ fn key(task: &Task, fence: u64) -> String {
     format!("{}{fence}.mp4", prefix(task))
 }
 
+/// Beside the video.
+fn poster_key(video: &str) -> String {
+    format!("{}.jpg", video.strip_suffix(".mp4").unwrap_or(video))
+}
+
 /// A video that an earlier attempt of this round has left in S3 finished.
 pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<Artifact>> {
-    for object in store.list(&prefix(task)).await? {
+    let objects = store.list(&prefix(task)).await?;
+    for object in &objects {
         let fence: Option<u64> = object
             .key
             .strip_prefix(&prefix(task))
@@ -47,9 +53,11 @@ pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<
                 .and_then(|text| text.parse::<u32>().ok())
         };
         if let (Some(sha256), Some(engine)) = (info.sha256.clone(), info.metadata.get("engine")) {
+            let poster = poster_key(&object.key);
             return Ok(Some(Artifact {
                 bucket: store.bucket().to_owned(),
-                key: object.key,
+                poster: objects.iter().any(|o| o.key == poster).then_some(poster),
+                key: object.key.clone(),
                 sha256,
                 bytes: info.bytes,
                 width: number("width").unwrap_or(task.spec.width),
@@ -76,15 +84,22 @@ pub enum Finish {
     Hindered,
 }
 
+/// What an engine has made.
+pub struct Rendered<'a> {
+    pub video: &'a Path,
+    pub poster: Option<&'a Path>,
+    /// Its name and version.
+    pub engine: &'a str,
+}
+
 impl Worker {
     /// Takes a rendered file all the way.
-    pub async fn finish(
-        &self,
-        started: &Recorded,
-        lease: Lease,
-        video: &Path,
-        engine: &str,
-    ) -> Finish {
+    pub async fn finish(&self, started: &Recorded, lease: Lease, rendered: Rendered<'_>) -> Finish {
+        let Rendered {
+            video,
+            poster,
+            engine,
+        } = rendered;
         let task = &started.task;
         let facts = match self.check(task, video).await {
             Ok(facts) => facts,
@@ -118,6 +133,10 @@ impl Worker {
             return Finish::Hindered;
         }
         crash::point("after-upload");
+        let poster = match poster {
+            Some(path) => self.upload_poster(task, &key, path).await,
+            None => None,
+        };
         let artifact = Artifact {
             bucket: self.store.bucket().to_owned(),
             key,
@@ -128,6 +147,7 @@ impl Worker {
             frames: facts.frames,
             fps: task.spec.fps,
             engine: engine.to_owned(),
+            poster,
         };
         self.succeed(started, lease, artifact).await;
         Finish::Stored
@@ -185,6 +205,18 @@ impl Worker {
             }
         };
         Err(Failure { kind, message })
+    }
+
+    /// A video without a poster is as good: it is offered once.
+    async fn upload_poster(&self, task: &Task, key: &str, path: &Path) -> Option<String> {
+        let key = poster_key(key);
+        match previews::put(&self.store, &key, path).await {
+            Ok(()) => Some(key),
+            Err(error) => {
+                tracing::warn!(task = %task.id, error = format!("{error:#}"), "the poster did not reach S3");
+                None
+            }
+        }
     }
 
     async fn upload(

@@ -32,6 +32,7 @@ pub mod outcome;
 pub mod packs;
 pub mod prepare;
 pub mod presence;
+pub mod previews;
 pub mod progress;
 pub mod render;
 pub mod room;

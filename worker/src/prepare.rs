@@ -14,7 +14,7 @@ use spotreel_s3::{GetBytesError, RequestError};
 
 use crate::checkpoints::{self, FetchError, Stored, chain};
 use crate::engine::protocol::{
-    CheckpointPolicy, EmbeddingsFile, RenderRequest, RenderTask, ResumeFrom,
+    CheckpointPolicy, EmbeddingsFile, PreviewPolicy, RenderRequest, RenderTask, ResumeFrom,
 };
 use crate::engine::{EngineFailure, Load};
 use crate::host::{Host, gone};
@@ -105,6 +105,9 @@ impl Prepared {
                     every_steps: worker.config.checkpoint.every_steps,
                     min_interval_s: worker.config.checkpoint.min_interval.as_secs_f64(),
                 },
+                preview: task.spec.preview.then_some(PreviewPolicy {
+                    every_steps: worker.config.preview.every_steps,
+                }),
             },
         })
     }
@@ -258,5 +261,6 @@ fn render_task(spec: &TaskSpec, image: Option<PathBuf>) -> RenderTask {
         shift: spec.shift,
         seed: spec.seed,
         image,
+        loras: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use spotreel_bus::{Recorded, names};
-use spotreel_domain::api::Progress;
+use spotreel_domain::api::{PreviewImage, Progress};
 use tokio::time::Instant;
 
 use crate::Worker;
@@ -36,6 +36,7 @@ impl<'a> Reporter<'a> {
             step: 0,
             steps: task.spec.steps,
             eta_s: None,
+            preview_image: None,
         };
         Self {
             worker,
@@ -94,6 +95,18 @@ impl<'a> Reporter<'a> {
             .presence
             .update(|presence| presence.step = step.done);
         self.say("denoise").await;
+    }
+
+    /// Steps that are done.
+    pub fn done(&self) -> u32 {
+        self.said.step
+    }
+
+    /// A picture of the unfinished video, from here on.
+    pub async fn show(&mut self, preview: Option<PreviewImage>) {
+        self.said.preview_image = preview;
+        let phase = self.said.phase.clone();
+        self.say(&phase).await;
     }
 
     pub fn decoded(&self) {

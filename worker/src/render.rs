@@ -16,10 +16,11 @@ use crate::attempt::Begun;
 use crate::checkpoints::{self, Stored, Uploads};
 use crate::engine::protocol::{ErrorKind, Phase};
 use crate::engine::{Blame, EngineFailure, Render, RenderEvent};
-use crate::finish::Finish;
+use crate::finish::{Finish, Rendered};
 use crate::host::{self, Host, Ready};
 use crate::leave::By;
 use crate::prepare::Prepared;
+use crate::previews::Previews;
 use crate::progress::Reporter;
 use crate::salvage::Plan;
 use crate::take::{Next, Take, Taken};
@@ -39,7 +40,10 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const LEAST_UPLOAD: Duration = Duration::from_secs(2);
 
 enum End {
-    Finished { video: PathBuf },
+    Finished {
+        video: PathBuf,
+        poster: Option<PathBuf>,
+    },
     Failed(EngineFailure),
     Superseded,
     Interrupted,
@@ -171,14 +175,19 @@ async fn attempt(
         .join(format!("{}-{}", task.id, started.sequence));
     let end = render(worker, host, &started, checkpoints, &lease, &dir).await;
     let failure = match end {
-        End::Finished { video } => {
+        End::Finished { video, poster } => {
             let permit = Arc::clone(uploading).acquire_owned().await;
             let worker = Arc::clone(worker);
             let engine = host.engine_name();
             worker.presence.upload(Some(&task.id));
             let upload = async move {
                 let began = Instant::now();
-                match worker.finish(&started, lease, &video, &engine).await {
+                let rendered = Rendered {
+                    video: &video,
+                    poster: poster.as_deref(),
+                    engine: &engine,
+                };
+                match worker.finish(&started, lease, rendered).await {
                     Finish::Stored => worker.wellness.stored(),
                     Finish::Refused => worker.wellness.refused(&started.task.id),
                     Finish::Unreadable => worker.wellness.handed_back(&started.task.id),
@@ -339,6 +348,8 @@ async fn follow(
     tokio::pin!(forsaken);
     let uploads = Uploads::begin(worker.store.clone(), task, started.sequence);
     let superseded = lease.superseded();
+    let mut previews = Previews::begin(worker.store.clone(), task, started.sequence);
+    let mut shown = previews.stored();
     let mut progress = Reporter::new(worker, started);
     let mut orders = worker.leave.orders();
     orders.mark_changed();
@@ -360,6 +371,11 @@ async fn follow(
                 break End::Failed(failure);
             }
             _ = orders.changed() => None,
+            Ok(()) = shown.changed() => {
+                let preview = shown.borrow_and_update().clone();
+                progress.show(preview).await;
+                continue;
+            }
             () = tokio::time::sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
                 match (plan, worker.leave.standing().map(|order| order.by)) {
                     // It should have fitted. What is left of the notice is for a checkpoint.
@@ -386,7 +402,7 @@ async fn follow(
                     let _ = running.checkpoint_now();
                 }
             }
-            Some(RenderEvent::Preview(_)) => {}
+            Some(RenderEvent::Preview(path)) => previews.offer(path, progress.done()),
             Some(RenderEvent::Embeddings(info)) => {
                 if let Some(key) = &embeddings_key {
                     embeddings::upload(worker.store.clone(), key.clone(), info);
@@ -402,6 +418,7 @@ async fn follow(
                 progress.decoded();
                 break End::Finished {
                     video: finished.video,
+                    poster: finished.poster,
                 };
             }
             Some(RenderEvent::Failed(failure)) => {

@@ -58,6 +58,9 @@ pub struct RenderProgress {
     pub phase: Option<String>,
     /// Seconds that the rest takes, as the engine estimates it.
     pub eta_s: Option<f64>,
+    /// The newest picture of the unfinished video; only of a task that asks for previews.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview_image: Option<PreviewImage>,
 }
 
 impl RenderProgress {
@@ -66,6 +69,15 @@ impl RenderProgress {
         let told = Self::deserialize(from)?;
         Ok((told != Self::default()).then_some(told))
     }
+}
+
+/// A small picture of the unfinished video, and a link to it that ends. The picture is removed when the task ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PreviewImage {
+    /// The step after which it was made.
+    pub step: u32,
+    pub url: String,
+    pub url_expires_at: Timestamp,
 }
 
 /// A finished video: where it lies for good, and a link that ends.
@@ -77,6 +89,9 @@ pub struct Video {
     pub url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub url_expires_at: Option<Timestamp>,
+    /// A link to its first frame, which ends at the same time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub poster_url: Option<String>,
 }
 
 impl From<&Task> for TaskView {
@@ -89,6 +104,7 @@ impl From<&Task> for TaskView {
                     artifact: artifact.clone(),
                     url: None,
                     url_expires_at: None,
+                    poster_url: None,
                 });
             }
             State::Failed { error: failure } => error = Some(failure.clone()),
@@ -340,6 +356,8 @@ pub struct Progress {
     pub steps: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub preview_image: Option<PreviewImage>,
 }
 
 /// A public event: CloudEvents 1.0, structured JSON.

@@ -16,8 +16,8 @@ use spotreel_domain::api::{Progress, RenderProgress, TaskView};
 
 /// Tasks of one generation, of which two are kept: more than a fleet renders at a time.
 const GENERATION: usize = 5_000;
-/// Progress has a few short fields.
-const MAX_BYTES: usize = 4 << 10;
+/// Progress has a few short fields, and a link of which the credentials of an instance make 2 kB.
+const MAX_BYTES: usize = 8 << 10;
 
 #[derive(Clone, Default)]
 pub struct Board(Arc<Mutex<Kept>>);
@@ -81,6 +81,7 @@ impl Board {
             step: Some(told.step),
             phase: Some(told.phase.clone()),
             eta_s: told.eta_s,
+            preview_image: told.preview_image.clone(),
         })
     }
 }
@@ -97,6 +98,7 @@ mod tests {
             step: 1,
             steps: 50,
             eta_s: None,
+            preview_image: None,
         }
     }
 

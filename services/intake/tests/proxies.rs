@@ -45,6 +45,7 @@ async fn finished(stage: &Stage, id: &str) {
         frames: 5,
         fps: 24,
         engine: "sim".into(),
+        poster: None,
     };
     step(stage, &id, |task| {
         task.succeeded(artifact, ambient::now()).unwrap()

@@ -558,7 +558,10 @@ async fn get_and_list_tell_how_far_a_render_is() {
     };
     let get = async || stage.ask("get", r#"{"id":"t"}"#).await;
     let tell = async |worker: &str, step: u32| {
-        let told = json!({"id": "t", "worker": worker, "phase": "denoise", "step": step, "steps": 50, "eta_s": 40.5});
+        let picture =
+            json!({"step": 10, "url": "https://s/p.jpg", "url_expires_at": "2026-11-23T12:00:00Z"});
+        let told = json!({"id": "t", "worker": worker, "phase": "denoise", "step": step, "steps": 50, "eta_s": 40.5,
+            "preview_image": picture});
         let payload = told.to_string().into();
         stage
             .root
@@ -594,6 +597,7 @@ async fn get_and_list_tell_how_far_a_render_is() {
             ],
             [&json!(12), &json!(50), &json!("denoise"), &json!(40.5)]
         );
+        assert_eq!(seen["preview_image"]["url"], "https://s/p.jpg");
     }
 
     // Another worker, which has lost the task and does not know it yet, is not believed.

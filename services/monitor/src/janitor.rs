@@ -70,13 +70,18 @@ impl Janitor {
             other => other?,
         }
         let id = &end.task.id;
-        let named = match &end.task.state {
-            State::Succeeded { artifact } => Some(artifact.key.as_str()),
-            _ => None,
+        let named: Vec<_> = match &end.task.state {
+            State::Succeeded { artifact } => {
+                let poster = artifact.poster.as_ref();
+                [Some(&artifact.key), poster]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            _ => Vec::new(),
         };
-        self.drop_objects(&end, &Task::renders(id), named).await?;
-        self.drop_objects(&end, &Task::checkpoints(id), None)
-            .await?;
+        self.drop_objects(&end, &Task::renders(id), &named).await?;
+        self.drop_objects(&end, &Task::checkpoints(id), &[]).await?;
         Ok(Verdict::Done)
     }
 
@@ -161,10 +166,10 @@ impl Janitor {
         &self,
         end: &Recorded,
         prefix: &str,
-        named: Option<&str>,
+        named: &[&String],
     ) -> Result<(), ActError> {
         for object in self.store.list(prefix).await? {
-            if Some(object.key.as_str()) == named || !end.task.owns_object(&object.key) {
+            if named.contains(&&object.key) || !end.task.owns_object(&object.key) {
                 continue;
             }
             if !self.is_last(end).await? {

@@ -219,7 +219,7 @@ async fn counts_become_the_runnable_tasks_with_nobody_pulling() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_a_finished_task_the_end_and_the_named_video_stay() {
+async fn of_a_finished_task_the_end_the_named_video_and_its_poster_stay() {
     let system = System::start().await;
     let hand = &system.hand;
     let task = hand.submit("t1", None).await;
@@ -229,7 +229,9 @@ async fn of_a_finished_task_the_end_and_the_named_video_stay() {
         .await;
     for key in [
         "renders/t1/3.mp4",
+        "renders/t1/3.jpg",
         "renders/t1/1.mp4",
+        "renders/t1/1.jpg",
         "checkpoints/t1/3/10",
         "checkpoints/t2/9/10",
         "renders/t10/1.mp4",
@@ -245,10 +247,11 @@ async fn of_a_finished_task_the_end_and_the_named_video_stay() {
         system.events(&task).await == [Event::Succeeded]
     })
     .await;
-    until("only the named video is left", async || {
+    until("only the named video and its poster are left", async || {
         system.keys().await
             == [
                 "checkpoints/t2/9/10",
+                "renders/t1/3.jpg",
                 "renders/t1/3.mp4",
                 "renders/t10/1.mp4",
             ]

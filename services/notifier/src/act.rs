@@ -350,6 +350,7 @@ impl Notifier {
         match signed.await {
             Ok(link) => Ok(Video {
                 artifact: artifact.clone(),
+                poster_url: self.poster(artifact).await,
                 url: Some(link.url),
                 url_expires_at: ambient::now().saturating_add(link.lasts).ok(),
             }),
@@ -364,7 +365,21 @@ impl Notifier {
                     artifact: artifact.clone(),
                     url: None,
                     url_expires_at: None,
+                    poster_url: None,
                 })
+            }
+        }
+    }
+
+    async fn poster(&self, artifact: &Artifact) -> Option<String> {
+        let key = artifact.poster.as_ref()?;
+        let expires = self.config.link_expires;
+        match self.store.presign_get(key, None, expires).await {
+            Ok(link) => Some(link.url),
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(error = %format!("{error:#}"), key, "no link to the poster can be made");
+                None
             }
         }
     }

@@ -136,6 +136,7 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
         "{url}"
     );
     assert!(video.url_expires_at.unwrap() > success.event.time);
+    assert!(video.poster_url.as_ref().unwrap().contains(".jpg?"));
     for one in both {
         assert!(one.health.readiness().ready);
         one.stopping.cancel();

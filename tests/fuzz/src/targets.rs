@@ -109,6 +109,7 @@ pub fn task_log(input: &[u8]) -> bool {
         frames: 1,
         fps: 1,
         engine: "sim".into(),
+        poster: None,
     };
     let steps = [
         task.started("w", "i", 0, now()),

@@ -56,5 +56,6 @@ pub fn artifact(id: &TaskId, start: u64) -> Artifact {
         frames: 5,
         fps: 16,
         engine: "none".into(),
+        poster: None,
     }
 }

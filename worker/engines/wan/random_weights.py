@@ -10,13 +10,15 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
+from spotreel_wan import float8
 from spotreel_wan.device import Device
+from spotreel_wan.lora import Deltas
 from spotreel_wan.models import Model
 from spotreel_wan.pack import Pack
 from spotreel_wan.profile import Profile
 from spotreel_wan.shelf import Shelf
 from spotreel_wan.tuning import Tuning
-from spotreel_wan.weights import Blueprint, empty_part
+from spotreel_wan.weights import Blueprint, empty_part, is_cast
 
 # Its tokenizers will do, and its configurations where time says nothing.
 TINY = Path(__file__).resolve().parent / "packs" / "tiny"
@@ -31,7 +33,7 @@ class RandomShelf(Shelf):
         parts = {name: empty_part(name, config) for name, config in self._configs.items()}
         super().__init__(pack, Blueprint(model, parts, torch.bfloat16), profile, device, speed)
 
-    def _load(self, name: str, distilled: bool = False) -> Any:
+    def _load(self, name: str, deltas: Deltas | None = None) -> Any:
         # Seeded by its name, so that another process makes the same.
         torch.manual_seed(sum(name.encode()))
         previous = torch.get_default_dtype()
@@ -46,7 +48,9 @@ class RandomShelf(Shelf):
                 parameter.data = parameter.data.float()
         part.eval().requires_grad_(False)
         if name in self.model.experts and self.profile.storage == "float8":
-            part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.blueprint.dtype)
+            for path in [path for path, _ in part.named_modules() if is_cast(part, path)]:
+                layer = part.get_submodule(path)
+                part.set_submodule(path, float8.Linear(layer.weight.data, layer.bias.data))
         if name in self.model.experts:
             self.tuning.apply(part)
         return part

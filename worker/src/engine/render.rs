@@ -27,6 +27,7 @@ pub enum RenderEvent {
     Checkpoint(CheckpointInfo),
     /// As a checkpoint.
     Embeddings(EmbeddingsInfo),
+    /// A small picture of the unfinished video.
     Preview(PathBuf),
     /// The last event.
     Finished(FinishedInfo),
@@ -244,13 +245,19 @@ impl State {
                 }
                 RenderEvent::Embeddings(info)
             }
-            FromEngine::Preview { id, path } if id == self.id => RenderEvent::Preview(path),
+            FromEngine::Preview { id, path } if id == self.id => {
+                if !path.starts_with(&self.dirs[0]) {
+                    return Err("a preview lies outside of its directory");
+                }
+                RenderEvent::Preview(path)
+            }
             FromEngine::Finished(info) if info.id == self.id => {
                 if !self.accepted || self.done != self.steps {
                     return Err("finished before all steps were done");
                 }
-                if !info.video.starts_with(&self.dirs[1]) {
-                    return Err("a video lies outside of its directory");
+                let of_ours = |path: &PathBuf| path.starts_with(&self.dirs[1]);
+                if !of_ours(&info.video) || !info.poster.as_ref().is_none_or(of_ours) {
+                    return Err("a video or its poster lies outside of its directory");
                 }
                 RenderEvent::Finished(info)
             }

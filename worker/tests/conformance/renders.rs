@@ -1,14 +1,17 @@
 //! Tasks that are rendered, whole, resumed or refused.
 
+use std::path::Path;
 use std::time::Duration;
 
-use spotreel_worker::engine::protocol::{ErrorKind, Phase, ResumeFrom, ResumeKind};
+use spotreel_worker::engine::protocol::{
+    ErrorKind, FEATURE_LORAS, LoraFile, Phase, PreviewPolicy, ResumeFrom, ResumeKind,
+};
 use spotreel_worker::engine::{Engine, EngineError, Load, RenderEvent};
 use spotreel_worker::gate;
 
 use super::stage::{
     Bench, STEPS, assert_nothing_left, checkpoints, config, expectation, failed, finished, sha256,
-    tiny_png,
+    tiny_pack, tiny_png,
 };
 
 #[tokio::test]
@@ -136,6 +139,67 @@ async fn a_checkpoint_on_demand_comes_during_a_step() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// And the video is the one without them.
+#[tokio::test]
+async fn pictures_of_the_unfinished_video_come_where_they_are_asked_for() {
+    let mut bench = Bench::new().await;
+    let request = bench.request("a heath");
+    let events = bench.all(request).await;
+    assert!(!events.iter().any(|e| matches!(e, RenderEvent::Preview(_))));
+    let plain = finished(&events);
+    assert!(is_jpeg(&plain.poster.unwrap()));
+    let mut request = bench.request("a heath");
+    request.preview = Some(PreviewPolicy { every_steps: 2 });
+    let events = bench.all(request).await;
+    let (mut done, mut shown) = (0, Vec::new());
+    for event in &events {
+        match event {
+            RenderEvent::Step(step) => done = step.done,
+            RenderEvent::Preview(path) => {
+                assert!(is_jpeg(path));
+                shown.push(done);
+            }
+            _ => {}
+        }
+    }
+    let due: Vec<_> = (2..STEPS).step_by(2).collect();
+    assert_eq!(shown, due);
+    assert_eq!(finished(&events).sha256, plain.sha256);
+}
+
+fn is_jpeg(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(&[0xff, 0xd8, 0xff]))
+}
+
+#[tokio::test]
+async fn loras_change_the_video_of_their_task_alone() {
+    let mut bench = Bench::new().await;
+    assert!(bench.engine.hello().has(FEATURE_LORAS));
+    let path = tiny_pack().join("lora/high.safetensors");
+    let lora = LoraFile {
+        name: "fox".into(),
+        sha256: sha256(&path),
+        path,
+        strength: 0.5,
+        expert: Some("high".into()),
+    };
+    let mut videos = Vec::new();
+    for loras in [vec![], vec![lora.clone()], vec![], vec![lora.clone()]] {
+        let mut request = bench.request("a fox");
+        request.task.loras = loras;
+        videos.push(bench.video(request).await.sha256);
+    }
+    assert_eq!(videos[..2], videos[2..]);
+    assert_ne!(videos[0], videos[1]);
+    let mut request = bench.request("a fox");
+    request.task.loras = vec![LoraFile {
+        sha256: "0".repeat(64),
+        ..lora
+    }];
+    let failure = failed(&bench.all(request).await);
+    assert_eq!(failure.code, "lora_unreadable");
 }
 
 #[tokio::test]

@@ -178,6 +178,7 @@ pub fn request(dir: &Path, prompt: &str) -> RenderRequest {
             shift: 12.0,
             seed: 7,
             image: None,
+            loras: Vec::new(),
         },
         work_dir,
         out_dir,
@@ -187,6 +188,7 @@ pub fn request(dir: &Path, prompt: &str) -> RenderRequest {
             every_steps: 1,
             min_interval_s: 0.0,
         },
+        preview: None,
     }
 }
 

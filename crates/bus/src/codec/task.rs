@@ -226,6 +226,7 @@ fn artifact_to_wire(artifact: &Artifact) -> wire::Artifact {
         frames: a.frames,
         fps: a.fps,
         engine: a.engine,
+        poster: a.poster,
     }
 }
 
@@ -240,6 +241,7 @@ fn artifact_from_wire(a: wire::Artifact) -> Artifact {
         frames: a.frames,
         fps: a.fps,
         engine: a.engine,
+        poster: a.poster,
     }
 }
 

@@ -163,6 +163,9 @@ pub struct Artifact {
     pub frames: u32,
     pub fps: u32,
     pub engine: String,
+    /// The key of the first frame, a JPEG, in the same bucket.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub poster: Option<String>,
 }
 
 /// The events of the log, by the token that stands in their subject.

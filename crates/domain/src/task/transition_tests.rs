@@ -44,6 +44,7 @@ fn artifact() -> Artifact {
         frames: 5,
         fps: 24,
         engine: "sim".into(),
+        poster: None,
     }
 }
 

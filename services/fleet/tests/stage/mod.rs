@@ -427,6 +427,7 @@ impl Workers {
             frames: 5,
             fps: 16,
             engine: "none".into(),
+            poster: None,
         };
         let step = hand.task.succeeded(artifact, ambient::now()).unwrap();
         let append = Append::new(step, hand.sequence, ambient::uuid_v4());

@@ -169,6 +169,10 @@ impl Images {
                     tracing::warn!(error = %failure, task = %view.id, "no link could be signed");
                 }
             }
+            if let Some(key) = &video.artifact.poster {
+                let signed = self.store.presign_get(key, None, self.link_lasts).await;
+                video.poster_url = signed.ok().map(|link| link.url);
+            }
         }
         view
     }

@@ -92,6 +92,7 @@ impl Hand {
             frames: 5,
             fps: 24,
             engine: "sim".into(),
+            poster: Some(key.replace(".mp4", ".jpg")),
         };
         self.next(before, |task| task.succeeded(artifact, ambient::now()))
             .await

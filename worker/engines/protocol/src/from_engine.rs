@@ -40,6 +40,7 @@ pub enum FromEngine {
     Step(StepInfo),
     Checkpoint(CheckpointInfo),
     Embeddings(EmbeddingsInfo),
+    /// A small JPEG of the unfinished video, in the work directory; after the `step` that it shows.
     Preview {
         id: String,
         path: PathBuf,
@@ -183,6 +184,7 @@ pub struct EmbeddingsInfo {
 pub struct FinishedInfo {
     pub id: String,
     pub video: PathBuf,
+    /// Its first frame, as JPEG.
     #[serde(default)]
     pub poster: Option<PathBuf>,
     /// What the engine knows about how it rendered: name, version, device, resolved parameters.

@@ -22,7 +22,8 @@ pub use from_engine::{
 };
 pub use line::{LineBuffer, LineError, MAX_LINE, decode, encode};
 pub use to_engine::{
-    CheckpointPolicy, EmbeddingsFile, RenderRequest, RenderTask, ResumeFrom, ToEngine,
+    CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
+    ResumeFrom, ToEngine,
 };
 
 /// The versions of the contract that this crate speaks, lowest and highest.
@@ -41,6 +42,9 @@ pub const FEATURE_FAULTS: &str = "faults";
 /// has them. Without them it ends such a render with `error{kind: "invalid"}`, never with four steps of the others.
 /// `fast:<model>` says it of one model.
 pub const FEATURE_FAST: &str = "fast";
+
+/// The feature an engine names in its `hello` when it merges the LoRAs that a task names.
+pub const FEATURE_LORAS: &str = "loras";
 
 /// The format of checkpoints that a worker can look into: one safetensors file, with its state as JSON under this key of
 /// the metadata.

@@ -63,6 +63,9 @@ pub struct RenderRequest {
     #[serde(default)]
     pub embeddings: Option<EmbeddingsFile>,
     pub checkpoint: CheckpointPolicy,
+    /// Pictures of the unfinished video; absent: none are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<PreviewPolicy>,
 }
 
 /// What to render. Defaults are filled in by whoever admitted the task: an engine never guesses.
@@ -93,6 +96,23 @@ pub struct RenderTask {
     /// The first frame, for models that start from an image.
     #[serde(default)]
     pub image: Option<PathBuf>,
+    /// Changes of the model's weights, in the order in which they are added. Sent only to an engine with
+    /// [`FEATURE_LORAS`](crate::FEATURE_LORAS).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraFile>,
+}
+
+/// A safetensors file of a LoRA that the task names, and what its bytes must hash to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraFile {
+    /// The task's name for it, for messages.
+    pub name: String,
+    pub path: PathBuf,
+    pub sha256: String,
+    pub strength: f64,
+    /// `high` or `low`: the one expert that it changes; absent: all.
+    #[serde(default)]
+    pub expert: Option<String>,
 }
 
 /// A checkpoint to go on from, and what its bytes must hash to.
@@ -107,6 +127,13 @@ pub struct ResumeFrom {
 pub struct EmbeddingsFile {
     pub path: PathBuf,
     pub sha256: String,
+}
+
+/// How often the engine shows the unfinished video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewPolicy {
+    /// After every this many steps, but the last.
+    pub every_steps: u32,
 }
 
 /// How often the engine writes a checkpoint unasked.

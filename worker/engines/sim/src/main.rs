@@ -9,6 +9,7 @@ mod checkpoint;
 mod current;
 mod denoise;
 mod faults;
+mod jpeg;
 mod log;
 mod overlay;
 mod pack;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use sha2::{Digest, Sha256};
-use spotreel_engine_protocol::{ErrorKind, ErrorReport, Limits, RenderTask};
+use spotreel_engine_protocol::{ErrorKind, ErrorReport, Limits, LoraFile, RenderTask};
 
 pub const MODELS: [&str; 3] = ["ti2v-5B", "t2v-A14B", "i2v-A14B"];
 
@@ -74,6 +74,9 @@ impl Recipe {
             task.negative_prompt.as_deref().unwrap_or("").as_bytes(),
         ] {
             key.update(part);
+        }
+        for lora in &task.loras {
+            key.update(lora_hash(lora)?);
         }
         let key: [u8; 32] = key.finalize().into();
         let mut hash = Sha256::new_with_prefix(key);
@@ -162,6 +165,23 @@ fn image_hash(task: &RenderTask) -> Result<[u8; 32], ErrorReport> {
         report(ErrorKind::Retryable, "image_unreadable", &message)
     })?;
     Ok(Sha256::digest(&bytes).into())
+}
+
+/// It has no weights to change: the file's bytes, what is asked of them and the expert change the picture.
+fn lora_hash(lora: &LoraFile) -> Result<[u8; 32], ErrorReport> {
+    let refuse = |what: &str| {
+        let message = format!("the file of the LoRA {:?} {what}", lora.name);
+        report(ErrorKind::Retryable, "lora_unreadable", &message)
+    };
+    let bytes = fs::read(&lora.path).map_err(|error| refuse(&format!("is unreadable: {error}")))?;
+    let found = Sha256::digest(&bytes);
+    if hex(&found) != lora.sha256 {
+        return Err(refuse("is not what it should be"));
+    }
+    let mut hash = Sha256::new_with_prefix(found);
+    hash.update(lora.strength.to_le_bytes());
+    hash.update(lora.expert.as_deref().unwrap_or("").as_bytes());
+    Ok(hash.finalize().into())
 }
 
 /// A report that the session completes with the render's id.

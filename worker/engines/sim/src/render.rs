@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use crate::checkpoint;
 use crate::current::Current;
 use crate::denoise::{Denoiser, Latents};
 use crate::faults::{Fault, Faults};
+use crate::jpeg;
 use crate::log::log;
 use crate::overlay::Overlay;
 use crate::picture::{self, Frame};
@@ -114,7 +115,7 @@ impl<'a> Job<'a> {
         Ok(FinishedInfo {
             id: self.request.id.clone(),
             video: path,
-            poster: None,
+            poster: Some(self.poster(&recipe, &latents)?),
             meta: json!({
                 "engine": "sim",
                 "engine_version": env!("CARGO_PKG_VERSION"),
@@ -165,6 +166,7 @@ impl<'a> Job<'a> {
                 eta_s: Some(seconds * f64::from(total - done)),
                 vram_peak: None,
             }));
+            self.preview(recipe, &latents);
             let due = policy.every_steps > 0 && done.is_multiple_of(policy.every_steps);
             let rested = last_checkpoint.is_none_or(|last| last.elapsed() >= interval);
             // The last one is always worth it: decoding may fail after hours of denoising.
@@ -207,6 +209,39 @@ impl<'a> Job<'a> {
         }
         fs::rename(&part, &path).map_err(|error| internal(&path, &error.into()))?;
         Ok(path)
+    }
+
+    fn poster(&self, recipe: &Recipe, latents: &Latents) -> Result<PathBuf, ErrorReport> {
+        let task = &recipe.task;
+        let mut frame = picture::decode(&latents.values, recipe.shape, 0);
+        let overlay = Overlay::new(&task.prompt, task.seed, frame.width, frame.height);
+        overlay.draw(&mut frame, 0, task.frames);
+        let path = self.request.out_dir.join("poster.jpg");
+        jpeg::write(&path, &frame).map_err(|error| internal(&path, &error))?;
+        Ok(path)
+    }
+
+    /// The middle frame, where one is due.
+    fn preview(&self, recipe: &Recipe, latents: &Latents) {
+        let done = latents.next_step;
+        let every = self.request.preview.map_or(0, |policy| policy.every_steps);
+        if every == 0 || !done.is_multiple_of(every) || done == recipe.task.steps {
+            return;
+        }
+        let frame = picture::decode(
+            &latents.values,
+            recipe.shape,
+            recipe.task.frames as usize / 2,
+        );
+        let path = self.request.work_dir.join(format!("preview-{done:04}.jpg"));
+        match jpeg::write_small(&path, &frame) {
+            Ok(()) => self.outbox.send(&FromEngine::Preview {
+                id: self.request.id.clone(),
+                path,
+            }),
+            // The render can go on without.
+            Err(error) => log(format_args!("a preview cannot be written: {error:#}")),
+        }
     }
 
     fn encode_text(&self) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use spotreel_engine_protocol::{
     EXIT_NO_COMMON_VERSION, EngineHello, ErrorKind, ErrorReport, FEATURE_FAST, FEATURE_FAULTS,
-    FromEngine, PROTO, Phase, RenderRequest, ToEngine, decode, negotiate,
+    FEATURE_LORAS, FromEngine, PROTO, Phase, RenderRequest, ToEngine, decode, negotiate,
 };
 
 use crate::channel::{Inbox, Outbox};
@@ -104,9 +104,16 @@ pub fn run(input: Box<dyn Read + Send>, outbox: &Outbox, options: Options) -> an
 
 fn hello(options: Options) -> EngineHello {
     // It has no weights, so it lacks none.
-    let mut features = ["checkpoint_now", "exact_resume", FEATURE_FAST]
-        .map(str::to_owned)
-        .to_vec();
+    let mut features = [
+        "checkpoint_now",
+        "exact_resume",
+        "poster",
+        "preview",
+        FEATURE_FAST,
+        FEATURE_LORAS,
+    ]
+    .map(str::to_owned)
+    .to_vec();
     if options.faults {
         features.push(FEATURE_FAULTS.to_owned());
     }

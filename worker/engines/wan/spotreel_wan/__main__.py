@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--attention", default="native", help="diffusers' attention backend: native, flash, …")
     parser.add_argument("--compile", action="store_true", help="compile the transformers' blocks at their first use")
     parser.add_argument("--cache", default="off", help="first-block[=THRESHOLD]: leave out blocks that hardly matter")
+    parser.add_argument("--precision", choices=["diffusers", "authors"], default="diffusers", help="what is in float32")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda where a GPU is")
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
     parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
@@ -88,7 +89,7 @@ def main() -> None:
         os._exit(EXIT_DEVICE)
     ffmpeg = ffmpeg_path(options.ffmpeg)
     tools = Tools(outbox, Current(outbox), ffmpeg, ffmpeg_version(ffmpeg), options.allow_faults)
-    speed = tuning(options.attention, options.compile, options.cache)
+    speed = tuning(options.attention, options.compile, options.cache, options.precision)
     settings = Options(options.packs, options.trust_packs, options.profile, speed)
     Session(inbox, tools, device, settings).run()
 

@@ -44,6 +44,8 @@ class Snapshot:
     prompt_embeds: torch.Tensor | None
     negative_embeds: torch.Tensor | None
     condition: torch.Tensor | None = None
+    # What the last step took for the finished latents. Shown, and in no file.
+    clean: torch.Tensor | None = None
 
     @property
     def next_step(self) -> int:

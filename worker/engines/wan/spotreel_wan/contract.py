@@ -16,6 +16,10 @@ MAX_LINE = 1024 * 1024
 FEATURE_FAULTS = "faults"
 # Of all models, or as `fast:<model>` of one: the pack has distilled weights.
 FEATURE_FAST = "fast"
+# It merges the LoRAs that a task names.
+FEATURE_LORAS = "loras"
+# The contract's words for a model's experts, in the order of their work.
+EXPERTS = ("high", "low")
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -59,6 +63,18 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A file of a LoRA that the task names."""
+
+    name: str
+    path: Path
+    sha256: str
+    strength: float
+    # `high` or `low`; None: every expert.
+    expert: str | None
+
+
+@dataclass(frozen=True)
 class Task:
     """What to render. Whoever admitted it filled in the defaults."""
 
@@ -76,6 +92,7 @@ class Task:
     shift: float
     seed: int
     image: Path | None
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,8 @@ class Request:
     embeddings: HashedFile | None
     every_steps: int
     min_interval_s: float
+    # After every so many steps a picture of them; 0 is never.
+    preview_every: int = 0
 
 
 def parse_load(message: Message) -> Load:
@@ -136,6 +155,7 @@ def parse_request(message: Message) -> Request:
             shift=_number(task["shift"]),
             seed=_typed(task["seed"], int),
             image=None if task.get("image") is None else Path(_typed(task["image"], str)),
+            loras=tuple(_lora(lora) for lora in task.get("loras", [])),
         ),
         work_dir=Path(_typed(message["work_dir"], str)),
         out_dir=Path(_typed(message["out_dir"], str)),
@@ -143,6 +163,7 @@ def parse_request(message: Message) -> Request:
         embeddings=_hashed_file(message.get("embeddings")),
         every_steps=_typed(message["checkpoint"]["every_steps"], int),
         min_interval_s=_number(message["checkpoint"]["min_interval_s"]),
+        preview_every=0 if message.get("preview") is None else _typed(message["preview"]["every_steps"], int),
     )
 
 
@@ -151,6 +172,19 @@ def common_version(theirs: Any) -> int | None:
     low, high = _typed(theirs[0], int), _typed(theirs[1], int)
     highest = min(PROTO[1], high)
     return highest if highest >= max(PROTO[0], low) else None
+
+
+def _lora(value: Any) -> Lora:
+    expert = _optional(value.get("expert"), str)
+    if expert not in (None, *EXPERTS):
+        raise ValueError(f"{expert!r} is not one of {EXPERTS}")
+    return Lora(
+        name=_typed(value["name"], str),
+        path=Path(_typed(value["path"], str)),
+        sha256=_typed(value["sha256"], str),
+        strength=_number(value["strength"]),
+        expert=expert,
+    )
 
 
 def _hashed_file(value: Any) -> HashedFile | None:

@@ -24,11 +24,16 @@ def frames(vae: Any, latents: torch.Tensor, *, tiled: bool) -> Iterator[np.ndarr
 
 
 def _unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    config = vae.config
-    shape = (1, config.z_dim, 1, 1, 1)
-    mean = torch.tensor(config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    inverse_std = 1.0 / torch.tensor(config.latents_std).view(shape).to(latents.device, latents.dtype)
-    return latents / inverse_std + mean
+    mean, std = statistics(vae, latents)
+    return latents / (1.0 / std) + mean
+
+
+def statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the VAE's latents, by channel; a transformer's are without them."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    values = (vae.config.latents_mean, vae.config.latents_std)
+    mean, std = (torch.tensor(value).view(shape).to(like.device, like.dtype) for value in values)
+    return mean, std
 
 
 def _in_time(vae: Any, z: torch.Tensor) -> Iterator[torch.Tensor]:

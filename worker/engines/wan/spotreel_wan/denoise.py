@@ -108,7 +108,7 @@ class Denoiser:
             text_encoder=shelf.slot("text_encoder"),
             vae=shelf.vae,
             scheduler=make(self._recipe.solver, shelf.scheduler_config, self._recipe.task.shift),
-            **{expert: shelf.slot(expert, distilled=self._recipe.loras is not None) for expert in model.experts},
+            **{expert: shelf.slot(expert, self._recipe.adapters(expert, shelf.pack)) for expert in model.experts},
             boundary_ratio=model.boundary,
             # Without a first frame one time for all would do, and spare 3 GB; but in float32 it gives other bits.
             expand_timesteps=model.times_per_token,
@@ -136,6 +136,7 @@ class _Watch:
             prompt_embeds=self._start.prompt_embeds,
             negative_embeds=self._start.negative_embeds,
             condition=self._condition,
+            clean=copy_to_host(pipeline.scheduler.clean()),
         )
         # The copies waited for the device, so this is the step's own time.
         now = time.monotonic()

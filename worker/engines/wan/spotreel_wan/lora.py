@@ -1,8 +1,11 @@
-"""Distilled weights: a LoRA, added to an expert's own when it is loaded for a task of the quality `fast`."""
+"""LoRAs: changes that are added to an expert's own weights while it is loaded; the distilled ones of a pack, and those
+that a task names. They are never taken out again, since rounding would not bring the old weights back: an expert that
+is wanted with others is loaded anew."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -10,6 +13,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors import SafetensorError
 
+from .contract import Refusal
 from .failure import is_out_of_memory
 from .finite import is_finite
 from .pack import broken
@@ -34,22 +38,70 @@ AUTHORS_PREFIX = "diffusion_model."
 PREFIX = "transformer."
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA file as it is merged: two of them make the same weights when these are equal."""
+
+    sha256: str
+    strength: float
+    path: Path = field(compare=False)
+    # The task's name for it; None: it is the pack's own.
+    name: str | None = field(default=None, compare=False)
+
+    def broken(self, why: Exception) -> Refusal:
+        if self.name is None:
+            return broken("bad_lora", f"{self.path} is no LoRA of this model: {why}")
+        return Refusal("invalid", "lora", f"the LoRA {self.name!r} is none of this model: {why}")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is added to one weight: a product of two matrices, or the whole of it."""
+
+    factors: tuple[torch.Tensor, ...]
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.factors[0]), self.factors[-1].shape[1]) if len(self.factors) == 2 else self.factors[0].shape
+
+    def added_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """In float32, then rounded to the weight's own format."""
+        factors = [factor.to(weight.device) for factor in self.factors]
+        change = factors[0] @ factors[1] if len(factors) == 2 else factors[0]
+        return (weight.float() + self.strength * change).to(weight.dtype)
+
+
+# By the name of the weight, in the order in which they are added.
+Deltas = dict[str, list[Delta]]
+
+
 @torch.no_grad()
-def merge(part: torch.nn.Module, path: Path) -> None:
-    """W += B·A, for each layer that the file has; in float32, then rounded to the layer's own format. A key that
-    finds no place is an error: half a LoRA gives noise."""
-    try:
-        tensors, changes = _read(path)
-        for name, change in changes.items():
-            _add(part.get_parameter(name), change)
-        for name in sorted({key.partition(".lora_")[0] for key in tensors}):
-            _merge_layer(part, name, tensors)
-        if tensors:
-            raise ValueError(f"{next(iter(tensors))} has no place")
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
-        if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
-            raise  # The file is not to blame.
-        raise broken("bad_lora", f"{path} is no LoRA of this model: {error}") from error
+def merge(part: torch.nn.Module, deltas: Deltas) -> None:
+    for name, changes in deltas.items():
+        weight = part.get_parameter(name)
+        for delta in changes:
+            weight.copy_(delta.added_to(weight))
+
+
+def read(part: torch.nn.Module, adapters: tuple[Adapter, ...]) -> Deltas:
+    """The changes of all of them, held against the part, which needs no weights for it. A key that finds no place is an
+    error: half a LoRA gives noise."""
+    deltas: Deltas = {}
+    for adapter in adapters:
+        try:
+            tensors, changes = _read(adapter.path)
+            for name, change in changes.items():
+                _note(deltas, part, name, Delta((change,), adapter.strength))
+            for name in sorted({key.partition(".lora_")[0] for key in tensors}):
+                _note_layer(deltas, part, name, tensors, adapter.strength)
+            if tensors:
+                raise ValueError(f"{next(iter(tensors))} has no place")
+        except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+            if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
+                raise  # The file is not to blame.
+            raise adapter.broken(error) from error
+    return deltas
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -76,17 +128,21 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
     return {name.removeprefix(PREFIX): tensor for name, tensor in converted.items()}, changes
 
 
-def _merge_layer(part: torch.nn.Module, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    layer = part.get_submodule(name)
-    if not isinstance(layer, torch.nn.Linear):
+def _note_layer(
+    deltas: Deltas, part: torch.nn.Module, name: str, tensors: dict[str, torch.Tensor], strength: float
+) -> None:
+    if not isinstance(part.get_submodule(name), torch.nn.Linear):
         raise ValueError(f"{name} is no linear layer")
     down, up = tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")
-    _add(layer.weight, up.to(layer.weight.device) @ down.to(layer.weight.device))
+    if up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down):
+        raise ValueError(f"{name}: {tuple(up.shape)} times {tuple(down.shape)} is no matrix")
+    _note(deltas, part, f"{name}.weight", Delta((up, down), strength))
     if (bias := tensors.pop(f"{name}.lora_B.bias", None)) is not None:
-        _add(layer.bias, bias)
+        _note(deltas, part, f"{name}.bias", Delta((bias,), strength))
 
 
-def _add(weight: torch.nn.Parameter, delta: torch.Tensor) -> None:
+def _note(deltas: Deltas, part: torch.nn.Module, name: str, delta: Delta) -> None:
+    weight = part.get_parameter(name)
     if weight.shape != delta.shape:
-        raise ValueError(f"{tuple(delta.shape)} for {tuple(weight.shape)}")
-    weight.copy_(weight.float() + delta.to(weight.device))
+        raise ValueError(f"{name}: {tuple(delta.shape)} for {tuple(weight.shape)}")
+    deltas.setdefault(name, []).append(delta)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .contract import EXPERTS
+
 TEXT_TOKENS = 512
 FRAMES_PER_LATENT = 4
 TRAIN_TIMESTEPS = 1000
@@ -46,11 +48,15 @@ class Model:
         """diffusers' names, high noise first."""
         return ("transformer",) if self.boundary is None else ("transformer", "transformer_2")
 
+    def word(self, expert: str) -> str | None:
+        """The contract's word for one of `experts`."""
+        return None if self.boundary is None else EXPERTS[self.experts.index(expert)]
+
     def expert(self, timestep: float) -> str | None:
         """Which one takes this timestep, in the contract's words."""
         if self.boundary is None:
             return None
-        return "high" if timestep >= self.boundary * TRAIN_TIMESTEPS else "low"
+        return EXPERTS[timestep < self.boundary * TRAIN_TIMESTEPS]
 
     @property
     def least_tokens(self) -> int:

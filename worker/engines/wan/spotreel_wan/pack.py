@@ -15,6 +15,7 @@ from typing import Any
 
 from .contract import Refusal
 from .models import Model
+from .scheduler import ORDER, Solver
 
 FORMAT = "wanpack/1"
 INDEX = "pack.json"
@@ -36,11 +37,27 @@ class PackFile:
 
 
 @dataclass(frozen=True)
+class FastSteps:
+    """What distilled weights were made for. Whoever admits a task fills the numbers in; the solver is chosen here."""
+
+    steps: int
+    shift: float
+    guidance: float
+    scheduler: Solver = "euler"
+
+
+@dataclass(frozen=True)
 class Fast:
     # The file of each expert.
     loras: dict[str, str]
     source: dict[str, Any]
     license: str
+    # Older packs do not say it.
+    recipe: FastSteps | None = None
+
+    @property
+    def solver(self) -> Solver:
+        return "euler" if self.recipe is None else self.recipe.scheduler
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,16 @@ def _fast(value: Any) -> Fast | None:
     if value is None:
         return None
     loras = {str(expert): str(path) for expert, path in value["loras"].items()}
-    return Fast(loras, dict(value["source"]), str(value["license"]))
+    return Fast(loras, dict(value["source"]), str(value["license"]), _fast_steps(value.get("recipe")))
+
+
+def _fast_steps(value: Any) -> FastSteps | None:
+    if value is None:
+        return None
+    scheduler = value.get("scheduler", "euler")
+    if scheduler not in ORDER:
+        raise ValueError(f"the scheduler is {scheduler!r}, not one of {sorted(ORDER)}")
+    return FastSteps(int(value["steps"]), float(value["shift"]), float(value["guidance"]), scheduler)
 
 
 def check_files(pack: Pack, model: Model, arriving: frozenset[str] = frozenset()) -> None:

@@ -11,6 +11,8 @@ from .pack import Pack
 from .weights import Blueprint
 
 Storage = Literal["pack", "float8"]
+# The words of a checkpoint's class for it: another way to round is another class.
+STORED: dict[Storage, str] = {"pack": "pack", "float8": "float8 by rows"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ ACTIVATION_BYTES = 82
 TIMES = 6
 # CUDA's own context and cuBLAS' workspaces.
 FIXED_BYTES = 1 << 29
+# Of the host: Python, torch and CUDA with what they pin, the last step's state and a checkpoint of it, ffmpeg. Weights
+# are not in it: their file's pages are the kernel's, which takes them back.
+HOST_BYTES = 4 << 30
+# Of the largest tensor: as it comes from the file, and as it is converted.
+COPIES = 2
 
 
 def choose(pack: Pack, blueprint: Blueprint, wanted: str | None, device: Device) -> Profile:
@@ -47,7 +54,9 @@ def choose(pack: Pack, blueprint: Blueprint, wanted: str | None, device: Device)
     if wanted is not None:
         if wanted not in PROFILES:
             raise Refusal("model", "unknown_profile", f"there is no profile {wanted!r}")
+        check_host(blueprint, device)
         return PROFILES[wanted]
+    check_host(blueprint, device)
     known = [PROFILES[name] for name in pack.profiles or PROFILES if name in PROFILES]
     if not known:
         raise Refusal("model", "no_profile", f"the pack of {pack.model} names no profile that is known here")
@@ -71,6 +80,21 @@ def needed_bytes(profile: Profile, blueprint: Blueprint, tokens: int) -> int:
     denoising = (sum(experts) if profile.resident else max(experts)) + tokens * each
     most = encoder + denoising if profile.resident else max(encoder, denoising)
     return most + blueprint.bytes("vae") + FIXED_BYTES
+
+
+def host_bytes(blueprint: Blueprint) -> int:
+    """Of host memory, with any profile: each brings weights to the device tensor by tensor."""
+    return HOST_BYTES + COPIES * blueprint.largest_tensor
+
+
+def check_host(blueprint: Blueprint, device: Device) -> None:
+    """A kernel that runs out of memory ends the engine without a word."""
+    needed = host_bytes(blueprint)
+    if device.host_memory is not None and needed > device.host_memory:
+        has = device.host_memory >> 30
+        message = f"{blueprint.model.name} needs {needed >> 30} GiB of this machine's own memory, there are {has}"
+        context = {"needed_host_bytes": needed, "has_host_bytes": device.host_memory}
+        raise Refusal("model", "host_memory", message, context=context)
 
 
 def check_fit(profile: Profile, blueprint: Blueprint, task: Task, device: Device) -> None:

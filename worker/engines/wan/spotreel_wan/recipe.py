@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 
 from .contract import Refusal, Task
+from .lora import Adapter
 from .models import FRAMES_PER_LATENT, MODELS, NEGATIVE_PROMPT, Model
 from .pack import Pack
 from .scheduler import Solver
@@ -34,10 +36,12 @@ class Recipe:
     pack_sha256: str
     # The distilled weights' hashes, by expert.
     loras: dict[str, str] | None = None
+    # How those are sampled.
+    fast_solver: Solver = "euler"
 
     @property
     def solver(self) -> Solver:
-        return "unipc" if self.loras is None else "euler"
+        return "unipc" if self.loras is None else self.fast_solver
 
     @property
     def negative_prompt(self) -> str:
@@ -50,6 +54,16 @@ class Recipe:
         if self.model.boundary is None:
             return None
         return self.task.guidance if self.task.guidance_2 is None else self.task.guidance_2
+
+    def adapters(self, expert: str, pack: Pack) -> tuple[Adapter, ...]:
+        """What is merged into an expert: the distilled weights, then what the task names, in its order."""
+        found = []
+        if self.loras is not None and pack.fast is not None and expert in self.loras:
+            found.append(Adapter(self.loras[expert], 1.0, pack.dir / pack.fast.loras[expert]))
+        for lora in self.task.loras:
+            if lora.expert in (None, self.model.word(expert)):
+                found.append(Adapter(lora.sha256, lora.strength, lora.path, lora.name))
+        return tuple(found)
 
     @property
     def task_hash(self) -> str:
@@ -69,6 +83,8 @@ class Recipe:
         }
         if self.loras is not None:
             parts |= {"loras": self.loras, "solver": self.solver}
+        if task.loras:
+            parts["task_loras"] = [[lora.sha256, lora.strength, lora.expert] for lora in task.loras]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -96,6 +112,12 @@ def check(task: Task) -> Model:
         (0 <= task.seed <= MAX_SEED, "seed", f"seed must be 0 to {MAX_SEED}"),
         (task.image is not None or model.image != "required", "image", "this model starts from an image"),
         (task.image is None or model.image != "refused", "image", "this model takes no image"),
+        (
+            all(lora.expert is None or model.boundary is not None for lora in task.loras),
+            "lora",
+            "this model has one expert only",
+        ),
+        (all(math.isfinite(lora.strength) for lora in task.loras), "lora", "a strength is no number"),
     ]
     for holds, code, message in rules:
         if not holds:

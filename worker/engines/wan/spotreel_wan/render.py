@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image as Pictures
 
-from . import decode, embeddings, image, recipe, result
+from . import decode, embeddings, image, preview, recipe, result
 from .channel import Outbox
 from .checkpoint import Maker, Snapshot
-from .contract import EXIT_DEVICE, Message, Request
+from .contract import EXIT_DEVICE, Lora, Message, Refusal, Request
 from .current import Current
 from .denoise import Denoiser
 from .device import machine_class
@@ -25,7 +25,8 @@ from .failure import is_out_of_memory, refusal
 from .faults import Faults
 from .finite import check_finite
 from .log import log
-from .profile import check_fit
+from .pack import hash_file
+from .profile import STORED, check_fit
 from .scheduler import timesteps
 from .shelf import Shelf
 from .video import VideoWriter
@@ -84,7 +85,11 @@ class Job:
         if self._task.image is not None:
             data, image_sha256 = image.read(self._task.image)
             picture = image.prepare(data, self._task.width, self._task.height)
+        for lora in self._task.loras:
+            check_lora(lora)
         made = recipe.Recipe(self._task, model, image_sha256, shelf.pack.sha256, loras)
+        if shelf.pack.fast is not None:
+            made = replace(made, fast_solver=shelf.pack.fast.solver)
         denoiser = Denoiser(shelf, made, picture)
         tokens = denoiser.check_prompts()
         schedule = timesteps(made.solver, shelf.scheduler_config, self._task.steps, self._task.shift)
@@ -94,6 +99,9 @@ class Job:
         shelf.device.begin_render()
         current.begin(maker)
         current.check()
+        if self._request.preview_every > 0:
+            # While the experts do not compute: it takes memory.
+            shelf.preview_colours()
         shelf.wait = self._await
         shelf.forget_steps()
         if start is None:
@@ -120,7 +128,7 @@ class Job:
         return (
             machine_class(shelf.device)
             | shelf.tuning.words(self._request.every_steps)
-            | {"compute": shelf.pack.compute, "storage": shelf.profile.storage, "solver": made.solver}
+            | {"compute": shelf.pack.compute, "storage": STORED[shelf.profile.storage], "solver": made.solver}
             | {"loras": made.loras, "ffmpeg": self._tools.ffmpeg_version}
         )
 
@@ -186,6 +194,8 @@ class Job:
             )
             if done == total:
                 return
+            if request.preview_every > 0 and done % request.preview_every == 0:
+                self._preview(snapshot)
             now = time.monotonic()
             if due and (last_checkpoint is None or now - last_checkpoint >= request.min_interval_s):
                 current.checkpoint()
@@ -206,6 +216,16 @@ class Job:
                 current.checkpoint()
         self._faults.strike(total)
         return latents
+
+    def _preview(self, snapshot: Snapshot) -> None:
+        path = self._request.work_dir / f"preview-{snapshot.next_step:04}.jpg"
+        latents = snapshot.latents if snapshot.clean is None else snapshot.clean
+        try:
+            preview.picture(latents, self._shelf.preview_colours()).save(path, quality=preview.QUALITY)
+        except OSError as error:
+            log(f"a preview cannot be written: {error}")
+            return
+        self._send("preview", path=str(path))
 
     def _decode(self, latents: torch.Tensor) -> tuple[Path, Path]:
         if not self._shelf.profile.resident:
@@ -249,6 +269,12 @@ class Job:
 
     def _timed(self, name: str) -> _Timer:
         return _Timer(self._timings, name)
+
+
+def check_lora(lora: Lora) -> None:
+    """The worker fetched the file, so a wrong one says nothing about the task."""
+    if not lora.path.is_file() or hash_file(lora.path) != lora.sha256:
+        raise Refusal("retryable", "lora_unreadable", f"the file of the LoRA {lora.name!r} is not what it should be")
 
 
 class _Timer:

@@ -19,9 +19,15 @@ def metadata(made: Recipe, maker: Maker, shelf: Shelf) -> dict[str, Any]:
     parameters = asdict(made.task) | {"guidance_2": made.guidance_2, "image": made.image_sha256}
     # Known to whoever asked, and nobody else's business.
     del parameters["prompt"], parameters["negative_prompt"]
+    parameters["loras"] = [
+        {"name": lora.name, "sha256": lora.sha256, "strength": lora.strength, "expert": lora.expert}
+        for lora in made.task.loras
+    ]
     pack = {"sha256": shelf.pack.sha256, "source": shelf.pack.source, "license": shelf.pack.license}
     if made.loras is not None and shelf.pack.fast is not None:
-        pack["fast"] = {"loras": made.loras, "source": shelf.pack.fast.source, "license": shelf.pack.fast.license}
+        fast = shelf.pack.fast
+        recipe = None if fast.recipe is None else asdict(fast.recipe)
+        pack["fast"] = {"loras": made.loras, "recipe": recipe, "source": fast.source, "license": fast.license}
     return {
         "engine": "wan",
         "engine_version": __version__,

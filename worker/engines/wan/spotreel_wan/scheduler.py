@@ -64,6 +64,10 @@ class ResumableUniPC(UniPCMultistepScheduler):
         self.timesteps = self._all
         return super().step(*args, **kwargs)
 
+    def clean(self) -> torch.Tensor | None:
+        """After `step`: what it took for the finished latents."""
+        return self.model_outputs[-1]
+
     def history(self) -> History:
         """After `step`."""
         return History(
@@ -73,6 +77,7 @@ class ResumableUniPC(UniPCMultistepScheduler):
 
 class ResumableEuler(FlowMatchEulerDiscreteScheduler):
     resume: History | None = None
+    _clean: torch.Tensor | None = None
 
     def set_timesteps(self, steps: int, device: str | torch.device | None = None) -> None:
         # Evenly from pure noise, less the end: what the weights were distilled for. Left to itself the solver would
@@ -84,9 +89,14 @@ class ResumableEuler(FlowMatchEulerDiscreteScheduler):
             self._step_index = history.next_step
             self.timesteps = self.timesteps[history.next_step :]
 
-    def step(self, model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         # In the format of the transformer the latents would lose most of their digits.
-        return super().step(model_output.float(), *args, **kwargs)
+        model_output = model_output.float()
+        self._clean = sample - self.sigmas[self._step_index] * model_output
+        return super().step(model_output, timestep, sample, *args, **kwargs)
+
+    def clean(self) -> torch.Tensor | None:
+        return self._clean
 
     def history(self) -> History:
         return History(self._step_index)

@@ -17,6 +17,7 @@ from .contract import (
     EXIT_NO_COMMON_VERSION,
     FEATURE_FAST,
     FEATURE_FAULTS,
+    FEATURE_LORAS,
     PROTO,
     Load,
     Message,
@@ -72,7 +73,7 @@ class Session:
                 self._unload()
 
     def _hello(self) -> Message:
-        features = ["checkpoint_now", "exact_resume", "poster", *self._fast()]
+        features = ["checkpoint_now", "exact_resume", "poster", "preview", FEATURE_LORAS, *self._fast()]
         return {
             "type": "hello",
             "proto": PROTO,

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from transformers import UMT5EncoderModel
 from transformers.utils import logging
 
-from . import lora, tokenizer
+from . import float8, lora, preview, tokenizer
 from .ahead import read_ahead
 from .device import Device
 from .failure import is_out_of_memory
 from .finite import CODE, is_finite
+from .lora import Adapter
 from .pack import Pack, broken
 from .profile import Profile
 from .tokenizer import FileTokenizer
@@ -55,31 +56,33 @@ class Shelf:
         self.wait: Callable[[Path], None] | None = None
         self._arriving = {name for name in self.model.experts if weight_path(name) in arriving}
         self.vae = self._load("vae")
-        # Each with whether it is distilled.
-        self._parts: dict[str, tuple[bool, torch.nn.Module]] = {}
+        self._preview_colours: torch.Tensor | None = None
+        # Each with what was merged into it.
+        self._parts: dict[str, tuple[tuple[Adapter, ...], torch.nn.Module]] = {}
         if profile.resident:
             for name in ("text_encoder", *self.model.experts):
                 if name not in self._arriving:
                     self.get(name)
 
-    def get(self, name: str, *, distilled: bool = False) -> torch.nn.Module:
+    def get(self, name: str, adapters: tuple[Adapter, ...] = ()) -> torch.nn.Module:
         held = self._parts.get(name)
-        if held is not None and held[0] == distilled:
+        if held is not None and held[0] == adapters:
             return held[1]
         held = None
-        # What was merged is never undone: rounding would not bring the old weights back.
+        # Before gigabytes are read in vain.
+        deltas = lora.read(self.blueprint.parts[name], adapters)
         self.clear(None if not self.profile.resident else name)
-        part = self._load(name, distilled)
-        self._parts[name] = distilled, part
+        part = self._load(name, deltas)
+        self._parts[name] = adapters, part
         following = self.model.experts[-1]
         # What still arrives is in the kernel's memory anyway.
         if not self.profile.resident and name in self.model.experts[:-1] and following not in self._arriving:
             read_ahead(self.pack.dir / weight_path(following))
         return part
 
-    def slot(self, name: str, *, distilled: bool = False) -> Slot:
+    def slot(self, name: str, adapters: tuple[Adapter, ...] = ()) -> Slot:
         """What a pipeline is given for a part."""
-        return Slot(self, name, distilled)
+        return Slot(self, name, adapters)
 
     def clear(self, name: str | None = None) -> None:
         """This part, or all but the VAE."""
@@ -89,6 +92,12 @@ class Shelf:
             self._parts.pop(name, None)
         gc.collect()
         self.device.give_back()
+
+    def preview_colours(self) -> torch.Tensor:
+        """The VAE's map from latents to colours, fitted when it is first asked for."""
+        if self._preview_colours is None:
+            self._preview_colours = preview.fit(self.vae)
+        return self._preview_colours
 
     def forget_steps(self) -> None:
         """What caches have kept of the steps before."""
@@ -108,33 +117,35 @@ class Shelf:
         except Exception as error:  # Whatever the library makes of a broken file.
             raise broken("bad_tokenizer", f"the tokenizer cannot be loaded: {error}") from error
 
-    def _load(self, name: str, distilled: bool = False) -> torch.nn.Module:
+    def _load(self, name: str, deltas: lora.Deltas | None = None) -> torch.nn.Module:
         if name in self._arriving:
             self._await(name)
-        kind = {"text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}.get(name, WanTransformer3DModel)
         is_expert = name in self.model.experts
-        squeezed = is_expert and self.profile.storage == "float8"
-        # Straight to the accelerator: hosts of 24 GB cards have less memory than an expert takes.
-        where = {"device_map": {"": self.device.torch}} if self.device.is_cuda and not squeezed else {}
-        dtype = torch.float32 if name == "vae" else self.blueprint.dtype
         try:
-            part = kind.from_pretrained(self.pack.dir / name, dtype=dtype, **LOCAL, **where)
+            if is_expert and self.profile.storage == "float8":
+                part = float8.load(self.pack.dir / weight_path(name), self.blueprint, name, self.device, deltas or {})
+            else:
+                part = self._load_whole(name)
+                lora.merge(part, deltas or {})
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             if is_out_of_memory(error):
                 raise  # The pack is not to blame.
             raise broken("unloadable", f"{name} of {self.pack.model} cannot be loaded: {error}") from error
-        part.eval().requires_grad_(False)
-        if distilled and self.pack.fast is not None:
-            lora.merge(part, self.pack.dir / self.pack.fast.loras[name])
-        if squeezed:
-            part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.blueprint.dtype)
-        part = part.to(self.device.torch)
         # On the device it takes as long as it takes to read them.
         if bad := next((path for path, weight in part.named_parameters() if not is_finite(weight)), None):
             raise broken(CODE, f"{bad} of {name} of {self.pack.model} holds NaN or infinite numbers")
         if is_expert:
             self.tuning.apply(part)
         return part
+
+    def _load_whole(self, name: str) -> torch.nn.Module:
+        """In the pack's own format."""
+        kind = {"text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}.get(name, WanTransformer3DModel)
+        # Straight to the accelerator: hosts of 24 GB cards have less memory than an expert takes.
+        where = {"device_map": {"": self.device.torch}} if self.device.is_cuda else {}
+        dtype = torch.float32 if name == "vae" else self.blueprint.dtype
+        part = kind.from_pretrained(self.pack.dir / name, dtype=dtype, **LOCAL, **where)
+        return part.eval().requires_grad_(False).to(self.device.torch)
 
     def _await(self, name: str) -> None:
         path = self.pack.dir / weight_path(name)
@@ -147,11 +158,11 @@ class Shelf:
 class Slot(torch.nn.Module):
     """Stands for a part in a pipeline: knows its configuration, and has it loaded at its first use."""
 
-    def __init__(self, shelf: Shelf, name: str, distilled: bool) -> None:
+    def __init__(self, shelf: Shelf, name: str, adapters: tuple[Adapter, ...]) -> None:
         super().__init__()
         self._shelf = shelf
         self._name = name
-        self._distilled = distilled
+        self._adapters = adapters
         self.config = shelf.blueprint.parts[name].config
         self.dtype = shelf.blueprint.dtype
         self.device = shelf.device.torch
@@ -163,4 +174,4 @@ class Slot(torch.nn.Module):
         return self._part().cache_context(*args, **kwargs)
 
     def _part(self) -> Any:
-        return self._shelf.get(self._name, distilled=self._distilled)
+        return self._shelf.get(self._name, self._adapters)

@@ -8,6 +8,8 @@ from typing import Any
 from diffusers import FirstBlockCacheConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
 
+from .precision import PRECISIONS, widen
+
 DEFAULT_ATTENTION = "native"
 FIRST_BLOCK = "first-block"
 # diffusers' own default.
@@ -24,11 +26,15 @@ class Tuning:
     compile: bool = False
     # Leave all blocks but the first out of a step in which that one hardly changed; by how much, relatively.
     cache: float | None = None
+    # What is kept in float32: as in diffusers, or as in the authors' code.
+    precision: str = PRECISIONS[0]
 
     def apply(self, part: Any) -> None:
         """To an expert that was just loaded."""
         if self.attention != DEFAULT_ATTENTION:
             part.set_attention_backend(self.attention)
+        if self.precision == "authors":
+            widen(part)
         if self.compile:
             part.compile_repeated_blocks()
         if self.cache is not None:
@@ -42,15 +48,20 @@ class Tuning:
     def words(self, every_steps: int) -> dict[str, str]:
         """For the class. A cache begins anew at every checkpoint, so their distance decides the picture."""
         cache = "off" if self.cache is None else f"{FIRST_BLOCK}={self.cache} every {every_steps}"
-        return {"attention": self.attention, "compile": "on" if self.compile else "off", "caches": cache}
+        return {
+            "attention": self.attention,
+            "compile": "on" if self.compile else "off",
+            "caches": cache,
+            "precision": self.precision,
+        }
 
 
-def tuning(attention: str, compile: bool, cache: str) -> Tuning:
+def tuning(attention: str, compile: bool, cache: str, precision: str = PRECISIONS[0]) -> Tuning:
     """From the command line."""
     backends = sorted(backend.value for backend in AttentionBackendName if FETCHING not in backend.value)
     if attention not in backends:
         raise SystemExit(f"--attention {attention}: unknown, or fetched from a hub; there are {', '.join(backends)}")
-    return Tuning(attention, compile, _threshold(cache))
+    return Tuning(attention, compile, _threshold(cache), precision)
 
 
 def _threshold(cache: str) -> float | None:

@@ -21,8 +21,6 @@ TIED_TO = "encoder.embed_tokens.weight"
 TIED = {"shared.weight", TIED_TO}
 FILES = {"text_encoder": "model.safetensors"}
 OTHER_FILE = "diffusion_pytorch_model.safetensors"
-# The layers whose weights diffusers' layerwise casting keeps in another format.
-CAST = (torch.nn.Linear, torch.nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,33 @@ class Blueprint:
         if name not in self.model.experts:
             each = 4 if name == "vae" else self.dtype.itemsize
             return each * sum(parameter.numel() for path, parameter in part.named_parameters() if path != TIED_TO)
-        # Some of an expert is kept in float32, and some never in float8.
-        whole, uncast = set(part._keep_in_fp32_modules), part._skip_layerwise_casting_patterns
         total = 0
         for path, parameter in part.named_parameters():
-            owner = path.rpartition(".")[0]
-            each = 4 if whole & set(path.split(".")) else self.dtype.itemsize
-            if float8 and isinstance(part.get_submodule(owner), CAST) and not any(word in owner for word in uncast):
+            each = 4 if is_float32(part, path) else self.dtype.itemsize
+            if float8 and path.endswith(".weight") and is_cast(part, path.rpartition(".")[0]):
                 each = 1
             total += parameter.numel() * each
         return total
+
+    @property
+    def largest_tensor(self) -> int:
+        """In bytes."""
+        return max(
+            parameter.numel() * (4 if name == "vae" else self.dtype.itemsize)
+            for name, part in self.parts.items()
+            for parameter in part.parameters()
+        )
+
+
+def is_float32(part: Any, path: str) -> bool:
+    """Some of an expert is kept in float32."""
+    return bool(set(part._keep_in_fp32_modules) & set(path.split(".")))
+
+
+def is_cast(part: Any, layer: str) -> bool:
+    """Whether the layer's weights may be kept in float8; diffusers knows what suffers too much."""
+    uncast = part._skip_layerwise_casting_patterns
+    return isinstance(part.get_submodule(layer), torch.nn.Linear) and not any(word in layer for word in uncast)
 
 
 def weight_path(component: str) -> str:

@@ -146,6 +146,7 @@ def request(
     resume: Message | None = None,
     embeddings: Message | None = None,
     every: int = 1,
+    preview: int | None = None,
     **task: Any,
 ) -> Message:
     """A small task; `directory` is made."""
@@ -177,6 +178,7 @@ def request(
         "resume": hashed(resume),
         "embeddings": hashed(embeddings),
         "checkpoint": {"every_steps": every, "min_interval_s": 0.0},
+        "preview": None if preview is None else {"every_steps": preview},
     }
 
 

@@ -26,6 +26,7 @@ from spotreel_wan.contract import HashedFile, Task
 from spotreel_wan.denoise import Denoiser
 from spotreel_wan.device import open_device
 from spotreel_wan.embeddings import Text
+from spotreel_wan.lora import Deltas
 from spotreel_wan.models import MODELS, TEXT_TOKENS
 from spotreel_wan.pack import open_pack
 from spotreel_wan.profile import PROFILES
@@ -59,10 +60,10 @@ class Formula(torch.nn.Module):
 
 
 class FormulaShelf(Shelf):
-    def _load(self, name: str, distilled: bool = False) -> torch.nn.Module:
+    def _load(self, name: str, deltas: Deltas | None = None) -> torch.nn.Module:
         if name in self.model.experts:
-            return Formula(1.0 + 0.3 * self.model.experts.index(name) + 0.1 * distilled, self.model.latent_channels)
-        return super()._load(name, distilled)
+            return Formula(1.0 + 0.3 * self.model.experts.index(name) + 0.1 * bool(deltas), self.model.latent_channels)
+        return super()._load(name, deltas)
 
 
 class Stop(Exception):

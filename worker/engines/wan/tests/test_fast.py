@@ -176,6 +176,19 @@ def test_a_pack_without_them_refuses_and_the_engine_says_so_before(packs, tmp_pa
         assert engine.render(request(tmp_path, "ti2v-5B", quality="best"))[-1]["type"] == "finished"
 
 
+def test_the_pack_says_how_its_distilled_weights_are_sampled(one_pack, tmp_path):
+    pack = one_pack / "t2v-A14B"
+    fast_of = json.loads((pack / "pack.json").read_text())["fast"]
+    recipe = {"steps": 3, "shift": 8.0, "guidance": 1.0, "scheduler": "unipc"}
+    reseal(pack, fast=fast_of | {"recipe": recipe})
+    asked = fast(tmp_path, "t2v-A14B", steps=3, shift=8.0)
+    last = render(one_pack, asked)[-1]
+    assert (last["meta"]["solver"], last["meta"]["pack"]["fast"]["recipe"]) == ("unipc", recipe)
+    reseal(pack, fast=fast_of | {"recipe": recipe | {"scheduler": "magic"}})
+    with Engine(one_pack) as engine:
+        assert engine.load("t2v-A14B")["code"] == "bad_index"
+
+
 def test_an_engine_with_them_for_all_its_models_says_it_of_all(tmp_path):
     for name in MODELS:
         shutil.copytree(TINY / name, tmp_path / name)
@@ -209,7 +222,8 @@ def test_published_files_carry_more_than_matrices(tmp_path, prefix):
     tensors = {prefix + name.removeprefix("diffusion_model."): tensor for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "lora.safetensors")
     ours, theirs = (WanTransformer3DModel.from_pretrained(pack / "transformer") for _ in range(2))
-    lora.merge(ours, tmp_path / "lora.safetensors")
+    adapter = lora.Adapter("", 1.0, tmp_path / "lora.safetensors")
+    lora.merge(ours, lora.read(ours, (adapter,)))
     merged(theirs, pack / "lora" / "high.safetensors")
     theirs.blocks[0].attn2.to_k.bias += torch.linspace(-1, 1, 24)
     for ours_is, change in changes.values():

@@ -152,6 +152,22 @@ def test_a_card_that_nothing_fits_is_told_the_least_that_would_do():
     assert 29 < refused.value.context["needed_bytes"] / 1e9 < 30
 
 
+@pytest.mark.parametrize("name", [None, *profile.PROFILES])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_host_that_is_too_small_is_told_so_at_load_and_not_by_the_kernel(model, name):
+    """Not the size of an expert, which is 28.6 GB: machines with a 24 GB card have 16 GB."""
+    anything = SimpleNamespace(profiles=(), model=model)
+
+    def choose(host):
+        h200 = Device(torch.device("cpu"), "a card", int(H200 * GIB), host * GIB)
+        return profile.choose(anything, real(model), name, h200)
+
+    assert choose(15).name == (name or "resident")
+    with pytest.raises(Refusal, match="of this machine's own memory") as refused:
+        choose(4)
+    assert (refused.value.kind, refused.value.code) == ("model", "host_memory")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_decoding_in_chunks_is_decoding_at_once(packs, model):
     device = open_device("cpu")

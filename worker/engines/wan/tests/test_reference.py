@@ -13,7 +13,7 @@ from spotreel_wan.models import NEGATIVE_PROMPT
 from spotreel_wan.video import VideoWriter
 
 
-def plain(pack, compute, task, image):
+def plain(pack, compute, task, image, prepare=lambda _: None):
     """diffusers alone; nothing of the engine takes part."""
     dtype = {"default": getattr(torch, compute), "vae": torch.float32}
     pipeline = WanPipeline.from_pretrained(pack, dtype=dtype) if task["model"] != "i2v-A14B" else None
@@ -24,6 +24,7 @@ def plain(pack, compute, task, image):
             parts = {name: part for name, part in pipeline.components.items() if part is not None}
             pipeline = WanImageToVideoPipeline(**parts, expand_timesteps=True)
     pipeline.set_progress_bar_config(disable=True)
+    prepare(pipeline)
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=task["shift"])
     call = {
         "prompt": task["prompt"],
