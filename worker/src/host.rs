@@ -15,7 +15,7 @@ use spotreel_packs::Index;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::EngineSection;
-use crate::engine::protocol::{EngineHello, ErrorKind, RenderRequest};
+use crate::engine::protocol::{EngineHello, ErrorKind, FEATURE_LORAS, RenderRequest};
 use crate::engine::{Blame, Engine, EngineConfig, EngineError, EngineFailure, Load, Render};
 
 /// An engine that is told to end has so long to do it by itself.
@@ -131,6 +131,20 @@ impl Host {
     /// the packs, it knows what is in them; else the engine does.
     pub fn lacks_fast(&self, spec: &TaskSpec, pack: Option<&Index>) -> Option<EngineFailure> {
         lacking(self.hello()?, pack, spec.model, spec.quality?)
+    }
+
+    /// A video without what the task names would be another video.
+    pub fn lacks_loras(&self, spec: &TaskSpec) -> Option<EngineFailure> {
+        let hello = self.hello()?;
+        if spec.loras.is_empty() || hello.has(FEATURE_LORAS) {
+            return None;
+        }
+        let message = format!("the engine {} merges no LoRAs: leave them out", hello.name);
+        Some(EngineFailure {
+            kind: ErrorKind::Invalid,
+            code: "loras".into(),
+            ..gone(&message)
+        })
     }
 
     pub fn declines(&mut self, delivery: &Delivery) {

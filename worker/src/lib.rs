@@ -28,6 +28,7 @@ pub mod gate;
 pub mod host;
 pub mod idle;
 pub mod leave;
+pub mod loras;
 pub mod outcome;
 pub mod packs;
 pub mod prepare;
@@ -49,6 +50,7 @@ use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Queue, TaskLog, Uptime, names};
 use spotreel_domain::Lane;
+use spotreel_packs::Remote;
 use spotreel_s3::Store;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -78,6 +80,8 @@ pub struct Worker {
     pub store: Store,
     /// None: the engine brings its own packs.
     pub packs: Option<Keeper>,
+    /// Where LoRAs lie.
+    pub loras: Remote,
     pub presence: presence::Board,
     pub leave: Leave,
     pub stay: idle::Stay,
@@ -90,11 +94,12 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     ctx.health.expect("engine");
     let client = server::reach(&config).await?;
     let log = TaskLog::open(&client).await;
-    let (store, cloud, packs) = tokio::join!(
+    let (store, cloud, loras) = tokio::join!(
         Store::connect(&config.s3),
         Cloud::find(&config.cloud),
-        Keeper::find(&config.packs, &config.models, &config.s3)
+        packs::remote(&config.packs, &config.s3)
     );
+    let packs = Keeper::of(&config.packs, &config.models, &loras);
     let name = config.effective_name();
     let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
@@ -116,6 +121,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         wellness: Wellness::new(&scratch, ctx.health.clone()),
         store,
         packs,
+        loras,
         scratch,
         config,
     });

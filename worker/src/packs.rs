@@ -90,20 +90,25 @@ enum Next {
     Nothing,
 }
 
+/// Where packs and LoRAs lie.
+pub async fn remote(section: &PacksSection, s3: &StoreConfig) -> Remote {
+    let mut config = s3.clone();
+    if !section.bucket.is_empty() {
+        config.bucket.clone_from(&section.bucket);
+    }
+    Remote::new(Store::connect(&config).await, &section.prefix)
+}
+
 impl Keeper {
     /// None: the engine brings its own packs.
-    pub async fn find(section: &PacksSection, models: &[Model], s3: &StoreConfig) -> Option<Self> {
+    pub fn of(section: &PacksSection, models: &[Model], remote: &Remote) -> Option<Self> {
         if section.dir.is_empty() {
             return None;
-        }
-        let mut config = s3.clone();
-        if !section.bucket.is_empty() {
-            config.bucket.clone_from(&section.bucket);
         }
         Some(Self {
             section: Arc::new(section.clone()),
             models: models.into(),
-            remote: Remote::new(Store::connect(&config).await, &section.prefix),
+            remote: remote.clone(),
             shelf: watch::Sender::default(),
             wanted: watch::Sender::default(),
         })

@@ -14,12 +14,13 @@ use spotreel_s3::{GetBytesError, RequestError};
 
 use crate::checkpoints::{self, FetchError, Stored, chain};
 use crate::engine::protocol::{
-    CheckpointPolicy, EmbeddingsFile, PreviewPolicy, RenderRequest, RenderTask, ResumeFrom,
+    CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
+    ResumeFrom,
 };
 use crate::engine::{EngineFailure, Load};
 use crate::host::{Host, gone};
 use crate::packs::Here;
-use crate::{Worker, embeddings};
+use crate::{Worker, embeddings, loras};
 
 /// How long storage is asked again for a checkpoint or a picture before the task is handed back: a render that begins
 /// anew costs more than the wait.
@@ -40,6 +41,7 @@ pub struct Prepared {
 struct Files {
     resume: Option<(ResumeFrom, Stored)>,
     image: Option<PathBuf>,
+    loras: Vec<LoraFile>,
     embeddings: Option<EmbeddingsFile>,
     work_dir: PathBuf,
     out_dir: PathBuf,
@@ -70,7 +72,8 @@ impl Prepared {
             None => None,
         };
         let index = pack.as_ref().map(|here| &here.pack.index);
-        if let Some(failure) = host.lacks_fast(&task.spec, index) {
+        let lacking = host.lacks_fast(&task.spec, index);
+        if let Some(failure) = lacking.or_else(|| host.lacks_loras(&task.spec)) {
             return Err(failure);
         }
         let key = index.and_then(|index| embeddings::key(host.hello()?, index, &task.spec));
@@ -96,7 +99,7 @@ impl Prepared {
             request: RenderRequest {
                 id: format!("{}-{}", task.id, started.sequence),
                 attempt: task.attempts_total,
-                task: render_task(&task.spec, files.image),
+                task: render_task(&task.spec, files.image, files.loras),
                 work_dir: files.work_dir,
                 out_dir: files.out_dir,
                 resume,
@@ -186,6 +189,7 @@ impl Files {
                 Some(path)
             }
         };
+        let loras = loras::fetch(worker, &task.spec).await?;
         // A checkpoint has the text in it.
         let embeddings = match embeddings_key.filter(|_| resume.is_none()) {
             None => None,
@@ -194,6 +198,7 @@ impl Files {
         Ok(Self {
             resume,
             image,
+            loras,
             embeddings,
             work_dir,
             out_dir,
@@ -220,7 +225,7 @@ async fn image(worker: &Worker, key: &str) -> Result<Bytes, EngineFailure> {
     }
 }
 
-fn scratch(path: &Path, error: &std::io::Error) -> EngineFailure {
+pub(crate) fn scratch(path: &Path, error: &std::io::Error) -> EngineFailure {
     EngineFailure::of_scratch(format!("cannot write {}: {error}", path.display()))
 }
 
@@ -232,7 +237,7 @@ fn passing<E>(error: RequestError, wrap: impl FnOnce(RequestError) -> E) -> back
     }
 }
 
-fn patience() -> backoff::ExponentialBackoff {
+pub(crate) fn patience() -> backoff::ExponentialBackoff {
     backoff::ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(200))
         .with_max_interval(Duration::from_secs(10))
@@ -240,7 +245,7 @@ fn patience() -> backoff::ExponentialBackoff {
         .build()
 }
 
-fn render_task(spec: &TaskSpec, image: Option<PathBuf>) -> RenderTask {
+fn render_task(spec: &TaskSpec, image: Option<PathBuf>, loras: Vec<LoraFile>) -> RenderTask {
     // The engine names the high-noise expert's guidance first, as diffusers does.
     let (guidance, guidance_2) = match spec.guidance_high_noise {
         Some(high) => (high, Some(spec.guidance)),
@@ -261,6 +266,6 @@ fn render_task(spec: &TaskSpec, image: Option<PathBuf>) -> RenderTask {
         shift: spec.shift,
         seed: spec.seed,
         image,
-        loras: Vec::new(),
+        loras,
     }
 }

@@ -10,9 +10,11 @@ use futures::StreamExt;
 use spot::{Running, Stage, until};
 use spotreel_domain::Task;
 use spotreel_domain::api::Progress;
+use spotreel_domain::model::Expert;
+use spotreel_domain::request::TaskLora;
 use spotreel_domain::task::{FailureKind, Outcome, State};
 use spotreel_localcloud::{Action, Plan, Rule};
-use spotreel_packs::{PREFIX, Pack, Remote};
+use spotreel_packs::{AddLora, LoraFiles, PREFIX, Pack, PublishedLora, Remote};
 
 const MODEL: &str = "t2v-A14B";
 const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
@@ -74,6 +76,88 @@ fn worker(stage: &Stage, step_ms: u32, settings: &[(&str, &str)]) -> Running {
 async fn ended(stage: &Stage, id: &str) -> Task {
     until("the task ends", async || stage.task(id).await.is_terminal()).await;
     stage.task(id).await
+}
+
+/// A LoRA of the bucket, as an operator adds it.
+async fn add_lora(stage: &Stage, pack: &Pack) -> (Remote, PublishedLora) {
+    let remote = Remote::new(stage.store.clone(), PREFIX);
+    let file = |noise: &str| Some(pack.dir.join(format!("lora/{noise}.safetensors")));
+    let lora = AddLora {
+        name: "fox".into(),
+        model: pack.index.model,
+        files: LoraFiles {
+            high: file("high"),
+            low: file("low"),
+        },
+        strength: None,
+        scratch: stage.dir.path().join("lora"),
+        source: None,
+        license: None,
+    };
+    std::fs::create_dir(&lora.scratch).unwrap();
+    let published = remote.add_lora(lora).await.unwrap();
+    (remote, published)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_rendered_with_the_loras_that_it_names_as_they_were_when_it_was_accepted() {
+    let stage = Stage::set().await;
+    let pack = push(&stage).await;
+    let (remote, published) = add_lora(&stage, &pack).await;
+    let lora = TaskLora {
+        name: "fox".into(),
+        strength: 0.5,
+        expert: None,
+        sha256: Some(published.sha256.clone()),
+    };
+    let high = TaskLora {
+        expert: Some(Expert::High),
+        ..lora.clone()
+    };
+    let replaced = TaskLora {
+        sha256: Some("0".repeat(64)),
+        ..lora.clone()
+    };
+    let missing = TaskLora {
+        name: "hare".into(),
+        ..lora.clone()
+    };
+    let worker = worker(&stage, 0, &[]);
+    let mut videos = Vec::new();
+    for (id, loras) in [
+        ("none", vec![]),
+        ("both", vec![lora.clone()]),
+        ("high", vec![high]),
+        ("again", vec![lora]),
+        ("replaced", vec![replaced]),
+        ("missing", vec![missing]),
+    ] {
+        stage
+            .submit_as(id, 4, MODEL, "a red fox", |task| task.spec.loras = loras)
+            .await;
+        videos.push(match ended(&stage, id).await.state {
+            State::Succeeded { artifact } => artifact.sha256,
+            State::Failed { error } => {
+                assert_eq!(error.kind, FailureKind::Invalid);
+                error.message
+            }
+            state => panic!("{state:?}"),
+        });
+    }
+    let [none, both, high, again, replaced, missing] = &videos[..] else {
+        panic!("{videos:?}");
+    };
+    assert_eq!(both, again);
+    assert!(none != both && both != high && none != high);
+    assert!(
+        replaced.contains("another than when the task was accepted"),
+        "{replaced}"
+    );
+    assert!(missing.contains("\"hare\""), "{missing}");
+    // Each file was fetched once.
+    let kept = std::fs::read_dir(stage.scratch("w1").join("loras")).unwrap();
+    assert_eq!(kept.count(), published.index.files.len());
+    drop((worker, remote));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,8 @@ async fn keeper(dir: &Path, keep_free_gb: u64) -> Keeper {
         keep_free_gb,
     };
     let s3 = StoreConfig::at("http://127.0.0.1:9", "us-east-1", "b");
-    Keeper::find(&section, &[FIRST, SECOND], &s3).await.unwrap()
+    let remote = remote(&section, &s3).await;
+    Keeper::of(&section, &[FIRST, SECOND], &remote).unwrap()
 }
 
 fn tiny(model: Model) -> Pack {
