@@ -22,7 +22,7 @@ pub struct Offer {
     pub price: Usd,
     /// The most that its type may cost.
     pub cap: Usd,
-    /// What is bid for it on Spot.
+    /// What is bid for it on Spot; on demand its cap.
     pub max_price: Option<Usd>,
 }
 
