@@ -5,9 +5,7 @@ use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{jetstream, names};
 use spotreel_domain::api::{BatchView, CloudEvent};
-use spotreel_domain::batch::{
-    BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop,
-};
+use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop};
 use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::ops::BatchesQuery;
 

@@ -151,11 +151,8 @@ pub fn refusal(error: &ApiError) -> String {
 
 /// Connects with `config` as `program`, and says in a sentence why not.
 pub async fn open(config: &NatsConfig, program: &str) -> Result<Client, OpenError> {
-    open_with(config, program, log).await
-}
-
-fn log(refusal: String) {
-    eprintln!("spotreel: the NATS server refuses: {refusal}");
+    let say = |refusal: String| eprintln!("spotreel: the NATS server refuses: {refusal}");
+    open_with(config, program, say).await
 }
 
 async fn open_with(

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use spotreel_domain::fleet::cloud::tag;
-use spotreel_domain::pool::PoolTemplate;
 use spotreel_domain::user_data::UserData;
 use spotreel_ec2::TemplateSpec;
 
@@ -30,27 +29,15 @@ pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done
     // Fleet's policy lets it launch from what carries its environment, and make nothing that does not.
     tags.insert(tag::ENV.to_owned(), env);
     tags.insert(tag::MANAGED_BY.to_owned(), tag::MANAGED_BY_FLEET.to_owned());
-    let spot = TemplateSpec {
+    let spec = TemplateSpec {
         instance_profile: args.instance_profile,
         security_groups: args.security_groups,
         root_device: args.root_device,
         volume_gib: args.volume_gib,
         tags,
-        spot_only: true,
         ..TemplateSpec::new(args.name, args.ami.unwrap_or_default(), script)
     };
-    // EC2 takes no tags of requests for Spot instances where there is no such request.
-    let on_demand = TemplateSpec {
-        spot_only: false,
-        ..spot.clone()
-    };
-    let template = ec2.ensure_template(&spot).await.map_err(reap::explain)?;
-    let second = ec2.ensure_template(&on_demand).await;
-    let template = PoolTemplate {
-        id: template.id,
-        version: template.version,
-        on_demand_version: Some(second.map_err(reap::explain)?.version),
-    };
+    let template = ec2.ensure_versions(&spec).await.map_err(reap::explain)?;
     if args.json {
         print::json(&template);
     } else {

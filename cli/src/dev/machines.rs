@@ -111,9 +111,10 @@ impl Templates {
             let spec = TemplateSpec {
                 // Its role is where the machine's keys for S3 come from.
                 instance_profile: Some("spotreel-worker".to_owned()),
+                tags: pool.tags.clone(),
                 ..TemplateSpec::new(name, IMAGE, user_data(plan, &pool.models)?)
             };
-            let made = ec2.ensure_template(&spec).await;
+            let made = ec2.ensure_versions(&spec).await;
             pool.template = Some(made.context("the launch template cannot be made")?);
             specs.push(spec);
         }
@@ -127,7 +128,7 @@ impl Templates {
             for spec in &self.specs {
                 // A cloud that is down is asked again.
                 if let Ok(None) = self.ec2.template(&spec.name).await {
-                    let _ = self.ec2.ensure_template(spec).await;
+                    let _ = self.ec2.ensure_versions(spec).await;
                 }
             }
         }

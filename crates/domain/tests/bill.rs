@@ -7,12 +7,12 @@ use spotreel_domain::Usd;
 use spotreel_domain::batch::{
     Batch, DrainMode, Ending, Instance, InstanceState, Leaving, PoolName, Receipt, Status, Wanted,
 };
-use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, Template, tag};
+use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, tag};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Effect, Observation, idle_that_stay, reconcile};
 use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::PoolConfig;
+use spotreel_domain::pool::{PoolConfig, PoolTemplate};
 
 /// $0.36 an hour.
 const PRICE: Usd = Usd::from_micros(360_000);
@@ -33,9 +33,10 @@ fn place() -> Place {
 }
 
 fn policy() -> Policy {
-    let template = Template {
+    let template = PoolTemplate {
         id: "lt-1".into(),
         version: 1,
+        on_demand_version: None,
     };
     let name = PoolName::parse("default").unwrap();
     PoolConfig::default().policy(&name, "prod", "spotreel", template)

@@ -14,7 +14,7 @@ use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template, tag,
 };
 use spotreel_domain::fleet::observation::{
-    Market, Observation, Spent, Work, WorkerSeen, WorkerState,
+    Market, Observation, Quota, Work, WorkerSeen, WorkerState,
 };
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
 use spotreel_domain::fleet::reconcile::frozen_request;

@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use spotreel_domain::batch::{
     Batch, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, PoolName, Wanted,
 };
-use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place, Template};
+use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy, offers, reconcile};
-use spotreel_domain::pool::{BidMode, Cloud, KindConfig, PoolConfig, SubnetConfig};
+use spotreel_domain::pool::{BidMode, Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
 use spotreel_domain::trigger::{
     Budgets, Decision, Prices, RunNow, SizeInput, Spend, Verdict, View, decide, size,
 };
@@ -46,6 +46,7 @@ impl Situation {
             name: (*name).into(),
             cap: Usd::from_cents(60),
             on_demand_cap: None,
+            gpu: None,
         });
         let mut pool = PoolConfig {
             models: vec![Model::Ti2v5b],
@@ -76,9 +77,10 @@ impl Situation {
     }
 
     fn policy(&self) -> Policy {
-        let template = Template {
+        let template = PoolTemplate {
             id: "lt-1".into(),
             version: 1,
+            on_demand_version: None,
         };
         self.pool.policy(
             &PoolName::parse("default").unwrap(),
@@ -238,6 +240,7 @@ prop_compose! {
             name: (*name).into(),
             cap: Usd::from_cents(cap),
             on_demand_cap: None,
+            gpu: None,
         }).collect();
         pool.subnets = ZONES[..zones].iter().map(|zone| SubnetConfig {
             id: format!("subnet-{zone}"),

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
-use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Place, Seen, Template};
+use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Place, Seen};
 use spotreel_domain::fleet::observation::{Market, Observation, Quota, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
 use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, SubnetConfig};
+use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
 use spotreel_domain::render_time::{Corrections, Job};
 use spotreel_domain::workload::{Demand, Sampled};
 use spotreel_domain::{Model, Usd};
@@ -64,9 +64,10 @@ impl Night {
             ..PoolConfig::default()
         };
         let name = PoolName::parse("default").unwrap();
-        let template = Template {
+        let template = PoolTemplate {
             id: "lt-1".into(),
             version: 1,
+            on_demand_version: None,
         };
         let wanted = Wanted {
             rule: "length".into(),
@@ -147,7 +148,7 @@ impl Night {
             needs,
             market: Some(Market {
                 spot: spot.collect(),
-                on_demand: BTreeMap::new(),
+                ..Market::default()
             }),
             in_flight: None,
             spent: Some(Spend::default()),

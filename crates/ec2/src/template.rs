@@ -6,14 +6,16 @@ use aws_sdk_ec2::types::{
     LaunchTemplate, LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
     LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
-    LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion, RequestLaunchTemplateData,
-    ResourceType, ResponseLaunchTemplateData, ShutdownBehavior, TagSpecification, VolumeType,
+    LaunchTemplateTagSpecification, LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion,
+    RequestLaunchTemplateData, ResourceType, ResponseLaunchTemplateData, ShutdownBehavior,
+    TagSpecification, VolumeType,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use spotreel_domain::fleet::cloud::{ErrorClass, Template};
+use spotreel_domain::pool::PoolTemplate;
 
 use crate::launch::tags;
 use crate::list::endless;
@@ -126,6 +128,22 @@ impl Ec2 {
             Some(version) => Ok(Template { version, ..there }),
             None => self.create_version(&there.id, spec, &fingerprint).await,
         }
+    }
+
+    /// A version for Spot and one for machines on demand: requests for Spot instances bear the tags too, and EC2 takes no
+    /// tags of such requests where there is none.
+    pub async fn ensure_versions(&self, spec: &TemplateSpec) -> Result<PoolTemplate, CallError> {
+        let of = |spot_only| TemplateSpec {
+            spot_only,
+            ..spec.clone()
+        };
+        let spot = self.ensure_template(&of(true)).await?;
+        let on_demand = self.ensure_template(&of(false)).await?;
+        Ok(PoolTemplate {
+            id: spot.id,
+            version: spot.version,
+            on_demand_version: Some(on_demand.version),
+        })
     }
 
     /// The template with this name or id, in its default version: the one that its owner has chosen.
@@ -255,7 +273,7 @@ fn described(data: Option<&ResponseLaunchTemplateData>) -> TemplateVersion {
     let of_spot = specifications
         .iter()
         .filter(|one| one.resource_type() == Some(&ResourceType::SpotInstancesRequest));
-    let tags = of_spot.flat_map(|one| one.tags());
+    let tags = of_spot.flat_map(LaunchTemplateTagSpecification::tags);
     TemplateVersion {
         ends_on_shutdown: data.and_then(|data| data.instance_initiated_shutdown_behavior())
             == Some(&ShutdownBehavior::Terminate),

@@ -92,7 +92,7 @@ impl Feed {
                 Ok(()) => self.config.every,
                 Err(_) => failing,
             };
-            asked(answer.as_ref().map(|()| ()));
+            asked(answer.as_ref().copied());
             if rest(pause, stopping).await.is_none() {
                 return;
             }

@@ -231,6 +231,8 @@ fn problems_of(
         ),
     );
     problems
+}
+
 /// What was read; or for people, why it could not be.
 fn known_or_said<T>(read: Result<T, CallError>) -> (Option<T>, Option<String>) {
     match read {

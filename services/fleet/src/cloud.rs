@@ -12,7 +12,7 @@ use spotreel_domain::fleet::cloud::{Seen, Template};
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
-use spotreel_pool::market::{Feed, FeedConfig, rarer, rest};
+use spotreel_pool::market::{Feed, FeedConfig, rarer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

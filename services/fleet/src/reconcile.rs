@@ -167,7 +167,7 @@ impl Pool {
                 observe::marks(client)
             )
         };
-        self.learn().await;
+        self.learn_pace().await;
         // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
         // round: it was heard before it was stored.
         let cloud = Arc::clone(&self.cloud);
@@ -246,7 +246,8 @@ impl Pool {
             }
             drop(ledger);
             metrics::round(self.name.as_str(), "done");
-            act::tell_to_stay(log.client(), &idle_that_stay(&round.batch, &seen)).await;
+            let client = self.fleet.batches.client();
+            act::tell_to_stay(client, &idle_that_stay(&round.batch, &seen)).await;
             self.act(round.effects, &policy, listed.cloud_now()).await?;
             return Ok(round.look_again);
         }
@@ -387,7 +388,7 @@ impl Pool {
     }
 
     /// From the tasks that ended since the last look, once in a while, so that the number of machines follows.
-    async fn learn(&mut self) {
+    async fn learn_pace(&mut self) {
         let Some(batch) = self.known.as_ref().map(|known| known.batch.clone()) else {
             return;
         };

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, Penalty, PoolName};
-use spotreel_domain::fleet::cloud::{Lifecycle, Template};
+use spotreel_domain::fleet::cloud::Lifecycle;
 use spotreel_domain::fleet::{Policy, offers};
-use spotreel_domain::pool::{Cloud, Pools};
+use spotreel_domain::pool::{Cloud, PoolTemplate, Pools};
 use spotreel_domain::trigger::{Prices, Quote};
 use spotreel_ec2::Ec2;
 use spotreel_pool::market::{Feed, FeedConfig};
@@ -33,9 +33,10 @@ impl Market {
         let bought = pools.pool.iter().filter(|(_, p)| p.cloud == Cloud::Aws);
         let policies = bought.map(|(name, pool)| {
             // The template is fleet's business.
-            let template = Template {
+            let template = PoolTemplate {
                 id: String::new(),
                 version: 0,
+                on_demand_version: None,
             };
             (name.clone(), pool.policy(name, "", "", template))
         });

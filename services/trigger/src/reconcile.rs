@@ -172,7 +172,7 @@ impl Reconcile {
             pool: name.clone(),
             models: pool.models.clone(),
             cloud: pool.cloud,
-            budgets: pool.rules.budgets.clone(),
+            budgets: pool.rules.budgets,
             decision,
             view,
         }

@@ -1,6 +1,6 @@
 //! What to launch: how many, where, at what price, and whether at all.
 
-use super::cloud::{ErrorClass, LaunchRequest, Lifecycle, Override, client_token};
+use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
 use super::observation::{Need, Observation, Work};
 use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};

@@ -131,7 +131,7 @@ impl Learned<'_> {
         if instances.is_empty()
             && let Some(error) = refusals::of_whole_request(batch, seq, errors)
         {
-            self.reject(batch, seq, error);
+            self.reject(batch, seq, &error);
             return;
         }
         let Some(launch) = batch.launch_mut(seq) else {
@@ -189,19 +189,19 @@ impl Learned<'_> {
             return;
         }
         if error.class != ErrorClass::Unknown && sent_once(batch, seq) {
-            self.reject(batch, seq, error.clone());
+            self.reject(batch, seq, error);
         }
     }
 
     /// The whole request was refused: nothing of it runs.
-    fn reject(&self, batch: &mut Batch, seq: u32, error: PlaceError) {
+    fn reject(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
         if let Some(launch) = batch.launch_mut(seq) {
             launch.state = LaunchState::Rejected {
                 at: self.now,
                 error: error.clone(),
             };
         }
-        self.penalise(batch, seq, &error);
+        self.penalise(batch, seq, error);
     }
 
     fn penalise(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {

@@ -157,7 +157,7 @@ impl TempFile {
         let made = tokio::task::spawn_blocking(move || {
             let temp = Self { path, kept: false };
             let file = File::create(temp.path())?;
-            Ok((temp, file))
+            Ok::<_, io::Error>((temp, file))
         });
         let (temp, file) = made.await.map_err(io::Error::other)??;
         Ok((temp, tokio::fs::File::from_std(file)))
