@@ -12,7 +12,7 @@ use spotreel_domain::fleet::cloud::{Seen, Template};
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
-use spotreel_pool::market::{Feed, FeedConfig, rarer};
+use spotreel_pool::market::{Feed, FeedConfig, rarer, rest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub struct Cloud {
     pub ec2: Ec2,
     env: String,
     feed: Feed,
+    /// Quotas were asked for.
+    hinted: Notify,
     /// How often the pools are held against the cloud.
     check_every: Duration,
     /// What a month of a GB of a volume costs, and an hour of a public address.
@@ -101,6 +103,7 @@ impl Cloud {
         };
         Self {
             feed: Feed::new(ec2.clone(), kinds, feed),
+            hinted: Notify::new(),
             ec2,
             env: env.to_owned(),
             check_every: prices.check_every,
@@ -187,7 +190,9 @@ impl Cloud {
 
     /// Keeps quotas and the sizes of types warm until told to stop.
     pub async fn keep_hints(self: Arc<Self>, stopping: CancellationToken) {
-        self.feed.keep_hints(&stopping, || {}).await;
+        self.feed
+            .keep_hints(&stopping, || self.hinted.notify_one())
+            .await;
     }
 
     /// The pools are held against the cloud at once.
@@ -208,14 +213,7 @@ impl Cloud {
             let pause = match findings {
                 Ok(findings) => {
                     self.look_at_volumes(&findings, &policies).await;
-                    let quotas = self.feed.limits();
-                    check::report(
-                        &findings,
-                        &policies,
-                        &quotas,
-                        self.market().as_ref(),
-                        &self.conditions,
-                    );
+                    self.report(&findings, &policies);
                     self.conditions.set(check::POOLS, Ok(()));
                     let whole = findings.is_clean() && self.market().is_some();
                     let mut known = self.lock();
@@ -240,9 +238,25 @@ impl Cloud {
                     failing
                 }
             };
-            let asked = tokio::time::timeout(pause, self.recheck.notified());
-            if stopping.run_until_cancelled(asked).await.is_none() {
-                return;
+            let mut resting = std::pin::pin!(rest(pause, &stopping));
+            loop {
+                tokio::select! {
+                    rested = &mut resting => match rested {
+                        Some(()) => break,
+                        None => return,
+                    },
+                    () = self.recheck.notified() => break,
+                    // What stands in a quota's way is said as soon as it is known.
+                    () = self.hinted.notified() => {
+                        let (findings, unchecked) = {
+                            let known = self.lock();
+                            (known.findings.clone(), known.unchecked.is_some())
+                        };
+                        if !unchecked {
+                            self.report(&findings, &policies);
+                        }
+                    }
+                }
             }
         }
     }
@@ -265,6 +279,21 @@ impl Cloud {
                 }
             }
         }
+    }
+
+    fn report(
+        &self,
+        findings: &Findings,
+        policies: &BTreeMap<PoolName, (Policy, check::TemplateName)>,
+    ) {
+        let (quotas, market) = (self.feed.limits(), self.market());
+        check::report(
+            findings,
+            policies,
+            &quotas,
+            market.as_ref(),
+            &self.conditions,
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
