@@ -178,8 +178,9 @@ proptest! {
                 prop_assert!(view.spend.per_hour + price.times(fire.units) <= budget);
             }
             if let Some(budget) = rules.budgets.per_day {
-                let task = view.seconds_per_task.unwrap_or(180.0).max(60.0);
-                let share = view.work as f64 * task / f64::from(fire.units);
+                let each = view.seconds_per_task.unwrap_or(180.0);
+                let task = each.max(60.0);
+                let share = view.work as f64 * each / f64::from(fire.units);
                 let least = share.min(rules.sizing.target.as_secs_f64()).max(task);
                 let span = if fire.units == 1 { task } else { least };
                 let rate = view.spend.per_hour + price.times(fire.units);

@@ -167,7 +167,7 @@ impl Pool {
                 observe::marks(client)
             )
         };
-        self.learn_pace().await;
+        self.follow_pace().await;
         // The queue may be counted meanwhile. The record may not be read before the listing is there, nor what woke this
         // round: it was heard before it was stored.
         let cloud = Arc::clone(&self.cloud);
@@ -388,7 +388,7 @@ impl Pool {
     }
 
     /// From the tasks that ended since the last look, once in a while, so that the number of machines follows.
-    async fn learn_pace(&mut self) {
+    async fn follow_pace(&mut self) {
         let Some(batch) = self.known.as_ref().map(|known| known.batch.clone()) else {
             return;
         };

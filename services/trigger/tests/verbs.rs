@@ -152,7 +152,7 @@ async fn a_quote_says_what_tasks_will_take_and_cost() {
         (offer.per_hour).per_hour_for(Duration::from_secs_f64(100.0 * offer.seconds))
     );
 
-    let twice = json!([{ "model": "ti2v-5B", "gpu": "l4", "factor": 2.0 }]);
+    let twice = json!([{ "model": "ti2v-5B", "gpu": "l40s", "factor": 2.0 }]);
     kv::put_mark(&stage.root.client, "pace.default", &twice)
         .await
         .unwrap();
