@@ -403,7 +403,7 @@ impl Pool {
         match observe::ended_on(client, &batch, since).await {
             Ok(ended) => self.pace.learn(client, &self.config, &batch, &ended).await,
             Err(error) => {
-                tracing::debug!(%error, batch = %batch.id, "its tasks cannot be read now")
+                tracing::debug!(%error, batch = %batch.id, "its tasks cannot be read now");
             }
         }
     }

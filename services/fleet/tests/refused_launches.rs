@@ -49,7 +49,7 @@ async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
         ),
         ..Rule::new("CreateFleet", Action::PoolError)
     };
-    let stage = stage_with(denied).await;
+    let stage = Box::pin(stage_with(denied)).await;
     stage.start_fleet().await;
     stage.request(1).await;
     until("fleet is not ready and says why", async || {
@@ -80,7 +80,7 @@ async fn credentials_that_have_expired_are_waited_for() {
         times: Some(2),
         ..Rule::new("CreateFleet", Action::Error)
     };
-    let stage = stage_with(expired).await;
+    let stage = Box::pin(stage_with(expired)).await;
     stage.start_fleet().await;
     stage.request(1).await;
     let batch = stage.until_batch("a machine", has_a_machine).await;
@@ -143,7 +143,7 @@ async fn the_template_is_looked_at_again_when_a_launch_is_refused() {
         times: Some(1),
         ..Rule::new("CreateFleet", Action::Error)
     };
-    let stage = stage_with(gone).await;
+    let stage = Box::pin(stage_with(gone)).await;
     stage.start_fleet().await;
     until("the pools are checked", async || {
         let health = stage.ctx.health.readiness();

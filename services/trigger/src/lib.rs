@@ -86,7 +86,7 @@ pub async fn start_with(
     if let Some(market) = market.clone() {
         let (wake, asking) = (shown.wake.clone(), ctx.clone());
         ctx.spawn("prices", async move {
-            market.run(&wake, &asking).await;
+            Box::pin(market.run(&wake, &asking)).await;
             Ok(())
         });
     }

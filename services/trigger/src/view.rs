@@ -11,7 +11,7 @@ use spotreel_bus::controls::{self, Controls};
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::{BatchLog, RecordedBatch, TaskLog};
 use spotreel_domain::Model;
-use spotreel_domain::batch::{self, Batch, PoolName};
+use spotreel_domain::batch::{self, Batch, Instance, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{
@@ -68,7 +68,7 @@ impl Reader {
         let samples = self.samples.read(client, &queues).await.sampled(&workers);
         let has_ended = |id: &str| {
             let mut batches = newest.values().map(|last: &RecordedBatch| &last.batch);
-            batches.any(|batch| batch.instance(id).is_some_and(|i| i.is_gone()))
+            batches.any(|batch| batch.instance(id).is_some_and(Instance::is_gone))
         };
         Ok(Seen {
             at: now,
