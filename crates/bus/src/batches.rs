@@ -268,13 +268,17 @@ impl BatchLog {
     }
 }
 
-/// The ends of tasks whose last attempt was made, and ended for good, on a machine of this batch.
-pub async fn ended_on(client: &Client, batch: &Batch) -> Result<Vec<Recorded>, ReadError> {
+/// The ends since then of tasks whose last attempt was made, and ended for good, on a machine of this batch.
+pub async fn ended_on(
+    client: &Client,
+    batch: &Batch,
+    since: Timestamp,
+) -> Result<Vec<Recorded>, ReadError> {
     let of_batch = |recorded: &Recorded| {
         let last = recorded.task.attempts.last();
         last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
     };
-    let ends = ["succeeded", "failed"].map(|end| ends(client, batch.requested_at, end));
+    let ends = ["succeeded", "failed"].map(|end| ends(client, since, end));
     let mut done = Vec::new();
     for ends in join_all(ends).await {
         done.extend(ends?.into_iter().filter(of_batch));

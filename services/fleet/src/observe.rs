@@ -5,13 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::Client;
-use futures::future::join_all;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream;
-use spotreel_bus::log::{ReadError, Recorded};
-use spotreel_bus::names::TASKS;
-use spotreel_domain::batch::{Batch, PoolName};
+use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{WorkerSeen, WorkerState};
 use spotreel_domain::model::Model;
@@ -25,10 +21,6 @@ use spotreel_proto::worker::v1::{Presence, State};
 
 use crate::error::ObserveError;
 
-/// Events read at a time; one answer of the server.
-const PAGE: usize = 500;
-/// 100,000 ends: more tasks than a batch can work off in its life.
-const MAX_PAGES: usize = 200;
 /// Two requests to NATS, one after the other, at their slowest.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,53 +111,6 @@ impl Counted {
         let all = workers::rendering(pools, &self.queues, presences, has_ended);
         all.get(pool).copied().unwrap_or_default()
     }
-}
-
-/// The ends since then of tasks whose last attempt was made, and ended for good, on a machine of this batch.
-pub async fn ended_on(
-    client: &Client,
-    batch: &Batch,
-    since: Timestamp,
-) -> Result<Vec<Recorded>, ReadError> {
-    let of_batch = |recorded: &Recorded| {
-        let last = recorded.task.attempts.last();
-        last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
-    };
-    let ends = ["succeeded", "failed"].map(|end| ends(client, since, end));
-    let mut done = Vec::new();
-    for ends in join_all(ends).await {
-        done.extend(ends?.into_iter().filter(of_batch));
-    }
-    Ok(done)
-}
-
-async fn ends(client: &Client, since: Timestamp, end: &str) -> Result<Vec<Recorded>, ReadError> {
-    let filter = format!("spotreel.log.*.{end}");
-    let mut all: Vec<Recorded> = Vec::new();
-    for _ in 0..MAX_PAGES {
-        let mut query = match all.last() {
-            Some(last) => serde_json::json!({ "seq": last.sequence + 1 }),
-            None => serde_json::json!({ "start_time": since.to_string() }),
-        };
-        query["batch"] = PAGE.into();
-        query["next_by_subj"] = filter.as_str().into();
-        let page = jetstream::direct_get(client, TASKS, &query).await?;
-        if page.is_empty() {
-            break;
-        }
-        for stored in page {
-            let nanos = stored.stored_at.as_nanosecond();
-            let read = Recorded::from_parts(
-                &stored.subject,
-                stored.sequence,
-                &stored.payload,
-                stored.headers,
-                nanos,
-            );
-            all.push(read?);
-        }
-    }
-    Ok(all)
 }
 
 async fn within<T>(read: impl Future<Output = Result<T, ObserveError>>) -> Result<T, ObserveError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
 use spotreel_bus::RecordedBatch;
+use spotreel_bus::batches;
 use spotreel_bus::controls::{self, Hold};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
@@ -400,7 +401,7 @@ impl Pool {
             return;
         };
         let client = self.fleet.batches.client();
-        match observe::ended_on(client, &batch, since).await {
+        match batches::ended_on(client, &batch, since).await {
             Ok(ended) => self.pace.learn(client, &self.config, &batch, &ended).await,
             Err(error) => {
                 tracing::debug!(%error, batch = %batch.id, "its tasks cannot be read now");
@@ -414,7 +415,7 @@ impl Pool {
             return None;
         }
         let client = self.fleet.batches.client();
-        match observe::ended_on(client, batch, batch.requested_at).await {
+        match batches::ended_on(client, batch, batch.requested_at).await {
             Ok(ended) => {
                 self.pace.learn(client, &self.config, batch, &ended).await;
                 Some(ended.len() as u64)

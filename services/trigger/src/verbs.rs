@@ -164,7 +164,7 @@ impl Desk {
     async fn view(&self, batch: &Batch, now: Timestamp) -> Result<BatchView, ApiError> {
         let mut view = BatchView::of(batch, now);
         if batch.is_active() {
-            let ended = batches::ended_on(&self.client, batch).await;
+            let ended = batches::ended_on(&self.client, batch, batch.requested_at).await;
             let ended = ended.map_err(|error| unavailable("the task log", &error))?;
             view.tasks_done = ended.len() as u64;
         }
