@@ -94,7 +94,14 @@ impl Situation {
     fn view(&self) -> View {
         let (policy, now) = (self.policy(), now());
         let kinds = offers::by_kind(&policy, &self.penalties, &self.market, now);
-        let market = offers::summary(&policy, &self.penalties, &self.market, now, now);
+        let market = offers::summary(
+            &policy,
+            &self.penalties,
+            &self.market,
+            &self.quota,
+            now,
+            now,
+        );
         View {
             queued: self.tasks,
             work: self.tasks,
@@ -278,7 +285,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
     fn whenever_trigger_fires_fleet_launches_a_machine_at_least(situation in situations()) {
@@ -346,6 +353,23 @@ fn types_that_the_quota_does_not_admit_are_left_out() {
     assert!(why.contains("3 vCPUs"), "{why}");
     small.quota.left.clear();
     assert_eq!(small.launched().unwrap().0, 10, "not known is no limit");
+}
+
+#[test]
+fn a_type_that_the_quota_does_not_admit_makes_no_other_one_cheap() {
+    // The cheap type is too large for what is left, and the one that fits is too dear.
+    let mut situation = Situation::usual();
+    let cheap = place(KINDS[1].0, ZONES[0]);
+    situation.market.spot.insert(cheap, Usd::from_cents(5));
+    situation.pool.rules.budgets.per_hour = Some(Usd::from_cents(20));
+    assert_eq!(situation.launched(), Ok((4, vec![KINDS[1].0.into()])));
+    situation.quota = Quota {
+        left: [(Lifecycle::Spot, 7)].into(),
+        vcpus: KINDS.map(|(kind, vcpus)| (kind.to_owned(), vcpus)).into(),
+    };
+    assert!(situation.launched().is_err());
+    let verdict = situation.decision().verdict;
+    assert!(matches!(verdict, Verdict::Blocked { .. }), "{verdict:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, Penalty, PoolName};
 use spotreel_domain::fleet::cloud::Lifecycle;
+use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::{Policy, offers};
 use spotreel_domain::pool::{Cloud, PoolTemplate, Pools};
 use spotreel_domain::trigger::{Prices, Quote};
@@ -65,6 +66,7 @@ impl Market {
         pool: &PoolName,
         kinds: Option<&BTreeSet<String>>,
         newest: Option<&Batch>,
+        quota: &Quota,
     ) -> Prices {
         let Some(policy) = self.policies.get(pool) else {
             return Prices::NoCloud;
@@ -73,7 +75,9 @@ impl Market {
         match self.feed.market() {
             Ok((as_of, market)) => {
                 let (penalties, now) = (carried(newest), ambient::now());
-                Prices::Known(offers::summary(policy, &penalties, &market, as_of, now))
+                Prices::Known(offers::summary(
+                    policy, &penalties, &market, quota, as_of, now,
+                ))
             }
             Err(unknown) => Prices::Unknown {
                 since: unknown.since,
@@ -94,19 +98,22 @@ impl Market {
         Some(offers::by_kind(policy, &penalties, &market, now))
     }
 
-    /// Units that the quota still admits, where it is known. `running`: the batches that hold machines now.
-    pub fn quota_units<'a>(
+    /// What the account's quota leaves beside these batches, which hold machines now.
+    pub fn quota<'a>(&self, running: impl IntoIterator<Item = &'a Batch>) -> Quota {
+        let instances = running.into_iter().flat_map(|batch| &batch.instances);
+        let alive = instances.filter(|instance| !instance.is_gone());
+        self.feed
+            .quota(alive.map(|instance| (instance.lifecycle, instance.place.kind.as_str())))
+    }
+
+    /// Units that the quota still admits, where it is known.
+    pub fn quota_units(
         &self,
         pool: &PoolName,
         able: Option<&BTreeSet<String>>,
         newest: Option<&Batch>,
-        running: impl IntoIterator<Item = &'a Batch>,
+        quota: &Quota,
     ) -> Option<u32> {
-        let instances = running.into_iter().flat_map(|batch| &batch.instances);
-        let alive = instances.filter(|instance| !instance.is_gone());
-        let quota = self
-            .feed
-            .quota(alive.map(|instance| (instance.lifecycle, instance.place.kind.as_str())));
         // While no type may be bought, it is not the quota that stands in the way.
         let mut kinds = self.by_kind(pool, newest)?;
         kinds.retain(|kind, _| able.is_none_or(|able| able.contains(kind)));
@@ -115,7 +122,7 @@ impl Market {
 
     fn warn_of_caps(&self, warned: &mut BTreeSet<PoolName>) {
         for name in self.policies.keys() {
-            let Prices::Known(market) = self.of(name, None, None) else {
+            let Prices::Known(market) = self.of(name, None, None, &Quota::default()) else {
                 continue;
             };
             if market.usable.is_some() {

@@ -153,10 +153,15 @@ impl Reconcile {
         let running = all.iter().copied().filter(|batch| batch.is_active());
         let load = seen.load(name, pool);
         let kinds = load.kinds();
+        let quota = market
+            .map(|market| market.quota(running))
+            .unwrap_or_default();
         let known = Known {
             past: self.ledger.past(name, newest),
-            prices: market.map_or(Prices::NoCloud, |market| market.of(name, kinds, newest)),
-            quota_units: market.and_then(|market| market.quota_units(name, kinds, newest, running)),
+            prices: market.map_or(Prices::NoCloud, |market| {
+                market.of(name, kinds, newest, &quota)
+            }),
+            quota_units: market.and_then(|market| market.quota_units(name, kinds, newest, &quota)),
             spend: self.ledger.spend(&all, seen.at),
             boot: self.ledger.boot(name),
             load,

@@ -1,7 +1,7 @@
 //! What to launch: how many, where, at what price, and whether at all.
 
 use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
-use super::observation::{Need, Observation, Work};
+use super::observation::{Need, Observation, Quota, Work};
 use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::reconcile::{committed, elapsed};
@@ -233,7 +233,11 @@ fn within_quota(
     let unlisted = seen.quota.used(unlisted.map(|i| i.place.kind.as_str()));
     let awaited = largest(&offers).saturating_mul(may_appear(batch, seen, policy));
     let left = left.saturating_sub(unlisted).saturating_sub(awaited);
-    offers.retain(|offer| vcpus(offer).is_none_or(|vcpus| vcpus <= left));
+    let quota = Quota {
+        left: [(lifecycle, left)].into(),
+        vcpus: seen.quota.vcpus.clone(),
+    };
+    offers.retain(|offer| quota.admits(lifecycle, &offer.place.kind));
     if offers.is_empty() {
         let (name, code) = (lifecycle.as_str(), lifecycle.quota_code());
         let sentence = format!(

@@ -115,6 +115,12 @@ impl Quota {
         vcpus.fold(0, |sum, vcpus| sum.saturating_add(*vcpus))
     }
 
+    /// Whether there is room for a machine of this type. One of which nothing is known may have it.
+    pub fn admits(&self, lifecycle: Lifecycle, kind: &str) -> bool {
+        let (left, vcpus) = (self.left.get(&lifecycle), self.vcpus.get(kind));
+        left.zip(vcpus).is_none_or(|(left, vcpus)| vcpus <= left)
+    }
+
     /// The machines of the smallest of these types for which there is room. None: not known.
     pub fn units<'a>(
         &self,

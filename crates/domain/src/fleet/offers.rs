@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::cloud::{ErrorClass, Lifecycle, Place};
-use super::observation::Market;
+use super::observation::{Market, Quota};
 use super::policy::{Bid, Kind, Policy};
 use crate::batch::{Blocker, Penalty};
 use crate::money::Usd;
@@ -142,11 +142,12 @@ fn no_offer(
     }
 }
 
-/// On Spot, as trigger shows it. Where on demand follows, a batch has to begin although no place may be asked: it waits.
+/// On Spot, as trigger shows it: of what may be asked, that for which the quota has room, if there is any. Where on demand follows, a batch has to begin although no place may be asked: it waits.
 pub fn summary(
     policy: &Policy,
     penalties: &[Penalty],
     market: &Market,
+    quota: &Quota,
     as_of: Timestamp,
     now: Timestamp,
 ) -> trigger::Market {
@@ -155,6 +156,10 @@ pub fn summary(
     let mut usable = find(penalties);
     if usable.is_empty() && policy.on_demand_after.is_some() {
         usable = find(&[]);
+    }
+    let admitted = |offer: &Offer| quota.admits(Lifecycle::Spot, &offer.place.kind);
+    if usable.iter().any(admitted) {
+        usable.retain(admitted);
     }
     let quote = |offer: &Offer| trigger::Quote {
         pool: offer.place.to_string(),
