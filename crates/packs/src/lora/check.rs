@@ -134,7 +134,7 @@ pub fn check_lora(path: &Path, sizes: &Sizes, strength: bool) -> Result<LoraRepo
                 };
                 match wanted {
                     Some(wanted) if wanted == shape.iter().product::<usize>() as u64 => {
-                        changes += 1
+                        changes += 1;
                     }
                     Some(_) => return Err(unfit(format!("{name} has the shape {shape:?}"))),
                     // Some trainers write zeros for what they did not train.

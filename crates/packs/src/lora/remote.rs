@@ -123,7 +123,7 @@ impl Remote {
         for (transformer, path) in given {
             let (to, name) = (scratch.clone(), format!("{transformer}.{SAFETENSORS}"));
             let written =
-                spawn_blocking(move || rewrite(&path, &sizes, strength, &to, name, |_| ()));
+                spawn_blocking(move || rewrite(&path, &sizes, strength, &to, &name, |_| ()));
             let file = written.await??;
             rewritten.insert(transformer.clone(), scratch.join(&file.path));
             let (bytes, sha256) = (file.bytes, file.sha256);

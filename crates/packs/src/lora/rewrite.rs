@@ -36,7 +36,7 @@ pub(crate) fn rewrite(
     sizes: &Sizes,
     strength: Option<f64>,
     to: &Path,
-    path: String,
+    path: &str,
     read: impl Fn(u64),
 ) -> Result<PackFile, LoraError> {
     check_lora(from, sizes, strength.is_some())?;
@@ -61,8 +61,8 @@ pub(crate) fn rewrite(
         reason: source.to_string(),
     })?;
     let mut file = File::open(from).map_err(PackError::unreadable(from))?;
-    write(to, path.clone(), |out| {
-        let target = to.join(&path);
+    write(to, path.to_owned(), |out| {
+        let target = to.join(path);
         let unwritable = || PackError::unwritable(&target);
         out.write_all(&header).map_err(unwritable())?;
         let mut buffer = vec![0; READ_SIZE];

@@ -209,7 +209,7 @@ fn add_loras(
         let sizes = sizes.as_ref().and_then(Sizes::read);
         let sizes = sizes.ok_or(LoraError::Config { path: config })?;
         let path = format!("lora/{name}.{SAFETENSORS}");
-        let file = rewrite(lora, &sizes, fast.strength, to, path.clone(), &read)?;
+        let file = rewrite(lora, &sizes, fast.strength, to, &path, &read)?;
         files.push(file);
         loras.insert((*expert).to_owned(), path);
     }
