@@ -5,7 +5,8 @@
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{
-    Batch, DrainMode, Ending, Instance, InstanceState, Leaving, PoolName, Receipt, Status, Wanted,
+    Batch, DrainMode, Ending, Instance, InstanceState, Launch, LaunchState, Leaving, PoolName,
+    Receipt, Status, Wanted,
 };
 use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, tag};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
@@ -187,6 +188,46 @@ fn a_machine_that_goes_in_its_first_hour_is_left_to_ec2_and_costs_nothing() {
     assert_eq!(line.charges.compute, Usd::ZERO);
     assert_eq!(line.cost, line.charges.volume + line.charges.address);
     assert_eq!(line.charges.address.micros(), 5_000 * 1_130 / 3_600);
+}
+
+#[test]
+fn a_machine_found_while_prices_are_unknown_costs_what_they_say_later() {
+    let mut scene = Scene::set();
+    scene.batch.instances.clear();
+    scene.batch.launches.push(Launch {
+        seq: 1,
+        lifecycle: Lifecycle::Spot,
+        units: 1,
+        request: String::new(),
+        state: LaunchState::Answered {
+            at: start(),
+            fleet: None,
+            instances: Vec::new(),
+            errors: Vec::new(),
+        },
+    });
+    let price = PRICE.percent(50);
+    let look = |seconds, known: bool, scene: &mut Scene| {
+        let market = known.then(|| Market {
+            spot: [(place(), price)].into(),
+            ..Market::default()
+        });
+        let seen = Observation {
+            market,
+            ..scene.observation(seconds)
+        };
+        scene.batch = reconcile(&scene.batch, &seen, &policy()).batch;
+    };
+    look(100, false, &mut scene);
+    scene.says(WorkerState::Idle);
+    look(200, false, &mut scene);
+    look(300, true, &mut scene);
+    scene.ends(BY_US, Some(1_000));
+    look(1_005, true, &mut scene);
+    assert_eq!(
+        scene.receipt(9_999).total,
+        price.per_hour_for(std::time::Duration::from_secs(1_000))
+    );
 }
 
 #[test]

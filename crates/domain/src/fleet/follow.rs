@@ -145,7 +145,10 @@ fn reprice(instance: &mut Instance, seen: &Observation) {
         .as_ref()
         .and_then(|m| m.price(&instance.place, instance.lifecycle));
     if let Some(price) = price.filter(|price| *price != instance.rate && !instance.is_gone()) {
-        instance.bill(seen.cloud_now);
+        // Nothing is booked while no price is known, so the first one counts from the launch.
+        if instance.cost != Usd::ZERO {
+            instance.bill(seen.cloud_now);
+        }
         instance.rate = price;
     }
 }

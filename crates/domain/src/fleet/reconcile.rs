@@ -66,7 +66,12 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     }
     if batch != *before {
         batch.at = seen.now;
-        for instance in batch.instances.iter_mut().filter(|i| !i.is_gone()) {
+        let is_priced = |i: &Instance| {
+            let market = seen.market.as_ref();
+            market.is_some_and(|market| market.price(&i.place, i.lifecycle).is_some())
+        };
+        let there = batch.instances.iter_mut().filter(|i| !i.is_gone());
+        for instance in there.filter(|i| is_priced(i)) {
             instance.bill(seen.cloud_now);
         }
     }
