@@ -14,12 +14,14 @@ use spotreel_domain::fleet::cloud::{
 use spotreel_domain::fleet::learn::DrainAnswer;
 use spotreel_domain::fleet::observation::{Market, WorkerSeen, WorkerState};
 
+use super::machine::{self, Machine, TAKEN, Worker};
+
 pub const FOREIGN: &str = "i-foreign";
 
 pub struct Cloud {
     pub machines: BTreeMap<String, Machine>,
-    pub queued: u64,
-    pub done: u64,
+    /// By pool.
+    pub queues: BTreeMap<String, Queue>,
     pub prices: Market,
     /// Fleets by batch and launch: more than one for a launch is the one thing that must never be.
     pub fleets: BTreeMap<(String, String), BTreeSet<String>>,
@@ -29,6 +31,13 @@ pub struct Cloud {
     next_id: u32,
     pub calm: bool,
     pub habit: Habit,
+}
+
+/// The tasks of one pool.
+#[derive(Default)]
+pub struct Queue {
+    pub queued: u64,
+    pub done: u64,
 }
 
 /// What goes wrong with all machines of a world.
@@ -58,49 +67,20 @@ impl Habit {
     }
 }
 
-pub struct Machine {
-    pub place: Place,
-    pub lifecycle: Lifecycle,
-    pub tags: BTreeMap<String, String>,
-    pub launched_at: Timestamp,
-    visible_at: Timestamp,
-    /// No listing shows it until then.
-    lost_until: Timestamp,
-    serves_at: Timestamp,
-    pub expires_at: Timestamp,
-    pub state: CloudState,
-    pub ended_at: Option<Timestamp>,
-    end_due: Option<Timestamp>,
-    /// It switches itself off then.
-    breaks_at: Option<Timestamp>,
-    /// EC2 gives notice then.
-    taken_at: Option<Timestamp>,
-    reason: Option<String>,
-    pub worker: Worker,
-    draining: bool,
-    notice_at: Option<Timestamp>,
-    silent: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worker {
-    Off,
-    Idle,
-    Busy { until: Timestamp },
-    Left,
-}
-
 pub fn seconds(count: i64) -> SignedDuration {
     SignedDuration::from_secs(count)
 }
 
 impl Cloud {
-    pub fn new(queued: u64, prices: Market, now: Timestamp, habit: Habit) -> Self {
+    pub fn new(prices: Market, now: Timestamp, habit: Habit) -> Self {
         let mut cloud = Self {
             machines: BTreeMap::new(),
-            queued,
-            done: 0,
-            prices,
+            queues: BTreeMap::new(),
+            prices: Market {
+                volume: machine::VOLUME,
+                address: machine::ADDRESS,
+                ..prices
+            },
             fleets: BTreeMap::new(),
             tokens: BTreeMap::new(),
             drain_orders: BTreeSet::new(),
@@ -183,6 +163,8 @@ impl Cloud {
             if self.habit == Habit::Takes {
                 machine.taken_at = Some(machine.serves_at.min(now + seconds(600)) + seconds(60));
             }
+            let price = self.prices.price(place, request.lifecycle);
+            machine.prices.extend(price.map(|price| (now, price)));
             self.machines.insert(id.clone(), machine);
             instances.push(Launched {
                 id,
@@ -236,6 +218,7 @@ impl Cloud {
             rng.random_range(0..longest)
         };
         machine.end_due.get_or_insert(now + seconds(delay));
+        machine.told_to_end_at.get_or_insert(now);
         true
     }
 
@@ -243,13 +226,8 @@ impl Cloud {
         let Some(machine) = self.machines.get_mut(id) else {
             return DrainAnswer::NobodyThere;
         };
-        machine.catch_up(
-            &mut self.queued,
-            &mut self.done,
-            &self.drain_orders,
-            id,
-            now,
-        );
+        let queue = queue_of(&mut self.queues, machine);
+        machine.catch_up(queue, &self.drain_orders, id, now);
         match machine.worker {
             _ if machine.silent => DrainAnswer::Unknown,
             Worker::Off => {
@@ -263,7 +241,7 @@ impl Cloud {
             }
             Worker::Busy { .. } if mode == DrainMode::Now => {
                 machine.worker = Worker::Left;
-                self.queued += 1;
+                queue.queued += 1;
                 DrainAnswer::Drained
             }
             Worker::Busy { .. } => {
@@ -298,8 +276,8 @@ impl Cloud {
                 launched_at: m.launched_at,
                 tags: m.tags.clone(),
                 reason: m.reason.clone(),
-                left_at: None,
-                has_public_address: false,
+                left_at: m.stops_at(),
+                has_public_address: true,
             })
             .collect()
     }
@@ -329,15 +307,56 @@ impl Cloud {
         .collect()
     }
 
-    pub fn rendering(&self) -> u64 {
-        self.machines
-            .values()
-            .filter(|m| matches!(m.worker, Worker::Busy { .. }))
-            .count() as u64
+    /// Machines of this pool that have a task in hand.
+    pub fn rendering(&self, pool: &str) -> u64 {
+        let busy = |m: &&Machine| matches!(m.worker, Worker::Busy { .. });
+        self.of_pool(pool).filter(busy).count() as u64
     }
 
-    pub fn bought(&self) -> usize {
-        self.machines.len() - 1 // the foreign one
+    fn of_pool<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a Machine> {
+        self.machines
+            .values()
+            .filter(move |m| m.tag(tag::POOL) == pool)
+    }
+
+    pub fn queue(&mut self, pool: &str) -> &mut Queue {
+        self.queues.get_mut(pool).expect("each pool has a queue")
+    }
+
+    pub fn alive_in(&self, pool: &str) -> Vec<&String> {
+        let is_of = |id: &&String| self.machines[*id].tag(tag::POOL) == pool;
+        self.alive().into_iter().filter(is_of).collect()
+    }
+
+    pub fn bought(&self, pool: &str) -> usize {
+        self.of_pool(pool).count()
+    }
+
+    /// What EC2 charges for all machines within `[from, to)`.
+    pub fn bill(&self, from: Timestamp, to: Timestamp) -> Usd {
+        self.machines.values().map(|m| m.bill(from, to)).sum()
+    }
+
+    /// What EC2 charges for the machines of one batch up to then.
+    pub fn bill_of(&self, batch: &str, to: Timestamp) -> Usd {
+        let all = self.machines.values();
+        let of_batch = all.filter(|m| m.tag(tag::BATCH) == batch);
+        of_batch.map(|m| m.bill(Timestamp::MIN, to)).sum()
+    }
+
+    /// What an hour of all that runs costs.
+    pub fn rate(&self, now: Timestamp) -> Usd {
+        self.machines.values().map(|m| m.rate(now)).sum()
+    }
+
+    /// The market moves: what runs costs its new price from now on.
+    pub fn reprice(&mut self, prices: Market, now: Timestamp) {
+        let is_ours = |m: &&mut Machine| m.ended_at.is_none() && !m.prices.is_empty();
+        for machine in self.machines.values_mut().filter(is_ours) {
+            let price = prices.price(&machine.place, machine.lifecycle);
+            machine.prices.extend(price.map(|price| (now, price)));
+        }
+        self.prices.spot.extend(prices.spot);
     }
 
     pub fn alive(&self) -> Vec<&String> {
@@ -354,21 +373,16 @@ impl Cloud {
         matches!(machine.worker, Worker::Busy { .. }) && !machine.silent
     }
 
-    /// How many are alive and have no notice.
-    pub fn staying(&self) -> usize {
-        let stays = |id: &&String| self.machines[*id].notice_at.is_none();
-        self.alive().into_iter().filter(stays).count()
+    /// How many of a pool are alive and have no notice.
+    pub fn staying(&self, pool: &str) -> usize {
+        let stays = |m: &&Machine| m.state != CloudState::Terminated && m.notice_at.is_none();
+        self.of_pool(pool).filter(stays).count()
     }
 
     pub fn advance(&mut self, now: Timestamp) {
-        for (id, machine) in &mut self.machines {
-            machine.catch_up(
-                &mut self.queued,
-                &mut self.done,
-                &self.drain_orders,
-                id,
-                now,
-            );
+        for (id, machine) in self.machines.iter_mut().filter(|(id, _)| *id != FOREIGN) {
+            let queue = queue_of(&mut self.queues, machine);
+            machine.catch_up(queue, &self.drain_orders, id, now);
         }
     }
 
@@ -379,132 +393,18 @@ impl Cloud {
             return;
         };
         let machine = self.machines.get_mut(id).expect("just listed");
+        let queue = queue_of(&mut self.queues, machine);
         match rng.random_range(0..3) {
-            0 => machine.end(now, "Server.SpotInstanceTermination", &mut self.queued),
+            0 => machine.end(now, TAKEN, queue),
             1 => machine.silent = true,
-            _ => machine.give_notice(now, &mut self.queued),
+            _ => machine.give_notice(now, queue),
         }
     }
 }
 
-impl Machine {
-    fn new(
-        place: &Place,
-        lifecycle: Lifecycle,
-        tags: BTreeMap<String, String>,
-        now: Timestamp,
-        visible_at: Timestamp,
-        serves_at: Timestamp,
-    ) -> Self {
-        let expires_at = tags
-            .get(tag::EXPIRES_AT)
-            .and_then(|at| at.parse().ok())
-            .unwrap_or(Timestamp::MAX);
-        Self {
-            place: place.clone(),
-            lifecycle,
-            tags,
-            launched_at: now,
-            visible_at,
-            lost_until: now,
-            serves_at,
-            expires_at,
-            state: CloudState::Pending,
-            ended_at: None,
-            end_due: None,
-            breaks_at: None,
-            taken_at: None,
-            reason: None,
-            worker: Worker::Off,
-            draining: false,
-            notice_at: None,
-            silent: false,
-        }
-    }
-
-    fn give_notice(&mut self, now: Timestamp, queued: &mut u64) {
-        self.notice_at.get_or_insert(now + seconds(120));
-        if let Worker::Busy { .. } = self.worker {
-            *queued += 1;
-        }
-        if self.worker != Worker::Off {
-            self.worker = Worker::Left;
-        }
-    }
-
-    fn end(&mut self, now: Timestamp, reason: &str, queued: &mut u64) {
-        if self.ended_at.is_some() {
-            return;
-        }
-        if let Worker::Busy { .. } = self.worker {
-            *queued += 1;
-        }
-        self.worker = Worker::Left;
-        self.state = CloudState::Terminated;
-        self.ended_at = Some(now);
-        self.reason = Some(reason.to_owned());
-    }
-
-    fn catch_up(
-        &mut self,
-        queued: &mut u64,
-        done: &mut u64,
-        orders: &BTreeSet<String>,
-        id: &str,
-        now: Timestamp,
-    ) {
-        if self.ended_at.is_some() || id == FOREIGN {
-            return;
-        }
-        self.state = if now >= self.launched_at + seconds(10) {
-            CloudState::Running
-        } else {
-            CloudState::Pending
-        };
-        if self.worker == Worker::Off
-            && now >= self.serves_at
-            && !self.silent
-            && self.notice_at.is_none()
-        {
-            self.worker = if orders.contains(id) {
-                Worker::Left
-            } else {
-                Worker::Idle
-            };
-        }
-        if let Worker::Busy { until } = self.worker
-            && until <= now
-        {
-            *done += 1;
-            self.worker = if self.draining {
-                Worker::Left
-            } else {
-                Worker::Idle
-            };
-        }
-        if self.worker == Worker::Idle && *queued > 0 && !self.silent {
-            *queued -= 1;
-            self.worker = Worker::Busy {
-                until: now + seconds(180),
-            };
-        }
-        if self.taken_at.is_some_and(|at| at <= now) && self.notice_at.is_none() {
-            self.give_notice(now, queued);
-        }
-        if self.end_due.is_some_and(|at| at <= now) {
-            self.end(now, "Client.UserInitiatedShutdown", queued);
-        } else if self.notice_at.is_some_and(|at| at <= now) {
-            self.end(now, "Server.SpotInstanceTermination", queued);
-        } else if self.expires_at <= now
-            || self.breaks_at.is_some_and(|at| at <= now)
-            || (self.worker == Worker::Left
-                && !self.silent
-                && self.notice_at.is_none()
-                && self.end_due.is_none())
-        {
-            self.end(now, "Client.InstanceInitiatedShutdown", queued);
-        }
-    }
+fn queue_of<'a>(queues: &'a mut BTreeMap<String, Queue>, machine: &Machine) -> &'a mut Queue {
+    let pool = machine.tag(tag::POOL);
+    queues.get_mut(pool).expect("each pool has a queue")
 }
 
 fn error(place: Option<Place>, class: ErrorClass, code: &str) -> PlaceError {
@@ -516,18 +416,19 @@ fn error(place: Option<Place>, class: ErrorClass, code: &str) -> PlaceError {
     }
 }
 
+pub fn place(kind: &str, zone: &str) -> Place {
+    Place {
+        kind: kind.into(),
+        zone: zone.into(),
+    }
+}
+
 pub fn market(rng: &mut impl Rng) -> Market {
     let mut market = Market::default();
     for kind in ["g5.xlarge", "g6.xlarge"] {
         for zone in ["a", "b", "c"] {
             let price = Usd::from_micros(rng.random_range(200_000..480_000));
-            market.spot.insert(
-                Place {
-                    kind: kind.into(),
-                    zone: zone.into(),
-                },
-                price,
-            );
+            market.spot.insert(place(kind, zone), price);
         }
     }
     market

@@ -5,21 +5,27 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rand::RngExt;
 use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState, Leaving};
-use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen};
-use spotreel_domain::fleet::observation::{Observation, Quota, Work};
+use spotreel_domain::fleet::cloud::{
+    ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen, tag,
+};
+use spotreel_domain::fleet::observation::{Observation, Quota, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::{
     Effect, Learned, Outcome, Round, orphan, reconcile, reconcile::terminations,
 };
-use spotreel_domain::ledger::Spend;
+use spotreel_domain::trigger::{SizeInput, size};
 
-use super::World;
-use super::cloud::{Worker, seconds};
+use super::cloud::seconds;
+use super::machine::{TASK, Worker};
+use super::money;
+use super::world::World;
 
 /// A step is a controller's last one this often.
 const DEATH: f64 = 0.01;
 
 pub struct Controller {
     name: u32,
+    /// The pool that it looks after.
+    pool: usize,
     phase: Phase,
     /// The call under way: which launch, what it brings and when. Lost with the process.
     call: Option<(u32, Timestamp, Result<LaunchAnswer, PlaceError>)>,
@@ -34,9 +40,10 @@ enum Phase {
 }
 
 impl Controller {
-    pub fn new(name: u32) -> Self {
+    pub fn new(name: u32, pool: usize) -> Self {
         Self {
             name,
+            pool,
             phase: Phase::Waits {
                 until: Timestamp::MIN,
             },
@@ -54,7 +61,7 @@ impl Controller {
             world.tell(|| format!("controller {} dies", self.name));
             *self = Self {
                 phase: Phase::Dead { until },
-                ..Self::new(self.name)
+                ..Self::new(self.name, self.pool)
             };
             return;
         }
@@ -86,22 +93,22 @@ impl Controller {
     }
 
     fn decide(&mut self, world: &mut World, listing: Vec<Seen>) -> Phase {
-        let active: Vec<_> = world
-            .log
-            .history
-            .last()
-            .filter(|b| b.is_active())
-            .map(|b| b.id.clone())
-            .into_iter()
-            .collect();
+        let active: Vec<_> = world.active().map(|batch| batch.id.clone()).collect();
         let grace = std::time::Duration::from_secs(120);
         for id in orphan::orphans(&listing, "prod", &active, &mut self.marks, world.now, grace) {
             self.terminate(world, &id);
         }
-        let (batch, expected) = world.batch();
+        world.decides(self.pool);
+        if !world.is_active(self.pool) {
+            return Phase::Waits {
+                until: world.now + seconds(30),
+            };
+        }
+        let (batch, expected) = world.batch(self.pool);
         let before = batch.clone();
         let seen = self.observe(world, listing);
-        let round = reconcile(&before, &seen, &world.policy);
+        let policy = world.pools[self.pool].policy.clone();
+        let round = reconcile(&before, &seen, &policy);
         let fresh = round
             .batch
             .launches
@@ -115,16 +122,18 @@ impl Controller {
         );
         assert!(fresh <= 1, "one launch at a time; {}", world.story());
         self.explains_waiting(world, &round.batch, &seen);
-        if round.batch != before && !world.append(round.batch.clone(), expected) {
+        money::unread_spend_changes_nothing(world, self.pool, &before, &round.batch);
+        if round.batch != before && !world.append(self.pool, round.batch.clone(), expected) {
             world.tell(|| format!("controller {} was overtaken", self.name));
             return Phase::Waits { until: world.now };
         }
         world.tell(|| {
             format!(
-                "controller {}: {} {:?}",
+                "controller {}: {} {:?} {:?}",
                 self.name,
                 round.batch.status.name(),
-                round.effects
+                round.effects,
+                round.batch.blocked.as_ref().map(|b| &b.sentence)
             )
         });
         Phase::Written {
@@ -133,38 +142,53 @@ impl Controller {
         }
     }
 
+    /// The listing and the workers are those of all pools.
     fn observe(&self, world: &mut World, listing: Vec<Seen>) -> Observation {
         let now = world.now;
         let workers = world.cloud.workers(now);
-        let rendering = workers
-            .iter()
-            .filter(|w| {
-                matches!(
-                    w.state,
-                    spotreel_domain::fleet::observation::WorkerState::Busy
-                        | spotreel_domain::fleet::observation::WorkerState::Draining
-                )
-            })
-            .count() as u64;
-        let runnable = world.cloud.queued + world.cloud.rendering();
-        let sized = u32::try_from(runnable.div_ceil(8)).unwrap();
+        let pool = &world.pools[self.pool];
+        let name = pool.policy.pool.as_str();
+        let in_hand = |w: &&WorkerSeen| {
+            let machine = &world.cloud.machines[&w.instance];
+            matches!(w.state, WorkerState::Busy | WorkerState::Draining)
+                && machine.tag(tag::POOL) == name
+        };
+        let rendering = workers.iter().filter(in_hand).count() as u64;
+        let runnable = world.cloud.queues[name].queued + world.cloud.rendering(name);
+        let input = SizeInput {
+            tasks: runnable,
+            seconds_per_task: Some(TASK.as_secs_f64()),
+            resident_units: pool.keep,
+            ..SizeInput::default()
+        };
+        let sized = size(&input, &pool.rules.sizing).units;
+        let work = Work {
+            runnable,
+            rendering,
+            sized,
+            seconds: runnable * 180,
+        };
+        let (work, needs) = match world.workload(self.pool) {
+            Some((config, load)) => {
+                let (batch, keep) = (world.batch(self.pool).0, pool.keep);
+                load.work(batch, rendering, keep, None, None, &config.rules.sizing)
+            }
+            None => (work, Vec::new()),
+        };
+        let own = |seen: &Seen| seen.tag(tag::POOL) == Some(name);
+        let (keep, spent) = (pool.keep, money::spent(world, self.pool));
         Observation {
             now,
             cloud_now: now,
-            listing,
+            listing: listing.into_iter().filter(own).collect(),
             workers: (!world.blind).then_some(workers),
-            work: (!world.blind).then_some(Work {
-                runnable,
-                rendering,
-                sized,
-                seconds: runnable * 180,
-            }),
-            needs: Vec::new(),
+            work: (!world.blind).then_some(work),
+            needs,
             market: (!world.blind).then(|| world.cloud.prices.clone()),
             in_flight: self.call.as_ref().map(|(seq, ..)| *seq),
-            spent: Some(Spend::default()),
+            spent,
             quota: Quota::default(),
-            keep: 0,
+            keep: if world.blind { 0 } else { keep },
             tasks_done: None,
         }
     }
@@ -211,7 +235,7 @@ impl Controller {
                 why,
             } => {
                 let now = world.now;
-                stays_while_it_works(world, instance, *why);
+                self.stays_while_it_works(world, instance, *why);
                 let answer = world.cloud.drain(instance, *mode, now);
                 self.learn(
                     world,
@@ -220,8 +244,8 @@ impl Controller {
                         answer,
                     },
                 );
-                let (batch, _) = world.batch();
-                for id in terminations(batch, now, &world.policy.clone()) {
+                let (batch, _) = world.batch(self.pool);
+                for id in terminations(batch, now, &world.pools[self.pool].policy) {
                     if self.terminate(world, &id) {
                         self.learn(world, &Outcome::Terminated { accepted: vec![id] });
                     }
@@ -247,13 +271,13 @@ impl Controller {
         };
         let request: LaunchRequest = serde_json::from_str(&launch.request).expect("frozen by us");
         assert!(
-            world.intents.contains(&launch.request),
+            world.pools[self.pool].intents.contains(&launch.request),
             "I4: called without a durable intent; {}",
             world.story()
         );
         for place in &request.overrides {
-            let cap = world
-                .policy
+            let policy = &world.pools[self.pool].policy;
+            let cap = policy
                 .kind(&place.place.kind)
                 .expect("a kind of the pool")
                 .cap;
@@ -308,8 +332,9 @@ impl Controller {
         world.cloud.advance(now);
         let machine = &world.cloud.machines[id];
         if let (Worker::Busy { .. }, true) = (machine.worker, machine.ended_at.is_none()) {
-            let (batch, _) = world.batch();
-            let why = batch.instance(id).map(|i| i.state.clone());
+            let batches = world.pools.iter().filter_map(|p| p.log.newest.as_ref());
+            let why = batches.into_iter().find_map(|batch| batch.instance(id));
+            let why = why.map(|i| i.state.clone());
             let allowed =
                 matches!(why, Some(InstanceState::Terminating { why, .. }) if why.may_cut_off());
             assert!(
@@ -318,20 +343,21 @@ impl Controller {
                 world.story()
             );
         }
+        money::refund_is_kept(world, id);
         world.cloud.terminate(id, now, &mut world.rng)
     }
 
     /// Writes what an effect brought on top of whatever the record is by now, unless the batch is over.
     fn learn(&self, world: &mut World, outcome: &Outcome) {
-        let (batch, expected) = world.batch();
-        if !batch.is_active() {
+        if !world.is_active(self.pool) {
             return;
         }
+        let (batch, expected) = world.batch(self.pool);
         let learned = Learned {
             now: world.now,
             cloud_now: world.now,
             market: Some(&world.cloud.prices),
-            policy: &world.policy,
+            policy: &world.pools[self.pool].policy,
         };
         let after = learned.apply(batch, outcome);
         let answered = |b: &Batch| {
@@ -343,21 +369,21 @@ impl Controller {
         debug_assert!(
             answered(&after) >= answered(batch) || matches!(outcome, Outcome::FleetsDeleted { .. })
         );
-        world.append(after, expected);
+        world.append(self.pool, after, expected);
     }
-}
 
-/// I14: what listings lose is not sent away while its worker speaks. One that comes up while it is asked has not served.
-fn stays_while_it_works(world: &mut World, instance: &str, why: Leaving) {
-    let now = world.now;
-    world.cloud.advance(now);
-    let (batch, _) = world.batch();
-    let served = batch
-        .instance(instance)
-        .is_some_and(|i| i.ready_at.is_some());
-    assert!(
-        why != Leaving::Missing || !served || !world.cloud.works(instance),
-        "I14: {instance} renders and is sent away since no listing shows it; {}",
-        world.story()
-    );
+    /// I14: what listings lose is not sent away while its worker speaks. One that comes up while it is asked has not served.
+    fn stays_while_it_works(&self, world: &mut World, instance: &str, why: Leaving) {
+        let now = world.now;
+        world.cloud.advance(now);
+        let (batch, _) = world.batch(self.pool);
+        let served = batch
+            .instance(instance)
+            .is_some_and(|i| i.ready_at.is_some());
+        assert!(
+            why != Leaving::Missing || !served || !world.cloud.works(instance),
+            "I14: {instance} renders and is sent away since no listing shows it; {}",
+            world.story()
+        );
+    }
 }

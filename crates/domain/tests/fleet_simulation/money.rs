@@ -1,0 +1,160 @@
+//! Invariants about money, by the cloud's own bill.
+
+use jiff::{SignedDuration, Timestamp};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{
+    Batch, FREE_IF_TAKEN_WITHIN, InstanceState, Leaving, Receipt, ReceiptLine,
+};
+use spotreel_domain::ledger::{self, Periods, Spend};
+
+use super::cloud::Habit;
+use super::machine::{ADDRESS, PENDING, VOLUME};
+use super::world::World;
+
+/// How long money is spent after a budget is used up, while a controller looks: it looks (15 s, and a step), a worker hands
+/// its task back (in the simulation at once) or has been silent (three minutes, as patience has it), and the call to end it
+/// is made again after half a minute where it was lost.
+const REACTION: SignedDuration = SignedDuration::from_secs(5 * 60);
+
+/// What all other batches have cost and cost now, as the service reads it.
+pub fn spent(world: &World, pool: usize) -> Option<Spend> {
+    if world.spend_unread_since.is_some() {
+        return None;
+    }
+    let ended = world.pools.iter().flat_map(|pool| &pool.log.ended);
+    let own = &world.pools[pool].policy.pool;
+    let others = world.active().filter(|batch| batch.id.pool != *own);
+    Some(ledger::spend(ended.chain(others), world.now))
+}
+
+/// I15: the rate stays within the budget of an hour.
+pub fn rate_holds(world: &mut World) {
+    let rate = world.cloud.rate(world.now);
+    world.peak_rate = world.peak_rate.max(rate);
+    let budgets = world.pools.iter().filter_map(|p| p.policy.budget.per_hour);
+    if let Some(cap) = budgets.min().filter(|_| world.still) {
+        assert!(rate <= cap, "I15: {rate}/h of {cap}; {}", world.story());
+    }
+}
+
+/// I15: the bill stays within the other budgets, within the reaction time.
+pub fn budgets_hold(world: &World) {
+    let periods = Periods::at(world.now);
+    let billed = |since| world.cloud.bill(since, world.now);
+    for pool in &world.pools {
+        let budget = &pool.policy.budget;
+        let newest = pool.log.newest.as_ref();
+        let batch = newest.map(|batch| batch.id.to_string());
+        let of_batch = || batch.map(|id| world.cloud.bill_of(&id, world.now));
+        let unwatched = world.now.duration_since(pool.decided_at);
+        let span = REACTION + unwatched.max(pool.longest_gap);
+        let late = world.peak_rate.per_hour_for(span.unsigned_abs());
+        let spent = [
+            ("batch", budget.per_batch, of_batch().unwrap_or_default()),
+            ("day", budget.per_day, billed(periods.day)),
+            ("month", budget.per_month, billed(periods.month)),
+        ];
+        for (name, cap, spent) in spent {
+            assert!(
+                cap.is_none_or(|cap| spent <= cap + late),
+                "I15: {spent} in a {name} of {cap:?} and {late}; {}",
+                world.story()
+            );
+        }
+    }
+}
+
+/// I16: a spend that can't be read blocks launches, and sends nobody home.
+pub fn unread_spend_changes_nothing(world: &World, pool: usize, before: &Batch, after: &Batch) {
+    let budget = &world.pools[pool].policy.budget;
+    if !budget.count_all_pools() || world.spend_unread_since.is_none() {
+        return;
+    }
+    let fresh = after
+        .launches
+        .iter()
+        .find(|l| before.launch(l.seq).is_none());
+    assert!(
+        fresh.is_none(),
+        "I16: {fresh:?} is planned; {}",
+        world.story()
+    );
+    // What this batch alone has cost is known.
+    if budget.per_batch.is_some() {
+        return;
+    }
+    let goes = |state: &InstanceState| {
+        matches!(
+            state,
+            InstanceState::Draining {
+                why: Leaving::Budget,
+                ..
+            }
+        )
+    };
+    for instance in after.instances.iter().filter(|i| goes(&i.state)) {
+        let went = before
+            .instance(&instance.id)
+            .is_some_and(|i| goes(&i.state));
+        assert!(went, "I16: {} is sent home; {}", instance.id, world.story());
+    }
+}
+
+/// I20: what EC2 takes within its first hour is free only if EC2 ends it.
+pub fn refund_is_kept(world: &World, id: &str) {
+    let machine = &world.cloud.machines[id];
+    let taken_at = machine.notice_at.filter(|at| *at > world.now);
+    let is_free = taken_at.is_some_and(|at| at < machine.launched_at + FREE_IF_TAKEN_WITHIN);
+    let batches = world.pools.iter().filter_map(|p| p.log.newest.as_ref());
+    let state = batches.into_iter().find_map(|batch| batch.instance(id));
+    let for_that = state.is_some_and(|i| {
+        matches!(
+            i.state,
+            InstanceState::Terminating {
+                why: Leaving::Interruption,
+                ..
+            }
+        )
+    });
+    assert!(
+        !is_free || !for_that,
+        "I20: {id} is ended, and EC2 would take it at {taken_at:?}; {}",
+        world.story()
+    );
+}
+
+/// I17: where prices stand still, a receipt is the cloud's bill to the cent.
+pub fn receipt_is_the_bill(world: &World, batch: &Batch) {
+    // Of a machine that no listing shows, the end is not known.
+    if !world.still || world.cloud.habit == Habit::Unlisted {
+        return;
+    }
+    let receipt = Receipt::of(batch, world.now);
+    let bill = world.cloud.bill_of(&batch.id.to_string(), Timestamp::MAX);
+    // When a machine left `pending`, and when its volume went, EC2 tells nobody: a listing shows it.
+    let pool = world.pools.iter().find(|p| p.policy.pool == batch.id.pool);
+    let gap = pool.map_or(SignedDuration::ZERO, |pool| pool.longest_gap);
+    let late = (VOLUME + ADDRESS).per_hour_for(gap.unsigned_abs());
+    let unknown = |line: &ReceiptLine| {
+        let prices = &world.cloud.machines[&line.instance].prices;
+        prices[0].1.per_hour_for(PENDING.unsigned_abs()) + late
+    };
+    let unknown: Usd = receipt.lines.iter().map(unknown).sum();
+    let gap = (receipt.total - bill).micros().abs();
+    assert!(
+        gap < (Usd::from_cents(1) + unknown).micros(),
+        "I17: a receipt of {} and a bill of {bill}: {}; {}",
+        receipt.total,
+        lines(world, &receipt),
+        world.story()
+    );
+}
+
+fn lines(world: &World, receipt: &Receipt) -> String {
+    let each = receipt.lines.iter().map(|line| {
+        let machine = &world.cloud.machines[&line.instance];
+        let bill = machine.bill(Timestamp::MIN, Timestamp::MAX);
+        format!("{} {} of {bill}", line.instance, line.cost)
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
