@@ -62,6 +62,9 @@ impl Driver {
             | Op::Storage { .. }
             | Op::Ec2 { .. }
             | Op::Price { .. }
+            | Op::Boots { .. }
+            | Op::Taking { .. }
+            | Op::Unreadable { .. }
             | Op::Shortage { .. } => {}
         }
     }

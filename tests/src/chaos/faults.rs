@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
+use async_nats::{Client, jetstream};
 use nix::sys::signal::Signal;
+use spotreel_bus::jetstream::delete_message;
 use spotreel_bus::kv;
+use spotreel_bus::names::BATCHES;
 
 use super::plan::{Accident, Op, Program as Name, Timed};
 use super::record::{self, Record};
@@ -14,6 +16,8 @@ use super::spot::market::{Admin, Machine, signal_machine, signal_worker};
 use super::spot::{CAPACITY, Spot};
 use crate::harness::{Program, System};
 
+/// What a place that takes machines gives each of them.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(30);
 /// Presences are read in a hundredth of it, or NATS is away.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
@@ -38,6 +42,11 @@ pub struct Saboteur {
     prices: BTreeMap<(&'static str, String), (i64, Duration)>,
     /// Places with fewer machines than they are to have.
     shortages: BTreeMap<(&'static str, String), Duration>,
+    /// Places that take each machine.
+    taking: BTreeMap<(&'static str, String), Duration>,
+    broken_until: Option<Duration>,
+    /// Where the event stands that nobody can decode, and until when.
+    unreadable: Option<(u64, Duration)>,
 }
 
 impl Saboteur {
@@ -55,6 +64,9 @@ impl Saboteur {
             ec2_until: None,
             prices: BTreeMap::new(),
             shortages: BTreeMap::new(),
+            taking: BTreeMap::new(),
+            broken_until: None,
+            unreadable: None,
         }
     }
 
@@ -67,6 +79,7 @@ impl Saboteur {
                 self.act(op, now).await;
             }
             self.strike(now).await;
+            self.take(now).await;
             self.repair(now).await;
             tokio::time::sleep(TICK).await;
         }
@@ -133,6 +146,18 @@ impl Saboteur {
                     self.shortages.insert((kind, name), now + last);
                 }
             }
+            Op::Boots { last } => {
+                self.record.count("machines end before they serve");
+                self.spot.boots(false);
+                self.broken_until = Some(now + last);
+            }
+            Op::Taking { kind, zone, last } => {
+                self.record.count(format!("market: takes each {kind}"));
+                let zone = self.spot.zones().into_iter().nth(zone);
+                let place = zone.map(|zone| (kind, zone));
+                self.taking.extend(place.map(|place| (place, now + last)));
+            }
+            Op::Unreadable { last } => self.hide_spend(now, now + last).await,
             Op::Submit { .. } | Op::Nonsense { .. } | Op::Cancel { .. } | Op::Retry { .. } => {}
         }
     }
@@ -156,6 +181,54 @@ impl Saboteur {
                 .map_or(micros, |(usual, _)| *usual);
             self.spot.price(kind, zone, usual * percent / 100).await;
             self.prices.insert((kind, zone.to_owned()), (usual, until));
+        }
+    }
+
+    /// Writes the end of a batch that nobody can decode; fleet reads ends when it starts.
+    async fn hide_spend(&mut self, now: Duration, until: Duration) {
+        let subject = "spotreel.batchlog.unreadable.1.settled";
+        let context = jetstream::new(self.operator.clone());
+        let written = tokio::time::timeout(SEEN_WITHIN, async {
+            context.publish(subject, "no batch".into()).await?.await
+        });
+        // While NATS is away there is nothing to hide.
+        if let (Ok(Ok(ack)), None) = (written.await, self.unreadable) {
+            self.record.count("what was spent cannot be read");
+            self.unreadable = Some((ack.sequence, until));
+            self.kill(Name::Fleet);
+            self.down.insert(Name::Fleet, now);
+        }
+    }
+
+    async fn show_spend(&mut self, now: Duration) {
+        let Some((sequence, _)) = self.unreadable.filter(|(_, until)| *until <= now) else {
+            return;
+        };
+        // Tried again while NATS is away.
+        if delete_message(&self.operator, BATCHES, sequence)
+            .await
+            .is_ok()
+        {
+            self.unreadable = None;
+        }
+    }
+
+    /// Places that take machines meet those that have come up.
+    async fn take(&mut self, now: Duration) {
+        self.taking.retain(|_, until| *until > now);
+        if self.taking.is_empty() {
+            return;
+        }
+        for machine in self.spot.victims().await {
+            let is_of = |(kind, zone): &(&str, String)| {
+                machine.instance_type == *kind && machine.zone == *zone
+            };
+            let lead = TAKEN_WITHIN.as_secs_f64();
+            if self.taking.keys().any(is_of)
+                && self.spot.interrupt(&machine.id, "notice", lead).await
+            {
+                self.record.accident(&machine.id, record::Accident::NOTICE);
+            }
         }
     }
 
@@ -289,6 +362,11 @@ impl Saboteur {
             self.spot.faults(0, "[]").await;
             self.ec2_until = None;
         }
+        if self.broken_until.as_ref().is_some_and(is_due) {
+            self.spot.boots(true);
+            self.broken_until = None;
+        }
+        self.show_spend(now).await;
         self.calm_market(now).await;
         self.revive();
     }

@@ -211,6 +211,7 @@ impl Run<'_> {
         verdicts.extend(blame::all(self.plan, &book, &evidence, &seen, &machines));
         let (receipts, costs) = spot::money::receipts(&stories, &bill, &book);
         verdicts.push(receipts);
+        verdicts.push(spot::budgets::spent(&stories, &bill));
 
         // From here on no machine is bought: the twins are rendered by a worker in peace.
         saboteur.spot.trigger.kill9();

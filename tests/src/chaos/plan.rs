@@ -1,15 +1,14 @@
 //! What will be done when: everything is drawn from the seed before anything is started.
 
+mod accidents;
 mod print;
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use spotreel_domain::{Model, Priority};
-
-use super::spot::KINDS;
 
 /// Long enough for a stopped worker to lose its task, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -122,6 +121,21 @@ pub enum Op {
         percent: i64,
         last: Duration,
     },
+    /// Machines end before they serve, for so long.
+    Boots {
+        last: Duration,
+    },
+    /// A place takes each machine that comes up in it, for so long.
+    Taking {
+        kind: &'static str,
+        zone: usize,
+        last: Duration,
+    },
+    /// What was spent can't be read, for so long: a batch's end stands in the log that nobody can decode. Fleet starts
+    /// anew, so that it remembers nothing.
+    Unreadable {
+        last: Duration,
+    },
     /// So few machines are to be had in a place, or in all places of a type, for so long.
     Shortage {
         kind: &'static str,
@@ -179,45 +193,10 @@ pub enum Program {
     Nats,
 }
 
-/// Rules of the local cloud; lost answers are those that fail after the work was done.
-const STORAGE: [&str; 5] = [
-    r#"[{"op":"*","action":"500","probability":0.3}]"#,
-    r#"[{"op":"*","action":"reset","probability":0.2}]"#,
-    r#"[{"op":"PutObject","action":"reset","probability":0.5,"after":true}]"#,
-    r#"[{"op":"*","action":"503_slow_down","probability":0.4},{"op":"*","action":"delay","delay_ms":300,"probability":0.3}]"#,
-    r#"[{"op":"PutObject","action":"500","probability":0.9},{"op":"GetObject","action":"500","probability":0.5}]"#,
-];
-/// For longer than a lease: nothing is answered, everything is slow, or only what a worker asks before it starts a task.
-const STORAGE_FOR_LONG: [&str; 4] = [
-    r#"[{"op":"*","action":"500"}]"#,
-    r#"[{"op":"*","action":"reset"}]"#,
-    r#"[{"op":"*","action":"delay","delay_ms":4500}]"#,
-    r#"[{"op":"ListObjectsV2","action":"delay","delay_ms":6000}]"#,
-];
-/// Lost answers, refusals, listings that are behind, ends that take their time.
-const EC2: [&str; 8] = [
-    r#"[{"op":"CreateFleet","action":"reset","after":true,"times":2}]"#,
-    r#"[{"op":"CreateFleet","action":"500","after":true,"times":1},{"op":"DescribeInstances","action":"hide","for_ms":2500}]"#,
-    r#"[{"op":"*","action":"throttle","probability":0.5}]"#,
-    r#"[{"op":"DescribeInstances","action":"stale","for_ms":2000}]"#,
-    r#"[{"op":"TerminateInstances","action":"reset","after":true,"probability":0.5},{"op":"TerminateInstances","action":"terminate_slowly","for_ms":2500}]"#,
-    r#"[{"op":"CreateFleet","action":"partial","count":1,"code":"InsufficientInstanceCapacity"}]"#,
-    r#"[{"op":"*","action":"reset","probability":0.3},{"op":"*","action":"delay","delay_ms":400,"probability":0.5}]"#,
-    r#"[{"op":"CreateFleet","action":"pool_error","code":"InsufficientInstanceCapacity","instance_type":"g6.xlarge"}]"#,
-];
-/// One interruption for so many tasks.
-const TASKS_PER_INTERRUPTION: usize = 4;
 /// Tasks come in waves, so that there is more than one batch.
 const TASKS_PER_WAVE: usize = 70;
 /// The part of a wave's time in which its tasks come.
 const WAVE: f64 = 0.25;
-const CRASH_POINTS: [&str; 4] = [
-    "after-lease",
-    "after-checkpoint",
-    "after-upload",
-    "after-succeeded",
-];
-
 impl Plan {
     pub fn draw(seed: u64, tasks: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -228,8 +207,8 @@ impl Plan {
             .collect();
         let mut schedule = submissions(&mut rng, &drafts, length.mul_f64(SUBMITTING));
         orders(&mut rng, &drafts, &mut schedule);
-        interruptions(&mut rng, tasks, length, &mut schedule);
-        accidents(&mut rng, length, &mut schedule);
+        accidents::interruptions(&mut rng, tasks, length, &mut schedule);
+        accidents::draw(&mut rng, length, &mut schedule);
         schedule.sort_by_key(|timed| timed.at);
         Self {
             seed,
@@ -394,134 +373,9 @@ fn orders(rng: &mut StdRng, drafts: &[Draft], schedule: &mut Vec<Timed>) {
     schedule.append(&mut orders);
 }
 
-/// The market takes machines, from the first ones on.
-fn interruptions(rng: &mut StdRng, tasks: usize, length: Duration, schedule: &mut Vec<Timed>) {
-    for number in 0..tasks.div_ceil(TASKS_PER_INTERRUPTION) {
-        // One of each kind first.
-        let kind = match number {
-            0..3 => number * 4,
-            _ => rng.random_range(0..10),
-        };
-        let accident = match kind {
-            0..4 => Accident::Notice {
-                lead: Duration::from_millis(rng.random_range(1_500..4_000)),
-            },
-            4..7 => Accident::Silent,
-            _ => Accident::Rebalance,
-        };
-        schedule.push(Timed {
-            at: length.mul_f64(rng.random_range(0.03..0.8)),
-            op: Op::Machine {
-                pick: rng.random_range(0..1_000),
-                accident,
-            },
-        });
-    }
-}
-
-/// What [`accident`] knows, each once; the numbers above are more of EC2's faults.
-const KINDS_OF_ACCIDENTS: u32 = 25;
-
-/// One of each kind first, then by weight.
-fn accidents(rng: &mut StdRng, length: Duration, schedule: &mut Vec<Timed>) {
-    let mut deck: Vec<u32> = (0..KINDS_OF_ACCIDENTS).collect();
-    deck.shuffle(rng);
-    let mut at = Duration::from_millis(1_500);
-    while at < length {
-        let kind =
-            deck.pop()
-                .unwrap_or_else(|| match rng.random_range(0..KINDS_OF_ACCIDENTS + 4) {
-                    // Nobody leads for a lease after each death of a leader: one that dies too often shows little else.
-                    10 | 12 => 16,
-                    kind => kind,
-                });
-        schedule.push(Timed {
-            at,
-            op: accident(rng, kind),
-        });
-        at += Duration::from_millis(rng.random_range(1_500..3_500));
-    }
-}
-
-fn accident(rng: &mut StdRng, kind: u32) -> Op {
-    let down = Duration::from_millis(rng.random_range(50..1_500));
-    let pick = rng.random_range(0..1_000);
-    let last = Duration::from_millis(rng.random_range(1_000..4_000));
-    let (kind_of, _) = *KINDS.choose(rng).expect("there are types");
-    let kill = |program| Op::Kill { program, down };
-    match kind {
-        0..4 => {
-            let point = CRASH_POINTS[kind as usize];
-            let probability = if point == "after-checkpoint" {
-                0.4
-            } else {
-                0.9
-            };
-            let crash_at = format!("{point}:{probability}:{}", rng.random_range(1..1_000_000));
-            Op::Arm { crash_at }
-        }
-        4 => kill(Program::Intake),
-        5 => kill(Program::Notifier),
-        6 => kill(Program::Monitor),
-        7 => kill(Program::Localcloud),
-        8 => kill(Program::Nats),
-        9 | 10 => kill(Program::Trigger),
-        11 | 12 => kill(Program::Fleet),
-        13 => Op::Machine {
-            pick,
-            accident: Accident::Freeze {
-                asleep: LEASE + Duration::from_millis(rng.random_range(500..3_000)),
-            },
-        },
-        14 => Op::Machine {
-            pick,
-            accident: Accident::Stop,
-        },
-        15 => Op::Storage {
-            rules: STORAGE.choose(rng).expect("there are rules"),
-            seed: rng.random(),
-            last,
-        },
-        16 => Op::Price {
-            kind: kind_of,
-            percent: *[60, 130, 300].choose(rng).expect("there are prices"),
-            last,
-        },
-        17 => Op::Shortage {
-            kind: kind_of,
-            zone: None,
-            capacity: 0,
-            last,
-        },
-        18 => Op::Shortage {
-            kind: kind_of,
-            zone: Some(rng.random_range(0..3)),
-            capacity: rng.random_range(0..3),
-            last,
-        },
-        19 => Op::Machine {
-            pick,
-            accident: Accident::Sick,
-        },
-        20 => Op::Storage {
-            rules: STORAGE_FOR_LONG.choose(rng).expect("there are rules"),
-            seed: rng.random(),
-            last: LEASE + Duration::from_millis(rng.random_range(1_000..5_000)),
-        },
-        21 => Op::Machine {
-            pick,
-            accident: Accident::Kill,
-        },
-        _ => Op::Ec2 {
-            rules: EC2.choose(rng).expect("there are rules"),
-            seed: rng.random(),
-            last,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::accidents::CRASH_POINTS;
     use super::*;
 
     #[test]
@@ -562,6 +416,10 @@ mod tests {
             "EC2 for",
             "costs",
             "0 of",
+            "before they serve",
+            "takes each",
+            "cannot be read",
+            "3600000",
         ] {
             assert!(text.contains(wanted), "{wanted} is missing");
         }

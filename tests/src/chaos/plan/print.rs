@@ -69,6 +69,16 @@ impl fmt::Display for Op {
                 percent,
                 last,
             } => write!(f, "{kind} costs {percent} % for {last:?}"),
+            Self::Boots { last } => write!(f, "machines end before they serve for {last:?}"),
+            Self::Taking { kind, zone, last } => {
+                write!(f, "zone {zone} takes each {kind} for {last:?}")
+            }
+            Self::Unreadable { last } => {
+                write!(
+                    f,
+                    "what was spent cannot be read for {last:?}, and fleet is killed"
+                )
+            }
             Self::Shortage {
                 kind,
                 zone,

@@ -9,6 +9,7 @@ use spotreel_domain::batch::{InstanceState, Leaving, Status};
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, client_token};
 use spotreel_domain::task::Outcome;
 
+use super::budgets;
 use super::market::{Call, Machine};
 use super::records::Story;
 use super::watch::Seen;
@@ -39,6 +40,9 @@ pub fn all(spot: &Spot, books: &Books<'_>) -> Vec<Verdict> {
         strangers_stay(spot, books),
         settled_is_settled(books),
         every_batch_ended(books.stories),
+        budgets::bought(books),
+        budgets::hourly(books),
+        budgets::sent_home(books.stories),
     ]
 }
 
@@ -72,7 +76,7 @@ fn tokens(stories: &[Story]) -> BTreeMap<String, (&Story, u32)> {
     found
 }
 
-fn ours<'a>(books: &'a Books<'_>) -> impl Iterator<Item = &'a Machine> {
+pub fn ours<'a>(books: &'a Books<'_>) -> impl Iterator<Item = &'a Machine> {
     books
         .seen
         .machines

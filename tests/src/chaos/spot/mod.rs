@@ -1,6 +1,7 @@
 //! The Spot side of a run: a cloud with a market, machines that are processes, and the two services that buy and end
 //! them.
 
+pub mod budgets;
 pub mod check;
 pub mod market;
 pub mod money;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, tag};
+use spotreel_domain::Model;
+use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, Template, tag};
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{Ec2, Ec2Config, Keys, Subnet, SubnetFilter, TemplateSpec};
 
@@ -29,9 +31,27 @@ use crate::harness::{Cloud, Program, System};
 
 /// On every machine of the run.
 pub const ENV: &str = "chaos";
-pub const POOL: &str = "default";
-/// What the pool buys, each with its cap in cents.
-pub const KINDS: [(&str, i64); 2] = [("g5.xlarge", 45), ("g6.xlarge", 36)];
+pub const POOLS: [Pool; 2] = [
+    Pool {
+        name: "default",
+        models: &[Model::Ti2v5b],
+        kinds: &["g5.xlarge", "g6.xlarge"],
+        part: 1,
+    },
+    // Two of three tasks are of its models.
+    Pool {
+        name: "large",
+        models: &[Model::T2vA14b, Model::I2vA14b],
+        kinds: &["g6e.xlarge"],
+        part: 2,
+    },
+];
+/// What the pools buy, each with its cap in cents.
+pub const KINDS: [(&str, i64); 3] = [("g5.xlarge", 45), ("g6.xlarge", 36), ("g6e.xlarge", 85)];
+/// The part of what all machines would cost that both pools together may cost an hour: it binds.
+const HOURLY_PERCENT: i64 = 70;
+/// What a run may cost by its other budgets: far more than it does, since it has to come to its end.
+pub const BUDGET: Usd = Usd::from_cents(500);
 /// Machines of a type in a zone: few, so that they spread over the places.
 pub const CAPACITY: u32 = 4;
 /// A type that the pool does not buy, for the machines that are none of fleet's business.
@@ -39,6 +59,8 @@ const OTHER_KIND: &str = "g5.2xlarge";
 const REGION: &str = "us-east-2";
 const IMAGE: &str = "ami-0abcdef1234567890";
 const SCRIPT: &str = "chaos-worker";
+/// While this file is there, machines end before they serve.
+const BROKEN: &str = "broken";
 /// From SIGTERM to SIGKILL. AWS gives minutes, and a task that must be handed back takes a second here.
 const MACHINE_GRACE_MS: u32 = 3_000;
 const BOOT_MS: u32 = 200;
@@ -46,6 +68,39 @@ const BOOT_MS: u32 = 200;
 const LIVES: u32 = 6;
 /// A checkpoint is at most so many steps old.
 pub const CHECKPOINT_EVERY: u32 = 2;
+
+/// Some models, and what renders them.
+pub struct Pool {
+    pub name: &'static str,
+    pub models: &'static [Model],
+    pub kinds: &'static [&'static str],
+    /// Of three machines.
+    part: u32,
+}
+
+impl Pool {
+    /// Its most machines, of those of the run.
+    fn most(&self, instances: u32) -> u32 {
+        match self.part {
+            1 => (instances / 3).max(1),
+            _ => (instances - instances / 3).max(1),
+        }
+    }
+}
+
+/// What both pools together may cost an hour, where they may have so many machines.
+pub fn hourly(instances: u32) -> Usd {
+    let dearest = |pool: &Pool| {
+        let caps = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
+        caps.map(|(_, cents)| *cents).max().unwrap_or_default()
+    };
+    let all: i64 = POOLS
+        .iter()
+        .map(|pool| i64::from(pool.most(instances)) * dearest(pool))
+        .sum();
+    let one_each: i64 = POOLS.iter().map(dearest).sum();
+    Usd::from_cents((all * HOURLY_PERCENT / 100).max(one_each))
+}
 
 pub struct Spot {
     pub cloud: Cloud,
@@ -75,11 +130,15 @@ impl Spot {
             endpoint_url: Some(cloud.endpoint.clone()),
         };
         let ec2 = Ec2::connect_with_keys(&at, keys).await;
-        let spec = TemplateSpec::new(SCRIPT, IMAGE, user_data());
-        let template = ec2.ensure_template(&spec).await?;
+        let mut templates = Vec::new();
+        for pool in &POOLS {
+            let name = format!("{SCRIPT}-{}", pool.name);
+            let spec = TemplateSpec::new(&name, IMAGE, user_data(pool.models));
+            templates.push(ec2.ensure_template(&spec).await?);
+        }
         let subnets = ec2.subnets(&SubnetFilter::Default).await?;
         let pools = system.dir().join("pools.toml");
-        std::fs::write(&pools, pools_toml(&subnets, instances))?;
+        std::fs::write(&pools, pools_toml(&subnets, &templates, instances))?;
 
         let program = |name: &str| {
             system
@@ -93,8 +152,6 @@ impl Spot {
         let trigger = program("trigger").set("reconcile.every", "1s");
         let fleet = program("fleet")
             .set("env", ENV)
-            .set("template.id", &template.id)
-            .set("template.version", &template.version.to_string())
             .set("rounds.idle", "2s")
             .set("rounds.gap", "50ms")
             .set("sweep.every", "2s")
@@ -136,6 +193,19 @@ impl Spot {
 
     pub fn disarm(&self) {
         let _ = std::fs::remove_file(self.arms.join("next"));
+    }
+
+    /// Whether machines that start from now on come to a worker.
+    pub fn boots(&self, works: bool) {
+        let broken = self.arms.join(BROKEN);
+        let done = match works {
+            true => std::fs::remove_file(&broken).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+            false => std::fs::write(&broken, ""),
+        };
+        done.expect("the run's own directory can be written");
     }
 
     /// Takes the scratch directory from a machine's worker, and from those that it starts afterwards. A file lies in its
@@ -183,7 +253,7 @@ fn cloud_arguments(system: &System, arms: &Path) -> Vec<String> {
 }
 
 /// What a machine does: a worker, started again when it crashes; when it leaves, so does the machine.
-fn user_data() -> String {
+fn user_data(models: &[Model]) -> String {
     let engine = json!([
         binary("spotreel-engine-sim").display().to_string(),
         "--step-ms",
@@ -192,6 +262,7 @@ fn user_data() -> String {
     ]);
     let checkpoint_every = CHECKPOINT_EVERY.to_string();
     let settings = [
+        ("models", json!(models).to_string()),
         ("engine.command", engine.to_string()),
         ("retry.scale", "0.02".to_owned()),
         ("checkpoint.every_steps", checkpoint_every),
@@ -208,9 +279,10 @@ fn user_data() -> String {
         // Which checkpoint was safe when is said there.
         ("telemetry.log", "info,spotreel_worker=debug".to_owned()),
     ];
-    let mut script = String::from(
+    let mut script = format!(
         "#!/bin/bash\n\
          trap 'ending=1' TERM\n\
+         if [ -e \"$CHAOS_ARMS/{BROKEN}\" ]; then echo 'a parameter is missing'; exit 1; fi\n\
          if mv \"$CHAOS_ARMS/next\" armed 2>/dev/null; then export SPOTREEL_CRASH_AT=$(cat armed); fi\n",
     );
     let mut worker = binary("spotreel-worker").display().to_string();
@@ -231,44 +303,54 @@ fn user_data() -> String {
 }
 
 /// Minutes become seconds.
-fn pools_toml(subnets: &[Subnet], instances: u32) -> String {
+fn pools_toml(subnets: &[Subnet], templates: &[Template], instances: u32) -> String {
     let subnets: Vec<_> = subnets
         .iter()
         .map(|subnet| format!("{{ id = \"{}\", zone = \"{}\" }}", subnet.id, subnet.zone))
         .collect();
-    let kinds: Vec<_> = KINDS
-        .iter()
-        .map(|(name, cents)| {
+    let pools = POOLS.iter().zip(templates);
+    let pools = pools.map(|(pool, template)| pool_toml(pool, template, &subnets, instances));
+    pools.collect()
+}
+
+fn pool_toml(pool: &Pool, template: &Template, subnets: &[String], instances: u32) -> String {
+    let Template { id, version } = template;
+    let bought = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
+    let kinds: Vec<_> = bought
+        .map(|(kind, cents)| {
+            let cap = Usd::from_cents(*cents);
             // The engine without a GPU renders everything on each of them.
             format!(
-                "{{ name = \"{name}\", cap = {}.{:02}, gpu = \"h200\" }}",
-                cents / 100,
-                cents % 100
+                "{{ name = \"{kind}\", cap = {}, gpu = \"h200\" }}",
+                dollars(cap)
             )
         })
         .collect();
     format!(
-        r#"[pool.{POOL}]
+        r#"[pool.{name}]
+models = {models}
 cloud = "aws"
+template = {{ id = "{id}", version = {version} }}
 subnets = [{}]
 kinds = [{}]
 batch_deadline = "10m"
 
-[pool.{POOL}.rules]
+[pool.{name}.rules]
 length = {{ at_least = 5 }}
 max_wait = {{ after = "5s" }}
 age = "off"
 price = "off"
 schedule = "off"
-sizing = {{ tasks_per_gpu_hour = 360.0, target = "30s", min = 1, max = {instances} }}
+sizing = {{ tasks_per_gpu_hour = 360.0, target = "30s", min = 1, max = {most} }}
+budgets = {{ per_hour = {hourly}, per_batch = {budget}, per_day = {budget}, per_month = {budget} }}
 
-[pool.{POOL}.breaker]
+[pool.{name}.breaker]
 pause = "2s"
 longest_pause = "10s"
 # The faults would not end, and no person is there to resume.
 pauses = 1000
 
-[pool.{POOL}.patience]
+[pool.{name}.patience]
 boot = "20s"
 life = "20m"
 replay = "20s"
@@ -285,10 +367,22 @@ throttled = "1s"
 blocked = "20s"
 moving = "300ms"
 calm = "1s"
+
 "#,
         subnets.join(", "),
-        kinds.join(", ")
+        kinds.join(", "),
+        name = pool.name,
+        models = json!(pool.models),
+        most = pool.most(instances),
+        hourly = dollars(hourly(instances)),
+        budget = dollars(BUDGET),
     )
+}
+
+/// As TOML has it.
+fn dollars(amount: Usd) -> String {
+    let cents = amount.micros() / 10_000;
+    format!("{}.{:02}", cents / 100, cents % 100)
 }
 
 /// Two machines that only look like ours, and one of ours that no record knows.
@@ -325,7 +419,7 @@ async fn strangers(ec2: &Ec2, subnets: &[Subnet]) -> anyhow::Result<(Vec<String>
         [
             (tag::MANAGED_BY, tag::MANAGED_BY_FLEET),
             (tag::ENV, env),
-            (tag::POOL, POOL),
+            (tag::POOL, POOLS[0].name),
             (tag::BATCH, "default-999"),
             (tag::LAUNCH, "1"),
             ("Name", "spotreel-default"),
