@@ -265,6 +265,7 @@ impl Days {
                 let stopped = batch.stopped(Stop {
                     mode: DrainMode::Finish,
                     by: "a person".into(),
+                    reason: None,
                     at: self.world.now,
                 });
                 self.world.append(pool, stopped, expected);

@@ -57,6 +57,7 @@ pub fn run(seed: u64) {
             let stopped = batch.stopped(Stop {
                 mode,
                 by: "a person".into(),
+                reason: None,
                 at: world.now,
             });
             world.append(0, stopped, expected);

@@ -277,6 +277,8 @@ pub fn policy(pool: &str, max_units: u32) -> Policy {
             id: "lt-1".into(),
             version: 3,
         },
+        on_demand_version: None,
+        tags: BTreeMap::new(),
         problem: None,
         kinds: vec![kind("g5.xlarge", 45), kind("g6.xlarge", 40)],
         subnets: ["a", "b", "c"]

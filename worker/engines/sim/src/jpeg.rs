@@ -35,6 +35,10 @@ fn save(path: &Path, picture: &RgbImage) -> anyhow::Result<()> {
         .context("cannot encode a picture")
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a side has a few thousand pixels"
+)]
 fn picture(frame: &Frame) -> RgbImage {
     let (width, height) = (frame.width as u32, frame.height as u32);
     RgbImage::from_fn(width, height, |x, y| {
