@@ -151,8 +151,11 @@ pub fn refusal(error: &ApiError) -> String {
 
 /// Connects with `config` as `program`, and says in a sentence why not.
 pub async fn open(config: &NatsConfig, program: &str) -> Result<Client, OpenError> {
-    let say = |refusal: String| eprintln!("spotreel: the NATS server refuses: {refusal}");
-    open_with(config, program, say).await
+    open_with(config, program, |refusal: String| log(&refusal)).await
+}
+
+fn log(refusal: &str) {
+    eprintln!("spotreel: the NATS server refuses: {refusal}");
 }
 
 async fn open_with(
@@ -193,7 +196,7 @@ impl Api {
         let told = Arc::new(told);
         let hear = move |refusal: String| match refusal.contains("for Publish to") {
             true => drop(told.send_replace(refusal)),
-            false => log(refusal),
+            false => log(&refusal),
         };
         Ok(Self {
             client: open_with(&config, "client", hear).await?,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use spotreel_domain::batch::{Batch, Status};
+use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::offers;
 use spotreel_domain::ledger;
 use spotreel_domain::trigger::{Market, ModeState, Past, Prices, Verdict, View, decide};
@@ -118,6 +119,7 @@ fn market(world: &World, pool: usize) -> Market {
         &this.policy,
         penalties,
         &world.cloud.prices,
+        &Quota::default(),
         world.now,
         world.now,
     )
