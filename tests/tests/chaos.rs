@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use spotreel_tests::chaos::{self, Options};
 
-/// It kills trigger, fleet, intake and NATS once each, and the market takes machines with and without a word.
+/// It kills fleet while nobody can read what was spent, then storage and NATS, and the market takes machines with and
+/// without a word.
 const SEED: u64 = 22;
 
 #[tokio::test(flavor = "multi_thread")]

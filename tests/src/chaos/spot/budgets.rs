@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
-use spotreel_domain::ledger;
 
 use super::check::{Books, ours};
 use super::market::Bill;
@@ -66,7 +65,9 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
             .iter()
             .find(|launch| launch.is_open() && !known(launch.seq));
         let Some(launch) = fresh else { continue };
-        let runs = ledger::rate(newest.values().copied());
+        // Without the open launches: what those will cost is not known yet.
+        let instances = newest.values().flat_map(|batch| &batch.instances);
+        let runs: Usd = instances.filter(|i| !i.is_gone()).map(|i| i.rate).sum();
         let least = Usd::from_cents(cheapest).percent(LEAST_PERCENT);
         let asked = least.times(launch.units);
         verdict.check(runs + asked <= budget, || {
