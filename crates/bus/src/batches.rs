@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
-use futures::future::join_all;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
@@ -278,20 +278,22 @@ pub async fn ended_on(
         let last = recorded.task.attempts.last();
         last.is_some_and(|attempt| batch.instance(&attempt.instance).is_some())
     };
-    let ends = ["succeeded", "failed"].map(|end| ends(client, since, end));
-    let mut done = Vec::new();
-    for ends in join_all(ends).await {
-        done.extend(ends?.into_iter().filter(of_batch));
-    }
-    Ok(done)
+    let ends = ["succeeded", "failed"].map(|end| ends(client, since, end, of_batch));
+    Ok(try_join_all(ends).await?.concat())
 }
 
-async fn ends(client: &Client, since: Timestamp, end: &str) -> Result<Vec<Recorded>, ReadError> {
+/// Page by page: of those that are not wanted, none is kept.
+async fn ends(
+    client: &Client,
+    since: Timestamp,
+    end: &str,
+    is_wanted: impl Fn(&Recorded) -> bool,
+) -> Result<Vec<Recorded>, ReadError> {
     let filter = format!("spotreel.log.*.{end}");
-    let mut all: Vec<Recorded> = Vec::new();
+    let (mut wanted, mut read_to) = (Vec::new(), None);
     for _ in 0..MAX_PAGES_OF_ENDS {
-        let mut query = match all.last() {
-            Some(last) => json!({ "seq": last.sequence + 1 }),
+        let mut query = match read_to {
+            Some(sequence) => json!({ "seq": sequence + 1 }),
             None => json!({ "start_time": since.to_string() }),
         };
         query["batch"] = PAGE.into();
@@ -309,8 +311,12 @@ async fn ends(client: &Client, since: Timestamp, end: &str) -> Result<Vec<Record
                 stored.headers,
                 nanos,
             );
-            all.push(read?);
+            read_to = Some(stored.sequence);
+            let read = read?;
+            if is_wanted(&read) {
+                wanted.push(read);
+            }
         }
     }
-    Ok(all)
+    Ok(wanted)
 }

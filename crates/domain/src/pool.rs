@@ -386,6 +386,18 @@ impl PoolConfig {
                 "give a type one, or take the key away",
             );
         }
+        let given_up = self.patience.blocked;
+        if self.on_demand_after.is_some_and(|after| after >= given_up) {
+            let rule = format!(
+                "a batch that nothing is bought for is given up before, after {}",
+                text(given_up)
+            );
+            report(
+                "on_demand_after",
+                rule,
+                "set it below patience.blocked, or raise that",
+            );
+        }
         if self.subnets.is_empty() {
             let cure = "name at least one, such as { id = \"subnet-0123\", zone = \"us-east-2a\" }, or set cloud = \"none\"";
             report("subnets", "there is none".into(), cure);

@@ -305,6 +305,24 @@ fn what_is_pending_is_not_billed() {
     assert_eq!((line.seconds, line.charges.compute.micros()), (245, 24_500));
 }
 
+#[test]
+fn while_the_queue_cannot_be_counted_nobody_is_told_to_stay_but_in_hybrid_mode() {
+    let mut scene = Scene::set();
+    scene.tasks = 0;
+    scene.says(WorkerState::Idle);
+    for (keep, told) in [(0, 0), (1, 1)] {
+        scene.keep = keep;
+        let counted = scene.observation(100);
+        scene.batch = reconcile(&scene.batch, &counted, &policy()).batch;
+        scene.batch.instances[0].state = InstanceState::Serving;
+        let seen = Observation {
+            work: None,
+            ..scene.observation(105)
+        };
+        assert_eq!(idle_that_stay(&scene.batch, &seen).len(), told, "{keep}");
+    }
+}
+
 /// Two days of a machine that stays: no batch's deadline ends it, and what it cost and saved is in the record.
 #[test]
 fn a_machine_that_stays_has_no_deadline_and_its_record_says_what_that_cost() {

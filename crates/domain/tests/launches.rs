@@ -420,6 +420,48 @@ fn machines_on_demand_come_from_their_own_version_of_the_template() {
 }
 
 #[test]
+fn machines_on_demand_come_also_where_the_spot_quota_has_no_room() {
+    let mut policy = policy(8);
+    policy.on_demand_after = Some(Duration::ZERO);
+    policy.kinds[0].on_demand_cap = Some(Usd::from_cents(90));
+    let wanted = Wanted {
+        rule: "length".into(),
+        why: "enough tasks".into(),
+        units: 1,
+        slot: None,
+        deadline: now() + jiff::SignedDuration::from_hours(12),
+    };
+    let mut batch = Batch::request(&policy.pool, None, wanted, now()).unwrap();
+    let mut seen = observation();
+    seen.quota = Quota {
+        left: [(Lifecycle::Spot, 0), (Lifecycle::OnDemand, 64)].into(),
+        vcpus: [("g6.xlarge".to_owned(), 4)].into(),
+    };
+    let market = seen.market.as_mut().unwrap();
+    market
+        .on_demand
+        .insert("g6.xlarge".into(), Usd::from_cents(80));
+    for _ in 0..2 {
+        batch = reconcile(&batch, &seen, &policy).batch;
+    }
+    let request = frozen_request(&batch, 1).unwrap();
+    assert_eq!(request.lifecycle, Lifecycle::OnDemand);
+}
+
+#[test]
+fn the_quota_of_g_and_vt_types_holds_no_others_back() {
+    let quota = Quota {
+        left: [(Lifecycle::Spot, 3)].into(),
+        vcpus: [("g6.xlarge", 4), ("p5.4xlarge", 16)]
+            .map(|(kind, vcpus)| (kind.to_owned(), vcpus))
+            .into(),
+    };
+    assert!(!quota.admits(Lifecycle::Spot, "g6.xlarge"));
+    assert!(quota.admits(Lifecycle::Spot, "p5.4xlarge"));
+    assert_eq!(quota.used(["g6.xlarge", "p5.4xlarge"]), 4);
+}
+
+#[test]
 fn what_the_cloud_lacks_of_a_pool_is_told_where_no_launch_can_be() {
     let problem = "there is no subnet subnet-1: mend pool.default.subnets";
     let mut policy = policy(8);

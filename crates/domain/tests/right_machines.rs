@@ -38,6 +38,7 @@ struct Night {
     batch: Batch,
     machines: Vec<(Seen, WorkerState)>,
     waiting: Vec<Job>,
+    in_hand: Vec<Job>,
     prices: BTreeMap<&'static str, Usd>,
     /// What each launch asked for: its types, and how many machines.
     asked: Vec<(BTreeSet<String>, u32)>,
@@ -83,6 +84,7 @@ impl Night {
             pool,
             machines: Vec::new(),
             waiting: of(waiting),
+            in_hand: Vec::new(),
             prices: [
                 (SMALL_CARD, Usd::from_cents(26)),
                 (LARGE_CARD, Usd::from_cents(70)),
@@ -112,12 +114,10 @@ impl Night {
             .filter(|(_, state)| busy(state))
             .count();
         let (mut tasks, mut samples) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
-        for job in &self.waiting {
+        let waiting = self.waiting.iter().map(|job| (job, false));
+        for (job, in_hand) in waiting.chain(self.in_hand.iter().map(|job| (job, true))) {
             *tasks.entry(job.model).or_default() += 1;
-            let one = Sampled {
-                job: *job,
-                in_hand: false,
-            };
+            let one = Sampled { job: *job, in_hand };
             samples.entry(job.model).or_default().push(one);
         }
         let demand = Demand::new(&tasks, &samples);
@@ -287,6 +287,24 @@ fn where_the_large_cards_are_too_dear_others_do_not_take_their_place() {
         sentence.contains("raise the cap of g6e.xlarge"),
         "{sentence}"
     );
+}
+
+/// It would be sent away at once, and bought again, for as long as the task is in hand.
+#[test]
+fn a_task_in_hand_on_a_larger_card_buys_no_smaller_one() {
+    let mut night = Night::new(&[(small(), 1)]);
+    night.prices.insert(SMALL_CARD, Usd::from_cents(95));
+    night.looks(2);
+    night.all_are(WorkerState::Busy);
+    night.looks(1);
+    night.in_hand = std::mem::replace(&mut night.waiting, of(&[(large(), 15)]));
+    night.prices = [
+        (SMALL_CARD, Usd::from_cents(26)),
+        (LARGE_CARD, Usd::from_cents(95)),
+    ]
+    .into();
+    night.looks(6);
+    assert_eq!(night.asked.len(), 1, "{:?}", night.asked);
 }
 
 #[test]

@@ -120,6 +120,7 @@ async fn what_another_pool_spends_counts_while_both_run() {
     let mut other = Batch::request(&pool, None, wanted, now).unwrap();
     other.instances.push(Instance {
         cost: Usd::from_cents(1_000),
+        ready_at: Some(now),
         ..Instance::bought(
             "i-other".into(),
             batch.instances[0].place.clone(),

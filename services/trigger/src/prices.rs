@@ -114,6 +114,10 @@ impl Market {
         newest: Option<&Batch>,
         quota: &Quota,
     ) -> Option<u32> {
+        // Where on demand follows, a batch has to begin although the quota has no room.
+        if self.policies.get(pool)?.on_demand_after.is_some() {
+            return None;
+        }
         // While no type may be bought, it is not the quota that stands in the way.
         let mut kinds = self.by_kind(pool, newest)?;
         kinds.retain(|kind, _| able.is_none_or(|able| able.contains(kind)));

@@ -221,8 +221,8 @@ impl Instance {
     pub fn ran_by(&self, now: Timestamp) -> Duration {
         let began = self.usage.began_at.unwrap_or(self.launched_at);
         let ran = span(began, self.end_at(now));
-        // Shown `pending`, and ended a moment later: it never ran.
-        if self.usage.pending && ran < BILLED_AT_LEAST {
+        // Shown `pending`, and ended a moment later without a word of its worker: it never ran.
+        if self.usage.pending && self.ready_at.is_none() && ran < BILLED_AT_LEAST {
             return Duration::ZERO;
         }
         ran

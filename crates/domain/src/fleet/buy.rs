@@ -118,7 +118,7 @@ fn missing(
         own: seen.needs.last().map_or(u32::MAX, |all| all.own),
     };
     let hard = seen.needs.split_last().map_or(&[][..], |(_, hard)| hard);
-    let (mut obstacle, mut harder) = (None, (0, 0));
+    let (mut obstacle, mut harder) = (None, [0; 4]);
     let keeps = hard.iter().map(|_| 0).chain([seen.keep]);
     for (need, keep) in hard.iter().chain([&all]).zip(keeps) {
         let kinds = Some(&need.kinds).filter(|kinds| !kinds.is_empty());
@@ -132,10 +132,15 @@ fn missing(
         let busy = count(&|i| leave::is_busy(i, seen));
         let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
         let wanted = need.sized.min(waiting.saturating_add(busy)).max(keep);
-        // Where the machines for harder tasks cannot be had, others do not take their place.
-        let (harder_wanted, harder_there) = std::mem::replace(&mut harder, (wanted, there));
-        let own = need.own.max(wanted.saturating_sub(harder_wanted));
-        let own_there = there.saturating_sub(harder_there);
+        // Where the machines for harder tasks cannot be had, others do not take their place: they are for tasks of their own,
+        // and one that a harder machine has in hand is none, or scale-in would send them away at once.
+        let level = [wanted, there, waiting, busy];
+        let before = std::mem::replace(&mut harder, level);
+        let [more_wanted, own_there, own_waiting, own_busy] =
+            std::array::from_fn(|at| level[at].saturating_sub(before[at]));
+        let own_tasks = own_waiting.saturating_add(own_busy);
+        let stay = keep.saturating_sub(waiting);
+        let own = need.own.max(more_wanted).min(own_tasks.max(stay));
         let missing = wanted
             .saturating_sub(there)
             .min(own.saturating_sub(own_there));
@@ -188,8 +193,11 @@ fn plan(
         return Err((Blocker::Configuration, sentence));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
-    let offers = |lifecycle| offers::find(policy, &batch.penalties, market, lifecycle, seen.now);
-    let (lifecycle, offers) = match offers(Lifecycle::Spot) {
+    let offers = |lifecycle| {
+        let found = offers::find(policy, &batch.penalties, market, lifecycle, seen.now)?;
+        within_quota(batch, units, found, lifecycle, seen, policy)
+    };
+    let (lifecycle, (units, offers)) = match offers(Lifecycle::Spot) {
         Ok(offers) => (Lifecycle::Spot, offers),
         Err(blocked) => {
             let waited = batch
@@ -206,7 +214,6 @@ fn plan(
             }
         }
     };
-    let (units, offers) = within_quota(batch, units, offers, lifecycle, seen, policy)?;
     let (units, offers) = within_budget(batch, units, offers, work, seen, policy)?;
     Ok(freeze(batch, units, lifecycle, &offers, seen, policy))
 }
@@ -223,7 +230,7 @@ fn within_quota(
     let Some(left) = seen.quota.left.get(&lifecycle) else {
         return Ok((units, offers));
     };
-    let vcpus = |offer: &Offer| seen.quota.vcpus.get(&offer.place.kind).copied();
+    let vcpus = |offer: &Offer| seen.quota.vcpus_of(&offer.place.kind);
     let largest = |offers: &[Offer]| offers.iter().filter_map(vcpus).max().unwrap_or_default();
     // What runs already is not left; what the listing does not show yet is counted here.
     let unlisted = batch.instances.iter().filter(|i| {

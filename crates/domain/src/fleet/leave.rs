@@ -134,8 +134,13 @@ pub(super) fn is_busy(instance: &Instance, seen: &Observation) -> bool {
 }
 
 /// Machines that have no work and are wanted all the same. Each is told so: its worker leaves by itself only when fleet
-/// has been silent for long.
+/// has been silent for long. While the queue can't be counted, none but those of hybrid mode are told: nobody would send
+/// the others away.
 pub fn idle_that_stay(batch: &Batch, seen: &Observation) -> Vec<String> {
+    let is_resident = batch.residency.as_ref().is_some_and(|r| r.until.is_none());
+    if seen.work.is_none() && !is_resident {
+        return Vec::new();
+    }
     let stay = batch.instances.iter().filter(|i| is_idle(i, seen));
     stay.map(|instance| instance.id.clone()).collect()
 }

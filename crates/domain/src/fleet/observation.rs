@@ -109,16 +109,23 @@ pub struct Quota {
 }
 
 impl Quota {
+    /// What a machine of this type takes of the quotas, which are those of G and VT types. None: not known, or its family has
+    /// quotas of its own.
+    pub fn vcpus_of(&self, kind: &str) -> Option<u32> {
+        let is_counted = kind.starts_with('g') || kind.starts_with("vt");
+        self.vcpus.get(kind).copied().filter(|_| is_counted)
+    }
+
     /// vCPUs of these machines, as far as their types are known.
     pub fn used<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> u32 {
-        let vcpus = kinds.into_iter().filter_map(|kind| self.vcpus.get(kind));
-        vcpus.fold(0, |sum, vcpus| sum.saturating_add(*vcpus))
+        let vcpus = kinds.into_iter().filter_map(|kind| self.vcpus_of(kind));
+        vcpus.fold(0, u32::saturating_add)
     }
 
     /// Whether there is room for a machine of this type. One of which nothing is known may have it.
     pub fn admits(&self, lifecycle: Lifecycle, kind: &str) -> bool {
-        let (left, vcpus) = (self.left.get(&lifecycle), self.vcpus.get(kind));
-        left.zip(vcpus).is_none_or(|(left, vcpus)| vcpus <= left)
+        let (left, vcpus) = (self.left.get(&lifecycle), self.vcpus_of(kind));
+        left.zip(vcpus).is_none_or(|(left, vcpus)| vcpus <= *left)
     }
 
     /// The machines of the smallest of these types for which there is room. None: not known.
@@ -128,7 +135,7 @@ impl Quota {
         kinds: impl IntoIterator<Item = &'a str>,
     ) -> Option<u32> {
         let left = self.left.get(&lifecycle)?;
-        let vcpus = kinds.into_iter().map(|kind| self.vcpus.get(kind).copied());
+        let vcpus = kinds.into_iter().map(|kind| self.vcpus_of(kind));
         let smallest: Option<Vec<u32>> = vcpus.collect();
         Some(left / smallest?.into_iter().min()?.max(1))
     }

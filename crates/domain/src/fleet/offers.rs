@@ -142,7 +142,8 @@ fn no_offer(
     }
 }
 
-/// On Spot, as trigger shows it: of what may be asked, that for which the quota has room, if there is any. Where on demand follows, a batch has to begin although no place may be asked: it waits.
+/// On Spot, as trigger shows it: of what may be asked, that for which the quota has room, if there is any. Where on demand
+/// follows, a batch has to begin although no place may be asked, or all are above their caps: it waits.
 pub fn summary(
     policy: &Policy,
     penalties: &[Penalty],
@@ -156,6 +157,9 @@ pub fn summary(
     let mut usable = find(penalties);
     if usable.is_empty() && policy.on_demand_after.is_some() {
         usable = find(&[]);
+    }
+    if usable.is_empty() && policy.on_demand_after.is_some() {
+        usable = priced(policy, market, Lifecycle::Spot);
     }
     let admitted = |offer: &Offer| quota.admits(Lifecycle::Spot, &offer.place.kind);
     if usable.iter().any(admitted) {

@@ -13,7 +13,7 @@ pub const TASK: SignedDuration = SignedDuration::from_secs(180);
 /// From the launch to the state `running`, from which on EC2 charges.
 pub const PENDING: SignedDuration = SignedDuration::from_secs(10);
 /// AWS, "On-Demand Pricing": one second increments, with a minimum of 60 seconds.
-const SHORTEST: SignedDuration = SignedDuration::from_secs(60);
+pub const SHORTEST: SignedDuration = SignedDuration::from_secs(60);
 /// AWS, "Billing for interrupted Spot Instances": one that EC2 takes before that is free.
 const FREE_IF_TAKEN: SignedDuration = SignedDuration::from_hours(1);
 

@@ -8,7 +8,7 @@ use spotreel_domain::batch::{
 use spotreel_domain::ledger::{self, Periods, Spend};
 
 use super::cloud::Habit;
-use super::machine::{ADDRESS, PENDING, VOLUME};
+use super::machine::{ADDRESS, PENDING, SHORTEST, VOLUME};
 use super::world::World;
 
 /// How long money is spent after a budget is used up, while a controller looks: it looks (15 s, and a step), a worker hands
@@ -131,13 +131,21 @@ pub fn receipt_is_the_bill(world: &World, batch: &Batch) {
     }
     let receipt = Receipt::of(batch, world.now);
     let bill = world.cloud.bill_of(&batch.id.to_string(), Timestamp::MAX);
-    // When a machine left `pending`, and when its volume went, EC2 tells nobody: a listing shows it.
+    // When a machine left `pending`, and when its volume went, EC2 tells nobody: a listing shows it. Of one that no listing
+    // showed in between, fleet can't know whether it ran.
     let pool = world.pools.iter().find(|p| p.policy.pool == batch.id.pool);
     let gap = pool.map_or(SignedDuration::ZERO, |pool| pool.longest_gap);
     let late = (VOLUME + ADDRESS).per_hour_for(gap.unsigned_abs());
     let unknown = |line: &ReceiptLine| {
         let prices = &world.cloud.machines[&line.instance].prices;
-        prices[0].1.per_hour_for(PENDING.unsigned_abs()) + late
+        let unseen = match batch
+            .instance(&line.instance)
+            .is_some_and(|i| i.usage.pending)
+        {
+            true => gap + SHORTEST,
+            false => SignedDuration::ZERO,
+        };
+        prices[0].1.per_hour_for((PENDING + unseen).unsigned_abs()) + late
     };
     let unknown: Usd = receipt.lines.iter().map(unknown).sum();
     let gap = (receipt.total - bill).micros().abs();
