@@ -298,11 +298,8 @@ fn a_task_in_hand_on_a_larger_card_buys_no_smaller_one() {
     night.all_are(WorkerState::Busy);
     night.looks(1);
     night.in_hand = std::mem::replace(&mut night.waiting, of(&[(large(), 15)]));
-    night.prices = [
-        (SMALL_CARD, Usd::from_cents(26)),
-        (LARGE_CARD, Usd::from_cents(95)),
-    ]
-    .into();
+    // No more of the larger card is to be had.
+    night.prices = [(SMALL_CARD, Usd::from_cents(26))].into();
     night.looks(6);
     assert_eq!(night.asked.len(), 1, "{:?}", night.asked);
 }
