@@ -390,6 +390,7 @@ async fn the_market_opens_and_shuts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
+    const SPENT: Usd = Usd::from_micros(999_900);
     let stage = Stage::set().await;
     stage
         .cloud
@@ -423,16 +424,16 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
                 absent_since: None,
                 hinted: false,
                 rate: Usd::from_cents(30),
-                cost: Usd::from_cents(95),
+                cost: SPENT,
                 billed_to: now,
                 usage: Usage::default(),
             });
         })
         .await;
-    // 5 cents are left; a task of 1,237 s costs 10.
+    // What is left pays a second of a machine.
     let _trigger = stage.start(&bounded).await;
     let why = stage.until_blocked(BlockerKind::Budget).await;
-    assert_eq!(why.view.spend.today, Usd::from_cents(95));
+    assert_eq!(why.view.spend.today, SPENT);
     let sentence = &why.decision.blockers[0].sentence;
     assert!(sentence.contains("budgets.per_day"), "{sentence}");
     stage.stays_at(1).await;

@@ -13,8 +13,10 @@ use crate::batch::{DrainMode, FREE_IF_TAKEN_WITHIN, Instance, InstanceState, Lea
 /// What AWS gives from a notice to the end.
 const NOTICE: Duration = Duration::from_secs(120);
 
-/// Whether EC2 takes the machine, by its notice, before its first hour is over.
+/// Whether EC2 takes the machine, by its notice, before its first hour is over. Where its worker says no more when that is, the
+/// notice is taken to be as old as fleet's knowledge of it.
 pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
+    let told = seen.worker_of(instance).and_then(|worker| worker.notice_at);
     let age = elapsed(instance.launched_at, seen.cloud_now);
     let since_notice = match instance.state {
         InstanceState::Draining {
@@ -24,7 +26,10 @@ pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
         } => elapsed(since, seen.now),
         _ => Duration::ZERO,
     };
-    let at_end = age.saturating_sub(since_notice) + NOTICE;
+    let at_end = match told {
+        Some(at) => elapsed(instance.launched_at, at),
+        None => age.saturating_sub(since_notice) + NOTICE,
+    };
     instance.lifecycle == Lifecycle::Spot && at_end < FREE_IF_TAKEN_WITHIN
 }
 
