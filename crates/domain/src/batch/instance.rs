@@ -219,20 +219,28 @@ impl Instance {
 
     /// How long it has been `running`.
     pub fn ran_by(&self, now: Timestamp) -> Duration {
-        let began = self.usage.began_at.unwrap_or(self.launched_at);
-        let ran = span(began, self.end_at(now));
-        // Shown `pending`, and ended a moment later without a word of its worker: it never ran.
-        if self.usage.pending && self.ready_at.is_none() && ran < BILLED_AT_LEAST {
-            return Duration::ZERO;
+        let ran = self.since_pending(now);
+        match self.never_ran(ran) {
+            true => Duration::ZERO,
+            false => ran,
         }
-        ran
+    }
+
+    fn since_pending(&self, now: Timestamp) -> Duration {
+        let began = self.usage.began_at.unwrap_or(self.launched_at);
+        span(began, self.end_at(now))
+    }
+
+    /// Shown `pending`, and ended a moment later without a word of its worker.
+    fn never_ran(&self, since_pending: Duration) -> bool {
+        self.usage.pending && self.ready_at.is_none() && since_pending < BILLED_AT_LEAST
     }
 
     fn compute_at(&self, now: Timestamp) -> Usd {
-        let ran = self.ran_by(now);
+        let ran = self.since_pending(now);
         let free =
             self.lifecycle == Lifecycle::Spot && self.usage.taken && ran < FREE_IF_TAKEN_WITHIN;
-        if free || ran.is_zero() {
+        if free || self.never_ran(ran) {
             return Usd::ZERO;
         }
         let cost = self.metered(self.end_at(now));
