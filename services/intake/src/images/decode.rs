@@ -13,11 +13,11 @@ use image::{
 };
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
-use super::header::{Flaw, Header, Kind, MAX_ASPECT, MAX_PIXELS, SIDES};
+use super::header::{Flaw, Header, Kind, MAX_ASPECT, SIDES};
 use super::png;
 
-/// The pixels as RGBA, and as much again for what a decoder keeps beside them.
-const MAX_ALLOC: u64 = MAX_PIXELS * 4 * 2;
+/// A decoded pixel has four bytes at most: RGBA.
+const PIXEL_BYTES: u64 = 4;
 /// More than six times the pixels of the largest video. As a PNG they are 18 MB at worst, below what engines take.
 const MAX_KEPT_PIXELS: u64 = 6_000_000;
 /// A few kilobytes are usual, two megabytes the largest known. A longer one counts as none.
@@ -35,10 +35,7 @@ pub struct Normal {
 }
 
 pub fn normalise(bytes: &[u8], header: &Header) -> Result<Normal, Flaw> {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(*SIDES.end());
-    limits.max_image_height = Some(*SIDES.end());
-    limits.max_alloc = Some(MAX_ALLOC);
+    let limits = limits(header);
     let bare;
     let mut bytes = bytes;
     if header.kind == Kind::Png {
@@ -67,10 +64,20 @@ pub fn normalise(bytes: &[u8], header: &Header) -> Result<Normal, Flaw> {
     })
 }
 
+/// The pixels, as much again for what a decoder keeps beside them, and one profile. A PNG's profile is compressed: without
+/// this bound a few kilobytes of it become hundreds of megabytes.
+pub(super) fn limits(header: &Header) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(*SIDES.end());
+    limits.max_image_height = Some(*SIDES.end());
+    limits.max_alloc = Some(header.pixels() * PIXEL_BYTES * 2 + MAX_PROFILE as u64);
+    limits
+}
+
 fn run<D: ImageDecoder>(mut decoder: D, header: &Header, limits: Limits) -> ImageResult<RgbImage> {
     decoder.set_limits(limits)?;
     if decoder.dimensions() != (header.width, header.height)
-        || decoder.total_bytes() > MAX_ALLOC / 2
+        || decoder.total_bytes() > header.pixels() * PIXEL_BYTES
     {
         let kind = image::error::LimitErrorKind::DimensionError;
         let error = image::error::LimitError::from_kind(kind);

@@ -4,9 +4,11 @@
 const SIGNATURE: usize = 8;
 /// Length, name and checksum of a chunk.
 const FRAME: usize = 12;
+/// The largest chunk beside the pixels that is kept. The largest known profile has two megabytes before it is compressed.
+const MAX_BESIDE: usize = 4 << 20;
 
-/// The chunks of the pixels, and of those that say how they are to be seen the ones whose checksum is right. The header was
-/// read before, so every chunk is whole.
+/// The chunks of the pixels, and of those that say how they are to be seen the ones that are not too long and whose checksum is
+/// right. The header was read before, so every chunk is whole.
 pub fn bare(bytes: &[u8]) -> Vec<u8> {
     let mut kept = bytes[..SIGNATURE].to_vec();
     let mut rest = &bytes[SIGNATURE..];
@@ -14,7 +16,7 @@ pub fn bare(bytes: &[u8]) -> Vec<u8> {
         rest = after;
         let wanted = match &chunk[4..8] {
             b"IHDR" | b"PLTE" | b"IDAT" | b"IEND" => true,
-            b"tRNS" | b"iCCP" | b"eXIf" => is_sound(chunk),
+            b"tRNS" | b"iCCP" | b"eXIf" => chunk.len() <= MAX_BESIDE && is_sound(chunk),
             _ => false,
         };
         if wanted {

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use image::codecs::png::PngEncoder;
-use image::{DynamicImage, ImageEncoder, ImageFormat};
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat};
 
 use super::png::crc32;
 use super::*;
@@ -313,6 +313,34 @@ fn colours_are_those_that_the_profile_says() {
             .all(|(found, wanted)| found.abs_diff(wanted) <= 1)
     );
     assert_eq!(with(b"no profile at all".to_vec()), [200, 100, 50]);
+}
+
+/// 32 MB of zeros after a good profile take a few kilobytes in the file.
+#[test]
+fn a_profile_that_inflates_to_more_than_the_picture_allows_is_not_held() {
+    let drawn = image::RgbImage::from_pixel(128, 128, image::Rgb([200, 100, 50]));
+    let with = |length| {
+        let mut profile = moxcms::ColorProfile::new_display_p3().encode().unwrap();
+        profile.resize(length, 0);
+        let mut bytes = Vec::new();
+        let mut encoder = PngEncoder::new(&mut bytes);
+        encoder.set_icc_profile(profile).unwrap();
+        let rgb = image::ExtendedColorType::Rgb8;
+        encoder.write_image(&drawn, 128, 128, rgb).unwrap();
+        bytes
+    };
+    let profile_of = |bytes: &[u8]| {
+        let limits = decode::limits(&Header::read(bytes).unwrap());
+        let read = Cursor::new(bytes);
+        let mut decoder = image::codecs::png::PngDecoder::with_limits(read, limits).unwrap();
+        decoder.icc_profile().unwrap().map(|profile| profile.len())
+    };
+    let large = with(2 << 20);
+    assert_eq!(profile_of(&large), Some(2 << 20));
+    let bomb = with(32 << 20);
+    assert!(bomb.len() < 1 << 20, "{}", bomb.len());
+    assert_eq!(profile_of(&bomb), None);
+    assert_eq!(pixels(&bomb).get_pixel(5, 5).0, [200, 100, 50]);
 }
 
 #[test]
