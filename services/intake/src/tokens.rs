@@ -3,10 +3,9 @@
 //! The bound is the fewest pieces of the tokenizer's vocabulary that spell the text. The tokenizer picks likely pieces, not
 //! few ones, so it never has fewer. What its normaliser may drop or change counts for nothing here.
 
-use std::collections::HashSet;
-
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 /// Of the text encoder, with the token that ends a text.
 pub const MAX_TOKENS: usize = 512;
@@ -27,9 +26,8 @@ const PRE_TOKENIZERS: [&str; 3] = ["Sequence", "Metaspace", "WhitespaceSplit"];
 /// The pieces of a tokenizer.
 #[derive(Debug)]
 pub struct Vocabulary {
-    pieces: HashSet<Box<str>>,
-    /// In characters.
-    longest: usize,
+    /// Sorted, so that those that begin alike stand together.
+    pieces: Vec<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -83,28 +81,26 @@ impl Vocabulary {
         {
             return None;
         }
-        let pieces: HashSet<_> = file
+        let added = file.added_tokens.into_iter();
+        let mut pieces: Vec<Box<str>> = file
             .model
             .vocab
             .into_iter()
             .map(|(piece, _)| piece)
-            .collect();
-        let added = file.added_tokens.into_iter();
-        let pieces: HashSet<Box<str>> = pieces
-            .into_iter()
             .chain(added.map(|token| token.content.into()))
             .collect();
-        let longest = pieces.iter().map(|piece| piece.chars().count()).max()?;
-        Some(Self { pieces, longest })
+        pieces.sort_unstable();
+        pieces.dedup();
+        (!pieces.is_empty()).then_some(Self { pieces })
     }
 
     /// How many tokens the text has at least, where that is more than are taken.
     pub fn too_many(&self, text: &str) -> Option<usize> {
-        // A character has a piece at most, unless NFKC makes several of it.
-        if text.is_ascii() && text.len() < MAX_TOKENS {
+        let text: String = text.nfkc().filter(|c| !is_invisible(*c)).collect();
+        // A character has a piece at most, and the text has one more token for its end.
+        if text.chars().count() < MAX_TOKENS {
             return None;
         }
-        let text: String = text.nfkc().filter(|c| !is_invisible(*c)).collect();
         let words = text.split(|c| !is_plain(c));
         let tokens = 1 + words.map(|word| self.fewest(word)).sum::<usize>();
         (tokens > MAX_TOKENS).then_some(tokens)
@@ -126,8 +122,14 @@ impl Vocabulary {
         (fewest[0], fewest[1]) = (0, 0);
         for from in 0..last {
             let mut spelt = false;
-            for to in from + 1..=last.min(from + self.longest) {
-                if self.pieces.contains(&spaced[ends[from]..ends[to]]) {
+            let mut pieces = self.pieces.as_slice();
+            for to in from + 1..=last {
+                let part = &spaced[ends[from]..ends[to]];
+                pieces = &pieces[pieces.partition_point(|piece| **piece < *part)..];
+                // Where no piece begins with this part, none begins with a longer one.
+                let first = pieces.first().filter(|piece| piece.starts_with(part));
+                let Some(first) = first else { break };
+                if **first == *part {
                     spelt |= to == from + 1;
                     fewest[to] = fewest[to].min(fewest[from] + 1);
                 }
@@ -140,9 +142,10 @@ impl Vocabulary {
     }
 }
 
-/// A character that stays what it is, and may share a piece with its neighbours.
+/// A character that stays what it is, and may share a piece with its neighbours. Viramas and tone marks, which stand inside
+/// the words of Hindi, Bengali, Tamil and Thai, are neither letters nor digits.
 fn is_plain(c: char) -> bool {
-    c.is_alphanumeric() || c.is_ascii_graphic()
+    c.is_alphanumeric() || c.is_ascii_graphic() || is_combining_mark(c)
 }
 
 /// What a normaliser may drop, so that its neighbours meet: spaces without width, joiners, directions, variations.
@@ -161,7 +164,7 @@ mod tests {
     use super::*;
 
     fn vocabulary() -> Vocabulary {
-        let words = [
+        vocabulary_of(&[
             "\u{2581}a",
             "\u{2581}fox",
             "\u{2581}",
@@ -174,7 +177,10 @@ mod tests {
             "狐",
             "狸",
             ",",
-        ];
+        ])
+    }
+
+    fn vocabulary_of(words: &[&str]) -> Vocabulary {
         let vocab: Vec<_> = words.iter().map(|word| json!([word, -1.0])).collect();
         let file = json!({
             "normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": ""}]},
@@ -208,6 +214,31 @@ mod tests {
         assert_eq!(words.too_many(&"f\u{200b}ox ".repeat(511)), None);
         assert_eq!(words.too_many(&"ж".repeat(1000)), None, "one unknown token");
         assert_eq!(words.too_many(&"</s>".repeat(511)), None);
+    }
+
+    #[test]
+    fn a_piece_may_go_across_a_virama_or_a_tone_mark() {
+        // "Hindi" in Hindi, with the virama U+094D; "water" in Thai, with the tone mark U+0E49.
+        for word in ["हिन्दी", "น้ำ"] {
+            let word: String = word.nfkc().collect();
+            let characters = word.chars().map(String::from);
+            let pieces: Vec<_> = characters.chain([word.clone()]).collect();
+            let pieces: Vec<_> = pieces.iter().map(String::as_str).collect();
+            let parts = vocabulary_of(&pieces);
+            let spelt = |count| parts.too_many(&format!("{word} ").repeat(count));
+            assert_eq!(spelt(511), None, "{word}");
+            assert_eq!(spelt(512), Some(513), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_longest_piece_is_found_behind_shorter_ones() {
+        let words = vocabulary_of(&["a", "aa", "aaaa", "aaaab", "b"]);
+        assert_eq!(words.too_many(&"aaaa".repeat(511)), None);
+        assert_eq!(words.too_many(&"aaaa".repeat(512)), Some(513));
+        assert_eq!(words.too_many(&"aaaab".repeat(512)), Some(513));
+        // Three letters "a" take two pieces.
+        assert_eq!(words.too_many(&"aaab".repeat(300)), Some(901));
     }
 
     #[test]
