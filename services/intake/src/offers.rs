@@ -14,6 +14,7 @@ use spotreel_domain::request::{TaskLora, TaskSpec};
 use spotreel_packs::{
     FastSteps, LoraRemoteError, Pack, PublishedLora, Remote, RemoteError, Scheduler,
 };
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config::QualityConfig;
@@ -22,11 +23,17 @@ use crate::tokens::Vocabulary;
 
 /// Between looks at the packs: they change when an operator pushes one.
 const POLL: Duration = Duration::from_secs(60);
+/// The same while a pack could not be read yet: tasks of `fast` wait for it.
+const POLL_UNREAD: Duration = Duration::from_secs(5);
 /// Before the doors open. A bucket that does not answer must not keep tasks out that ask for nothing of it.
 const FIRST_POLL: Duration = Duration::from_secs(5);
 /// How long a LoRA's index is taken for the current one: a list may name it ten thousand times.
 const LORA_FRESH: Duration = Duration::from_secs(10);
+/// How long an index that could not be read is not asked for again: the rest of a list need not wait for the same failure.
+const LORA_RETRY: Duration = Duration::from_secs(1);
 const LORAS_KEPT: usize = 1_000;
+/// LoRA indexes that are read at once, as many as requests for images.
+const LORA_REQUESTS: usize = 32;
 const TOKENIZER: &str = "tokenizer/tokenizer.json";
 /// umT5's has 17 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -35,18 +42,38 @@ const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 pub struct Offers {
     remote: Remote,
     quality: QualityConfig,
+    /// Of the models whose packs were looked at. A model that is not here could not be asked for yet.
     packs: Arc<Mutex<HashMap<Model, Offer>>>,
-    loras: Arc<Mutex<HashMap<String, (Instant, PublishedLora)>>>,
+    loras: Arc<Mutex<HashMap<String, (Instant, Lookup)>>>,
+    lora_requests: Arc<Semaphore>,
 }
 
-/// Of one pack.
-#[derive(Clone)]
+/// Of one pack; of a model without a pack, the default.
+#[derive(Clone, Default)]
 struct Offer {
     pack: String,
     fast: Option<FastSteps>,
-    /// The hash of its tokenizer, and its pieces where they are known.
-    tokenizer: String,
+    /// The hash of its tokenizer once that was read, and its pieces where they are known.
+    tokenizer: Option<String>,
     vocabulary: Option<Arc<Vocabulary>>,
+}
+
+/// What the bucket said of a LoRA's name.
+#[derive(Clone)]
+enum Lookup {
+    Found(Arc<PublishedLora>),
+    Missing,
+    Unread,
+}
+
+impl Lookup {
+    /// How long it is taken for the current answer.
+    fn lasts(&self) -> Duration {
+        match self {
+            Self::Found(_) | Self::Missing => LORA_FRESH,
+            Self::Unread => LORA_RETRY,
+        }
+    }
 }
 
 impl Offers {
@@ -56,30 +83,41 @@ impl Offers {
             quality,
             packs: Arc::default(),
             loras: Arc::default(),
+            lora_requests: Arc::new(Semaphore::new(LORA_REQUESTS)),
         }
     }
 
     /// Looks at the packs for the first time, as long as doors may wait for it.
     pub async fn begin(&self) {
-        if tokio::time::timeout(FIRST_POLL, self.poll()).await.is_err() {
-            tracing::warn!("the bucket's packs could not be read yet; trying again in a minute");
+        let _ = tokio::time::timeout(FIRST_POLL, self.poll()).await;
+        if !self.has_looked() {
+            tracing::warn!(
+                retry_after_s = POLL_UNREAD.as_secs(),
+                "the bucket's packs could not be read; tasks of quality fast are refused as unavailable until they are"
+            );
         }
     }
 
     pub async fn watch(self, ctx: Context) -> anyhow::Result<()> {
-        let mut tick = tokio::time::interval(POLL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first one ends at once.
-        tick.tick().await;
-        while ctx
-            .stopping
-            .run_until_cancelled(tick.tick())
-            .await
-            .is_some()
-        {
-            ctx.stopping.run_until_cancelled(self.poll()).await;
+        loop {
+            let pause = match self.has_looked() {
+                true => POLL,
+                false => POLL_UNREAD,
+            };
+            let poll = async {
+                tokio::time::sleep(pause).await;
+                self.poll().await;
+            };
+            if ctx.stopping.run_until_cancelled(poll).await.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Whether every model's pack was read, or is known not to be there.
+    fn has_looked(&self) -> bool {
+        let packs = lock(&self.packs);
+        Model::ALL.iter().all(|model| packs.contains_key(model))
     }
 
     async fn poll(&self) {
@@ -87,11 +125,15 @@ impl Offers {
             match self.remote.current(model, Path::new("")).await {
                 Ok(published) => self.learn(model, &published.pack).await,
                 Err(RemoteError::NoPack { .. }) => {
-                    lock(&self.packs).remove(&model);
+                    lock(&self.packs).insert(model, Offer::default());
                 }
-                // What was known is still the best guess.
+                // What was known is still the best guess. Where nothing was, an answer that will stay the same, such as
+                // AccessDenied, counts as no pack.
                 Err(failure) => {
                     tracing::debug!(%model, error = %failure, "a pack's index could not be read");
+                    if !failure.retryable() {
+                        lock(&self.packs).entry(model).or_default();
+                    }
                 }
             }
         }
@@ -101,42 +143,47 @@ impl Offers {
         let known = lock(&self.packs).clone();
         if known
             .get(&model)
-            .is_some_and(|offer| offer.pack == pack.sha256)
+            .is_some_and(|offer| offer.pack == pack.sha256 && offer.tokenizer.is_some())
         {
             return;
         }
+        let fast = pack.index.fast.as_ref();
+        let mut offer = Offer {
+            pack: pack.sha256.clone(),
+            fast: fast.map(|fast| fast.recipe.unwrap_or_else(|| usual(model))),
+            ..Offer::default()
+        };
         let files = &pack.index.files;
         let tokenizer = files.iter().find(|file| file.path == TOKENIZER);
         let tokenizer = tokenizer.map_or(String::new(), |file| file.sha256.clone());
         // The models share one.
-        let same = known.values().find(|offer| offer.tokenizer == tokenizer);
-        let vocabulary = match same {
-            Some(offer) => offer.vocabulary.clone(),
-            None => match self.remote.file(&tokenizer, MAX_TOKENIZER_BYTES).await {
+        let same = known
+            .values()
+            .find(|offer| offer.tokenizer.as_ref() == Some(&tokenizer));
+        if let Some(same) = same {
+            offer.vocabulary.clone_from(&same.vocabulary);
+        } else {
+            // What the index says holds without the tokenizer, which the next poll asks for again.
+            lock(&self.packs).insert(model, offer.clone());
+            match self.remote.file(&tokenizer, MAX_TOKENIZER_BYTES).await {
                 Ok(file) => {
                     let read = tokio::task::spawn_blocking(move || Vocabulary::read(&file)).await;
-                    read.ok().flatten().map(Arc::new)
+                    offer.vocabulary = read.ok().flatten().map(Arc::new);
                 }
                 Err(failure) => {
                     tracing::debug!(%model, error = %failure, "a pack's tokenizer could not be read");
                     return;
                 }
-            },
-        };
-        let fast = pack.index.fast.as_ref();
-        let offer = Offer {
-            pack: pack.sha256.clone(),
-            fast: fast.map(|fast| fast.recipe.unwrap_or_else(|| usual(model))),
-            tokenizer,
-            vocabulary,
-        };
+            }
+        }
+        offer.tokenizer = Some(tokenizer);
         lock(&self.packs).insert(model, offer);
     }
 
     /// Fills in what `fast` stands for, and refuses what no worker could render.
     pub fn admit(&self, spec: &mut TaskSpec) -> Result<(), ApiError> {
         let offer = lock(&self.packs).get(&spec.model).cloned();
-        self.admit_quality(spec, offer.as_ref().and_then(|offer| offer.fast))?;
+        self.admit_quality(spec, offer.as_ref())?;
         let Some(vocabulary) = offer.and_then(|offer| offer.vocabulary) else {
             return Ok(());
         };
@@ -155,11 +202,11 @@ impl Offers {
         Ok(())
     }
 
-    fn admit_quality(&self, spec: &mut TaskSpec, fast: Option<FastSteps>) -> Result<(), ApiError> {
+    fn admit_quality(&self, spec: &mut TaskSpec, offer: Option<&Offer>) -> Result<(), ApiError> {
         let (model, quality) = (spec.model, spec.quality);
         match (
             quality.filter(|quality| quality.needs_distilled_weights()),
-            fast,
+            offer.and_then(|offer| offer.fast),
         ) {
             (None, _) => Ok(()),
             (Some(_), Some(fast)) => {
@@ -170,6 +217,12 @@ impl Offers {
                 Ok(())
             }
             (Some(_), None) if self.quality.fast.contains(&model) => Ok(()),
+            (Some(quality), None) if offer.is_none() => {
+                let message = format!(
+                    "the pack of {model} could not be read yet, and it says whether there are weights for {quality} renders"
+                );
+                Err(error::unavailable(&message))
+            }
             (Some(quality), None) => {
                 let message = format!(
                     "no worker here has the weights for {quality} renders of {model}: say standard or best, or leave quality out"
@@ -186,15 +239,14 @@ impl Offers {
             let refuse = |message| error::broken(&field, "offered", message);
             let name = &lora.name;
             let found = match self.lora(name).await {
-                Ok(found) => found,
-                Err(LoraRemoteError::Missing { .. }) => {
+                Lookup::Found(found) => found,
+                Lookup::Missing => {
                     let message = format!(
                         "there is no LoRA {name:?} here: an operator adds one with `spotreel models lora add`"
                     );
                     return Err(refuse(message));
                 }
-                Err(failure) => {
-                    tracing::warn!(name, error = %failure, "a LoRA's index could not be read");
+                Lookup::Unread => {
                     return Err(error::unavailable("the object store does not answer now"));
                 }
             };
@@ -209,26 +261,42 @@ impl Offers {
                     format!("the LoRA {name:?} has no weights for the {expert}-noise expert");
                 return Err(refuse(message));
             }
-            lora.sha256 = Some(found.sha256);
+            lora.sha256 = Some(found.sha256.clone());
         }
         Ok(())
     }
 
-    async fn lora(&self, name: &str) -> Result<PublishedLora, LoraRemoteError> {
-        let now = Instant::now();
-        let known = lock(&self.loras).get(name).cloned();
-        if let Some((at, lora)) = known
-            && now.duration_since(at) < LORA_FRESH
-        {
-            return Ok(lora);
+    async fn lora(&self, name: &str) -> Lookup {
+        let fresh = || {
+            let loras = lock(&self.loras);
+            let (at, known) = loras.get(name)?;
+            (Instant::now().duration_since(*at) < known.lasts()).then(|| known.clone())
+        };
+        if let Some(known) = fresh() {
+            return known;
         }
-        let lora = self.remote.lora(name).await?;
+        let place = self.lora_requests.acquire().await;
+        let _place = place.expect("the semaphore is never closed");
+        // Another task of the same list may have asked while this one waited.
+        if let Some(known) = fresh() {
+            return known;
+        }
+        let asked = Instant::now();
+        let (at, found) = match self.remote.lora(name).await {
+            Ok(found) => (asked, Lookup::Found(Arc::new(found))),
+            Err(LoraRemoteError::Missing { .. }) => (asked, Lookup::Missing),
+            Err(failure) => {
+                tracing::warn!(name, error = %failure, "a LoRA's index could not be read");
+                // The request itself may have taken longer than the failure is remembered.
+                (Instant::now(), Lookup::Unread)
+            }
+        };
         let mut loras = lock(&self.loras);
         if loras.len() >= LORAS_KEPT {
             loras.clear();
         }
-        loras.insert(name.to_owned(), (now, lora.clone()));
-        Ok(lora)
+        loras.insert(name.to_owned(), (at, found.clone()));
+        found
     }
 }
 
