@@ -65,7 +65,8 @@ pub fn size_of_picture(model: Model, size: (u32, u32), picture: (u32, u32)) -> (
         let side = u32::try_from(side).expect("an area of a model is far below 2^32");
         side / PATCH * PATCH
     };
-    let (width, height) = picture;
+    // A side of nothing is taken for one pixel: sizes that are read back from a store must not end the program.
+    let (width, height) = (picture.0.max(1), picture.1.max(1));
     (side(width, height), side(height, width))
 }
 
@@ -85,10 +86,8 @@ pub fn crop_percent(picture: (u32, u32), size: (u32, u32)) -> u32 {
 
 /// As a share.
 fn cropped((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> f64 {
-    let (is, to) = (
-        f64::from(width) / f64::from(height),
-        f64::from(to_width) / f64::from(to_height),
-    );
+    let shape = |width: u32, height: u32| f64::from(width.max(1)) / f64::from(height.max(1));
+    let (is, to) = (shape(width, height), shape(to_width, to_height));
     1.0 - (is / to).min(to / is)
 }
 
@@ -132,6 +131,16 @@ mod tests {
         }
         let small = size_of_picture(Model::I2vA14b, (832, 480), (1024, 1024));
         assert_eq!(small, (624, 624));
+    }
+
+    #[test]
+    fn a_picture_without_a_side_divides_by_nothing() {
+        for picture in [(100, 0), (0, 100), (0, 0)] {
+            for model in [Model::I2vA14b, Model::Ti2v5b] {
+                let size = size_of_picture(model, (1280, 704), picture);
+                assert!(crop_percent(picture, size) <= 100, "{picture:?} {size:?}");
+            }
+        }
     }
 
     #[test]

@@ -112,7 +112,8 @@ impl Header {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    fn check(&self) -> Result<(), Flaw> {
+    /// Whether the size is one that is taken.
+    pub fn check(&self) -> Result<(), Flaw> {
         let Self { width, height, .. } = *self;
         if !SIDES.contains(&width) || !SIDES.contains(&height) {
             return Err(Flaw::Sides { width, height });

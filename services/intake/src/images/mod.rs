@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use crate::error;
 pub use decode::Normal;
 pub use header::{Flaw, MAX_IMAGE_BYTES};
-use header::{Header, MAX_PIXELS};
+use header::{Header, Kind, MAX_PIXELS};
 use seen::{Object, Seen};
 
 /// Requests to the store at once.
@@ -231,17 +231,23 @@ fn decode_text(text: &str) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-/// The picture, where [`Images::keep`] has put the object there.
+/// The picture, where [`Images::keep`] has put the object there. Whoever may write to the bucket can write such metadata too:
+/// a size that no stored picture has makes the object one of a client's own, which is read and checked.
 fn kept(key: &str, found: &ObjectInfo) -> Option<KeptImage> {
     let sha256 = found.sha256.as_ref()?;
-    let name = key.strip_prefix("images/")?.split('.').next()?;
+    let name = key.strip_prefix("images/")?.strip_suffix(".png")?;
     let (width, height) = found.metadata.get(MARK)?.split_once('x')?;
-    let kept = KeptImage {
-        key: key.to_owned(),
+    let header = Header {
+        kind: Kind::Png,
         width: width.parse().ok()?,
         height: height.parse().ok()?,
     };
-    (name == sha256).then_some(kept)
+    header.check().ok()?;
+    (name == sha256).then(|| KeptImage {
+        key: key.to_owned(),
+        width: header.width,
+        height: header.height,
+    })
 }
 
 fn refuse(field: &str, flaw: &Flaw) -> ApiError {

@@ -344,6 +344,42 @@ fn a_profile_that_inflates_to_more_than_the_picture_allows_is_not_held() {
 }
 
 #[test]
+fn what_is_stored_is_known_by_a_size_that_pictures_have() {
+    let sha256 = "a".repeat(64);
+    let key = format!("images/{sha256}.png");
+    let known = |key: &str, mark: &str| {
+        let found = ObjectInfo {
+            bytes: 1,
+            sha256: Some(sha256.clone()),
+            metadata: HashMap::from([(MARK.to_owned(), mark.to_owned())]),
+            last_modified: None,
+        };
+        kept(key, &found).map(|kept| (kept.width, kept.height))
+    };
+    assert_eq!(known(&key, "400x300"), Some((400, 300)));
+    for mark in [
+        "100x0",
+        "0x100",
+        "127x128",
+        "128x8193",
+        "128x513",
+        "8192x8192",
+        "400",
+        "x",
+        "-1x400",
+    ] {
+        assert_eq!(known(&key, mark), None, "{mark}");
+    }
+    for other in [
+        format!("images/{sha256}"),
+        format!("images/{sha256}.jpeg"),
+        format!("images/{}.png", "b".repeat(64)),
+    ] {
+        assert_eq!(known(&other, "400x300"), None, "{other}");
+    }
+}
+
+#[test]
 fn a_large_picture_is_reduced_and_keeps_its_shape() {
     let flat = |width, height| encode(&DynamicImage::new_rgb8(width, height), ImageFormat::Png);
     assert_eq!(size(&flat(4_000, 3_000)), Ok((2_828, 2_121)));
