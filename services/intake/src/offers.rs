@@ -1,6 +1,9 @@
 //! What the bucket's packs and LoRAs let a task ask for: `fast` and what it stands for, how long a prompt may be, which LoRA
 //! a name is.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
