@@ -1,9 +1,6 @@
 //! What the bucket's packs and LoRAs let a task ask for: `fast` and what it stands for, how long a prompt may be, which LoRA
 //! a name is.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -318,3 +315,6 @@ fn usual(model: Model) -> FastSteps {
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,9 +126,9 @@ impl Vocabulary {
             for to in from + 1..=last {
                 let part = &spaced[ends[from]..ends[to]];
                 pieces = &pieces[pieces.partition_point(|piece| **piece < *part)..];
+                pieces = &pieces[..pieces.partition_point(|piece| piece.starts_with(part))];
                 // Where no piece begins with this part, none begins with a longer one.
-                let first = pieces.first().filter(|piece| piece.starts_with(part));
-                let Some(first) = first else { break };
+                let Some(first) = pieces.first() else { break };
                 if **first == *part {
                     spelt |= to == from + 1;
                     fewest[to] = fewest[to].min(fewest[from] + 1);

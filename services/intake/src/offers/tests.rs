@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use spotreel_domain::TaskRequest;
