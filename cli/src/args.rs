@@ -472,6 +472,14 @@ fn finite(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Becomes the alpha of a LoRA, which engines take above 0 only.
+fn strength(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        number if number > 0.0 => Ok(number),
+        _ => Err("must be above 0; 1 takes the matrices as they are".to_owned()),
+    }
+}
+
 fn stray(text: &str) -> Result<String, String> {
     Err(format!("write a prompt as --prompt {text:?}"))
 }

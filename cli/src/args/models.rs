@@ -165,7 +165,7 @@ pub struct PackModelArgs {
     #[arg(long, value_name = "NAME", requires = "fast_high")]
     pub fast_license: Option<String>,
     /// Multiplies the LoRAs' matrices; needed for files without alpha
-    #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::finite)]
+    #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::strength)]
     pub fast_strength: Option<f64>,
     /// Solver that the LoRAs were distilled for
     #[arg(long, value_enum, default_value_t = SchedulerArg::Euler)]
@@ -256,7 +256,7 @@ pub struct AddLoraArgs {
     #[arg(long, value_name = "FILE")]
     pub low: Option<PathBuf>,
     /// Multiplies its matrices; needed for files without alpha
-    #[arg(long, value_name = "NUMBER", value_parser = super::finite)]
+    #[arg(long, value_name = "NUMBER", value_parser = super::strength)]
     pub strength: Option<f64>,
     /// Where it is published
     #[arg(long, value_name = "REPOSITORY")]

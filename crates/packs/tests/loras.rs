@@ -123,6 +123,28 @@ fn without_alpha_a_strength_must_be_given() {
 }
 
 #[test]
+fn an_alpha_or_a_strength_that_is_not_above_zero_is_refused() {
+    for alpha in [0.0, -4.0] {
+        let mut file = good(PREFIX);
+        file[2].3 = vec![alpha];
+        let said = refused(&file);
+        assert!(
+            said.contains(&format!("{PREFIX}{QUERY}.alpha is {alpha}")) && said.contains("above 0"),
+            "{said}"
+        );
+    }
+    for strength in [0.0, -0.5, f64::NAN, f64::INFINITY] {
+        let said = packed(&good(PREFIX), Some(strength)).unwrap_err();
+        assert!(
+            said.contains(&format!("the strength {strength} is not above 0")),
+            "{said}"
+        );
+    }
+    let said = packed(&good(PREFIX), Some(1e-60)).unwrap_err();
+    assert!(said.contains("1e-60, which float32 cannot hold"), "{said}");
+}
+
+#[test]
 fn layers_outside_of_blocks_carry_their_alpha_in_the_matrix() {
     let mut file = good(PREFIX);
     file.extend(matrices("diffusion_model.text_embedding.0", (8, 6)));

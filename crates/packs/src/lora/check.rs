@@ -41,6 +41,10 @@ pub enum LoraError {
     NoAlpha { path: PathBuf, layer: String },
     #[error("{} is no configuration of a transformer: the sizes of its layers are missing", path.display())]
     Config { path: PathBuf },
+    #[error(
+        "the strength {strength} is not above 0, or infinite: give another, 1 for the matrices as they are; a task may turn a LoRA round by its own strength"
+    )]
+    Strength { strength: f64 },
 }
 
 /// The matrices of one layer, as far as they were found.
@@ -122,6 +126,13 @@ pub fn check_lora(path: &Path, sizes: &Sizes, strength: bool) -> Result<LoraRepo
                 layer()?;
                 if shape.iter().product::<usize>() != 1 {
                     return Err(unfit(format!("{name} is more than one number")));
+                }
+                let alphas =
+                    self::numbers(&mut file, &head, name).map_err(PackError::unreadable(path))?;
+                if let Some(alpha) = alphas.first().filter(|alpha| **alpha <= 0.0) {
+                    return Err(unfit(format!(
+                        "{name} is {alpha}: an alpha must be above 0"
+                    )));
                 }
                 layers.entry(key.layer).or_default().alpha = true;
             }

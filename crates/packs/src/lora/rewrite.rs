@@ -39,6 +39,9 @@ pub(crate) fn rewrite(
     path: &str,
     read: impl Fn(u64),
 ) -> Result<PackFile, LoraError> {
+    if let Some(strength) = strength.filter(|strength| *strength <= 0.0 || !strength.is_finite()) {
+        return Err(LoraError::Strength { strength });
+    }
     check_lora(from, sizes, strength.is_some())?;
     let mut tensors = plan(from, sizes, strength.unwrap_or(1.0))?;
     // As the library writes it: the widest format first, so that every tensor is aligned.
@@ -131,18 +134,29 @@ fn plan(from: &Path, sizes: &Sizes, strength: f64) -> Result<Vec<Tensor>, LoraEr
                     None => rank,
                 };
                 let alpha = alpha * strength;
+                // diffusers' converter never ends where the stored alpha is 0.
+                if narrow(alpha) <= 0.0 || !narrow(alpha).is_finite() {
+                    return Err(LoraError::Unfit {
+                        path: from.to_owned(),
+                        reason: format!(
+                            "the alpha of {layer} times the strength is {alpha:e}, which float32 cannot hold"
+                        ),
+                    });
+                }
                 if layer.starts_with("blocks.") {
                     tensors.push(tensor("lora_up.weight", as_it_is()));
                     tensors.push(Tensor {
                         name: format!("diffusion_model.{layer}.alpha"),
                         dtype: Dtype::F32,
                         shape: Vec::new(),
-                        data: Data::New(single(alpha).to_vec()),
+                        data: Data::New(narrow(alpha).to_le_bytes().to_vec()),
                     });
                 } else {
                     // diffusers' converter knows no alpha of these layers.
                     let scaled = numbers(&mut file, &head, name).map_err(unreadable())?;
-                    let scaled = scaled.iter().flat_map(|one| single(one * alpha / rank));
+                    let scaled = scaled
+                        .iter()
+                        .flat_map(|one| narrow(one * alpha / rank).to_le_bytes());
                     tensors.push(Tensor {
                         dtype: Dtype::F32,
                         ..tensor("lora_up.weight", Data::New(scaled.collect()))
@@ -158,6 +172,6 @@ fn plan(from: &Path, sizes: &Sizes, strength: f64) -> Result<Vec<Tensor>, LoraEr
     clippy::cast_possible_truncation,
     reason = "matrices are counted in float32"
 )]
-fn single(number: f64) -> [u8; 4] {
-    (number as f32).to_le_bytes()
+fn narrow(number: f64) -> f32 {
+    number as f32
 }

@@ -111,6 +111,11 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
         raise ValueError("it is empty")
     if bad := next((name for name, tensor in found.items() if not is_finite(tensor)), None):
         raise ValueError(f"{bad} holds NaN or infinite numbers")
+    # diffusers' converter doubles the scale until it is near 1, which 0 and less never come to.
+    if bad := next(
+        (name for name, tensor in found.items() if name.endswith(".alpha") and not (tensor > 0).all()), None
+    ):
+        raise ValueError(f"{bad} is not above 0")
     if any(AUTHORS.match(name) for name in found):
         found = {AUTHORS_PREFIX + name: tensor for name, tensor in found.items()}
     changes = {}

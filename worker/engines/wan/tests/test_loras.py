@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY
 from engine import Engine, of, request
+from spotreel_wan import lora
+from spotreel_wan.contract import Refusal
 from test_fast import fast, merged
 from test_reference import plain
 from test_resume import render
@@ -104,6 +106,17 @@ def test_distilled_weights_and_a_lora_go_together(packs, tmp_path, files):
     alone = render(packs["bfloat16"], fast(tmp_path / "alone", MODEL))
     both = render(packs["bfloat16"], fast(tmp_path / "both", MODEL, loras=[named(files, "snow", 0.7)]))
     assert both[-1]["sha256"] != alone[-1]["sha256"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, -4.0])
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "lora_unet_"])
+def test_an_alpha_that_is_not_above_zero_is_refused_by_its_name(tmp_path, alpha, prefix):
+    name = f"{prefix}blocks.0.self_attn.q" if prefix.endswith(".") else f"{prefix}blocks_0_self_attn_q"
+    tensors = {f"{name}.lora_{half}.weight": torch.ones(2, 2) for half in ("down", "up")}
+    save_file(tensors | {f"{name}.alpha": torch.tensor(alpha)}, tmp_path / "file")
+    adapter = lora.Adapter("0" * 64, 1.0, tmp_path / "file", "fox")
+    with pytest.raises(Refusal, match=f"{name}.alpha is not above 0"):
+        lora.read(torch.nn.Module(), (adapter,))
 
 
 def test_a_checkpoint_of_other_loras_is_of_no_use(packs, tmp_path, files):
