@@ -15,7 +15,7 @@ use crate::engine::protocol::{ErrorKind, LoraFile};
 use crate::host::gone;
 use crate::prepare::{patience, scratch};
 
-/// Files that are kept: those of two tasks with three LoRAs for two experts. Each has up to a gigabyte.
+/// Files that are kept: those of two tasks with three LoRAs for two experts. Each has 1 GiB at most.
 const KEPT: usize = 12;
 
 /// What the task names, in its order. One that is not there, or not as it was when the task was accepted, is the task's

@@ -95,7 +95,7 @@ async fn add_lora(stage: &Stage, pack: &Pack) -> (Remote, PublishedLora) {
         license: None,
     };
     std::fs::create_dir(&lora.scratch).unwrap();
-    let published = remote.add_lora(lora).await.unwrap();
+    let published = remote.add_lora(lora).await.unwrap().lora;
     (remote, published)
 }
 

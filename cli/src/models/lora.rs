@@ -38,7 +38,11 @@ async fn add(settings: &Settings, args: AddLoraArgs) -> anyhow::Result<Done> {
         license: args.license,
     });
     let added = added.await.map_err(advise)?;
-    show(&added, "added", args.json);
+    let what = match added.is_new {
+        true => "added",
+        false => "there already, and left as it is",
+    };
+    show(&added.lora, what, args.json);
     Ok(Done::Well)
 }
 

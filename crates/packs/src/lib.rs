@@ -27,8 +27,8 @@ mod write;
 pub use error::PackError;
 pub use index::{Compute, FORMAT, Fast, FastSteps, INDEX, Index, Pack, PackFile, Scheduler};
 pub use lora::{
-    AddLora, LORA_INDEX, LoraError, LoraFile, LoraFiles, LoraIndex, LoraRemoteError, LoraReport,
-    PublishedLora, Sizes, check_lora, transformer_of,
+    AddLora, AddedLora, LORA_INDEX, LoraError, LoraFile, LoraFiles, LoraIndex, LoraRemoteError,
+    LoraReport, MAX_LORA_BYTES, PublishedLora, Sizes, check_lora, transformer_of,
 };
 pub use make::{FastRecipe, MakeError, MergeError, Recipe, make};
 pub use progress::Progress;

@@ -11,6 +11,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use scene::*;
 use spotreel_domain::model::{Expert, Model};
+use spotreel_localcloud::{Action, Rule};
 use spotreel_packs::*;
 
 const PREFIX: &str = "diffusion_model.";
@@ -293,7 +294,8 @@ async fn a_lora_is_added_found_fetched_and_removed() {
         .remote
         .add_lora(adding(&scene, "fox", T2V))
         .await
-        .unwrap();
+        .unwrap()
+        .lora;
     assert_eq!(added.index.files.len(), 2);
     assert!(added.index.changes(None) && added.index.changes(Some(Expert::Low)));
     assert_eq!(scene.remote.lora("fox").await.unwrap(), added);
@@ -305,21 +307,32 @@ async fn a_lora_is_added_found_fetched_and_removed() {
     let to = scene.path("fetched");
     scene.remote.fetch_lora("fox", file, &to).await.unwrap();
     assert_eq!(fs::metadata(&to).unwrap().len(), file.bytes);
-    // The same again is the same; another under its name is not.
-    assert_eq!(
-        scene
-            .remote
-            .add_lora(adding(&scene, "fox", T2V))
-            .await
-            .unwrap(),
-        added
-    );
+    // Tasks name the hash of its index: the same files again leave it as it is, whatever is said of them.
+    let mut again = adding(&scene, "fox", T2V);
+    again.license = Some("Apache-2.0".to_owned());
+    again.source = Some("somewhere/else".to_owned());
+    let again = scene.remote.add_lora(again).await.unwrap();
+    assert!(!again.is_new);
+    assert_eq!(again.lora, added);
+    assert_eq!(scene.remote.lora("fox").await.unwrap(), added);
     write_lora(&scene.path("lora.safetensors"), &matrices(QUERY, (8, 8)));
     let taken = scene.remote.add_lora(adding(&scene, "fox", T2V)).await;
     assert!(
         matches!(taken, Err(LoraRemoteError::Taken { .. })),
         "{taken:?}"
     );
+    // A store that cannot tell what is there is no reason to write over it.
+    scene.rules(vec![Rule {
+        key_prefix: Some(format!("{}loras/", spotreel_packs::PREFIX)),
+        ..Rule::new("GetObject", Action::InternalError)
+    }]);
+    let unknown = scene.remote.add_lora(adding(&scene, "fox", T2V)).await;
+    assert!(
+        matches!(unknown, Err(LoraRemoteError::Get { .. })),
+        "{unknown:?}"
+    );
+    scene.rules(Vec::new());
+    assert_eq!(scene.remote.lora("fox").await.unwrap(), added);
     scene.remote.remove_lora("fox").await.unwrap();
     assert!(scene.remote.loras().await.unwrap().is_empty());
     let gone = scene.remote.lora("fox").await;
@@ -340,7 +353,8 @@ async fn a_prune_leaves_loras_alone_and_bad_ones_never_come_in() {
         .remote
         .add_lora(adding(&scene, "fox", T2V))
         .await
-        .unwrap();
+        .unwrap()
+        .lora;
     // In 2242: everything is older.
     let later = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 33);
     let stop = Default::default();
@@ -354,6 +368,13 @@ async fn a_prune_leaves_loras_alone_and_bad_ones_never_come_in() {
     write_lora(&scene.path("lora.safetensors"), &bad);
     let refused = scene.remote.add_lora(adding(&scene, "bad", T2V)).await;
     assert!(refused.unwrap_err().to_string().contains("NaN"));
+    let file = fs::File::create(scene.path("lora.safetensors")).unwrap();
+    file.set_len(MAX_LORA_BYTES + 1).unwrap();
+    let large = scene.remote.add_lora(adding(&scene, "large", T2V)).await;
+    assert!(
+        matches!(large, Err(LoraRemoteError::TooLarge { .. })),
+        "{large:?}"
+    );
     let misnamed = scene.remote.add_lora(adding(&scene, "Bad Name", T2V)).await;
     assert!(matches!(misnamed, Err(LoraRemoteError::Name { .. })));
     assert_eq!(scene.remote.loras().await.unwrap().len(), 1);

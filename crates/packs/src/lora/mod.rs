@@ -17,11 +17,14 @@ use crate::{PackError, PackFile};
 
 pub use check::{LoraError, LoraReport, check_lora};
 pub use layers::Sizes;
-pub use remote::{AddLora, LoraFiles, LoraRemoteError};
+pub use remote::{AddLora, AddedLora, LoraFiles, LoraRemoteError};
 pub(crate) use rewrite::rewrite;
 
 pub const LORA_FORMAT: &str = "wanlora/1";
 pub const LORA_INDEX: &str = "lora.json";
+/// Of one file, as it is added. Workers keep twelve of them on their disk. All layers of an A14B expert in bfloat16 have
+/// that many bytes at rank 112.
+pub const MAX_LORA_BYTES: u64 = 1 << 30;
 /// An index has at most two files.
 pub(crate) const MAX_LORA_INDEX_BYTES: u64 = 64 << 10;
 

@@ -13,8 +13,8 @@ use spotreel_s3::{
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{
-    LORA_FORMAT, LORA_INDEX, LoraError, LoraFile, LoraIndex, MAX_LORA_INDEX_BYTES, PublishedLora,
-    Sizes, rewrite,
+    LORA_FORMAT, LORA_INDEX, LoraError, LoraFile, LoraIndex, MAX_LORA_BYTES, MAX_LORA_INDEX_BYTES,
+    PublishedLora, Sizes, rewrite,
 };
 use crate::index::{MAX_INDEX_BYTES, SAFETENSORS, experts};
 use crate::{PackError, Remote, RemoteError};
@@ -31,6 +31,14 @@ pub struct AddLora {
     pub scratch: PathBuf,
     pub source: Option<String>,
     pub license: Option<String>,
+}
+
+/// What the bucket has under the name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddedLora {
+    pub lora: PublishedLora,
+    /// False: the same model and files were there already, and their index is as it was.
+    pub is_new: bool,
 }
 
 /// Of the transformer that counts first, which is the only one of ti2v-5B, and of the other one.
@@ -54,6 +62,11 @@ pub enum LoraRemoteError {
         "there is a LoRA {name} already, of {model} and with other files: remove it first, or take another name"
     )]
     Taken { name: String, model: Model },
+    #[error(
+        "{} has {bytes} bytes, and a file of a LoRA has at most {} (1 GiB): save it in bfloat16, or with a lower rank",
+        path.display(), MAX_LORA_BYTES
+    )]
+    TooLarge { path: PathBuf, bytes: u64 },
     #[error("the bucket {bucket} has no LoRA {name}")]
     Missing { bucket: String, name: String },
     #[error(
@@ -95,8 +108,9 @@ impl LoraRemoteError {
 }
 
 impl Remote {
-    /// Checks the files against the model's pack, sends them, and then the index that names them.
-    pub async fn add_lora(&self, lora: AddLora) -> Result<PublishedLora, LoraRemoteError> {
+    /// Checks the files against the model's pack, sends them, and then the index that names them. What is there under the
+    /// name stays as it is: tasks that wait name its hash.
+    pub async fn add_lora(&self, lora: AddLora) -> Result<AddedLora, LoraRemoteError> {
         let AddLora {
             name,
             model,
@@ -120,6 +134,14 @@ impl Remote {
         let strength = lora.strength;
         let scratch = lora.scratch;
         let (mut files, mut rewritten) = (BTreeMap::new(), BTreeMap::new());
+        for path in given.values() {
+            let about = tokio::fs::metadata(path).await;
+            let bytes = about.map_err(PackError::unreadable(path))?.len();
+            if bytes > MAX_LORA_BYTES {
+                let path = path.clone();
+                return Err(LoraRemoteError::TooLarge { path, bytes });
+            }
+        }
         for (transformer, path) in given {
             let (to, name) = (scratch.clone(), format!("{transformer}.{SAFETENSORS}"));
             let written =
@@ -137,13 +159,17 @@ impl Remote {
             source: lora.source,
             license: lora.license,
         };
-        // Tasks that wait name what was there when they were accepted.
-        if let Ok(there) = self.lora(&name).await
-            && (there.index.model != index.model || there.index.files != index.files)
-        {
-            let model = there.index.model;
-            return Err(LoraRemoteError::Taken { name, model });
-        }
+        let there = match self.lora(&name).await {
+            Ok(there) if there.index.model == model && there.index.files == index.files => {
+                Some(there)
+            }
+            Ok(there) => {
+                let model = there.index.model;
+                return Err(LoraRemoteError::Taken { name, model });
+            }
+            Err(LoraRemoteError::Missing { .. }) => None,
+            Err(error) => return Err(error),
+        };
         for (transformer, path) in rewritten {
             let file = &index.files[&transformer];
             let key = self.lora_file(&name, &file.sha256);
@@ -159,6 +185,11 @@ impl Remote {
                 .await;
             put.map_err(|source| LoraRemoteError::Put { path, source })?;
         }
+        // Its files were sent again all the same: a removal that was cut short takes some and leaves the index.
+        if let Some(lora) = there {
+            let is_new = false;
+            return Ok(AddedLora { lora, is_new });
+        }
         let text = serde_json::to_vec_pretty(&index).expect("it has string keys only");
         let key = self.lora_pointer(&name);
         let sha256 = hex(&Sha256::digest(&text));
@@ -171,7 +202,10 @@ impl Remote {
         );
         put.await
             .map_err(|source| LoraRemoteError::Pointer { key, source })?;
-        Ok(PublishedLora { index, sha256 })
+        Ok(AddedLora {
+            lora: PublishedLora { index, sha256 },
+            is_new: true,
+        })
     }
 
     /// The LoRA of that name, as it is now.
