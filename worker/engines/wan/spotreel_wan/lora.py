@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -55,19 +56,52 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Factor:
+    """A tensor in its file's own format, whose pages are the file's, and a number that it is multiplied by. diffusers'
+    converter takes it for a tensor."""
+
+    tensor: torch.Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def item(self) -> float:
+        return self.tensor.float().item()
+
+    def __mul__(self, scale: float) -> Factor:
+        return Factor(self.tensor, self.scale * scale)
+
+    def wide(self, device: torch.device) -> torch.Tensor:
+        """In float32. Only here memory is taken, for the time of one addition."""
+        tensor = self.tensor.to(device).float()
+        return tensor if self.scale == 1.0 else tensor * self.scale
+
+
+@dataclass(frozen=True)
 class Delta:
     """What is added to one weight: a product of two matrices, or the whole of it."""
 
-    factors: tuple[torch.Tensor, ...]
+    factors: tuple[Factor, ...]
     strength: float
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.factors[0]), self.factors[-1].shape[1]) if len(self.factors) == 2 else self.factors[0].shape
+        first, last = self.factors[0].shape, self.factors[-1].shape
+        return (first[0], last[1]) if len(self.factors) == 2 else first
 
     def added_to(self, weight: torch.Tensor) -> torch.Tensor:
         """In float32, then rounded to the weight's own format."""
-        factors = [factor.to(weight.device) for factor in self.factors]
+        factors = [factor.wide(weight.device) for factor in self.factors]
         change = factors[0] @ factors[1] if len(factors) == 2 else factors[0]
         return (weight.float() + self.strength * change).to(weight.dtype)
 
@@ -104,18 +138,17 @@ def read(part: torch.nn.Module, adapters: tuple[Adapter, ...]) -> Deltas:
     return deltas
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Factor], dict[str, Factor]]:
     """Matrices and changes, by diffusers' names; alpha and rank are multiplied into the matrices."""
-    found = {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
+    found = safetensors.torch.load_file(path)
     if not found:
         raise ValueError("it is empty")
-    if bad := next((name for name, tensor in found.items() if not is_finite(tensor)), None):
-        raise ValueError(f"{bad} holds NaN or infinite numbers")
-    # diffusers' converter doubles the scale until it is near 1, which 0 and less never come to.
-    if bad := next(
-        (name for name, tensor in found.items() if name.endswith(".alpha") and not (tensor > 0).all()), None
-    ):
-        raise ValueError(f"{bad} is not above 0")
+    for name, tensor in found.items():
+        if not is_finite(tensor.float()):
+            raise ValueError(f"{name} holds NaN or infinite numbers")
+        # diffusers' converter doubles the scale until it is near 1, which 0 and less never come to.
+        if name.endswith(".alpha") and not (tensor.float() > 0).all():
+            raise ValueError(f"{name} is not above 0")
     if any(AUTHORS.match(name) for name in found):
         found = {AUTHORS_PREFIX + name: tensor for name, tensor in found.items()}
     changes = {}
@@ -126,20 +159,22 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
         change = found.pop(name)
         place = next((pattern.sub(ours, bare) for pattern, ours in CHANGES if pattern.fullmatch(bare)), None)
         if place is not None:
-            changes[place] = change
-        elif change.any():
+            changes[place] = Factor(change)
+        elif change.float().any():
             raise ValueError(f"{name} has no place")
-    converted = WanPipeline.lora_state_dict(found)
-    return {name.removeprefix(PREFIX): tensor for name, tensor in converted.items()}, changes
+    given: dict[str, Any] = {name: Factor(tensor) for name, tensor in found.items()}
+    matrices = {}
+    for name, converted in WanPipeline.lora_state_dict(given).items():
+        # It makes a tensor of its own beside the head's whole change.
+        matrices[name.removeprefix(PREFIX)] = converted if isinstance(converted, Factor) else Factor(converted)
+    return matrices, changes
 
 
-def _note_layer(
-    deltas: Deltas, part: torch.nn.Module, name: str, tensors: dict[str, torch.Tensor], strength: float
-) -> None:
+def _note_layer(deltas: Deltas, part: torch.nn.Module, name: str, tensors: dict[str, Factor], strength: float) -> None:
     if not isinstance(part.get_submodule(name), torch.nn.Linear):
         raise ValueError(f"{name} is no linear layer")
     down, up = tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")
-    if up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down):
+    if len(up.shape) != 2 or len(down.shape) != 2 or up.shape[1] != down.shape[0]:
         raise ValueError(f"{name}: {tuple(up.shape)} times {tuple(down.shape)} is no matrix")
     _note(deltas, part, f"{name}.weight", Delta((up, down), strength))
     if (bias := tensors.pop(f"{name}.lora_B.bias", None)) is not None:
