@@ -42,7 +42,7 @@ TIMES = 6
 # CUDA's own context and cuBLAS' workspaces.
 FIXED_BYTES = 1 << 29
 # Of the host: Python, torch and CUDA with what they pin, the last step's state and a checkpoint of it, ffmpeg. Weights
-# are not in it: their file's pages are the kernel's, which takes them back.
+# and LoRAs are not in it: their files' pages are the kernel's, which takes them back.
 HOST_BYTES = 4 << 30
 # Of the largest tensor: as it comes from the file, and as it is converted.
 COPIES = 2

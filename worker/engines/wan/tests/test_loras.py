@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY
@@ -117,6 +118,23 @@ def test_an_alpha_that_is_not_above_zero_is_refused_by_its_name(tmp_path, alpha,
     adapter = lora.Adapter("0" * 64, 1.0, tmp_path / "file", "fox")
     with pytest.raises(Refusal, match=f"{name}.alpha is not above 0"):
         lora.read(torch.nn.Module(), (adapter,))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compute", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_file_is_held_in_its_own_format_and_merged_in_float32(tmp_path, compute):
+    tensors = load_file(TINY / MODEL / "lora" / "high.safetensors")
+    # Alphas by which no half of a file's numbers could be multiplied without rounding.
+    alphas = {name: torch.tensor(0.37) for name in tensors if name.endswith(".alpha")}
+    save_file({name: tensor.to(compute) for name, tensor in tensors.items()} | alphas, tmp_path / "file")
+    ours, theirs = (WanTransformer3DModel.from_pretrained(TINY / MODEL / "transformer") for _ in range(2))
+    deltas = lora.read(ours, (lora.Adapter("", 1.0, tmp_path / "file"),))
+    held = {factor.tensor.dtype for changes in deltas.values() for delta in changes for factor in delta.factors}
+    assert held == {compute}
+    lora.merge(ours, deltas)
+    merged(theirs, tmp_path / "file")
+    wanted = theirs.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_a_checkpoint_of_other_loras_is_of_no_use(packs, tmp_path, files):
