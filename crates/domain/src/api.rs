@@ -71,7 +71,8 @@ impl RenderProgress {
     }
 }
 
-/// A small picture of the unfinished video, and a link to it that ends. The picture is removed when the task ends.
+/// A small picture of the unfinished video, and a link to it that ends. The picture is removed about 10 minutes after the
+/// task has ended; the link works until then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PreviewImage {
     /// The step after which it was made.
