@@ -113,7 +113,7 @@ async fn bring_up(
     ready::all(children).await?;
     provision(plan, &admin).await?;
     let templates = Templates::make(plan, pools).await?;
-    pools::write(plan.dir, pools)?;
+    pools::write(plan.dir, pools, plan.args)?;
     for spec in others {
         children.start(spec);
     }

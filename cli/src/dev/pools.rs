@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use spotreel_bootstrap::config::{ConfigError, Sources, as_toml, load_from};
 use spotreel_domain::Model;
 use spotreel_domain::money::Usd;
-use spotreel_domain::pool::{Cloud, Pools, SubnetConfig};
+use spotreel_domain::pool::{Cloud, PoolTemplate, Pools, SubnetConfig};
 
 use super::programs::REGION;
 use crate::args::DevArgs;
@@ -59,14 +59,25 @@ fn over(defaults: &str, file: Option<&Path>) -> Result<Pools, ConfigError> {
     })
 }
 
-/// Small thresholds and short patience: what takes hours on AWS shows within seconds here.
 fn defaults(name: &str, args: &DevArgs) -> String {
+    written(name, args, None)
+}
+
+/// Small thresholds and short patience: what takes hours on AWS shows within seconds here.
+fn written(name: &str, args: &DevArgs, template: Option<&PoolTemplate>) -> String {
     let (at, max) = (args.trigger_at, args.max_instances);
     let wait = humantime::format_duration(args.max_wait);
     let cloud = match args.workers {
         Some(_) => "none",
         None => "aws",
     };
+    let template = template.map_or_else(String::new, |made| {
+        let PoolTemplate { id, version, .. } = made;
+        let on_demand = made.on_demand_version.unwrap_or(*version);
+        format!(
+            "template = {{ id = \"{id}\", version = {version}, on_demand_version = {on_demand} }}\n"
+        )
+    });
     let subnets = subnets().into_iter().map(|subnet| {
         let SubnetConfig { id, zone } = subnet;
         format!("  {{ id = \"{id}\", zone = \"{zone}\" }},\n")
@@ -79,7 +90,7 @@ fn defaults(name: &str, args: &DevArgs) -> String {
         r#"
 [pool.{name}]
 cloud = "{cloud}"
-subnets = [
+{template}subnets = [
 {subnets}]
 kinds = [
 {kinds}]
@@ -133,9 +144,12 @@ fn subnets() -> Vec<SubnetConfig> {
     ZONES.iter().zip(1..).map(subnet).collect()
 }
 
-/// Every key with its value, for trigger and fleet.
-pub fn write(dir: &Path, pools: &Pools) -> anyhow::Result<()> {
-    let text = as_toml(pools).context("the pools cannot be written as TOML")?;
+/// For trigger and fleet: the one pool as a person would write it, those of a file with every key and its value.
+pub fn write(dir: &Path, pools: &Pools, args: &DevArgs) -> anyhow::Result<()> {
+    let text = match (&args.pools, pools.pool.values().next()) {
+        (None, Some(only)) => written(ONLY, args, only.template.as_ref()),
+        _ => as_toml(pools).context("the pools cannot be written as TOML")?,
+    };
     let head = "# Written by every start of `spotreel dev`; deploy/pools.toml explains the keys. To change it: copy it,\n\
                 # edit the copy, and start `spotreel dev --pools COPY`.\n";
     super::write_atomically(&dir.join(FILE), &format!("{head}{text}"))
@@ -284,6 +298,24 @@ models = ["t2v-A14B", "i2v-A14B"]
             missing.contains("--pools /nowhere/mine.toml: No such file"),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn without_a_file_the_one_pool_is_written_as_a_person_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = args("");
+        let mut pools = load(dir.path(), &args).unwrap();
+        let only = pools.pool.values_mut().next().unwrap();
+        only.template = Some(PoolTemplate {
+            id: "lt-1".into(),
+            version: 1,
+            on_demand_version: Some(2),
+        });
+        write(dir.path(), &pools, &args).unwrap();
+        let written = dir.path().join(FILE);
+        assert_eq!(over("", Some(&written)).unwrap(), pools);
+        let text = std::fs::read_to_string(written).unwrap();
+        assert!(text.lines().count() < 60, "{text}");
     }
 
     #[test]
