@@ -208,7 +208,7 @@ impl Api {
     async fn denied(&self, verb: &str) {
         let names_it = |refusal: &String| refusal.contains(&format!("{verb:?}"));
         if self.refused.clone().wait_for(names_it).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
