@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
@@ -40,6 +41,9 @@ pub fn spent(stories: &[Story], bill: &Bill) -> Verdict {
     verdict
 }
 
+/// From what raises the cost of machines that run to a fleet that knows of it.
+const REACTION: SignedDuration = SignedDuration::from_secs(5);
+
 /// At each launch, by what the records of both pools say at that moment.
 pub fn hourly(books: &Books<'_>) -> Verdict {
     let mut verdict = Verdict::new(
@@ -55,9 +59,14 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
     let mut events: Vec<&RecordedBatch> = books.stories.iter().flat_map(|s| &s.events).collect();
     events.sort_by_key(|event| event.sequence);
     let mut newest: BTreeMap<&PoolName, &Batch> = BTreeMap::new();
+    let mut over_since = None;
     for event in events {
         let batch = &event.batch;
         let before = newest.insert(&batch.id.pool, batch);
+        // Without the open launches: what those will cost is not known yet.
+        let instances = newest.values().flat_map(|batch| &batch.instances);
+        let runs: Usd = instances.filter(|i| !i.is_gone()).map(|i| i.rate).sum();
+        over_since = (runs > budget).then(|| over_since.unwrap_or(event.stored_at));
         let before = before.filter(|before| before.id == batch.id);
         let known = |seq| before.is_some_and(|before| before.launch(seq).is_some());
         let fresh = batch
@@ -65,12 +74,12 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
             .iter()
             .find(|launch| launch.is_open() && !known(launch.seq));
         let Some(launch) = fresh else { continue };
-        // Without the open launches: what those will cost is not known yet.
-        let instances = newest.values().flat_map(|batch| &batch.instances);
-        let runs: Usd = instances.filter(|i| !i.is_gone()).map(|i| i.rate).sum();
+        // Prices rise and machines are found that a launch without an answer had brought: no launch knows of it before.
+        let is_new =
+            over_since.is_some_and(|since| event.stored_at.duration_since(since) < REACTION);
         let least = Usd::from_cents(cheapest).percent(LEAST_PERCENT);
         let asked = least.times(launch.units);
-        verdict.check(runs + asked <= budget, || {
+        verdict.check(runs + asked <= budget || is_new, || {
             format!(
                 "launch {} of {} asks for {} machines while all cost {runs}/h of {budget}",
                 launch.seq, batch.id, launch.units
