@@ -1,8 +1,7 @@
 //! What two pools with one budget spend, and how many machines they buy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::SignedDuration;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
@@ -41,10 +40,8 @@ pub fn spent(stories: &[Story], bill: &Bill) -> Verdict {
     verdict
 }
 
-/// From what raises the cost of machines that run to a fleet that knows of it.
-const REACTION: SignedDuration = SignedDuration::from_secs(5);
-
-/// At each launch, by what the records of both pools say at that moment.
+/// At each launch, by what the records of both pools say at that moment. The log forgets the oldest events of a kind: where
+/// one is missing since another pool's last, that pool's record is not known, and nothing is said of the launch.
 pub fn hourly(books: &Books<'_>) -> Verdict {
     let mut verdict = Verdict::new(
         "hourly",
@@ -59,14 +56,19 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
     let mut events: Vec<&RecordedBatch> = books.stories.iter().flat_map(|s| &s.events).collect();
     events.sort_by_key(|event| event.sequence);
     let mut newest: BTreeMap<&PoolName, &Batch> = BTreeMap::new();
-    let mut over_since = None;
+    let pools: BTreeSet<&PoolName> = books.stories.iter().map(|s| &s.id.pool).collect();
+    let (mut read_to, mut known_pools) = (0, BTreeSet::new());
     for event in events {
         let batch = &event.batch;
         let before = newest.insert(&batch.id.pool, batch);
         // Without the open launches: what those will cost is not known yet.
         let instances = newest.values().flat_map(|batch| &batch.instances);
         let runs: Usd = instances.filter(|i| !i.is_gone()).map(|i| i.rate).sum();
-        over_since = (runs > budget).then(|| over_since.unwrap_or(event.stored_at));
+        if event.sequence != read_to + 1 {
+            known_pools.clear();
+        }
+        read_to = event.sequence;
+        known_pools.insert(&batch.id.pool);
         let before = before.filter(|before| before.id == batch.id);
         let known = |seq| before.is_some_and(|before| before.launch(seq).is_some());
         let fresh = batch
@@ -74,12 +76,12 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
             .iter()
             .find(|launch| launch.is_open() && !known(launch.seq));
         let Some(launch) = fresh else { continue };
-        // Prices rise and machines are found that a launch without an answer had brought: no launch knows of it before.
-        let is_new =
-            over_since.is_some_and(|since| event.stored_at.duration_since(since) < REACTION);
+        if known_pools != pools {
+            continue;
+        }
         let least = Usd::from_cents(cheapest).percent(LEAST_PERCENT);
         let asked = least.times(launch.units);
-        verdict.check(runs + asked <= budget || is_new, || {
+        verdict.check(runs + asked <= budget, || {
             format!(
                 "launch {} of {} asks for {} machines while all cost {runs}/h of {budget}",
                 launch.seq, batch.id, launch.units
