@@ -222,8 +222,9 @@ check_bucket() {
 check_bucket s3.bucket "$(parameter S3__BUCKET)" checkpoints/
 [ -z "$MODELS_BUCKET" ] || check_bucket --models-bucket "$MODELS_BUCKET" models/
 
-# A clean end of the worker ends the machine; so does a refused configuration (2). After a crash it is started again,
-# three times. The console has its log: whoever looks for the reason of an end finds it there.
+# A clean end of the worker ends the machine; so does a refused configuration (2), and a worker that gives this machine
+# up (4): started again, it would take tasks while the machine is being ended. After a crash it is started again, three
+# times. The console has its log: whoever looks for the reason of an end finds it there.
 cat >"$UNITS/spotreel-worker.service" <<UNIT
 [Unit]
 Description=spotreel worker
@@ -236,11 +237,11 @@ StartLimitAction=poweroff
 [Service]
 ExecStartPre=-/usr/bin/docker rm --force spotreel-worker
 ExecStart=/usr/bin/docker run --rm --name spotreel-worker --network host $GPUS --env-file $VARIABLES $volume $IMAGE
-ExecStopPost=/bin/sh -c 'case "\$\$EXIT_STATUS" in 0|2) systemctl poweroff ;; esac'
+ExecStopPost=/bin/sh -c 'case "\$\$EXIT_STATUS" in 0|2|4) systemctl poweroff ;; esac'
 StandardOutput=journal+console
 StandardError=journal+console
 Restart=on-failure
-RestartPreventExitStatus=2
+RestartPreventExitStatus=2 4
 RestartSec=5
 KillMode=mixed
 TimeoutStopSec=100

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spotreel_bootstrap::Context;
+use spotreel_bootstrap::{Context, UnfitMachine};
 use spotreel_bus::{Lease, Recorded, names, trace};
 use spotreel_domain::{Model, Task};
 use tokio::sync::Semaphore;
@@ -120,7 +120,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
     };
     tokio::join!(host.discard(), last_upload);
     match given_up {
-        Some(reason) => anyhow::bail!("{reason}; give this machine up"),
+        Some(reason) => Err(UnfitMachine(reason.to_owned()).into()),
         None => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use spot::proxy::{self, Losses};
 use spot::{Stage, until};
+use spotreel_bootstrap::EXIT_UNFIT_MACHINE;
 use spotreel_domain::Task;
 use spotreel_domain::task::{Outcome, State};
 use spotreel_localcloud::{Action, Plan, Rule};
@@ -164,7 +165,7 @@ async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
         assert!(matches!(task.state, State::Succeeded { .. }));
         assert_eq!(task.failures, 0);
     }
-    assert_ne!(sick.left().await, Some(0), "its supervisor is told");
+    assert_eq!(sick.left().await, Some(EXIT_UNFIT_MACHINE.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +176,12 @@ async fn a_machine_whose_gpu_cannot_be_opened_takes_no_task_and_is_given_up() {
     let engine = format!("echo '{said}' >&0; exit 86");
     let engine = serde_json::json!(["sh", "-c", engine]).to_string();
     let mut sick = stage.worker("sick", 0, &[("engine.command", &engine)]);
-    assert_eq!(sick.left().await, Some(1), "its supervisor is told");
+    let code = sick.left().await;
+    assert_eq!(
+        code,
+        Some(EXIT_UNFIT_MACHINE.into()),
+        "its supervisor is told not to start it again"
+    );
     assert!(sick.said().contains("device (unusable): Error 802"));
     let task = stage.task("a").await;
     assert!(matches!(task.state, State::Queued { .. }));
@@ -191,7 +197,12 @@ async fn an_engine_that_dies_before_its_first_step_costs_no_task_a_try() {
         stage.submit_with(id, 4, MODEL, prompt).await;
     }
     let mut sick = stage.worker("sick", 0, &[]);
-    assert_ne!(sick.left().await, Some(0), "three tasks in a row failed");
+    let code = sick.left().await;
+    assert_eq!(
+        code,
+        Some(EXIT_UNFIT_MACHINE.into()),
+        "three tasks in a row failed"
+    );
     for id in ids {
         let task = stage.task(id).await;
         assert!(!task.is_terminal());

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::{
-    Common, Config, Context, HttpConfig, Secret, ShutdownConfig, TelemetryConfig,
+    Common, Config, Context, HttpConfig, Secret, ShutdownConfig, TelemetryConfig, UnfitMachine,
 };
 
 const DEFAULTS: &str = r#"
-# What the one task does: "work" until told to stop, "stuck" beyond that, "fail", "panic" or "leave".
+# What the one task does: "work" until told to stop, "stuck" beyond that, "fail", "panic", "unfit" or "leave".
 behaviour = "work"
 password = "hunter2"
 "#;
@@ -30,6 +30,7 @@ enum Behaviour {
     Stuck,
     Fail,
     Panic,
+    Unfit,
     Leave,
 }
 
@@ -57,6 +58,7 @@ async fn work(behaviour: Behaviour, ctx: Context) -> anyhow::Result<()> {
         Behaviour::Stuck => std::future::pending().await,
         Behaviour::Fail => anyhow::bail!("the disk is full"),
         Behaviour::Panic => panic!("a bug"),
+        Behaviour::Unfit => return Err(UnfitMachine("no GPU answers".to_owned()).into()),
         Behaviour::Leave => ctx.stopping.cancel(),
     }
     Ok(())

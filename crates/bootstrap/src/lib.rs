@@ -52,8 +52,8 @@ pub mod telemetry;
 
 pub use config::ConfigError;
 pub use health::Health;
-pub use lifecycle::Context;
+pub use lifecycle::{Context, UnfitMachine};
 pub use pages::Pages;
-pub use run::{EXIT_CONFIG, EXIT_FAILED, EXIT_HARD_STOP, run};
+pub use run::{EXIT_CONFIG, EXIT_FAILED, EXIT_HARD_STOP, EXIT_UNFIT_MACHINE, run};
 pub use secret::Secret;
 pub use sections::{Common, Config, HttpConfig, LogFormat, ShutdownConfig, TelemetryConfig};

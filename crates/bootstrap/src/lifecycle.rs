@@ -2,8 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,7 +28,7 @@ pub struct Context {
     pub stopping: CancellationToken,
     /// What the program waits for before it ends, [`Context::spawn`]ed or not.
     pub tasks: TaskTracker,
-    failed: Arc<AtomicBool>,
+    failure: Arc<OnceLock<Failure>>,
 }
 
 impl Context {
@@ -43,7 +42,7 @@ impl Context {
             pages: Pages::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            failed: Arc::default(),
+            failure: Arc::default(),
         }
     }
 
@@ -60,7 +59,12 @@ impl Context {
             match inner.await {
                 Ok(Ok(())) if ctx.stopping.is_cancelled() => tracing::debug!(task, "task ended"),
                 Ok(Ok(())) => ctx.fail(task, "it ended before it was told to"),
-                Ok(Err(error)) => ctx.fail(task, &format!("{error:#}")),
+                Ok(Err(error)) => {
+                    if error.is::<UnfitMachine>() {
+                        let _ = ctx.failure.set(Failure::UnfitMachine);
+                    }
+                    ctx.fail(task, &format!("{error:#}"));
+                }
                 Err(error) => ctx.fail(task, &error.to_string()),
             }
         });
@@ -69,13 +73,27 @@ impl Context {
     /// Stops the program as failed.
     pub(crate) fn fail(&self, task: &str, reason: &str) {
         tracing::error!(task, reason, "a task failed; stopping");
-        self.failed.store(true, Ordering::SeqCst);
+        // The first failure counts: the others follow from it.
+        let _ = self.failure.set(Failure::Program);
         self.stopping.cancel();
     }
 
-    pub(crate) fn failed(&self) -> bool {
-        self.failed.load(Ordering::SeqCst)
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure.get().copied()
     }
+}
+
+/// This machine can't do the program's work, and will not do it after a restart either: a task that ends with this error
+/// stops the program with [`EXIT_UNFIT_MACHINE`](crate::EXIT_UNFIT_MACHINE).
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}; give this machine up")]
+pub struct UnfitMachine(pub String);
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Program,
+    UnfitMachine,
 }
 
 /// How a program ended.

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, ConfigError, Sources};
-use crate::lifecycle::{Context, Ending, Signals, live};
+use crate::lifecycle::{Context, Ending, Failure, Signals, live};
 use crate::sections::Config;
 use crate::{http, metrics, probe, telemetry};
 
@@ -20,6 +20,9 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_CONFIG: u8 = 2;
 /// The program was told to stop and had to cut tasks off: the grace was too short, or a second signal came.
 pub const EXIT_HARD_STOP: u8 = 3;
+/// The program found that this machine can't do its work: a task ended with [`UnfitMachine`]. A supervisor should not
+/// start it here again.
+pub const EXIT_UNFIT_MACHINE: u8 = 4;
 
 /// How long tasks that were cut off may take to drop what they hold, child processes above all.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,7 +36,7 @@ const EVERY_PROGRAM: &[&str] = &["http", "telemetry", "shutdown"];
 /// stop comes first. The program runs until SIGTERM or SIGINT, until a task [`spawn`](Context::spawn)ed ends, or until
 /// somebody cancels [`Context::stopping`]; then tasks have `shutdown.grace` to finish.
 ///
-/// Exits with 0 after a clean stop, or [`EXIT_FAILED`], [`EXIT_CONFIG`], [`EXIT_HARD_STOP`].
+/// Exits with 0 after a clean stop, or [`EXIT_FAILED`], [`EXIT_CONFIG`], [`EXIT_HARD_STOP`], [`EXIT_UNFIT_MACHINE`].
 pub fn run<C, S, F>(name: &'static str, defaults: &str, start: S) -> ExitCode
 where
     C: Config,
@@ -194,10 +197,11 @@ where
         live(&ctx, start(config, ctx.clone()), &mut signals, grace).await
     });
 
-    let code = match ending {
-        _ if ctx.failed() => EXIT_FAILED,
-        Ending::Hard => EXIT_HARD_STOP,
-        Ending::Clean => 0,
+    let code = match (ctx.failure(), ending) {
+        (Some(Failure::UnfitMachine), _) => EXIT_UNFIT_MACHINE,
+        (Some(Failure::Program), _) => EXIT_FAILED,
+        (None, Ending::Hard) => EXIT_HARD_STOP,
+        (None, Ending::Clean) => 0,
     };
     tracing::info!(code, "stopped");
     telemetry.shutdown();

@@ -119,6 +119,17 @@ fn a_failed_task_is_one_and_says_why() {
 }
 
 #[test]
+fn an_unfit_machine_is_four_so_that_a_supervisor_does_not_try_again() {
+    let program = Program::start(&["behaviour=unfit"]);
+    assert!(
+        program
+            .says("a task failed")
+            .contains("no GPU answers; give this machine up")
+    );
+    assert_eq!(program.code(), 4);
+}
+
+#[test]
 fn a_taken_port_is_one_and_names_the_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("http.listen={}", taken.local_addr().unwrap());

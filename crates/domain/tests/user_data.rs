@@ -259,11 +259,12 @@ fn the_timers_come_first_and_the_worker_last() {
         "Restart=on-failure",
         "StartLimitBurst=4",
         "StartLimitAction=poweroff",
+        "RestartPreventExitStatus=2 4",
     ] {
         assert!(unit.contains(line), "{line}");
     }
     assert!(
-        unit.contains(r#"case "$$EXIT_STATUS" in 0|2) systemctl poweroff"#),
+        unit.contains(r#"case "$$EXIT_STATUS" in 0|2|4) systemctl poweroff"#),
         "{unit}"
     );
     for log in ["var/log/spotreel-user-data.log", "console"] {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::json;
-use spotreel_bootstrap::ambient;
+use spotreel_bootstrap::{EXIT_UNFIT_MACHINE, ambient};
 use spotreel_domain::Model;
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, Template, tag};
 use spotreel_domain::money::Usd;
@@ -292,8 +292,9 @@ fn user_data(models: &[Model]) -> String {
     let _ = write!(
         script,
         "for life in $(seq {LIVES}); do\n\
-         \x20 {worker} --set scratch=\"$PWD/scratch-$life\" && exit 0\n\
-         \x20 [ -n \"$ending\" ] && exit 0\n\
+         \x20 {worker} --set scratch=\"$PWD/scratch-$life\"\n\
+         \x20 code=$?\n\
+         \x20 [ $code = 0 ] || [ $code = {EXIT_UNFIT_MACHINE} ] || [ -n \"$ending\" ] && exit 0\n\
          \x20 unset SPOTREEL_CRASH_AT\n\
          \x20 sleep 0.2\n\
          done\n\
