@@ -58,7 +58,7 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
         }
         match Presence::decode(stored.payload) {
             Ok(presence) => found.push(presence),
-            Err(error) => tracing::warn!(%error, "a worker's presence cannot be read"),
+            Err(error) => tracing::warn!(%error, "presence record cannot be decoded"),
         }
     }
     Ok(found)
