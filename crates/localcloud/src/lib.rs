@@ -129,7 +129,7 @@ pub enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("cannot begin EC2")]
+    #[error("cannot start EC2")]
     Ec2(#[from] OpenError),
 }
 
@@ -208,7 +208,7 @@ impl LocalCloud {
             cloud.tasks.spawn(async move {
                 let serve = axum::serve(listener, router).with_graceful_shutdown(stop);
                 if let Some(Err(error)) = kill.run_until_cancelled(serve.into_future()).await {
-                    tracing::error!(%error, "the admin listener ended");
+                    tracing::error!(%error, "admin listener failed");
                 }
             });
         }

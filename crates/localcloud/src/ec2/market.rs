@@ -159,7 +159,7 @@ pub fn default_kinds() -> Vec<InstanceKind> {
 /// Why there is no such market.
 #[derive(Debug, thiserror::Error)]
 pub enum MarketError {
-    #[error("cannot use the trace")]
+    #[error("cannot use the market trace")]
     Trace(#[from] TraceError),
 }
 
