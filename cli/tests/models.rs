@@ -151,7 +151,7 @@ async fn what_is_missing_is_said_before_anything_is_done() {
     assert!(error.contains("--bucket, or SPOTREEL_BUCKET"), "{error}");
     let error = s.refused(&["push", "nowhere"]);
     assert!(
-        error.contains("there is no pack: nowhere/pack.json"),
+        error.contains("no pack found: nowhere/pack.json"),
         "{error}"
     );
     let wrong = s.run(&["pull", "wan", "--packs", "p"]);
