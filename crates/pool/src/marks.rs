@@ -39,9 +39,11 @@ pub struct ModeMark {
 /// Why the counts cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSwept {
-    #[error("there is no sweeper's mark: is monitor running?")]
+    #[error("the sweeper's status record is missing: check that monitor runs")]
     Never,
-    #[error("the sweeper's mark is too old since {0:.0}: finished tasks may still be counted")]
+    #[error(
+        "the sweeper's status record is out of date since {0:.0}: finished tasks may still be counted"
+    )]
     Since(Timestamp),
 }
 
