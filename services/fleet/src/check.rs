@@ -269,7 +269,7 @@ async fn check_subnets(
             )),
             Some(there) => {
                 if there.free_addresses == 0 {
-                    tracing::warn!(subnet = subnet.id, "the subnet has no free address");
+                    tracing::warn!(subnet = subnet.id, "subnet has no free IP address");
                 }
                 findings
                     .subnets

@@ -275,7 +275,7 @@ impl Cloud {
             match self.ec2.volume_gib(&template).await {
                 Ok(gib) => drop(self.lock().volumes.insert(key(&template), gib)),
                 Err(error) => {
-                    tracing::warn!(%error, template = template.id, "receipts lack the machines' volumes");
+                    tracing::warn!(%error, template = template.id, "DescribeLaunchTemplateVersions failed; receipts lack the cost of volumes");
                 }
             }
         }

@@ -27,8 +27,8 @@ impl Conditions {
             failing.insert(check.to_owned(), fails)
         };
         match &state {
-            Err(reason) if before != Some(true) => tracing::warn!(check, reason, "begins"),
-            Ok(()) if before == Some(true) => tracing::info!(check, "is over"),
+            Err(reason) if before != Some(true) => tracing::warn!(check, reason, "check failing"),
+            Ok(()) if before == Some(true) => tracing::info!(check, "check recovered"),
             _ => {}
         }
         metrics::condition(check, fails);

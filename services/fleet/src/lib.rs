@@ -165,7 +165,7 @@ async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
         .await
         .is_err()
     {
-        tracing::warn!("the first sweep was not done in time; the next one follows");
+        tracing::warn!("first sweep timed out; continuing with the next one");
     }
     ctx.spawn("sweep", until_stopped(sweep.run(stopping())));
     ctx.spawn(

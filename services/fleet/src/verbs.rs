@@ -118,7 +118,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         .update(&fleet.batches, &batches, ambient::now())
         .await
     {
-        tracing::debug!(%error, "how fast tasks were rendered cannot be read");
+        tracing::debug!(%error, "correction of the cost model cannot be read");
     }
     let mut pools = Vec::new();
     for (name, config) in &fleet.pools.pool {
@@ -212,7 +212,7 @@ async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
         Ok(batch.stopped(stop.clone()))
     })
     .await?;
-    tracing::info!(batch = %batch.id, mode = ?order.mode, by = stop.by, "ordered to stop");
+    tracing::info!(batch = %batch.id, mode = ?order.mode, by = stop.by, "stop ordered");
     Ok(BatchRef::of(&batch))
 }
 
