@@ -170,7 +170,7 @@ async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context)
                 return queue;
             }
             Err(missing) => {
-                tracing::warn!(missing, "waiting");
+                tracing::warn!(missing, "waiting for a missing stream or consumer");
                 ctx.health.set("nats", Err(missing));
                 tokio::time::sleep(MISSING_PAUSE).await;
             }
