@@ -83,7 +83,7 @@ impl Inbox {
                 },
                 Err(error) => error,
             };
-            tracing::warn!(%error, consumer = self.consumer, "no events can be had from the log, trying again");
+            tracing::warn!(%error, consumer = self.consumer, "pulling events failed; retrying");
             self.health.set(&self.check, Err(error));
             tokio::select! {
                 () = tokio::time::sleep(self.config.retry_after) => {}
@@ -133,7 +133,7 @@ impl Inbox {
                     consumer,
                     subject,
                     sequence,
-                    "an event of the log is no protobuf and is passed over"
+                    "event is not protobuf; skipped"
                 );
                 metrics::unreadable(self.consumer);
                 Ok(Verdict::Done)
@@ -152,14 +152,14 @@ impl Inbox {
                     error,
                     consumer = self.consumer,
                     subject = delivery.subject,
-                    "not done, trying again"
+                    "handling an event failed; retrying"
                 );
                 metrics::retry(self.consumer);
                 delivery.nak(self.config.retry_after).await
             }
         };
         if let Err(error) = said {
-            tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "the server did not hear the verdict; the event comes again");
+            tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "ack failed; the event will be redelivered");
         }
     }
 }
@@ -175,7 +175,7 @@ impl Inbox {
                 consumer,
                 subject,
                 sequence,
-                "an event was written by a newer version; it waits until monitor is upgraded"
+                "event of a newer version; it waits until monitor is upgraded"
             );
         }
         metrics::held(consumer);
