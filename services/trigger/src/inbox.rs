@@ -91,7 +91,7 @@ async fn again(ctx: &Context, what: &str, hearing: impl Future<Output = Result<(
     tracing::warn!(
         error,
         what,
-        "no hints can be heard; the truth is still read every few seconds"
+        "event subscription lost; polling until it is restored"
     );
     let pause = tokio::time::sleep(RETRY_AFTER);
     ctx.stopping.run_until_cancelled(pause).await;
