@@ -100,7 +100,7 @@ impl Host {
                 }
                 Err(error) => {
                     let reason = crate::checkpoints::chain(&error);
-                    tracing::error!(error = reason, command = ?self.config.command, "the engine does not start");
+                    tracing::error!(error = reason, command = ?self.config.command, "engine failed to start");
                     self.health.set("engine", Err(reason));
                     if !self.judge(Some(&failure(error))).await {
                         return Ready::GiveUp(GIVEN_UP_FOR_DEVICE);

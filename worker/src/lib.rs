@@ -128,7 +128,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     tracing::info!(
         worker = worker.name,
         instance = worker.instance,
-        "worker starts"
+        "worker started"
     );
     live(&worker, cloud, client, &ctx);
     Ok(())

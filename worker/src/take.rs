@@ -125,7 +125,7 @@ impl Take {
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::debug!(%error, consumer = source.queue.name(), "cannot look for work");
+                        tracing::debug!(%error, consumer = source.queue.name(), "pulling a work item failed");
                         away = true;
                         break;
                     }

@@ -112,12 +112,9 @@ impl Wellness {
         let before = std::mem::replace(&mut self.state().log_is_full, is_full);
         match (before, is_full) {
             (false, true) => {
-                tracing::warn!(
-                    percent,
-                    "the task log is nearly full: no task is started here"
-                );
+                tracing::warn!(percent, "task log is nearly full: starting no task");
             }
-            (true, false) => tracing::info!(percent, "the task log has room again"),
+            (true, false) => tracing::info!(percent, "task log has room again"),
             _ => {}
         }
         let checked = match is_full {
