@@ -243,8 +243,7 @@ impl Desk {
     async fn hold(&self, order: HoldOrder) -> Result<Ordered, ApiError> {
         let pools = self.one_or_all(order.pool.as_deref())?;
         if order.reason.trim().is_empty() {
-            let message =
-                "reason is missing: say why launches are held; everybody who asks is told";
+            let message = "reason is missing: say why launches are held; `spotreel why` shows it";
             return Err(refuse(ErrorCode::Invalid, message.into()));
         }
         let hold = Hold {
