@@ -28,7 +28,7 @@ use crate::{Done, print, watch};
 /// A call that got no answer is sent again: every task has a name by then, so it is the same task.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Of a file with many bad lines, so many are shown.
+/// Maximum number of bad lines of a file that are shown.
 const MOST_SHOWN: usize = 20;
 /// The server takes no larger picture.
 const MAX_IMAGE_BYTES: usize = 20_000_000;

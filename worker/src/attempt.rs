@@ -11,7 +11,7 @@ use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling}
 use crate::checkpoints::{self, Stored, chain};
 use crate::{Worker, finish};
 
-/// What could not be looked at, in the log or in storage, is looked at again after so long.
+/// Delay before a failed read of the log or of storage is repeated.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// A task that this worker has started.

@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 2;
 /// Asked at the start until it answers, so often: a machine that was told to ask has a service that may still come up.
 const TRIES_AT_START: u32 = 10;
 const PAUSE_AT_START: Duration = Duration::from_millis(500);
-/// After so many refusals in a row the client's token is thrown away: the SDK repeats a refused token for ever.
+/// Number of refusals in a row after which the client's token is dropped: the SDK repeats a refused token for ever.
 const REFUSALS: u32 = 2;
 /// Clocks that differ by no more than this agree: the service tells whole seconds.
 const CLOCKS_AGREE_S: i64 = 2;
@@ -33,7 +33,7 @@ const CLOCKS_AGREE_S: i64 = 2;
 const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
 /// EC2 takes a machine some moments after the time of its notice. Fleet waits as long (`patience.drain`).
 const TAKEN_LATE: Duration = Duration::from_secs(3 * 60);
-/// A machine whose time is up is left like one with a notice: so long before.
+/// Time before the end of its life at which an instance is treated as if it had an interruption notice.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(kv::PRESENCE_TTL.as_secs() / 3);
 /// A presence that could not be written is tried again so soon: readers decide by it.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The last word may take so long; then the worker leaves without.
+/// Maximum time to write the last presence record; then the worker leaves without it.
 const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// What the worker is, in one place; [`Board::announce`] tells it on.

@@ -29,14 +29,14 @@ use crate::{Worker, crash, embeddings, packs};
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
-/// A task that this worker has declined for its size is hidden from others for so long when it comes here again.
+/// Delay before a task that this worker has already declined for its size is delivered again, when it comes here once more.
 const TO_OTHERS: Duration = Duration::from_secs(10);
-/// An engine that was told to stop its render has so long to say that it did.
+/// Time for an engine to confirm that it has cancelled its render.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 /// Of a notice, what is kept for saying that the task is handed back.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// A checkpoint's upload is given so long even when no time is left: machines often live a little longer.
+/// Minimum time for the upload of a checkpoint, even if no time is left: instances often live a little longer.
 const LEAST_UPLOAD: Duration = Duration::from_secs(2);
 
 enum End {

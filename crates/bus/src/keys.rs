@@ -35,7 +35,7 @@ const MARK_KEPT: Duration = Duration::from_secs(60);
 const OPERATION: &str = "KV-Operation";
 /// Between looks at the connection, and between tries to read the bucket.
 const LOOK: Duration = Duration::from_millis(250);
-/// All keys are there after so long, or they are asked for again.
+/// Time limit for reading all keys; then they are requested again.
 const LOADED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Stores a key whose id nobody has; [`ApiError::Conflict`] otherwise.

@@ -20,11 +20,11 @@ use crate::append::{ReadError, last_message};
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{self, HEADER_EXPECTED, MARKS_BUCKET};
 
-/// A leader that fell silent is succeeded after so long.
+/// Time after which a silent leader is replaced.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Looks and renewals a lease: two of them may be lost.
 const STEPS_PER_LEASE: u32 = 4;
-/// The leader's count ends this part of a lease early: two machines' clocks never differ so much in speed.
+/// The leader ends its lease early by this part: the clocks of two machines never differ that much in speed.
 const MARGIN_DIVISOR: u32 = 10;
 
 pub struct Leadership {

@@ -9,15 +9,15 @@ const TEMPLATE: &str = include_str!("../../../deploy/user-data.sh");
 pub const MAX_BYTES: usize = 16 * 1024;
 /// A machine that lives shorter than it boots renders nothing.
 const SHORTEST_LIFE: Duration = Duration::from_secs(15 * 60);
-/// Nothing here is meant to live longer: a forgotten machine costs at most so much.
+/// Maximum life of an instance: it bounds the cost of a forgotten one.
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// None of it is secret: whoever may describe the machine can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserData {
-    /// Whatever happens, the machine ends after so long.
+    /// Maximum life of the instance: it shuts itself down after this time.
     pub max_life: Duration,
-    /// A worker without work ends after so long; none: never.
+    /// Time without work after which the worker exits; `None`: never.
     pub idle: Option<Duration>,
     /// Where the worker's parameters lie in the parameter store: `/spotreel/prod/worker`.
     pub parameters: String,

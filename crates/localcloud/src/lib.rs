@@ -57,7 +57,7 @@ pub const REGION: &str = "us-east-2";
 pub const ACCOUNT: &str = "123456789012";
 /// Fifty of the largest single-GPU machines; AWS gives new accounts 0.
 pub const VCPU_QUOTA: u32 = 800;
-/// How long a machine may take from SIGTERM to its end. AWS gives some minutes; nobody waits so long here.
+/// How long a machine may take from SIGTERM to its end. AWS gives some minutes; tests cannot wait for that.
 const MACHINE_GRACE: Duration = Duration::from_secs(10);
 /// The machines' directories lie in it, beside S3's `buckets`; what their consoles said stays.
 const MACHINES: &str = "machines";

@@ -16,7 +16,7 @@ use crate::{Pack, PackError, PackFile};
 pub(crate) enum Found {
     /// Under its final name, with the right hash.
     Whole,
-    /// So many bytes of it lie in its part.
+    /// Number of bytes in its part file.
     Part(u64),
 }
 

@@ -14,7 +14,7 @@ use spotreel_ec2::{CallError, Ec2};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A question that failed is asked again after so long.
+/// Delay before a failed lookup is repeated.
 const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]

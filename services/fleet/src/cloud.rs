@@ -22,7 +22,7 @@ use crate::conditions::Conditions;
 use crate::config::PricesConfig;
 use crate::metrics;
 
-/// A check that failed is made again after so long.
+/// Delay before a failed check is repeated.
 const RETRY: Duration = Duration::from_secs(5);
 /// A month of 30 days, as AWS reckons its examples of EBS.
 const HOURS_OF_A_MONTH: u32 = 30 * 24;

@@ -32,9 +32,9 @@ use crate::observe::Counted;
 use crate::pace::Pace;
 use crate::{Fleet, crash, metrics, observe};
 
-/// Somebody else wrote first so many times in a row: more is no coincidence.
+/// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 pub const CAS_TRIES: usize = 16;
-/// A message is heard a moment before it can be read: a look that found nothing new is made again after so long.
+/// Delay before a pass that found nothing new is repeated: a message is delivered a moment before it can be read.
 const SETTLE: Duration = Duration::from_millis(300);
 /// After a round that could not be ended.
 const BLIND: Duration = Duration::from_secs(2);

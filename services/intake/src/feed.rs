@@ -23,8 +23,8 @@ const TASK_EVENTS: &str = "spotreel.task.>";
 const HEARD: usize = 256;
 /// Old events read at once.
 const PAGE: usize = 64;
-/// How often a follower that hears nothing reads the stream: what was told while the feed heard nothing, or stood at a
-/// replica that was behind, comes after so long at the latest.
+/// Interval at which a follower without new events reads the stream. It is the maximum delay of an event that the feed missed, or
+/// that a lagging replica did not have yet.
 const READ_AGAIN: Duration = Duration::from_secs(15);
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -136,7 +136,7 @@ impl Inbox {
         .await;
     }
 
-    /// Ok: everything in the message is answered. Err: not yet, try again after so long.
+    /// `Ok`: everything in the message is answered. `Err`: not yet; the delay before the next try.
     async fn settle(&self, delivery: &Delivery) -> Result<(), Duration> {
         let kind = delivery
             .headers

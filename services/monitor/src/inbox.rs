@@ -17,12 +17,12 @@ use crate::config::InboxConfig;
 use crate::error::ActError;
 use crate::metrics;
 
-/// A lease is renewed so many times before it would end.
+/// Number of renewals during one lease.
 const RENEWALS_PER_LEASE: u32 = 4;
 
-/// An event of a newer version is handed back for so long; a newer monitor may have it then.
+/// Delay after which an event of a newer version is delivered again; a newer monitor may then take it.
 const HELD_FOR: Duration = Duration::from_secs(5);
-/// An event that has not come again for so long was handled by a newer monitor.
+/// Time without a redelivery after which a newer monitor must have handled the event.
 const HELD_AT_MOST: Duration = Duration::from_secs(20);
 
 /// What is to become of an event that was heard.
@@ -30,7 +30,7 @@ const HELD_AT_MOST: Duration = Duration::from_secs(20);
 pub enum Verdict {
     /// Nothing is left to do, now or later.
     Done,
-    /// Again after so long.
+    /// Deliver it again after this delay.
     Later(Duration),
 }
 

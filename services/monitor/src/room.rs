@@ -18,7 +18,7 @@ use crate::pages::Pages;
 
 /// Who must have heard a task's end before it goes, the janitor itself among them: it has seen to the objects then.
 const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR];
-/// So much more than is needed is freed, in percent of the log: a pass is not made for every task that comes in.
+/// Additional room that a pass frees, in percent of the log, so that not every new task causes a pass.
 const SPARE_PERCENT: u64 = 2;
 /// Pages that a look for room reads; the next look goes on behind them.
 const PAGES_A_LOOK: usize = 40;

@@ -16,7 +16,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Capacity comes back within minutes or not for hours; a quarter of an hour costs the one little and the other nothing.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(15 * 60);
 
-/// 1, 2, 4, 8, 15, 15 … minutes after so many batches in a row that never served.
+/// Back-off after a number of batches in a row that never served: 1, 2, 4, 8, 15, 15 … minutes.
 pub fn back_off(failed_in_row: u32) -> Duration {
     match failed_in_row.checked_sub(1) {
         None => Duration::ZERO,

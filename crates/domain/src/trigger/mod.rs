@@ -42,7 +42,7 @@ pub use crate::ledger::Spend;
 use finding::Findings;
 use words::{elapsed, later, moment, span, tasks};
 
-/// A request to run now is forgotten after so long: whoever asked has seen by then that it did not come.
+/// Time after which a request to run expires: by then the person has seen that no batch came.
 pub const RUN_NOW_LIFE: Duration = Duration::from_secs(3_600);
 /// Everything that matters is an event, too; this is for an event that was lost.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);

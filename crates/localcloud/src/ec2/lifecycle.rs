@@ -16,7 +16,7 @@ use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, Phase, State, n
 
 /// How often the market is asked what it takes (real time).
 const MARKET_TICK: Duration = Duration::from_millis(200);
-/// So long AWS shows what is terminated (cloud time).
+/// Time for which AWS still lists a terminated instance (cloud time).
 const VISIBLE: SignedDuration = SignedDuration::from_hours(1);
 /// Instant fleets that are over are forgotten as late as client tokens are (cloud time).
 const FLEETS_KEPT: SignedDuration = SignedDuration::from_hours(24);

@@ -64,7 +64,7 @@ pub(super) fn router(api: &Api) -> anyhow::Result<Router> {
 }
 
 impl Api {
-    /// May so many tasks, or other things of some weight, come from this caller now?
+    /// Whether this caller may submit this number of tasks now, or other requests of the same weight.
     pub fn admit(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
         self.pace(caller, tasks)?;
         self.intake.limits.pace(tasks)
