@@ -136,7 +136,7 @@ async fn a_pull_ends_when_it_is_told_to() {
     asked_for(&s, &mut pulling).await;
     let errors = end(pulling);
     assert!(
-        errors.contains("the next pull goes on from here"),
+        errors.contains("the next pull continues from here"),
         "{errors}"
     );
 }

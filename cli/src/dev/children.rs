@@ -180,7 +180,11 @@ async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: Cancellatio
             pause = FIRST_PAUSE;
         }
         let how = ended.map_or_else(|| "did not start".to_owned(), describe);
-        eprintln!("{} {how}; again in {} ms", spec.name, pause.as_millis());
+        eprintln!(
+            "{} {how}; restarting in {} ms",
+            spec.name,
+            pause.as_millis()
+        );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,

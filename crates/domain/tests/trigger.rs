@@ -153,7 +153,7 @@ fn max_wait_needs_one_task_and_its_time() {
     let forecast = decide(&view, &Rules::default(), now()).forecast;
     assert_eq!(
         forecast.sentence,
-        "max_wait runs it at 2026-06-01T20:00:00Z, in 4h, at the latest"
+        "max_wait starts a batch at 2026-06-01T20:00:00Z, in 4h, at the latest"
     );
 }
 
