@@ -1,4 +1,4 @@
-//! Writing how an attempt ended, and what that means for its work item.
+//! Writes how an attempt ended, and acks or returns its work item.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What fleet cannot see or do now: said in `/readyz` and as a metric, and logged when it begins and when it ends.
+//! Failing checks: shown in `/readyz` and as a metric, and logged when they start to fail and when they recover.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

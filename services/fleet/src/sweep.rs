@@ -1,5 +1,4 @@
-//! The look at everything that carries our tags: what has outlived its time is ended whatever else is known, and what
-//! belongs to no batch once that is certain.
+//! The pass over all instances with our tags: terminates expired ones in any case, and orphans once they are certain.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a pool may do: its places, its caps, its patience. From the configuration; checked once, at start.
+//! What a pool may do: its capacity pools, price caps and waiting times. From the configuration; checked once, at start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
