@@ -27,7 +27,7 @@ build: ## Build every program
 	cargo build --workspace --bins --locked
 
 .PHONY: test
-test: ## Everything that must hold: lint, tools, build, tests, doctests
+test: ## Run all checks: lint, tools, build, tests, doctests
 	@echo "make test: lint, then tools (nats-server, nextest), build, tests against real servers, doctests."
 	@echo "           About half an hour on two cores the first time (the SDK of EC2 is large), and 8 minutes after that."
 	$(MAKE) lint
@@ -41,7 +41,7 @@ WAN_VENV ?= $(HOME)/.cache/spotreel/wan-venv
 WAN := worker/engines/wan
 
 .PHONY: test-wan
-test-wan: tools build ## The Wan engine on a CPU with tiny packs: its reference, sim's suite, NATS and S3 (installs torch: 0.7 GB)
+test-wan: tools build ## Test the Wan engine on a CPU with tiny packs (installs torch: 0.7 GB)
 	$(WAN)/tools/venv.sh $(WAN_VENV)
 	cd $(WAN) && $(WAN_VENV)/bin/ruff check && $(WAN_VENV)/bin/ruff format --check && $(WAN_VENV)/bin/pytest
 	SPOTREEL_ENGINE="$(WAN_VENV)/bin/python -m spotreel_wan --packs $(CURDIR)/$(WAN)/packs/tiny --device cpu --threads 1 --allow-faults" \
@@ -49,16 +49,16 @@ test-wan: tools build ## The Wan engine on a CPU with tiny packs: its reference,
 	cd $(WAN) && $(WAN_VENV)/bin/python tests/whole_system.py $(BIN)
 
 .PHONY: test-moto
-test-moto: tools build ## EC2 as others know it: moto, the API model of botocore, the policies of deploy/iam (installs moto: 320 MB)
+test-moto: tools build ## Test EC2 calls against moto, botocore's API model and the policies of deploy/iam (installs moto: 320 MB)
 	tests/py/moto_server.sh cargo nextest run --locked --workspace --test moto --run-ignored only
 	tests/py/ec2_requests.sh
 
 .PHONY: test-api
-test-api: tools build ## The HTTP API against its own description, by schemathesis
+test-api: tools build ## Test the HTTP API against its OpenAPI description with schemathesis (installs it)
 	tests/py/api.sh
 
 .PHONY: lint
-lint: ## Formatting, clippy with the workspace's lints, and cargo-deny where it is installed
+lint: ## Check formatting, clippy lints, and cargo-deny if it is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v cargo-deny >/dev/null; then \
@@ -72,34 +72,34 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: demo
-demo: tools build ## A queue becomes a fleet on this machine, works through an interruption, and nothing is left
+demo: tools build ## Run a batch on this machine's local cloud, with an interruption, and show the bill
 	@command -v ffprobe >/dev/null || echo "demo: ffprobe is missing, so the videos are not looked into (apt-get install ffmpeg)"
 	python3 tests/demo.py
 
 .PHONY: story
-story: tools build ## 60 tasks of three models in two pools, on a market that moves, left alone: the receipts are the bill
+story: tools build ## Run 60 tasks of three models in two pools on a changing market, and compare receipts with the bill
 	python3 -u tests/story.py
 
 .PHONY: chaos
-chaos: tools build ## Work under faults: make chaos SEED=7 TASKS=500
+chaos: tools build ## Run tasks under random faults and check every promise: make chaos SEED=7 TASKS=500
 	$(BIN)/spotreel-chaos --seed $(SEED) --tasks $(TASKS)
 
 .PHONY: bench
-bench: tools ## The figures of optimised programs, each beside its bound in the same run: docs/performance.md
+bench: tools ## Measure release builds, each figure with its bound from the same run: docs/performance.md
 	cargo build --release --workspace --bins --locked
 	SPOTREEL_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/release/spotreel-bench
 
 .PHONY: compose-test
-compose-test: tools ## The containers of compose.yaml: tasks from outside, every container killed, a full disk, down and up (needs Docker)
+compose-test: tools ## Test the containers of compose.yaml: kills, restarts, a full disk (needs Docker)
 	@docker info >/dev/null || { echo "compose-test: no Docker engine answers" >&2; exit 1; }
 	python3 -u tests/compose.py
 
 .PHONY: soak
-soak: tools build ## Steady work, and whether anything grew: make soak MINUTES=60
+soak: tools build ## Run a steady load and check for growth of memory, files and streams: make soak MINUTES=60
 	$(BIN)/spotreel-soak --minutes $(MINUTES)
 
 .PHONY: power-cut
-power-cut: tools ## The power fails under the store (root and a loop device): what was acknowledged is there
+power-cut: tools ## Cut the power under the store and check that acknowledged data survives (needs root and a loop device)
 	cargo nextest run --locked --workspace --test power_cut --run-ignored only --no-capture
 
 # Sanitizers want a nightly flag, not a nightly compiler. New inputs go to the cache: what is worth keeping is put into
@@ -109,7 +109,7 @@ FUZZ_FOUND := $(HOME)/.cache/spotreel/fuzz-found
 FUZZ_LIMITS := -timeout=20 -rss_limit_mb=2500 -max_len=65536
 
 .PHONY: fuzz
-fuzz: ## Look for input that harms, so long a target: make fuzz SECONDS=600 TARGET=images
+fuzz: ## Fuzz each target for SECONDS: make fuzz SECONDS=600 TARGET=images
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 	@for target in $(or $(TARGET),$$(cargo fuzz list --fuzz-dir tests/fuzz)); do \
 	  echo "fuzz: $$target"; mkdir -p $(FUZZ_FOUND)/$$target; \
@@ -118,11 +118,11 @@ fuzz: ## Look for input that harms, so long a target: make fuzz SECONDS=600 TARG
 	done
 
 .PHONY: bin-dir
-bin-dir: ## Print the folder of the built programs
+bin-dir: ## Print the directory of the built programs
 	@echo $(BIN)
 
 .PHONY: tools
-tools: ## Install what tests need and the machine lacks: nats-server, nats-py, boto3, cargo-nextest, shellcheck, ffprobe
+tools: ## Install missing tools for tests: nats-server, nats-py, boto3, cargo-nextest, shellcheck, ffprobe
 	@new_enough() { \
 	  local have; have=$$(nats-server --version 2>/dev/null | sed -n 's/^nats-server: v//p') || true; \
 	  [ -n "$$have" ] && [ "$$(printf '%s\n' $(NATS_AT_LEAST) "$$have" | sort -V | head -1)" = $(NATS_AT_LEAST) ]; \
@@ -147,6 +147,6 @@ tools: ## Install what tests need and the machine lacks: nats-server, nats-py, b
 	fi
 
 .PHONY: clean
-clean: ## Remove what was built here: programs, .venv, .demo, .story
+clean: ## Delete built programs, .venv, .demo and .story
 	cargo clean
 	rm -rf .venv .venv-moto .demo .story

@@ -224,8 +224,8 @@ fn story(events: &[CloudEvent<BatchView>]) -> Vec<String> {
 /// Who stopped it, how, and why.
 fn stopped(stop: &Stop) -> String {
     let how = match stop.mode {
-        DrainMode::Finish => "machines end what they have in hand",
-        DrainMode::Now => "machines hand their tasks back",
+        DrainMode::Finish => "workers finish their tasks",
+        DrainMode::Now => "workers hand their tasks back",
     };
     let by = match stop.by.as_str() {
         "" => "somebody",
@@ -278,7 +278,7 @@ fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
         && now.never_served_console != before.and_then(|b| b.never_served_console.clone())
     {
         let console = now.never_served_console.as_deref().unwrap_or_default();
-        said.push(format!("the console of the last one says: {console}"));
+        said.push(format!("console of the last one: {console}"));
     }
     if let Some(stop) = now.stop.as_ref().filter(|stop| {
         before.is_none_or(|before| before.stop.as_ref().map(|s| s.mode) != Some(stop.mode))
@@ -415,7 +415,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
         });
         let said = changes(Some(&before), &now);
-        let told = "stopped by ada, reason \"wrong prompts\": machines hand their tasks back";
+        let told = "stopped by ada, reason \"wrong prompts\": workers hand their tasks back";
         assert_eq!(said, ["draining", told]);
         assert!(changes(Some(&now), &now).is_empty());
     }

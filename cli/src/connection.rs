@@ -63,30 +63,30 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error(
-        "nobody answers on {verb}: is {} running, and does this user belong to the clients' account?",
+        "no service answers {verb}: check that {} runs, and that this user belongs to the clients' account",
         program_of(verb)
     )]
     NoResponders { verb: String },
     #[error(
-        "no answer on {verb} within {} s: the same call is safe to try again",
+        "no answer to {verb} within {} s: it is safe to run the command again",
         CALL_TIMEOUT.as_secs()
     )]
     Timeout { verb: String },
-    #[error("this user may not use {verb}{}", cure(verb))]
+    #[error("this user has no permission for {verb}{}", cure(verb))]
     Denied { verb: String },
     #[error("{}", refusal(.0))]
     Refused(ApiError),
     #[error(
-        "the answer on {verb} cannot be understood ({reason}): are both sides of the same version?"
+        "the answer to {verb} cannot be decoded ({reason}): check that both programs have the same version"
     )]
     Garbled { verb: String, reason: String },
     #[error(
-        "{beginning} is the beginning of several ids: give more of the one that is meant{}",
+        "several ids start with {beginning}: give more characters{}",
         listed(ids)
     )]
     Ambiguous { beginning: String, ids: Vec<TaskId> },
     #[error(
-        "the log is too long to search for an id that begins with {beginning}: give the whole id, as `spotreel list` prints it"
+        "the log is too long to search for an id that starts with {beginning}: give the complete id, as `spotreel list` prints it"
     )]
     NotSearched { beginning: String },
     #[error("{verb} could not be sent: {reason}")]

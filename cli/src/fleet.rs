@@ -21,7 +21,10 @@ pub async fn run(settings: &Settings, args: FleetArgs) -> anyhow::Result<Done> {
         return Ok(Done::Well);
     }
     if let Some(age) = fleet.listing_age_s.filter(|age| *age > STALE_S) {
-        eprintln!("spotreel: fleet has not seen the cloud for {}", span(age));
+        eprintln!(
+            "spotreel: fleet could not list the instances for {}",
+            span(age)
+        );
     }
     for (index, pool) in fleet.pools.iter().enumerate() {
         if index > 0 {

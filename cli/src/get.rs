@@ -149,7 +149,7 @@ fn without_video(task: &TaskView) -> String {
 /// Into a new file in `dir`, which gets its name only when every byte is right.
 async fn download(video: &Video, dir: &Path) -> anyhow::Result<NamedTempFile> {
     let Some(url) = &video.url else {
-        bail!("intake gave no link to the video: can it reach the object store?");
+        bail!("intake gave no link to the video: check that it can reach the object store");
     };
     let mut file = tempfile::Builder::new()
         .prefix(".spotreel-")

@@ -86,7 +86,7 @@ async fn revoke(api: &Api, args: RevokeKeyArgs) -> anyhow::Result<Done> {
     match args.json {
         true => print::json(&revoked),
         false => line(&format!(
-            "{}: revoked; it opens nothing any more",
+            "{}: revoked; requests with it are refused",
             revoked.id
         )),
     }

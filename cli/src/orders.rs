@@ -46,7 +46,7 @@ pub async fn run(settings: &Settings, args: RunArgs) -> anyhow::Result<Done> {
     let done: Ordered = api.call(names::OPS_RUN, &order).await?;
     tell(args.by.json, &done, || {
         format!(
-            "{}: a batch is ordered; `spotreel why` says what becomes of it",
+            "{}: batch requested; `spotreel why` shows what becomes of it",
             pools(&done)
         )
     })
@@ -62,7 +62,9 @@ pub async fn hold(settings: &Settings, args: HoldArgs) -> anyhow::Result<Done> {
     let done: Ordered = api.call(names::OPS_HOLD, &order).await?;
     tell(args.by.json, &done, || {
         let pools = pools(&done);
-        format!("{pools}: held; no batch begins until `spotreel resume`, what runs goes on")
+        format!(
+            "{pools}: on hold; no batch starts until `spotreel resume`, a running batch continues"
+        )
     })
 }
 
@@ -71,7 +73,7 @@ pub async fn resume(settings: &Settings, args: ResumeArgs) -> anyhow::Result<Don
     let order = ResumeOrder { pool: args.pool };
     let done: Ordered = api.call(names::OPS_RESUME, &order).await?;
     tell(args.json, &done, || {
-        format!("{}: launches are no longer held", pools(&done))
+        format!("{}: hold removed", pools(&done))
     })
 }
 
@@ -88,10 +90,13 @@ pub async fn stop(settings: &Settings, args: StopArgs) -> anyhow::Result<Done> {
     let batch: BatchRef = api.call(names::OPS_STOP, &order).await?;
     tell(args.by.json, &batch, || match mode {
         DrainMode::Finish => format!(
-            "{}: its machines end what they have in hand, and go",
+            "{}: workers finish their tasks, then its instances are terminated",
             batch.id
         ),
-        DrainMode::Now => format!("{}: its machines hand their tasks back, and go", batch.id),
+        DrainMode::Now => format!(
+            "{}: workers hand their tasks back, then its instances are terminated",
+            batch.id
+        ),
     })
 }
 

@@ -32,7 +32,7 @@ pub fn field(name: &str, value: &str) {
 
 /// Between two columns.
 const GAP: &str = "  ";
-/// Below so many places a wrapped column would be harder to read than a wrapped line.
+/// Minimum width of a wrapped column; a narrower one would be harder to read than a wrapped line.
 const NARROWEST: usize = 16;
 
 /// Rows under a header, each column as wide on a screen as its widest cell: a Chinese character takes two places. On a
@@ -81,7 +81,7 @@ fn table_lines<const N: usize>(
         .collect()
 }
 
-/// The words of a text in lines of so many places; a longer word has a line of its own.
+/// The words of a text in lines of this width; a longer word has a line of its own.
 fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -33,7 +33,7 @@ pub fn spare_this_machine() -> anyhow::Result<()> {
     }
     again.args(arguments);
     again.envs(EXCEPTIONS.map(|name| (name, &list)));
-    Err(again.exec()).context("cannot begin again with loopback addresses in NO_PROXY")
+    Err(again.exec()).context("cannot restart with loopback addresses in NO_PROXY")
 }
 
 fn spares_all(list: &str) -> bool {

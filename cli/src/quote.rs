@@ -63,11 +63,9 @@ fn show(quote: &Quote) {
     table(header, &rows);
     line("");
     let guessed = quote.offers.iter().any(|offer| !offer.measured);
-    line("Rendering alone: a machine boots for a minute or two before it, and that is paid too.");
+    line("Render time only: an instance also boots for one or two minutes, which is charged.");
     if guessed {
-        line(
-            "~ by the cost model, 40 % up or down; the next quote knows better once such tasks were rendered there.",
-        );
+        line("~ calculated, up to 40 % off; measured once such tasks were rendered on that type.");
     }
 }
 

@@ -139,7 +139,7 @@ async fn look(ec2: &Ec2, env: &str, args: &ReapArgs) -> anyhow::Result<Done> {
             false => "told to end",
         };
         line(&format!(
-            "{env} in {}: {} {verb}, {left} may stay",
+            "{env} in {}: {} {verb}, {left} not expired",
             ec2.region(),
             over.len() - failed.len()
         ));

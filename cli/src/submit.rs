@@ -28,7 +28,7 @@ use crate::{Done, print, watch};
 /// A call that got no answer is sent again: every task has a name by then, so it is the same task.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
-/// Of a file with many bad lines, so many are shown.
+/// Maximum number of bad lines of a file that are shown.
 const MOST_SHOWN: usize = 20;
 /// The server takes no larger picture.
 const MAX_IMAGE_BYTES: usize = 20_000_000;
@@ -120,7 +120,7 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
             call(api, &lines::body(call_lines)).await.with_context(|| {
                 let before = sent.ids.len();
                 let before = print::count(before, "accepted task");
-                format!("stopped at line {first}, after {before}; the same command goes on there")
+                format!("stopped at line {first}, after {before}; run the same command again to continue there")
             })?;
         bar.inc(call_lines.len() as u64);
         for (line, result) in call_lines.iter().zip(answer.results) {
@@ -145,7 +145,7 @@ async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<S
     }
     if ended > 0 {
         summary += &format!(
-            "; {ended} had ended before: another --idempotency-key renders the lines anew"
+            "; {ended} had ended before: use another --idempotency-key to render the lines again"
         );
     }
     eprintln!("{summary}");

@@ -19,7 +19,9 @@ pub async fn run(settings: &Settings, args: WhyArgs) -> anyhow::Result<Done> {
         print::json(&why);
     } else {
         if let Some(error) = &why.error {
-            eprintln!("spotreel: the truth cannot be read now, this is how it last was: {error}");
+            eprintln!(
+                "spotreel: trigger cannot read the current state; this is the last known one: {error}"
+            );
         }
         for (index, pool) in why.pools.iter().enumerate() {
             if index > 0 {
@@ -97,7 +99,7 @@ fn verdict(decision: &Decision) -> String {
 fn forecast(decision: &Decision) -> String {
     let forecast = &decision.forecast;
     match (forecast.rule, forecast.by) {
-        (Some(rule), None) => format!("{rule} runs it once it is not blocked"),
+        (Some(rule), None) => format!("{rule} starts a batch once it is not blocked"),
         _ => forecast.sentence.clone(),
     }
 }
@@ -122,7 +124,7 @@ fn budgets(budgets: &Budgets) -> String {
     .filter_map(|(what, most)| Some(format!("{} {what}", most?)))
     .collect();
     match set.is_empty() {
-        true => "none set: the caps and sizing.max alone limit what is spent".to_owned(),
+        true => "none set: only the price caps and sizing.max limit the spend".to_owned(),
         false => set.join(", "),
     }
 }
@@ -155,7 +157,7 @@ fn price(prices: &Prices, now: Timestamp) -> String {
                     "nothing under its cap; cheapest is {} at {}, cap {} (asked {as_of})",
                     quote.pool, quote.price, quote.cap
                 ),
-                (None, None) => format!("no configured machine has one (asked {as_of})"),
+                (None, None) => format!("no configured instance type has one (asked {as_of})"),
             }
         }
     }

@@ -136,7 +136,7 @@ async fn a_pull_ends_when_it_is_told_to() {
     asked_for(&s, &mut pulling).await;
     let errors = end(pulling);
     assert!(
-        errors.contains("the next pull goes on from here"),
+        errors.contains("the next pull continues from here"),
         "{errors}"
     );
 }
@@ -151,7 +151,7 @@ async fn what_is_missing_is_said_before_anything_is_done() {
     assert!(error.contains("--bucket, or SPOTREEL_BUCKET"), "{error}");
     let error = s.refused(&["push", "nowhere"]);
     assert!(
-        error.contains("there is no pack: nowhere/pack.json"),
+        error.contains("no pack found: nowhere/pack.json"),
         "{error}"
     );
     let wrong = s.run(&["pull", "wan", "--packs", "p"]);

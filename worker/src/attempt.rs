@@ -11,7 +11,7 @@ use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling}
 use crate::checkpoints::{self, Stored, chain};
 use crate::{Worker, finish};
 
-/// What could not be looked at, in the log or in storage, is looked at again after so long.
+/// Delay before a failed read of the log or of storage is repeated.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// A task that this worker has started.
@@ -62,7 +62,7 @@ impl Worker {
             Return::Leave => Ok(()),
         };
         if let Err(error) = said {
-            tracing::debug!(%error, sequence = delivery.sequence, "a work item was not returned");
+            tracing::debug!(%error, sequence = delivery.sequence, "nak of a work item failed");
         }
     }
 
@@ -77,7 +77,7 @@ impl Worker {
                 tracing::error!(
                     error = chain(&error),
                     sequence = delivery.sequence,
-                    "a work item cannot be read; it is left to workers of a newer version"
+                    "work item cannot be decoded; left to workers of a newer version"
                 );
                 return Err(Return::Nak(LONGEST_RETRY_DELAY));
             }
@@ -99,11 +99,11 @@ impl Worker {
                 // Older than what was delivered, or nothing: a replica that is behind. It proves nothing.
                 Ok(last) => {
                     let read = last.map(|last| last.sequence);
-                    tracing::warn!(task = %id, read, delivered = delivery.sequence, "the log answers with an older event than was delivered");
+                    tracing::warn!(task = %id, read, delivered = delivery.sequence, "log returned an older event than the delivered one");
                     return Err(Return::Nak(AGAIN));
                 }
                 Err(error) => {
-                    tracing::warn!(task = %id, error = chain(&error), "the log cannot be read");
+                    tracing::warn!(task = %id, error = chain(&error), "reading the task log failed");
                     return Err(Return::Nak(AGAIN));
                 }
             };
@@ -115,7 +115,7 @@ impl Worker {
                 StartRuling::Forget => return Err(Return::Ack),
                 StartRuling::Wait(rest) => return Err(Return::Nak(rest)),
                 StartRuling::DeclareLost if lost != Some(last.task.start) => {
-                    tracing::info!(task = %id, "another worker has started the task meanwhile");
+                    tracing::info!(task = %id, "another worker has started the task");
                     return Err(Return::Leave);
                 }
                 StartRuling::DeclareLost => {
@@ -123,7 +123,7 @@ impl Worker {
                     let settled = lease.renewed_within();
                     let up = self.uptime.look();
                     if up < settled {
-                        tracing::info!(task = %id, "connected a moment ago: whoever renders the task may be coming back");
+                        tracing::info!(task = %id, "reconnected a moment ago; leaving the task to the worker that renders it");
                         return Err(Return::Nak(settled - up));
                     }
                 }
@@ -133,7 +133,7 @@ impl Worker {
             let (checkpoints, finished) = match self.left_behind(&last.task, listed).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(task = %id, error = format!("{error:#}"), "storage cannot be read");
+                    tracing::warn!(task = %id, error = format!("{error:#}"), "reading from storage failed");
                     self.wellness.doubt_storage();
                     return Err(Return::Nak(AGAIN));
                 }
@@ -166,7 +166,7 @@ impl Worker {
                 }
                 Err(AppendError::Conflict(_)) => {}
                 Err(error) => {
-                    tracing::warn!(task = %id, error = chain(&error), "the task could not be started");
+                    tracing::warn!(task = %id, error = chain(&error), "writing started failed");
                     return Err(Return::Nak(AGAIN));
                 }
             }
@@ -202,10 +202,10 @@ impl Worker {
         let Ok(step) = last.task.succeeded(artifact, ambient::now()) else {
             return;
         };
-        tracing::warn!(task = %last.task.id, worker = last.task.running().map(|a| a.worker.as_str()), "a worker was lost after it had stored its video");
+        tracing::warn!(task = %last.task.id, worker = last.task.running().map(|a| a.worker.as_str()), "previous worker lost after it stored the video; recording success");
         // Refused: somebody wrote first, and the next look shows what.
         if let Err(error) = self.log.append(&self.append(step, last.sequence)).await {
-            tracing::debug!(task = %last.task.id, error = chain(&error), "the success was not written");
+            tracing::debug!(task = %last.task.id, error = chain(&error), "writing succeeded failed");
         }
     }
 
@@ -215,11 +215,11 @@ impl Worker {
         let Ok((event, task)) = last.task.lost(newest_checkpoint > before, ambient::now()) else {
             return;
         };
-        tracing::warn!(task = %task.id, worker = last.task.running().map(|a| a.worker.as_str()), "a worker was lost with its task");
+        tracing::warn!(task = %task.id, worker = last.task.running().map(|a| a.worker.as_str()), "previous worker lost");
         let append = self.append((event, self.scaled(task)), last.sequence);
         // Refused: somebody wrote first, and the next look shows what.
         if let Err(error) = self.log.append(&append).await {
-            tracing::debug!(task = %append.task.id, error = chain(&error), "the loss was not written");
+            tracing::debug!(task = %append.task.id, error = chain(&error), "writing lost failed");
         }
     }
 }

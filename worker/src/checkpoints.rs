@@ -130,7 +130,7 @@ pub async fn fetch(
 pub async fn remove(store: &Store, stored: &Stored) {
     metrics::counter!("spotreel_worker_checkpoints_refused_total").increment(1);
     if let Err(error) = store.delete(&stored.key).await {
-        tracing::debug!(key = stored.key, %error, "an unusable checkpoint was not removed");
+        tracing::debug!(key = stored.key, %error, "deleting an unusable checkpoint failed");
     }
 }
 
@@ -190,7 +190,7 @@ async fn upload_all(
         let _ = tokio::fs::remove_file(&checkpoint.path).await;
         match sent {
             Ok(_) => {
-                tracing::debug!(task = %task.id, step = checkpoint.next_step, "checkpoint is in S3");
+                tracing::debug!(task = %task.id, step = checkpoint.next_step, "checkpoint uploaded");
                 metrics::counter!("spotreel_worker_checkpoints_total").increment(1);
                 newest = checkpoint.next_step;
                 done.push(key);
@@ -198,7 +198,7 @@ async fn upload_all(
             }
             // The render goes on; the next checkpoint may get through.
             Err(error) => {
-                tracing::warn!(task = %task.id, error = %chain(&error), "a checkpoint did not reach S3");
+                tracing::warn!(task = %task.id, error = %chain(&error), "checkpoint upload failed");
             }
         }
         while done.len() > KEPT {

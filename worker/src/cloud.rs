@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 2;
 /// Asked at the start until it answers, so often: a machine that was told to ask has a service that may still come up.
 const TRIES_AT_START: u32 = 10;
 const PAUSE_AT_START: Duration = Duration::from_millis(500);
-/// After so many refusals in a row the client's token is thrown away: the SDK repeats a refused token for ever.
+/// Number of refusals in a row after which the client's token is dropped: the SDK repeats a refused token for ever.
 const REFUSALS: u32 = 2;
 /// Clocks that differ by no more than this agree: the service tells whole seconds.
 const CLOCKS_AGREE_S: i64 = 2;
@@ -33,7 +33,7 @@ const CLOCKS_AGREE_S: i64 = 2;
 const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
 /// EC2 takes a machine some moments after the time of its notice. Fleet waits as long (`patience.drain`).
 const TAKEN_LATE: Duration = Duration::from_secs(3 * 60);
-/// A machine whose time is up is left like one with a notice: so long before.
+/// Time before the end of its life at which an instance is treated as if it had an interruption notice.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +83,9 @@ struct Seen {
 
 #[derive(Debug, thiserror::Error)]
 enum MetadataError {
-    #[error("the metadata service refuses our token")]
+    #[error("the metadata service refused the session token")]
     Refused,
-    #[error("the metadata service cannot be asked: {0}")]
+    #[error("the metadata service cannot be reached: {0}")]
     Away(String),
 }
 
@@ -152,17 +152,17 @@ impl Cloud {
         for _ in 0..if told { TRIES_AT_START } else { 1 } {
             match cloud.describe().await {
                 Ok(machine) if !machine.instance.is_empty() => {
-                    tracing::info!(?machine, "this machine has a cloud");
+                    tracing::info!(?machine, "instance metadata found");
                     cloud.machine = machine;
                     return Some(cloud);
                 }
-                Ok(_) => tracing::debug!("the metadata name no instance"),
-                Err(error) => tracing::debug!(%error, "no metadata yet"),
+                Ok(_) => tracing::debug!("instance metadata have no instance id"),
+                Err(error) => tracing::debug!(%error, "instance metadata not available yet"),
             }
             tokio::time::sleep(PAUSE_AT_START).await;
         }
         tracing::warn!(
-            "no instance metadata: notices are not seen, and the machine is not left when idle"
+            "no instance metadata: interruption notices are not seen, and an idle worker does not exit"
         );
         None
     }
@@ -182,7 +182,7 @@ impl Cloud {
         let document = self.read("dynamic/instance-identity/document").await?;
         let identity = serde_json::from_str::<Identity>(&document.unwrap_or_default());
         if !expires_at.is_empty() && expires_at.parse::<Timestamp>().is_err() {
-            tracing::error!(expires_at, "the tag spotreel:expires-at is no time");
+            tracing::error!(expires_at, "tag spotreel:expires-at is not a time");
         }
         Ok(Machine {
             instance,
@@ -231,7 +231,9 @@ impl Cloud {
             }
             // A hint, no notice: most such machines live on. Fleet reads it, and says so if this one is to leave.
             if seen.rebalance && !board.is_hinted() {
-                tracing::info!("rebalance recommendation; a checkpoint follows every step");
+                tracing::info!(
+                    "rebalance recommendation received; writing a checkpoint after each step"
+                );
                 board.update(|presence| presence.rebalance = true);
             }
         }
@@ -252,7 +254,7 @@ impl Cloud {
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the metadata could not be read");
+                tracing::debug!(%error, "reading instance metadata failed");
                 if let MetadataError::Refused = error {
                     self.refusals += 1;
                 }
@@ -269,7 +271,7 @@ impl Cloud {
         match serde_json::from_str::<Action>(action) {
             Ok(action) => action.time,
             Err(error) => {
-                tracing::error!(%error, action, "a notice without a time");
+                tracing::error!(%error, action, "interruption notice has no time");
                 self.clock.now() + BEFORE_EXPIRY
             }
         }
@@ -319,7 +321,7 @@ impl ServiceClock {
         if self.ahead.swap(ahead, Ordering::Relaxed) != ahead && ahead != 0 {
             tracing::warn!(
                 ahead,
-                "this machine's clock is wrong: notices are timed by the metadata service's"
+                "clock of this machine is wrong: using the metadata service's clock for notices"
             );
         }
     }

@@ -53,7 +53,7 @@ pub async fn listen(
     let mut requests = match client.subscribe(subject.clone()).await {
         Ok(requests) => requests,
         Err(error) => {
-            return tracing::error!(%error, subject, "this worker cannot be told to drain");
+            return tracing::error!(%error, subject, "subscribing to drain requests failed");
         }
     };
     // Without a server it waits for ever, and this worker may have to leave.
@@ -92,7 +92,10 @@ async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
                 return leave.order(By::AtOnce, "its machine was told to go before it was up");
             }
             Ok(false) => return,
-            Err(error) => tracing::debug!(error, "whether this worker may begin is not known yet"),
+            Err(error) => tracing::debug!(
+                error,
+                "stop order of this instance cannot be read yet; taking no task"
+            ),
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -101,7 +104,7 @@ async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
 async fn answer(client: Client, board: Board, leave: Leave, message: Message) {
     let answer = match serde_json::from_slice::<Request>(&message.payload) {
         Ok(request) => {
-            tracing::info!(mode = ?request.mode, reason = request.reason, "told to drain");
+            tracing::info!(mode = ?request.mode, reason = request.reason, "drain requested");
             let by = match request.mode {
                 Mode::Finish => By::WhenDone,
                 Mode::Now => By::AtOnce,
@@ -124,6 +127,6 @@ async fn answer(client: Client, board: Board, leave: Leave, message: Message) {
     };
     // The program may end next: the answer has to be on its way before that.
     if client.publish(reply, body.into()).await.is_err() || client.flush().await.is_err() {
-        tracing::debug!("the answer to a drain was not sent");
+        tracing::debug!("answer to a drain request could not be sent");
     }
 }

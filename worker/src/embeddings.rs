@@ -38,7 +38,11 @@ pub async fn fetch(store: &Store, key: &str, work_dir: &Path) -> Option<Embeddin
         }
         Err(error) => {
             count("missing");
-            tracing::debug!(key, error = chain(&error), "the text is encoded here");
+            tracing::debug!(
+                key,
+                error = chain(&error),
+                "stored encoded text not available; encoding the prompt"
+            );
             None
         }
     }
@@ -55,9 +59,9 @@ pub fn upload(store: Store, key: String, info: EmbeddingsInfo) {
             HashMap::new(),
         );
         match put.await {
-            Ok(_) => tracing::debug!(key, bytes = info.bytes, "encoded text is in S3"),
+            Ok(_) => tracing::debug!(key, bytes = info.bytes, "encoded text uploaded"),
             Err(error) => {
-                tracing::debug!(key, error = chain(&error), "encoded text did not reach S3");
+                tracing::debug!(key, error = chain(&error), "upload of encoded text failed");
             }
         }
     });

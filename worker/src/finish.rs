@@ -159,7 +159,7 @@ impl Worker {
         let step = match task.succeeded(artifact, ambient::now()) {
             Ok(step) => step,
             Err(error) => {
-                return tracing::error!(%error, task = %task.id, "a video of a task that was not running");
+                return tracing::error!(%error, task = %task.id, "video belongs to a task that was not running");
             }
         };
         match self.log.append(&self.append(step, started.sequence)).await {
@@ -169,7 +169,7 @@ impl Worker {
                 metrics::counter!("spotreel_worker_attempts_total", "outcome" => "succeeded")
                     .increment(1);
                 if let Err(error) = lease.delivery.ack().await {
-                    tracing::warn!(task = %task.id, %error, "not acked; the sweeper removes the work item");
+                    tracing::warn!(task = %task.id, %error, "ack failed; the sweeper will delete the work item");
                 }
             }
             // The object stays: a misjudged timeout would delete the winner's video. The janitor knows which is named.
@@ -178,7 +178,7 @@ impl Worker {
                 self.let_go(&delivery, last.as_deref()).await;
             }
             Err(error) => {
-                tracing::error!(task = %task.id, error = chain(&error), "the success was not written; the next worker finds the video");
+                tracing::error!(task = %task.id, error = chain(&error), "writing succeeded failed; the next worker will find the video");
             }
         }
     }
@@ -213,7 +213,7 @@ impl Worker {
         match previews::put(&self.store, &key, path).await {
             Ok(()) => Some(key),
             Err(error) => {
-                tracing::warn!(task = %task.id, error = format!("{error:#}"), "the poster did not reach S3");
+                tracing::warn!(task = %task.id, error = format!("{error:#}"), "poster upload failed");
                 None
             }
         }
@@ -252,7 +252,7 @@ impl Worker {
             let put = self.put_and_look(key, video, facts, &metadata).await;
             put.map_err(|error| {
                 let error = format!("{error:#}");
-                tracing::warn!(task = %task.id, error, "the video did not reach S3 yet");
+                tracing::warn!(task = %task.id, error, "video upload failed; retrying");
                 backoff::Error::transient(error)
             })
         })

@@ -48,20 +48,22 @@ pub enum GateError {
     TooLarge { bytes: u64 },
     #[error("not a playable MP4: {0}")]
     Mp4(&'static str),
-    #[error("the index lies behind the data: browsers would fetch the whole file before they play")]
+    #[error(
+        "the index is behind the data: browsers would download the whole file before they play it"
+    )]
     NotFaststart,
     #[error("the codec is {0}, not H.264")]
     Codec(String),
-    #[error("the picture is {width}x{height}, {expected_width}x{expected_height} was asked for")]
+    #[error("the video is {width}x{height}, but {expected_width}x{expected_height} was requested")]
     Size {
         width: u32,
         height: u32,
         expected_width: u32,
         expected_height: u32,
     },
-    #[error("the index names {frames} frames, {expected} were asked for")]
+    #[error("the index has {frames} frames, but {expected} were requested")]
     Frames { frames: usize, expected: u32 },
-    #[error("the frames do not follow each other at {expected} a second")]
+    #[error("the frame rate is not {expected} frames per second")]
     FrameRate { expected: u32 },
     #[error("frame {frame} cannot be decoded")]
     Decode {
@@ -69,7 +71,7 @@ pub enum GateError {
         #[source]
         source: openh264::Error,
     },
-    #[error("{decoded} frames come out of the decoder, {expected} were asked for")]
+    #[error("{decoded} frames were decoded, but {expected} were requested")]
     Decoded { decoded: usize, expected: u32 },
     #[error("the video is black")]
     Black,

@@ -18,7 +18,7 @@ use crate::config::EngineSection;
 use crate::engine::protocol::{EngineHello, ErrorKind, FEATURE_LORAS, RenderRequest};
 use crate::engine::{Blame, Engine, EngineConfig, EngineError, EngineFailure, Load, Render};
 
-/// An engine that is told to end has so long to do it by itself.
+/// Time for an engine to exit by itself after it was asked to.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Accelerator failures in a row, with a new engine process each, until the machine is given up.
 const DEVICE_FAILURES: u32 = 2;
@@ -100,7 +100,7 @@ impl Host {
                 }
                 Err(error) => {
                     let reason = crate::checkpoints::chain(&error);
-                    tracing::error!(error = reason, command = ?self.config.command, "the engine does not start");
+                    tracing::error!(error = reason, command = ?self.config.command, "engine failed to start");
                     self.health.set("engine", Err(reason));
                     if !self.judge(Some(&failure(error))).await {
                         return Ready::GiveUp(GIVEN_UP_FOR_DEVICE);

@@ -109,7 +109,7 @@ impl Stay {
         let mut words = match client.subscribe(subject.clone()).await {
             Ok(words) => words,
             Err(error) => {
-                return tracing::error!(%error, subject, "fleet cannot tell this worker to stay");
+                return tracing::error!(%error, subject, "subscribing to stay messages failed");
             }
         };
         while let Some(Some(_)) = until.run_until_cancelled(words.next()).await {

@@ -65,7 +65,7 @@ impl Leave {
             newer
         });
         if taken {
-            tracing::info!(reason, ?by, "the worker leaves");
+            tracing::info!(reason, ?by, "worker is leaving");
             self.board.leave();
             self.leaving.cancel();
         }
@@ -81,10 +81,12 @@ impl Leave {
         let Some(until) = *self.free_until.borrow() else {
             return;
         };
-        tracing::info!("EC2 takes this machine in its first hour: it is not switched off before");
+        tracing::info!(
+            "interruption within the first hour: waiting for EC2 to end the instance, which is then free"
+        );
         let waited = tokio::time::sleep_until(until);
         if stopping.run_until_cancelled(waited).await.is_some() {
-            tracing::warn!("EC2 has not taken this machine; it is switched off");
+            tracing::warn!("EC2 has not ended the instance in time; shutting it down");
         }
     }
 

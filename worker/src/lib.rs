@@ -3,17 +3,17 @@
 //! **Hears** work items of the task log (one lease at a time, one more while the last video uploads), hints that a
 //! task was cancelled, fleet's request to drain, the notices of its machine's cloud, SIGTERM. **Says** `started`, `succeeded`, `attempt_failed`, `failed`, `interrupted` and `lost`
 //! by compare-and-set, progress on core NATS, its presence in the workers' bucket. **Owns** a scratch directory and
-//! one engine process; neither holds a truth that is needed after a crash.
+//! one engine process; nothing in them is needed after a crash.
 //!
-//! - The sequence of its own `started` event is the fence: a newer event in the log means that the task is no longer
-//!   ours, whatever we still hold.
-//! - A task is acked only after a terminal event of it stands in the log, and `succeeded` only after the video that
-//!   passed the gate lies in S3.
-//! - It leaves by itself, with code 0, when its machine is about to go, is told to drain, has no work and no word from fleet
-//!   for too long or cannot reach the server. Whoever supervises it then switches the machine off; so a machine that EC2
-//!   takes in its first hour, which is free, is waited for with empty hands.
-//! - Killed at any point, it leaves a lease that ends, checkpoints that the next worker goes on from, and perhaps a
-//!   finished video that the next worker finds.
+//! - The sequence of its own `started` event is the fence: after a newer event in the log, the task no longer belongs to
+//!   this worker.
+//! - A task is acked only after its terminal event is in the log. `succeeded` is written only after the video passed the
+//!   gate and is in S3.
+//! - It exits with code 0 after an interruption notice, after a drain request, after too long without work and without a
+//!   message from fleet, and when it cannot reach NATS. Its supervisor then shuts the instance down. So during an
+//!   interruption in the first hour, which is free only if EC2 ends the instance, it hands its task back and waits.
+//! - After a kill at any point there are a lease that expires, checkpoints for the next worker, and perhaps a finished
+//!   video that the next worker finds.
 
 pub mod attempt;
 pub mod checkpoints;
@@ -128,7 +128,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
     tracing::info!(
         worker = worker.name,
         instance = worker.instance,
-        "worker starts"
+        "worker started"
     );
     live(&worker, cloud, client, &ctx);
     Ok(())

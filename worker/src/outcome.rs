@@ -1,4 +1,4 @@
-//! Writing how an attempt ended, and what that means for its work item.
+//! Writes how an attempt ended, and acks or returns its work item.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::checkpoints::chain;
 impl Worker {
     /// The attempt failed: back in the queue after a delay, or the end of the task.
     pub async fn fail(&self, started: &Recorded, delivery: &Delivery, failure: Failure) {
-        tracing::warn!(task = %started.task.id, kind = ?failure.kind, error = failure.message, "the attempt failed");
+        tracing::warn!(task = %started.task.id, kind = ?failure.kind, error = failure.message, "attempt failed");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "failed").increment(1);
         let now = ambient::now();
         let step = started
@@ -25,7 +25,7 @@ impl Worker {
 
     /// Handed back by order: no failure, and another worker has it at once.
     pub async fn interrupt(&self, started: &Recorded, delivery: &Delivery) {
-        tracing::info!(task = %started.task.id, "the attempt is handed back");
+        tracing::info!(task = %started.task.id, "attempt handed back");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "interrupted")
             .increment(1);
         self.end(started, delivery, started.task.interrupted(ambient::now()))
@@ -34,7 +34,7 @@ impl Worker {
 
     /// Handed back because this worker cannot render it: no failure of the task, but not for ever.
     pub async fn decline(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
-        tracing::warn!(task = %started.task.id, kind = ?why.kind, error = why.message, "the task is left to other workers");
+        tracing::warn!(task = %started.task.id, kind = ?why.kind, error = why.message, "task declined");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "declined").increment(1);
         let step = started.task.declined(why, ambient::now());
         let step = step.map(|(event, task)| (event, self.scaled(task)));
@@ -43,7 +43,7 @@ impl Worker {
 
     /// Handed back because storage fails: no failure of the task, and no attempt of any worker before storage answers.
     pub async fn hinder(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
-        tracing::warn!(task = %started.task.id, error = why.message, "storage fails; the task is handed back");
+        tracing::warn!(task = %started.task.id, error = why.message, "storage failed; task handed back");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "hindered").increment(1);
         let step = started.task.hindered(why, ambient::now());
         let step = step.map(|(event, task)| (event, self.scaled(task)));
@@ -59,7 +59,7 @@ impl Worker {
         let step = match step {
             Ok(step) => step,
             Err(error) => {
-                return tracing::error!(%error, task = %started.task.id, "an attempt ended that was not running");
+                return tracing::error!(%error, task = %started.task.id, "ended attempt was not running");
             }
         };
         let after = step.1.clone();
@@ -68,7 +68,7 @@ impl Worker {
             Err(AppendError::Conflict(last)) => self.let_go(delivery, last.as_deref()).await,
             // The lease ends by itself, and the next worker finds out.
             Err(error) => {
-                tracing::error!(task = %after.id, error = chain(&error), "the end of an attempt was not written");
+                tracing::error!(task = %after.id, error = chain(&error), "writing the end of an attempt failed");
             }
         }
     }
@@ -86,7 +86,7 @@ impl Worker {
             _ => delivery.ack().await,
         };
         if let Err(error) = said {
-            tracing::warn!(task = %after.id, %error, "the work item was not returned; its lease will end");
+            tracing::warn!(task = %after.id, %error, "nak of the work item failed; its lease will expire");
         }
     }
 
@@ -98,10 +98,10 @@ impl Worker {
         tracing::info!(
             sequence = delivery.sequence,
             forget,
-            "the task is no longer ours"
+            "lease lost: the task has a newer event"
         );
         if forget && let Err(error) = delivery.ack().await {
-            tracing::debug!(%error, "a leftover was not acked");
+            tracing::debug!(%error, "ack of an obsolete work item failed");
         }
     }
 

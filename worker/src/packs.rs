@@ -267,7 +267,7 @@ impl Keeper {
                 let took = began.elapsed();
                 metrics::histogram!("spotreel_worker_pack_seconds", "model" => model.as_str())
                     .record(took);
-                tracing::info!(%model, bytes = pack.index.bytes(), ?took, "the pack is here");
+                tracing::info!(%model, bytes = pack.index.bytes(), ?took, "pack complete");
                 self.stand(
                     model,
                     Standing::Here(Here {
@@ -278,7 +278,7 @@ impl Keeper {
                 true
             }
             Ok(None) => {
-                tracing::info!(%model, "there is no room for the pack yet; it is pulled when a task wants it");
+                tracing::info!(%model, "not enough disk space for the pack; it is pulled when a task needs it");
                 false
             }
             Err(error) => {
@@ -353,11 +353,11 @@ impl Keeper {
             && pack.index.model == model
             && pack.is_verified()
         {
-            tracing::warn!(%model, reason, "the pack that is here is used");
+            tracing::warn!(%model, reason, "using the local pack");
             let (pack, arriving) = (Arc::new(pack), Vec::new());
             return self.stand(model, Standing::Here(Here { pack, arriving }));
         }
-        tracing::warn!(%model, code = error.code(), reason, "a pull failed");
+        tracing::warn!(%model, code = error.code(), reason, "pack pull failed");
         metrics::counter!("spotreel_worker_pack_failures_total", "code" => error.code())
             .increment(1);
         let for_good = !error.retryable();

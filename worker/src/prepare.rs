@@ -167,7 +167,7 @@ impl Files {
                     break;
                 }
                 Err(FetchError::Unusable(why)) => {
-                    tracing::warn!(task = %task.id, key = stored.key, error = why, "a checkpoint cannot be used");
+                    tracing::warn!(task = %task.id, key = stored.key, error = why, "checkpoint is not usable");
                 }
                 Err(FetchError::Storage(error)) => {
                     return Err(EngineFailure::of_storage(format!(

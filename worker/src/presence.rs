@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(kv::PRESENCE_TTL.as_secs() / 3);
 /// A presence that could not be written is tried again so soon: readers decide by it.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The last word may take so long; then the worker leaves without.
+/// Maximum time to write the last presence record; then the worker leaves without it.
 const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// What the worker is, in one place; [`Board::announce`] tells it on.
@@ -138,7 +138,7 @@ impl Board {
         self.change(|facts| (facts.leaves, facts.left) = (true, true));
         let told = self.told_to_leave(true);
         if tokio::time::timeout(LAST_WORD, told).await.is_err() {
-            tracing::debug!("the last word of the presence was not written");
+            tracing::debug!("last presence record was not written in time");
         }
     }
 
@@ -171,7 +171,7 @@ impl Board {
     pub async fn announce(self, client: Client, ended: CancellationToken) {
         let nvml = nvml_wrapper::Nvml::init().ok();
         if nvml.is_none() {
-            tracing::debug!("no NVML here: GPU facts are left out");
+            tracing::debug!("NVML not available: no GPU metrics");
         }
         let mut changes = self.now.subscribe();
         let mut next = tokio::time::Instant::now();
@@ -207,7 +207,7 @@ impl Board {
         }
         let removed = kv::remove_presence(&client, &name);
         if !matches!(tokio::time::timeout(LAST_WORD, removed).await, Ok(Ok(()))) {
-            tracing::debug!("the presence was not taken back; it ends by itself");
+            tracing::debug!("deleting the presence record failed; it will expire");
         }
     }
 
@@ -220,7 +220,7 @@ impl Board {
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "the presence was not written");
+                tracing::debug!(%error, "writing the presence record failed");
                 false
             }
         }

@@ -73,11 +73,7 @@ impl Previews {
                     }));
                 }
                 Err(error) => {
-                    tracing::debug!(
-                        key,
-                        error = format!("{error:#}"),
-                        "a preview did not reach S3"
-                    );
+                    tracing::debug!(key, error = format!("{error:#}"), "preview upload failed");
                 }
             }
         }));

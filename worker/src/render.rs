@@ -29,14 +29,14 @@ use crate::{Worker, crash, embeddings, packs};
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.
 const UPLOADS_AT_ONCE: usize = 1;
-/// A task that this worker has declined for its size is hidden from others for so long when it comes here again.
+/// Delay before a task that this worker has already declined for its size is delivered again, when it comes here once more.
 const TO_OTHERS: Duration = Duration::from_secs(10);
-/// An engine that was told to stop its render has so long to say that it did.
+/// Time for an engine to confirm that it has cancelled its render.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
 /// Of a notice, what is kept for saying that the task is handed back.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// A checkpoint's upload is given so long even when no time is left: machines often live a little longer.
+/// Minimum time for the upload of a checkpoint, even if no time is left: instances often live a little longer.
 const LEAST_UPLOAD: Duration = Duration::from_secs(2);
 
 enum End {
@@ -127,7 +127,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
 
 /// Weights that are missing or broken here fail every task of the model: leave them to other workers.
 fn stop_taking(take: &mut Take, model: Model, ctx: &Context) -> Option<&'static str> {
-    tracing::error!(%model, "the model's files are unusable here; its tasks are left to other workers");
+    tracing::error!(%model, "model cannot be loaded; declining its tasks");
     ctx.health
         .set("model", Err(format!("{model} is unusable on this machine")));
     take.forget(model);
@@ -222,7 +222,7 @@ async fn attempt(
         End::Superseded => {
             let last = worker.log.last(&started.task.id).await;
             if let Err(error) = &last {
-                tracing::warn!(task = %started.task.id, error = checkpoints::chain(error), "the log cannot be read; the work item is left alone");
+                tracing::warn!(task = %started.task.id, error = checkpoints::chain(error), "reading the task log failed; the work item keeps its lease");
             }
             let delivery = lease.release().await;
             worker.let_go(&delivery, last.ok().flatten().as_ref()).await;
@@ -313,12 +313,12 @@ async fn render(
         };
         match (failure.kind, resumed_from) {
             (ErrorKind::Checkpoint, Some(stored)) if failure.engine_alive => {
-                tracing::warn!(task = %task.id, key = stored.key, error = failure.message, "the engine refuses a checkpoint; trying the one before");
+                tracing::warn!(task = %task.id, key = stored.key, error = failure.message, "engine refused a checkpoint; trying the one before it");
                 checkpoints::remove(&worker.store, &stored).await;
             }
             (ErrorKind::Oom, _) if failure.engine_alive => match host.lower_profile() {
                 Some(lower) => {
-                    tracing::warn!(task = %task.id, profile = lower, error = failure.message, "memory ran out; trying with less");
+                    tracing::warn!(task = %task.id, profile = lower, error = failure.message, "out of memory; retrying with a profile that needs less");
                     profile = Some(lower);
                     // This attempt may have got further than those before it.
                     if let Ok(newest) = checkpoints::list(&worker.store, task).await {
@@ -430,7 +430,7 @@ async fn follow(
             let before = plan;
             plan = progress.plan(orders.borrow_and_update().map(|order| order.by));
             if plan != before {
-                tracing::info!(task = %task.id, ?plan, "what becomes of the render");
+                tracing::info!(task = %task.id, ?plan, "interruption policy decided");
             }
             match plan {
                 Plan::HandBack => break End::Interrupted,
@@ -443,7 +443,7 @@ async fn follow(
     match end {
         End::Interrupted | End::Failed(_) => {
             let step = saved(worker, uploads).await;
-            tracing::debug!(task = %task.id, step, "the newest checkpoint is in S3");
+            tracing::debug!(task = %task.id, step, "newest checkpoint uploaded");
         }
         End::Finished { .. } | End::Superseded => uploads.abandon(),
     }
@@ -476,7 +476,7 @@ async fn cancel(running: &mut Render<'_>, reason: &str) {
     };
     if tokio::time::timeout(CANCEL_GRACE, last_word).await.is_err() {
         // Dropping the render takes the engine with it.
-        tracing::warn!("the engine does not stop its render");
+        tracing::warn!("engine did not stop its render");
     }
 }
 
@@ -494,6 +494,6 @@ fn phase_name(phase: Phase) -> &'static str {
 
 async fn remove(dir: &Path) {
     if let Err(error) = tokio::fs::remove_dir_all(dir).await {
-        tracing::debug!(%error, dir = %dir.display(), "scratch was not removed");
+        tracing::debug!(%error, dir = %dir.display(), "deleting the scratch directory failed");
     }
 }

@@ -33,7 +33,7 @@ impl Worker {
                 self.wellness.log_is_full(is_full, room.used_percent());
             }
             Err(error) => {
-                tracing::debug!(error = chain(&error), "the room of the task log is unknown");
+                tracing::debug!(error = chain(&error), "size of the task log is unknown");
             }
         }
     }

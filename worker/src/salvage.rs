@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::leave::By;
 
-/// Decoding 81 frames at 480p takes an A10G about so long; until this machine has measured its own.
+/// Time to decode, until this machine has measured its own: about that of an A10G for 81 frames at 480p.
 const DECODE_UNMEASURED: Duration = Duration::from_secs(40);
 /// The gate and the upload of a few megabytes from a cloud machine; until measured.
 const UPLOAD_UNMEASURED: Duration = Duration::from_secs(15);

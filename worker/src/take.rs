@@ -16,9 +16,9 @@ use crate::packs::Keeper;
 use crate::presence::Board;
 use crate::wellness::Fitness;
 
-/// Every so many looks begin at the low end, so that a stream of high priority cannot hold back the rest for ever.
+/// One in this number of looks starts with normal priority, so that a stream of high priority cannot hold back the rest for ever.
 const LOW_END_FIRST: u64 = 8;
-/// Every so many looks begin with the model that was served longest ago, so that the one that is loaded cannot hold back
+/// One in this number of looks starts with the model that was served longest ago, so that the loaded one cannot hold back
 /// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
 const LEAST_SERVED_FIRST: u64 = 13;
 /// At every fifth look the back lane of a priority comes before its front one, so that short queues of many owners cannot hold
@@ -125,7 +125,7 @@ impl Take {
                     }
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::debug!(%error, consumer = source.queue.name(), "cannot look for work");
+                        tracing::debug!(%error, consumer = source.queue.name(), "pulling a work item failed");
                         away = true;
                         break;
                     }

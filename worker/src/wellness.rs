@@ -20,10 +20,10 @@ use crate::checkpoints::chain;
 /// a coincidence.
 const HANDED_BACK_AT_MOST: usize = 3;
 /// Different tasks in a row whose videos the gate refused. An accelerator that computes wrongly renders black, and so do a
-/// few prompts, but hardly so many in a row.
+/// few prompts, but hardly this number in a row.
 const REFUSED_AT_MOST: usize = 5;
-/// Different tasks in a row in the middle of which the engine ended. A task may kill its engine, but hardly so many in a
-/// row: host memory is too small, a card has fallen off, a library is broken.
+/// Different tasks in a row in the middle of which the engine ended. A task may kill its engine, but hardly this number
+/// in a row: host memory is too small, a card has fallen off, a library is broken.
 const ENGINES_LOST_AT_MOST: usize = 3;
 /// How long the scratch directory may be unusable: longer than a cleaner takes to make room on a full disk.
 const SCRATCH_PATIENCE: Duration = Duration::from_secs(30);
@@ -112,12 +112,9 @@ impl Wellness {
         let before = std::mem::replace(&mut self.state().log_is_full, is_full);
         match (before, is_full) {
             (false, true) => {
-                tracing::warn!(
-                    percent,
-                    "the task log is nearly full: no task is started here"
-                );
+                tracing::warn!(percent, "task log is nearly full: starting no task");
             }
-            (true, false) => tracing::info!(percent, "the task log has room again"),
+            (true, false) => tracing::info!(percent, "task log has room again"),
             _ => {}
         }
         let checked = match is_full {

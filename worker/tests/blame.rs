@@ -83,7 +83,7 @@ async fn a_failed_read_is_never_an_ack() {
     losses.armed.store(true, Ordering::SeqCst);
     victim.signal(Signal::SIGCONT);
     until("it has let the task go", async || {
-        victim.said().contains("no longer ours")
+        victim.said().contains("lease lost")
     })
     .await;
     assert!(losses.reads.load(Ordering::SeqCst) > 1, "a read was lost");
@@ -252,7 +252,7 @@ async fn a_checkpoint_that_storage_does_not_give_at_once_is_asked_for_again() {
     assert!(matches!(task.state, State::Succeeded { .. }));
     let fired = stage.cloud.faults().report()[0].fired;
     assert_eq!(fired, MORE_THAN_ONE_READ_TRIES);
-    assert!(!second.said().contains("a checkpoint cannot be used"));
+    assert!(!second.said().contains("checkpoint is not usable"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

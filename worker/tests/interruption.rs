@@ -244,9 +244,7 @@ async fn a_machine_that_is_free_if_ec2_ends_it_is_not_switched_off_before() {
                 .seen(name, "it holds nothing", |p| p.state() == State::Drained)
                 .await;
             until("it says that it waits", async || {
-                worker
-                    .said()
-                    .contains("EC2 takes this machine in its first hour")
+                worker.said().contains("interruption within the first hour")
             })
             .await;
             let left = tokio::time::timeout(Duration::from_secs(2), worker.left()).await;

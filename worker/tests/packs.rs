@@ -259,7 +259,7 @@ async fn what_was_whole_once_is_used_while_the_bucket_has_nothing() {
         ended(&stage, "b").await.state,
         State::Succeeded { .. }
     ));
-    assert!(after.said().contains("the pack that is here is used"));
+    assert!(after.said().contains("using the local pack"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,5 +274,5 @@ async fn a_bucket_that_is_away_is_asked_again() {
     let task = ended(&stage, "a").await;
     assert!(matches!(task.state, State::Succeeded { .. }));
     assert_eq!((task.attempts_total, task.failures), (1, 0));
-    assert!(worker.said().contains("a pull failed"));
+    assert!(worker.said().contains("pack pull failed"));
 }

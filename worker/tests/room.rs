@@ -53,7 +53,7 @@ async fn a_log_that_is_nearly_full_takes_ends_and_no_task_is_started_before_it_h
 
     let free = stage.worker("free", 0, &[("models", r#"["t2v-A14B"]"#)]);
     until("the free worker sees that the log is full", async || {
-        free.said().contains("the task log is nearly full")
+        free.said().contains("task log is nearly full")
     })
     .await;
     until("what was rendered has ended", async || {

@@ -12,7 +12,7 @@ use spotreel_domain::Model;
   spotreel why
   spotreel why --json | jq '.pools[].decision.forecast'")]
 pub struct WhyArgs {
-    /// This pool only
+    /// Only this pool
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Print one JSON document
@@ -23,17 +23,17 @@ pub struct WhyArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel batches
-  spotreel batches default-17       its story, machine by machine, with the bill")]
+  spotreel batches default-17       history and bill of one batch, instance by instance")]
 pub struct BatchesArgs {
-    /// One batch, such as default-17
+    /// Id of one batch, such as default-17
     pub id: Option<String>,
-    /// This pool only
+    /// Only this pool
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     pub pool: Option<String>,
-    /// The most batches to print, the newest first
-    #[arg(long, default_value_t = 20, conflicts_with = "id")]
+    /// Maximum number of batches to print, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "id")]
     pub limit: u32,
-    /// Print one JSON batch per line; with an ID its events before it
+    /// Print one JSON batch per line; with an ID, first its events and then the batch
     #[arg(long)]
     pub json: bool,
 }
@@ -43,12 +43,12 @@ pub struct BatchesArgs {
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
   spotreel fleet
-  spotreel fleet reap --dry-run     what has outlived its time, by its tags alone"
+  spotreel fleet reap --dry-run     list expired instances, by their tags"
 )]
 pub struct FleetArgs {
     #[command(subcommand)]
     pub command: Option<FleetCommand>,
-    /// This pool only
+    /// Only this pool
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Print one JSON document
@@ -58,19 +58,19 @@ pub struct FleetArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum FleetCommand {
-    /// End machines whose time is over, by their tags alone: asks EC2 and nothing else
+    /// Terminate expired instances; uses only EC2 and its tags
     Reap(ReapArgs),
-    /// Make or update the launch template that the fleet launches from
+    /// Create or update the launch template of the fleet
     Template(Box<TemplateArgs>),
 }
 
-/// Where EC2 is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
+/// How to reach EC2: flags, then the local cloud of --dir, then the environment. Credentials come from the usual AWS places.
 #[derive(Clone, Debug, Args)]
 pub struct Ec2Args {
-    /// The region; us-east-2 where nobody says another [env: AWS_REGION]
+    /// AWS region [env: AWS_REGION] [default: us-east-2]
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
-    /// Another EC2 than Amazon's [env: AWS_ENDPOINT_URL]
+    /// Address of an EC2 service other than Amazon's [env: AWS_ENDPOINT_URL]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
 }
@@ -79,33 +79,34 @@ pub struct Ec2Args {
 #[command(after_help = "Examples:
   spotreel fleet reap --env prod --dry-run
   spotreel fleet reap --env prod --every 15m     beside the fleet, under a supervisor of its own
-  spotreel fleet reap --env prod --all           everything of this environment, now
+  spotreel fleet reap --env prod --all           all instances of this environment, now
 
-Ends what carries spotreel:managed-by=fleet and the environment's tag, and is past spotreel:expires-at
-(or has none and is older than --life). With --all, whatever its time. Needs no NATS and no fleet.
-Exit codes: 0 nothing of it is left, 1 EC2 failed or something could not be ended, 2 wrong usage.")]
+Terminates each instance that has the tag spotreel:managed-by=fleet and the tag of the environment, and that is
+past its spotreel:expires-at, or has no such tag and is older than --life. --all ignores the age. The command
+needs neither NATS nor the fleet.
+Exit codes: 0 success, 1 EC2 failed or an instance could not be terminated, 2 wrong usage.")]
 pub struct ReapArgs {
     #[command(flatten)]
     pub ec2: Ec2Args,
-    /// The environment: `env` of fleet's configuration; `default` where nobody says another [env: SPOTREEL_ENV]
+    /// Environment: the value of `env` in fleet's configuration [env: SPOTREEL_ENV] [default: default]
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
-    /// Also what is not over yet
+    /// Terminate instances that have not expired, too
     #[arg(long)]
     pub all: bool,
-    /// Only say what would be ended
+    /// Print what would be terminated, and terminate nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// The longest life of a machine that says nothing of its end; patience.life of the pools
-    #[arg(long, default_value = "4h", value_parser = humantime::parse_duration)]
+    /// Age at which an instance without the tag spotreel:expires-at expires; use patience.life of the pools
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = humantime::parse_duration)]
     pub life: Duration,
-    /// Look once and end; the default
+    /// Make one pass and exit (the default)
     #[arg(long, conflicts_with = "every")]
     pub once: bool,
-    /// Look again and again, until a signal
+    /// Interval between passes; runs until a signal
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub every: Option<Duration>,
-    /// Print one JSON line for each machine
+    /// Print one JSON line per instance
     #[arg(long)]
     pub json: bool,
 }
@@ -116,20 +117,21 @@ pub struct ReapArgs {
       --security-group sg-0123456789abcdef0 --parameters /spotreel/prod/worker --bucket spotreel-prod \\
       --image registry.example/spotreel/worker@sha256:… --models t2v-A14B \\
       --models-bucket spotreel-models --models-image registry.example/spotreel@sha256:…
-  spotreel fleet template --print --parameters … --image …     only the script
+  spotreel fleet template --print --parameters … --image …     print the script only
 
-The same content is the same version; other content is a new one. Prints id and versions for [template] of
-fleet's configuration: one for Spot, whose requests it tags, and one for machines on demand. The user data is readable by everything on the machine: no secrets in it.")]
+New content creates a new version; unchanged content keeps the existing one. Prints the id and two versions for
+[template] in fleet's configuration: one for Spot, which also tags Spot requests, and one for On-Demand.
+Every process on the instance can read the user data, so it must not contain secrets.")]
 pub struct TemplateArgs {
     #[command(flatten)]
     pub ec2: Ec2Args,
-    /// The template's name
-    #[arg(long, default_value = "spotreel-worker")]
+    /// Name of the launch template
+    #[arg(long, value_name = "NAME", default_value = "spotreel-worker")]
     pub name: String,
-    /// The machine image: Ubuntu with NVIDIA's driver, docker, and AWS's command line
-    #[arg(long, required_unless_present = "print")]
+    /// AMI: Ubuntu with NVIDIA's driver, docker, and the AWS command line
+    #[arg(long, value_name = "AMI", required_unless_present = "print")]
     pub ami: Option<String>,
-    /// The worker's container, by its digest
+    /// Container image of the worker, by digest
     #[arg(
         long,
         value_name = "NAME@sha256:…",
@@ -137,14 +139,15 @@ pub struct TemplateArgs {
         required_unless_present = "user_data"
     )]
     pub image: Option<String>,
-    /// Where nats.url, nats.password and the worker's other parameters lie in the parameter store, such as
+    /// Path in the SSM parameter store with nats.url, nats.password and the worker's other parameters, such as
     /// /spotreel/prod/worker
     #[arg(long, value_name = "PATH")]
     pub parameters: Option<String>,
-    /// The bucket for videos and checkpoints, in the machines' region; the parameters s3.bucket and s3.region go before it
+    /// Bucket for videos and checkpoints, in the region of the instances; the parameters s3.bucket and s3.region
+    /// override it
     #[arg(long, value_name = "NAME")]
     pub bucket: Option<String>,
-    /// The models that the worker takes, the first one first; not more than the pool's
+    /// Models that the worker renders, in order of preference; must be models of the pool
     #[arg(
         long,
         value_name = "MODEL,…",
@@ -153,48 +156,48 @@ pub struct TemplateArgs {
         value_parser = super::models::model
     )]
     pub models: Vec<Model>,
-    /// The bucket that `spotreel models push` filled; the worker fetches from there
+    /// Bucket with the model packs (see `spotreel models push`)
     #[arg(long, value_name = "NAME")]
     pub models_bucket: Option<String>,
-    /// spotreel's own container, by its digest: fetches models while the worker's, which is much bigger, comes
+    /// Container image of spotreel, by digest; it pulls the packs while the larger image of the worker downloads
     #[arg(long, value_name = "NAME@sha256:…", requires = "models_bucket")]
     pub models_image: Option<String>,
-    /// A machine switches itself off after so long, whatever happens; not below patience.life of the pools
-    #[arg(long, default_value = "4h", value_parser = humantime::parse_duration)]
+    /// Maximum life of an instance: it shuts itself down after this time; at least patience.life of the pools
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = humantime::parse_duration)]
     pub max_life: Duration,
-    /// A worker without work ends after so long
-    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    /// Time without work after which a worker exits
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     pub idle: Duration,
-    /// For machines without a GPU, such as for a rehearsal
+    /// Start the worker without GPUs, such as for a trial on cheap instances
     #[arg(long)]
     pub no_gpus: bool,
-    /// A script of your own in place of all that; '-' is standard input
+    /// Your own script as user data, in place of the generated one; '-' reads standard input
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with_all = ["image", "parameters", "bucket", "models", "models_bucket", "models_image", "max_life", "idle", "no_gpus"]
     )]
     pub user_data: Option<PathBuf>,
-    /// Print the script, and make nothing
+    /// Print the script, and create nothing
     #[arg(long)]
     pub print: bool,
-    /// Name or ARN of the machines' instance profile
+    /// Name or ARN of the instance profile
     #[arg(long, value_name = "NAME")]
     pub instance_profile: Option<String>,
-    /// By id; may be given again. None: the default one of the subnet's network
+    /// Security group id; can be repeated [default: the default group of the subnet's VPC]
     #[arg(long = "security-group", value_name = "SG")]
     pub security_groups: Vec<String>,
-    /// The image's own name for its root disk
+    /// Device name of the AMI's root disk
     #[arg(long, default_value = "/dev/sda1", value_name = "DEVICE")]
     pub root_device: String,
-    /// Size of the root disk
+    /// Size of the root disk in GiB
     #[arg(long, default_value_t = 100, value_name = "GIB")]
     pub volume_gib: u32,
-    /// The environment: `env` of fleet's configuration, a tag of the template and of requests for Spot instances; `default`
-    /// where nobody says another [env: SPOTREEL_ENV]
+    /// Environment: the value of `env` in fleet's configuration; it becomes a tag of the template and of Spot requests
+    /// [env: SPOTREEL_ENV] [default: default]
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
-    /// For the template, requests for Spot instances and network interfaces; may be given again
+    /// Tag for the template, Spot requests and network interfaces; can be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = super::pair)]
     pub tags: Vec<(String, String)>,
     /// Print one JSON document
@@ -204,14 +207,14 @@ pub struct TemplateArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The next batch that trigger asks for answers this order; it is forgotten after an hour.
-It is refused while launches are held, unless --force is given. It never overrides a budget."
+    after_help = "The order applies to the next batch of the pool, and expires after an hour if no batch starts.
+It is refused while a hold is active, unless --force is given. It never overrides a budget."
 )]
 pub struct RunArgs {
-    /// May be left out where there is one
+    /// The pool; required only if there are several
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
-    /// Even though launches are held
+    /// Start the batch in spite of a hold
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
@@ -220,10 +223,10 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct HoldArgs {
-    /// Why; everybody who asks is told
+    /// Reason for the hold; `spotreel why` shows it
     #[arg(long)]
     pub reason: String,
-    /// This pool only; all of them otherwise
+    /// Only this pool [default: all pools]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     #[command(flatten)]
@@ -232,7 +235,7 @@ pub struct HoldArgs {
 
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
-    /// This pool only; all of them otherwise
+    /// Only this pool [default: all pools]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Print one JSON document
@@ -242,20 +245,20 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  spotreel stop                     machines end what they have in hand, and go
-  spotreel stop default-17 --now    they hand their tasks back with a checkpoint, and go
+  spotreel stop                     workers finish their task in hand; then the instances are terminated
+  spotreel stop default-17 --now    workers hand their task back with a checkpoint
 
-The tasks stay in the queue, and the next batch takes them: `spotreel hold` keeps it from coming.")]
+Unfinished tasks stay in the queue, and a rule may start another batch for them. `spotreel hold` prevents that.")]
 pub struct StopArgs {
-    /// The batch, such as default-17; otherwise the active one of the pool
+    /// Id of the batch, such as default-17 [default: the active batch of the pool]
     pub batch: Option<String>,
-    /// May be left out where there is one
+    /// The pool; required only if there are several
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
-    /// Hand tasks back instead of ending them
+    /// Hand tasks back with a checkpoint instead of finishing them
     #[arg(long)]
     pub now: bool,
-    /// Why, for the batch's record
+    /// Reason for the stop; the batch's record keeps it
     #[arg(long)]
     pub reason: Option<String>,
     #[command(flatten)]
@@ -264,9 +267,9 @@ pub struct StopArgs {
 
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// As `spotreel fleet` shows it, or the host's name of a machine of your own
+    /// Instance id as `spotreel fleet` shows it, or the host name of a machine of your own
     pub instance: String,
-    /// Hand the task back instead of ending it
+    /// Hand the task back with a checkpoint instead of finishing it
     #[arg(long)]
     pub now: bool,
     /// Print one JSON document
@@ -276,7 +279,7 @@ pub struct DrainArgs {
 
 #[derive(Debug, Args)]
 pub struct ByArgs {
-    /// Who orders it, for the record
+    /// Name of the person who gives the order; the record keeps it
     #[arg(long, env = "USER", default_value_t = user(), value_name = "NAME")]
     pub by: String,
     /// Print one JSON document

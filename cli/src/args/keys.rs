@@ -17,29 +17,29 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a key, and print its token this once
+    /// Create a key and print its token; the token cannot be shown again
     Create(CreateKeyArgs),
-    /// The keys, the oldest first
+    /// List the keys, the oldest first
     List(ListKeysArgs),
-    /// Take a key away, for good
+    /// Revoke a key permanently
     Revoke(RevokeKeyArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct CreateKeyArgs {
-    /// Whose tasks it submits and sees: a-z, 0-9, '.', '_' and '-'
+    /// Owner whose tasks the key may submit and see: 1 to 64 of a-z, 0-9, '.', '_' and '-'
     #[arg(long, value_name = "NAME")]
     pub owner: String,
-    /// It sees the tasks of every owner, and those without one
+    /// Let the key see the tasks of all owners, and those without an owner
     #[arg(long)]
     pub all: bool,
-    /// Tasks that it may submit a minute
+    /// Maximum number of tasks that the key may submit per minute
     #[arg(long, value_name = "N", default_value_t = spotreel_domain::api_key::USUAL_TASKS_PER_MINUTE)]
     pub tasks_per_minute: u32,
-    /// It ends after so long, such as 90d; never otherwise
+    /// Time after which the key expires, such as 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub expires_in: Option<Duration>,
-    /// What it is for
+    /// Note that `spotreel keys list` shows, such as the purpose of the key
     #[arg(
         long,
         default_value = "",
@@ -61,7 +61,7 @@ pub struct ListKeysArgs {
 
 #[derive(Debug, Args)]
 pub struct RevokeKeyArgs {
-    /// As `spotreel keys list` shows it; it stands in the token, too
+    /// Id of the key, as `spotreel keys list` shows it; it is also part of the token
     pub id: String,
     /// Print one JSON document
     #[arg(long)]

@@ -12,13 +12,13 @@ use spotreel_packs::{Compute, PREFIX, Scheduler};
   hf download Wan-AI/Wan2.2-T2V-A14B-Diffusers --revision <COMMIT> --local-dir t2v
   spotreel models pack t2v --model t2v-A14B --to packs/t2v-A14B \\
       --source Wan-AI/Wan2.2-T2V-A14B-Diffusers --revision <COMMIT>
-  spotreel models push packs/t2v-A14B                      into the bucket, for every machine
+  spotreel models push packs/t2v-A14B                      upload to the bucket
   spotreel models pull t2v-A14B --packs /var/lib/spotreel/packs
   spotreel models list --packs /var/lib/spotreel/packs
-  spotreel models prune --dry-run                          what old versions left in the bucket
+  spotreel models prune --dry-run                          list files that no pack in the bucket uses
 
-A pack is the weights of a model as one directory: safetensors, configurations, tokenizer, and
-pack.json, which names every file with its hash.")]
+A pack is a directory with the weights of a model: safetensors, configurations, tokenizer, and
+pack.json, which lists every file with its hash.")]
 pub struct ModelsArgs {
     #[command(subcommand)]
     pub command: ModelsCommand,
@@ -26,35 +26,35 @@ pub struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ModelsCommand {
-    /// The packs in the bucket, in a directory, or in both
+    /// List the packs in the bucket and in a local directory
     List(ListModelsArgs),
-    /// Bring packs from the bucket to this disk; goes on where an earlier pull ended
+    /// Download packs from the bucket; continues an interrupted download
     Pull(PullModelsArgs),
-    /// Hash a pack's files and compare with pack.json
+    /// Check the files of a pack against the hashes in pack.json
     Verify(VerifyModelArgs),
-    /// Make a pack of weights as they are published
+    /// Make a pack from published weights
     Pack(Box<PackModelArgs>),
-    /// Send a pack to the bucket, where it becomes the model's current one
+    /// Upload a pack to the bucket as the current version of its model
     Push(PushModelArgs),
-    /// Remove from the bucket what no pack names any more
+    /// Delete files from the bucket that no pack uses
     Prune(PruneModelsArgs),
-    /// LoRAs that tasks may name
+    /// Add, list and remove LoRAs for tasks
     Lora(LoraArgs),
 }
 
-/// Where the bucket is: flags, then the local cloud of --dir, then the environment. Credentials are the usual ones of AWS.
+/// How to reach the bucket: flags, then the local cloud of --dir, then the environment. Credentials come from the usual AWS places.
 #[derive(Clone, Debug, Args)]
 pub struct BucketArgs {
-    /// The bucket that holds the packs [env: SPOTREEL_BUCKET]
+    /// Bucket with the packs [env: SPOTREEL_BUCKET]
     #[arg(long, value_name = "NAME")]
     pub bucket: Option<String>,
-    /// Where in it
+    /// Prefix of the packs' keys in the bucket; ends with a slash
     #[arg(long, default_value = PREFIX, value_name = "PREFIX", value_parser = prefix)]
     pub prefix: String,
-    /// Another S3 than Amazon's [env: AWS_ENDPOINT_URL]
+    /// Address of an S3 service other than Amazon's [env: AWS_ENDPOINT_URL]
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
-    /// The bucket's region; us-east-1 where nobody says another [env: AWS_REGION]
+    /// Region of the bucket [env: AWS_REGION] [default: us-east-1]
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
 }
@@ -62,7 +62,7 @@ pub struct BucketArgs {
 fn prefix(text: &str) -> Result<String, String> {
     match text.is_empty() || text.ends_with('/') {
         true => Ok(text.to_owned()),
-        false => Err("it ends with a slash".to_owned()),
+        false => Err("must end with a slash".to_owned()),
     }
 }
 
@@ -70,7 +70,7 @@ fn prefix(text: &str) -> Result<String, String> {
 pub struct ListModelsArgs {
     #[command(flatten)]
     pub store: BucketArgs,
-    /// Also say what of them is in this directory of packs
+    /// Local directory of packs; its packs are listed, too
     #[arg(long, env = "SPOTREEL_PACKS", value_name = "DIR")]
     pub packs: Option<PathBuf>,
     /// Print one JSON pack per line
@@ -81,20 +81,20 @@ pub struct ListModelsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel models pull ti2v-5B --packs /var/lib/spotreel/packs
-  spotreel models pull t2v-A14B i2v-A14B --packs packs     what they share is fetched once
+  spotreel models pull t2v-A14B i2v-A14B --packs packs     shared files are downloaded once
 
-A file has its final name only when it is whole and its hash was right. A new version of a pack
-takes the old one's place when it is whole. Two that pull into one directory take turns.")]
+A file gets its final name only when it is complete and its hash is correct. A new version of a pack replaces
+the old one when it is complete. Only one pull at a time writes to a directory; others wait.")]
 pub struct PullModelsArgs {
-    /// ti2v-5B, t2v-A14B or i2v-A14B
+    /// Models: ti2v-5B, t2v-A14B or i2v-A14B
     #[arg(required = true, value_name = "MODEL", value_parser = model)]
     pub models: Vec<Model>,
-    /// The directory of packs: each is a directory in it, named as its model
+    /// Local directory of packs; each pack is a subdirectory named after its model
     #[arg(long, env = "SPOTREEL_PACKS", value_name = "DIR")]
     pub packs: PathBuf,
     #[command(flatten)]
     pub store: BucketArgs,
-    /// Ranges in flight, of 8 MiB each; they are the memory that it takes
+    /// Number of parallel downloads; each uses 8 MiB of memory
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
     /// Print one JSON pack per line
@@ -107,12 +107,12 @@ pub struct PullModelsArgs {
   spotreel models verify packs/t2v-A14B
   spotreel models verify packs/t2v-A14B --engine spotreel-engine-wan
 
-With --engine the engine loads the pack's tokenizer as it does for a render, and the ids of a few hundred
+With --engine, the engine loads the pack's tokenizer as for a render, and the token ids of a few hundred
 prompts are compared with those of tokenizer.json.")]
 pub struct VerifyModelArgs {
-    /// The pack's own directory
+    /// Directory of the pack
     pub pack: PathBuf,
-    /// Command of the Wan engine, which checks how it reads the tokenizer
+    /// Command that starts the Wan engine, to check its tokenizer, too
     #[arg(long, value_name = "COMMAND")]
     pub engine: Option<String>,
     /// Print one JSON document
@@ -128,55 +128,55 @@ pub struct VerifyModelArgs {
       --fast-high high_noise_model.safetensors --fast-low low_noise_model.safetensors \\
       --fast-source lightx2v/Wan2.2-Lightning --fast-license Apache-2.0
 
-FROM is in diffusers' layout and stays as it is. Shards become one file; float32 becomes bfloat16,
-but for the VAE and what diffusers keeps in float32. The same input makes the same pack. LoRAs are
-checked: every key has a place in the model, and every number is finite.")]
+FROM must be in diffusers' layout; it is not changed. The shards of a component are joined into one file.
+float32 is converted to bfloat16, except in the VAE and where diffusers keeps float32. The same input always
+makes the same pack. LoRAs are checked: every key must belong to the model, and every number must be finite.")]
 pub struct PackModelArgs {
-    /// What was downloaded
+    /// Directory with the downloaded weights
     pub from: PathBuf,
-    /// ti2v-5B, t2v-A14B or i2v-A14B
+    /// Model: ti2v-5B, t2v-A14B or i2v-A14B
     #[arg(long, value_parser = model)]
     pub model: Model,
-    /// The pack's own directory, usually PACKS/MODEL
+    /// Directory of the new pack, usually PACKS/MODEL
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
-    /// Where the weights are published
+    /// Repository where the weights are published
     #[arg(long, value_name = "REPOSITORY")]
     pub source: String,
-    /// Which commit of it
+    /// Commit of --source
     #[arg(long, value_name = "COMMIT")]
     pub revision: String,
-    /// Of the weights
+    /// License of the weights
     #[arg(long, default_value = "Apache-2.0", value_name = "NAME")]
     pub license: String,
-    /// The format that text encoder and transformers count in
+    /// Number format in which text encoder and transformers compute
     #[arg(long, value_enum, default_value_t = ComputeArg::Bfloat16)]
     pub compute: ComputeArg,
-    /// A LoRA for quality `fast`: of the high-noise expert, or of the only transformer
+    /// LoRA for quality `fast`, of the high-noise expert or of the only transformer
     #[arg(long, value_name = "FILE", requires_all = ["fast_source", "fast_license"])]
     pub fast_high: Option<PathBuf>,
-    /// The same of the low-noise expert
+    /// LoRA for quality `fast`, of the low-noise expert
     #[arg(long, value_name = "FILE", requires = "fast_high")]
     pub fast_low: Option<PathBuf>,
-    /// Where the LoRAs are published
+    /// Repository where the LoRAs are published
     #[arg(long, value_name = "REPOSITORY", requires = "fast_high")]
     pub fast_source: Option<String>,
-    /// Of the LoRAs
+    /// License of the LoRAs
     #[arg(long, value_name = "NAME", requires = "fast_high")]
     pub fast_license: Option<String>,
-    /// Multiplies the LoRAs' matrices; needed for files without alpha
+    /// Factor for the LoRAs' matrices; required for files without alpha
     #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::strength)]
     pub fast_strength: Option<f64>,
-    /// Solver that the LoRAs were distilled for
+    /// Scheduler for which the LoRAs were distilled
     #[arg(long, value_enum, default_value_t = SchedulerArg::Euler)]
     pub fast_scheduler: SchedulerArg,
-    /// Steps that they were distilled for
+    /// Number of steps for which the LoRAs were distilled
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub fast_steps: u32,
-    /// Shift that they were distilled with
+    /// Timestep shift for which the LoRAs were distilled
     #[arg(long, value_name = "NUMBER", default_value_t = 5.0, value_parser = super::finite)]
     pub fast_shift: f64,
-    /// Guidance that they take; 1 is none
+    /// Guidance scale for which the LoRAs were distilled; 1 is no guidance
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = super::finite)]
     pub fast_guidance: f64,
     /// Print one JSON document
@@ -186,7 +186,7 @@ pub struct PackModelArgs {
 
 #[derive(Debug, Args)]
 pub struct PushModelArgs {
-    /// The pack's own directory
+    /// Directory of the pack
     pub pack: PathBuf,
     #[command(flatten)]
     pub store: BucketArgs,
@@ -200,17 +200,17 @@ pub struct PushModelArgs {
   spotreel models prune --dry-run
   spotreel models prune --json                             daily, from a timer
 
-Every pack.json under the prefix counts, whatever its model; one that cannot be read ends the
-prune before anything is removed. Uploads that never ended go as well. With --older-than 0s nobody
-may pull or push meanwhile: a pull by the old pack.json would miss files, and an upload would fail.")]
+A file is kept if any pack.json under the prefix names it. If a pack.json cannot be read, nothing is deleted.
+Incomplete uploads are deleted, too. With --older-than 0s, no pull or push may run at the same time: a pull that
+uses the previous pack.json would miss files, and an upload would fail.")]
 pub struct PruneModelsArgs {
     #[command(flatten)]
     pub store: BucketArgs,
-    /// Only what is older than this, and only when the newest pack.json is: pulls by the one before
-    /// it, and pushes, have ended by then
+    /// Minimum age of deleted files and of the newest pack.json, so that pushes, and pulls of the previous version, have
+    /// ended
     #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub older_than: Duration,
-    /// Only say what would go
+    /// Print what would be deleted, and delete nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Print one JSON document
@@ -231,37 +231,37 @@ pub struct LoraArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum LoraCommand {
-    /// Check a LoRA against its model and put it into the bucket
+    /// Check a LoRA against its model and upload it to the bucket
     Add(AddLoraArgs),
-    /// The LoRAs in the bucket
+    /// List the LoRAs in the bucket
     List(ListLorasArgs),
-    /// Remove a LoRA from the bucket; tasks that wait for it will fail
+    /// Delete a LoRA from the bucket; queued tasks that name it will fail
     Remove(RemoveLoraArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct AddLoraArgs {
-    /// What tasks call it: a-z, 0-9, '.', '_' and '-'
+    /// Name of the LoRA in tasks: a-z, 0-9, '.', '_' and '-'
     pub name: String,
-    /// ti2v-5B, t2v-A14B or i2v-A14B, whose pack is in the bucket
+    /// Model: ti2v-5B, t2v-A14B or i2v-A14B; its pack must be in the bucket
     #[arg(long, value_parser = model)]
     pub model: Model,
-    /// The LoRA, for every transformer of the model
+    /// LoRA file for all transformers of the model
     #[arg(long, value_name = "FILE", conflicts_with_all = ["high", "low"], required_unless_present_any = ["high", "low"])]
     pub file: Option<PathBuf>,
-    /// The LoRA of the high-noise expert
+    /// LoRA file for the high-noise expert
     #[arg(long, value_name = "FILE")]
     pub high: Option<PathBuf>,
-    /// The LoRA of the low-noise expert
+    /// LoRA file for the low-noise expert
     #[arg(long, value_name = "FILE")]
     pub low: Option<PathBuf>,
-    /// Multiplies its matrices; needed for files without alpha
+    /// Factor for the LoRA's matrices; required for files without alpha
     #[arg(long, value_name = "NUMBER", value_parser = super::strength)]
     pub strength: Option<f64>,
-    /// Where it is published
+    /// Repository where the LoRA is published
     #[arg(long, value_name = "REPOSITORY")]
     pub source: Option<String>,
-    /// Its license
+    /// License of the LoRA
     #[arg(long, value_name = "NAME")]
     pub license: Option<String>,
     #[command(flatten)]
@@ -282,7 +282,7 @@ pub struct ListLorasArgs {
 
 #[derive(Debug, Args)]
 pub struct RemoveLoraArgs {
-    /// Its name
+    /// Name of the LoRA
     pub name: String,
     #[command(flatten)]
     pub store: BucketArgs,
@@ -322,5 +322,5 @@ impl From<SchedulerArg> for Scheduler {
 }
 
 pub(super) fn model(text: &str) -> Result<Model, String> {
-    Model::parse(text).ok_or_else(|| "ti2v-5B, t2v-A14B or i2v-A14B".to_owned())
+    Model::parse(text).ok_or_else(|| "must be ti2v-5B, t2v-A14B or i2v-A14B".to_owned())
 }

@@ -37,7 +37,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error(
-        "{} is not there: `spotreel dev --dir {}` is not running, or not ready yet",
+        "{} does not exist: `spotreel dev --dir {}` is not running, or not ready yet",
         dir.join(ENDPOINTS).display(), dir.display()
     )]
     NotReady { dir: PathBuf },
@@ -48,13 +48,13 @@ pub enum SettingsError {
     },
     #[error("there is no nats context {name:?} ({} is missing): `nats context ls` lists them", path.display())]
     NoContext { name: String, path: PathBuf },
-    #[error("{} is no context of the nats command", path.display())]
+    #[error("{} is not a context file of the nats command", path.display())]
     BadContext {
         path: PathBuf,
         source: serde_json::Error,
     },
     #[error(
-        "the nats context {name:?} uses {what}, which spotreel does not speak: use user and password, or creds"
+        "the nats context {name:?} uses {what}, which spotreel does not support: use user and password, or creds"
     )]
     Unsupported { name: String, what: &'static str },
 }

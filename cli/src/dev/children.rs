@@ -22,7 +22,7 @@ use super::leftovers::{MARK, PIDS};
 /// The pause before a program is started again: doubled each time, from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-/// A program that lived so long has started well: its next pause is the first one again.
+/// Time after which a program counts as started; its next restart then uses the first pause again.
 const LIVED: Duration = Duration::from_secs(10);
 /// What every program exits with when its configuration is refused: another try would end alike.
 const CONFIGURATION_REFUSED: i32 = 2;
@@ -180,7 +180,11 @@ async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: Cancellatio
             pause = FIRST_PAUSE;
         }
         let how = ended.map_or_else(|| "did not start".to_owned(), describe);
-        eprintln!("{} {how}; again in {} ms", spec.name, pause.as_millis());
+        eprintln!(
+            "{} {how}; restarting in {} ms",
+            spec.name,
+            pause.as_millis()
+        );
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,

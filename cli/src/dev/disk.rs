@@ -45,14 +45,14 @@ impl Disk {
             let free = free(&self.dir);
             if free >= ROOM {
                 eprintln!(
-                    "nats-server stores nothing more although {} MiB are free in {dir} now: it is started again",
+                    "nats-server cannot write although {} MiB are free in {dir}: restarting it",
                     free / MIB
                 );
                 return;
             }
             if !std::mem::replace(&mut told, true) {
                 eprintln!(
-                    "the disk of {dir} is full: NOTHING CAN BE STORED until {} MiB are free; nats-server is started again by itself then",
+                    "the disk of {dir} is full: NOTHING CAN BE STORED until {} MiB are free; then nats-server is restarted",
                     ROOM / MIB
                 );
             }

@@ -36,7 +36,7 @@ pub const REGION: &str = "us-east-2";
 /// A worker hands its render back within this: its checkpoint goes to a disk.
 const WORKER_GRACE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(10);
-/// The local cloud ends its machines first, which have so long to hand their renders back.
+/// Time for instances to hand their renders back; the local cloud ends them first.
 const MACHINE_GRACE: Duration = Duration::from_secs(20);
 const LOCALCLOUD_GRACE: Duration = Duration::from_secs(30);
 /// As long as it takes to see that there is one.

@@ -53,7 +53,7 @@ async fn pull(settings: &Settings, args: PullModelsArgs) -> anyhow::Result<Done>
         let name = model.to_string();
         let pulled = tokio::select! {
             pulled = bar::beside(&name, progress, pulled) => pulled,
-            () = told_to_end() => bail!("{model}: ended by a signal; the next pull goes on from here"),
+            () = told_to_end() => bail!("{model}: stopped by a signal; the next pull continues from here"),
         };
         let pack = pulled.map_err(|error| explain(error.code(), error))?;
         show(&pack, "here", args.json);

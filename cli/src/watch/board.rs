@@ -12,9 +12,9 @@ use crate::print;
 /// Bars drawn at a time: more do not fit a screen.
 const MOST_BARS: usize = 20;
 
-/// From so many columns on a line holds a whole id, a bar, and what is said beside it.
+/// Minimum number of columns for a whole id, a bar and the text beside it.
 const WIDE: u16 = 110;
-/// On less, so many of the id's last characters.
+/// Number of the id's last characters on a narrower terminal.
 const NARROW_ID: usize = 8;
 
 pub struct Board {
@@ -22,7 +22,7 @@ pub struct Board {
     bars: MultiProgress,
     /// Tasks under way, by id.
     running: BTreeMap<String, ProgressBar>,
-    /// Ended, of so many; only where there is more than one.
+    /// Number of ended tasks, and of all tasks; only if there is more than one.
     total: Option<ProgressBar>,
     states: BTreeMap<String, (String, Timestamp)>,
 }

@@ -38,7 +38,7 @@ pub struct Sources<'a> {
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the defaults compiled into {name} are no valid TOML: this is a bug")]
+    #[error("the defaults compiled into {name} are not valid TOML: this is a bug")]
     Defaults {
         name: String,
         source: toml::de::Error,
@@ -49,7 +49,7 @@ pub enum ConfigError {
         named_by: String,
         source: std::io::Error,
     },
-    #[error("{} is no valid TOML", path.display())]
+    #[error("{} is not valid TOML", path.display())]
     Syntax {
         path: PathBuf,
         source: toml::de::Error,

@@ -25,7 +25,10 @@ pub fn point(name: &'static str) {
     let Ok(mut rules) = rules.lock() else { return };
     for rule in rules.iter_mut().filter(|rule| rule.point == name) {
         if rule.draw() < rule.probability {
-            tracing::warn!(point = name, "dying here, as SPOTREEL_CRASH_AT wants");
+            tracing::warn!(
+                point = name,
+                "crashing here: SPOTREEL_CRASH_AT names this point"
+            );
             let _ =
                 nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
         }

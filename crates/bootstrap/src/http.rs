@@ -53,7 +53,7 @@ pub(crate) async fn serve(
         metrics,
     };
     if let Err(error) = axum::serve(listener, router(shared)).await {
-        tracing::error!(%error, "the health listener stopped");
+        tracing::error!(%error, "health listener failed");
     }
 }
 

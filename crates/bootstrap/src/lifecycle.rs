@@ -152,11 +152,11 @@ where
     tokio::select! {
         () = ctx.tasks.wait() => Ending::Clean,
         () = tokio::time::sleep(grace) => {
-            tracing::error!(tasks = ctx.tasks.len(), ?grace, "not done in time; cutting tasks off");
+            tracing::error!(tasks = ctx.tasks.len(), ?grace, "shutdown.grace is over; aborting the remaining tasks");
             Ending::Hard
         }
         signal = signals.next() => {
-            tracing::warn!(signal, tasks = ctx.tasks.len(), "second signal; cutting tasks off");
+            tracing::warn!(signal, tasks = ctx.tasks.len(), "second signal; aborting the remaining tasks");
             Ending::Hard
         }
     }

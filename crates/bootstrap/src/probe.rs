@@ -13,9 +13,7 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Why a program is not ready, as far as we can tell.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    #[error(
-        "http.listen is {0}, and port 0 is another port at every start: set a port that can be asked"
-    )]
+    #[error("http.listen is {0}; with port 0 the port changes at each start: set a fixed port")]
     NoPort(SocketAddr),
     #[error("nothing answers at {address}")]
     Silent {

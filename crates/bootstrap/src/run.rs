@@ -95,14 +95,14 @@ fn command(name: &'static str) -> Command {
         .display_name(binary)
         .version(env!("CARGO_PKG_VERSION"))
         .about(format!("The {name} program of spotreel"))
-        .after_help("Exit codes: 0 clean stop, 1 failed, 2 configuration refused, 3 tasks cut off.")
+        .after_help("Exit codes: 0 clean stop, 1 failed, 2 configuration refused, 3 stopped before all work had ended.")
         .arg(
             Arg::new("config")
                 .long("config")
                 .value_name("FILE")
                 .env("SPOTREEL_CONFIG")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("A TOML file that is laid over the defaults"),
+                .help("TOML file whose keys replace the defaults"),
         )
         .arg(
             Arg::new("set")
@@ -110,14 +110,14 @@ fn command(name: &'static str) -> Command {
                 .value_name("KEY=VALUE")
                 .action(ArgAction::Append)
                 .help(
-                    "One setting, stronger than file and environment: --set nats.url=nats://host",
+                    "Value of one key, such as nats.url=nats://host; overrides file and environment; can be repeated",
                 ),
         )
         .arg(
             Arg::new("check-config")
                 .long("check-config")
                 .action(ArgAction::SetTrue)
-                .help("Print the effective configuration, without secrets, and exit"),
+                .help("Check the configuration, print it without secrets, and exit"),
         )
         .arg(
             Arg::new("check-health")
@@ -125,7 +125,7 @@ fn command(name: &'static str) -> Command {
                 .action(ArgAction::SetTrue)
                 .conflicts_with("check-config")
                 .help(
-                    "Ask the program that runs at http.listen whether it is ready, and exit with 0 or 1",
+                    "Ask the running program at http.listen whether it is ready; exit with 0 (ready) or 1",
                 ),
         )
 }

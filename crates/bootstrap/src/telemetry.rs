@@ -47,14 +47,14 @@ const NOT_EXPORTED: &[&str] = &[
 /// Why telemetry can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("telemetry.log = {filter:?} is no filter: write a level, or target=level pairs")]
+    #[error("telemetry.log = {filter:?} is not a filter: write a level, or target=level pairs")]
     Filter { filter: String, source: ParseError },
     #[error(
         "telemetry.otlp_endpoint = {endpoint:?}: only http:// is spoken; run a collector nearby \
          that forwards over TLS"
     )]
     Scheme { endpoint: String },
-    #[error("telemetry.otlp_endpoint = {endpoint:?}: no exporter can be made of it")]
+    #[error("telemetry.otlp_endpoint = {endpoint:?} is not a usable endpoint")]
     Exporter {
         endpoint: String,
         source: ExporterBuildError,
@@ -76,7 +76,7 @@ impl Telemetry {
         if let Some(provider) = self.provider
             && let Err(error) = provider.shutdown_with_timeout(EXPORT_TIMEOUT)
         {
-            tracing::warn!(%error, "the last spans were not delivered");
+            tracing::warn!(%error, "last spans were not exported");
         }
     }
 }

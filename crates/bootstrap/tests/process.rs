@@ -169,7 +169,7 @@ fn tasks_that_do_not_finish_are_cut_off_with_three() {
     let program = Program::start(&["behaviour=stuck", "shutdown.grace=100ms"]);
     program.says("started");
     program.signal(Signal::SIGTERM);
-    program.says("not done in time");
+    program.says("shutdown.grace is over");
     assert_eq!(program.code(), 3);
 
     let program = Program::start(&["behaviour=stuck", "shutdown.grace=1h"]);

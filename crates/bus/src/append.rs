@@ -21,7 +21,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError<R = crate::log::Recorded> {
     /// Somebody else wrote first; the newest event tells what to do now.
-    #[error("another event came first")]
+    #[error("another event was written first")]
     Conflict(Option<Box<R>>),
     #[error("the log is full")]
     Full,
@@ -38,11 +38,11 @@ pub enum ReadError {
         sequence: u64,
         source: codec::DecodeError,
     },
-    #[error("the log holds {subject:?} at {sequence}, which is no event of it")]
+    #[error("the log has {subject:?} at {sequence}, which is not an event")]
     Subject { sequence: u64, subject: String },
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("the log does not answer: {0}")]
+    #[error("the log did not answer: {0}")]
     Server(String),
 }
 

@@ -92,7 +92,7 @@ pub async fn connect(
     program: &str,
     patient: bool,
 ) -> Result<Client, ConnectError> {
-    let log = |refusal: String| tracing::error!(refusal, "the NATS server refused something");
+    let log = |refusal: String| tracing::error!(refusal, "NATS permission denied");
     connect_with(config, program, patient, log).await
 }
 
@@ -184,10 +184,10 @@ impl Uptime {
 async fn report(event: Event, refused: impl Fn(String)) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
-        Event::Disconnected => tracing::warn!("disconnected from NATS, trying again"),
+        Event::Disconnected => tracing::warn!("NATS connection lost; reconnecting"),
         Event::ServerError(error) => refused(error.to_string()),
         Event::SlowConsumer(sid) => {
-            tracing::warn!(sid, "messages were dropped: this program reads too slowly");
+            tracing::warn!(sid, "messages dropped: this program reads too slowly");
         }
         other => tracing::debug!(event = %other, "NATS"),
     }

@@ -82,7 +82,7 @@ fn keep<T: serde::de::DeserializeOwned>(
         Ok(pool) => {
             orders.insert(pool, Ordered { order, revision });
         }
-        Err(error) => tracing::warn!(%error, pool, "an order for a pool that cannot be"),
+        Err(error) => tracing::warn!(%error, pool, "order has an invalid pool name; ignored"),
     }
     Ok(())
 }

@@ -18,23 +18,25 @@ const NOT_FOUND: [u64; 2] = [10_037, 10_014];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("a newer message stands there")]
+    #[error("a newer message exists on the subject")]
     Conflict,
     #[error("the stream is full")]
     Full,
-    #[error("there is no such message")]
+    #[error("the message does not exist")]
     NotFound,
-    #[error("JetStream refuses: {description} ({code})")]
+    #[error("JetStream refused: {description} ({code})")]
     Refused { code: u64, description: String },
     /// Nothing was stored: nobody was there to do it.
-    #[error("no JetStream server takes {0}: is it up, and provisioned?")]
+    #[error(
+        "no JetStream server answers {0}: check that NATS runs and that `spotreel provision` was run"
+    )]
     NoResponder(String),
     /// It may or may not have been done.
-    #[error("no answer from JetStream in time on {0}")]
+    #[error("JetStream did not answer {0} in time")]
     Unknown(String),
-    #[error("the message is larger than the server takes")]
+    #[error("the message is larger than the server accepts")]
     TooLarge,
-    #[error("JetStream answered with something else than JSON")]
+    #[error("JetStream's answer is not JSON")]
     Unreadable(#[from] serde_json::Error),
 }
 

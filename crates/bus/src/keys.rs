@@ -35,7 +35,7 @@ const MARK_KEPT: Duration = Duration::from_secs(60);
 const OPERATION: &str = "KV-Operation";
 /// Between looks at the connection, and between tries to read the bucket.
 const LOOK: Duration = Duration::from_millis(250);
-/// All keys are there after so long, or they are asked for again.
+/// Time limit for reading all keys; then they are requested again.
 const LOADED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Stores a key whose id nobody has; [`ApiError::Conflict`] otherwise.
@@ -108,8 +108,8 @@ fn read(subject: &str, payload: &[u8]) -> Option<(KeyId, ApiKey)> {
     let id = id_of(subject)?;
     match serde_json::from_slice::<ApiKey>(payload) {
         Ok(key) if key.id == id => return Some((id, key)),
-        Ok(_) => tracing::error!(%id, "an API key lies under another's name"),
-        Err(error) => tracing::error!(%error, %id, "an API key cannot be read"),
+        Ok(_) => tracing::error!(%id, "API key is stored under the id of another key; ignored"),
+        Err(error) => tracing::error!(%error, %id, "API key record cannot be decoded"),
     }
     None
 }
@@ -121,10 +121,10 @@ fn id_of(subject: &str) -> Option<KeyId> {
 /// Why a token opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefused {
-    #[error("this is no token of spotreel")]
+    #[error("this is not a spotreel token")]
     Malformed,
     /// There is no such key, or its secret is another one. Means nothing while the ring is not ready.
-    #[error("no key fits this token")]
+    #[error("no key matches this token")]
     Unknown,
     #[error("the key has expired")]
     Expired,
@@ -297,7 +297,7 @@ impl KeyRing {
     }
 
     fn hold(&self, keys: HashMap<KeyId, ApiKey>) {
-        tracing::debug!(keys = keys.len(), "the keys are read");
+        tracing::debug!(keys = keys.len(), "API keys loaded");
         let current = Ok(());
         self.held.send_replace(Held { keys, current });
     }
@@ -307,7 +307,7 @@ impl KeyRing {
         self.held.send_if_modified(|held| {
             let news = held.current.as_ref().err() != Some(&lost);
             if news {
-                tracing::warn!(%lost, "the keys are those of before");
+                tracing::warn!(%lost, "key cache is stale; serving the last known keys");
                 held.current = Err(lost);
             }
             news

@@ -16,7 +16,7 @@ use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{MARKS_BUCKET, WORKERS_BUCKET};
 
-/// A worker that was not heard of for so long is not counted any more.
+/// Time after which a silent worker is no longer counted.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
 
 /// Longer than any machine boots.
@@ -58,7 +58,7 @@ pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
         }
         match Presence::decode(stored.payload) {
             Ok(presence) => found.push(presence),
-            Err(error) => tracing::warn!(%error, "a worker's presence cannot be read"),
+            Err(error) => tracing::warn!(%error, "presence record cannot be decoded"),
         }
     }
     Ok(found)

@@ -20,11 +20,11 @@ use crate::append::{ReadError, last_message};
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{self, HEADER_EXPECTED, MARKS_BUCKET};
 
-/// A leader that fell silent is succeeded after so long.
+/// Time after which a silent leader is replaced.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Looks and renewals a lease: two of them may be lost.
 const STEPS_PER_LEASE: u32 = 4;
-/// The leader's count ends this part of a lease early: two machines' clocks never differ so much in speed.
+/// The leader ends its lease early by this part: the clocks of two machines never differ that much in speed.
 const MARGIN_DIVISOR: u32 = 10;
 
 pub struct Leadership {
@@ -98,7 +98,7 @@ impl Leadership {
             match self.step(watched).await {
                 Ok(now) => watched = now,
                 Err(error) => {
-                    tracing::warn!(%error, subject = self.subject, "the leader's lease cannot be looked at");
+                    tracing::warn!(%error, subject = self.subject, "leader lease cannot be read");
                 }
             }
             tokio::select! {
@@ -154,7 +154,7 @@ impl Leadership {
             Ok(Some(last)) => last,
             Ok(None) => return,
             Err(error) => {
-                return tracing::debug!(%error, "the lease was not given back; it ends by itself");
+                return tracing::debug!(%error, "leader lease was not released; it will expire");
             }
         };
         let mark: Option<Mark> = serde_json::from_slice(&last.payload).ok();
@@ -162,7 +162,7 @@ impl Leadership {
             return;
         }
         if let Err(error) = self.write(None, last.sequence).await {
-            tracing::debug!(%error, "the lease was not given back; it ends by itself");
+            tracing::debug!(%error, "leader lease was not released; it will expire");
         }
     }
 
@@ -189,13 +189,13 @@ impl Leadership {
     fn hold(&self, since: Instant) {
         let until = since + self.lease - self.lease / MARGIN_DIVISOR;
         if self.held_until.send_replace(Some(until)).is_none() {
-            tracing::info!(subject = self.subject, "leads now");
+            tracing::info!(subject = self.subject, "became leader");
         }
     }
 
     fn lose(&self) {
         if self.held_until.send_replace(None).is_some() {
-            tracing::info!(subject = self.subject, "leads no more");
+            tracing::info!(subject = self.subject, "lost leadership");
         }
     }
 }

@@ -48,7 +48,7 @@ impl LogRoom {
         })
     }
 
-    /// Whether so much of it is used.
+    /// Whether at least this percentage of it is used.
     pub fn is_used_to(self, percent: u64) -> bool {
         self.max_bytes > 0 && self.bytes >= self.max_bytes / 100 * percent
     }

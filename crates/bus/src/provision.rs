@@ -36,7 +36,7 @@ const MAX_WAITING: i64 = 4_096;
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub replicas: usize,
-    /// A worker that falls silent has lost its task after so long.
+    /// Time after which a silent worker loses its task.
     pub lease: Duration,
     pub tasks_max_bytes: i64,
     pub events_max_bytes: i64,
@@ -201,7 +201,7 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             pull::Config {
                 filter_subject: subjects.into(),
                 max_ack_pending: 1,
-                // A notifier that died holds back all events so long; one that lives renews.
+                // A crashed notifier delays all events by this time; a live one renews.
                 ack_wait: Duration::from_secs(5),
                 ..base(CONSUMER_NOTIFIER)
             },

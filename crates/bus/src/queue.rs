@@ -52,9 +52,9 @@ pub enum QueueError {
         stream: &'static str,
         consumer: String,
     },
-    #[error("the NATS server does not answer")]
+    #[error("the NATS server did not answer")]
     NoAnswer,
-    #[error("the server refuses: {0}")]
+    #[error("the NATS server refused: {0}")]
     Refused(String),
 }
 
@@ -77,7 +77,7 @@ impl Queue {
             }),
             Err(error) if error.to_string().contains("timed out") => Err(QueueError::NoAnswer),
             Err(error) => {
-                tracing::debug!(%error, stream, consumer, "consumer cannot be opened");
+                tracing::debug!(%error, stream, consumer, "consumer lookup failed");
                 Err(QueueError::Missing {
                     stream,
                     consumer: consumer.to_owned(),

@@ -39,7 +39,7 @@ impl Reply {
         tracing::warn!(
             bytes = reply.body.len(),
             most,
-            "an answer larger than a message was replaced"
+            "answer is larger than a NATS message; sent too_large instead"
         );
         Self::refusal(ApiError {
             code: ErrorCode::TooLarge,
@@ -69,7 +69,7 @@ impl Reply {
 pub async fn guarded<T>(handler: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     let answered = AssertUnwindSafe(handler).catch_unwind().await;
     answered.unwrap_or_else(|_| {
-        tracing::error!("a request handler panicked; the lines above say where");
+        tracing::error!("request handler panicked; see the lines above");
         Err(ApiError {
             code: ErrorCode::Internal,
             message: "the program has a fault, which its log describes: report it".to_owned(),

@@ -40,7 +40,7 @@ impl Usd {
         self.0 > 0
     }
 
-    /// What a rate of so much an hour comes to in `span`, rounded to the nearest micro-dollar.
+    /// Cost of `span` at this hourly rate, rounded to the nearest micro-dollar.
     pub fn per_hour_for(self, span: Duration) -> Self {
         const HOUR_MS: i128 = 3_600_000;
         let milliseconds = i128::try_from(span.as_millis()).unwrap_or(i128::MAX);
@@ -91,7 +91,7 @@ impl Sum for Usd {
     }
 }
 
-/// Four decimals at least, as Spot prices are written; six where there are so many.
+/// At least four decimals, as Spot prices are written; six if needed.
 impl fmt::Display for Usd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.to_decimal();

@@ -26,7 +26,7 @@ pub struct Purchase<'a> {
     /// How long a unit takes for all that is left, and for one task.
     pub work: Duration,
     pub task: Duration,
-    /// The queue is to be worked off in so long.
+    /// Time in which the queue should be empty.
     pub target: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Purchase<'_> {
         (0, Some(limit))
     }
 
-    /// The first budget that does not pay for so many more units: by the hour their rate, the others until the work is done
+    /// The first budget that does not pay for this number of further units: by the hour their rate, the others until the work is done
     /// or the target is reached, whichever comes first. What runs goes on costing meanwhile, in all pools.
     fn exceeded(&self, units: u32, price: Usd) -> Option<Limit> {
         let (bought, span) = (price.times(units), self.span(units));

@@ -9,15 +9,15 @@ const TEMPLATE: &str = include_str!("../../../deploy/user-data.sh");
 pub const MAX_BYTES: usize = 16 * 1024;
 /// A machine that lives shorter than it boots renders nothing.
 const SHORTEST_LIFE: Duration = Duration::from_secs(15 * 60);
-/// Nothing here is meant to live longer: a forgotten machine costs at most so much.
+/// Maximum life of an instance: it bounds the cost of a forgotten one.
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// None of it is secret: whoever may describe the machine can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserData {
-    /// Whatever happens, the machine ends after so long.
+    /// Maximum life of the instance: it shuts itself down after this time.
     pub max_life: Duration,
-    /// A worker without work ends after so long; none: never.
+    /// Time without work after which the worker exits; `None`: never.
     pub idle: Option<Duration>,
     /// Where the worker's parameters lie in the parameter store: `/spotreel/prod/worker`.
     pub parameters: String,
@@ -39,17 +39,17 @@ pub struct UserData {
 pub enum UserDataError {
     #[error("max_life of {0:?} is not between 15 minutes and 7 days")]
     Life(Duration),
-    #[error("image {0:?} is not named by its digest: registry/name@sha256:<64 hex digits>")]
+    #[error("image {0:?} must be named by digest: registry/name@sha256:<64 hex digits>")]
     Image(String),
-    #[error("parameters {0:?} is no path such as /spotreel/prod/worker")]
+    #[error("parameters {0:?} is not a path such as /spotreel/prod/worker")]
     Parameters(String),
-    #[error("models is empty: a worker takes at least one")]
+    #[error("models is empty: name at least one model")]
     NoModels,
-    #[error("{0} {1:?} is no bucket's name: it is written without s3:// and without a path")]
+    #[error("{0} {1:?} is not a bucket name: write it without s3:// and without a path")]
     Bucket(&'static str, String),
-    #[error("models_image reads from a bucket: models_bucket is missing")]
+    #[error("models_image requires models_bucket")]
     NothingToRead,
-    #[error("the script has {0} bytes, and EC2 takes 16,384")]
+    #[error("the script has {0} bytes, but EC2 accepts at most 16,384")]
     TooLong(usize),
 }
 

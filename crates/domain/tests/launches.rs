@@ -463,7 +463,7 @@ fn the_quota_of_g_and_vt_types_holds_no_others_back() {
 
 #[test]
 fn what_the_cloud_lacks_of_a_pool_is_told_where_no_launch_can_be() {
-    let problem = "there is no subnet subnet-1: mend pool.default.subnets";
+    let problem = "subnet subnet-1 does not exist: correct pool.default.subnets";
     let mut policy = policy(8);
     policy.problem = Some(problem.into());
     let batch = sent(&policy);

@@ -137,7 +137,7 @@ fn price_fires_below_25_cents_and_at_50_tasks() {
     }
     assert_eq!(
         sentence(&view(50), RuleName::Price),
-        "50 tasks queued, 50 are enough; g5.xlarge in us-east-2a costs $0.2800, $0.0300 too dear to be below $0.2500"
+        "50 tasks queued, 50 are enough; g5.xlarge in us-east-2a costs $0.2800, $0.0300 above the limit of $0.2500"
     );
 }
 
@@ -153,7 +153,7 @@ fn max_wait_needs_one_task_and_its_time() {
     let forecast = decide(&view, &Rules::default(), now()).forecast;
     assert_eq!(
         forecast.sentence,
-        "max_wait runs it at 2026-06-01T20:00:00Z, in 4h, at the latest"
+        "max_wait starts a batch at 2026-06-01T20:00:00Z, in 4h, at the latest"
     );
 }
 
@@ -325,17 +325,17 @@ fn every_blocker_stops_a_rule_and_a_forced_run() {
                 let since = now();
                 v.prices = Prices::Unknown { since, reason };
             },
-            "prices are not known since 2026-06-01T16:00:00Z: throttled",
+            "prices are unknown since 2026-06-01T16:00:00Z: throttled",
         ),
         (
             BlockerKind::NoPoolUnderCap,
             |v, _| v.prices = market("0.31"),
-            "no pool is under its cap: the cheapest, g5.xlarge in us-east-2a, costs $0.3100, $0.0100 above its cap of $0.3000",
+            "all Spot prices are above their caps: the cheapest, g5.xlarge in us-east-2a, costs $0.3100, $0.0100 above its cap of $0.3000",
         ),
         (
             BlockerKind::Quota,
             |v, _| v.quota_units = Some(0),
-            "quota admits no further unit",
+            "quota allows no further unit",
         ),
         (
             BlockerKind::Auth,

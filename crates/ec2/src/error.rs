@@ -30,7 +30,7 @@ pub enum CallError {
         message: String,
     },
     /// An answer that cannot be relied on.
-    #[error("{operation} was answered with {what}")]
+    #[error("{operation} returned {what}")]
     Malformed {
         operation: &'static str,
         what: String,

@@ -67,7 +67,7 @@ impl Ec2 {
             for price in page.spot_price_history() {
                 let change = change(price);
                 if change.is_none() {
-                    tracing::warn!(?price, "a Spot price that cannot be read");
+                    tracing::warn!(?price, "Spot price cannot be parsed; ignored");
                 }
                 changes.extend(change);
             }

@@ -41,7 +41,7 @@ impl Ec2 {
                 // 404 and 501, or an answer in another protocol: an endpoint that is not all of AWS.
                 let elsewhere = matches!(status, Some(403 | 404 | 405 | 501));
                 if unasked || elsewhere || error.class() == Configuration {
-                    tracing::debug!(%error, "the quota is not known");
+                    tracing::debug!(%error, "quota lookup failed");
                     return Ok(None);
                 }
                 Err(error)

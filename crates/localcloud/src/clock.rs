@@ -52,7 +52,7 @@ impl Clock {
         }
     }
 
-    /// Its time begins so much later than that on the wall: one of the two is wrong.
+    /// Starts the clock ahead of the wall clock by `by`, to imitate a wrong clock.
     #[must_use]
     pub fn ahead(self, by: SignedDuration) -> Self {
         let began = self.began_on_the_wall.saturating_add(by);

@@ -57,7 +57,7 @@ pub const REGION: &str = "us-east-2";
 pub const ACCOUNT: &str = "123456789012";
 /// Fifty of the largest single-GPU machines; AWS gives new accounts 0.
 pub const VCPU_QUOTA: u32 = 800;
-/// How long a machine may take from SIGTERM to its end. AWS gives some minutes; nobody waits so long here.
+/// How long a machine may take from SIGTERM to its end. AWS gives some minutes; tests cannot wait for that.
 const MACHINE_GRACE: Duration = Duration::from_secs(10);
 /// The machines' directories lie in it, beside S3's `buckets`; what their consoles said stays.
 const MACHINES: &str = "machines";
@@ -129,7 +129,7 @@ pub enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("cannot begin EC2")]
+    #[error("cannot start EC2")]
     Ec2(#[from] OpenError),
 }
 
@@ -208,7 +208,7 @@ impl LocalCloud {
             cloud.tasks.spawn(async move {
                 let serve = axum::serve(listener, router).with_graceful_shutdown(stop);
                 if let Some(Err(error)) = kill.run_until_cancelled(serve.into_future()).await {
-                    tracing::error!(%error, "the admin listener ended");
+                    tracing::error!(%error, "admin listener failed");
                 }
             });
         }

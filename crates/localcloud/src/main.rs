@@ -12,27 +12,28 @@ use spotreel_localcloud::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A small cloud on one machine: S3 over a directory, EC2 over processes, with faults on order.
+/// A local cloud: S3 in a directory, EC2 instances as processes, and faults on request.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where S3 and EC2 listen
+    /// Address of S3 and EC2
     #[arg(
         long,
         env = "SPOTREEL_LOCALCLOUD_LISTEN",
         default_value = "127.0.0.1:9000"
     )]
     listen: SocketAddr,
-    /// Where health (/livez), faults (/faults) and the operator's view (/instances, /bill, /calls, /market) listen
+    /// Address of health (/livez), faults (/faults) and the operator's view (/instances, /bill, /calls, /market)
+    /// [default: none]
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_ADMIN")]
     admin: Option<SocketAddr>,
-    /// Directory that keeps everything; made if it is missing
+    /// Directory for all data; created if it does not exist
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_DIR")]
     dir: PathBuf,
-    /// The one access key
+    /// Access key id that clients must use
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_ACCESS_KEY", default_value = "local")]
     access_key: String,
-    /// Its secret; on the command line others on this machine can see it
+    /// Secret of the access key; other users of this machine can see it on the command line
     #[arg(
         long,
         env = "SPOTREEL_LOCALCLOUD_SECRET_KEY",
@@ -40,10 +41,10 @@ struct Args {
         hide_env_values = true
     )]
     secret_key: String,
-    /// The region that EC2 says it is
+    /// Region name that EC2 reports
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_REGION", default_value = REGION)]
     region: String,
-    /// Its zones: letters after the region's name, or whole names; one subnet in each
+    /// Availability zones, as letters after the region name or as whole names; each has one subnet
     #[arg(
         long,
         env = "SPOTREEL_LOCALCLOUD_ZONES",
@@ -51,31 +52,31 @@ struct Args {
         default_value = "a,b,c"
     )]
     zones: Vec<String>,
-    /// The account that owns everything
+    /// Id of the AWS account that owns all resources
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_ACCOUNT_ID", default_value = ACCOUNT)]
     account_id: String,
-    /// How much faster than the real one the cloud's time runs: prices, bill, notices, launch times
+    /// Speed of the cloud's clock relative to real time; affects prices, bill, interruption notices and launch times
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_SPEED", default_value_t = 1.0)]
     speed: f64,
-    /// Milliseconds (real) that an instance is pending
+    /// Time in milliseconds (real time) for which an instance stays pending
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_BOOT_MS", default_value_t = 0)]
     boot_ms: u64,
-    /// Milliseconds (real) from SIGTERM to SIGKILL for a machine
+    /// Time in milliseconds (real time) from SIGTERM to SIGKILL when an instance ends
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_GRACE_MS", default_value_t = 10_000)]
     grace_ms: u64,
-    /// vCPUs that Spot may hold, and on-demand as many
+    /// vCPU quota of Spot instances; On-Demand has a quota of the same size
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_VCPU_QUOTA", default_value_t = VCPU_QUOTA)]
     vcpu_quota: u32,
-    /// A market that lives, drawn from this seed; without it prices stand still and there is room for all
+    /// Seed of a random Spot market [default: constant prices and unlimited capacity]
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_MARKET_SEED")]
     market_seed: Option<u64>,
-    /// A market that follows this file
+    /// File with the course of the Spot market
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_MARKET_TRACE")]
     market_trace: Option<PathBuf>,
-    /// Chance of a Spot instance to be interrupted within an hour of the cloud's time
+    /// Probability, from 0 to 1, that a Spot instance is interrupted within one hour of the cloud's time
     #[arg(long, env = "SPOTREEL_LOCALCLOUD_HAZARD")]
     hazard: Option<f64>,
-    /// Environment of every machine (NAME=VALUE), beside the program's own; may be given again
+    /// Environment variable of every instance (NAME=VALUE), in addition to this program's own; can be repeated
     #[arg(
         long = "instance-var",
         env = "SPOTREEL_LOCALCLOUD_INSTANCE_VAR",
@@ -83,7 +84,7 @@ struct Args {
         value_parser = variable
     )]
     instance_variables: Vec<(String, String)>,
-    /// A file to which the requests of EC2 and Service Quotas are written, a line of JSON each
+    /// File to which each request to EC2 and Service Quotas is written as a line of JSON
     #[arg(long)]
     record: Option<PathBuf>,
 }
@@ -91,7 +92,7 @@ struct Args {
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("not of the form NAME=VALUE".to_owned()),
+        _ => Err("must have the form NAME=VALUE".to_owned()),
     }
 }
 
@@ -99,7 +100,7 @@ impl Args {
     fn config(self) -> anyhow::Result<Config> {
         ensure!(
             self.speed.is_finite() && self.speed > 0.0,
-            "--speed must be more than 0"
+            "--speed must be greater than 0"
         );
         let mut market = match self.market_seed {
             Some(seed) => MarketConfig::drawn(seed),
@@ -110,7 +111,7 @@ impl Args {
         if let Some(hazard) = self.hazard {
             ensure!(
                 (0.0..=1.0).contains(&hazard),
-                "--hazard must be within 0..1"
+                "--hazard must be from 0 to 1"
             );
             market.hazard_per_hour = hazard;
         }

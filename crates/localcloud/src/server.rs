@@ -53,7 +53,7 @@ impl Server {
                     self.connections.spawn(self.clone().serve(stream));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
+                    tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -122,7 +122,7 @@ impl Server {
         let body = match Limited::new(body, LONGEST_FORM).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
-                tracing::debug!(%error, "a form was not read");
+                tracing::debug!(%error, "request body could not be read");
                 return refusal(StatusCode::BAD_REQUEST, "MalformedQueryString");
             }
         };
@@ -180,7 +180,7 @@ impl Server {
         match self.s3.call(request.map(Body::from)).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::error!(?error, "no answer could be made");
+                tracing::error!(?error, "response could not be built");
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
             }
         }

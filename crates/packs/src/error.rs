@@ -8,9 +8,9 @@ use spotreel_domain::model::Model;
 /// The codes are those of the engine, which checks the same things.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    #[error("there is no pack: {} cannot be read", path.display())]
+    #[error("no pack found: {} cannot be read", path.display())]
     NoPack { path: PathBuf, source: io::Error },
-    #[error("{place} is no index of a pack: {reason}")]
+    #[error("{place} is not a pack index: {reason}")]
     BadIndex { place: String, reason: String },
     #[error("{place} holds {found}, not {wanted}")]
     WrongModel {
@@ -20,7 +20,7 @@ pub enum PackError {
     },
     #[error("the pack of {model} has no {path}")]
     NotListed { model: Model, path: String },
-    #[error("{path} is a pickle; weights are safetensors only")]
+    #[error("{path} is a pickle file: weights must be safetensors")]
     Pickle { path: String },
     #[error("{} is missing", path.display())]
     MissingFile { path: PathBuf },
@@ -32,9 +32,9 @@ pub enum PackError {
         found: u64,
         wanted: u64,
     },
-    #[error("{} is not the file that the pack was made with", path.display())]
+    #[error("{} differs from the file in the pack's index", path.display())]
     Sha256Mismatch { path: PathBuf },
-    #[error("{} is no safetensors file: {reason}", path.display())]
+    #[error("{} is not a safetensors file: {reason}", path.display())]
     NotSafetensors { path: PathBuf, reason: String },
     #[error("{} cannot be written", path.display())]
     Unwritable { path: PathBuf, source: io::Error },

@@ -24,8 +24,8 @@ const WAITING: usize = 2;
 /// For large writes the page cache takes memory that nobody used for long; a virtual machine may have to get that from its
 /// host, which costs more than the write.
 const WRITE_BYTES: usize = 256 << 10;
-/// The disk works while more arrives: flushed only at the end, a file would wait for all of itself. So much that a flush, which
-/// waits for the disk once more, is rare.
+/// Number of bytes between two flushes. Flushing while more data arrives is faster than one flush at the end; each flush waits for
+/// the disk, so there should be few.
 const FLUSH_BYTES: usize = 64 << 20;
 
 /// Bytes are written and hashed side by side, each by a thread of its own: one alone would be slower than a fast line.

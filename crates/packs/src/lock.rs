@@ -34,7 +34,7 @@ impl Lock {
                     return Err(PackError::Unwritable { path, source });
                 }
                 Err(TryLockError::WouldBlock) if !told => {
-                    tracing::warn!(packs = %packs.display(), "another process pulls into this directory: waiting");
+                    tracing::warn!(packs = %packs.display(), "another pull uses this directory; waiting");
                     told = true;
                 }
                 Err(TryLockError::WouldBlock) => {}

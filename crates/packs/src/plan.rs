@@ -16,7 +16,7 @@ use crate::{Pack, PackError, PackFile};
 pub(crate) enum Found {
     /// Under its final name, with the right hash.
     Whole,
-    /// So many bytes of it lie in its part.
+    /// Number of bytes in its part file.
     Part(u64),
 }
 
@@ -53,7 +53,7 @@ impl Siblings {
         match fs::hard_link(from, path) {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!(from = %from.display(), to = %path.display(), %error, "no hard link");
+                tracing::debug!(from = %from.display(), to = %path.display(), %error, "hard link failed");
                 false
             }
         }
@@ -78,7 +78,7 @@ pub(crate) fn find(
         Ok(()) => return Ok(Found::Whole),
         Err(PackError::MissingFile { .. }) => {}
         Err(error) => {
-            tracing::warn!(%error, "the file is fetched anew");
+            tracing::warn!(%error, "file is damaged; downloading it again");
             fs::remove_file(&path).map_err(PackError::unwritable(&path))?;
         }
     }

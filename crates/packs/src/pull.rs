@@ -53,16 +53,16 @@ pub enum PullError {
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error(
-        "{} has room for {free} bytes, and {needed} are missing: make room or name another directory", dir.display()
+        "{} has {free} bytes free, but the pack needs {needed} more: free some space or use another directory", dir.display()
     )]
     NoRoom {
         dir: PathBuf,
         needed: u64,
         free: u64,
     },
-    #[error("{path} did not come")]
+    #[error("{path} could not be downloaded")]
     Get { path: String, source: GetRangeError },
-    #[error("a task of the pull ended badly")]
+    #[error("an internal task of the pull panicked")]
     Task(#[from] JoinError),
 }
 
@@ -254,7 +254,7 @@ impl Site {
         match settled {
             Ok(()) => self.keep(&file, teller)?,
             Err(PackError::Sha256Mismatch { path }) => {
-                tracing::warn!(path = %path.display(), "what came has another hash");
+                tracing::warn!(path = %path.display(), "downloaded file has a wrong hash; retrying");
                 teller.lost(file.bytes);
                 wrong.push((file, 0));
             }

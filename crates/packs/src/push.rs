@@ -30,11 +30,11 @@ pub enum PushError {
         "the object {key} is not the file {path}, whose hash it is named by: delete it and push again"
     )]
     Foreign { key: String, path: String },
-    #[error("{path} was not sent")]
+    #[error("{path} could not be uploaded")]
     Put { path: String, source: PutFileError },
-    #[error("the bucket cannot be asked for {path}")]
+    #[error("the bucket cannot be checked for {path}")]
     Head { path: String, source: HeadError },
-    #[error("every file was sent, but not pack.json")]
+    #[error("all files were uploaded, but not pack.json: push again")]
     Pointer { source: PutBytesError },
     #[error("the pack is in the bucket, but {key} cannot be read: push again")]
     Lock { key: String, source: GetBytesError },
@@ -43,7 +43,7 @@ pub enum PushError {
          if it was killed, delete {key} first"
     )]
     Pruning { key: String, holder: String },
-    #[error("a task of the push ended badly")]
+    #[error("an internal task of the push panicked")]
     Task(#[from] JoinError),
 }
 

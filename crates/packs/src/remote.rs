@@ -35,7 +35,7 @@ pub enum RemoteError {
     NoPack { bucket: String, model: Model },
     #[error(transparent)]
     Pack(#[from] PackError),
-    #[error("the pack of {model} cannot be asked for")]
+    #[error("the pack index of {model} cannot be read")]
     Get { model: Model, source: GetBytesError },
 }
 

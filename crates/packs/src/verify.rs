@@ -43,7 +43,7 @@ pub fn verify(dir: &Path, read: impl Fn(u64) + Sync) -> Result<Pack, PackError> 
         marker.note(&pack, file)?;
     }
     if let Err(error) = marker.save(&pack) {
-        tracing::warn!(%error, "the pack is right, and will be hashed again next time");
+        tracing::warn!(%error, "pack is valid, but the marker was not written; it will be hashed again");
     }
     Ok(pack)
 }

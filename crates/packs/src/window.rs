@@ -93,7 +93,7 @@ async fn get(
     for _ in 1..TRIES {
         match store.get_range(key, range.clone(), bytes).await {
             Err(error) if error.retryable() => {
-                tracing::debug!(key, ?range, %error, "trying again");
+                tracing::debug!(key, ?range, %error, "download of a range failed; retrying");
                 tokio::time::sleep(wait).await;
                 wait *= 2;
             }

@@ -137,7 +137,9 @@ fn an_alpha_or_a_strength_that_is_not_above_zero_is_refused() {
     for strength in [0.0, -0.5, f64::NAN, f64::INFINITY] {
         let said = packed(&good(PREFIX), Some(strength)).unwrap_err();
         assert!(
-            said.contains(&format!("the strength {strength} is not above 0")),
+            said.contains(&format!(
+                "the strength {strength} must be a finite number above 0"
+            )),
             "{said}"
         );
     }

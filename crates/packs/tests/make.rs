@@ -181,8 +181,11 @@ fn shards_become_one_file_of_the_same_tensors() {
     for (map, wanted) in [
         (json!({"a.bias": stem(1)}), "has no tensor a.bias"),
         (json!({"a.bias": stem(3)}), "is missing"),
-        (json!({"a.bias": "../../etc/passwd"}), "no file beside it"),
-        (json!(["a"]), "no index of shards"),
+        (
+            json!({"a.bias": "../../etc/passwd"}),
+            "does not exist beside it",
+        ),
+        (json!(["a"]), "not an index of shards"),
     ] {
         write_json(&from, &index, &json!({ "weight_map": map }));
         let error = make(&from, &to, &float32, |_| ()).unwrap_err();
@@ -326,7 +329,10 @@ fn loras_come_with_it() {
     );
     fs::write(&fast.high, "no weights").unwrap();
     let error = make(&from, &to, &with(fast), |_| ()).unwrap_err();
-    assert!(error.to_string().contains("no safetensors file"), "{error}");
+    assert!(
+        error.to_string().contains("not a safetensors file"),
+        "{error}"
+    );
     assert!(!to.join(INDEX).exists());
 }
 

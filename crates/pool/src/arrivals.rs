@@ -17,7 +17,7 @@ use spotreel_domain::{Event, Model};
 pub const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// Messages of one direct get.
 const PAGE: usize = 1_000;
-/// Arrivals of an hour that no threshold of hybrid mode will reach; more are counted as so many.
+/// Maximum count of arrivals in an hour; no threshold of hybrid mode is higher.
 const MOST_SEEDED: usize = 20_000;
 
 /// Shared by who hears and who looks.

@@ -14,7 +14,7 @@ use spotreel_ec2::{CallError, Ec2};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A question that failed is asked again after so long.
+/// Delay before a failed lookup is repeated.
 const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Feed {
         match answer {
             Ok(changes) => {
                 if known.failing.take().is_some() {
-                    tracing::info!(places = changes.len(), "prices are known");
+                    tracing::info!(places = changes.len(), "Spot prices loaded");
                 }
                 let at = Instant::now();
                 known.at = Some((at, now));
@@ -132,7 +132,7 @@ impl Feed {
                 let reason = error.to_string();
                 let before = known.failing.take();
                 if before.as_ref().is_none_or(|(_, last)| *last != reason) {
-                    tracing::warn!(reason, "prices cannot be asked for");
+                    tracing::warn!(reason, "Spot price lookup failed");
                 }
                 known.failing = Some((before.map_or(now, |(since, _)| since), reason));
                 Err(error)
@@ -145,14 +145,14 @@ impl Feed {
         let quota = async |lifecycle| match self.ec2.quota(lifecycle).await {
             Ok(Some(vcpus)) => drop(self.lock().limits.insert(lifecycle, vcpus)),
             Ok(None) => drop(self.lock().limits.remove(&lifecycle)),
-            Err(error) => tracing::debug!(%error, "the quota is not known now"),
+            Err(error) => tracing::debug!(%error, "quota lookup failed"),
         };
         let kinds = async || match self.ec2.kinds(&self.kinds).await {
             Ok(kinds) => {
                 let vcpus = kinds.into_iter().map(|kind| (kind.kind, kind.vcpus));
                 self.lock().vcpus.extend(vcpus);
             }
-            Err(error) => tracing::debug!(%error, "the sizes of instance types are not known now"),
+            Err(error) => tracing::debug!(%error, "lookup of instance types failed"),
         };
         tokio::join!(quota(Lifecycle::Spot), quota(Lifecycle::OnDemand), kinds());
     }

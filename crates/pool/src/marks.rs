@@ -15,8 +15,8 @@ use spotreel_domain::batch::PoolName;
 use spotreel_domain::render_time::Corrections;
 use spotreel_domain::trigger::ModeState;
 
-/// Counts are true only if finished tasks leave the queue. They are trusted for so long after the sweeper's mark: ten of
-/// its marks, so that one or two may be late.
+/// Maximum age of the sweeper's status record at which queue counts are trusted: counts are true only if finished tasks leave the
+/// queue. It is ten intervals, so that one or two records may be late.
 pub const SWEPT_GOOD_FOR: Duration = Duration::from_secs(30);
 /// One mark a pool: whether machines stay.
 const MODE_MARK: &str = "mode.";
@@ -39,9 +39,11 @@ pub struct ModeMark {
 /// Why the counts cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSwept {
-    #[error("there is no sweeper's mark: is monitor running?")]
+    #[error("the sweeper's status record is missing: check that monitor runs")]
     Never,
-    #[error("the sweeper's mark is too old since {0:.0}: finished tasks may still be counted")]
+    #[error(
+        "the sweeper's status record is out of date since {0:.0}: finished tasks may still be counted"
+    )]
     Since(Timestamp),
 }
 

@@ -13,7 +13,7 @@ use spotreel_bus::log::ReadError;
 use spotreel_bus::{TaskLog, names};
 use spotreel_domain::{Lane, Model, TaskId};
 
-/// The oldest tasks of a queue may be in workers' hands: so many are looked through for one that waits.
+/// Number of tasks that are searched for the oldest waiting one: the oldest may be in workers' hands.
 const MOST_LOOKED_THROUGH: usize = 64;
 
 /// What is kept of each queue.

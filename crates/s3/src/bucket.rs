@@ -24,7 +24,7 @@ impl CreateBucketError {
 /// Why the store is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    #[error("there is no bucket {bucket}")]
+    #[error("bucket {bucket} does not exist")]
     NoBucket { bucket: String },
     #[error("no access to the bucket {bucket}")]
     Denied { bucket: String },

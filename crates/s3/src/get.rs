@@ -42,9 +42,9 @@ pub enum HeadError {
 pub enum GetFileError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("there is no object {key}")]
+    #[error("object {key} does not exist")]
     Missing { key: String },
-    #[error("object {key} carries no SHA-256 to compare with")]
+    #[error("object {key} has no SHA-256 in its metadata")]
     Unverifiable { key: String },
     /// The stored bytes are not those that were written: nobody can repair that.
     #[error("object {key} has the SHA-256 {found}, not {expected}")]
@@ -63,7 +63,7 @@ pub enum GetFileError {
 pub enum GetBytesError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("there is no object {key}")]
+    #[error("object {key} does not exist")]
     Missing { key: String },
     #[error("object {key} is larger than {max} bytes")]
     TooLarge { key: String, max: u64 },
@@ -126,7 +126,7 @@ impl Store {
             match self.get_once(key, &partial).await {
                 Err(GetFileError::Request(error)) if error.retryable() && tries < BODY_TRIES => {
                     tries += 1;
-                    tracing::debug!(key, tries, %error, "download broke off, trying again");
+                    tracing::debug!(key, tries, %error, "download interrupted; retrying");
                 }
                 got => break got,
             }

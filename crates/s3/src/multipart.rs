@@ -79,7 +79,7 @@ impl Store {
         if !matches!(put, Ok(Put::Created))
             && let Err(error) = self.abort(object.key, &upload_id).await
         {
-            tracing::warn!(key = object.key, upload_id, %error, "an unfinished upload stays behind");
+            tracing::warn!(key = object.key, upload_id, %error, "incomplete multipart upload could not be aborted");
         }
         put
     }

@@ -128,7 +128,7 @@ impl Store {
                     if error.is_conflict() && tries < CONFLICT_TRIES =>
                 {
                     tries += 1;
-                    tracing::debug!(key, tries, "conflicting write, trying again");
+                    tracing::debug!(key, tries, "conflicting write; retrying");
                 }
                 put => return put,
             }

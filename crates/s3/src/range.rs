@@ -12,11 +12,11 @@ use crate::{RequestError, Store};
 pub enum GetRangeError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("there is no object {key}")]
+    #[error("object {key} does not exist")]
     Missing { key: String },
     #[error("object {key} ends before byte {end}")]
     Short { key: String, end: u64 },
-    #[error("the store sent something else than the bytes of {key} that were asked for")]
+    #[error("the store did not return the requested bytes of {key}")]
     Unranged { key: String },
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -46,7 +46,7 @@ impl Store {
             match self.get_rest(key, rest, bytes).await {
                 Err(GetRangeError::Request(error)) if error.retryable() && tries < BODY_TRIES => {
                     tries += 1;
-                    tracing::debug!(key, tries, %error, "a range broke off, going on with it");
+                    tracing::debug!(key, tries, %error, "download of a range interrupted; continuing");
                 }
                 got => got?,
             }

@@ -135,15 +135,15 @@ impl Pool {
                 Ok(()) => {
                     let why = self.why(&id);
                     metrics::terminated(self.name.as_str(), why, 1);
-                    tracing::info!(instance = id, why, pool = %self.name, "ended");
+                    tracing::info!(instance = id, why, pool = %self.name, "terminating instance");
                     accepted.push(id);
                 }
                 // No end: a young machine is not known everywhere yet, and of an old one the listings tell.
                 Err(error) if error.is_not_found() => {
-                    tracing::debug!(%error, instance = id, "the cloud does not know it");
+                    tracing::debug!(%error, instance = id, "instance does not exist in EC2");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, instance = id, "it could not be ended; it is tried again");
+                    tracing::warn!(%error, instance = id, "TerminateInstances failed; retrying");
                 }
             }
         }
@@ -205,7 +205,7 @@ impl Pool {
         async move {
             // A worker that comes up between the question and the end of its machine must not begin.
             if !has_served && let Err(error) = kv::order_out(&client, &instance).await {
-                tracing::warn!(%error, instance, "a machine that boots cannot be told to go");
+                tracing::warn!(%error, instance, "stop order for a booting instance could not be written");
                 let answer = DrainAnswer::Unknown;
                 return Outcome::Drained { instance, answer };
             }
@@ -233,7 +233,7 @@ impl Pool {
                     Ok(()) => true,
                     Err(error) if error.retryable() => false,
                     Err(error) => {
-                        tracing::debug!(%error, fleet = id, "the fleet object is left to the cloud");
+                        tracing::debug!(%error, fleet = id, "DeleteFleets failed; EC2 will remove the fleet object");
                         true
                     }
                 })
@@ -251,7 +251,7 @@ impl Pool {
         async move {
             let read = ec2.console(&instance).await;
             let tail = read.unwrap_or_else(|error| {
-                tracing::info!(%error, instance, "console output cannot be read");
+                tracing::info!(%error, instance, "GetConsoleOutput failed");
                 String::new()
             });
             Outcome::Console { instance, tail }
@@ -277,14 +277,14 @@ impl Pool {
             return;
         }
         let Some(request) = frozen_request(batch, seq) else {
-            tracing::error!(batch = %of.0, seq, "the request of this launch cannot be read; it is never sent");
+            tracing::error!(batch = %of.0, seq, "launch request in the record cannot be decoded; CreateFleet is not called");
             return;
         };
         let first = self.fresh.take() == Some(of.clone());
         self.in_flight = Some(seq);
         let (ec2, answers) = (self.cloud.ec2.clone(), self.called_sender.clone());
         let units = request.units;
-        tracing::info!(batch = %of.0, seq, units, first, "launching");
+        tracing::info!(batch = %of.0, seq, units, first, "calling CreateFleet");
         self.fleet.ctx.tasks.spawn(async move {
             let result = ec2.launch(&request).await;
             crash::point("after-call");
@@ -321,7 +321,7 @@ impl Pool {
                     (_, 0) => "whole",
                     _ => "part",
                 };
-                tracing::info!(%batch, seq, launched, errors, "launched");
+                tracing::info!(%batch, seq, launched, errors, "CreateFleet succeeded");
                 metrics::launched(&pool, outcome);
                 let result = Ok(answer);
                 Outcome::Launched { seq, result }
@@ -332,9 +332,9 @@ impl Pool {
                     error.class == ErrorClass::Unknown || (!first && error.code != TOKEN_MISMATCH);
                 metrics::launched(&pool, metrics::class(error.class));
                 if error.code == TOKEN_MISMATCH {
-                    tracing::error!(%error, %batch, seq, "the token was used for another request: this is a bug; the listings decide now");
+                    tracing::error!(%error, %batch, seq, "CreateFleet: token reused with another request; this is a bug, waiting for listings");
                 } else {
-                    tracing::warn!(%error, %batch, seq, unclear, "no launch");
+                    tracing::warn!(%error, %batch, seq, unclear, "CreateFleet failed");
                 }
                 if unclear {
                     return self.replay.put_off((batch, seq));
@@ -363,7 +363,7 @@ impl Pool {
         let listed = self.cloud.last_listed();
         let cloud_now = listed.map_or_else(ambient::now, |listed| listed.cloud_clock());
         if let Err(error) = self.learn(&[outcome], &policy, cloud_now).await {
-            tracing::warn!(%error, %batch, seq, "what was launched is not written; it is found by its tags");
+            tracing::warn!(%error, %batch, seq, "launch result could not be written; its instances will be found by their tags");
             self.replay.put_off((batch, seq));
         }
     }
@@ -448,7 +448,7 @@ pub async fn tell_to_stay(client: &async_nats::Client, instances: &[String]) {
     for instance in instances {
         let subject = names::worker_stay(instance);
         if let Err(error) = client.publish(subject, "".into()).await {
-            return tracing::debug!(%error, "workers are not told to stay");
+            return tracing::debug!(%error, "stay messages could not be sent");
         }
     }
 }
@@ -475,7 +475,7 @@ pub async fn tell_to_drain(
             DrainAnswer::NobodyThere
         }
         Err(error) => {
-            tracing::debug!(%error, instance, "no answer to a drain");
+            tracing::debug!(%error, instance, "drain request got no answer");
             DrainAnswer::Unknown
         }
     }

@@ -88,12 +88,12 @@ pub async fn look(
             };
             match infos.iter().find(|info| info.kind == kind.name) {
                 None => problems.push(format!(
-                    "{} has no type {}: take it out of pool.{name}.kinds",
+                    "{} has no type {}: remove it from pool.{name}.kinds",
                     ec2.region(),
                     kind.name
                 )),
                 Some(info) if info.gpus != 1 => problems.push(format!(
-                    "{} has {} GPUs and a unit is one: take it out of pool.{name}.kinds",
+                    "{} has {} GPUs, but a unit has one: remove it from pool.{name}.kinds",
                     kind.name, info.gpus
                 )),
                 Some(_) => {}
@@ -109,7 +109,7 @@ pub async fn look(
                     .iter()
                     .any(|p| p.kind == kind.name && p.zone == subnet.zone)
             }) {
-                problems.push(format!("no type of the pool can be had in {}", subnet.zone));
+                problems.push(format!("no type of the pool is offered in {}", subnet.zone));
             }
         }
         match check_template(ec2, policy, wanted).await? {
@@ -131,7 +131,7 @@ async fn check_template(
 ) -> Result<Result<Template, Vec<String>>, CallError> {
     let Some(found) = ec2.template(&wanted.id).await? else {
         let problem = format!(
-            "there is no launch template {} in {}: make it (`spotreel fleet template`), or set template.id",
+            "launch template {} does not exist in {}: create it (`spotreel fleet template`), or set template.id",
             wanted.id,
             ec2.region()
         );
@@ -260,16 +260,16 @@ async fn check_subnets(
         };
         match found.first() {
             None => problems.push(format!(
-                "there is no subnet {}: mend pool.{name}.subnets",
+                "subnet {} does not exist: correct pool.{name}.subnets",
                 subnet.id
             )),
             Some(there) if there.zone != subnet.zone => problems.push(format!(
-                "subnet {} lies in {}, not in {}: mend pool.{name}.subnets",
+                "subnet {} is in {}, not in {}: correct pool.{name}.subnets",
                 subnet.id, there.zone, subnet.zone
             )),
             Some(there) => {
                 if there.free_addresses == 0 {
-                    tracing::warn!(subnet = subnet.id, "the subnet has no free address");
+                    tracing::warn!(subnet = subnet.id, "subnet has no free IP address");
                 }
                 findings
                     .subnets
@@ -321,7 +321,7 @@ fn above_caps(policy: &Policy, market: &Market) -> Option<String> {
     let (gap, place, price, cap) = prices.min()?;
     (gap > 0).then(|| {
         format!(
-            "no place is under its cap now: the nearest is {place} at {price}/h, its cap is {cap}"
+            "all Spot prices are above their caps: the nearest is {place} at {price}/h, its cap is {cap}"
         )
     })
 }

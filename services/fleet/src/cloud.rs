@@ -22,7 +22,7 @@ use crate::conditions::Conditions;
 use crate::config::PricesConfig;
 use crate::metrics;
 
-/// A check that failed is made again after so long.
+/// Delay before a failed check is repeated.
 const RETRY: Duration = Duration::from_secs(5);
 /// A month of 30 days, as AWS reckons its examples of EBS.
 const HOURS_OF_A_MONTH: u32 = 30 * 24;
@@ -275,7 +275,7 @@ impl Cloud {
             match self.ec2.volume_gib(&template).await {
                 Ok(gib) => drop(self.lock().volumes.insert(key(&template), gib)),
                 Err(error) => {
-                    tracing::warn!(%error, template = template.id, "receipts lack the machines' volumes");
+                    tracing::warn!(%error, template = template.id, "DescribeLaunchTemplateVersions failed; receipts lack the cost of volumes");
                 }
             }
         }

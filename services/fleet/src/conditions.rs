@@ -1,4 +1,4 @@
-//! What fleet cannot see or do now: said in `/readyz` and as a metric, and logged when it begins and when it ends.
+//! Failing checks: shown in `/readyz` and as a metric, and logged when they start to fail and when they recover.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -27,8 +27,8 @@ impl Conditions {
             failing.insert(check.to_owned(), fails)
         };
         match &state {
-            Err(reason) if before != Some(true) => tracing::warn!(check, reason, "begins"),
-            Ok(()) if before == Some(true) => tracing::info!(check, "is over"),
+            Err(reason) if before != Some(true) => tracing::warn!(check, reason, "check failing"),
+            Ok(()) if before == Some(true) => tracing::info!(check, "check recovered"),
             _ => {}
         }
         metrics::condition(check, fails);

@@ -30,13 +30,13 @@ pub enum StartError {
     #[error(transparent)]
     Rules(#[from] PoolProblems),
     #[error(
-        "pool {pool} buys machines and has no launch template: set template.id or template.name, and template.version"
+        "pool {pool} launches instances but has no launch template: set template.id or template.name, and template.version"
     )]
     NoTemplate { pool: PoolName },
     #[error("`tags`: {0}; {CURE}")]
     Tags(String),
     #[error(
-        "pool {pool} names the zone {zone}, which is not in {region}: set ec2.region, or the zone"
+        "pool {pool}: zone {zone} is not in ec2.region = {region}: change the zone or ec2.region"
     )]
     Zone {
         pool: PoolName,
@@ -45,7 +45,7 @@ pub enum StartError {
     },
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the endpoint {subject} cannot be offered: {reason}")]
+    #[error("the NATS endpoint {subject} could not be created: {reason}")]
     Endpoint {
         subject: &'static str,
         reason: String,
@@ -55,11 +55,11 @@ pub enum StartError {
 /// Why a round ended early. Nothing is launched then; what has to end is ended all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum RoundError {
-    #[error("the cloud cannot be listed")]
+    #[error("instances could not be listed")]
     Listing(#[from] CallError),
     #[error("the batch log cannot be read")]
     Record(#[from] ReadError),
-    #[error("the batch log does not take an event")]
+    #[error("writing to the batch log failed")]
     Append(#[source] Box<AppendError<RecordedBatch>>),
     #[error("orders cannot be read or written")]
     Controls(#[from] BusError),
@@ -78,7 +78,7 @@ pub enum ObserveError {
     Count(#[from] CountError),
     #[error(transparent)]
     NotSwept(#[from] NotSwept),
-    #[error("the marks of the other services cannot be read")]
+    #[error("status records of other services cannot be read")]
     NoMarks,
     #[error("NATS does not answer in time")]
     Timeout,

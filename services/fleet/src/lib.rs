@@ -1,27 +1,26 @@
-//! `spotreel-fleet`: a batch becomes machines, and the machines become nothing.
+//! `spotreel-fleet`: turns a requested batch into Spot instances, and terminates all of them.
 //!
 //! | loop | woken by | does |
 //! |---|---|---|
-//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the cloud, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
-//! | [`Sweep`](sweep::Sweep), on every fleet | the clock | ends what has outlived its tag, and what belongs to no batch |
-//! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types warm |
-//! | [`inbox`] | messages | rings the pools' bells |
+//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
+//! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
+//! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |
+//! | [`inbox`] | messages | wakes the pools |
 //! | [`serve`] | requests | answers `spotreel.fleet`, `spotreel.ops.stop`, `spotreel.ops.drain` |
 //!
 //! **Says** `launching`, `running`, `draining`, `settled` and `failed` in the batch log, drain orders to workers, and
-//! EC2's calls. **Owns** every machine that carries its tags and its `env`, and nothing else.
+//! calls to EC2. **Owns** every instance that carries its tags and its `env`, and nothing else.
 //!
 //! Invariants:
-//! - Nothing is called whose intent is not durable: the request is frozen in the record, and sent again as it stands.
-//! - What is listed before the record was read and stands in no record is nobody's; nothing is ended for being unknown
-//!   before it was seen so twice.
-//! - Whoever could not see (the cloud, the log, the prices) launches nothing, and goes on ending what has to end.
-//! - Leading is a lease; safety is the compare-and-set: two fleets at once do no harm.
+//! - A launch is called only after its request is durable in the record; a repeated call sends the same request.
+//! - An instance is an orphan once two listings, each taken before the records were read, show no owner.
+//! - Launches are blocked while EC2, the log or the prices cannot be read; terminations continue.
+//! - Leadership is a lease. Safety does not depend on it: the compare-and-set makes two fleets at once harmless.
 //!
-//! **When it crashes** the next one, or itself, lists the cloud by tag, reads the record and goes on from there. A call
-//! without an answer is sent again with the same token while the cloud remembers it; afterwards the tags decide.
+//! **After a crash** the next leader lists the instances by tag, reads the record and continues. A call without an
+//! answer is sent again with the same token while EC2 remembers it; after that, listings by tag decide.
 //!
-//! `cloud = "none"` in every pool: no EC2 at all. Nothing is launched, no batch is expected, and the verbs say so.
+//! With `cloud = "none"` in every pool, EC2 is not used: nothing is launched, no batch is expected, and answers say so.
 
 mod act;
 mod check;
@@ -165,7 +164,7 @@ async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
         .await
         .is_err()
     {
-        tracing::warn!("the first sweep was not done in time; the next one follows");
+        tracing::warn!("first sweep timed out; continuing with the next one");
     }
     ctx.spawn("sweep", until_stopped(sweep.run(stopping())));
     ctx.spawn(

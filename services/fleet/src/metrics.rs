@@ -22,25 +22,22 @@ const CONDITION: &str = "spotreel_fleet_condition";
 const STATES: [&str; 4] = ["booting", "serving", "draining", "terminating"];
 
 pub fn describe() {
-    describe_gauge!(UNITS, "Machines, one GPU each, by pool and state");
-    describe_counter!(LAUNCHES, "Calls for machines, by pool and outcome");
-    describe_counter!(INTERRUPTIONS, "Machines that the cloud took back, by pool");
+    describe_gauge!(UNITS, "Instances, one GPU each, by pool and state");
+    describe_counter!(LAUNCHES, "CreateFleet calls, by pool and outcome");
+    describe_counter!(INTERRUPTIONS, "Instances interrupted by EC2, by pool");
     describe_counter!(
         TERMINATIONS,
-        "Machines that fleet ended, by pool and reason"
+        "Instances terminated by fleet, by pool and reason"
     );
-    describe_gauge!(RATE, "What an hour of what runs costs, by pool");
-    describe_gauge!(COST, "What the active batch has cost, by pool");
-    describe_counter!(
-        ROUNDS,
-        "Looks at the cloud and the record, by pool and outcome"
-    );
+    describe_gauge!(RATE, "Current cost per hour in dollars, by pool");
+    describe_gauge!(COST, "Cost of the active batch in dollars, by pool");
+    describe_counter!(ROUNDS, "Reconcile passes, by pool and outcome");
     describe_gauge!(
         BLOCKED,
         "1 while the pool's batch cannot launch, by pool and reason"
     );
-    describe_gauge!(LISTING_AGE, "Since the cloud was last listed");
-    describe_gauge!(PRICES_AGE, "Since Spot prices were last known");
+    describe_gauge!(LISTING_AGE, "Time since the last listing of instances");
+    describe_gauge!(PRICES_AGE, "Time since the last known Spot prices");
     describe_gauge!(
         CONDITION,
         "1 while something cannot be seen or done, by what it is"

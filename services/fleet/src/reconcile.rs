@@ -32,9 +32,9 @@ use crate::observe::Counted;
 use crate::pace::Pace;
 use crate::{Fleet, crash, metrics, observe};
 
-/// Somebody else wrote first so many times in a row: more is no coincidence.
+/// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 pub const CAS_TRIES: usize = 16;
-/// A message is heard a moment before it can be read: a look that found nothing new is made again after so long.
+/// Delay before a pass that found nothing new is repeated: a message is delivered a moment before it can be read.
 const SETTLE: Duration = Duration::from_millis(300);
 /// After a round that could not be ended.
 const BLIND: Duration = Duration::from_secs(2);
@@ -320,7 +320,7 @@ impl Pool {
             config: Some(self.policy.fingerprint()),
         };
         controls::hold(client, &self.name, &hold).await?;
-        tracing::error!(pool = %self.name, reason = hold.reason, "launches are held: machines end before they serve");
+        tracing::error!(pool = %self.name, reason = hold.reason, "pool put on hold: instances end before they serve");
         Ok(())
     }
 
@@ -342,7 +342,7 @@ impl Pool {
         }
         match controls::lift(client, &self.name, held.revision).await {
             Ok(()) => {
-                tracing::info!(pool = %self.name, "launches are resumed: the configuration has changed");
+                tracing::info!(pool = %self.name, "hold removed: the pool's configuration has changed");
                 Ok(())
             }
             // Another order stands there by now.
@@ -404,7 +404,7 @@ impl Pool {
         match batches::ended_on(client, &batch, since).await {
             Ok(ended) => self.pace.learn(client, &self.config, &batch, &ended).await,
             Err(error) => {
-                tracing::debug!(%error, batch = %batch.id, "its tasks cannot be read now");
+                tracing::debug!(%error, batch = %batch.id, "tasks of the batch cannot be read");
             }
         }
     }
@@ -421,7 +421,7 @@ impl Pool {
                 Some(ended.len() as u64)
             }
             Err(error) => {
-                tracing::warn!(%error, batch = %batch.id, "its tasks cannot be counted");
+                tracing::warn!(%error, batch = %batch.id, "finished tasks of the batch cannot be counted");
                 None
             }
         }
@@ -463,7 +463,7 @@ impl Pool {
     /// Something cannot be seen: nothing is launched, and what the record demands is ended all the same.
     async fn go_on_blind(&mut self, error: &RoundError) -> Duration {
         let said = format!("{:#}", anyhow::Error::msg(error.to_string()));
-        tracing::debug!(error = said, pool = %self.name, "a round could not be ended");
+        tracing::debug!(error = said, pool = %self.name, "reconcile pass failed");
         metrics::round(self.name.as_str(), "blind");
         self.end_blindly().await;
         BLIND
@@ -474,7 +474,7 @@ impl Pool {
 fn tell(before: &Batch, batch: &Batch) {
     if before.status != batch.status {
         let (batch, from, to) = (&batch.id, before.status.name(), batch.status.name());
-        tracing::info!(%batch, from, to, "the batch goes on");
+        tracing::info!(%batch, from, to, "batch changed state");
     }
     let said = |batch: &Batch| {
         batch
@@ -484,9 +484,9 @@ fn tell(before: &Batch, batch: &Batch) {
     };
     match (said(before), said(batch)) {
         (before, Some(sentence)) if before.as_ref() != Some(&sentence) => {
-            tracing::warn!(batch = %batch.id, sentence, "blocked");
+            tracing::warn!(batch = %batch.id, sentence, "launches blocked");
         }
-        (Some(_), None) => tracing::info!(batch = %batch.id, "blocked no more"),
+        (Some(_), None) => tracing::info!(batch = %batch.id, "launches unblocked"),
         _ => {}
     }
 }

@@ -23,7 +23,7 @@ pub async fn offer(fleet: Arc<Fleet>, client: Client) {
     let stopping = fleet.ctx.stopping.clone();
     let serving = serve(&fleet, &client);
     if let Some(Err(error)) = stopping.run_until_cancelled(serving).await {
-        tracing::error!(%error, "fleet answers no requests");
+        tracing::error!(%error, "request endpoints could not be created");
         fleet.conditions.set("requests", Err(error.to_string()));
     }
 }
@@ -95,7 +95,7 @@ fn is_answerable(verb: Verb, request: &Request) -> bool {
         tracing::warn!(
             verb,
             reply_to,
-            "a request whose answer would go to no inbox was dropped"
+            "request dropped: its reply subject is not an inbox"
         );
         return false;
     }
@@ -121,6 +121,6 @@ async fn respond(
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {
-        tracing::warn!(%error, verb = verb.name(), "an answer could not be sent");
+        tracing::warn!(%error, verb = verb.name(), "answer could not be sent");
     }
 }

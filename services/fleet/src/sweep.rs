@@ -1,5 +1,4 @@
-//! The look at everything that carries our tags: what has outlived its time is ended whatever else is known, and what
-//! belongs to no batch once that is certain.
+//! The pass over all instances with our tags: terminates expired ones in any case, and orphans once they are certain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,11 +41,11 @@ impl Sweep {
             Ok(listed) => {
                 let ended = self.end_expired(&listed).await;
                 if let Err(error) = self.end_orphans(&listed, &ended).await {
-                    tracing::debug!(%error, "orphans cannot be told now");
+                    tracing::debug!(%error, "orphan check skipped: records cannot be read");
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the sweep goes by the last listing");
+                tracing::debug!(%error, "listing failed; sweep uses the last one");
                 if let Some(listed) = self.cloud.last_listed() {
                     self.end_expired(&listed).await;
                 }
@@ -101,9 +100,9 @@ impl Sweep {
             match result {
                 Ok(()) => {
                     metrics::terminated("", why, 1);
-                    tracing::warn!(instance, why, "ended by its tags");
+                    tracing::warn!(instance, why, "terminated instance by its tags");
                 }
-                Err(error) => tracing::warn!(%error, instance, why, "it could not be ended"),
+                Err(error) => tracing::warn!(%error, instance, why, "TerminateInstances failed"),
             }
         }
     }

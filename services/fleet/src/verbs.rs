@@ -103,7 +103,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
     let pool = pool.map(|pool| named(fleet, &pool)).transpose()?;
     let presences = observe::presences(fleet.batches.client()).await;
     let presences =
-        presences.map_err(|error| unavailable("workers cannot be asked for now", &error))?;
+        presences.map_err(|error| unavailable("presence records cannot be read now", &error))?;
     let client = fleet.batches.client();
     let (counted, marks, newest) = tokio::join!(
         Counted::read(client, &fleet.pools, &fleet.samples),
@@ -118,7 +118,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         .update(&fleet.batches, &batches, ambient::now())
         .await
     {
-        tracing::debug!(%error, "how fast tasks were rendered cannot be read");
+        tracing::debug!(%error, "correction of the cost model cannot be read");
     }
     let mut pools = Vec::new();
     for (name, config) in &fleet.pools.pool {
@@ -146,7 +146,8 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
             .filter(|presence| is_own(presence, &config.models));
         view.own = own.map(worker).collect();
         if config.cloud == Cloud::None {
-            view.note = Some("the machines of this pool are your own: none is launched".to_owned());
+            view.note =
+                Some("this pool uses your own machines: no instance is launched".to_owned());
         }
         pools.push(view);
     }
@@ -205,14 +206,14 @@ async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
     let batch = change(fleet, &pool, |batch| {
         if wanted.as_ref().is_some_and(|id| *id != batch.id) {
             return Err(not_allowed(format!(
-                "{} is the batch of pool {pool} now",
+                "the active batch of pool {pool} is {}",
                 batch.id
             )));
         }
         Ok(batch.stopped(stop.clone()))
     })
     .await?;
-    tracing::info!(batch = %batch.id, mode = ?order.mode, by = stop.by, "ordered to stop");
+    tracing::info!(batch = %batch.id, mode = ?order.mode, by = stop.by, "stop ordered");
     Ok(BatchRef::of(&batch))
 }
 
@@ -250,7 +251,7 @@ async fn drain(fleet: &Fleet, payload: &[u8]) -> Result<Drained, ApiError> {
         DrainAnswer::Draining => "draining",
         DrainAnswer::NobodyThere => {
             return Err(not_found(format!(
-                "no active batch has an instance {instance}, and no worker listens there"
+                "no active batch has an instance {instance}, and no worker answers there"
             )));
         }
         DrainAnswer::Unknown => {
@@ -329,10 +330,12 @@ async fn change(
                 return Ok(batch);
             }
             Err(AppendError::Conflict(newer)) => record = newer.map(|newer| *newer),
-            Err(error) => return Err(unavailable("the batch log takes no event now", &error)),
+            Err(error) => return Err(unavailable("the batch log cannot be written now", &error)),
         }
     }
-    Err(not_allowed("others change this batch at the same moment"))
+    Err(not_allowed(
+        "the batch is being modified concurrently; retry",
+    ))
 }
 
 async fn last(fleet: &Fleet, pool: &PoolName) -> Result<Option<RecordedBatch>, ApiError> {

@@ -205,7 +205,7 @@ async fn write(log: TaskLog, batch: Vec<Job>, writes: Writes, _place: OwnedSemap
                 open.extend([right, jobs].map(|jobs| Open { jobs, sorted }));
             }
             Err(error) => {
-                tracing::warn!(%error, tasks = jobs.len(), "a batch's fate is unknown; settling each task alone");
+                tracing::warn!(%error, tasks = jobs.len(), "group write got no answer; checking each task");
                 writes.set(Some(Instant::now()));
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
                 let outcomes: Vec<_> = futures::stream::iter(each)

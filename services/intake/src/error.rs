@@ -27,7 +27,7 @@ pub enum StartError {
     },
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the endpoint {subject} cannot be offered: {reason}")]
+    #[error("the NATS endpoint {subject} could not be created: {reason}")]
     Endpoint {
         subject: &'static str,
         reason: String,
@@ -156,7 +156,7 @@ pub fn share_taken(owner: &Owner, each: usize, what: &str) -> ApiError {
 
 /// The log did not answer a reader.
 pub fn unread(error: &ReadError) -> ApiError {
-    tracing::warn!(error = %error, "the task log could not be read");
+    tracing::warn!(error = %error, "reading the task log failed");
     unavailable("the task log cannot be read now")
 }
 

@@ -23,8 +23,8 @@ const TASK_EVENTS: &str = "spotreel.task.>";
 const HEARD: usize = 256;
 /// Old events read at once.
 const PAGE: usize = 64;
-/// How often a follower that hears nothing reads the stream: what was told while the feed heard nothing, or stood at a
-/// replica that was behind, comes after so long at the latest.
+/// Interval at which a follower without new events reads the stream. It is the maximum delay of an event that the feed missed, or
+/// that a lagging replica did not have yet.
 const READ_AGAIN: Duration = Duration::from_secs(15);
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ impl Feed {
         while !ctx.stopping.is_cancelled() {
             let hearing = ctx.stopping.run_until_cancelled(self.hear_from(&mut after));
             if let Some(Err(error)) = hearing.await {
-                tracing::warn!(%error, "events cannot be heard; who follows them waits");
+                tracing::warn!(%error, "subscription to EVENTS lost; followers wait until it is restored");
             }
             let pause = tokio::time::sleep(RETRY_AFTER);
             ctx.stopping.run_until_cancelled(pause).await;

@@ -85,7 +85,7 @@ pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the inbox cannot be pulled");
+                tracing::warn!(%error, "pulling from INBOX failed");
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = ctx.stopping.cancelled() => {}
@@ -129,14 +129,14 @@ impl Inbox {
                 Err(again) => delivery.nak(again).await,
             };
             if let Err(error) = said {
-                tracing::warn!(%error, "the inbox message comes again after its lease");
+                tracing::warn!(%error, "ack of an inbox message failed; it will be redelivered");
             }
         }
         .instrument(span)
         .await;
     }
 
-    /// Ok: everything in the message is answered. Err: not yet, try again after so long.
+    /// `Ok`: everything in the message is answered. `Err`: not yet; the delay before the next try.
     async fn settle(&self, delivery: &Delivery) -> Result<(), Duration> {
         let kind = delivery
             .headers
@@ -145,7 +145,7 @@ impl Inbox {
         if kind.is_some_and(|kind| kind.starts_with(EVENT_TYPE)) {
             tracing::warn!(
                 sequence = delivery.sequence,
-                "dropped an event that was delivered into the inbox: a consumer of EVENTS has spotreel.inbox as its deliver or reply subject"
+                "event in the inbox dropped: a consumer of EVENTS has spotreel.inbox as its deliver or reply subject"
             );
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Inbox {
         match self.events.reject(id.as_ref(), sequence, payload).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "a rejection could not be published");
+                tracing::warn!(%error, "publishing a rejection failed");
                 Err(self.config.retry_after)
             }
         }

@@ -42,7 +42,7 @@ pub async fn create(client: &Client, order: &KeyOrder) -> Result<KeyCreated, Api
     for _ in 0..DRAWS {
         match keys::put(client, &key).await {
             Ok(()) => {
-                tracing::info!(id = %key.id, owner = %key.owner, access = ?key.access, "an API key was made");
+                tracing::info!(id = %key.id, owner = %key.owner, access = ?key.access, "API key created");
                 let key = KeyView::from(&key);
                 return Ok(KeyCreated { key, token });
             }
@@ -68,7 +68,7 @@ pub async fn revoke(client: &Client, named: KeyRef) -> Result<KeyRef, ApiError> 
         KeyId::parse(&named.id).map_err(|bad| error::broken("id", "token", bad.to_string()))?;
     match keys::revoke(client, &id).await {
         Ok(()) => {
-            tracing::info!(%id, "an API key was revoked");
+            tracing::info!(%id, "API key revoked");
             Ok(named)
         }
         Err(jetstream::ApiError::NotFound) => Err(error::no_key(&id)),
@@ -85,6 +85,6 @@ fn draw() -> Token {
 }
 
 fn unavailable(failure: &jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "the bucket of keys was not reached");
+    tracing::warn!(error = %failure, "access to the key bucket failed");
     error::unavailable("the keys cannot be reached now")
 }

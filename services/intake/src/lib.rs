@@ -1,4 +1,4 @@
-//! Intake: the door through which tasks come in.
+//! Intake: accepts tasks over NATS and HTTP.
 //!
 //! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` and operators' on `spotreel.ops.key.*`
 //! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
@@ -7,21 +7,21 @@
 //! tokenizers, and for those of LoRAs when a task names one (`offers.rs`). **Says** an answer to every request; into the
 //! task log `queued` and `cancelled`; `spotreel.hint.<id>` after a cancellation; `…rejected` events for the inbox; to followers over HTTP
 //! what EVENTS says; into the bucket `spotreel-keys` the keys of the HTTP API.
-//! **Owns** nothing: the log is the truth, pictures lie in S3 under their hash. Any number of intakes may run.
+//! **Owns** no data: the log has the tasks, S3 has the pictures under their hash. Any number of intakes may run.
 //!
 //! Invariants:
-//! - An answer `accepted` stands for an event on disk; without an answer, the same request with the same id or
-//!   idempotency key is safe.
-//! - One id is one task: same content, same answer; other content, a conflict.
+//! - The answer `accepted` means that the event is on disk. Without an answer, it is safe to send the same request again
+//!   with the same id or idempotency key.
+//! - One id is one task: the same content gets the same answer, other content is a conflict.
 //! - Two events of one task never share an atomic batch.
-//! - An answer never goes to a subject that is no inbox: it could be the log's.
-//! - An inbox message goes only after each of its tasks has its answer.
+//! - An answer is sent only to an inbox subject: any other subject could be the log's.
+//! - An inbox message is deleted only after each of its tasks has its answer.
 //!
-//! **When it crashes**, requests under way get no answer and are safe to repeat; inbox messages come again after
-//! their lease and are the same tasks; a picture may lie in S3 that no task names. A cancelled task's work item may
-//! stay in the log: monitor's sweeper takes it.
+//! **After a crash**, requests in work get no answer and are safe to repeat. Inbox messages are delivered again after
+//! their lease, and are the same tasks. A picture may be in S3 that no task names. A cancelled task's work item may stay
+//! in the log until monitor's sweeper deletes it.
 //!
-//! Intake makes no stream: where one is missing, it is not ready and says which.
+//! Intake creates no stream: without one it is not ready, and says which is missing.
 
 mod caller;
 mod commit;
@@ -170,7 +170,7 @@ async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context)
                 return queue;
             }
             Err(missing) => {
-                tracing::warn!(missing, "waiting");
+                tracing::warn!(missing, "waiting for a missing stream or consumer");
                 ctx.health.set("nats", Err(missing));
                 tokio::time::sleep(MISSING_PAUSE).await;
             }

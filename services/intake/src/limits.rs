@@ -67,7 +67,7 @@ impl Limits {
         }
     }
 
-    /// May so many tasks come now? All or none.
+    /// Whether this number of tasks may be submitted now: all or none.
     pub fn pace(&self, tasks: usize) -> Result<(), ApiError> {
         let Some(tasks) = u32::try_from(tasks).ok().and_then(NonZeroU32::new) else {
             return Ok(());

@@ -93,7 +93,7 @@ impl Offers {
         if !self.has_looked() {
             tracing::warn!(
                 retry_after_s = POLL_UNREAD.as_secs(),
-                "the bucket's packs could not be read; tasks of quality fast are refused as unavailable until they are"
+                "pack indexes could not be read; tasks of quality fast are refused as unavailable until they can"
             );
         }
     }
@@ -130,7 +130,7 @@ impl Offers {
                 // What was known is still the best guess. Where nothing was, an answer that will stay the same, such as
                 // AccessDenied, counts as no pack.
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "a pack's index could not be read");
+                    tracing::debug!(%model, error = %failure, "reading a pack index failed");
                     if !failure.retryable() {
                         lock(&self.packs).entry(model).or_default();
                     }
@@ -171,7 +171,7 @@ impl Offers {
                     offer.vocabulary = read.ok().flatten().map(Arc::new);
                 }
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "a pack's tokenizer could not be read");
+                    tracing::debug!(%model, error = %failure, "reading a pack's tokenizer failed");
                     return;
                 }
             }
@@ -286,7 +286,7 @@ impl Offers {
             Ok(found) => (asked, Lookup::Found(Arc::new(found))),
             Err(LoraRemoteError::Missing { .. }) => (asked, Lookup::Missing),
             Err(failure) => {
-                tracing::warn!(name, error = %failure, "a LoRA's index could not be read");
+                tracing::warn!(name, error = %failure, "reading a LoRA index failed");
                 // The request itself may have taken longer than the failure is remembered.
                 (Instant::now(), Lookup::Unread)
             }

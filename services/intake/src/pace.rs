@@ -16,7 +16,7 @@ use spotreel_domain::api_key::KeyId;
 
 use crate::error;
 
-/// A key that was quiet for so long has its whole minute again: nothing is lost when it is forgotten.
+/// Time after which an unused key has its full rate again, so that its counter can be dropped.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Keys remembered at a time: twice as many as there may be, since revoked ones linger for a minute.
 const MOST_KEYS: usize = 2 * spotreel_bus::keys::MAX_KEYS;
@@ -82,7 +82,7 @@ impl<C: Clock + Clone> KeyPace<C> {
         }
     }
 
-    /// May so many tasks of this key come now? All or none.
+    /// Whether this key may submit this number of tasks now: all or none.
     pub fn check(&self, key: &ApiKey, tasks: usize) -> Result<(), ApiError> {
         if tasks == 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What callers hold at the same time of a thing that is bounded: so much in all, and of that a part for each owner of keys.
+//! Shares of a limited resource: a total for all callers, and a part of it for each owner of keys.
 //!
 //! Callers without a key are not told apart, so for them the bound in all is the only one.
 

@@ -13,7 +13,7 @@ use crate::error;
 use crate::list;
 use crate::submit::{Intake, now, unwritten};
 
-/// Somebody else wrote first so many times in a row: more is no coincidence.
+/// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 const CAS_TRIES: usize = 16;
 /// Tasks that one call cancels at once: enough to keep the log busy, few enough to leave room for others.
 const CANCELLED_AT_ONCE: usize = 16;
@@ -131,7 +131,7 @@ impl Intake {
         if entry != 0
             && let Err(failure) = self.log.delete(entry).await
         {
-            tracing::warn!(error = %failure, task = %id, entry, "an old work item stays until it is swept");
+            tracing::warn!(error = %failure, task = %id, entry, "deleting an old work item failed; the sweeper will delete it");
         }
         let client = self.log.client();
         let _ = client.publish(names::hint(id), "".into()).await;

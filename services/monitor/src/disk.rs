@@ -41,7 +41,7 @@ impl DiskWatch {
             Ok(room) => room,
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, dir = %dir.display(), "disk.dir cannot be looked at: nobody watches the disk under NATS");
+                    tracing::error!(%error, dir = %dir.display(), "disk.dir cannot be checked: the disk under NATS is not monitored");
                 }
                 return;
             }
@@ -54,9 +54,9 @@ impl DiskWatch {
             (true, false) => tracing::error!(
                 free_mb,
                 dir = %dir.display(),
-                "the disk under NATS has little room left: make room, or nothing can be stored soon"
+                "disk under NATS is nearly full: free some space, or writes will fail"
             ),
-            (false, true) => tracing::info!(free_mb, "the disk under NATS has enough room again"),
+            (false, true) => tracing::info!(free_mb, "disk under NATS has enough space again"),
             _ => {}
         }
         self.little = little;

@@ -23,11 +23,11 @@ pub enum ActError {
     Delete { sequence: u64, source: ApiError },
     #[error("the event could not be written")]
     Append(#[from] AppendError),
-    #[error("consumer {consumer} could not be looked at")]
+    #[error("info of consumer {consumer} could not be read")]
     Look { consumer: String, source: LookError },
-    #[error("the room of the log could not be looked at")]
+    #[error("size of the log could not be read")]
     Room(#[source] ApiError),
-    #[error("worker {worker} could not be looked up")]
+    #[error("presence record of worker {worker} could not be read")]
     Presence { worker: String, source: ApiError },
     #[error("the objects of the task could not be listed")]
     List(#[from] ListError),

@@ -17,12 +17,12 @@ use crate::config::InboxConfig;
 use crate::error::ActError;
 use crate::metrics;
 
-/// A lease is renewed so many times before it would end.
+/// Number of renewals during one lease.
 const RENEWALS_PER_LEASE: u32 = 4;
 
-/// An event of a newer version is handed back for so long; a newer monitor may have it then.
+/// Delay after which an event of a newer version is delivered again; a newer monitor may then take it.
 const HELD_FOR: Duration = Duration::from_secs(5);
-/// An event that has not come again for so long was handled by a newer monitor.
+/// Time without a redelivery after which a newer monitor must have handled the event.
 const HELD_AT_MOST: Duration = Duration::from_secs(20);
 
 /// What is to become of an event that was heard.
@@ -30,7 +30,7 @@ const HELD_AT_MOST: Duration = Duration::from_secs(20);
 pub enum Verdict {
     /// Nothing is left to do, now or later.
     Done,
-    /// Again after so long.
+    /// Deliver it again after this delay.
     Later(Duration),
 }
 
@@ -83,7 +83,7 @@ impl Inbox {
                 },
                 Err(error) => error,
             };
-            tracing::warn!(%error, consumer = self.consumer, "no events can be had from the log, trying again");
+            tracing::warn!(%error, consumer = self.consumer, "pulling events failed; retrying");
             self.health.set(&self.check, Err(error));
             tokio::select! {
                 () = tokio::time::sleep(self.config.retry_after) => {}
@@ -133,7 +133,7 @@ impl Inbox {
                     consumer,
                     subject,
                     sequence,
-                    "an event of the log is no protobuf and is passed over"
+                    "event is not protobuf; skipped"
                 );
                 metrics::unreadable(self.consumer);
                 Ok(Verdict::Done)
@@ -152,14 +152,14 @@ impl Inbox {
                     error,
                     consumer = self.consumer,
                     subject = delivery.subject,
-                    "not done, trying again"
+                    "handling an event failed; retrying"
                 );
                 metrics::retry(self.consumer);
                 delivery.nak(self.config.retry_after).await
             }
         };
         if let Err(error) = said {
-            tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "the server did not hear the verdict; the event comes again");
+            tracing::warn!(%error, consumer = self.consumer, sequence = delivery.sequence, "ack failed; the event will be redelivered");
         }
     }
 }
@@ -175,7 +175,7 @@ impl Inbox {
                 consumer,
                 subject,
                 sequence,
-                "an event was written by a newer version; it waits until monitor is upgraded"
+                "event of a newer version; it waits until monitor is upgraded"
             );
         }
         metrics::held(consumer);

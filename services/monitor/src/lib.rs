@@ -1,29 +1,29 @@
-//! `spotreel-monitor`: keeps the task log true and small, and measures it.
+//! `spotreel-monitor`: keeps the task log correct and small, and measures it.
 //!
-//! | loop | hears, by a durable consumer of its name | does |
+//! | loop | input, from a durable consumer of its name | does |
 //! |---|---|---|
-//! | [`sweeper`](sweeper::Sweeper) | every end of a task, every `queued` | deletes the work item that ended; marks when none is left |
-//! | [`janitor`](janitor::Janitor) | every end of a task | drops its early events, its checkpoints, the videos that no state names |
-//! | [`room`] | nothing: it looks | removes finished tasks that are old, and the oldest while the log is too full |
-//! | [`net`](net::Net) | nothing: it looks | queues a task again whose work item is gone; drops the early events of one that goes on |
-//! | [`deadlines`](deadlines::Deadlines) | every `queued` | says `expired` when the deadline has come |
-//! | [`reconcile`] | nothing: it looks | gauges of every consumer, every queue, the log's room and the disk's; not ready while the clients' copy of EVENTS does not follow |
+//! | [`sweeper`](sweeper::Sweeper) | every terminal event, every `queued` | deletes obsolete work items; renews its status record when none is left |
+//! | [`janitor`](janitor::Janitor) | every terminal event | deletes early events, checkpoints, and videos that no state names |
+//! | [`room`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
+//! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
+//! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
+//! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the mark `sweeper`.
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the status record `sweeper`.
 //!
-//! **Owns** the removal of history: nobody else deletes events, and nobody else deletes objects of finished tasks.
+//! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
 //! Invariants:
-//! - The work item of a runnable task is never deleted: what is deleted is named by an event after which it is none.
-//! - A task that has not ended has a work item that its queue will deliver, within two minutes whatever took it away.
-//! - A task's last event stays until it is old, or its room needed, and alone, so that its state never falls back to an earlier one.
-//! - An object that the task's last event names is never deleted; others only while that event is the task's last.
-//! - With nobody working, the length of the queues is the number of runnable tasks, within seconds.
-//! - An event that a newer version wrote is never acked: monitor is not ready until it is upgraded. Only a message that is
-//!   no protobuf is passed over.
+//! - The work item of a runnable task is never deleted: a later event must name it as obsolete.
+//! - An unfinished task has a work item that its queue will deliver; a missing one is replaced within two minutes.
+//! - A task's last event is deleted last, when it is old or its room is needed, so that the state never falls back to an earlier one.
+//! - An object that the task's last event names is never deleted; other objects only while that event is the last.
+//! - When no worker works, the queue lengths equal the number of runnable tasks, within seconds.
+//! - An event of a newer version is never acked: monitor is not ready until it is upgraded. Only a message that is not
+//!   protobuf is skipped.
 //!
-//! **After a crash** whatever was in hand comes back once its lease ends, and is decided anew from the log. Every step
-//! can be done twice. Any number of monitors may run.
+//! **After a crash** events in hand are delivered again after their lease, and decided again from the log. Every step is
+//! safe to run twice. Any number of monitors may run.
 
 mod config;
 pub mod deadlines;

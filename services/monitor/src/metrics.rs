@@ -32,43 +32,43 @@ pub fn describe() {
     describe_counter!(EXPIRED, "Tasks ended at their deadline");
     describe_counter!(
         RESTORED,
-        "Tasks queued again because their work item was gone before their end"
+        "Unfinished tasks queued again because their work item was missing"
     );
     describe_counter!(
         RETRIES,
-        "Events that could not be handled and came back, by consumer"
+        "Events whose handling failed and was repeated, by consumer"
     );
     describe_counter!(
         UNREADABLE,
-        "Messages of the log that are no protobuf and were passed over, by consumer"
+        "Messages of the log that are not protobuf and were skipped, by consumer"
     );
     describe_counter!(
         HELD,
-        "Deliveries of events that a newer version wrote, which were handed back, by consumer"
+        "Deliveries of events of a newer version, which were handed back, by consumer"
     );
-    describe_gauge!(MARK, "When no ended task was last seen to hold a work item");
+    describe_gauge!(
+        MARK,
+        "Unix time of the last pass that found no obsolete work item"
+    );
     describe_gauge!(
         PENDING,
-        "Events that a consumer of the log has not been handed yet"
+        "Events that were not yet delivered to a consumer of the log"
     );
     describe_gauge!(
         ACK_PENDING,
-        "Events that a consumer of the log was handed and has not acked"
+        "Events that were delivered to a consumer of the log and are not acked"
     );
     describe_gauge!(
         QUEUE,
-        "Runnable tasks, those being rendered included, by model, priority and lane"
+        "Queued and started tasks, by model, priority and lane"
     );
     describe_gauge!(LOG_BYTES, "Bytes of the task log");
     describe_gauge!(
         COPY_BEHIND,
         "Events that the clients' copy of EVENTS does not have yet"
     );
-    describe_gauge!(LOG_MAX, "Bytes that the task log may have");
-    describe_gauge!(
-        DISK_FREE,
-        "Bytes that are free on the disk under the NATS server"
-    );
+    describe_gauge!(LOG_MAX, "Maximum bytes of the task log");
+    describe_gauge!(DISK_FREE, "Free bytes of the disk under the NATS server");
     describe_gauge!(DISK_SIZE, "Bytes of the disk under the NATS server");
 }
 

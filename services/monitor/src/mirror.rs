@@ -67,7 +67,7 @@ impl MirrorWatch {
                 self.progress.judge(original, &copy, Instant::now())
             }
             Err(error) => {
-                tracing::debug!(%error, "the clients' copy of EVENTS cannot be looked at");
+                tracing::debug!(%error, "clients' copy of EVENTS cannot be checked");
                 match self.progress.judge_unread(&error, Instant::now()) {
                     Some(reason) => Err(reason),
                     None => return,
@@ -78,7 +78,7 @@ impl MirrorWatch {
         if let (Err(reason), false) = (&found, self.failing) {
             tracing::error!(
                 reason,
-                "the clients' copy of EVENTS does not follow: durable consumers of clients get nothing new"
+                "clients' copy of EVENTS is behind: durable consumers of clients receive nothing new"
             );
         }
         self.failing = failing;

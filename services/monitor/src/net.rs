@@ -64,10 +64,7 @@ impl Net {
             let pass = stopping.run_until_cancelled(self.look(janitor)).await;
             if let Some(Err(error)) = pass {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(
-                    error,
-                    "the tasks that have not ended were not all looked at"
-                );
+                tracing::warn!(error, "pass over unfinished tasks failed");
             }
         }
     }
@@ -168,7 +165,7 @@ impl Net {
         match self.log.append(&append).await {
             Ok(entry) => {
                 let (state, lost) = (last.task.state.name(), last.task.entry);
-                tracing::warn!(task = %id, state, lost, entry, "a task's work item was gone before its end; queued again");
+                tracing::warn!(task = %id, state, lost, entry, "work item of an unfinished task was missing; task queued again");
                 metrics::restored();
                 Ok(true)
             }

@@ -46,7 +46,7 @@ impl<'a> Pages<'a> {
                         self.page /= 2;
                         continue;
                     }
-                    tracing::error!(sequence, "an event of the log cannot be read; it stays");
+                    tracing::error!(sequence, "event cannot be decoded; it stays in the log");
                     metrics::unreadable(self.reader);
                     (self.from, self.page) = (sequence + 1, PAGE);
                 }

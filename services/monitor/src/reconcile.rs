@@ -79,7 +79,7 @@ impl Reconcile {
                 Err(error) => {
                     let error = format!("{:#}", anyhow::Error::new(error));
                     if !std::mem::replace(&mut known.failing, true) {
-                        tracing::warn!(error, "the log and its consumers cannot be measured");
+                        tracing::warn!(error, "measuring the log and its consumers failed");
                     }
                     self.health.set(LOG_CHECK, Err(error));
                 }
@@ -110,7 +110,7 @@ impl Reconcile {
                 percent = room.used_percent(),
                 bytes = room.bytes,
                 max = room.max_bytes,
-                "the task log is filling up; intake refuses new tasks at 80 %, workers start none at 95 %"
+                "task log is filling up; intake refuses new tasks at 80 %, workers start none at 95 %"
             );
         }
         known.crowded = crowded;

@@ -18,7 +18,7 @@ use crate::pages::Pages;
 
 /// Who must have heard a task's end before it goes, the janitor itself among them: it has seen to the objects then.
 const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR];
-/// So much more than is needed is freed, in percent of the log: a pass is not made for every task that comes in.
+/// Additional room that a pass frees, in percent of the log, so that not every new task causes a pass.
 const SPARE_PERCENT: u64 = 2;
 /// Pages that a look for room reads; the next look goes on behind them.
 const PAGES_A_LOOK: usize = 40;
@@ -46,10 +46,7 @@ impl Janitor {
             };
             if let Some(Err(error)) = stopping.run_until_cancelled(pass).await {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(
-                    error,
-                    "finished tasks were not all removed, trying again later"
-                );
+                tracing::warn!(error, "deleting finished tasks failed; retrying later");
             }
         }
     }
@@ -101,7 +98,7 @@ impl Janitor {
         if removed > 0 {
             tracing::warn!(
                 removed,
-                "the task log is filling up: its oldest finished tasks were removed before their time"
+                "task log is filling up: oldest finished tasks deleted early"
             );
         }
         Ok(removed)
@@ -138,7 +135,7 @@ impl Janitor {
         let goes = self.is_last(end).await? && self.log.history(&end.task.id).await?.len() == 1;
         if goes {
             self.delete(end.sequence).await?;
-            tracing::info!(task = %end.task.id, "removed; its id is free again");
+            tracing::info!(task = %end.task.id, "task deleted; its id is free again");
         }
         Ok(goes)
     }

@@ -74,7 +74,7 @@ pub(crate) async fn mark(
         if let Err(error) = &marked {
             tracing::warn!(
                 error,
-                "the sweeper's mark could not be set; trigger and fleet will wait for it"
+                "sweeper's status record could not be written; trigger and fleet wait for it"
             );
         }
         health.set(MARK_CHECK, marked);

@@ -156,7 +156,7 @@ impl Notifier {
                 },
                 Err(error) => error,
             };
-            tracing::warn!(%error, stream = log.stream(), "no events can be had from the log, trying again");
+            tracing::warn!(%error, stream = log.stream(), "pulling events failed; retrying");
             health.set(log.consumer_check(), Err(error));
             self.pause(&mut delay, stopping).await;
         }
@@ -207,7 +207,7 @@ impl Notifier {
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 let (subject, sequence) = (&delivery.subject, delivery.sequence);
-                tracing::error!(error = %format!("{error:#}"), subject, sequence, "an event of the log is no protobuf; it is passed over and no client hears of it");
+                tracing::error!(error = %format!("{error:#}"), subject, sequence, "event is not protobuf; skipped, clients do not receive it");
                 metrics::unreadable();
                 return self.ack(delivery).await;
             }
@@ -225,7 +225,7 @@ impl Notifier {
                     tracing::debug!(
                         id = entry.id(),
                         sequence = delivery.sequence,
-                        "another public event came first"
+                        "another notifier published first"
                     );
                 }
                 Err(error) => {
@@ -238,7 +238,7 @@ impl Notifier {
             self.pause(&mut delay, stopping).await;
             if stopping.is_cancelled() {
                 if let Err(error) = delivery.nak(Duration::ZERO).await {
-                    tracing::debug!(%error, "the event was not handed back; its lease will end");
+                    tracing::debug!(%error, "nak failed; the event will be redelivered");
                 }
                 return;
             }
@@ -261,10 +261,15 @@ impl Notifier {
                 error,
                 subject,
                 sequence,
-                "an event was written by a newer version; it and all behind it wait until notifier is upgraded"
+                "event of a newer version; it and all later events wait until notifier is upgraded"
             );
         } else {
-            tracing::debug!(error, subject, sequence, "the event is still held");
+            tracing::debug!(
+                error,
+                subject,
+                sequence,
+                "event of a newer version still waits"
+            );
         }
         metrics::held();
         let reason = format!(
@@ -272,7 +277,7 @@ impl Notifier {
         );
         health.set(log.version_check(), Err(reason));
         if let Err(error) = delivery.nak(self.config.retry_first).await {
-            tracing::debug!(%error, "the event was not handed back; its lease will end");
+            tracing::debug!(%error, "nak failed; the event will be redelivered");
         }
         // A newer notifier that waits for it is served first.
         let mut long = self.config.retry_longest;
@@ -360,7 +365,7 @@ impl Notifier {
             }),
             Err(error) => {
                 let error = anyhow::Error::new(error);
-                tracing::error!(error = %format!("{error:#}"), key = artifact.key, "no link can be made; the event goes out without one");
+                tracing::error!(error = %format!("{error:#}"), key = artifact.key, "signing the video link failed; publishing the event without it");
                 Ok(Video {
                     artifact: artifact.clone(),
                     url: None,
@@ -378,7 +383,7 @@ impl Notifier {
             Ok(link) => Some(link.url),
             Err(error) => {
                 let error = anyhow::Error::new(error);
-                tracing::warn!(error = %format!("{error:#}"), key, "no link to the poster can be made");
+                tracing::warn!(error = %format!("{error:#}"), key, "signing the poster link failed");
                 None
             }
         }
@@ -401,7 +406,7 @@ impl Notifier {
                 subject,
                 sequence,
                 tries,
-                "an event cannot be published; all behind it wait"
+                "publishing an event keeps failing; all later events wait"
             );
             health.set(log.publish_check(), Err(&error));
         } else {
@@ -410,7 +415,7 @@ impl Notifier {
                 subject,
                 sequence,
                 tries,
-                "an event was not published, trying again"
+                "publishing an event failed; retrying"
             );
         }
     }
@@ -418,7 +423,7 @@ impl Notifier {
     /// An ack that does not arrive costs a redelivery, which finds the event published.
     async fn ack(&self, delivery: &Delivery) {
         if let Err(error) = delivery.ack().await {
-            tracing::warn!(%error, sequence = delivery.sequence, "an event was not acked; it comes again");
+            tracing::warn!(%error, sequence = delivery.sequence, "ack failed; the event will be redelivered");
         }
     }
 

@@ -1,21 +1,21 @@
-//! `spotreel-notifier`: the task log and the batch log told to clients.
+//! `spotreel-notifier`: publishes the events of the task log and the batch log to clients.
 //!
 //! **Hears** every event of the two logs, each in its order, by the durable consumer `notifier` of each.
 //!
 //! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
 //! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
 //!
-//! **Owns** nothing: what was said stands in EVENTS, what is still to be said is what the consumer has not acked.
+//! **Owns** no data: published events are in EVENTS, and the consumer has the others, unacked.
 //!
 //! Invariants:
 //! - A consumer hands out one message at a time, so events leave in the order of their log, however many notifiers run.
 //! - Each event is written once: only if the newest public event of its task or batch tells of an older log event, by
 //!   compare-and-set. A second `started` or `failed`, of a later attempt or round, is an event of its own.
-//! - Nothing is skipped. What fails is tried for ever, and the events behind it wait; an event of a newer
-//!   version waits until notifier is upgraded. The one exception is a message that is no protobuf, which nobody can read.
+//! - No event is skipped. A failed one is tried again for ever, and later events wait; an event of a newer version waits
+//!   until notifier is upgraded. The only exception is a message that is not protobuf, which no program can read.
 //!
-//! **After a crash** the message in hand comes back once its lease ends (5 s). If it had been published already, the
-//! newest public event says so and it is only acked.
+//! **After a crash** the message in hand is delivered again after its lease (5 s). If it was already published, the newest
+//! public event shows that, and the message is only acked.
 
 mod act;
 mod config;

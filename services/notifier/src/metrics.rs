@@ -13,20 +13,20 @@ const DELAY: &str = "spotreel_notifier_delay_seconds";
 pub fn describe() {
     describe_counter!(
         EVENTS,
-        "Log events handled, by event and whether they had been published before"
+        "Handled log events, by event and by whether they were already published"
     );
-    describe_counter!(RETRIES, "Tries to publish an event that failed");
+    describe_counter!(RETRIES, "Failed attempts to publish an event");
     describe_counter!(
         UNREADABLE,
-        "Messages of the log that are no protobuf and were passed over"
+        "Messages of the log that are not protobuf and were skipped"
     );
     describe_counter!(
         HELD,
-        "Deliveries of events that a newer version wrote, which were handed back"
+        "Deliveries of events of a newer version, which were handed back"
     );
     describe_histogram!(
         DELAY,
-        "From an event's place in the log to its place in EVENTS"
+        "Time from an event's write to the log to its write to EVENTS"
     );
 }
 

@@ -27,7 +27,7 @@ pub enum StartError {
         zone: String,
         region: String,
     },
-    #[error("the endpoint {subject} cannot be offered: {reason}")]
+    #[error("the NATS endpoint {subject} could not be created: {reason}")]
     Endpoint {
         subject: &'static str,
         reason: String,
@@ -41,27 +41,27 @@ pub enum LookError {
     Count(CountError),
     #[error("the queue's oldest task could not be read")]
     Oldest(#[source] ReadError),
-    #[error("what workers say could not be read")]
+    #[error("presence records of workers could not be read")]
     Workers(#[source] ApiError),
-    #[error("the marks of the other services could not be read")]
+    #[error("status records of other services could not be read")]
     Marks(#[source] ApiError),
-    #[error("what operators have ordered could not be read")]
+    #[error("orders could not be read")]
     Controls(#[source] ApiError),
     #[error("the batch log could not be read")]
     Batches(#[source] ReadError),
-    #[error("how full the task log is could not be read")]
+    #[error("size of the task log could not be read")]
     Room(#[source] ApiError),
 }
 
 /// Why a decision could not be carried out. The next look decides anew.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
-    #[error("the batch could not be written down")]
+    #[error("the batch could not be written to the log")]
     Append(#[from] AppendError<RecordedBatch>),
     #[error(transparent)]
     Active(#[from] StillActive),
-    #[error("an order that was carried out could not be removed")]
+    #[error("a completed order could not be deleted")]
     Order(#[source] ApiError),
-    #[error("the mode could not be written down")]
+    #[error("the mode could not be stored")]
     Mode(#[source] ApiError),
 }

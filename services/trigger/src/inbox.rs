@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// Between tries to hear again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// A plain subscriber hears a message before it is stored: so long it is given to be there when the log is read.
+/// Delay before the log is read after a message: a plain subscriber receives a message before it is stored.
 const STORED_AFTER: Duration = Duration::from_millis(5);
 
 type HearError = Box<dyn std::error::Error + Send + Sync>;
@@ -91,7 +91,7 @@ async fn again(ctx: &Context, what: &str, hearing: impl Future<Output = Result<(
     tracing::warn!(
         error,
         what,
-        "no hints can be heard; the truth is still read every few seconds"
+        "event subscription lost; polling until it is restored"
     );
     let pause = tokio::time::sleep(RETRY_AFTER);
     ctx.stopping.run_until_cancelled(pause).await;

@@ -1,24 +1,24 @@
-//! `spotreel-trigger`: decides when a queue becomes a batch.
+//! `spotreel-trigger`: decides when a batch starts.
 //!
 //! **Hears**, as hints only: `spotreel.log.*.queued.>` (an ordered consumer of its own, headers only, so that a task is
 //! stored before it is counted), `spotreel.batchlog.>`, the operators' orders. **Asks** EC2 for Spot prices and quota.
-//! **Says** `spotreel.batchlog.<pool>.<n>.requested`, and the mark `mode.<pool>`. **Answers** `spotreel.why`,
-//! `spotreel.quote`, `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** nothing that lasts.
+//! **Says** `spotreel.batchlog.<pool>.<n>.requested`, and the status record `mode.<pool>`. **Answers** `spotreel.why`,
+//! `spotreel.quote`, `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** no durable data.
 //!
-//! Each look reads the truth again ([`view`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for every
-//! pool, and carries out what it says ([`act`]). Looks come with every hint, at least every few seconds, and at most so
-//! many a second.
+//! Each reconcile pass reads the current state ([`view`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for
+//! every pool, and carries out the result ([`act`]). Every hint starts a pass; the time between passes has a minimum and a
+//! maximum.
 //!
 //! Invariants:
-//! - A pool has one active batch at most: `requested` is a compare-and-set on the pool's log, made on what was read.
-//!   Any number of triggers may run; the second one's write is refused and it looks again.
-//! - An order to run makes one batch: it is done once a batch was requested at its time or later, whether or not the
-//!   order is still there.
-//! - A slot of the schedule fires once: the batch that used it carries it, and so do the batches after it.
-//! - Nothing is launched on counts without a fresh mark of the sweeper, nor at unknown prices.
+//! - A pool has at most one active batch: `requested` is a compare-and-set on the pool's log, based on the state that was
+//!   read. Any number of triggers may run; the second write is refused, and its trigger reads again.
+//! - An order to run causes one batch. It is done once a batch was requested at its time or later, even if the order still
+//!   exists.
+//! - A slot of the schedule fires once: the batch that used it records it, and so do later batches.
+//! - No batch is requested without a recent status record of the sweeper, or without prices.
 //!
-//! **When it crashes**, nothing is lost: batches and orders stand in the bucket and the log. What it keeps between
-//! looks (prices, the month's batches, arrivals by the minute) is read again at the next start.
+//! **After a crash** nothing is lost: batches and orders are in the log and the bucket. What it keeps in memory (prices,
+//! the month's batches, arrivals by the minute) is read again at the next start.
 
 mod act;
 mod config;

@@ -25,31 +25,40 @@ const ANSWER: &str = "spotreel_trigger_request_seconds";
 const FAILED: &str = "spotreel_trigger_failures_total";
 
 pub fn describe() {
-    describe_counter!(LOOKS, "Times that the truth was read");
-    describe_gauge!(QUEUED, "Tasks that nobody renders, by pool");
-    describe_gauge!(WORK, "Tasks that have not ended, by pool");
+    describe_counter!(LOOKS, "Reconcile passes");
+    describe_gauge!(QUEUED, "Queued tasks, by pool");
+    describe_gauge!(WORK, "Unfinished tasks, by pool");
     describe_gauge!(ARRIVALS, "Tasks that arrived in the last hour, by pool");
-    describe_gauge!(OLDEST, "When the oldest queued task came; 0 where none is");
+    describe_gauge!(
+        OLDEST,
+        "Unix time at which the oldest queued task was submitted; 0 if none is queued"
+    );
     describe_gauge!(
         OUTCOME,
-        "A rule: 2 fires, 1 waits for time, 0 is short, -1 is off"
+        "State of a rule: 2 fires, 1 waits for time, 0 lacks tasks, -1 is off"
     );
     describe_gauge!(TASKS_SHORT, "Tasks that a rule still lacks");
     describe_gauge!(WAIT, "Seconds that a rule still waits");
     describe_gauge!(
         DOLLARS,
-        "Dollars by which the price is above what a rule wants"
+        "Dollars by which the price is above a rule's limit"
     );
-    describe_gauge!(PRICE, "The cheapest usable price of a unit hour, by pool");
+    describe_gauge!(
+        PRICE,
+        "Lowest usable price of a unit hour in dollars, by pool"
+    );
     describe_gauge!(HELD, "1 while an operator holds launches, by pool");
     describe_gauge!(
         BLOCKED,
         "1 while a rule fires and something stands against it"
     );
-    describe_gauge!(RESIDENT, "Units that stay without tasks, by pool");
-    describe_gauge!(SPENT, "What all pools have cost, by period (UTC)");
-    describe_counter!(REQUESTED, "Batches asked for, by pool and rule");
-    describe_counter!(FAILED, "Decisions that could not be carried out, by pool");
+    describe_gauge!(
+        RESIDENT,
+        "Units that stay without tasks (hybrid mode), by pool"
+    );
+    describe_gauge!(SPENT, "Cost of all pools in dollars, by period (UTC)");
+    describe_counter!(REQUESTED, "Requested batches, by pool and rule");
+    describe_counter!(FAILED, "Failed decisions, by pool");
 }
 
 pub fn looked() {

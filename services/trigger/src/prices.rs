@@ -135,11 +135,11 @@ impl Market {
                 match market.cheapest {
                     Some(Quote { pool, price, cap }) => tracing::warn!(
                         pool = %name, cheapest = pool, %price, %cap,
-                        "no instance type is under its cap: nothing can be launched until the market falls or caps rise"
+                        "all Spot prices are above the price caps: launches are blocked until prices fall or caps are raised"
                     ),
                     None => tracing::warn!(
                         pool = %name,
-                        "no instance type of the pool has a price in its zones: check kinds and subnets"
+                        "no Spot price for any instance type of the pool in its zones: check kinds and subnets"
                     ),
                 }
             }
@@ -159,7 +159,7 @@ impl Market {
             for subnet in policy.subnets.iter().filter(|s| !priced(&s.zone)) {
                 if warned.insert(subnet.id.clone()) {
                     tracing::warn!(pool = %name, subnet = subnet.id, zone = subnet.zone,
-                        "no instance type of the pool has a price in this zone: check kinds and subnets");
+                        "no Spot price for any instance type of the pool in this zone: check kinds and subnets");
                 }
             }
         }

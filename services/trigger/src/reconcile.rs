@@ -126,7 +126,7 @@ impl Reconcile {
             let decided = self.decide(name, pool, &seen);
             if let Err(error) = self.act(name, pool, &seen, &decided.decision).await {
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(pool = %name, error, "a decision could not be carried out");
+                tracing::warn!(pool = %name, error, "carrying out a decision failed");
                 metrics::failed(name);
             }
             self.say(&decided);
@@ -198,13 +198,13 @@ impl Reconcile {
             match act::request(reader, seen, name, pool, fire, seen.at).await? {
                 Outcome::Requested(batch) => {
                     tracing::info!(batch = %batch.id, rule = batch.rule, units = batch.units, why = batch.why,
-                        size = fire.size.sentence, "a batch is requested");
+                        size = fire.size.sentence, "batch requested");
                     metrics::requested(name, &batch.rule);
                     answered = Some(batch.requested_at);
                     crash::point("after-request");
                 }
                 Outcome::Late => {
-                    tracing::debug!(pool = %name, "another trigger was first");
+                    tracing::debug!(pool = %name, "another trigger requested a batch first");
                     self.shown.wake.notify_one();
                 }
             }
@@ -220,7 +220,10 @@ impl Reconcile {
         let error = format!("{:#}", anyhow::Error::new(error));
         let known = self.ctx.health.readiness().checks.get(CHECK).cloned();
         if known.and_then(|check| check.reason).as_ref() != Some(&error) {
-            tracing::warn!(error, "the truth cannot be read, so nothing is launched");
+            tracing::warn!(
+                error,
+                "reading the system's state failed; no batch is requested"
+            );
         }
         self.ctx.health.set(CHECK, Err(&error));
         let pools = self.shown.latest.borrow().why.pools.clone();

@@ -216,7 +216,7 @@ impl Desk {
         let stored = controls::run(&self.client, &pool, &run).await;
         stored.map_err(|error| unavailable("the order", &error))?;
         self.shown.wake.notify_one();
-        tracing::info!(%pool, by = run.by, force = run.force, id = run.id, "ordered to run now");
+        tracing::info!(%pool, by = run.by, force = run.force, id = run.id, "run ordered");
         Ok(Ordered {
             pools: vec![pool],
             at: run.at,
@@ -243,8 +243,7 @@ impl Desk {
     async fn hold(&self, order: HoldOrder) -> Result<Ordered, ApiError> {
         let pools = self.one_or_all(order.pool.as_deref())?;
         if order.reason.trim().is_empty() {
-            let message =
-                "reason is missing: say why launches are held; everybody who asks is told";
+            let message = "reason is missing: say why launches are held; `spotreel why` shows it";
             return Err(refuse(ErrorCode::Invalid, message.into()));
         }
         let hold = Hold {
@@ -256,7 +255,7 @@ impl Desk {
         for pool in &pools {
             let stored = controls::hold(&self.client, pool, &hold).await;
             stored.map_err(|error| unavailable("the order", &error))?;
-            tracing::info!(%pool, by = hold.by, reason = hold.reason, "launches are held");
+            tracing::info!(%pool, by = hold.by, reason = hold.reason, "hold ordered");
         }
         self.shown.wake.notify_one();
         let (at, id) = (hold.since, None);
@@ -268,7 +267,7 @@ impl Desk {
         for pool in &pools {
             let removed = controls::resume(&self.client, pool).await;
             removed.map_err(|error| unavailable("the order", &error))?;
-            tracing::info!(%pool, "launches are resumed");
+            tracing::info!(%pool, "hold removed");
         }
         self.shown.wake.notify_one();
         let (at, id) = (ambient::now(), None);
@@ -332,7 +331,7 @@ fn refuse(code: ErrorCode, message: String) -> ApiError {
 }
 
 fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(%error, what, "a request could not be carried out");
+    tracing::warn!(%error, what, "handling a request failed");
     ApiError {
         retry_after_s: Some(RETRY_AFTER_S),
         ..refuse(

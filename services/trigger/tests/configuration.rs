@@ -324,7 +324,7 @@ async fn what_blocks_a_pool_is_shown_and_is_no_hot_loop() {
         (
             "nowhere",
             BlockerKind::PricesUnknown,
-            ["no configured pool has a price", "zones"],
+            ["no instance type of the pool has a price", "zones"],
         ),
         (
             "poor",

@@ -181,7 +181,7 @@ async fn a_slot_fires_once_across_a_restart() {
     let why = stage
         .until_why("the slot is used", |why| {
             let schedule = why.decision.finding(RuleName::Schedule).unwrap();
-            schedule.sentence.contains("has had its batch")
+            schedule.sentence.contains("was used")
         })
         .await;
     assert!(matches!(why.decision.verdict, Verdict::Wait { .. }));

@@ -69,8 +69,8 @@ pub async fn run(stage: &Stage, bounds: &mut Bounds, rounds: usize) -> Vec<Figur
         }
         let again = stage.tap.first("task started", struck).await;
         tokio::time::sleep(CONSOLE_AFTER).await;
-        let handed = said(stage, &victim, "the attempt is handed back", struck).await;
-        let seen = said(stage, &victim, "the worker leaves", struck).await;
+        let handed = said(stage, &victim, "attempt handed back", struck).await;
+        let seen = said(stage, &victim, "worker is leaving", struck).await;
         let heir = heir(stage, &victim, seen).await;
         took.add(ms_between(seen, heir));
         back.add(ms_between(seen, handed));

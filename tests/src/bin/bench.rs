@@ -11,22 +11,22 @@ use spotreel_tests::bench::{self, MANY, Options, PARTS};
 #[derive(Parser)]
 #[command(name = "spotreel-bench", version)]
 struct Args {
-    /// Batches, and notices
+    /// Number of batches, and of interruption notices, that are measured
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Tasks of the long queue
+    /// Number of tasks in the long queue
     #[arg(long, default_value_t = MANY)]
     queued: u64,
-    /// Only these parts; may be given again
+    /// Run only this part; can be repeated
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(PARTS))]
     only: Vec<String>,
-    /// Where the figures go
+    /// File for the figures
     #[arg(long, default_value = "bench-results.json")]
     out: PathBuf,
-    /// Stand before an engine and note here what it says
+    /// Relay between worker and engine, and write the engine's messages to this file
     #[arg(long, hide = true, requires = "engine")]
     engine_tap: Option<PathBuf>,
-    /// That engine
+    /// Command of the engine behind --engine-tap
     #[arg(last = true, hide = true)]
     engine: Vec<String>,
 }

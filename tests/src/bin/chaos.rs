@@ -11,21 +11,22 @@ use spotreel_tests::chaos::{self, Options};
 #[derive(Parser)]
 #[command(name = "spotreel-chaos", version)]
 struct Args {
-    /// Decides everything
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Number of tasks
     #[arg(long, default_value_t = 200)]
     tasks: usize,
-    /// The most that run at once
+    /// Maximum number of instances at one time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     instances: u32,
-    /// Where logs, streams and objects go
+    /// Directory for logs, streams and objects [default: a temporary one]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Leave them there, even if all is well
+    /// Keep the directory even if all checks pass
     #[arg(long)]
     keep: bool,
-    /// Give up after so many minutes
+    /// Time limit in minutes
     #[arg(long, default_value_t = 20)]
     minutes_max: u64,
 }

@@ -10,11 +10,13 @@ use spotreel_tests::soak::{self, Options};
 #[derive(Parser)]
 #[command(name = "spotreel-soak", version)]
 struct Args {
+    /// Duration in minutes
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Tasks a second, over all doors
+    /// Tasks per second, over all APIs together
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
+    /// Number of workers
     #[arg(long, default_value_t = 2)]
     workers: usize,
 }

@@ -22,11 +22,11 @@ const UNIPC: &str = "unipc";
 pub enum Unfit {
     #[error(transparent)]
     File(#[from] PackError),
-    #[error("{} has no state of the format {CHECKPOINT_FORMAT}", path.display())]
+    #[error("{} is not a checkpoint of the format {CHECKPOINT_FORMAT}", path.display())]
     NoState { path: PathBuf },
     #[error("the state of the checkpoint cannot be read")]
     State(#[from] serde_json::Error),
-    #[error("the checkpoint is of another render: its {what} is {found}, not {wanted}")]
+    #[error("the checkpoint belongs to another render: its {what} is {found}, not {wanted}")]
     Other {
         what: &'static str,
         found: String,

@@ -120,7 +120,7 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
-    /// A step that should last so long may last as many times that as any other step.
+    /// Deadlines for steps of this expected time: the same multiple of it as for any other step.
     #[must_use]
     pub fn for_step(mut self, step: Option<Duration>) -> Self {
         let expected = step.unwrap_or_default().mul_f64(self.step_factor);

@@ -14,15 +14,15 @@ use spotreel_engine_protocol::{
 pub enum EngineError {
     #[error("the engine cannot be started")]
     Spawn(#[source] io::Error),
-    #[error("the engine speaks versions {theirs:?} of the contract, this worker {PROTO:?}")]
+    #[error("the engine supports versions {theirs:?} of the contract, this worker {PROTO:?}")]
     Version { theirs: [u32; 2] },
     #[error("the model {model} is not loaded")]
     NotLoaded { model: String },
-    #[error("a load or a render was abandoned half way; the engine is being killed")]
+    #[error("a load or a render was aborted; the engine is being killed")]
     Abandoned,
-    #[error("the engine does not read what it is told, or is gone")]
+    #[error("the engine does not read its messages, or has exited")]
     Deaf,
-    #[error("the message cannot be said")]
+    #[error("the message cannot be encoded")]
     Message(#[source] LineError),
     #[error(transparent)]
     Failed(Box<EngineFailure>),

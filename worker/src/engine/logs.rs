@@ -85,7 +85,7 @@ impl Forward {
                 tracing::debug!(
                     stream = self.stream,
                     dropped = self.dropped,
-                    "engine lines left out"
+                    "engine log lines dropped"
                 );
             }
             (self.second, self.passed, self.dropped) = (Instant::now(), 0, 0);

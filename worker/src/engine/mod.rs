@@ -175,7 +175,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins a render of the loaded model, whose steps should last so long, if anybody knows.
+    /// Starts a render of the loaded model. `step` is the expected time of a step, if known.
     ///
     /// # Errors
     /// When the engine is gone or the task's model is not the one loaded.

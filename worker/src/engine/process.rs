@@ -242,7 +242,7 @@ impl Supervisor {
     fn buried(&self, status: io::Result<ExitStatus>) -> ExitStatus {
         self.group.signal(Signal::SIGKILL);
         status.unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot wait for the engine");
+            tracing::error!(%error, "waiting for the engine process failed");
             ExitStatus::default()
         })
     }

@@ -267,7 +267,7 @@ impl State {
                 RenderEvent::Failed(failure)
             }
             FromEngine::Error(report) if report.id.is_none() => {
-                tracing::warn!(kind = %report.kind, code = report.code, message = report.message, "the engine complains");
+                tracing::warn!(kind = %report.kind, code = report.code, message = report.message, "engine reported an error");
                 return Ok(None);
             }
             // Another render's last words, an answer to a ping, or news from a newer engine.

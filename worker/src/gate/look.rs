@@ -9,7 +9,7 @@ use super::{Expectation, GateError, check_size};
 
 /// Frames that are kept to look at, spread evenly, the first and the last among them.
 const LOOKS: usize = 5;
-/// Every so many pixels across and down one is looked at.
+/// Distance of the pixels that are checked, in both directions.
 const STRIDE: usize = 4;
 /// Black is 16; a fade or a night scene has more somewhere.
 const BLACK_MEAN: f64 = 20.0;
@@ -19,7 +19,7 @@ const FLAT_VARIANCE: f64 = 1.0;
 /// Mean difference of luma below which two frames are one: what is left of coding a still image twice. The slowest
 /// real motion is ten times more.
 const STILL: f64 = 0.15;
-/// One step in so many may be a keyframe's: the engines' stand two seconds apart, 32 frames at least.
+/// At most one in this number of steps may belong to a keyframe: the engines' keyframes are two seconds apart, at least 32 frames.
 const JUMPS: usize = 16;
 
 /// A frame's luma, thinned out.
@@ -90,7 +90,7 @@ impl Looks {
         let mut steps = self.steps.clone();
         steps.sort_by(f64::total_cmp);
         steps.truncate(steps.len() - steps.len().div_ceil(JUMPS));
-        // Between two of the frames that are looked at there are so many steps.
+        // Number of steps between two checked frames.
         #[allow(clippy::cast_precision_loss, reason = "at most 121 frames")]
         let between = self.steps.len() as f64 / (LOOKS - 1) as f64;
         average(steps.into_iter()) * between < STILL

@@ -52,7 +52,7 @@ impl Keeper {
 
     async fn remove(&self, model: Model) -> Result<(), PackError> {
         let path = self.dir().join(model.as_str());
-        tracing::info!(%model, path = %path.display(), "the pack makes room for another");
+        tracing::info!(%model, path = %path.display(), "pack deleted to make room");
         self.shelf.send_modify(|shelf| {
             shelf.standing.remove(&model);
         });

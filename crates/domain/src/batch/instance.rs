@@ -11,7 +11,7 @@ use crate::money::Usd;
 
 /// EC2 bills Linux instances, volumes and public addresses by the second, a minute at least.
 pub const BILLED_AT_LEAST: Duration = Duration::from_secs(60);
-/// A Spot instance that EC2 itself takes before it has run for so long costs nothing, but for its volume and its address
+/// A Spot instance that EC2 interrupts within this time costs nothing, except for its volume and its address
 /// (AWS, "Billing for interrupted Spot Instances").
 pub const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
 

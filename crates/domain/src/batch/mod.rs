@@ -1,4 +1,4 @@
-//! A batch: one time of a pool having machines. It begins when trigger wants capacity and ends when none of it is left.
+//! A batch: one run of a pool's fleet, from request to settlement.
 //!
 //! As with tasks, every event carries the whole state after it, and a write names the event that it comes after. The
 //! log is one a *pool*, so that a pool has at most one active batch by construction: the next one can only be written

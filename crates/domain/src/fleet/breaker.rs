@@ -77,8 +77,8 @@ fn failure(instance: &Instance, seen: &Observation, policy: &Policy) -> Option<S
                 "no worker served within its boot limit of {}",
                 words(policy.patience.boot)
             ),
-            Leaving::Interruption => "EC2 took it back".to_owned(),
-            Leaving::Itself => "it switched itself off".to_owned(),
+            Leaving::Interruption => "EC2 interrupted it".to_owned(),
+            Leaving::Itself => "it shut itself down".to_owned(),
             Leaving::Missing => "no listing shows it any more".to_owned(),
             _ => return None,
         },
@@ -124,8 +124,8 @@ pub(super) fn admits(
 /// For people, while it is in doubt that machines come up.
 pub(super) fn sentence(batch: &Batch, seen: &Observation) -> String {
     let next = match batch.breaker.until.filter(|until| *until > seen.now) {
-        Some(until) => format!("the next machine is tried at {until:.0}"),
-        None => "one more machine is tried".to_owned(),
+        Some(until) => format!("the next instance is tried at {until:.0}"),
+        None => "one more instance is tried".to_owned(),
     };
     format!("{}; {next}", story(&batch.breaker))
 }

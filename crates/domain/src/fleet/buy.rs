@@ -25,7 +25,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let verdict = match &seen.work {
         None => Err((
             Blocker::CountsUnknown,
-            "how long the queue is cannot be told for certain, so nothing is launched".to_owned(),
+            "the queue length is unknown: launches are blocked until it can be read".to_owned(),
         )),
         Some(work) => missing(batch, work, seen, policy),
     };
@@ -183,13 +183,13 @@ fn plan(
     policy: &Policy,
 ) -> Result<Launch, (Blocker, String)> {
     let Some(market) = &seen.market else {
-        let sentence = "prices are not known, so nothing is launched".to_owned();
+        let sentence = "prices are unknown: launches are blocked until they can be read".to_owned();
         return Err((Blocker::PricesUnknown, sentence));
     };
     if policy.template.id.is_empty() {
         let problem = policy.problem.clone();
         let sentence = problem
-            .unwrap_or_else(|| "the launch template of the pool is still being looked up".into());
+            .unwrap_or_else(|| "the launch template of the pool is still being checked".into());
         return Err((Blocker::Configuration, sentence));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
@@ -269,7 +269,8 @@ fn within_budget(
     let spend = match leave::spend(batch, seen) {
         Some(spend) => spend,
         None if budgets.count_all_pools() => {
-            let sentence = "what all pools have spent cannot be read, so nothing is launched";
+            let sentence =
+                "the spend of all pools cannot be read: launches are blocked until it can";
             return Err((Blocker::Budget, sentence.to_owned()));
         }
         None => Spend::default(),
@@ -289,7 +290,7 @@ fn within_budget(
     let cheapest = cheapest.unwrap_or_default();
     if let (0, Some(limit)) = purchase.units(1, cheapest) {
         let (budget, needs) = (limit.as_str(), purchase.least(limit, cheapest));
-        let sentence = format!("{budget} does not pay for one more machine, which needs {needs}");
+        let sentence = format!("{budget} does not pay for one more instance, which needs {needs}");
         return Err((Blocker::Budget, sentence));
     }
     offers.retain(|offer| purchase.units(1, offer.price).0 > 0);

@@ -126,7 +126,7 @@ fn no_offer(
         }
         (None, Some((gap, price, place))) => {
             let sentence = format!(
-                "no place is under its cap: the nearest is {place} at {price}/h, {gap} above; raise the cap of {} or wait",
+                "all Spot prices are above their caps: the nearest is {place} at {price}/h, {gap} above; raise the cap of {} or wait",
                 place.kind
             );
             (Blocker::NoPlaceUnderCap, sentence)
@@ -135,7 +135,7 @@ fn no_offer(
             Some(problem) => (Blocker::Configuration, problem.clone()),
             None => {
                 let sentence =
-                    "the market names no price for any of the pool's types and zones: check both";
+                    "EC2 has no Spot price for any of the pool's types and zones: check both";
                 (Blocker::NoPlaceUnderCap, sentence.to_owned())
             }
         },

@@ -21,10 +21,10 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     for instance in &batch.instances {
         let place = &instance.place;
         let (class, code, message) = if is_new(instance, is_taken) {
-            let message = format!("EC2 took a machine back in {place}");
+            let message = format!("EC2 interrupted an instance in {place}");
             (ErrorClass::Capacity, "Interrupted", message)
         } else if is_new(instance, |instance| instance.hinted) {
-            let message = format!("EC2 may take a machine back in {place}");
+            let message = format!("rebalance recommendation in {place}");
             (ErrorClass::Doubtful, "RebalanceRecommendation", message)
         } else {
             continue;

@@ -1,4 +1,4 @@
-//! What a pool may do: its places, its caps, its patience. From the configuration; checked once, at start.
+//! What a pool may do: its capacity pools, price caps and waiting times. From the configuration; checked once, at start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,10 +34,10 @@ pub struct Policy {
     /// A machine that EC2 may take soon, by its own recommendation, is drained and replaced at once.
     pub leave_when_hinted: bool,
     pub max_units: u32,
-    /// The queue is to be worked off in so long.
+    /// Time in which the queue should be empty.
     pub target: Duration,
     pub budget: Budget,
-    /// Buy on demand once Spot has given nothing for so long; none: never.
+    /// Time without Spot capacity after which fleet launches On-Demand; `None`: never.
     pub on_demand_after: Option<Duration>,
     pub breaker: BreakerRule,
     pub patience: Patience,
@@ -108,16 +108,16 @@ pub struct Patience {
     /// After it, and three empty listings, a call without an answer has launched nothing that could still appear.
     #[serde(with = "humantime_serde")]
     pub unknown_launch: Duration,
-    /// An instance may be missing from listings for so long, a new one above all.
+    /// Time for which an instance may be missing from listings, especially a new one.
     #[serde(with = "humantime_serde")]
     pub listing: Duration,
     /// TerminateInstances is called again after it, until a listing shows that it worked.
     #[serde(with = "humantime_serde")]
     pub terminate_again: Duration,
-    /// A worker that served and is not heard of for so long is given up with its machine.
+    /// Time after which a silent worker is given up with its instance.
     #[serde(with = "humantime_serde")]
     pub silence: Duration,
-    /// A worker that was told to hand back what it holds, or whose machine is taken, has so long.
+    /// Time for a worker to hand its task back, after an order or an interruption notice.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// A place without capacity, or that took a machine, is left alone; twice as long each time.
@@ -129,7 +129,7 @@ pub struct Patience {
     /// A place is forgiven one of its times for each such span in which it was not left alone.
     #[serde(with = "humantime_serde")]
     pub forgiven: Duration,
-    /// A request that is refused as wrong is made again for so long: credentials expire, permissions take minutes to
+    /// Time for which a request that EC2 refuses as wrong is repeated: credentials expire, permissions take minutes to
     /// spread.
     #[serde(with = "humantime_serde")]
     pub refused: Duration,

@@ -55,9 +55,7 @@ pub(super) fn are_final(batch: &Batch, patience: &Patience) -> Option<String> {
     is_final.then(|| {
         let PlaceError { code, message, .. } = error;
         let minutes = lasted.as_secs() / 60;
-        format!(
-            "the cloud refused the request {times} times in {minutes} minutes: {code}: {message}"
-        )
+        format!("EC2 refused the request {times} times in {minutes} minutes: {code}: {message}")
     })
 }
 

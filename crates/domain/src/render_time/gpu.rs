@@ -80,7 +80,7 @@ impl Gpu {
         Self::ALL.into_iter().find(of_name)
     }
 
-    /// The smallest that has so many bytes.
+    /// The smallest GPU with at least this number of bytes.
     pub fn smallest_with(bytes: u64) -> Option<Self> {
         #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
         let gigabytes = bytes as f64 / 1e9;

@@ -21,7 +21,7 @@ pub use transition::{Refused, StartRuling};
 
 /// Attempts that a state keeps. The oldest go first: the newest explain why a task is where it is.
 pub const MAX_ATTEMPTS_KEPT: usize = 32;
-/// A failed task goes back in the queue so many times, then it is failed.
+/// Number of retries of a task; after them it is failed.
 pub const MAX_RETRIES: u32 = 3;
 /// Starts in a row that end without a word and without a newer checkpoint, until they count as one failure.
 pub const LOST_PER_FAILURE: u32 = 3;

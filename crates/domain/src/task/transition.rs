@@ -26,7 +26,7 @@ pub struct Refused {
 pub enum StartRuling {
     /// The item belongs to no runnable task any more: ack it and forget it.
     Forget,
-    /// Too early: hand it back for so long.
+    /// Too early: hand it back with this delay.
     Wait(Duration),
     /// Free to be started.
     Start,

@@ -16,7 +16,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Capacity comes back within minutes or not for hours; a quarter of an hour costs the one little and the other nothing.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(15 * 60);
 
-/// 1, 2, 4, 8, 15, 15 … minutes after so many batches in a row that never served.
+/// Back-off after a number of batches in a row that never served: 1, 2, 4, 8, 15, 15 … minutes.
 pub fn back_off(failed_in_row: u32) -> Duration {
     match failed_in_row.checked_sub(1) {
         None => Duration::ZERO,
@@ -68,7 +68,7 @@ fn hold(view: &View, now: Timestamp) -> Option<Blocker> {
 fn counts(view: &View) -> Option<Blocker> {
     let since = view.counts_stale_since?;
     let sentence = format!(
-        "the queue's counts are not trusted since {}: the sweeper in monitor has not said that all is swept",
+        "queue counts are not trusted since {}: the sweeper's status record in monitor is missing or out of date",
         moment(since)
     );
     Some(blocker(BlockerKind::CountsStale, sentence, Some(since)))
@@ -78,13 +78,14 @@ fn prices(view: &View) -> Option<Blocker> {
     match &view.prices {
         Prices::Unknown { since, reason } => {
             let sentence = format!(
-                "prices are not known since {}: {reason}; nothing is launched blindly",
+                "prices are unknown since {}: {reason}; launches are blocked until they are known",
                 moment(*since)
             );
             Some(blocker(BlockerKind::PricesUnknown, sentence, Some(*since)))
         }
         Prices::Known(market) if market.usable.is_none() && market.cheapest.is_none() => {
-            let sentence = "no configured pool has a price: see its types and zones".to_owned();
+            let sentence =
+                "no instance type of the pool has a price: check its types and zones".to_owned();
             Some(blocker(
                 BlockerKind::PricesUnknown,
                 sentence,
@@ -138,7 +139,7 @@ fn no_pool(view: &View) -> Option<Blocker> {
     let quote = market.cheapest.as_ref()?;
     let sentence = if quote.price > quote.cap {
         format!(
-            "no pool is under its cap: the cheapest, {}, costs {}, {} above its cap of {}",
+            "all Spot prices are above their caps: the cheapest, {}, costs {}, {} above its cap of {}",
             quote.pool,
             quote.price,
             quote.price - quote.cap,
@@ -146,7 +147,7 @@ fn no_pool(view: &View) -> Option<Blocker> {
         )
     } else {
         format!(
-            "no pool may be used: {} costs {}, under its cap of {}, but is set aside after failures",
+            "no capacity pool is available: {} costs {}, under its cap of {}, but is in back-off after failures",
             quote.pool, quote.price, quote.cap
         )
     };
@@ -171,7 +172,7 @@ fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
     }
     let limit = sized.limited_by?;
     if limit == Limit::Quota {
-        let sentence = "the account's quota admits no further unit".to_owned();
+        let sentence = "the account's quota allows no further unit".to_owned();
         return Some(blocker(BlockerKind::Quota, sentence, None));
     }
     let (budget, left) = rules.budgets.left(limit, &view.spend)?;

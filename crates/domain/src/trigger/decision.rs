@@ -107,7 +107,7 @@ pub enum Outcome {
 /// What a rule needs to fire: all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Distance {
-    /// So many more tasks.
+    /// Number of missing tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
     /// In JSON whole seconds, rounded up.

@@ -67,12 +67,12 @@ fn run_now(view: &View, now: Timestamp) -> Finding {
     let Some(run) = pending(view, now) else {
         let sentence = match &view.run_now {
             Some(run) if elapsed(run.at, now) >= RUN_NOW_LIFE => format!(
-                "{} asked for a batch {} ago, which no launch could answer in time: ask again",
+                "{} requested a batch {} ago, and the request has expired: request it again",
                 run.by,
                 span(elapsed(run.at, now))
             ),
-            Some(run) => format!("the request of {} has had its batch", run.by),
-            None => "nobody asks for a batch".to_owned(),
+            Some(run) => format!("the request of {} was carried out", run.by),
+            None => "nobody has requested a batch".to_owned(),
         };
         return finding(rule, Outcome::Off, Distance::default(), sentence);
     };
@@ -185,19 +185,19 @@ fn price(rule: &PriceRule, view: &View) -> Finding {
                 ..Distance::default()
             };
             let sentence = format!(
-                "prices are not known since {}: {reason}; {}",
+                "prices are unknown since {}: {reason}; {}",
                 moment(*since),
                 count(view.queued, rule.at_least)
             );
             return finding(name, Outcome::NotYet, distance, sentence);
         }
         Prices::NoCloud => {
-            let sentence = "there are no prices: the machines are one's own".to_owned();
+            let sentence = "no prices: the pool uses your own machines".to_owned();
             return finding(name, Outcome::Off, Distance::default(), sentence);
         }
     };
     let Some((dollars, sentence)) = too_dear(market, rule.below) else {
-        let sentence = "no configured pool has a price".to_owned();
+        let sentence = "no instance type of the pool has a price".to_owned();
         return finding(name, Outcome::NotYet, Distance::default(), sentence);
     };
     let mut finding = reach(name, view.queued, rule.at_least, None, &sentence);
@@ -213,7 +213,7 @@ fn too_dear(market: &Market, below: Usd) -> Option<(Option<Usd>, String)> {
     if let Some(quote) = &market.usable {
         let dear = (quote.price >= below).then(|| quote.price - below);
         let gap = match dear {
-            Some(gap) => format!("{gap} too dear to be below {below}"),
+            Some(gap) => format!("{gap} above the limit of {below}"),
             None => format!("below {below}"),
         };
         return Some((dear, format!("{} costs {}, {gap}", quote.pool, quote.price)));
@@ -221,7 +221,7 @@ fn too_dear(market: &Market, below: Usd) -> Option<(Option<Usd>, String)> {
     let quote = market.cheapest.as_ref()?;
     let gap = (quote.price - below).max(quote.price - quote.cap);
     let sentence = format!(
-        "no pool may be used: {} costs {}, its cap is {}, wanted is below {below}",
+        "no capacity pool is available: {} costs {}, its cap is {}, the rule needs a price below {below}",
         quote.pool, quote.price, quote.cap
     );
     Some((Some(gap.max(Usd::ZERO)), sentence))
@@ -256,7 +256,7 @@ fn schedule(
         return (finding, Some(slot.clone()), next_slot);
     }
     let had = match &newest {
-        Some((slot, _)) => format!("the slot {slot} has had its batch; "),
+        Some((slot, _)) => format!("the slot {slot} was used; "),
         None => String::new(),
     };
     let Some((slot, begins)) = next else {

@@ -42,7 +42,7 @@ pub use crate::ledger::Spend;
 use finding::Findings;
 use words::{elapsed, later, moment, span, tasks};
 
-/// A request to run now is forgotten after so long: whoever asked has seen by then that it did not come.
+/// Time after which a request to run expires: by then the person has seen that no batch came.
 pub const RUN_NOW_LIFE: Duration = Duration::from_secs(3_600);
 /// Everything that matters is an event, too; this is for an event that was lost.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -166,7 +166,7 @@ fn foretell(
         return Forecast {
             rule: Some(fire.rule),
             by: Some(now),
-            sentence: format!("{} runs it now", fire.rule),
+            sentence: format!("{} starts a batch now", fire.rule),
         };
     }
     if let Some(batch) = &view.active_batch {
@@ -192,7 +192,7 @@ fn foretell(
         .min_by_key(|(rule, at)| (*at, *rule));
     let Some((rule, at)) = first else {
         let nearest = nearest(view, findings);
-        return without(format!("no rule runs it by time alone: {nearest}"));
+        return without(format!("no rule starts a batch by time alone: {nearest}"));
     };
     // Blockers that go by themselves put it off; others leave no time to name.
     let until = blockers
@@ -203,7 +203,7 @@ fn foretell(
             rule: Some(rule),
             by: None,
             sentence: format!(
-                "{rule} runs it once it is not blocked: {}",
+                "{rule} starts a batch once it is not blocked: {}",
                 reasons(blockers)
             ),
         };
@@ -212,7 +212,10 @@ fn foretell(
     Forecast {
         rule: Some(rule),
         by: Some(by),
-        sentence: format!("{rule} runs it at {}, in {wait}, at the latest", moment(by)),
+        sentence: format!(
+            "{rule} starts a batch at {}, in {wait}, at the latest",
+            moment(by)
+        ),
     }
 }
 

@@ -84,7 +84,7 @@ pub struct HybridRule {
     pub on_demand_below: u64,
     /// Tasks an hour.
     pub resident_above: u64,
-    /// No change of mode until the one before has lasted so long.
+    /// Minimum time between two changes of mode.
     #[serde(with = "humantime_serde")]
     pub dwell: Duration,
     /// How many units stay; absent: as many as the arrivals need.
@@ -117,7 +117,7 @@ pub struct Sizing {
     /// [`USUAL_TASKS_PER_GPU_HOUR`] where it knows none of the pool's cards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks_per_gpu_hour: Option<f64>,
-    /// The queue is to be worked off in so long.
+    /// Time in which the queue should be empty.
     #[serde(with = "humantime_serde")]
     pub target: Duration,
     pub min: u32,

@@ -2,7 +2,7 @@
 
 use super::error::Refusal;
 
-/// Below so many free units a pool counts as scarce, and price-capacity-optimized comes to it last.
+/// Number of free units below which a capacity pool counts as scarce; price-capacity-optimized then uses it last.
 const SCARCE: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

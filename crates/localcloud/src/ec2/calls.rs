@@ -54,7 +54,7 @@ impl Calls {
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = serde_json::to_string(request).map_err(io::Error::other);
         if let Err(error) = line.and_then(|line| writeln!(file, "{line}")) {
-            tracing::error!(%error, "a request is not recorded");
+            tracing::error!(%error, "request could not be recorded");
         }
     }
 

@@ -91,7 +91,7 @@ impl Imds {
         tokio::spawn(async move {
             let serve = axum::serve(listener, router).into_future();
             if let Some(Err(error)) = stopped.run_until_cancelled(serve).await {
-                tracing::error!(%error, "a metadata service ended");
+                tracing::error!(%error, "metadata service failed");
             }
         });
         Ok(Self {

@@ -16,7 +16,7 @@ use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, Phase, State, n
 
 /// How often the market is asked what it takes (real time).
 const MARKET_TICK: Duration = Duration::from_millis(200);
-/// So long AWS shows what is terminated (cloud time).
+/// Time for which AWS still lists a terminated instance (cloud time).
 const VISIBLE: SignedDuration = SignedDuration::from_hours(1);
 /// Instant fleets that are over are forgotten as late as client tokens are (cloud time).
 const FLEETS_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -76,7 +76,7 @@ impl Ec2 {
             match self.boot(&id).await {
                 Ok(machine) => self.run(&id, machine, &mut told).await,
                 Err(error) => {
-                    tracing::error!(instance = id, %error, "an instance did not boot");
+                    tracing::error!(instance = id, %error, "instance failed to boot");
                     self.change(&id, |instance| instance.cause = Some(Cause::Fault));
                 }
             }
@@ -169,7 +169,7 @@ impl Ec2 {
         instance.imds = None;
         let left_running_at = instance.ending.unwrap_or(now);
         bill.ended(id, left_running_at, instance.cause == Some(Cause::Spot));
-        tracing::debug!(instance = id, cause = ?instance.cause, "an instance has ended");
+        tracing::debug!(instance = id, cause = ?instance.cause, "instance terminated");
     }
 
     /// Begins the end of an instance; what is over stays as it is.
@@ -289,7 +289,7 @@ impl Ec2 {
         }
         for taken in state.market.reclaims(&running, from, to) {
             if let Some(instance) = state.instances.get_mut(&taken.instance_id) {
-                tracing::info!(instance = instance.id, kind = ?taken.kind, reason = ?taken.reason, "the market takes");
+                tracing::info!(instance = instance.id, kind = ?taken.kind, reason = ?taken.reason, "Spot market interrupts an instance");
                 self.reclaim(instance, taken.kind);
             }
         }

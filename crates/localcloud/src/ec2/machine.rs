@@ -257,7 +257,10 @@ async fn see_to_the_end(
     while !record.session.is_empty() {
         record.session.kill();
         if Instant::now() > last {
-            tracing::error!(instance = record.id, "processes of a machine do not die");
+            tracing::error!(
+                instance = record.id,
+                "processes of an instance did not exit after SIGKILL"
+            );
             break;
         }
         tokio::time::sleep(LOOK).await;

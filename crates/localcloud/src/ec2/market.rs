@@ -26,7 +26,7 @@ pub use trace::TraceError;
 /// What is offered, made from AWS's list prices (us-east-2) and Spot prices seen there.
 const TYPES: &str = include_str!("../../data/instance_types.json");
 const REGION: &str = "us-east-2";
-/// The zones of a region differ: each is dearer than the one before by so many thousandths (g5.xlarge in us-east-2: 377, 386, 394).
+/// Price difference between one zone and the next, in thousandths (g5.xlarge in us-east-2: 377, 386, 394).
 const DEARER_BY: i64 = 22;
 /// AWS keeps the price history for 90 days; ours reaches as far back before the market's start.
 pub(crate) const HISTORY: Duration = Duration::from_secs(90 * 86_400);
@@ -68,7 +68,7 @@ pub struct MarketConfig {
     pub trace: Option<PathBuf>,
     /// How far a drawn price strays: a standard deviation, as a part of the base; 0: prices stand still.
     pub price_swing: f64,
-    /// A drawn price stays for so long.
+    /// Time for which a drawn price stays.
     pub price_step: Duration,
     /// Instances that a pool holds.
     pub capacity: u32,
@@ -85,7 +85,7 @@ pub struct MarketConfig {
     pub silent_share: f64,
     /// This part of the noticed ones was announced by a rebalance recommendation before.
     pub rebalance_share: f64,
-    /// So long before the notice.
+    /// Time from the recommendation to the notice.
     pub rebalance_lead: Duration,
 }
 
@@ -159,7 +159,7 @@ pub fn default_kinds() -> Vec<InstanceKind> {
 /// Why there is no such market.
 #[derive(Debug, thiserror::Error)]
 pub enum MarketError {
-    #[error("cannot use the trace")]
+    #[error("cannot use the market trace")]
     Trace(#[from] TraceError),
 }
 
@@ -277,7 +277,7 @@ impl Market {
         Ok(())
     }
 
-    /// From `at` on the pool holds so many, until it is set again.
+    /// Sets the capacity of the pool from `at` on, until it is set again.
     ///
     /// # Errors
     /// There is no such pool.

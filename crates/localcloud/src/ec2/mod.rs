@@ -95,7 +95,7 @@ impl Ec2 {
     pub fn open(config: Ec2Config, faults: Arc<Faults>) -> Result<Arc<Self>, OpenError> {
         let killed = machine::kill_leftovers(&config.dir)?;
         if killed > 0 {
-            tracing::warn!(killed, "machines of an earlier run were still there");
+            tracing::warn!(killed, "killed instances of an earlier run");
         }
         let clock = Clock::new(config.speed).ahead(config.clock_ahead);
         let market = Market::new(MarketConfig {
@@ -173,7 +173,7 @@ pub fn zones_of(region: &str, names: &[String]) -> Vec<Zone> {
 /// Why there is no EC2.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("machines of an earlier run cannot be ended")]
+    #[error("instances of an earlier run cannot be ended")]
     Leftovers(#[from] io::Error),
     #[error("requests cannot be recorded")]
     Record(#[source] io::Error),

@@ -21,7 +21,7 @@ pub(crate) use operation::Operation;
 
 /// A failure of the disk: told as `InternalError`, with the reason in our log.
 fn internal(error: io::Error) -> S3Error {
-    tracing::error!(%error, "the store's directory failed");
+    tracing::error!(%error, "object store directory failed");
     S3Error::with_source(s3s::S3ErrorCode::InternalError, error.into())
 }
 

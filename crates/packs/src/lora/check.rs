@@ -33,16 +33,16 @@ pub struct LoraReport {
 pub enum LoraError {
     #[error(transparent)]
     File(#[from] PackError),
-    #[error("{} is no LoRA of this model: {reason}", path.display())]
+    #[error("{} is not a LoRA of this model: {reason}", path.display())]
     Unfit { path: PathBuf, reason: String },
     #[error(
-        "{} says no alpha for {layer}, so its strength is not known: give it, 1 for the matrices as they are", path.display()
+        "{} has no alpha for {layer}, so its strength is not known: give a strength; 1 leaves the matrices unchanged", path.display()
     )]
     NoAlpha { path: PathBuf, layer: String },
-    #[error("{} is no configuration of a transformer: the sizes of its layers are missing", path.display())]
+    #[error("{} is not the configuration of a transformer: the sizes of its layers are missing", path.display())]
     Config { path: PathBuf },
     #[error(
-        "the strength {strength} is not above 0, or infinite: give another, 1 for the matrices as they are; a task may turn a LoRA round by its own strength"
+        "the strength {strength} must be a finite number above 0; 1 leaves the matrices unchanged. A task's own strength may be negative"
     )]
     Strength { strength: f64 },
 }

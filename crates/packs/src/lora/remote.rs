@@ -51,15 +51,15 @@ pub struct LoraFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum LoraRemoteError {
     #[error(
-        "{name:?} is no name for a LoRA: take 1 to 64 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first"
+        "{name:?} is not a valid LoRA name: use 1 to 64 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
     )]
     Name { name: String },
     #[error("{model} has one transformer only: give one file")]
     OneTransformer { model: Model },
-    #[error("no file is given")]
+    #[error("no file was given: give --file, or --high and --low")]
     NoFile,
     #[error(
-        "there is a LoRA {name} already, of {model} and with other files: remove it first, or take another name"
+        "the LoRA {name} exists already, for {model} and with other files: remove it first, or use another name"
     )]
     Taken { name: String, model: Model },
     #[error(
@@ -75,7 +75,7 @@ pub enum LoraRemoteError {
     Sizes { model: Model, source: RemoteError },
     #[error("{key} cannot be read")]
     Get { key: String, source: GetBytesError },
-    #[error("{key} was not fetched")]
+    #[error("{key} could not be downloaded")]
     Fetch { key: String, source: GetFileError },
     #[error("{key} is not the file that the LoRA was added with")]
     OtherFile { key: String },
@@ -83,15 +83,15 @@ pub enum LoraRemoteError {
     Lora(#[from] LoraError),
     #[error(transparent)]
     Index(#[from] PackError),
-    #[error("{} was not sent", path.display())]
+    #[error("{} could not be uploaded", path.display())]
     Put { path: PathBuf, source: PutFileError },
-    #[error("the files were sent, but not {key}: add it again")]
+    #[error("the files were uploaded, but not {key}: add the LoRA again")]
     Pointer { key: String, source: PutBytesError },
     #[error("the LoRAs cannot be listed")]
     List(#[from] ListError),
     #[error("not all of the LoRA was removed: remove it again")]
     Remove(#[from] DeletePrefixError),
-    #[error("a task of it ended badly")]
+    #[error("an internal task panicked")]
     Task(#[from] JoinError),
 }
 

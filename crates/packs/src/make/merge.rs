@@ -33,16 +33,16 @@ pub enum MergeError {
         "{} holds neither {file} nor {file}.index.json: only safetensors are packed", dir.display()
     )]
     NoWeights { dir: PathBuf, file: &'static str },
-    #[error("{} is no index of shards", path.display())]
+    #[error("{} is not an index of shards", path.display())]
     BadShardIndex {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("{} names {shard:?}, which is no file beside it", path.display())]
+    #[error("{} names {shard:?}, which does not exist beside it", path.display())]
     BadShardName { path: PathBuf, shard: String },
-    #[error("{} has no tensor {tensor}, which the index of the shards promises", path.display())]
+    #[error("{} has no tensor {tensor}, although the index of the shards names it", path.display())]
     NoTensor { path: PathBuf, tensor: String },
-    #[error("{} cannot be laid out", path.display())]
+    #[error("{} cannot be merged", path.display())]
     Layout {
         path: PathBuf,
         source: safetensors::SafeTensorError,

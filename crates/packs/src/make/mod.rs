@@ -44,9 +44,9 @@ pub struct FastRecipe {
 
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    #[error("a pack is not made in the directory that it is made from, {}: name another", dir.display())]
+    #[error("the pack's directory must differ from the source directory {}", dir.display())]
     SameDirectory { dir: PathBuf },
-    #[error("{} is no transformer of {model}: {what} is {found}, not {wanted}", path.display())]
+    #[error("{} is not a transformer of {model}: {what} is {found}, not {wanted}", path.display())]
     OtherModel {
         path: PathBuf,
         model: Model,
@@ -54,12 +54,12 @@ pub enum MakeError {
         found: String,
         wanted: u64,
     },
-    #[error("{} is no configuration", path.display())]
+    #[error("{} is not a configuration file", path.display())]
     BadConfig {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("{model} has {experts} transformers, so it takes as many LoRAs")]
+    #[error("{model} has {experts} transformers: give one LoRA for each")]
     Loras { model: Model, experts: usize },
     #[error("fast weights: {reason}")]
     FastSteps { reason: String },

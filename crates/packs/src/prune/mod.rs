@@ -34,19 +34,19 @@ pub enum PruneError {
         "{key} is held by a prune ({holder}): wait for its end, or delete the object if it was killed"
     )]
     Locked { key: String, holder: String },
-    #[error("{key} cannot be written, which keeps pushes and prunes apart")]
+    #[error("the lock {key} between pushes and prunes cannot be written")]
     Lock { key: String, source: PutBytesError },
-    #[error("{key} cannot be read, which keeps pushes and prunes apart")]
+    #[error("the lock {key} between pushes and prunes cannot be read")]
     Holder { key: String, source: GetBytesError },
     #[error(
-        "the prune has ended, but {key} stays behind: delete it, or no push and no prune goes on"
+        "the prune has ended, but its lock {key} could not be deleted: delete it, or pushes and prunes are refused"
     )]
     Unlock { key: String, source: DeleteError },
     #[error("nothing was removed: the bucket cannot be listed")]
     List(#[from] ListError),
-    #[error("nothing was removed: {key} cannot be read, so nobody knows what it names")]
+    #[error("nothing was removed: {key} cannot be read, so its blobs are not known")]
     Get { key: String, source: GetBytesError },
-    #[error("nothing was removed: nobody knows what an index names")]
+    #[error("nothing was removed: an index cannot be read, so its blobs are not known")]
     Index(#[from] PackError),
     #[error(
         "nothing was removed: the bucket {bucket} has {blobs} blobs and no pack under {prefix:?}: if none is to be \
@@ -57,7 +57,7 @@ pub enum PruneError {
         prefix: String,
         blobs: usize,
     },
-    #[error("nothing was removed: the prune was told to end")]
+    #[error("nothing was removed: the prune was stopped")]
     Stopped,
     #[error("not every blob was removed: prune again")]
     Delete(#[from] DeleteManyError),

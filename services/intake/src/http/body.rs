@@ -32,7 +32,7 @@ pub(super) struct Budget {
 /// Bytes with the part of the budget that they take, until they are dropped.
 pub(super) struct Held {
     bytes: BytesMut,
-    /// So many of them ask for nothing.
+    /// Number of bytes that need no share.
     free: usize,
     share: Share,
 }

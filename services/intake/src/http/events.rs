@@ -35,10 +35,10 @@ const COME_BACK: Duration = Duration::from_secs(1);
 /// A task's events, from the first on, and its progress; ends with the task.
 #[utoipa::path(
     get, path = "/v1/tasks/{id}/events", tag = "events", operation_id = "follow_task",
-    params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The newest event that the client has.")),
+    params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "Id of the newest event that the client has.")),
     responses(
         (status = 200, description = "Each event is a CloudEvent; `progress` has no id and may be lost.", content_type = "text/event-stream", body = String),
-        (status = 204, description = "The task has ended and there is nothing after `Last-Event-ID`: a browser does not come back."),
+        (status = 204, description = "The task has ended, and there is no event after `Last-Event-ID`. A browser does not reconnect."),
         super::openapi::Refusals
     )
 )]
@@ -81,7 +81,7 @@ pub(super) async fn of_task(
 /// What happens to all tasks that the caller may see, from now on or from `Last-Event-ID` on.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "follow_all",
-    params(("Last-Event-ID" = Option<u64>, Header, description = "The newest event that the client has. Absent: only what comes from now on.")),
+    params(("Last-Event-ID" = Option<u64>, Header, description = "Id of the newest event that the client has. Default: only new events.")),
     responses(
         (status = 200, description = "Each event is a CloudEvent.", content_type = "text/event-stream", body = String),
         super::openapi::Refusals
@@ -131,7 +131,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn unread(failure: &spotreel_bus::jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "events could not be read");
+    tracing::warn!(error = %failure, "reading EVENTS failed");
     error::unavailable("events cannot be read now")
 }
 

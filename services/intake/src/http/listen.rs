@@ -45,7 +45,7 @@ pub(super) async fn run(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -72,7 +72,7 @@ async fn serve(stream: TcpStream, router: Router, config: Arc<ApiConfig>, ctx: C
         tokio::select! {
             done = connection.as_mut() => {
                 if let Err(error) = done {
-                    tracing::debug!(%error, "a connection ended");
+                    tracing::debug!(%error, "connection failed");
                 }
                 return;
             }

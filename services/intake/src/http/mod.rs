@@ -90,7 +90,7 @@ pub(crate) fn serve(
     if config.auth == Auth::Off {
         tracing::warn!(
             api = %address,
-            "api.auth is off: whoever reaches this address may submit, read and cancel every task"
+            "api.auth is off: everyone who can reach this address may submit, read and cancel every task"
         );
     }
     let feed = Feed::new(client);
@@ -114,6 +114,6 @@ pub(crate) fn serve(
         "api",
         listen::run(listener, router, api.config, ctx.clone()),
     );
-    tracing::info!(api = %address, "the HTTP API answers");
+    tracing::info!(api = %address, "HTTP API listening");
     Ok(address)
 }

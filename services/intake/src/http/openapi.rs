@@ -25,24 +25,21 @@ const REFUSALS: [(&str, &str); 11] = [
     ("401", "No key, or one that is not good."),
     (
         "404",
-        "There is no such task, or it is not yours; for a quote: no pool renders the model.",
+        "The task does not exist, or belongs to another owner; for a quote: no pool renders the model.",
     ),
     ("405", "The address does not answer to this method."),
     ("408", "The body did not arrive in time."),
     (
         "409",
-        "The id is taken by other content, or the task's state does not allow it.",
+        "The id exists with other content, or the task's state does not allow the request.",
     ),
     ("413", "Too large."),
-    (
-        "415",
-        "Another Content-Type is wanted, or the body is packed.",
-    ),
+    ("415", "Unsupported Content-Type or Content-Encoding."),
     ("429", "Later: see `Retry-After`."),
     ("500", "A fault in the program: report it."),
     (
         "503",
-        "Later: see `Retry-After`. The same request is safe to send again.",
+        "Temporarily unavailable: see `Retry-After`. It is safe to send the same request again.",
     ),
 ];
 
@@ -66,7 +63,7 @@ impl IntoResponses for Refusals {
 pub(super) fn frame() -> OpenApi {
     let mut info = Info::new("spotreel", env!("CARGO_PKG_VERSION"));
     info.description = Some(
-        "Video generation with Wan2.2 on Spot GPUs: submit tasks, follow them, fetch the videos."
+        "Video generation with Wan2.2 on Spot GPUs: submit tasks, follow them, download the videos."
             .into(),
     );
     info.license = Some(License::new("Apache-2.0"));
@@ -96,7 +93,7 @@ pub(super) fn frame() -> OpenApi {
             tag("tasks", "One task is one video."),
             tag(
                 "events",
-                "Server-sent events; `Last-Event-ID` goes on where a connection was lost.",
+                "Server-sent events; `Last-Event-ID` continues after a lost connection.",
             ),
             tag("images", "First frames."),
             tag("quotes", "What tasks will take and cost."),

@@ -64,7 +64,7 @@ pub(super) fn router(api: &Api) -> anyhow::Result<Router> {
 }
 
 impl Api {
-    /// May so many tasks, or other things of some weight, come from this caller now?
+    /// Whether this caller may submit this number of tasks now, or other requests of the same weight.
     pub fn admit(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
         self.pace(caller, tasks)?;
         self.intake.limits.pace(tasks)
@@ -85,12 +85,12 @@ impl Api {
 /// key, a slash and their index.
 #[utoipa::path(
     post, path = "/v1/tasks", tag = "tasks", operation_id = "submit",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable characters. One task: the same as `idempotency_key` in it.")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 printable characters. For one task it is the same as its `idempotency_key`.")),
     request_body(content((Submittable = "application/json"), (TaskRequestSchema = "application/jsonl"))),
     responses(
-        (status = 201, description = "One task was accepted, or had been.", body = Accepted,
+        (status = 201, description = "The task is accepted, or was accepted before.", body = Accepted,
          headers(("Location" = String, description = "The task."))),
-        (status = 200, description = "A list, each task with its own outcome; as JSON lines if it came so.",
+        (status = 200, description = "One result per task of the list; as JSON lines if the request was.",
          content((AcceptedMany = "application/json"), (SubmitResult = "application/jsonl"))),
         openapi::Refusals
     )
@@ -238,7 +238,7 @@ async fn retry(
 #[utoipa::path(
     get, path = "/v1/tasks/{id}/video", tag = "tasks", operation_id = "get_video", params(("id" = String, Path)),
     responses(
-        (status = 307, description = "To the MP4.", headers(("Location" = String, description = "A link that ends; this address does not."))),
+        (status = 307, description = "To the MP4.", headers(("Location" = String, description = "A link that expires; this address stays valid."))),
         openapi::Refusals
     )
 )]

@@ -111,19 +111,18 @@ pub(super) fn written() -> [(Cow<'static, str>, Value); 3] {
         { "$ref": task },
         // Each stands for itself: what is no task among them is refused alone, and no fault of the request.
         { "type": "array", "minItems": 1, "maxItems": MAX_TASKS_PER_CALL,
-          "items": { "anyOf": [{ "$ref": task }, { "description": "Refused, with its reason in the same place." }] } }
+          "items": { "anyOf": [{ "$ref": task }, { "description": "A refused task, with the reason, at the same index." }] } }
     ] });
     let question = json!({
         "type": "object", "required": ["task"], "additionalProperties": false,
         "properties": {
-            "task": { "description": "As it would be submitted. Prompt and image may be left out: neither changes what a task costs.",
+            "task": { "description": "A task as for `POST /v1/tasks`. Prompt and image are optional, because they do not change the cost.",
                       "oneOf": Model::ALL.map(quoted) },
             "tasks": { "type": "integer", "minimum": 1, "maximum": MAX_QUOTED_TASKS, "default": 1 }
         }
     });
     let models = Model::ALL.map(of_model);
-    let task =
-        json!({ "description": "All but `model` and `prompt` has a default.", "oneOf": models });
+    let task = json!({ "description": "Only `model` and `prompt` are required.", "oneOf": models });
     [
         (TaskRequestSchema::name(), task),
         (Submittable::name(), submission),
@@ -197,32 +196,32 @@ fn of_model(model: Model) -> Value {
         "strength": { "type": "number", "minimum": LORA_STRENGTH.start(), "maximum": LORA_STRENGTH.end(), "default": 1.0 }
     });
     if model.has_two_experts() {
-        lora["expert"] = json!({ "anyOf": [{ "enum": Expert::ALL.map(Expert::as_str) }, { "type": "null" }], "description": "The one expert that it changes; absent: all that it has weights for." });
+        lora["expert"] = json!({ "anyOf": [{ "enum": Expert::ALL.map(Expert::as_str) }, { "type": "null" }], "description": "The expert that the LoRA changes. Default: each expert for which it has weights." });
     }
     let mut properties = json!({
-        "id": { "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{MAX_TASK_ID}}}$"), "description": "Yours to choose. The same id with the same content is the same task; with other content it is a conflict." },
-        "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "description": "In place of an id. The length is in bytes of UTF-8." },
+        "id": { "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{1,{MAX_TASK_ID}}}$"), "description": "Id of the task. The same id with the same content is the same task; with other content it is a conflict." },
+        "idempotency_key": { "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "description": "Text that identifies the submission, in place of an id. The length is in bytes of UTF-8." },
         "model": { "const": model.as_str() },
         "prompt": text(1),
         "negative_prompt": text(0),
         "size": match limits.image {
             ImageRule::Refused => json!({ "enum": sizes, "default": sizes[0] }),
-            ImageRule::Optional => json!({ "enum": sizes, "default": sizes[0], "description": "With an image the default is the size that cuts the least of it away." }),
-            ImageRule::Required => json!({ "enum": sizes, "default": "720p", "description": "720p and 480p keep the image's shape within that area; the others cut it." }),
+            ImageRule::Optional => json!({ "enum": sizes, "default": sizes[0], "description": "Size of the video in pixels. With an image, the default is the size that cuts least from it." }),
+            ImageRule::Required => json!({ "enum": sizes, "default": "720p", "description": "Size of the video in pixels. 720p and 480p keep the image's shape within that area; other sizes cut the image." }),
         },
         "frames": { "enum": frames, "default": limits.max_frames },
-        "quality": { "enum": Quality::ALL.map(Quality::as_str), "description": "In place of steps, guidance and shift: four steps of a distilled model, where the workers have one; Wan2.2's own; the most steps." },
+        "quality": { "enum": Quality::ALL.map(Quality::as_str), "description": "Recipe in place of steps, guidance and shift: fast (4 steps, needs distilled weights), standard (Wan2.2's own) or best (60 steps)." },
         "steps": { "type": "integer", "minimum": STEPS.start(), "maximum": STEPS.end(), "default": limits.default_steps },
         "guidance": number(&GUIDANCE, limits.default_guidance.0),
         "shift": number(&SHIFT, limits.default_shift),
-        "seed": { "type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "Drawn and told when absent." },
+        "seed": { "type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "Random seed. Default: drawn at random; the answer contains it." },
         "loras": {
-            "type": "array", "maxItems": MAX_LORAS, "description": "LoRAs that an operator has put into the bucket for this model.",
+            "type": "array", "maxItems": MAX_LORAS, "description": "LoRAs that an operator has added to the bucket for this model.",
             "items": { "type": "object", "required": ["name"], "additionalProperties": false, "properties": lora }
         },
-        "preview": { "type": "boolean", "default": false, "description": "Small pictures of the unfinished video while it is rendered." },
+        "preview": { "type": "boolean", "default": false, "description": "Whether to publish small pictures of the unfinished video during the render." },
         "priority": { "enum": ["high", "normal"], "default": "normal" },
-        "expires_at": { "type": "string", "format": "date-time", "description": "Lies in the future. What has not succeeded by then ends as `expired`." },
+        "expires_at": { "type": "string", "format": "date-time", "description": "Deadline; must be in the future. A task that has not succeeded by then ends as `expired`." },
         "labels": {
             "type": "object", "maxProperties": MAX_LABELS,
             "propertyNames": { "minLength": 1, "maxLength": MAX_LABEL_CHARS, "pattern": r"^[^\x00-\x1F\x7F-\x9F]*$" },
@@ -234,7 +233,7 @@ fn of_model(model: Model) -> Value {
     }
     if limits.image != ImageRule::Refused {
         properties["image"] = json!({
-            "description": "The first frame: what `POST /v1/images` answered, or the bytes themselves.",
+            "description": "The first frame: the answer of `POST /v1/images`, or the image's bytes.",
             "oneOf": [
                 { "type": "object", "required": ["s3_key"], "additionalProperties": false,
                   "properties": { "s3_key": { "type": "string", "pattern": "^images/", "maxLength": 512 } } },

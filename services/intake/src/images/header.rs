@@ -34,22 +34,22 @@ pub enum Flaw {
     Bytes,
     #[error("the image is neither JPEG, PNG nor WebP: save it as one of these")]
     Format,
-    #[error("the image breaks off before its end: send all of its bytes")]
+    #[error("the image is incomplete: send all of its bytes")]
     Truncated,
     #[error("the image is damaged ({0}): save it again")]
     Damaged(String),
-    #[error("the image is animated: give one frame of it")]
+    #[error("the image is animated: send a single frame")]
     Animated,
-    #[error("the image has {0} bits a channel: save it with 8")]
+    #[error("the image has {0} bits per channel: save it with 8")]
     Depth(u8),
-    #[error("the image has the colours of print (CMYK): save it as RGB")]
+    #[error("the image has CMYK colours: save it as RGB")]
     Color,
-    #[error("the image is {width}x{height}: each side has {} to {} pixels", SIDES.start(), SIDES.end())]
+    #[error("the image is {width}x{height}: each side must have {} to {} pixels", SIDES.start(), SIDES.end())]
     Sides { width: u32, height: u32 },
-    #[error("the image has {0} pixels: 40 million are the most, make it smaller")]
+    #[error("the image has {0} pixels, more than 40 million: make it smaller")]
     Pixels(u64),
     #[error(
-        "the image is {width}x{height}: no side is more than {MAX_ASPECT} times the other, crop it"
+        "the image is {width}x{height}: one side is more than {MAX_ASPECT} times the other; crop it"
     )]
     Aspect { width: u32, height: u32 },
 }

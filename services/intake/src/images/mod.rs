@@ -166,7 +166,7 @@ impl Images {
                     video.url_expires_at = now.checked_add(link.lasts).ok();
                 }
                 Err(failure) => {
-                    tracing::warn!(error = %failure, task = %view.id, "no link could be signed");
+                    tracing::warn!(error = %failure, task = %view.id, "signing a link failed");
                 }
             }
             if let Some(key) = &video.artifact.poster {
@@ -181,7 +181,7 @@ impl Images {
     pub async fn link_for_head(&self, key: &str) -> Option<String> {
         let signed = self.store.presign_head(key, self.link_lasts).await;
         let signed = signed.inspect_err(|failure| {
-            tracing::warn!(error = %failure, key, "no link could be signed");
+            tracing::warn!(error = %failure, key, "signing a link failed");
         });
         signed.ok().map(|link| link.url)
     }
@@ -210,7 +210,7 @@ async fn aside<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|flaw| refuse(field, &flaw)),
         Err(ended) if ended.is_panic() => {
-            tracing::warn!(field, "a picture made its decoder panic");
+            tracing::warn!(field, "image decoder panicked");
             let flaw = Flaw::Damaged("its decoder gave up".to_owned());
             Err(refuse(field, &flaw))
         }
@@ -260,6 +260,6 @@ fn missing(key: &str) -> ApiError {
 }
 
 fn store_away(failure: &dyn std::fmt::Display) -> ApiError {
-    tracing::warn!(error = %failure, "the object store did not serve an image");
+    tracing::warn!(error = %failure, "reading an image from the object store failed");
     error::unavailable("the object store does not answer now")
 }

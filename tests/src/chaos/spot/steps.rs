@@ -166,13 +166,13 @@ impl<'a> Consoles<'a> {
 
     /// Whether a worker has seen the notice, and nothing in the machine has killed it afterwards.
     fn was_told(&mut self, instance: &str, worker: &str) -> bool {
-        let starts = format!("worker starts worker=\"{worker}\"");
+        let starts = format!("worker started worker=\"{worker}\"");
         let text = self.text(instance);
         let life = text.split_once(&starts).map_or("", |(_, life)| life);
-        let life = life.split("worker starts worker=").next().unwrap_or("");
+        let life = life.split("worker started worker=").next().unwrap_or("");
         let told = life.split_once("reason=\"the cloud takes the machine\"");
         told.is_some_and(|(_, rest)| {
-            !rest.contains("fault KillWorker") && !rest.contains("dying here")
+            !rest.contains("fault KillWorker") && !rest.contains("crashing here")
         })
     }
 
@@ -182,7 +182,7 @@ impl<'a> Consoles<'a> {
         let steps = self
             .text(instance)
             .lines()
-            .filter(|line| line.contains("checkpoint is in S3") && line.contains(&of_task))
+            .filter(|line| line.contains("checkpoint uploaded") && line.contains(&of_task))
             .filter_map(|line| {
                 let at: Timestamp = line.split_whitespace().next()?.parse().ok()?;
                 let step = line.split("step=").nth(1)?;

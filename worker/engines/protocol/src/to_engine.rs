@@ -139,7 +139,7 @@ pub struct PreviewPolicy {
 /// How often the engine writes a checkpoint unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointPolicy {
-    /// After every so many steps; 0 is never.
+    /// Number of steps between previews; 0 is never.
     pub every_steps: u32,
     /// But not sooner than this after the one before.
     pub min_interval_s: f64,

@@ -76,7 +76,7 @@ impl Faults {
         )
     }
 
-    /// The faults that strike when so many steps are done.
+    /// The faults that strike after this number of steps.
     pub fn at(&self, done: u32) -> impl Iterator<Item = Fault> + '_ {
         let due = self.0.iter().filter(move |(_, step)| *step == done);
         due.map(|(fault, _)| *fault)

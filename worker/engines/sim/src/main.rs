@@ -35,20 +35,20 @@ use nix::sys::signal::{SigSet, Signal};
 use channel::Outbox;
 use log::log;
 
-/// A renderer without a GPU that speaks the engine contract on fd 0.
+/// Simulated renderer without a GPU; speaks the engine contract on fd 0.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Make every step last at least so many milliseconds, to mimic a GPU.
+    /// Minimum time of each step in milliseconds, to imitate a GPU.
     #[arg(long, default_value_t = 0)]
     step_ms: u64,
-    /// Obey fault directives such as {{crash@3#1}} in prompts. For tests.
+    /// Obey fault directives in prompts, such as {{crash@3#1}}; for tests.
     #[arg(long)]
     allow_faults: bool,
-    /// Want a model pack where the worker says, and share encoded text, as an engine with weights does.
+    /// Require a model pack and share encoded text, as an engine with weights does.
     #[arg(long)]
     packs: bool,
-    /// Speak over stdin and stdout, to drive the contract by hand.
+    /// Use stdin and stdout in place of the socket on fd 0, to try the contract by hand.
     #[arg(long)]
     stdio: bool,
 }

@@ -26,19 +26,24 @@ ENVIRONMENT = {
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("spotreel-engine-wan", description="Wan2.2, by the engine contract on fd 0.")
-    parser.add_argument("--packs", type=Path, help="the directory that holds a pack for each model")
-    parser.add_argument("--trust-packs", action="store_true", help="do not hash packs: who put them here did")
-    parser.add_argument("--profile", help="lay models out in memory like this, unless the worker names another")
-    parser.add_argument("--attention", default="native", help="diffusers' attention backend: native, flash, …")
-    parser.add_argument("--compile", action="store_true", help="compile the transformers' blocks at their first use")
-    parser.add_argument("--cache", default="off", help="first-block[=THRESHOLD]: leave out blocks that hardly matter")
-    parser.add_argument("--precision", choices=["diffusers", "authors"], default="diffusers", help="what is in float32")
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda where a GPU is")
-    parser.add_argument("--threads", type=int, help="CPU threads for torch")
-    parser.add_argument("--ffmpeg", help="another ffmpeg than the one that is pinned")
-    parser.add_argument("--allow-faults", action="store_true", help="obey directives such as {{crash@3#1}}; for tests")
-    parser.add_argument("--check-tokenizer", type=Path, metavar="PACK", help="compare the ids of its texts, and end")
-    parser.add_argument("--stdio", action="store_true", help="speak over stdin and stdout, by hand")
+    parser.add_argument("--packs", type=Path, help="directory with one pack per model")
+    parser.add_argument("--trust-packs", action="store_true", help="do not check the hashes of packs")
+    parser.add_argument("--profile", help="memory profile, unless the worker names another")
+    parser.add_argument("--attention", default="native", help="attention backend of diffusers, such as native or flash")
+    parser.add_argument("--compile", action="store_true", help="compile the transformers' blocks at first use")
+    parser.add_argument("--cache", default="off", help="first-block[=THRESHOLD]: skip blocks with little effect")
+    parser.add_argument(
+        "--precision",
+        choices=["diffusers", "authors"],
+        default="diffusers",
+        help="whose choice of the parts that compute in float32",
+    )
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda if a GPU is found")
+    parser.add_argument("--threads", type=int, help="number of CPU threads of torch")
+    parser.add_argument("--ffmpeg", help="path of an ffmpeg, in place of the pinned one")
+    parser.add_argument("--allow-faults", action="store_true", help="obey fault directives in prompts; for tests")
+    parser.add_argument("--check-tokenizer", type=Path, metavar="PACK", help="check the tokenizer of PACK and exit")
+    parser.add_argument("--stdio", action="store_true", help="use stdin and stdout in place of the socket on fd 0")
     return parser.parse_args()
 
 

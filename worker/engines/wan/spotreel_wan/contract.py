@@ -115,7 +115,7 @@ class Request:
     embeddings: HashedFile | None
     every_steps: int
     min_interval_s: float
-    # After every so many steps a picture of them; 0 is never.
+    # Number of steps between pictures of the unfinished video; 0 is never.
     preview_every: int = 0
 
 

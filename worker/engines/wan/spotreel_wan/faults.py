@@ -38,7 +38,7 @@ class Faults:
         return any(name == fault and step <= done for name, step in self._due)
 
     def strike(self, done: int) -> None:
-        """Lets happen what is due when so many steps are done."""
+        """Triggers the faults that are due after this number of steps."""
         for name, step in self._due:
             if step == done:
                 log(f"fault {name.title().replace('_', '')} at step {done}")

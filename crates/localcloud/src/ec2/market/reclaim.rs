@@ -13,7 +13,7 @@ use super::Market;
 use super::draw::{Dice, Die};
 use super::trace::Interruption;
 
-/// A pool is struck at most once in so long; also the grain of the hazard.
+/// Minimum time between two reclaims of a capacity pool; also the time step of the hazard.
 const SLOT_MS: i64 = 60_000;
 /// All that a strike takes goes within this time, which is less than three minutes.
 const SPREAD_MS: f64 = 150_000.0;

@@ -1,0 +1,124 @@
+//! Tasks that exist: follow, list, show, download, cancel, retry.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+
+use super::values::{Since, since};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel watch                    all tasks, until Ctrl-C
+  spotreel watch <ID> <ID>          two tasks, until both have ended
+  spotreel watch --json | jq .type  each event as a JSON line")]
+pub struct WatchArgs {
+    /// Ids of the tasks [default: all tasks]
+    pub ids: Vec<String>,
+    /// Print events and progress as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel list
+  spotreel list --label batch=night --since 1d
+  spotreel list --state failed --all --json | jq -r .id | xargs -r spotreel retry")]
+pub struct ListArgs {
+    /// Only tasks in this state: queued, started, succeeded, failed, cancelled or expired
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only tasks of this model: ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Only tasks with this label; KEY alone matches any value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Option<String>,
+    /// Only tasks that were submitted with a key of this owner
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Only tasks that changed after this time: a duration before now, such as 2h or 1d, or a date or time, in UTC
+    /// if it has no zone
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub since: Option<Since>,
+    /// Maximum number of tasks to print
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
+    pub limit: u32,
+    /// Print all tasks
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON task per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Id of the task, or the first characters of a generated id
+    pub id: String,
+    /// Print the task as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel get <ID>                 to ./<ID>.mp4
+  spotreel get <ID> -o fox.mp4
+  spotreel get <ID> <ID> -o videos/ each to videos/<ID>.mp4
+  spotreel get <ID> -o - | ffplay -")]
+pub struct GetArgs {
+    /// Ids of the tasks, or the first characters of generated ids
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Output file, or directory (created if the name ends with a slash), or '-' for standard output
+    /// [default: <ID>.mp4]
+    #[arg(short, long, value_name = "FILE|DIR/")]
+    pub output: Option<PathBuf>,
+    /// Print path, size and SHA-256 as one JSON line per video
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").args(CANCEL_BY).multiple(true).required(true))]
+#[command(after_help = "Examples:
+  spotreel cancel <ID> <ID>
+  spotreel cancel --label batch=night
+  spotreel cancel --model t2v-A14B --state queued
+
+With several flags, only tasks that match all of them are cancelled. It is safe to run the command again.")]
+pub struct CancelArgs {
+    /// Ids of the tasks; instead of ids, give --label, --state, --model or --owner
+    #[arg(conflicts_with_all = CANCEL_FILTERS)]
+    pub ids: Vec<String>,
+    /// Only unfinished tasks with this label; KEY alone matches any value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Option<String>,
+    /// Only tasks in this state: queued or started
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only unfinished tasks of this model
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Only unfinished tasks of this owner
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Print one JSON task per line; with --label, --state, --model or --owner, one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+const CANCEL_FILTERS: [&str; 4] = ["label", "state", "model", "owner"];
+/// At least one of them is required; the error message without any names them all.
+const CANCEL_BY: [&str; 5] = ["ids", "label", "state", "model", "owner"];
+
+#[derive(Debug, Args)]
+pub struct IdsArgs {
+    /// Ids of the tasks
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Print one JSON task per line
+    #[arg(long)]
+    pub json: bool,
+}
