@@ -14,7 +14,6 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::api::Accepted;
-use spotreel_domain::request::hex;
 use spotreel_tests::harness::tasks::{name, small};
 use spotreel_tests::harness::{System, SystemOptions, eventually};
 
@@ -120,7 +119,7 @@ async fn receive(State(seen): State<Seen>, body: Bytes) {
             .into_iter()
             .flat_map(|scope| scope.spans)
         {
-            let spans = seen.entry(hex(&span.trace_id)).or_default();
+            let spans = seen.entry(hex::encode(&span.trace_id)).or_default();
             spans.push((service.clone(), span.name));
         }
     }

@@ -385,14 +385,14 @@ impl TaskRequest {
             "seed": self.seed,
             "image": self.image.as_ref().map(|image| match image {
                 ImageSource::S3Key(key) => format!("key:{key}"),
-                ImageSource::Base64(text) => format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
+                ImageSource::Base64(text) => format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes()))),
             }),
         });
         if size_of_picture {
             said["size_of_picture"] = true.into();
         }
         // serde_json sorts the keys of its maps: the text is the same on every machine.
-        hex(&Sha256::digest(said.to_string().as_bytes()))
+        hex::encode(Sha256::digest(said.to_string().as_bytes()))
     }
 }
 
@@ -422,13 +422,4 @@ fn in_range(
         );
     }
     value
-}
-
-/// Lower-case hexadecimal, as S3 and sha256sum write a hash.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }

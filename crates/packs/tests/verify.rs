@@ -230,5 +230,5 @@ fn edit(pack: &Pack, change: impl FnOnce(&mut Value)) {
 
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    spotreel_domain::request::hex(&sha2::Sha256::digest(bytes))
+    hex::encode(sha2::Sha256::digest(bytes))
 }

@@ -45,10 +45,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn file(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {

@@ -3,9 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::text::normal;
-use super::{
-    ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskLora, TaskRequest, TaskSpec, Valid, hex,
-};
+use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskLora, TaskRequest, TaskSpec, Valid};
 use crate::model::MAX_PROMPT_CHARS;
 
 /// A character of UTF-8 has at most four bytes; what comes on top is for model, size and line ends.
@@ -40,7 +38,7 @@ impl TaskRequest {
             image: self.image.as_ref().map(|image| match image {
                 ImageSource::S3Key(key) => ImageSource::S3Key(key.clone()),
                 ImageSource::Base64(text) => {
-                    ImageSource::Base64(hex(&Sha256::digest(text.as_bytes())))
+                    ImageSource::Base64(hex::encode(Sha256::digest(text.as_bytes())))
                 }
             }),
             loras: self.loras.clone(),
@@ -124,7 +122,7 @@ mod tests {
     #[test]
     fn the_same_request_has_the_same_digest_in_every_version() {
         // Written down once: another value would turn a repeated submission into a conflict after an upgrade.
-        let digest = hex(&fox().digest().unwrap());
+        let digest = hex::encode(fox().digest().unwrap());
         assert_eq!(
             digest,
             "f931a06526f1bd287882d58691379f5be9773508f58da83754814a9393d5472c"

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use spotreel_domain::api::{ApiError, TaskView};
-use spotreel_domain::request::{ImageSource, hex};
+use spotreel_domain::request::ImageSource;
 use spotreel_s3::{GetBytesError, ObjectInfo, Store};
 use tokio::sync::Semaphore;
 
@@ -94,7 +94,7 @@ impl Images {
             height,
         } = self.normalise(bytes, field).await?;
         let kept = KeptImage {
-            key: format!("images/{}.png", hex(&Sha256::digest(&bytes))),
+            key: format!("images/{}.png", hex::encode(Sha256::digest(&bytes))),
             width,
             height,
         };

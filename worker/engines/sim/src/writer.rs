@@ -14,7 +14,6 @@ use crate::channel::Outbox;
 use crate::checkpoint;
 use crate::denoise::Latents;
 use crate::log::log;
-use crate::recipe::hex;
 
 /// Beside the one that is being written.
 const WAITING: usize = 1;
@@ -98,7 +97,7 @@ impl Sheet {
             log(format_args!("cannot write {}: {error}", path.display()));
             return;
         }
-        let mut sha256 = hex(&Sha256::digest(&bytes));
+        let mut sha256 = hex::encode(Sha256::digest(&bytes));
         if self.spoil {
             sha256 = "0".repeat(sha256.len());
         }
