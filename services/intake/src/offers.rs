@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::Context;
 use spotreel_domain::Model;
 use spotreel_domain::api::ApiError;
@@ -313,7 +314,7 @@ fn usual(model: Model) -> FastSteps {
 
 /// A panic elsewhere leaves the maps whole: every write is one insert.
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+    map.lock()
 }
 
 #[cfg(test)]

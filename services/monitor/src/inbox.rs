@@ -1,11 +1,11 @@
 //! Log events in, verdicts out: the guard that every loop over a consumer shares.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use spotreel_bootstrap::{Context, Health};
 use spotreel_bus::names::TASKS;
 use spotreel_bus::queue::QueueError;
@@ -182,13 +182,13 @@ impl Inbox {
         let reason = format!(
             "{subject} at {sequence} was written by a newer version: upgrade monitor ({error})"
         );
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         *held = Some((reason.clone(), Instant::now()));
         self.health.set(&self.check, Err(reason));
     }
 
     fn held(&self) -> Result<(), String> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock();
         match &*held {
             Some((reason, at)) if at.elapsed() < HELD_AT_MOST => Err(reason.clone()),
             _ => Ok(()),

@@ -4,10 +4,11 @@
 //! Every step can be done twice, and the task's last event is read anew before anything is deleted: a person's retry
 //! makes the task live again at any moment.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
