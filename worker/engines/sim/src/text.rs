@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use spotreel_engine_protocol::{EmbeddingsFile, EmbeddingsInfo, RenderTask};
+use spotreel_engine_protocol::{EMBEDDINGS_FORMAT, EmbeddingsFile, EmbeddingsInfo, RenderTask};
 
 use crate::checkpoint;
 use crate::log::log;
@@ -15,7 +15,7 @@ pub const DECIDED_BY: &str = "sim";
 /// What an encoder would make of it.
 fn encode(task: &RenderTask) -> Vec<u8> {
     let texts = (&task.prompt, &task.negative_prompt);
-    format!("wanembeds/1 {texts:?}").into_bytes()
+    format!("{EMBEDDINGS_FORMAT} {texts:?}").into_bytes()
 }
 
 /// Whether the file holds this task's text.
