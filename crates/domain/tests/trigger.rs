@@ -1,6 +1,6 @@
 //! Each rule at its boundary, each blocker, and the sentences that people read.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::time::Duration;
 

@@ -97,7 +97,7 @@ fn valid_for(expires: Duration) -> Result<PresigningConfig, PresignError> {
     PresigningConfig::expires_in(expires).map_err(|_| PresignError::Expiry { expires })
 }
 
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "credentials expire by the clock on the wall, and this crate has no other source of it"
 )]

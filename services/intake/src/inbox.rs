@@ -29,7 +29,7 @@ const PULL_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 const KIB: usize = 1_024;
 /// KiB that are free before anything is pulled, so that a message of any size fits.
-#[allow(clippy::cast_possible_truncation, reason = "it is 9,216")]
+#[expect(clippy::cast_possible_truncation, reason = "it is 9,216")]
 const LARGEST_KIB: u32 = (LARGEST_MESSAGE_MIB * KIB) as u32;
 
 /// The server compares it for two minutes only; here it names the task for good.

@@ -36,7 +36,7 @@ const STORE_REQUESTS: usize = 32;
 const OBJECTS_HELD: usize = 4;
 /// Decoded at once: one of the largest, or many small ones. The hungriest decoder, that of progressive JPEG, takes six
 /// bytes a pixel: 250 MB.
-#[allow(clippy::cast_possible_truncation, reason = "it is 40")]
+#[expect(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
 /// Metadata of what was stored here, with its size: it need not be read again.
