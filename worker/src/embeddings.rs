@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use spotreel_domain::chain;
 use spotreel_domain::request::TaskSpec;
 use spotreel_packs::Index;
 use spotreel_s3::Store;
 
-use crate::checkpoints::chain;
 use crate::engine::protocol::{EmbeddingsFile, EmbeddingsInfo, EngineHello};
 
 /// What decides the text encoder's part of a pack.

@@ -110,7 +110,7 @@ impl Stay {
         let mut words = match client.subscribe(subject.clone()).await {
             Ok(words) => words,
             Err(error) => {
-                return tracing::error!(%error, subject, "fleet cannot tell this worker to stay");
+                return tracing::error!(error = %spotreel_domain::chain(&error), subject, "fleet cannot tell this worker to stay");
             }
         };
         while let Some(Some(_)) = until.run_until_cancelled(words.next()).await {

@@ -220,7 +220,7 @@ impl Board {
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "the presence was not written");
+                tracing::debug!(error = %spotreel_domain::chain(&error), "the presence was not written");
                 false
             }
         }

@@ -222,7 +222,7 @@ async fn attempt(
         End::Superseded => {
             let last = worker.log.last(&started.task.id).await;
             if let Err(error) = &last {
-                tracing::warn!(task = %started.task.id, error = checkpoints::chain(error), "the log cannot be read; the work item is left alone");
+                tracing::warn!(task = %started.task.id, error = spotreel_domain::chain(error), "the log cannot be read; the work item is left alone");
             }
             let delivery = lease.release().await;
             worker.let_go(&delivery, last.ok().flatten().as_ref()).await;

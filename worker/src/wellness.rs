@@ -9,12 +9,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::Health;
 use spotreel_domain::TaskId;
+use spotreel_domain::chain;
 use spotreel_s3::Store;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::checkpoints::chain;
 
 /// Different tasks in a row that were handed back for reasons of this worker or its surroundings. One may be bad luck, two
 /// a coincidence.

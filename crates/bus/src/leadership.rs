@@ -98,7 +98,7 @@ impl Leadership {
             match self.step(watched).await {
                 Ok(now) => watched = now,
                 Err(error) => {
-                    tracing::warn!(%error, subject = self.subject, "the leader's lease cannot be looked at");
+                    tracing::warn!(error = %spotreel_domain::chain(&error), subject = self.subject, "the leader's lease cannot be looked at");
                 }
             }
             tokio::select! {
@@ -154,7 +154,7 @@ impl Leadership {
             Ok(Some(last)) => last,
             Ok(None) => return,
             Err(error) => {
-                return tracing::debug!(%error, "the lease was not given back; it ends by itself");
+                return tracing::debug!(error = %spotreel_domain::chain(&error), "the lease was not given back; it ends by itself");
             }
         };
         let mark: Option<Mark> = serde_json::from_slice(&last.payload).ok();
@@ -162,7 +162,7 @@ impl Leadership {
             return;
         }
         if let Err(error) = self.write(None, last.sequence).await {
-            tracing::debug!(%error, "the lease was not given back; it ends by itself");
+            tracing::debug!(error = %spotreel_domain::chain(&error), "the lease was not given back; it ends by itself");
         }
     }
 

@@ -78,7 +78,7 @@ pub(crate) fn find(
         Ok(()) => return Ok(Found::Whole),
         Err(PackError::MissingFile { .. }) => {}
         Err(error) => {
-            tracing::warn!(%error, "the file is fetched anew");
+            tracing::warn!(error = %spotreel_domain::chain(&error), "the file is fetched anew");
             fs::remove_file(&path).map_err(PackError::unwritable(&path))?;
         }
     }

@@ -42,7 +42,7 @@ pub fn verify(dir: &Path, read: impl Fn(u64) + Sync) -> Result<Pack, PackError> 
         marker.note(&pack, file)?;
     }
     if let Err(error) = marker.save(&pack) {
-        tracing::warn!(%error, "the pack is right, and will be hashed again next time");
+        tracing::warn!(error = %spotreel_domain::chain(&error), "the pack is right, and will be hashed again next time");
     }
     Ok(pack)
 }

@@ -50,7 +50,9 @@ impl Samples {
             if !self.is_fresh(key, queue) {
                 match first(client, *key, queue.acked_to).await {
                     Ok(tasks) => self.keep(*key, queue, tasks),
-                    Err(error) => tracing::debug!(%error, ?key, "the queue's tasks cannot be read"),
+                    Err(error) => {
+                        tracing::debug!(error = %spotreel_domain::chain(&error), ?key, "the queue's tasks cannot be read")
+                    }
                 }
             }
             if let Some(kept) = self.lock().get(key) {

@@ -205,7 +205,7 @@ impl Pool {
         async move {
             // A worker that comes up between the question and the end of its machine must not begin.
             if !has_served && let Err(error) = kv::order_out(&client, &instance).await {
-                tracing::warn!(%error, instance, "a machine that boots cannot be told to go");
+                tracing::warn!(error = %spotreel_domain::chain(&error), instance, "a machine that boots cannot be told to go");
                 let answer = DrainAnswer::Unknown;
                 return Outcome::Drained { instance, answer };
             }
@@ -363,7 +363,7 @@ impl Pool {
         let listed = self.cloud.last_listed();
         let cloud_now = listed.map_or_else(ambient::now, |listed| listed.cloud_clock());
         if let Err(error) = self.learn(&[outcome], &policy, cloud_now).await {
-            tracing::warn!(%error, %batch, seq, "what was launched is not written; it is found by its tags");
+            tracing::warn!(error = %spotreel_domain::chain(&error), %batch, seq, "what was launched is not written; it is found by its tags");
             self.replay.put_off((batch, seq));
         }
     }
@@ -448,7 +448,7 @@ pub async fn tell_to_stay(client: &async_nats::Client, instances: &[String]) {
     for instance in instances {
         let subject = names::worker_stay(instance);
         if let Err(error) = client.publish(subject, "".into()).await {
-            return tracing::debug!(%error, "workers are not told to stay");
+            return tracing::debug!(error = %spotreel_domain::chain(&error), "workers are not told to stay");
         }
     }
 }
@@ -475,7 +475,7 @@ pub async fn tell_to_drain(
             DrainAnswer::NobodyThere
         }
         Err(error) => {
-            tracing::debug!(%error, instance, "no answer to a drain");
+            tracing::debug!(error = %spotreel_domain::chain(&error), instance, "no answer to a drain");
             DrainAnswer::Unknown
         }
     }

@@ -83,7 +83,9 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
                 };
                 stopping.run_until_cancelled(hear).await;
             }
-            Err(error) => tracing::warn!(%error, "fleet cannot listen; it looks by the clock"),
+            Err(error) => {
+                tracing::warn!(error = %spotreel_domain::chain(&error), "fleet cannot listen; it looks by the clock")
+            }
         }
         stopping
             .run_until_cancelled(tokio::time::sleep(RETRY))

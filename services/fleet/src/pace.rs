@@ -73,7 +73,7 @@ impl Pace {
         if learnt != before {
             let pool = &batch.id.pool;
             if let Err(error) = marks::put_pace(client, pool, &learnt).await {
-                tracing::warn!(%error, %pool, "what was learnt of the cost model is not kept");
+                tracing::warn!(error = %spotreel_domain::chain(&error), %pool, "what was learnt of the cost model is not kept");
             }
         }
     }

@@ -42,7 +42,7 @@ impl Sweep {
             Ok(listed) => {
                 let ended = self.end_expired(&listed).await;
                 if let Err(error) = self.end_orphans(&listed, &ended).await {
-                    tracing::debug!(%error, "orphans cannot be told now");
+                    tracing::debug!(error = %spotreel_domain::chain(&error), "orphans cannot be told now");
                 }
             }
             Err(error) => {

@@ -118,7 +118,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         .update(&fleet.batches, &batches, ambient::now())
         .await
     {
-        tracing::debug!(%error, "how fast tasks were rendered cannot be read");
+        tracing::debug!(error = %spotreel_domain::chain(&error), "how fast tasks were rendered cannot be read");
     }
     let mut pools = Vec::new();
     for (name, config) in &fleet.pools.pool {

@@ -206,7 +206,7 @@ async fn write(log: TaskLog, batch: Vec<Job>, writes: Writes, _place: OwnedSemap
                 open.extend([right, jobs].map(|jobs| Open { jobs, sorted }));
             }
             Err(error) => {
-                tracing::warn!(%error, tasks = jobs.len(), "a batch's fate is unknown; settling each task alone");
+                tracing::warn!(error = %spotreel_domain::chain(&error), tasks = jobs.len(), "a batch's fate is unknown; settling each task alone");
                 writes.set(Some(Instant::now()));
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
                 let outcomes: Vec<_> = futures::stream::iter(each)

@@ -237,7 +237,7 @@ impl Inbox {
         match self.events.reject(id.as_ref(), sequence, payload).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "a rejection could not be published");
+                tracing::warn!(error = %spotreel_domain::chain(&error), "a rejection could not be published");
                 Err(self.config.retry_after)
             }
         }

@@ -85,6 +85,6 @@ fn draw() -> Token {
 }
 
 fn unavailable(failure: &jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "the bucket of keys was not reached");
+    tracing::warn!(error = %spotreel_domain::chain(failure), "the bucket of keys was not reached");
     error::unavailable("the keys cannot be reached now")
 }

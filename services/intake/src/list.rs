@@ -269,7 +269,7 @@ async fn bounds(intake: &Intake) -> Result<(u64, u64), ApiError> {
     match stream.get_info().await {
         Ok(info) => Ok((info.state.first_sequence, info.state.last_sequence)),
         Err(failure) => {
-            tracing::warn!(error = %failure, "the task log did not answer");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), "the task log did not answer");
             Err(error::unavailable("the task log cannot be read now"))
         }
     }

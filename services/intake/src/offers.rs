@@ -131,7 +131,7 @@ impl Offers {
                 // What was known is still the best guess. Where nothing was, an answer that will stay the same, such as
                 // AccessDenied, counts as no pack.
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "a pack's index could not be read");
+                    tracing::debug!(%model, error = %spotreel_domain::chain(&failure), "a pack's index could not be read");
                     if !failure.retryable() {
                         lock(&self.packs).entry(model).or_default();
                     }
@@ -172,7 +172,7 @@ impl Offers {
                     offer.vocabulary = read.ok().flatten().map(Arc::new);
                 }
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "a pack's tokenizer could not be read");
+                    tracing::debug!(%model, error = %spotreel_domain::chain(&failure), "a pack's tokenizer could not be read");
                     return;
                 }
             }
@@ -287,7 +287,7 @@ impl Offers {
             Ok(found) => (asked, Lookup::Found(Arc::new(found))),
             Err(LoraRemoteError::Missing { .. }) => (asked, Lookup::Missing),
             Err(failure) => {
-                tracing::warn!(name, error = %failure, "a LoRA's index could not be read");
+                tracing::warn!(name, error = %spotreel_domain::chain(&failure), "a LoRA's index could not be read");
                 // The request itself may have taken longer than the failure is remembered.
                 (Instant::now(), Lookup::Unread)
             }

@@ -115,7 +115,7 @@ impl Owners {
                 Ok(()) if anew => counted_at = Instant::now(),
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "what owners have in the log was not counted");
+                    tracing::debug!(error = %spotreel_domain::chain(&error), "what owners have in the log was not counted");
                 }
             }
         }

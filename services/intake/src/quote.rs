@@ -27,7 +27,7 @@ impl Intake {
             .timeout(Some(ANSWER_WITHIN));
         let answer = self.log.client().send_request(names::QUOTE, request).await;
         let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %failure, "no quote from trigger: does spotreel-trigger run, and has NATS this version's accounts.conf?");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), "no quote from trigger: does spotreel-trigger run, and has NATS this version's accounts.conf?");
             error::unavailable(match failure.kind() {
                 RequestErrorKind::NoResponders => {
                     "spotreel-trigger makes the quotes, and none is running now"
@@ -44,7 +44,7 @@ fn read(answer: &[u8]) -> Result<Quote, ApiError> {
         return Err(error);
     }
     serde_json::from_slice(answer).map_err(|failure| {
-        tracing::warn!(error = %failure, "trigger's quote could not be read: is it of another version?");
+        tracing::warn!(error = %spotreel_domain::chain(&failure), "trigger's quote could not be read: is it of another version?");
         error::unavailable("spotreel-trigger's quote cannot be read: it may be of another version")
     })
 }

@@ -131,7 +131,7 @@ impl Intake {
         if entry != 0
             && let Err(failure) = self.log.delete(entry).await
         {
-            tracing::warn!(error = %failure, task = %id, entry, "an old work item stays until it is swept");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), task = %id, entry, "an old work item stays until it is swept");
         }
         let client = self.log.client();
         let _ = client.publish(names::hint(id), "".into()).await;

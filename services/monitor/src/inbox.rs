@@ -125,7 +125,7 @@ impl Inbox {
             },
             Err(error) if error.is_newer_version() => Err(error.into()),
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 let (consumer, subject, sequence) =
                     (self.consumer, &delivery.subject, delivery.sequence);
                 tracing::error!(
@@ -147,7 +147,7 @@ impl Inbox {
                 delivery.nak(HELD_FOR).await
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(
                     error,
                     consumer = self.consumer,
@@ -167,7 +167,7 @@ impl Inbox {
 impl Inbox {
     /// Not ready while an event of a newer version waits: only a newer monitor knows what it asks for.
     fn hold(&self, delivery: &Delivery, error: ActError) {
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {
             tracing::error!(

@@ -64,7 +64,7 @@ impl Janitor {
         }
         match self.drop_history(&end).await {
             Err(ActError::Read(error @ ReadError::Decode { .. })) if !error.is_newer_version() => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::error!(error, task = %end.task.id, "a task's history cannot be read; it stays in the log");
                 metrics::unreadable(CONSUMER);
             }

@@ -67,7 +67,7 @@ impl MirrorWatch {
                 self.progress.judge(original, &copy, Instant::now())
             }
             Err(error) => {
-                tracing::debug!(%error, "the clients' copy of EVENTS cannot be looked at");
+                tracing::debug!(error = %spotreel_domain::chain(&error), "the clients' copy of EVENTS cannot be looked at");
                 match self.progress.judge_unread(&error, Instant::now()) {
                     Some(reason) => Err(reason),
                     None => return,

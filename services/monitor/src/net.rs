@@ -62,7 +62,7 @@ impl Net {
             }
             let pass = stopping.run_until_cancelled(self.look(janitor)).await;
             if let Some(Err(error)) = pass {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(
                     error,
                     "the tasks that have not ended were not all looked at"

@@ -44,7 +44,7 @@ impl Janitor {
                 }
             };
             if let Some(Err(error)) = stopping.run_until_cancelled(pass).await {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(
                     error,
                     "finished tasks were not all removed, trying again later"

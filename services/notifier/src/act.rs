@@ -205,9 +205,8 @@ impl Notifier {
                 return self.hold(log, delivery, error, health, stopping).await;
             }
             Err(error) => {
-                let error = anyhow::Error::new(error);
                 let (subject, sequence) = (&delivery.subject, delivery.sequence);
-                tracing::error!(error = %format!("{error:#}"), subject, sequence, "an event of the log is no protobuf; it is passed over and no client hears of it");
+                tracing::error!(error = %spotreel_domain::chain(&error), subject, sequence, "an event of the log is no protobuf; it is passed over and no client hears of it");
                 metrics::unreadable();
                 return self.ack(delivery).await;
             }
@@ -254,7 +253,7 @@ impl Notifier {
         health: &Health,
         stopping: &CancellationToken,
     ) {
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {
             tracing::error!(
@@ -359,8 +358,7 @@ impl Notifier {
                 source,
             }),
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                tracing::error!(error = %format!("{error:#}"), key = artifact.key, "no link can be made; the event goes out without one");
+                tracing::error!(error = %spotreel_domain::chain(&error), key = artifact.key, "no link can be made; the event goes out without one");
                 Ok(Video {
                     artifact: artifact.clone(),
                     url: None,
@@ -377,8 +375,7 @@ impl Notifier {
         match self.store.presign_get(key, None, expires).await {
             Ok(link) => Some(link.url),
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                tracing::warn!(error = %format!("{error:#}"), key, "no link to the poster can be made");
+                tracing::warn!(error = %spotreel_domain::chain(&error), key, "no link to the poster can be made");
                 None
             }
         }
@@ -393,7 +390,7 @@ impl Notifier {
         health: &Health,
     ) {
         metrics::retry();
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if tries == TRIES_UNTIL_ERROR {
             tracing::error!(

@@ -332,7 +332,7 @@ fn refuse(code: ErrorCode, message: String) -> ApiError {
 }
 
 fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(%error, what, "a request could not be carried out");
+    tracing::warn!(error = %spotreel_domain::chain(error), what, "a request could not be carried out");
     ApiError {
         retry_after_s: Some(RETRY_AFTER_S),
         ..refuse(

@@ -131,7 +131,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn unread(failure: &spotreel_bus::jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "events could not be read");
+    tracing::warn!(error = %spotreel_domain::chain(failure), "events could not be read");
     error::unavailable("events cannot be read now")
 }
 
