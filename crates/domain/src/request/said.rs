@@ -178,4 +178,31 @@ mod tests {
                 .is_empty()
         );
     }
+
+    /// The comparison is a list written by hand: a field that it forgets is found here.
+    #[test]
+    fn every_field_of_a_request_is_compared() {
+        let valid = |request: serde_json::Value| {
+            let request: TaskRequest = serde_json::from_value(request).unwrap();
+            request.validate(Timestamp::UNIX_EPOCH).unwrap()
+        };
+        let first = valid(serde_json::json!({
+            "model": "i2v-A14B", "prompt": "a red fox", "quality": "best",
+            "image": { "s3_key": "images/fox.png" }, "labels": { "b": "2" },
+        }));
+        let other = valid(serde_json::json!({
+            "model": "t2v-A14B", "prompt": "a blue fox", "negative_prompt": "", "size": "832x480", "frames": 5,
+            "steps": 7, "guidance": 1.5, "guidance_high_noise": 1.5, "shift": 1.5, "seed": 1,
+            "loras": [{ "name": "ink" }], "preview": true, "priority": "high",
+        }));
+        // serde names the fields to whoever sends another.
+        let error = serde_json::from_str::<TaskRequest>(r#"{"": 0}"#).unwrap_err();
+        let error = error.to_string();
+        let fields = error.split('`').skip(3).step_by(2);
+        let names_and_deadline = ["id", "idempotency_key", "expires_at"];
+        let compared: Vec<_> = fields
+            .filter(|field| !names_and_deadline.contains(field))
+            .collect();
+        assert_eq!(other.fields_that_differ(&first.spec), compared);
+    }
 }

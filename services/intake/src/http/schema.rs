@@ -266,3 +266,25 @@ fn of_model(model: Model) -> Value {
         ] }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use spotreel_domain::TaskRequest;
+
+    use super::*;
+
+    #[test]
+    fn every_field_of_a_request_is_in_the_page() {
+        let written = Model::ALL.map(|model| of_model(model)["properties"].take());
+        let written = written
+            .iter()
+            .flat_map(|properties| properties.as_object().unwrap().keys());
+        // serde names the fields to whoever sends another.
+        let error = serde_json::from_str::<TaskRequest>(r#"{"": 0}"#).unwrap_err();
+        let error = error.to_string();
+        let fields: BTreeSet<_> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(written.map(String::as_str).collect::<BTreeSet<_>>(), fields);
+    }
+}
