@@ -10,7 +10,6 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use spotreel_bus::names;
 use spotreel_domain::api::{TaskView, Video};
-use spotreel_domain::request::hex;
 use tempfile::NamedTempFile;
 
 use crate::args::GetArgs;
@@ -196,5 +195,5 @@ async fn copy(url: &str, file: &mut NamedTempFile, size: u64) -> anyhow::Result<
         bar.set_position(bytes);
     }
     bar.finish_and_clear();
-    Ok((bytes, hex(&hash.finalize())))
+    Ok((bytes, hex::encode(hash.finalize())))
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use spotreel_bus::names;
 use spotreel_bus::provision::{self, Layout};
 use spotreel_domain::api::ErrorCode;
+use spotreel_domain::trigger::Rules;
 use spotreel_domain::{Event, TaskId, TaskRequest};
 use spotreel_tests::harness::program::binary;
 use spotreel_tests::harness::root;
@@ -177,6 +178,25 @@ fn the_example_task_is_one() {
     }
     .validate(now);
     assert!(valid.is_ok(), "{valid:?}");
+}
+
+#[test]
+fn every_field_of_a_task_is_described() {
+    // serde names the fields to whoever sends another.
+    let error = serde_json::from_str::<TaskRequest>(r#"{"": 0}"#).expect_err("no such field");
+    let error = error.to_string();
+    let fields = error.split('`').skip(3).step_by(2);
+    expect_words(&read("docs/messages.md"), "the fields of a task", fields);
+}
+
+#[test]
+fn every_rule_is_in_the_sample_of_pools() {
+    let sample = read("deploy/pools.toml");
+    let rules = serde_json::to_value(Rules::default()).expect("they have string keys");
+    for key in rules.as_object().expect("it is a table").keys() {
+        let table = format!("[pool.default.rules.{key}]");
+        assert!(sample.contains(&table), "deploy/pools.toml lacks {table}");
+    }
 }
 
 #[test]

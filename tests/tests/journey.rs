@@ -6,7 +6,6 @@ use futures::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use spotreel_domain::api::{CloudEvent, TaskView};
-use spotreel_domain::request::hex;
 use spotreel_domain::task::Outcome;
 use spotreel_domain::{Event, TaskId};
 use spotreel_tests::harness::tasks::{name, small};
@@ -305,7 +304,7 @@ async fn video(task: &TaskView) -> Vec<u8> {
     );
     let data = answer.bytes().await.expect("the video arrives").to_vec();
     assert_eq!(data.len() as u64, video.artifact.bytes);
-    assert_eq!(hex(&Sha256::digest(&data)), video.artifact.sha256);
+    assert_eq!(hex::encode(Sha256::digest(&data)), video.artifact.sha256);
     data
 }
 

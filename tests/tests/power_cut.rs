@@ -9,10 +9,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::INBOX_SUBJECT;
@@ -136,19 +137,16 @@ struct Ledger(Mutex<Vec<Told>>);
 
 impl Ledger {
     fn add(&self, ids: impl IntoIterator<Item = String>, by_inbox: bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.extend(ids.into_iter().map(|id| Told { id, by_inbox }));
     }
 
     fn all(&self) -> Vec<Told> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.lock().len()
     }
 }
 

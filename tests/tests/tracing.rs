@@ -1,7 +1,7 @@
 //! One trace from a submission to whoever hears of its end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -11,10 +11,10 @@ use axum::routing::post;
 use futures::StreamExt;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use parking_lot::Mutex;
 use prost::Message;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::api::Accepted;
-use spotreel_domain::request::hex;
 use spotreel_tests::harness::tasks::{name, small};
 use spotreel_tests::harness::{System, SystemOptions, eventually};
 
@@ -64,11 +64,7 @@ async fn one_trace_reaches_from_the_submission_to_the_event() {
         "intake, worker and notifier have sent their spans",
         SOON,
         || {
-            let spans = seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&trace)
-                .cloned();
+            let spans = seen.lock().get(&trace).cloned();
             async move {
                 let spans = spans?;
                 let from =
@@ -99,7 +95,7 @@ async fn collector() -> (String, Seen) {
 
 async fn receive(State(seen): State<Seen>, body: Bytes) {
     let request = ExportTraceServiceRequest::decode(body).expect("an export is protobuf");
-    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut seen = seen.lock();
     for resource in request.resource_spans {
         let attributes = resource
             .resource
@@ -120,7 +116,7 @@ async fn receive(State(seen): State<Seen>, body: Bytes) {
             .into_iter()
             .flat_map(|scope| scope.spans)
         {
-            let spans = seen.entry(hex(&span.trace_id)).or_default();
+            let spans = seen.entry(hex::encode(&span.trace_id)).or_default();
             spans.push((service.clone(), span.name));
         }
     }

@@ -6,9 +6,10 @@ use futures::future::OptionFuture;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
+use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling};
 
-use crate::checkpoints::{self, Stored, chain};
+use crate::checkpoints::{self, Stored};
 use crate::{Worker, finish};
 
 /// Delay before a failed read of the log or of storage is repeated.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use spotreel_domain::Task;
+use spotreel_domain::chain;
 use spotreel_domain::request::TaskSpec;
 use spotreel_s3::{GetFileError, RequestError, Store};
 use tokio::sync::mpsc;
@@ -208,16 +209,4 @@ async fn upload_all(
         }
     }
     newest
-}
-
-/// An error with all its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -294,7 +294,7 @@ impl Cloud {
                 401 => Err(MetadataError::Refused),
                 status => Err(MetadataError::Away(format!("status {status}"))),
             },
-            Err(error) => Err(MetadataError::Away(crate::checkpoints::chain(&error))),
+            Err(error) => Err(MetadataError::Away(spotreel_domain::chain(&error))),
         }
     }
 }

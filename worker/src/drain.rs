@@ -53,7 +53,7 @@ pub async fn listen(
     let mut requests = match client.subscribe(subject.clone()).await {
         Ok(requests) => requests,
         Err(error) => {
-            return tracing::error!(%error, subject, "subscribing to drain requests failed");
+            return tracing::error!(error = %spotreel_domain::chain(&error), subject, "subscribing to drain requests failed");
         }
     };
     // Without a server it waits for ever, and this worker may have to leave.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::{TaskSpec, hex};
+use spotreel_domain::chain;
+use spotreel_domain::request::TaskSpec;
 use spotreel_packs::Index;
 use spotreel_s3::Store;
 
-use crate::checkpoints::chain;
 use crate::engine::protocol::{EmbeddingsFile, EmbeddingsInfo, EngineHello};
 
 /// What decides the text encoder's part of a pack.
@@ -24,7 +24,7 @@ pub fn key(hello: &EngineHello, index: &Index, spec: &TaskSpec) -> Option<String
     let engine = (&hello.name, &hello.version, decided_by);
     let texts = (&spec.prompt, &spec.negative_prompt);
     let all = serde_json::json!([engine, hashes, index.compute, texts]);
-    let hash = hex(&Sha256::digest(all.to_string()));
+    let hash = hex::encode(Sha256::digest(all.to_string()));
     Some(format!("embeddings/{hash}.safetensors"))
 }
 

@@ -8,10 +8,11 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::queue::retry;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
+use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::Store;
 
-use crate::checkpoints::{self, chain};
+use crate::checkpoints;
 use crate::gate::{self, Expectation, GateError, VideoFacts};
 use crate::{Worker, crash, previews};
 

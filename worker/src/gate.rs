@@ -117,7 +117,7 @@ pub fn check_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, Ga
         fps: expected.fps,
         duration_s: f64::from(expected.frames) / f64::from(expected.fps),
         bytes: file.len() as u64,
-        sha256: hex(&Sha256::digest(file)),
+        sha256: hex::encode(Sha256::digest(file)),
     })
 }
 
@@ -158,13 +158,4 @@ fn judge(looks: &Looks) -> Result<(), GateError> {
         return Err(GateError::Frozen);
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -99,7 +99,7 @@ impl Host {
                     return Ready::Yes;
                 }
                 Err(error) => {
-                    let reason = crate::checkpoints::chain(&error);
+                    let reason = spotreel_domain::chain(&error);
                     tracing::error!(error = reason, command = ?self.config.command, "engine failed to start");
                     self.health.set("engine", Err(reason));
                     if !self.judge(Some(&failure(error))).await {
@@ -335,7 +335,7 @@ pub fn failure(error: EngineError) -> EngineFailure {
         EngineError::Failed(failure) => *failure,
         other => EngineFailure {
             engine_alive: false,
-            ..gone(&crate::checkpoints::chain(&other))
+            ..gone(&spotreel_domain::chain(&other))
         },
     }
 }

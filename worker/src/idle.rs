@@ -1,12 +1,13 @@
 //! Bounds on a machine that nobody needs: without work for too long, or without the queue's server.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use spotreel_bus::names;
@@ -96,11 +97,11 @@ pub struct Stay(Arc<Mutex<Option<Instant>>>);
 
 impl Stay {
     pub fn told_at(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     fn told(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.lock() = Some(Instant::now());
     }
 
     /// Listens until the program ends. What is missed comes again soon.
@@ -109,7 +110,7 @@ impl Stay {
         let mut words = match client.subscribe(subject.clone()).await {
             Ok(words) => words,
             Err(error) => {
-                return tracing::error!(%error, subject, "subscribing to stay messages failed");
+                return tracing::error!(error = %spotreel_domain::chain(&error), subject, "subscribing to stay messages failed");
             }
         };
         while let Some(Some(_)) = until.run_until_cancelled(words.next()).await {

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use spotreel_bus::queue::retry;
+use spotreel_domain::chain;
 use spotreel_domain::model::Expert;
 use spotreel_domain::request::{TaskLora, TaskSpec};
 use spotreel_packs::{LoraFile as Stored, LoraRemoteError, PublishedLora, transformer_of};
 use spotreel_s3::GetFileError;
 
 use crate::Worker;
-use crate::checkpoints::chain;
 use crate::engine::EngineFailure;
 use crate::engine::protocol::{ErrorKind, LoraFile};
 use crate::host::gone;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_domain::chain;
 use spotreel_domain::task::{Failure, Refused, StartRuling, State};
 use spotreel_domain::{Event, Task};
 
 use crate::Worker;
-use crate::checkpoints::chain;
 
 impl Worker {
     /// The attempt failed: back in the queue after a delay, or the end of the task.

@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::Health;
 use spotreel_domain::Model;
+use spotreel_domain::chain;
 use spotreel_packs::{Pack, Progress, PullError, PullOptions, Remote};
 use spotreel_s3::{Store, StoreConfig};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoints::chain;
 use crate::engine::EngineFailure;
 use crate::engine::protocol::ErrorKind;
 use crate::host::gone;

@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use spotreel_bus::Recorded;
 use spotreel_bus::queue::retry;
+use spotreel_domain::chain;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
 use spotreel_s3::{GetBytesError, RequestError};
 
-use crate::checkpoints::{self, FetchError, Stored, chain};
+use crate::checkpoints::{self, FetchError, Stored};
 use crate::engine::protocol::{
     CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
     ResumeFrom,

@@ -220,7 +220,7 @@ impl Board {
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "writing the presence record failed");
+                tracing::debug!(error = %spotreel_domain::chain(&error), "writing the presence record failed");
                 false
             }
         }

@@ -222,7 +222,7 @@ async fn attempt(
         End::Superseded => {
             let last = worker.log.last(&started.task.id).await;
             if let Err(error) = &last {
-                tracing::warn!(task = %started.task.id, error = checkpoints::chain(error), "reading the task log failed; the work item keeps its lease");
+                tracing::warn!(task = %started.task.id, error = spotreel_domain::chain(error), "reading the task log failed; the work item keeps its lease");
             }
             let delivery = lease.release().await;
             worker.let_go(&delivery, last.ok().flatten().as_ref()).await;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use spotreel_bus::LogRoom;
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
+use spotreel_domain::chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
-use crate::checkpoints::chain;
 
 /// How often the log is looked at. Between two looks a worker can start a task or two.
 const LOOK: Duration = Duration::from_secs(5);

@@ -2,9 +2,9 @@
 //! measurements are arguments.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::Model;
 use spotreel_domain::request::TaskSpec;
@@ -131,7 +131,7 @@ impl Measured {
     }
 
     fn with<T>(&self, model: Model, change: impl FnOnce(&mut Rates) -> T) -> T {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         change(all.entry(model).or_default())
     }
 }

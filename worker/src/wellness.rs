@@ -4,17 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::Health;
 use spotreel_domain::TaskId;
+use spotreel_domain::chain;
 use spotreel_s3::Store;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::checkpoints::chain;
 
 /// Different tasks in a row that were handed back for reasons of this worker or its surroundings. One may be bad luck, two
 /// a coincidence.
@@ -185,7 +184,7 @@ impl Wellness {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whose fault an end is, and whose task: a healthy worker keeps what it renders, and a task pays for nothing but itself.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

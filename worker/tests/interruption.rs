@@ -1,6 +1,6 @@
 //! A worker's life on a machine that a cloud may take: real worker, engine, NATS and S3.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

@@ -1,6 +1,6 @@
 //! Workers look into both lanes, and one is never served alone.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

@@ -1,6 +1,6 @@
 //! Packs that the worker keeps: pulled from a real S3, waited for by real renders.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

@@ -1,6 +1,6 @@
 //! What can be seen of a render: pictures of the unfinished video, and its first frame.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

@@ -1,6 +1,6 @@
 //! What a worker cannot render is left to others, without costing the task a try; and not for ever.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

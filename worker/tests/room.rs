@@ -1,6 +1,6 @@
 //! The end of the task log is kept for the ends of tasks.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

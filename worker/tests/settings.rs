@@ -1,6 +1,6 @@
 //! A setting that cannot be right ends a worker on a bought machine in seconds, and is named.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod spot;
 

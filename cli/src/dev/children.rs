@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -286,7 +287,7 @@ fn open_log(dir: &Path, name: &str) -> anyhow::Result<File> {
 impl Home {
     /// Tells pids.json who runs; `None`: it has ended.
     fn record(&self, name: &str, pid: Option<u32>) {
-        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pids = self.pids.lock();
         match pid {
             Some(pid) => pids.insert(name.to_owned(), pid),
             None => pids.remove(name),

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::hex;
 use spotreel_domain::{Priority, TaskRequest, Violation};
 
 use crate::print;
@@ -99,7 +98,7 @@ pub fn read(text: &str, defaults: &Defaults, now: Timestamp) -> Result<Vec<Line>
 
 /// Of the line's own text, and of how many such lines there were up to it: other lines may be mended, added or moved.
 fn key(defaults: &Defaults, text: &str, same: usize) -> String {
-    let hash = hex(&Sha256::digest(text.as_bytes()));
+    let hash = hex::encode(Sha256::digest(text.as_bytes()));
     let prefix = defaults.idempotency_key.as_deref().unwrap_or("line");
     format!("{prefix}-{}-{same}", &hash[..32])
 }

@@ -1,6 +1,6 @@
 //! A bucket of the local cloud, and `spotreel models` over it.
 
-#![allow(dead_code)] // not every test uses all of it
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// The wall clock, now.
 #[must_use]
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "this is the place the lint points to"
 )]
@@ -18,7 +18,7 @@ pub fn now() -> Timestamp {
 
 /// An id that sorts by the time it was made: for tasks, batches and whatever is listed in order.
 #[must_use]
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "this is the place the lint points to"
 )]
@@ -28,7 +28,7 @@ pub fn uuid_v7() -> Uuid {
 
 /// An id that says nothing: for tokens, where the time of making is nobody's business.
 #[must_use]
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "this is the place the lint points to"
 )]
@@ -38,7 +38,7 @@ pub fn uuid_v4() -> Uuid {
 
 /// A seed for a pseudo-random generator, or a number to jitter a delay with.
 #[must_use]
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "this is the place the lint points to"
 )]

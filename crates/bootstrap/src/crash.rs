@@ -3,7 +3,9 @@
 //! `SPOTREEL_CRASH_AT=after-upload:0.2:7` dies there with a probability of 0.2, drawn from the seed 7; several points
 //! are separated by commas. Without the variable the points do nothing.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 struct Rule {
     point: String,
@@ -22,7 +24,7 @@ pub fn point(name: &'static str) {
                 .unwrap_or_default(),
         )
     });
-    let Ok(mut rules) = rules.lock() else { return };
+    let mut rules = rules.lock();
     for rule in rules.iter_mut().filter(|rule| rule.point == name) {
         if rule.draw() < rule.probability {
             tracing::warn!(

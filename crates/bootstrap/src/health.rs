@@ -1,8 +1,9 @@
 //! What a program says about itself: alive, and ready for work or not, with the reason.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 /// The named checks of one program. Clones share the same checks; whoever holds one may set its own.
@@ -77,7 +78,7 @@ impl Health {
 
     /// A panic elsewhere leaves the map whole: every write is one insert.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.checks.lock()
     }
 }
 

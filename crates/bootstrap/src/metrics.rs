@@ -1,8 +1,7 @@
 //! Prometheus text from the `metrics` crate's macros, which every crate may call.
 
-use std::sync::{Mutex, PoisonError};
-
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 
 /// Upper bounds of every histogram named `…_seconds`. From a quick message (10 ms) to the longest render (1 h): a
 /// Spot instance is rarely kept longer than that for one task.
@@ -24,7 +23,7 @@ pub struct MetricsError(String);
 /// # Errors
 /// When another recorder is installed already.
 pub fn install(program: &str) -> Result<PrometheusHandle, MetricsError> {
-    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut installed = INSTALLED.lock();
     if let Some(handle) = installed.as_ref() {
         return Ok(handle.clone());
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 type Page = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
@@ -25,12 +26,12 @@ impl Pages {
         R: Future<Output = Value> + Send + 'static,
     {
         let page: Page = Arc::new(move || Box::pin(page()));
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.pages.lock();
         pages.insert(path, page);
     }
 
     pub(crate) fn find(&self, path: &str) -> Option<Page> {
-        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = self.pages.lock();
         pages.get(path).cloned()
     }
 }

@@ -105,21 +105,6 @@ pub fn init(program: &str, config: &TelemetryConfig) -> Result<Telemetry, Teleme
     Ok(Telemetry { provider })
 }
 
-/// The log of a person's command: warnings and worse on stderr, or what `RUST_LOG` asks for. Harmless when called
-/// twice; trace context still passes through, so that a submitted task keeps its caller's trace.
-pub fn init_for_cli() {
-    global::set_text_map_propagator(TraceContextPropagator::new());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .without_time();
-    // An error means that a subscriber is there already, which is all that is wanted.
-    let _ = tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init();
-}
-
 fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
         .parse(text)

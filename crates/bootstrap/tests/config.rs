@@ -1,9 +1,6 @@
 //! The layers of a configuration, and what is refused.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests; clippy excuses only the test functions"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::io::Write;
 use std::time::Duration;

@@ -1,9 +1,6 @@
 //! A whole program as its supervisor sees it: signals, exit codes, health, and the spans that leave it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests; clippy excuses only the test functions"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

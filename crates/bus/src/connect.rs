@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::time::Instant;
 
@@ -173,7 +173,7 @@ impl Uptime {
     /// Time since the first look that found the present connection: never longer than the connection has lasted.
     pub fn look(&self) -> Duration {
         let connects = self.client.statistics().connects.load(Ordering::Relaxed);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.0 != connects {
             *seen = (connects, Instant::now());
         }

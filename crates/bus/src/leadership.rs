@@ -98,7 +98,7 @@ impl Leadership {
             match self.step(watched).await {
                 Ok(now) => watched = now,
                 Err(error) => {
-                    tracing::warn!(%error, subject = self.subject, "leader lease cannot be read");
+                    tracing::warn!(error = %spotreel_domain::chain(&error), subject = self.subject, "leader lease cannot be read");
                 }
             }
             tokio::select! {
@@ -154,7 +154,7 @@ impl Leadership {
             Ok(Some(last)) => last,
             Ok(None) => return,
             Err(error) => {
-                return tracing::debug!(%error, "leader lease was not released; it will expire");
+                return tracing::debug!(error = %spotreel_domain::chain(&error), "leader lease was not released; it will expire");
             }
         };
         let mark: Option<Mark> = serde_json::from_slice(&last.payload).ok();
@@ -162,7 +162,7 @@ impl Leadership {
             return;
         }
         if let Err(error) = self.write(None, last.sequence).await {
-            tracing::debug!(%error, "leader lease was not released; it will expire");
+            tracing::debug!(error = %spotreel_domain::chain(&error), "leader lease was not released; it will expire");
         }
     }
 

@@ -115,7 +115,7 @@ async fn watch(
             Ok(_) => {}
             // The render goes on: the fence is checked again by the write that ends it.
             Err(error) => {
-                tracing::debug!(%error, task = %id, "log could not be read at a lease renewal");
+                tracing::debug!(error = %spotreel_domain::chain(&error), task = %id, "log could not be read at a lease renewal");
             }
         }
     }

@@ -77,7 +77,7 @@ impl Queue {
             }),
             Err(error) if error.to_string().contains("timed out") => Err(QueueError::NoAnswer),
             Err(error) => {
-                tracing::debug!(%error, stream, consumer, "consumer lookup failed");
+                tracing::debug!(error = %spotreel_domain::chain(&error), stream, consumer, "consumer lookup failed");
                 Err(QueueError::Missing {
                     stream,
                     consumer: consumer.to_owned(),

@@ -1,6 +1,6 @@
 //! The batch log, operators' orders and leadership on a real server, each as the user who does it in the product.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod harness;
 

@@ -1,6 +1,6 @@
 //! API keys on a real server, as the user who keeps them in the product.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod harness;
 

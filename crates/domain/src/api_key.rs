@@ -16,8 +16,6 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
-use crate::request::hex;
-
 pub use order::{KeyCreated, KeyList, KeyOrder, KeyRef, KeyView, USUAL_TASKS_PER_MINUTE};
 
 pub const MAX_OWNER: usize = 64;
@@ -160,7 +158,7 @@ impl Token {
 
     /// What may be kept of the secret.
     pub fn secret_sha256(&self) -> String {
-        hex(&Sha256::digest(self.secret))
+        hex::encode(Sha256::digest(self.secret))
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod api_key;
 pub mod batch;
+pub mod error;
 pub mod fleet;
 pub mod id;
 pub mod ledger;
@@ -25,6 +26,7 @@ pub mod whole;
 pub mod workload;
 
 pub use api_key::{ApiKey, Owner};
+pub use error::chain;
 pub use id::TaskId;
 pub use model::{Lane, Model, Priority};
 pub use money::Usd;

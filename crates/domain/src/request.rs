@@ -204,17 +204,7 @@ impl TaskRequest {
         };
         let limits = model.limits();
         let ((width, height), size_of_picture) = self.settle_size(&limits, &mut refuse);
-        let frames = self.frames.unwrap_or(limits.max_frames);
-        if !(MIN_FRAMES..=limits.max_frames).contains(&frames) || frames % 4 != 1 {
-            refuse(
-                "frames",
-                "4n+1",
-                format!(
-                    "frames is 4n+1 from {MIN_FRAMES} to {} for {model}, {frames} is not",
-                    limits.max_frames
-                ),
-            );
-        }
+        let frames = self.settle_frames(model, limits.max_frames, &mut refuse);
         let recipe = self.settle_recipe(model, &mut refuse);
         let steps = self.steps.unwrap_or(recipe.steps);
         if !STEPS.contains(&steps) {
@@ -226,21 +216,7 @@ impl TaskRequest {
         }
         let (low, high) = recipe.guidance;
         let guidance = in_range("guidance", self.guidance, low, &GUIDANCE, &mut refuse);
-        let guidance_high_noise = match (self.guidance_high_noise, high) {
-            (Some(_), None) => {
-                let message = format!("{model} has one expert only: leave guidance_high_noise out");
-                refuse("guidance_high_noise", "two_experts", message);
-                None
-            }
-            (given, Some(default)) => Some(in_range(
-                "guidance_high_noise",
-                given,
-                default,
-                &GUIDANCE,
-                &mut refuse,
-            )),
-            (None, None) => None,
-        };
+        let guidance_high_noise = self.settle_high_noise(model, high, &mut refuse);
         let shift = in_range("shift", self.shift, recipe.shift, &SHIFT, &mut refuse);
         self.check_image(model, limits.image, &mut refuse);
         self.check_loras(model, &mut refuse);
@@ -293,6 +269,39 @@ impl TaskRequest {
     /// The id that the client chose, itself or by an idempotency key, where it is a good one.
     pub fn chosen_id(&self, owner: Option<&Owner>) -> Option<TaskId> {
         self.settle_id(owner, &mut |_, _, _| ())
+    }
+
+    fn settle_frames(
+        &self,
+        model: Model,
+        most: u32,
+        refuse: &mut impl FnMut(&str, &str, String),
+    ) -> u32 {
+        let frames = self.frames.unwrap_or(most);
+        if !(MIN_FRAMES..=most).contains(&frames) || frames % 4 != 1 {
+            let message =
+                format!("frames is 4n+1 from {MIN_FRAMES} to {most} for {model}, {frames} is not");
+            refuse("frames", "4n+1", message);
+        }
+        frames
+    }
+
+    fn settle_high_noise(
+        &self,
+        model: Model,
+        default: Option<f64>,
+        refuse: &mut impl FnMut(&str, &str, String),
+    ) -> Option<f64> {
+        let field = "guidance_high_noise";
+        match (self.guidance_high_noise, default) {
+            (Some(_), None) => {
+                let message = format!("{model} has one expert only: leave {field} out");
+                refuse(field, "two_experts", message);
+                None
+            }
+            (given, Some(default)) => Some(in_range(field, given, default, &GUIDANCE, refuse)),
+            (None, None) => None,
+        }
     }
 
     fn settle_id(
@@ -385,14 +394,14 @@ impl TaskRequest {
             "seed": self.seed,
             "image": self.image.as_ref().map(|image| match image {
                 ImageSource::S3Key(key) => format!("key:{key}"),
-                ImageSource::Base64(text) => format!("sha256:{}", hex(&Sha256::digest(text.as_bytes()))),
+                ImageSource::Base64(text) => format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes()))),
             }),
         });
         if size_of_picture {
             said["size_of_picture"] = true.into();
         }
         // serde_json sorts the keys of its maps: the text is the same on every machine.
-        hex(&Sha256::digest(said.to_string().as_bytes()))
+        hex::encode(Sha256::digest(said.to_string().as_bytes()))
     }
 }
 
@@ -422,13 +431,4 @@ fn in_range(
         );
     }
     value
-}
-
-/// Lower-case hexadecimal, as S3 and sha256sum write a hash.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }

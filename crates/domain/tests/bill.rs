@@ -1,6 +1,6 @@
 //! What fleet does so that a batch costs no more than it must, and what it books: refunds, ends, machines that stay.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;

@@ -1,6 +1,6 @@
 //! What fleet makes of faults that come again and again: each step of such a night is right, and the whole must be, too.
 
-#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! What is refused of a file of pools before anything runs.
 
-#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools, SubnetConfig};

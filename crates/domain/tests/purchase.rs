@@ -1,6 +1,6 @@
 //! What may be bought: trigger and fleet agree on it, and money is kept to.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Fleet buys, keeps and sends away machines by what they can render of what waits.
 
-#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

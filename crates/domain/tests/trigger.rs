@@ -1,7 +1,8 @@
 //! Each rule at its boundary, each blocker, and the sentences that people read.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
@@ -209,6 +210,30 @@ fn every_rule_is_reported_and_the_first_decides() {
         ]
     );
     assert!(matches!(decision.verdict, Verdict::Launch(fire) if fire.rule == RuleName::Length));
+}
+
+/// Findings, and the check that some rule is on, are lists written by hand: one that forgets a rule is found here.
+#[test]
+fn every_rule_of_the_configuration_has_a_finding_and_is_enough_alone() {
+    let rules = serde_json::to_value(Rules::default()).unwrap();
+    let mut configured: BTreeSet<_> = rules.as_object().unwrap().keys().cloned().collect();
+    configured.retain(|key| !["budgets", "sizing"].contains(&key.as_str()));
+    let findings = decide(&view(0), &Rules::default(), now()).findings;
+    let found = findings.iter().map(|finding| finding.rule);
+    assert!(found.is_sorted(), "the first one that fires decides");
+    // A person's request is no rule of the configuration.
+    let found = findings.iter().map(|finding| finding.rule.to_string());
+    let found: BTreeSet<_> = found.filter(|rule| rule != "run_now").collect();
+    assert_eq!(found, configured);
+    for alone in &configured {
+        let mut rules: serde_json::Map<_, _> = configured
+            .iter()
+            .map(|key| (key.clone(), "off".into()))
+            .collect();
+        rules[alone] = serde_json::json!({});
+        let rules: Rules = serde_json::from_value(rules.into()).unwrap();
+        assert_eq!(rules.validate(), Ok(()), "{alone}");
+    }
 }
 
 fn ask(force: bool) -> Option<RunNow> {

@@ -1,6 +1,6 @@
 //! What holds for every view, every set of rules and every time.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::option;

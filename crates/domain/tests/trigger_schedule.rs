@@ -1,6 +1,6 @@
 //! Slots where clocks change.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::time::Duration;
 

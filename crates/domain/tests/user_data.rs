@@ -1,6 +1,6 @@
 //! The script of a machine, run for real: in a shell, with stand-ins for what only a machine on EC2 has.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -1,6 +1,6 @@
 //! Which machines a queue needs, and how many, by what waits in it.
 
-#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

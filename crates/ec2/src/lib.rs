@@ -29,5 +29,5 @@ pub use error::CallError;
 pub use launch::LaunchError;
 pub use list::Listing;
 pub use places::{Kind, Subnet, SubnetFilter};
-pub use prices::{PlacementScore, PriceChange};
+pub use prices::PriceChange;
 pub use template::{TemplateSpec, TemplateVersion};

@@ -1,6 +1,6 @@
 //! Listing what runs: by tag, whole, and with the cloud's own time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_sdk_ec2::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_ec2::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -12,6 +12,7 @@ use aws_sdk_ec2::types::{
 use jiff::Timestamp;
 use jiff::civil::DateTime as CivilTime;
 use jiff::tz::TimeZone;
+use parking_lot::Mutex;
 use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Seen, tag};
 
 use crate::{CallError, Ec2};
@@ -158,7 +159,7 @@ struct AnswerDate(Arc<Mutex<Option<Timestamp>>>);
 
 impl AnswerDate {
     fn get(&self) -> Option<Timestamp> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }
 
@@ -179,7 +180,7 @@ impl Intercept for AnswerDate {
         }
         let date = answer.headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
-        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = self.0.lock();
         *first = first.or_else(|| date.as_ref().and_then(timestamp));
         Ok(())
     }

@@ -1,6 +1,4 @@
-//! The market: what a place costs, and how likely it has something.
-
-use std::collections::HashMap;
+//! The market: what a place costs.
 
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::InstanceType;
@@ -24,13 +22,6 @@ pub struct PriceChange {
     pub place: Place,
     pub price: Usd,
     pub at: Timestamp,
-}
-
-/// How likely a request is to be met: 1 is poor, 10 is good. A hint, never a promise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlacementScore {
-    pub zone: String,
-    pub score: u32,
 }
 
 impl Ec2 {
@@ -80,43 +71,6 @@ impl Ec2 {
             }
         }
         Err(endless(OPERATION))
-    }
-
-    /// Zones by how likely each has `units` of these types, best first. EC2 limits how many different questions a
-    /// day may ask, and fewer than three types always score low.
-    pub async fn placement_scores(
-        &self,
-        kinds: &[String],
-        units: u32,
-    ) -> Result<Vec<PlacementScore>, CallError> {
-        let zones = self.client.describe_availability_zones().send().await;
-        let zones = zones.map_err(|error| CallError::new("DescribeAvailabilityZones", error))?;
-        let zones = zones.availability_zones().iter();
-        let names: HashMap<_, _> = zones
-            .filter_map(|z| Some((z.zone_id()?, z.zone_name()?)))
-            .collect();
-        let answer = self
-            .client
-            .get_spot_placement_scores()
-            .set_instance_types(Some(kinds.to_vec()))
-            .target_capacity(i32::try_from(units).unwrap_or(i32::MAX))
-            .single_availability_zone(true)
-            .region_names(&self.region)
-            .send()
-            .await
-            .map_err(|error| CallError::new("GetSpotPlacementScores", error))?;
-        let scores = answer.spot_placement_scores().iter();
-        let mut scores: Vec<_> = scores
-            .filter_map(|score| {
-                let zone = names.get(score.availability_zone_id()?)?;
-                Some(PlacementScore {
-                    zone: (*zone).to_owned(),
-                    score: u32::try_from(score.score()?).ok()?,
-                })
-            })
-            .collect();
-        scores.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.zone.cmp(&b.zone)));
-        Ok(scores)
     }
 }
 

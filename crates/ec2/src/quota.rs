@@ -50,9 +50,8 @@ impl Ec2 {
     }
 }
 
-#[allow(
+#[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "as casts saturate, and a quota is a whole number"
 )]
 fn whole(value: f64) -> u32 {

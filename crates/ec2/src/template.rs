@@ -76,8 +76,7 @@ impl TemplateSpec {
     fn fingerprint(&self) -> String {
         let text = serde_json::to_string(&(FORMAT, self)).expect("strings and numbers are JSON");
         let digest = Sha256::digest(text.as_bytes());
-        let hex: String = digest.iter().take(20).map(|b| format!("{b:02x}")).collect();
-        format!("spotreel {hex}")
+        format!("spotreel {}", hex::encode(&digest[..20]))
     }
 }
 

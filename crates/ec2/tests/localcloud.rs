@@ -1,6 +1,6 @@
 //! The adapter and the local cloud's EC2, through the real SDK.
 
-#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 
@@ -513,15 +513,5 @@ async fn places_are_what_the_region_has() {
     assert_eq!(s.ec2.subnets(&one).await.unwrap(), subnets[1..2]);
     let none = SubnetFilter::Ids(vec!["subnet-0123456789abcdef0".to_owned()]);
     assert!(s.ec2.subnets(&none).await.is_err_and(|e| e.is_not_found()));
-
-    let scores = s
-        .ec2
-        .placement_scores(&kinds(&["g5.xlarge", "g6.xlarge", "g6e.xlarge"]), 5)
-        .await
-        .unwrap();
-    assert!(
-        !scores.is_empty() && scores.iter().all(|s| s.zone.starts_with("us-east-2")),
-        "{scores:?}"
-    );
     s.cloud.shutdown().await;
 }

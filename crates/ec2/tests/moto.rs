@@ -4,7 +4,7 @@
 //! Only what moto does: it knows no client tokens, no capacity, no prices of its own (every one is from 2006), no
 //! limits of price, and no quotas.
 
-#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 
 #[tokio::test]
 #[ignore = "needs moto: make test-moto"]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn the_happy_path_against_moto() {
     let url = std::env::var("SPOTREEL_MOTO_URL").expect("tests/py/moto_server.sh sets it");
     let config = Ec2Config {

@@ -11,7 +11,10 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// Microseconds since 1970, for the arrival of calls.
-#[allow(clippy::disallowed_methods)] // a cloud stamps its objects itself: nobody hands it the time
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a cloud stamps its objects itself: nobody hands it the time"
+)]
 pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -39,7 +42,10 @@ pub struct Clock {
 
 impl Clock {
     /// `speed` 1 is real time; what is not a positive number counts as 1.
-    #[allow(clippy::disallowed_methods)] // the cloud's time begins somewhere
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the cloud's time begins somewhere"
+    )]
     #[must_use]
     pub fn new(speed: f64) -> Self {
         let usable = speed.is_finite() && speed > 0.0;
@@ -100,7 +106,10 @@ fn later(began: Timestamp, elapsed: Duration, speed: f64) -> Timestamp {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods)] // the wall's clock is what it is held against
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the wall's clock is what it is held against"
+)]
 mod tests {
     use super::*;
 

@@ -6,9 +6,9 @@
 //! Same seed, same rules, same order of requests: same faults. The draws come from a small generator of our own, so
 //! that a failing test can be run again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 /// What happens to a request that a rule picks.
@@ -231,7 +231,7 @@ impl Faults {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

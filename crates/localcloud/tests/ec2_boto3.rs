@@ -1,6 +1,6 @@
 //! EC2 as boto3 sees it: a client that nobody here wrote, with AWS's own model of the answers.
 
-#![allow(clippy::unwrap_used)] // helpers of tests, which the lint's own exemption does not see
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use spotreel_localcloud::{Config, LocalCloud};
 use tokio::process::Command;

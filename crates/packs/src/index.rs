@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use spotreel_domain::model::{GUIDANCE, Model, SHIFT, STEPS};
-use spotreel_domain::request::hex;
 
 use crate::PackError;
 
@@ -116,7 +115,7 @@ impl Pack {
         Ok(Self {
             dir: dir.to_owned(),
             index: Index::parse(text, place)?,
-            sha256: hex(&Sha256::digest(text)),
+            sha256: hex::encode(Sha256::digest(text)),
         })
     }
 

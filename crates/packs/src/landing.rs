@@ -9,7 +9,6 @@ use std::thread;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::hex;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -137,5 +136,5 @@ fn digest(path: PathBuf, part: u64, mut bytes: mpsc::Receiver<Bytes>) -> io::Res
     while let Some(bytes) = bytes.blocking_recv() {
         hash.update(&bytes);
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex::encode(hash.finalize()))
 }

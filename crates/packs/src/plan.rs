@@ -78,7 +78,7 @@ pub(crate) fn find(
         Ok(()) => return Ok(Found::Whole),
         Err(PackError::MissingFile { .. }) => {}
         Err(error) => {
-            tracing::warn!(%error, "file is damaged; downloading it again");
+            tracing::warn!(error = %spotreel_domain::chain(&error), "file is damaged; downloading it again");
             fs::remove_file(&path).map_err(PackError::unwritable(&path))?;
         }
     }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::hex;
 
 use crate::index::{SAFETENSORS, has_suffix, measure};
 use crate::marker::Marker;
@@ -43,7 +42,7 @@ pub fn verify(dir: &Path, read: impl Fn(u64) + Sync) -> Result<Pack, PackError> 
         marker.note(&pack, file)?;
     }
     if let Err(error) = marker.save(&pack) {
-        tracing::warn!(%error, "pack is valid, but the marker was not written; it will be hashed again");
+        tracing::warn!(error = %spotreel_domain::chain(&error), "pack is valid, but the marker was not written; it will be hashed again");
     }
     Ok(pack)
 }
@@ -56,7 +55,7 @@ pub(crate) fn check(path: &Path, file: &PackFile, read: impl Fn(u64)) -> Result<
     let mut open = File::open(path).map_err(unreadable())?;
     let mut hash = Sha256::new();
     hash_into(&mut hash, &mut open, read).map_err(unreadable())?;
-    if hex(&hash.finalize()) != file.sha256 {
+    if hex::encode(hash.finalize()) != file.sha256 {
         return Err(PackError::Sha256Mismatch {
             path: path.to_owned(),
         });

@@ -1,11 +1,12 @@
 //! Ranges in flight: many at a time, handed on in order, over the borders of files.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
+use parking_lot::Mutex;
 use spotreel_s3::{GetRangeError, Store};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -120,7 +121,7 @@ impl Buffers {
 
     /// One whose bytes nobody holds any more, or a new one: as many as there are ranges at a time.
     fn take(&self) -> BytesMut {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         let free = all
             .iter_mut()
             .position(|buffer| buffer.try_reclaim(self.range_bytes));
@@ -133,7 +134,7 @@ impl Buffers {
     /// What was read into it; the buffer is free when the last clone of that is gone.
     fn give_back(&self, mut buffer: BytesMut) -> Bytes {
         let bytes = buffer.split().freeze();
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         all.push(buffer);
         bytes
     }

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::hex;
 
 use crate::plan::part_of;
 use crate::{PackError, PackFile};
@@ -54,6 +53,6 @@ pub(crate) fn write<E: From<PackError>>(
     Ok(PackFile {
         path,
         bytes: out.bytes,
-        sha256: hex(&out.hash.finalize()),
+        sha256: hex::encode(out.hash.finalize()),
     })
 }

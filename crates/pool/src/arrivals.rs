@@ -5,10 +5,10 @@
 //! arrived within the hour. Tasks that came and were cancelled or failed meanwhile are missing from that hour.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 
 use async_nats::Client;
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use spotreel_bus::Recorded;
 use spotreel_bus::jetstream::{self, ApiError, Stored};
 use spotreel_bus::names::{self, TASKS};
@@ -34,12 +34,12 @@ struct Hour {
 
 impl Arrivals {
     pub fn note(&self, model: Model, at: Timestamp) {
-        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_model = self.by_model.lock();
         by_model.entry(model).or_default().note(at);
     }
 
     pub fn within_the_hour(&self, models: &[Model], now: Timestamp) -> u64 {
-        let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_model = self.by_model.lock();
         models
             .iter()
             .filter_map(|model| Some(by_model.get_mut(model)?.count(now)))
@@ -65,7 +65,7 @@ impl Arrivals {
         for (model, at) in heard {
             by_model.entry(model).or_default().note(at);
         }
-        *self.by_model.lock().unwrap_or_else(PoisonError::into_inner) = by_model;
+        *self.by_model.lock() = by_model;
         Ok(counted_to)
     }
 }

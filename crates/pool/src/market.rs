@@ -2,10 +2,10 @@
 //! are hints: they are asked for apart, and what cannot be read of them stands in nobody's way.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::ambient;
 use spotreel_domain::Usd;
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
@@ -195,7 +195,7 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

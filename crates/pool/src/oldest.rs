@@ -6,9 +6,9 @@
 //! long the queue is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{TaskLog, names};
 use spotreel_domain::{Lane, Model, TaskId};
@@ -63,8 +63,8 @@ impl Oldest {
         Ok(found)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Model, Lane), Front>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<(Model, Lane), Front>> {
+        self.0.lock()
     }
 }
 

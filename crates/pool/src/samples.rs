@@ -1,10 +1,10 @@
 //! What the tasks of the queues are. A queue may be long, so its first tasks are looked at, and again after a while.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bus::jetstream;
 use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{self, TASKS};
@@ -51,7 +51,7 @@ impl Samples {
                 match first(client, *key, queue.acked_to).await {
                     Ok(tasks) => self.keep(*key, queue, tasks),
                     Err(error) => {
-                        tracing::debug!(%error, ?key, "tasks of the queue cannot be read")
+                        tracing::debug!(error = %spotreel_domain::chain(&error), ?key, "tasks of the queue cannot be read")
                     }
                 }
             }
@@ -85,7 +85,7 @@ impl Samples {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Model, Lane), Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::key::{KeyError, check_key};
-use crate::put::{SHA256_METADATA, hex};
+use crate::put::SHA256_METADATA;
 use crate::{RequestError, Store};
 
 /// The SDK tries a request again, but not a body that breaks off; that is ours.
@@ -169,7 +169,7 @@ impl Store {
             out.write_all(&chunk).await.map_err(failed)?;
         }
         out.flush().await.map_err(failed)?;
-        let found = hex(&hasher.finalize());
+        let found = hex::encode(hasher.finalize());
         if found != expected {
             return Err(GetFileError::Corrupt {
                 key: key.to_owned(),

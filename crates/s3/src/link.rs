@@ -1,10 +1,11 @@
 //! Presigned links: what anybody who has one may do with an object, until it expires.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::presigning::PresigningConfig;
+use parking_lot::Mutex;
 
 use crate::key::check_key;
 use crate::{PresignError, RequestError, Store};
@@ -34,7 +35,7 @@ impl Watched {
 
     /// How much of `wanted` the credentials that were given last are valid for.
     fn at_most(&self, wanted: Duration) -> Duration {
-        let expiry = *self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        let expiry = *self.expiry.lock();
         expiry.map_or(wanted, |at| {
             let left = at.duration_since(now()).unwrap_or_default();
             wanted.min(left)
@@ -49,7 +50,7 @@ impl ProvideCredentials for Watched {
     {
         future::ProvideCredentials::new(async {
             let credentials = self.inner.provide_credentials().await?;
-            let mut expiry = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut expiry = self.expiry.lock();
             *expiry = credentials.expiry();
             drop(expiry);
             Ok(credentials)
@@ -96,7 +97,7 @@ fn valid_for(expires: Duration) -> Result<PresigningConfig, PresignError> {
     PresigningConfig::expires_in(expires).map_err(|_| PresignError::Expiry { expires })
 }
 
-#[allow(
+#[expect(
     clippy::disallowed_methods,
     reason = "credentials expire by the clock on the wall, and this crate has no other source of it"
 )]

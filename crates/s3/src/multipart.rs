@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use futures::stream::FuturesUnordered;
 use sha2::{Digest, Sha256};
 
-use crate::put::{NewObject, Put, PutFileError, hex};
+use crate::put::{NewObject, Put, PutFileError};
 use crate::{RequestError, Store};
 
 /// Small enough to send again without pain, large enough that 10,000 parts make 80 GB.
@@ -126,7 +126,7 @@ impl Store {
         if read != object.sha256 {
             return Err(PutFileError::Changed {
                 path: path.to_owned(),
-                sha256: hex(&object.sha256),
+                sha256: hex::encode(object.sha256),
             });
         }
         parts.sort_by_key(|part| part.part_number);

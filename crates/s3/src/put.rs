@@ -81,7 +81,7 @@ impl<'a> NewObject<'a> {
         content_type: &'a str,
         mut metadata: HashMap<String, String>,
     ) -> Self {
-        metadata.insert(SHA256_METADATA.to_owned(), hex(&sha256));
+        metadata.insert(SHA256_METADATA.to_owned(), hex::encode(sha256));
         Self {
             key,
             sha256,
@@ -107,7 +107,8 @@ impl Store {
         metadata: HashMap<String, String>,
     ) -> Result<Put, PutFileError> {
         check_key(key)?;
-        let sha256 = parse_hex(sha256_hex).ok_or_else(|| PutFileError::NotSha256 {
+        let mut sha256 = [0; 32];
+        hex::decode_to_slice(sha256_hex, &mut sha256).map_err(|_| PutFileError::NotSha256 {
             given: sha256_hex.to_owned(),
         })?;
         let object = NewObject::new(key, sha256, content_type, metadata);
@@ -148,7 +149,7 @@ impl Store {
         match self.put_once(object, bytes).await {
             Err(error) if error.is("BadDigest") => Err(PutFileError::Changed {
                 path: path.to_owned(),
-                sha256: hex(&object.sha256),
+                sha256: hex::encode(object.sha256),
             }),
             put => Ok(put?),
         }
@@ -196,37 +197,5 @@ impl Store {
                 error => Err(error),
             },
         }
-    }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
-
-fn parse_hex(text: &str) -> Option<[u8; 32]> {
-    let mut out = [0u8; 32];
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (at, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hex_there_and_back() {
-        let bytes: [u8; 32] = Sha256::digest(b"spot").into();
-        assert_eq!(parse_hex(&hex(&bytes)), Some(bytes));
-        assert_eq!(parse_hex("abc"), None);
-        assert_eq!(parse_hex(&"+1".repeat(32)), None);
     }
 }

@@ -205,7 +205,7 @@ impl Pool {
         async move {
             // A worker that comes up between the question and the end of its machine must not begin.
             if !has_served && let Err(error) = kv::order_out(&client, &instance).await {
-                tracing::warn!(%error, instance, "stop order for a booting instance could not be written");
+                tracing::warn!(error = %spotreel_domain::chain(&error), instance, "stop order for a booting instance could not be written");
                 let answer = DrainAnswer::Unknown;
                 return Outcome::Drained { instance, answer };
             }
@@ -363,7 +363,7 @@ impl Pool {
         let listed = self.cloud.last_listed();
         let cloud_now = listed.map_or_else(ambient::now, |listed| listed.cloud_clock());
         if let Err(error) = self.learn(&[outcome], &policy, cloud_now).await {
-            tracing::warn!(%error, %batch, seq, "launch result could not be written; its instances will be found by their tags");
+            tracing::warn!(error = %spotreel_domain::chain(&error), %batch, seq, "launch result could not be written; its instances will be found by their tags");
             self.replay.put_off((batch, seq));
         }
     }
@@ -448,7 +448,7 @@ pub async fn tell_to_stay(client: &async_nats::Client, instances: &[String]) {
     for instance in instances {
         let subject = names::worker_stay(instance);
         if let Err(error) = client.publish(subject, "".into()).await {
-            return tracing::debug!(%error, "stay messages could not be sent");
+            return tracing::debug!(error = %spotreel_domain::chain(&error), "stay messages could not be sent");
         }
     }
 }
@@ -475,7 +475,7 @@ pub async fn tell_to_drain(
             DrainAnswer::NobodyThere
         }
         Err(error) => {
-            tracing::debug!(%error, instance, "drain request got no answer");
+            tracing::debug!(error = %spotreel_domain::chain(&error), instance, "drain request got no answer");
             DrainAnswer::Unknown
         }
     }

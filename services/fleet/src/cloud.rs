@@ -2,10 +2,11 @@
 //! kept warm, so that no launch waits for them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::cloud::{Seen, Template};
@@ -297,7 +298,7 @@ impl Cloud {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

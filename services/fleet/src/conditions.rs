@@ -1,8 +1,8 @@
 //! Failing checks: shown in `/readyz` and as a metric, and logged when they start to fail and when they recover.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use spotreel_bootstrap::Health;
 
 use crate::metrics;
@@ -23,7 +23,7 @@ impl Conditions {
     pub fn set(&self, check: &str, state: Result<(), String>) {
         let fails = state.is_err();
         let before = {
-            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut failing = self.failing.lock();
             failing.insert(check.to_owned(), fails)
         };
         match &state {

@@ -210,6 +210,8 @@ impl FleetConfig {
 
 #[cfg(test)]
 mod tests {
+    use spotreel_domain::pool::PoolConfig;
+
     use super::*;
 
     fn config(pools: &str) -> FleetConfig {
@@ -221,6 +223,32 @@ mod tests {
             ..Sources::default()
         };
         load_from(&sources).expect("the defaults are right")
+    }
+
+    /// An instance type stands in four places: the presets of a pool, the sample of pools, the prices of fleet.toml and
+    /// the local cloud's table.
+    #[test]
+    fn every_preset_type_has_its_price_its_place_in_the_sample_and_in_the_local_cloud() {
+        let table = include_str!("../../../crates/localcloud/data/instance_types.json");
+        let table: Vec<serde_json::Value> = serde_json::from_str(table).unwrap();
+        let price = |kind: &serde_json::Value| {
+            let name = kind["name"].as_str().unwrap().to_owned();
+            (
+                name,
+                Usd::from_micros(kind["on_demand_micros"].as_i64().unwrap()),
+            )
+        };
+        let local: BTreeMap<_, _> = table.iter().map(price).collect();
+        assert_eq!(config("").prices.on_demand, local);
+        let sample = include_str!("../../../deploy/pools.toml");
+        for kind in PoolConfig::default().kinds {
+            assert!(local.contains_key(&kind.name), "{}", kind.name);
+            assert!(
+                sample.contains(&format!("name = \"{}\"", kind.name)),
+                "{}",
+                kind.name
+            );
+        }
     }
 
     #[test]

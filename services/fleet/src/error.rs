@@ -97,7 +97,7 @@ pub fn not_allowed(message: impl Into<String>) -> ApiError {
 }
 
 pub fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(%error, what);
+    tracing::warn!(error = %spotreel_domain::chain(error), what);
     let message = format!("{what}: send the same request again");
     refusal(ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY))
 }

@@ -1,12 +1,13 @@
 //! What wakes a pool. A message only wakes: the truth is read again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use futures::stream::select;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
 use spotreel_bus::names::{BATCHLOG_ALL, WORKERS_BUCKET, parse_batchlog_subject};
 use spotreel_bus::{codec, controls};
@@ -54,7 +55,7 @@ impl Bell {
     }
 
     fn why(&self) -> MutexGuard<'_, Why> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+        self.why.lock()
     }
 }
 
@@ -83,7 +84,7 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
                 stopping.run_until_cancelled(hear).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "event subscription lost; polling until it is restored")
+                tracing::warn!(error = %spotreel_domain::chain(&error), "event subscription lost; polling until it is restored")
             }
         }
         stopping

@@ -113,7 +113,6 @@ pub fn batch(before: &Batch, batch: &Batch, now: jiff::Timestamp) {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a gauge")]
 fn dollars(usd: Usd) -> f64 {
     usd.micros() as f64 / 1e6
 }

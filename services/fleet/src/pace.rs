@@ -73,7 +73,7 @@ impl Pace {
         if learnt != before {
             let pool = &batch.id.pool;
             if let Err(error) = marks::put_pace(client, pool, &learnt).await {
-                tracing::warn!(%error, %pool, "correction of the cost model could not be stored");
+                tracing::warn!(error = %spotreel_domain::chain(&error), %pool, "correction of the cost model could not be stored");
             }
         }
     }

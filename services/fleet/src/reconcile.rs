@@ -404,7 +404,7 @@ impl Pool {
         match batches::ended_on(client, &batch, since).await {
             Ok(ended) => self.pace.learn(client, &self.config, &batch, &ended).await,
             Err(error) => {
-                tracing::debug!(%error, batch = %batch.id, "tasks of the batch cannot be read");
+                tracing::debug!(error = %spotreel_domain::chain(&error), batch = %batch.id, "tasks of the batch cannot be read");
             }
         }
     }
@@ -421,7 +421,7 @@ impl Pool {
                 Some(ended.len() as u64)
             }
             Err(error) => {
-                tracing::warn!(%error, batch = %batch.id, "finished tasks of the batch cannot be counted");
+                tracing::warn!(error = %spotreel_domain::chain(&error), batch = %batch.id, "finished tasks of the batch cannot be counted");
                 None
             }
         }
@@ -462,7 +462,7 @@ impl Pool {
 
     /// Something cannot be seen: nothing is launched, and what the record demands is ended all the same.
     async fn go_on_blind(&mut self, error: &RoundError) -> Duration {
-        let said = format!("{:#}", anyhow::Error::msg(error.to_string()));
+        let said = spotreel_domain::chain(error);
         tracing::debug!(error = said, pool = %self.name, "reconcile pass failed");
         metrics::round(self.name.as_str(), "blind");
         self.end_blindly().await;

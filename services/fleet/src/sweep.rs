@@ -41,7 +41,7 @@ impl Sweep {
             Ok(listed) => {
                 let ended = self.end_expired(&listed).await;
                 if let Err(error) = self.end_orphans(&listed, &ended).await {
-                    tracing::debug!(%error, "orphan check skipped: records cannot be read");
+                    tracing::debug!(error = %spotreel_domain::chain(&error), "orphan check skipped: records cannot be read");
                 }
             }
             Err(error) => {

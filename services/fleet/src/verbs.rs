@@ -118,7 +118,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         .update(&fleet.batches, &batches, ambient::now())
         .await
     {
-        tracing::debug!(%error, "correction of the cost model cannot be read");
+        tracing::debug!(error = %spotreel_domain::chain(&error), "correction of the cost model cannot be read");
     }
     let mut pools = Vec::new();
     for (name, config) in &fleet.pools.pool {

@@ -1,6 +1,6 @@
 //! A batch from its request to its receipt, and the orders and mishaps on the way.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

@@ -1,7 +1,7 @@
 //! Fleet's happy path against moto, an AWS that nobody here wrote: from a batch that is asked for to a cloud that is
 //! empty again. `make test-moto` runs it. moto's machines run nothing, so their workers are played by the test.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

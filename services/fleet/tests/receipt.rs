@@ -1,6 +1,6 @@
 //! A batch's receipt beside the bill of the local cloud, which reckons by AWS's published rules with code of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 
@@ -47,6 +47,7 @@ fn line(stage: &Stage, instance: &str) -> Line {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn a_receipt_is_the_clouds_bill_to_the_cent() {
     let stage = Stage::with_cloud(POOL, STUBBORN, |config| {
         config.speed = SPEED;

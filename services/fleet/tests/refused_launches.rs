@@ -1,6 +1,6 @@
 //! Launches that EC2 refuses: what passes by itself is waited for, what only a person can mend is said where people look.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

@@ -4,10 +4,11 @@
 //! grow by themselves under load. Two events of one task never share a batch (the server would store both).
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::Append;
@@ -151,11 +152,11 @@ impl Writes {
     }
 
     fn set(&self, failed: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        *self.0.lock() = failed;
     }
 
     fn failed_within(&self, time: Duration) -> bool {
-        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.0.lock();
         failed.is_some_and(|at| at.elapsed() < time)
     }
 }
@@ -205,7 +206,7 @@ async fn write(log: TaskLog, batch: Vec<Job>, writes: Writes, _place: OwnedSemap
                 open.extend([right, jobs].map(|jobs| Open { jobs, sorted }));
             }
             Err(error) => {
-                tracing::warn!(%error, tasks = jobs.len(), "group write got no answer; checking each task");
+                tracing::warn!(error = %spotreel_domain::chain(&error), tasks = jobs.len(), "group write got no answer; checking each task");
                 writes.set(Some(Instant::now()));
                 let each: Vec<_> = appends.iter().map(|append| log.append(append)).collect();
                 let outcomes: Vec<_> = futures::stream::iter(each)

@@ -156,7 +156,7 @@ pub fn share_taken(owner: &Owner, each: usize, what: &str) -> ApiError {
 
 /// The log did not answer a reader.
 pub fn unread(error: &ReadError) -> ApiError {
-    tracing::warn!(error = %error, "reading the task log failed");
+    tracing::warn!(error = %spotreel_domain::chain(error), "reading the task log failed");
     unavailable("the task log cannot be read now")
 }
 

@@ -29,7 +29,7 @@ const PULL_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 const KIB: usize = 1_024;
 /// KiB that are free before anything is pulled, so that a message of any size fits.
-#[allow(clippy::cast_possible_truncation, reason = "it is 9,216")]
+#[expect(clippy::cast_possible_truncation, reason = "it is 9,216")]
 const LARGEST_KIB: u32 = (LARGEST_MESSAGE_MIB * KIB) as u32;
 
 /// The server compares it for two minutes only; here it names the task for good.
@@ -237,7 +237,7 @@ impl Inbox {
         match self.events.reject(id.as_ref(), sequence, payload).await {
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "publishing a rejection failed");
+                tracing::warn!(error = %spotreel_domain::chain(&error), "publishing a rejection failed");
                 Err(self.config.retry_after)
             }
         }

@@ -85,6 +85,6 @@ fn draw() -> Token {
 }
 
 fn unavailable(failure: &jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "access to the key bucket failed");
+    tracing::warn!(error = %spotreel_domain::chain(failure), "access to the key bucket failed");
     error::unavailable("the keys cannot be reached now")
 }

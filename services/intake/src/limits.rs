@@ -183,7 +183,6 @@ impl Limits {
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
         self.queued.store(queued, Ordering::Relaxed);
         self.let_in.fetch_sub(let_in_before, Ordering::Relaxed);
-        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
         metrics::room(queued, info.state.bytes as f64 / max_bytes.max(1) as f64);
         Ok(())
     }

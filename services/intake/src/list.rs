@@ -269,7 +269,7 @@ async fn bounds(intake: &Intake) -> Result<(u64, u64), ApiError> {
     match stream.get_info().await {
         Ok(info) => Ok((info.state.first_sequence, info.state.last_sequence)),
         Err(failure) => {
-            tracing::warn!(error = %failure, "reading the task log failed");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), "reading the task log failed");
             Err(error::unavailable("the task log cannot be read now"))
         }
     }

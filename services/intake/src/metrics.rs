@@ -28,7 +28,6 @@ pub fn http(method: &Method, path: String, status: StatusCode, took: Duration) {
 }
 
 pub fn committed(tasks: usize, took: Duration) {
-    #[allow(clippy::cast_precision_loss, reason = "at most 1,000")]
     metrics::histogram!(COMMIT_BATCH).record(tasks as f64);
     metrics::histogram!(COMMIT_SECONDS).record(took);
 }
@@ -44,7 +43,6 @@ pub fn submitted(door: &'static str, outcome: Result<(), &ApiError>) {
 }
 
 pub fn room(queued: u64, log_used: f64) {
-    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     metrics::gauge!(QUEUED).set(queued as f64);
     metrics::gauge!(LOG_USED).set(log_used);
 }

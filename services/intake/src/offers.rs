@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::Context;
 use spotreel_domain::Model;
 use spotreel_domain::api::ApiError;
@@ -130,7 +131,7 @@ impl Offers {
                 // What was known is still the best guess. Where nothing was, an answer that will stay the same, such as
                 // AccessDenied, counts as no pack.
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "reading a pack index failed");
+                    tracing::debug!(%model, error = %spotreel_domain::chain(&failure), "reading a pack index failed");
                     if !failure.retryable() {
                         lock(&self.packs).entry(model).or_default();
                     }
@@ -171,7 +172,7 @@ impl Offers {
                     offer.vocabulary = read.ok().flatten().map(Arc::new);
                 }
                 Err(failure) => {
-                    tracing::debug!(%model, error = %failure, "reading a pack's tokenizer failed");
+                    tracing::debug!(%model, error = %spotreel_domain::chain(&failure), "reading a pack's tokenizer failed");
                     return;
                 }
             }
@@ -286,7 +287,7 @@ impl Offers {
             Ok(found) => (asked, Lookup::Found(Arc::new(found))),
             Err(LoraRemoteError::Missing { .. }) => (asked, Lookup::Missing),
             Err(failure) => {
-                tracing::warn!(name, error = %failure, "reading a LoRA index failed");
+                tracing::warn!(name, error = %spotreel_domain::chain(&failure), "reading a LoRA index failed");
                 // The request itself may have taken longer than the failure is remembered.
                 (Instant::now(), Lookup::Unread)
             }
@@ -313,7 +314,7 @@ fn usual(model: Model) -> FastSteps {
 
 /// A panic elsewhere leaves the maps whole: every write is one insert.
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
+    map.lock()
 }
 
 #[cfg(test)]

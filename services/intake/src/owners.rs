@@ -5,9 +5,9 @@
 //! from time to time.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::EVERY_SUBJECT;
 use spotreel_bus::{Recorded, TaskLog};
@@ -58,7 +58,7 @@ impl Owners {
         owner: &Owner,
         may: impl FnOnce(Held) -> Result<(), E>,
     ) -> Result<Held, E> {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock();
         let mut held = counted.owners.get(owner).copied().unwrap_or_default();
         held.tasks += held.let_in;
         may(held)?;
@@ -68,7 +68,7 @@ impl Owners {
 
     /// Tasks that have not ended, of all owners together.
     pub fn tasks(&self) -> u64 {
-        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = self.counted.lock();
         let owners = counted.owners.values();
         owners.map(|held| held.tasks + held.let_in).sum()
     }
@@ -77,7 +77,7 @@ impl Owners {
     pub async fn follow(&self) -> Result<(), ReadError> {
         let let_in = self.let_in();
         while self.read_on(&self.counted).await? {}
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock();
         for (owner, before) in let_in {
             if let Some(held) = counted.owners.get_mut(&owner) {
                 held.let_in = held.let_in.saturating_sub(before);
@@ -91,11 +91,11 @@ impl Owners {
     async fn count_anew(&self) -> Result<(), ReadError> {
         let anew = Mutex::default();
         while self.read_on(&anew).await? {}
-        let mut anew = anew.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut anew = anew.into_inner();
         for (owner, let_in) in self.let_in() {
             anew.owners.entry(owner).or_default().let_in = let_in;
         }
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = anew;
+        *self.counted.lock() = anew;
         Ok(())
     }
 
@@ -115,14 +115,14 @@ impl Owners {
                 Ok(()) if anew => counted_at = Instant::now(),
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "counting the owners' tasks failed");
+                    tracing::debug!(error = %spotreel_domain::chain(&error), "counting the owners' tasks failed");
                 }
             }
         }
     }
 
     fn let_in(&self) -> Vec<(Owner, u64)> {
-        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = self.counted.lock();
         let let_in = counted.owners.iter().filter(|(_, held)| held.let_in > 0);
         let_in
             .map(|(owner, held)| (owner.clone(), held.let_in))
@@ -131,9 +131,9 @@ impl Owners {
 
     /// One page. Says whether there may be more.
     async fn read_on(&self, counted: &Mutex<Counted>) -> Result<bool, ReadError> {
-        let after = counted.lock().unwrap_or_else(PoisonError::into_inner).after;
+        let after = counted.lock().after;
         let page = self.log.scan(EVERY_SUBJECT, after + 1, PAGE).await?;
-        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = counted.lock();
         for recorded in &page {
             counted.add(recorded);
         }

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
 use spotreel_domain::ApiKey;
 use spotreel_domain::api::ApiError;
 use spotreel_domain::api_key::KeyId;
@@ -97,7 +97,7 @@ impl<C: Clock + Clone> KeyPace<C> {
         let tasks = tasks.ok_or_else(one_call)?;
         let now = self.clock.now();
         // A panic elsewhere leaves the map whole: every change of it is one call.
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock();
         if !keys.contains_key(&key.id) {
             make_room(&mut keys, now);
         }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn keys_are_forgotten_in_time_and_never_too_many() {
         let (clock, pace) = paced();
-        let held = || pace.keys.lock().unwrap().len();
+        let held = || pace.keys.lock().len();
         let most = MOST_KEYS as u64;
         for number in 0..most + 10 {
             pace.check(&key(number, 1), 1).unwrap();

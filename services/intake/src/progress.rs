@@ -4,11 +4,12 @@
 //! render's next step. Nothing is decided by it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_nats::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Recorded, names};
 use spotreel_domain::TaskId;
@@ -52,7 +53,7 @@ impl Board {
     }
 
     fn keep(&self, progress: Progress, at: Timestamp) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         if kept.newer.len() >= GENERATION && !kept.newer.contains_key(&progress.id) {
             kept.older = std::mem::take(&mut kept.newer);
         }
@@ -70,7 +71,7 @@ impl Board {
     }
 
     fn of(&self, view: &TaskView, started: Timestamp) -> Option<RenderProgress> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.lock();
         let heard = kept.newer.get(&view.id).or(kept.older.get(&view.id))?;
         let told = &heard.progress;
         // A worker that has lost the task and does not know it yet goes on telling; so would an earlier attempt's words.
@@ -109,7 +110,7 @@ mod tests {
             board.keep(progress(id), Timestamp::UNIX_EPOCH);
             board.keep(progress(0), Timestamp::UNIX_EPOCH);
         }
-        let kept = board.0.lock().unwrap();
+        let kept = board.0.lock();
         assert!(kept.newer.len() + kept.older.len() <= 2 * GENERATION);
         assert!(kept.newer.contains_key(&progress(0).id));
     }

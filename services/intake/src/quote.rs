@@ -27,7 +27,7 @@ impl Intake {
             .timeout(Some(ANSWER_WITHIN));
         let answer = self.log.client().send_request(names::QUOTE, request).await;
         let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %failure, "trigger did not answer a quote request: check that spotreel-trigger runs and that NATS has this version's accounts.conf");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), "trigger did not answer a quote request: check that spotreel-trigger runs and that NATS has this version's accounts.conf");
             error::unavailable(match failure.kind() {
                 RequestErrorKind::NoResponders => {
                     "spotreel-trigger makes the quotes, and none is running now"
@@ -44,7 +44,7 @@ fn read(answer: &[u8]) -> Result<Quote, ApiError> {
         return Err(error);
     }
     serde_json::from_slice(answer).map_err(|failure| {
-        tracing::warn!(error = %failure, "quote from trigger cannot be decoded: check that both programs have the same version");
+        tracing::warn!(error = %spotreel_domain::chain(&failure), "quote from trigger cannot be decoded: check that both programs have the same version");
         error::unavailable("spotreel-trigger's quote cannot be read: it may be of another version")
     })
 }

@@ -3,8 +3,9 @@
 //! Callers without a key are not told apart, so for them the bound in all is the only one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use spotreel_domain::Owner;
 use spotreel_domain::api::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,7 +79,7 @@ impl Share {
             held,
         } = &*self.inner;
         // A panic elsewhere leaves the map whole: every change of it is one call.
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = held.lock();
         if let Some(owner) = &self.owner {
             let has = held.get(owner).copied().unwrap_or(0);
             if has + more > *each {
@@ -108,11 +109,7 @@ impl Drop for Share {
         let Some(owner) = self.owner.take() else {
             return;
         };
-        let mut held = self
-            .inner
-            .held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.inner.held.lock();
         if let Some(has) = held.get_mut(&owner) {
             *has = has.saturating_sub(size);
             if *has == 0 {
@@ -174,7 +171,7 @@ mod tests {
         assert!(share.grow(2).is_err());
         assert_eq!(share.size(), 3);
         drop(share);
-        assert!(shares.inner.held.lock().unwrap().is_empty());
+        assert!(shares.inner.held.lock().is_empty());
         assert_eq!(shares.inner.all.available_permits(), 10);
     }
 }

@@ -237,7 +237,7 @@ pub fn unwritten(failure: &AppendError) -> ApiError {
             error::unavailable("others change this task at the same moment")
         }
         AppendError::Unavailable(source) => {
-            tracing::warn!(error = %source, "writing an event failed");
+            tracing::warn!(error = %spotreel_domain::chain(&source), "writing an event failed");
             error::unavailable("the task log cannot be written now")
         }
     }

@@ -131,7 +131,7 @@ impl Intake {
         if entry != 0
             && let Err(failure) = self.log.delete(entry).await
         {
-            tracing::warn!(error = %failure, task = %id, entry, "deleting an old work item failed; the sweeper will delete it");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), task = %id, entry, "deleting an old work item failed; the sweeper will delete it");
         }
         let client = self.log.client();
         let _ = client.publish(names::hint(id), "".into()).await;

@@ -1,6 +1,6 @@
 //! What one owner of keys, or one flood, may hold of this program; and that the count of it survives a restart.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

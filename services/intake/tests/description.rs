@@ -1,6 +1,6 @@
 //! The description of the HTTP API and the page for people tell of the same routes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Followers of events: each hears its task to the end, nothing of another life of its id, and nothing with a key that is
 //! not good any more.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

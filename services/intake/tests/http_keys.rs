@@ -1,6 +1,6 @@
 //! Keys at the HTTP door: who may come in, whose tasks are seen, and how many may come.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

@@ -1,6 +1,6 @@
 //! Submissions by publish.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

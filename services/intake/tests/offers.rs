@@ -1,6 +1,6 @@
 //! What the bucket's packs and LoRAs let a task ask for, and what a picture decides.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 
@@ -11,11 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use spotreel_domain::request::hex;
 use stage::Stage;
 
 async fn put(stage: &Stage, key: &str, body: Vec<u8>) -> String {
-    let sha256 = hex(&Sha256::digest(&body));
+    let sha256 = hex::encode(Sha256::digest(&body));
     let put = stage
         .store
         .put_bytes(key, body.into(), "a/b", false, HashMap::new());
@@ -32,7 +31,7 @@ async fn push(stage: &Stage, model: &str, fast: Value) {
         "model": {"type": "Unigram", "vocab": vocab},
     });
     let tokenizer = tokenizer.to_string().into_bytes();
-    let sha256 = hex(&Sha256::digest(&tokenizer));
+    let sha256 = hex::encode(Sha256::digest(&tokenizer));
     put(stage, &format!("models/blobs/{sha256}"), tokenizer).await;
     let weights = "diffusion_pytorch_model.safetensors";
     let mut paths = vec![
@@ -223,7 +222,10 @@ async fn no_engine_meets_the_bytes_that_a_client_sent() {
         .await
         .unwrap();
     let (_, hash) = key.as_str().unwrap().split_at("images/".len());
-    assert_eq!(hash, format!("{}.png", hex(&Sha256::digest(&stored))));
+    assert_eq!(
+        hash,
+        format!("{}.png", hex::encode(Sha256::digest(&stored)))
+    );
     // An object of the client's own becomes the same picture, and what was stored is taken as it is.
     put(&stage, "images/mine", STANDARD.decode(&sent).unwrap()).await;
     for (id, named) in [("two", json!("images/mine")), ("three", key.clone())] {

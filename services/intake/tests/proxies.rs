@@ -1,6 +1,6 @@
 //! What load balancers, reverse proxies and download tools expect of the HTTP API.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

@@ -1,6 +1,6 @@
 //! Quotes over HTTP, with trigger's part played by the test.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

@@ -1,6 +1,6 @@
 //! Bad input of every kind: each gets an answer with field and rule, and nothing is queued.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 
@@ -9,6 +9,7 @@ use serde_json::json;
 use stage::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn whatever_is_wrong_is_named() {
     let stage = Stage::set().await;
     let good = json!({"model": "ti2v-5B", "prompt": "a red fox"});

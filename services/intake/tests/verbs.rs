@@ -1,6 +1,6 @@
 //! The verbs, as a client sees them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 mod web;

@@ -1,11 +1,11 @@
 //! Log events in, verdicts out: the guard that every loop over a consumer shares.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use spotreel_bootstrap::{Context, Health};
 use spotreel_bus::names::TASKS;
 use spotreel_bus::queue::QueueError;
@@ -125,7 +125,7 @@ impl Inbox {
             },
             Err(error) if error.is_newer_version() => Err(error.into()),
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 let (consumer, subject, sequence) =
                     (self.consumer, &delivery.subject, delivery.sequence);
                 tracing::error!(
@@ -147,7 +147,7 @@ impl Inbox {
                 delivery.nak(HELD_FOR).await
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(
                     error,
                     consumer = self.consumer,
@@ -167,7 +167,7 @@ impl Inbox {
 impl Inbox {
     /// Not ready while an event of a newer version waits: only a newer monitor knows what it asks for.
     fn hold(&self, delivery: &Delivery, error: ActError) {
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {
             tracing::error!(
@@ -182,13 +182,13 @@ impl Inbox {
         let reason = format!(
             "{subject} at {sequence} was written by a newer version: upgrade monitor ({error})"
         );
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         *held = Some((reason.clone(), Instant::now()));
         self.health.set(&self.check, Err(reason));
     }
 
     fn held(&self) -> Result<(), String> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock();
         match &*held {
             Some((reason, at)) if at.elapsed() < HELD_AT_MOST => Err(reason.clone()),
             _ => Ok(()),

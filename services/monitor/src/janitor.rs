@@ -4,10 +4,11 @@
 //! Every step can be done twice, and the task's last event is read anew before anything is deleted: a person's retry
 //! makes the task live again at any moment.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
@@ -63,7 +64,7 @@ impl Janitor {
         }
         match self.drop_history(&end).await {
             Err(ActError::Read(error @ ReadError::Decode { .. })) if !error.is_newer_version() => {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::error!(error, task = %end.task.id, "history of a task cannot be read; it stays in the log");
                 metrics::unreadable(CONSUMER);
             }

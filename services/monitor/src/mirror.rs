@@ -67,7 +67,7 @@ impl MirrorWatch {
                 self.progress.judge(original, &copy, Instant::now())
             }
             Err(error) => {
-                tracing::debug!(%error, "clients' copy of EVENTS cannot be checked");
+                tracing::debug!(error = %spotreel_domain::chain(&error), "clients' copy of EVENTS cannot be checked");
                 match self.progress.judge_unread(&error, Instant::now()) {
                     Some(reason) => Err(reason),
                     None => return,

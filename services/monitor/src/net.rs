@@ -9,8 +9,8 @@
 //! tasks, a bounded number of them a pass.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
@@ -26,7 +26,6 @@ use crate::pages::Pages;
 use crate::{metrics, reconcile};
 
 const NAME: &str = "net";
-const UNPOISONED: &str = "nobody panics while holding it";
 /// Pages of one event's kind that a pass reads; the next pass goes on behind them.
 const PAGES_A_PASS: usize = 10;
 /// What a task that has not ended leaves behind besides its work items.
@@ -63,7 +62,7 @@ impl Net {
             }
             let pass = stopping.run_until_cancelled(self.look(janitor)).await;
             if let Some(Err(error)) = pass {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(error, "pass over unfinished tasks failed");
             }
         }
@@ -127,7 +126,7 @@ impl Net {
 
     /// The tasks that an attempt was made at, as far as this pass comes.
     async fn attempted(&self) -> Result<BTreeSet<TaskId>, ActError> {
-        let mut from = *self.from.lock().expect(UNPOISONED);
+        let mut from = *self.from.lock();
         let mut tasks = BTreeSet::new();
         for (event, from) in ATTEMPTS.into_iter().zip(&mut from) {
             let filter = format!("spotreel.log.*.{}", event.as_str());
@@ -142,7 +141,7 @@ impl Net {
             }
             *from = pages.from;
         }
-        *self.from.lock().expect(UNPOISONED) = from;
+        *self.from.lock() = from;
         Ok(tasks)
     }
 

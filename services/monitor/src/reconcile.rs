@@ -77,7 +77,7 @@ impl Reconcile {
                     self.health.set(LOG_CHECK, Ok::<(), &str>(()));
                 }
                 Err(error) => {
-                    let error = format!("{:#}", anyhow::Error::new(error));
+                    let error = spotreel_domain::chain(&error);
                     if !std::mem::replace(&mut known.failing, true) {
                         tracing::warn!(error, "measuring the log and its consumers failed");
                     }

@@ -24,7 +24,6 @@ const SPARE_PERCENT: u64 = 2;
 const PAGES_A_LOOK: usize = 40;
 /// Tasks removed at the same time; then the log's room is looked at again.
 const CONCURRENT: usize = 16;
-const UNPOISONED: &str = "nobody panics while holding it";
 
 impl Janitor {
     /// Both passes, until told to stop.
@@ -45,7 +44,7 @@ impl Janitor {
                 }
             };
             if let Some(Err(error)) = stopping.run_until_cancelled(pass).await {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(error, "deleting finished tasks failed; retrying later");
             }
         }
@@ -73,7 +72,7 @@ impl Janitor {
             return Ok(0);
         }
         let aim = self.config.room_percent.saturating_sub(SPARE_PERCENT);
-        let from = *self.room_from.lock().expect(UNPOISONED);
+        let from = *self.room_from.lock();
         let mut pages = Pages::new(&self.log, EVERY_SUBJECT, from, CONSUMER);
         let mut removed = 0;
         'look: for _ in 0..PAGES_A_LOOK {
@@ -105,7 +104,7 @@ impl Janitor {
     }
 
     fn look_from(&self, sequence: u64) {
-        *self.room_from.lock().expect(UNPOISONED) = sequence;
+        *self.room_from.lock() = sequence;
     }
 
     async fn is_fuller_than(&self, percent: u64) -> Result<bool, ActError> {

@@ -70,7 +70,7 @@ pub(crate) async fn mark(
             () = stopping.cancelled() => return,
         }
         let marked = try_mark(&client).await;
-        let marked = marked.map_err(|error| format!("{:#}", anyhow::Error::new(error)));
+        let marked = marked.map_err(|error| spotreel_domain::chain(&error));
         if let Err(error) = &marked {
             tracing::warn!(
                 error,

@@ -1,6 +1,6 @@
 //! The counts, the history and the deadlines, against a real server and a real store.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 #[path = "../../notifier/tests/harness/mod.rs"]
 mod harness;

@@ -205,9 +205,8 @@ impl Notifier {
                 return self.hold(log, delivery, error, health, stopping).await;
             }
             Err(error) => {
-                let error = anyhow::Error::new(error);
                 let (subject, sequence) = (&delivery.subject, delivery.sequence);
-                tracing::error!(error = %format!("{error:#}"), subject, sequence, "event is not protobuf; skipped, clients do not receive it");
+                tracing::error!(error = %spotreel_domain::chain(&error), subject, sequence, "event is not protobuf; skipped, clients do not receive it");
                 metrics::unreadable();
                 return self.ack(delivery).await;
             }
@@ -254,7 +253,7 @@ impl Notifier {
         health: &Health,
         stopping: &CancellationToken,
     ) {
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {
             tracing::error!(
@@ -364,8 +363,7 @@ impl Notifier {
                 source,
             }),
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                tracing::error!(error = %format!("{error:#}"), key = artifact.key, "signing the video link failed; publishing the event without it");
+                tracing::error!(error = %spotreel_domain::chain(&error), key = artifact.key, "signing the video link failed; publishing the event without it");
                 Ok(Video {
                     artifact: artifact.clone(),
                     url: None,
@@ -382,8 +380,7 @@ impl Notifier {
         match self.store.presign_get(key, None, expires).await {
             Ok(link) => Some(link.url),
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                tracing::warn!(error = %format!("{error:#}"), key, "signing the poster link failed");
+                tracing::warn!(error = %spotreel_domain::chain(&error), key, "signing the poster link failed");
                 None
             }
         }
@@ -398,7 +395,7 @@ impl Notifier {
         health: &Health,
     ) {
         metrics::retry();
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if tries == TRIES_UNTIL_ERROR {
             tracing::error!(

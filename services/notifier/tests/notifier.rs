@@ -1,6 +1,6 @@
 //! Each event once and in order, whoever crashes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod harness;
 

@@ -77,7 +77,6 @@ pub fn failed(pool: &PoolName) {
     counter!(FAILED, "pool" => pool.to_string()).increment(1);
 }
 
-#[allow(clippy::cast_precision_loss, reason = "gauges")]
 pub fn decided(why: &PoolWhy) {
     let (view, decision) = (&why.view, &why.decision);
     let set = |name: &'static str, value: f64| {
@@ -135,7 +134,6 @@ pub fn decided(why: &PoolWhy) {
     gauge!(SPENT, "period" => "month").set(dollars(view.spend.this_month));
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a gauge")]
 fn dollars(amount: Usd) -> f64 {
     amount.micros() as f64 / 1e6
 }

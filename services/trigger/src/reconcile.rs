@@ -125,7 +125,7 @@ impl Reconcile {
         for (name, pool) in &pools.pool {
             let decided = self.decide(name, pool, &seen);
             if let Err(error) = self.act(name, pool, &seen, &decided.decision).await {
-                let error = format!("{:#}", anyhow::Error::new(error));
+                let error = spotreel_domain::chain(&error);
                 tracing::warn!(pool = %name, error, "carrying out a decision failed");
                 metrics::failed(name);
             }
@@ -217,7 +217,7 @@ impl Reconcile {
 
     /// Nothing can be read, so nothing is decided; said once.
     fn blind(&mut self, began: Instant, error: LookError) {
-        let error = format!("{:#}", anyhow::Error::new(error));
+        let error = spotreel_domain::chain(&error);
         let known = self.ctx.health.readiness().checks.get(CHECK).cloned();
         if known.and_then(|check| check.reason).as_ref() != Some(&error) {
             tracing::warn!(

@@ -331,7 +331,7 @@ fn refuse(code: ErrorCode, message: String) -> ApiError {
 }
 
 fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(%error, what, "handling a request failed");
+    tracing::warn!(error = %spotreel_domain::chain(error), what, "handling a request failed");
     ApiError {
         retry_after_s: Some(RETRY_AFTER_S),
         ..refuse(

@@ -1,7 +1,7 @@
 //! What is wrong is told before anything runs, with its key and its cure, or shown while it lasts; and it costs no more
 //! looks than if all were well.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 
@@ -47,6 +47,7 @@ fn says(output: &Output, words: &[&str], what: &str) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_wrong_is_told_at_start_with_its_key_and_its_cure() {
     let aws = |rest: &str| format!("[pool.default]\n{}{rest}", bought(0.36, stage::ZONE));
     let rules = |text: &str| aws(&format!("[pool.default.rules]\n{text}\n"));

@@ -1,6 +1,6 @@
 //! When a queue becomes a batch, and when it does not, against a real server and the local cloud.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

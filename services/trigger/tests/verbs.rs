@@ -1,6 +1,6 @@
 //! What people ask of trigger over the border between the accounts, and as whom they may.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod stage;
 

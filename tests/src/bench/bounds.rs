@@ -91,10 +91,7 @@ impl Bounds {
         for _ in 0..CALLS_A_ROUND {
             self.put_so_far += 1;
             let body = vec![u8::try_from(self.put_so_far % 251).unwrap_or_default(); bytes];
-            let hash: String = Sha256::digest(&body)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let hash = hex::encode(Sha256::digest(&body));
             let path = dir.path().join("body");
             std::fs::write(&path, &body).expect("a file can be written");
             let key = format!("bench/{}", self.put_so_far);

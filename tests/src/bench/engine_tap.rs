@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::tap::now_us;
@@ -99,7 +100,7 @@ impl Line {
         };
         let mut text = serde_json::to_vec(&passed)?;
         text.push(b'\n');
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log.lock();
         log.write_all(&text)
     }
 }

@@ -176,7 +176,6 @@ async fn all(front: &Front, calls: &[Call], at_once: usize) {
     while let Some(()) = sent.next().await {}
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a rate")]
 pub fn per_second(tasks: usize, began: Instant) -> f64 {
     tasks as f64 / began.elapsed().as_secs_f64()
 }

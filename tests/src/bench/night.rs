@@ -86,7 +86,6 @@ pub fn run() -> Vec<Figure> {
     ]
 }
 
-#[allow(clippy::cast_precision_loss, reason = "seconds of a night")]
 fn whole(seconds: i64) -> f64 {
     seconds as f64
 }

@@ -184,7 +184,6 @@ async fn killed_half_way(cloud: &Cloud, dir: &Path) {
     nix::fcntl::posix_fadvise(&part, 0, 0, advice).expect("the kernel takes it");
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a gigabyte")]
 fn rate(took: Duration) -> f64 {
     BYTES as f64 / 1e6 / took.as_secs_f64()
 }

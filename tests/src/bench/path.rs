@@ -72,12 +72,10 @@ impl Path {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "microseconds of minutes")]
 pub fn ms_between(from: i64, to: i64) -> f64 {
     (to - from) as f64 / 1_000.0
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a handful")]
 fn count(n: usize) -> f64 {
     n as f64
 }

@@ -13,7 +13,6 @@ impl Samples {
         self.0.extend(values);
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a few thousand samples")]
     pub fn mean(&self) -> f64 {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }
@@ -23,10 +22,8 @@ impl Samples {
     }
 
     /// By nearest rank: a sample that was seen, never a mean of two.
-    #[allow(
+    #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "ranks of a few hundred samples"
     )]
     pub fn percentile(&self, percent: f64) -> f64 {

@@ -2,12 +2,13 @@
 //!
 //! Core NATS passes a message on before it is stored, so these times are those at which a write was asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use futures::stream::select_all;
+use parking_lot::Mutex;
 use prost::Message as _;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names::{
@@ -130,6 +131,6 @@ pub fn now_us() -> i64 {
     ambient::now().as_microsecond()
 }
 
-fn lock(heard: &Mutex<Vec<Heard>>) -> std::sync::MutexGuard<'_, Vec<Heard>> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(heard: &Mutex<Vec<Heard>>) -> parking_lot::MutexGuard<'_, Vec<Heard>> {
+    heard.lock()
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use async_nats::Client;
 use sha2::{Digest, Sha256};
 use spotreel_bus::Recorded;
-use spotreel_domain::request::hex;
 use spotreel_domain::task::{Artifact, LOST_PER_FAILURE, MAX_RETRIES, Outcome, State};
 use spotreel_domain::{Event, Task};
 use spotreel_s3::Store;
@@ -226,7 +225,7 @@ async fn video(
     let path = scratch.join("video.mp4");
     store.get_to_file(&artifact.key, &path).await?;
     let bytes = tokio::fs::read(&path).await?;
-    let sha256 = hex(&Sha256::digest(&bytes));
+    let sha256 = hex::encode(Sha256::digest(&bytes));
     anyhow::ensure!(
         sha256 == artifact.sha256,
         "its sha256 is {sha256}, not {}",

@@ -1,9 +1,9 @@
 //! What clients were told, kept outside the system: the reference that it is held against.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_bootstrap::ambient;
 use spotreel_domain::api::Accepted;
 
@@ -190,6 +190,6 @@ impl Record {
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -1,10 +1,11 @@
 //! What clients were promised, and what the public events say became of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_nats::Client;
 use futures::StreamExt;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use spotreel_domain::Event;
 use tokio::task::JoinHandle;
@@ -29,7 +30,7 @@ pub struct Book {
 
 impl Ledger {
     pub fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub fn accepted(&self, id: &str, door: &str) {

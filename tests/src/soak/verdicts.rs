@@ -268,12 +268,10 @@ fn rise(points: &[(f64, f64)]) -> f64 {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of tasks and looks")]
 fn number(count: usize) -> f64 {
     count as f64
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of messages")]
 fn big(count: u64) -> f64 {
     count as f64
 }

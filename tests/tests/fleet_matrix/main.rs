@@ -22,7 +22,7 @@
 //! | C18 | a stranger with a similar name | never touched |
 //! | C19 | clocks that are ten minutes apart | deadlines go by the cloud's |
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod ends;
 mod launches;

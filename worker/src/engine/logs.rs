@@ -1,9 +1,10 @@
 //! The engine's stdout and stderr: never parsed, kept for error reports, passed on to the worker's own log.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Lines kept for error reports: a Python traceback with its context.
@@ -19,14 +20,11 @@ pub struct LogRing(Arc<Mutex<VecDeque<String>>>);
 
 impl LogRing {
     pub fn tail(&self) -> VecDeque<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() == KEPT {
             lines.pop_front();
         }

@@ -91,7 +91,6 @@ impl Looks {
         steps.sort_by(f64::total_cmp);
         steps.truncate(steps.len() - steps.len().div_ceil(JUMPS));
         // Number of steps between two checked frames.
-        #[allow(clippy::cast_precision_loss, reason = "at most 121 frames")]
         let between = self.steps.len() as f64 / (LOOKS - 1) as f64;
         average(steps.into_iter()) * between < STILL
     }

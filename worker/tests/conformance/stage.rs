@@ -215,8 +215,7 @@ pub fn checkpoints(events: &[RenderEvent]) -> Vec<CheckpointInfo> {
 }
 
 pub fn sha256(path: &Path) -> String {
-    let hash = Sha256::digest(std::fs::read(path).unwrap());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(std::fs::read(path).unwrap()))
 }
 
 pub fn expectation(task: &RenderTask) -> Expectation {

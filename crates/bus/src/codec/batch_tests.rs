@@ -62,6 +62,7 @@ fn launch(seq: u32, state: LaunchState) -> Launch {
 }
 
 /// Every variant of everything, and no default value.
+#[expect(clippy::too_many_lines, reason = "every field of a batch")]
 fn full() -> Batch {
     let since = at(7);
     let states = [

@@ -208,10 +208,5 @@ pub fn client_token(
     let requested_ms = requested_at.as_millisecond();
     let name = format!("{env}|{batch}|{requested_ms}|{seq}|{}", lifecycle.as_str());
     let digest = Sha256::digest(name.as_bytes());
-    let hex: String = digest
-        .iter()
-        .take(20)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("spotreel-{hex}")
+    format!("spotreel-{}", hex::encode(&digest[..20]))
 }

@@ -190,7 +190,7 @@ impl Policy {
     /// The name of this configuration: whatever is changed in it gives another one.
     pub fn fingerprint(&self) -> String {
         let digest = Sha256::digest(format!("{self:?}").as_bytes());
-        digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+        hex::encode(&digest[..8])
     }
 
     /// The template in the version that such machines are launched from.

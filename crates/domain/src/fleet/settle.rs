@@ -36,7 +36,6 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 }
 
 /// Whether nothing more is wanted; and the reason, where that is a failure.
-#[allow(clippy::option_option)] // not ending, ending well, ending for a reason
 fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<String>> {
     if let Some(refused) = refusals::are_final(batch, &policy.patience) {
         return Some(Some(refused));

@@ -197,6 +197,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_are_all() {
+        // serde names the variants to whoever sends another.
+        let error = serde_json::from_str::<Gpu>("\"\"").unwrap_err().to_string();
+        assert_eq!(error.split('`').skip(3).step_by(2).count(), Gpu::ALL.len());
+    }
+
+    #[test]
     fn what_fits_where() {
         let five = Job::usual(Model::Ti2v5b, (1280, 704));
         let small = Job::usual(Model::T2vA14b, (832, 480));

@@ -6,7 +6,7 @@
 //! `SPOTREEL_SIMULATE=<seed>` runs one schedule and prints its story; `SPOTREEL_SCHEDULES=<n>` runs so many. A schedule
 //! that has ever failed belongs in `seeds.txt`, which is run first.
 
-#![allow(clippy::unwrap_used)] // a test: what cannot be is a failure
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod cloud;
 mod controller;

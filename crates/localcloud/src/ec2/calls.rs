@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 /// The newest calls; older ones are forgotten.
@@ -51,7 +51,7 @@ impl Calls {
         let Some(file) = &self.record else {
             return;
         };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = file.lock();
         let line = serde_json::to_string(request).map_err(io::Error::other);
         if let Err(error) = line.and_then(|line| writeln!(file, "{line}")) {
             tracing::error!(%error, "request could not be recorded");
@@ -73,6 +73,6 @@ impl Calls {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.newest.lock()
     }
 }

@@ -15,8 +15,6 @@ pub(crate) const VPC_ID: &str = "vpc-00000000000000001";
 const PRODUCT: &str = "Linux/UNIX";
 const PAGE: (usize, usize) = (5, 1000);
 const PRICE_PAGE: (usize, usize) = (1, 1000);
-/// AWS: fewer than three types always score low.
-const FEW_TYPES: usize = 3;
 
 pub(crate) fn zones(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let names = request.texts("ZoneName");
@@ -281,56 +279,4 @@ pub(crate) fn prices(state: &State, launcher: &Launcher<'_>, request: &Node) -> 
     let answer = Element::new("").set("spotPriceHistorySet", items);
     // AWS ends a listing of prices with an empty token.
     Ok(answer.text("nextToken", next.unwrap_or_default()))
-}
-
-/// 1 to 10: how much of the target the pools could give, and never much for few types.
-pub(crate) fn scores(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
-    let target: u32 = request
-        .parsed("TargetCapacity")?
-        .ok_or_else(|| Refusal::missing("TargetCapacity"))?;
-    if target == 0 {
-        return Err(Refusal::invalid("0", "TargetCapacity"));
-    }
-    if request.has("InstanceRequirementsWithMetadata") {
-        return Err(Refusal::unsupported("InstanceRequirementsWithMetadata"));
-    }
-    let names = request.texts("InstanceType");
-    if names.is_empty() {
-        return Err(Refusal::missing("InstanceType"));
-    }
-    launcher.dry_run(request)?;
-    let region = launcher.region();
-    let regions = request.texts("RegionName");
-    let asked = regions.is_empty() || regions.contains(&region);
-    let free = |zone: &str| -> u32 {
-        let each = names.iter().map(|kind| {
-            let all = state.market.capacity(kind, zone, launcher.now);
-            all.saturating_sub(state.used(kind, zone))
-        });
-        each.fold(0, u32::saturating_add)
-    };
-    let score = |free: u32| {
-        let best = if names.len() < FEW_TYPES { 3 } else { 9 };
-        (u64::from(free) * best / u64::from(target)).clamp(1, best)
-    };
-    let zones = state.market.zones().iter();
-    let scored: Vec<Element> = if !asked {
-        Vec::new()
-    } else if request.flag("SingleAvailabilityZone")? {
-        zones
-            .map(|zone| {
-                item()
-                    .text("region", region)
-                    .text("availabilityZoneId", &zone.id)
-                    .text("score", score(free(&zone.name)))
-            })
-            .collect()
-    } else {
-        let all = zones.map(|zone| free(&zone.name));
-        let all = all.fold(0, u32::saturating_add);
-        vec![item().text("region", region).text("score", score(all))]
-    };
-    let (found, next) = page(request, (10, 1000), numbered(scored))?;
-    let answer = Element::new("").set("spotPlacementScoreSet", found);
-    Ok(answer.text_if("nextToken", next))
 }

@@ -207,7 +207,7 @@ fn pool(
         .max_price
         .map_or(to_f64(on_demand) / offer.weight, to_f64);
     if unit_price > limit {
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(clippy::cast_possible_truncation)]
         // micro-dollars of one machine fit in any integer
         let (asked, least) = (dollars(limit as i64), dollars(unit_price.ceil() as i64));
         let message = format!(
@@ -225,7 +225,6 @@ fn pool(
     })
 }
 
-#[allow(clippy::cast_precision_loss)] // micro-dollars of one machine are far below 2^52
 fn to_f64(micros: i64) -> f64 {
     micros as f64
 }
@@ -319,7 +318,7 @@ fn volume_gib(data: &Node) -> Result<i64, Refusal> {
 }
 
 /// A bid is per unit; the machine has `weight` of them.
-#[allow(clippy::cast_possible_truncation)] // as in `pool`
+#[expect(clippy::cast_possible_truncation, reason = "as in `pool`")]
 fn whole_price(per_unit: i64, weight: f64) -> i64 {
     (to_f64(per_unit) * weight) as i64
 }

@@ -184,7 +184,6 @@ fn dispatch(
         "DescribeInstanceTypeOfferings" => describe::offerings(state, launcher, request),
         "DescribeSubnets" => describe::subnets(state, launcher, request),
         "DescribeAvailabilityZones" => describe::zones(state, launcher, request),
-        "GetSpotPlacementScores" => describe::scores(state, launcher, request),
         "" => {
             let message = "The request is missing an action or a required parameter";
             Err(Refusal::new("MissingAction", message))

@@ -39,9 +39,9 @@ pub(crate) fn verify(parts: &Parts, body: &[u8], key: &str, secret: &str) -> Res
         let value = header_of(parts, name).unwrap_or_default();
         canonical += &format!("{name}:{value}\n");
     }
-    canonical += &format!("\n{signed}\n{}", hex(&Sha256::digest(body)));
+    canonical += &format!("\n{signed}\n{}", hex::encode(Sha256::digest(body)));
     let date = header_of(parts, "x-amz-date").unwrap_or_default();
-    let hash = hex(&Sha256::digest(canonical.as_bytes()));
+    let hash = hex::encode(Sha256::digest(canonical.as_bytes()));
     let text = format!("{ALGORITHM}\n{date}\n{scope}\n{hash}");
     let first = format!("AWS4{secret}").into_bytes();
     let mut chain = scope.split('/').map(str::as_bytes);
@@ -56,7 +56,7 @@ pub(crate) fn verify(parts: &Parts, body: &[u8], key: &str, secret: &str) -> Res
     });
     let valid = key
         .and_then(|key| mac(&key))
-        .map(|mac| hex(&mac.chain_update(text.as_bytes()).finalize().into_bytes()));
+        .map(|mac| hex::encode(mac.chain_update(text.as_bytes()).finalize().into_bytes()));
     if valid.as_deref() == Some(signature) {
         return Ok(());
     }
@@ -86,8 +86,4 @@ fn header_of(parts: &Parts, name: &str) -> Option<String> {
 
 fn mac(key: &[u8]) -> Option<Hmac<Sha256>> {
     Hmac::<Sha256>::new_from_slice(key).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -287,8 +287,7 @@ pub(crate) fn new_uuid() -> String {
 }
 
 fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// Whether an id could be AWS's: the prefix, then 8 or 17 hexadecimal digits.

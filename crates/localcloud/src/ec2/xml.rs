@@ -26,7 +26,10 @@ impl Element {
         }
     }
 
-    #[allow(clippy::needless_pass_by_value)] // numbers and texts alike: a `&` at each of a hundred calls says nothing
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts alike: a `&` at each of a hundred calls says nothing"
+    )]
     pub fn leaf(name: &str, text: impl ToString) -> Self {
         Self {
             name: name.to_owned(),

@@ -93,16 +93,7 @@ pub(crate) fn timestamp(ms: u64) -> dto::Timestamp {
 
 /// The file name of a key: a digest, so that no key escapes its directory or is too long for it.
 pub(crate) fn file_name(key: &str) -> String {
-    hex(&Sha256::digest(key.as_bytes()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(out, "{byte:02x}"); // a String takes everything
-    }
-    out
+    hex::encode(Sha256::digest(key.as_bytes()))
 }
 
 /// Writes the metadata behind the bytes; after that the file may be renamed into place.

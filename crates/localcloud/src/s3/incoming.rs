@@ -12,7 +12,7 @@ use s3s::dto::{self, StreamingBlob};
 use s3s::{S3Result, TrailingHeaders, s3_error};
 use tokio::io::{AsyncWriteExt, BufWriter};
 
-use super::blob::{Checksums, TempFile, hex};
+use super::blob::{Checksums, TempFile};
 use super::internal;
 use crate::clock;
 
@@ -39,7 +39,7 @@ pub(crate) struct Received {
 
 impl Received {
     pub fn etag(&self) -> String {
-        hex(&self.md5)
+        hex::encode(self.md5)
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 
-use super::blob::{self, Attributes, Checksums, Meta, TempFile, hex};
+use super::blob::{self, Attributes, Checksums, Meta, TempFile};
 use super::incoming::from_dto;
 use super::internal;
 use crate::clock;
@@ -232,5 +232,5 @@ fn joined_etag(parts: &[Part]) -> String {
         let raw: Vec<u8> = raw.map(|byte| u8::try_from(byte).unwrap_or(0)).collect();
         md5.update(&raw);
     }
-    format!("{}-{}", hex(&md5.finalize()), parts.len())
+    format!("{}-{}", hex::encode(md5.finalize()), parts.len())
 }

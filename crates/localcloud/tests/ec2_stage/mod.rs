@@ -1,6 +1,6 @@
 //! A cloud and a client that speaks the Query protocol by hand, signed by AWS's own signer.
 
-#![allow(dead_code)] // each test program uses its part
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -210,7 +210,7 @@ pub fn runs(pid: u32) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-#[allow(clippy::disallowed_methods)] // a signature needs the time
+#[expect(clippy::disallowed_methods, reason = "a signature needs the time")]
 fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -138,16 +138,6 @@ def region():
     assert {o["Location"] for o in offerings} == {z["ZoneName"] for z in zones}
     assert {o["InstanceType"] for o in offerings} == {"g5.xlarge"}
 
-    scores = ec2.get_spot_placement_scores(
-        InstanceTypes=["g5.xlarge", "g5.2xlarge", "g6.xlarge"],
-        TargetCapacity=4,
-        RegionNames=["us-east-2"],
-        SingleAvailabilityZone=True,
-    )["SpotPlacementScores"]
-    assert len(scores) == 3 and all(1 <= s["Score"] <= 10 for s in scores), scores
-    few = ec2.get_spot_placement_scores(InstanceTypes=["g5.xlarge"], TargetCapacity=1)
-    assert few["SpotPlacementScores"][0]["Score"] <= 3, "few types always score low"
-
     spot = quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-3819A6DF")["Quota"]
     assert spot["Value"] == QUOTA and "Spot" in spot["QuotaName"]
     listed = quotas.list_service_quotas(ServiceCode="ec2")["Quotas"]

@@ -160,8 +160,26 @@ pub fn check_lora(path: &Path, sizes: &Sizes, strength: bool) -> Result<LoraRepo
             }
         }
     }
+    let has_alpha = check_layers(&layers, path, strength)?;
+    Ok(LoraReport {
+        layers: layers.len(),
+        changes,
+        has_alpha,
+    })
+}
+
+/// Whether every layer has an alpha. `strength`: whether one is given with the file.
+fn check_layers(
+    layers: &BTreeMap<String, Layer>,
+    path: &Path,
+    strength: bool,
+) -> Result<bool, LoraError> {
+    let unfit = |reason: String| LoraError::Unfit {
+        path: path.to_owned(),
+        reason,
+    };
     let mut has_alpha = true;
-    for (name, layer) in &layers {
+    for (name, layer) in layers {
         if layer.whole {
             let alone = layer.bias && layer.down.is_none() && layer.up.is_none() && !layer.alpha;
             match alone {
@@ -199,11 +217,7 @@ pub fn check_lora(path: &Path, sizes: &Sizes, strength: bool) -> Result<LoraRepo
     if !layers.keys().any(|name| name.starts_with("blocks.")) {
         return Err(unfit("it changes no layer of a block".to_owned()));
     }
-    Ok(LoraReport {
-        layers: layers.len(),
-        changes,
-        has_alpha,
-    })
+    Ok(has_alpha)
 }
 
 pub(super) fn parse(naming: Naming, rest: &str) -> Option<Key> {

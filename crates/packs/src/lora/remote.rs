@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use spotreel_domain::model::Model;
-use spotreel_domain::request::{hex, is_lora_name};
+use spotreel_domain::request::is_lora_name;
 use spotreel_s3::{
     DeletePrefixError, GetBytesError, GetFileError, ListError, PutBytesError, PutFileError,
 };
@@ -192,7 +192,7 @@ impl Remote {
         }
         let text = serde_json::to_vec_pretty(&index).expect("it has string keys only");
         let key = self.lora_pointer(&name);
-        let sha256 = hex(&Sha256::digest(&text));
+        let sha256 = hex::encode(Sha256::digest(&text));
         let put = self.store.put_bytes(
             &key,
             Bytes::from(text),
@@ -228,7 +228,7 @@ impl Remote {
         };
         Ok(PublishedLora {
             index: LoraIndex::parse(&text, &key)?,
-            sha256: hex(&Sha256::digest(&text)),
+            sha256: hex::encode(Sha256::digest(&text)),
         })
     }
 

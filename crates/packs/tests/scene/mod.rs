@@ -1,6 +1,7 @@
 //! A bucket of the local cloud, and small models to make packs of.
 
-#![allow(clippy::unwrap_used, dead_code)] // helpers of tests; not every test uses all of them
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::HashMap;
 use std::fs;
@@ -248,7 +249,7 @@ pub fn write_lora(path: &Path, tensors: &[Tensor]) {
 }
 
 fn bytes_of(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
-    #[allow(clippy::cast_possible_truncation)] // whole numbers of tests
+    #[expect(clippy::cast_possible_truncation, reason = "whole numbers of tests")]
     let bytes = |number: &f32| match dtype {
         Dtype::F32 => number.to_le_bytes().to_vec(),
         Dtype::BF16 => number.to_le_bytes()[2..].to_vec(),

@@ -1,8 +1,12 @@
 //! A real nats-server, the local cloud's EC2, and fleet between them. Machines sleep; their workers are played by the
 //! test, so that it decides when one is busy.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,7 +31,6 @@ use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 use spotreel_fleet::{DEFAULTS, FleetConfig, Lead};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::{Presence, State};
-#[allow(unused_imports, reason = "not each test program waits")]
 pub use spotreel_test_nats::until;
 use spotreel_test_nats::{Nats, password};
 use tempfile::TempDir;

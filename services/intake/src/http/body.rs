@@ -1,7 +1,7 @@
 //! Bodies: how long, how large, how many bytes of them at once.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use spotreel_domain::api::ApiError;
 
 use super::Api;
@@ -99,11 +100,11 @@ pub(super) struct Place(Arc<Mutex<Option<Share>>>);
 
 impl Place {
     pub fn put(&self, share: Share) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+        *self.0.lock() = Some(share);
     }
 
     pub fn take(&self) -> Option<Share> {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.0.lock();
         place.take()
     }
 }

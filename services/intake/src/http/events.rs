@@ -131,7 +131,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn unread(failure: &spotreel_bus::jetstream::ApiError) -> ApiError {
-    tracing::warn!(error = %failure, "reading EVENTS failed");
+    tracing::warn!(error = %spotreel_domain::chain(failure), "reading EVENTS failed");
     error::unavailable("events cannot be read now")
 }
 

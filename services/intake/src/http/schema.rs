@@ -30,7 +30,7 @@ pub(super) struct Quotable;
 /// What a list is asked for, beside the filters.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[allow(
+#[expect(
     dead_code,
     reason = "the type that is read is domain's ListQuery; this describes it"
 )]
@@ -44,7 +44,7 @@ pub(super) struct Listed {
 /// The same for tasks that are to be cancelled: `state`, `model`, `label` or `owner` must be there.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[allow(
+#[expect(
     dead_code,
     reason = "the type that is read is domain's ListQuery; this describes it"
 )]
@@ -59,7 +59,7 @@ pub(super) struct Unwanted {
 /// Which tasks a list or a cancellation means. A task fits if it fits each of them.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[allow(
+#[expect(
     dead_code,
     reason = "the type that is read is domain's ListQuery; this describes it"
 )]
@@ -85,7 +85,7 @@ pub(super) struct Filters {
 
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes a text")]
+#[expect(dead_code, reason = "describes a text")]
 enum LiveStateName {
     Queued,
     Started,
@@ -93,7 +93,7 @@ enum LiveStateName {
 
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes a text")]
+#[expect(dead_code, reason = "describes a text")]
 enum StateName {
     Queued,
     Started,
@@ -264,4 +264,26 @@ fn of_model(model: Model) -> Value {
             { "required": ["quality", "shift"] }
         ] }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use spotreel_domain::TaskRequest;
+
+    use super::*;
+
+    #[test]
+    fn every_field_of_a_request_is_in_the_page() {
+        let written = Model::ALL.map(|model| of_model(model)["properties"].take());
+        let written = written
+            .iter()
+            .flat_map(|properties| properties.as_object().unwrap().keys());
+        // serde names the fields to whoever sends another.
+        let error = serde_json::from_str::<TaskRequest>(r#"{"": 0}"#).unwrap_err();
+        let error = error.to_string();
+        let fields: BTreeSet<_> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(written.map(String::as_str).collect::<BTreeSet<_>>(), fields);
+    }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use spotreel_domain::api::{ApiError, TaskView};
-use spotreel_domain::request::{ImageSource, hex};
+use spotreel_domain::request::ImageSource;
 use spotreel_s3::{GetBytesError, ObjectInfo, Store};
 use tokio::sync::Semaphore;
 
@@ -36,7 +36,7 @@ const STORE_REQUESTS: usize = 32;
 const OBJECTS_HELD: usize = 4;
 /// Decoded at once: one of the largest, or many small ones. The hungriest decoder, that of progressive JPEG, takes six
 /// bytes a pixel: 250 MB.
-#[allow(clippy::cast_possible_truncation, reason = "it is 40")]
+#[expect(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
 /// Metadata of what was stored here, with its size: it need not be read again.
@@ -94,7 +94,7 @@ impl Images {
             height,
         } = self.normalise(bytes, field).await?;
         let kept = KeptImage {
-            key: format!("images/{}.png", hex(&Sha256::digest(&bytes))),
+            key: format!("images/{}.png", hex::encode(Sha256::digest(&bytes))),
             width,
             height,
         };

@@ -1,9 +1,9 @@
 //! Objects that were checked lately: a thousand tasks may begin with one picture, which is read once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use spotreel_s3::ObjectInfo;
 
 use super::KeptImage;
@@ -50,6 +50,6 @@ impl Seen {
 
     /// A panic elsewhere leaves the map whole: every write is one insert.
     fn map(&self) -> MutexGuard<'_, HashMap<Object, KeptImage>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

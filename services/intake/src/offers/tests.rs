@@ -2,7 +2,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use spotreel_domain::TaskRequest;
 use spotreel_domain::api::ErrorCode;
-use spotreel_domain::request::hex;
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_packs::PREFIX;
 use spotreel_s3::{Keys, Store, StoreConfig};
@@ -60,7 +59,7 @@ fn index(model: &str) -> Vec<u8> {
         paths.push(format!("{part}/config.json"));
         paths.push(format!("{part}/diffusion_pytorch_model.safetensors"));
     }
-    let sha256 = hex(&Sha256::digest(tokenizer()));
+    let sha256 = hex::encode(Sha256::digest(tokenizer()));
     let files: Vec<Value> = paths
         .iter()
         .map(|path| json!({"path": path, "bytes": 1, "sha256": sha256}))
@@ -107,7 +106,7 @@ async fn a_pack_offers_fast_before_its_tokenizer_can_be_read() {
     assert_eq!(refused.unwrap_err().code, ErrorCode::Invalid);
     let long = "a ".repeat(600);
     offers.admit(&mut spec("t2v-A14B", "fast", &long)).unwrap();
-    let blob = format!("models/blobs/{}", hex(&Sha256::digest(tokenizer())));
+    let blob = format!("models/blobs/{}", hex::encode(Sha256::digest(tokenizer())));
     put(&store, &blob, tokenizer()).await;
     offers.poll().await;
     let refused = offers.admit(&mut spec("t2v-A14B", "fast", &long));

@@ -1,7 +1,7 @@
 //! Input that was made to do harm: each is answered with code, field and rule, or dropped; afterwards a good task passes,
 //! and it is the only one in the log. What is merely wrong is in `refusals.rs`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod asks;
 mod case;

@@ -170,6 +170,7 @@ fn syntax() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn shapes() -> Vec<Case> {
     let deep =
         |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));

@@ -67,6 +67,7 @@ fn post_with(headers: &[&str]) -> Vec<u8> {
 }
 
 /// What HTTP itself can be bent to.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn of_http() -> Vec<Case> {
     let huge_header = format!("X-Long: {}", "a".repeat(60_000));
     let many_headers: Vec<String> = (0..200).map(|n| format!("X-{n}: a")).collect();
@@ -382,6 +383,7 @@ fn of_words() -> Vec<Case> {
 }
 
 /// Bodies. What JSON can be bent to is in `refusals.rs` and `hostile.rs` too, for the door is the same behind this one.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn of_bodies() -> Vec<Case> {
     let invalid = |name, body: &[u8], field| case(name, post(body), 400, "invalid", field);
     let png = request(

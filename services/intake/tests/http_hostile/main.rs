@@ -1,7 +1,7 @@
 //! The HTTP door, as somebody meets it who means harm: bytes on a socket, each answered with a refusal or a closed
 //! connection, and nothing queued.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod cases;
 #[path = "../stage/mod.rs"]

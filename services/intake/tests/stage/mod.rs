@@ -1,6 +1,10 @@
 //! A real nats-server, the local cloud, and intake between them.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -16,7 +20,6 @@ use spotreel_bus::provision::{self, Layout};
 use spotreel_intake::{DEFAULTS, IntakeConfig};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_s3::{Keys, Store};
-#[allow(unused_imports, reason = "each test program uses a part of it")]
 pub use spotreel_test_nats::until;
 use spotreel_test_nats::{Nats, client, password};
 

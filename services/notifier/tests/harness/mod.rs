@@ -1,5 +1,7 @@
 //! A real nats-server, provisioned, and a hand that writes the log as services and workers would.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::time::Duration;
 
 use async_nats::Client;
@@ -32,7 +34,6 @@ pub struct Written {
     pub sequence: u64,
 }
 
-#[allow(dead_code, reason = "each test file uses its part")]
 impl Hand {
     /// Writes as the user who may write everything.
     pub async fn of(nats: &Nats) -> Self {

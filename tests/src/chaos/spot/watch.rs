@@ -1,12 +1,13 @@
 //! Eyes on a run: every machine that the cloud ever showed, how many ran at once, and how far each render came.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use tokio::task::JoinHandle;
@@ -108,6 +109,6 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

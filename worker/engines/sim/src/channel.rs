@@ -1,8 +1,9 @@
 //! Both directions of the channel.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use spotreel_engine_protocol::{FromEngine, LineBuffer, LineError, encode};
 
 use crate::log::log;
@@ -33,7 +34,7 @@ impl Outbox {
     }
 
     pub fn send_bytes(&self, bytes: &[u8]) {
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = self.0.lock();
         if sink.muted {
             return;
         }
@@ -48,7 +49,7 @@ impl Outbox {
 
     /// From now on nothing is said: what an engine that hangs looks like.
     pub fn mute(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).muted = true;
+        self.0.lock().muted = true;
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use spotreel_engine_protocol::{ErrorKind, ErrorReport, ResumeFrom};
 
 use crate::denoise::Latents;
-use crate::recipe::{Recipe, hex, report};
+use crate::recipe::{Recipe, report};
 
 const MAGIC: &[u8; 8] = b"simckpt1";
 const HEADER: usize = MAGIC.len() + 32 + 4;
@@ -44,7 +44,7 @@ pub fn read(from: &ResumeFrom, recipe: &Recipe) -> Result<Latents, ErrorReport> 
         Ok(bytes) => bytes,
         Err(error) => return refuse("unreadable", &format!("cannot be read: {error}")),
     };
-    if hex(&Sha256::digest(&bytes)) != from.sha256 {
+    if hex::encode(Sha256::digest(&bytes)) != from.sha256 {
         return refuse(
             "sha256_mismatch",
             "the file is not the one that was asked for",

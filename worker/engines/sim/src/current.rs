@@ -1,9 +1,9 @@
 //! The render in progress, as both threads see it: the listener cancels and takes checkpoints, the renderer moves on.
 
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use spotreel_engine_protocol::{ErrorKind, ErrorReport, FromEngine, Phase, RenderRequest};
 
 use crate::channel::Outbox;
@@ -43,7 +43,7 @@ impl Current {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slot.lock()
     }
 
     /// Takes the slot; false when a render is in it.
@@ -128,7 +128,7 @@ impl Current {
                 slot.as_ref()
                     .is_some_and(|running| running.cancelled.is_none())
             };
-            drop(self.changed.wait_timeout_while(self.lock(), rest, waits));
+            self.changed.wait_while_for(&mut self.lock(), waits, rest);
         }
         self.check()
     }

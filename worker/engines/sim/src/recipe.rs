@@ -175,7 +175,7 @@ fn lora_hash(lora: &LoraFile) -> Result<[u8; 32], ErrorReport> {
     };
     let bytes = fs::read(&lora.path).map_err(|error| refuse(&format!("is unreadable: {error}")))?;
     let found = Sha256::digest(&bytes);
-    if hex(&found) != lora.sha256 {
+    if hex::encode(&found) != lora.sha256 {
         return Err(refuse("is not what it should be"));
     }
     let mut hash = Sha256::new_with_prefix(found);
@@ -194,14 +194,4 @@ pub fn report(kind: ErrorKind, code: &str, message: &str) -> ErrorReport {
         restart: false,
         context: serde_json::Value::Null,
     }
-}
-
-/// Lower-case hexadecimal, as hashes travel in messages.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -26,7 +26,7 @@ use crate::jpeg;
 use crate::log::log;
 use crate::overlay::Overlay;
 use crate::picture::{self, Frame};
-use crate::recipe::{Recipe, hex, report};
+use crate::recipe::{Recipe, report};
 use crate::session::{Loaded, Options, PROFILES};
 use crate::{text, video};
 
@@ -121,12 +121,12 @@ impl<'a> Job<'a> {
                 "engine_version": env!("CARGO_PKG_VERSION"),
                 "device": "cpu",
                 "seed": recipe.task.seed,
-                "task_hash": hex(&recipe.task_hash),
+                "task_hash": hex::encode(recipe.task_hash),
                 "start_step": start.next_step,
                 "resume": kind,
             }),
             bytes: bytes.len() as u64,
-            sha256: hex(&Sha256::digest(&bytes)),
+            sha256: hex::encode(Sha256::digest(&bytes)),
             timings,
         })
     }

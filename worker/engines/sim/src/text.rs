@@ -4,11 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use spotreel_engine_protocol::{EmbeddingsFile, EmbeddingsInfo, RenderTask};
+use spotreel_engine_protocol::{EMBEDDINGS_FORMAT, EmbeddingsFile, EmbeddingsInfo, RenderTask};
 
 use crate::checkpoint;
 use crate::log::log;
-use crate::recipe::hex;
 
 /// What stands for all that decides the bits.
 pub const DECIDED_BY: &str = "sim";
@@ -16,13 +15,14 @@ pub const DECIDED_BY: &str = "sim";
 /// What an encoder would make of it.
 fn encode(task: &RenderTask) -> Vec<u8> {
     let texts = (&task.prompt, &task.negative_prompt);
-    format!("wanembeds/1 {texts:?}").into_bytes()
+    format!("{EMBEDDINGS_FORMAT} {texts:?}").into_bytes()
 }
 
 /// Whether the file holds this task's text.
 pub fn is_at_hand(given: &EmbeddingsFile, task: &RenderTask) -> bool {
-    let fits = fs::read(&given.path)
-        .is_ok_and(|bytes| bytes == encode(task) && hex(&Sha256::digest(&bytes)) == given.sha256);
+    let fits = fs::read(&given.path).is_ok_and(|bytes| {
+        bytes == encode(task) && hex::encode(Sha256::digest(&bytes)) == given.sha256
+    });
     match fits {
         true => log("the text was encoded before"),
         false => log("what was given is not this text, encoded"),
@@ -42,6 +42,6 @@ pub fn write(id: &str, task: &RenderTask, work_dir: &Path) -> Option<EmbeddingsI
         id: id.to_owned(),
         path,
         bytes: bytes.len() as u64,
-        sha256: hex(&Sha256::digest(&bytes)),
+        sha256: hex::encode(Sha256::digest(&bytes)),
     })
 }

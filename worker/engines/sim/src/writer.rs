@@ -3,10 +3,11 @@
 //! One is written while one more waits: a disk that is slower than the steps holds them back instead of filling memory.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
+use parking_lot::{Condvar, Mutex};
 use sha2::{Digest, Sha256};
 use spotreel_engine_protocol::{CheckpointInfo, FromEngine, Phase};
 
@@ -14,7 +15,6 @@ use crate::channel::Outbox;
 use crate::checkpoint;
 use crate::denoise::Latents;
 use crate::log::log;
-use crate::recipe::hex;
 
 /// Beside the one that is being written.
 const WAITING: usize = 1;
@@ -61,19 +61,18 @@ impl Writer {
 
     /// Waits until all is written and announced.
     pub fn flush(&self) {
-        let count = self.open.count.lock();
-        let count = count.unwrap_or_else(PoisonError::into_inner);
-        drop(self.open.none.wait_while(count, |count| *count > 0));
+        let mut count = self.open.count.lock();
+        self.open.none.wait_while(&mut count, |count| *count > 0);
     }
 }
 
 impl Open {
     fn add(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.count.lock() += 1;
     }
 
     fn done(&self) {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = self.count.lock();
         *count -= 1;
         if *count == 0 {
             self.none.notify_all();
@@ -98,7 +97,7 @@ impl Sheet {
             log(format_args!("cannot write {}: {error}", path.display()));
             return;
         }
-        let mut sha256 = hex(&Sha256::digest(&bytes));
+        let mut sha256 = hex::encode(Sha256::digest(&bytes));
         if self.spoil {
             sha256 = "0".repeat(sha256.len());
         }

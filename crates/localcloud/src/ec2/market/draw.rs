@@ -37,7 +37,6 @@ pub(super) struct Die(Xoshiro256PlusPlus);
 
 impl Die {
     /// From 0 up to but not including 1, evenly.
-    #[allow(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
     pub fn part(&mut self) -> f64 {
         const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;
         (self.0.next_u64() >> 11) as f64 * UNIT

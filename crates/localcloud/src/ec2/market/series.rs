@@ -194,8 +194,7 @@ fn stray(dice: Dice, number: i64) -> f64 {
     (sum * UNIT).clamp(-FARTHEST, FARTHEST)
 }
 
-#[allow(
-    clippy::cast_precision_loss,
+#[expect(
     clippy::cast_possible_truncation,
     reason = "prices, counts and steps are far below 2^53; `as` saturates"
 )]

@@ -87,7 +87,6 @@ fn history_and_price_agree() {
     }
     let base = 377_000.0;
     for (_, price) in &history {
-        #[allow(clippy::cast_precision_loss)]
         let part = *price as f64 / base;
         assert!((0.75..1.25).contains(&part), "{price}");
         assert_eq!(price % 100, 0);

@@ -199,7 +199,7 @@ fn keep_first(first: &mut First, pool: (String, String), at: Timestamp, value: i
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "at most 10^10")]
+#[expect(clippy::cast_possible_truncation, reason = "at most 10^10")]
 fn micros(dollars: f64) -> Result<i64, String> {
     if !(0.0..=10_000.0).contains(&dollars) {
         return Err("price must be from 0 to 10000 dollars an hour".to_owned());
