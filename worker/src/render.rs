@@ -336,6 +336,10 @@ async fn render(
 }
 
 /// Listens to a render until it ends, is taken from us, or has to be handed back.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one loop, whose arms share all of its state"
+)]
 async fn follow(
     worker: &Worker,
     started: &Recorded,

@@ -1,7 +1,5 @@
 //! The layers of a configuration, and what is refused.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 use std::io::Write;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! EC2 as boto3 sees it: a client that nobody here wrote, with AWS's own model of the answers.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 use spotreel_localcloud::{Config, LocalCloud};
 use tokio::process::Command;
 

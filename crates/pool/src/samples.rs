@@ -51,7 +51,7 @@ impl Samples {
                 match first(client, *key, queue.acked_to).await {
                     Ok(tasks) => self.keep(*key, queue, tasks),
                     Err(error) => {
-                        tracing::debug!(error = %spotreel_domain::chain(&error), ?key, "tasks of the queue cannot be read")
+                        tracing::debug!(error = %spotreel_domain::chain(&error), ?key, "tasks of the queue cannot be read");
                     }
                 }
             }

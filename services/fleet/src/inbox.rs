@@ -84,7 +84,7 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
                 stopping.run_until_cancelled(hear).await;
             }
             Err(error) => {
-                tracing::warn!(error = %spotreel_domain::chain(&error), "event subscription lost; polling until it is restored")
+                tracing::warn!(error = %spotreel_domain::chain(&error), "event subscription lost; polling until it is restored");
             }
         }
         stopping

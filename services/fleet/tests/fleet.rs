@@ -1,7 +1,5 @@
 //! A batch from its request to its receipt, and the orders and mishaps on the way.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use std::net::SocketAddr;

@@ -1,8 +1,6 @@
 //! Fleet's happy path against moto, an AWS that nobody here wrote: from a batch that is asked for to a cloud that is
 //! empty again. `make test-moto` runs it. moto's machines run nothing, so their workers are played by the test.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use spotreel_domain::batch::{InstanceState, Receipt, Status};

@@ -1,7 +1,5 @@
 //! Launches that EC2 refuses: what passes by itself is waited for, what only a person can mend is said where people look.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use spotreel_domain::batch::{Batch, Blocker};

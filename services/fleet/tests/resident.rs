@@ -1,7 +1,5 @@
 //! Machines that stay although there is no work.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use std::time::Duration;

@@ -82,7 +82,7 @@ impl Feed {
         while !ctx.stopping.is_cancelled() {
             let hearing = ctx.stopping.run_until_cancelled(self.hear_from(&mut after));
             if let Some(Err(error)) = hearing.await {
-                tracing::warn!(error = %spotreel_domain::chain(&error), "subscription to EVENTS lost; followers wait until it is restored");
+                tracing::warn!(error = %spotreel_domain::chain(&*error), "subscription to EVENTS lost; followers wait until it is restored");
             }
             let pause = tokio::time::sleep(RETRY_AFTER);
             ctx.stopping.run_until_cancelled(pause).await;

@@ -143,7 +143,7 @@ impl Inbox {
             Ok(Verdict::Done) => delivery.ack().await,
             Ok(Verdict::Later(delay)) => delivery.nak(delay).await,
             Err(error) if error.is_newer_version() => {
-                self.hold(delivery, error);
+                self.hold(delivery, &error);
                 delivery.nak(HELD_FOR).await
             }
             Err(error) => {
@@ -166,8 +166,8 @@ impl Inbox {
 
 impl Inbox {
     /// Not ready while an event of a newer version waits: only a newer monitor knows what it asks for.
-    fn hold(&self, delivery: &Delivery, error: ActError) {
-        let error = spotreel_domain::chain(&error);
+    fn hold(&self, delivery: &Delivery, error: &ActError) {
+        let error = spotreel_domain::chain(error);
         let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {
             tracing::error!(

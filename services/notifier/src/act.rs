@@ -229,7 +229,7 @@ impl Notifier {
                 }
                 Err(error) => {
                     tries += 1;
-                    self.report(log, delivery, error, tries, health);
+                    self.report(log, delivery, &error, tries, health);
                 }
             }
             // The lease is kept: nobody else would fare better, and the order must hold.
@@ -390,12 +390,12 @@ impl Notifier {
         &self,
         log: Log,
         delivery: &Delivery,
-        error: NotifyError,
+        error: &NotifyError,
         tries: u32,
         health: &Health,
     ) {
         metrics::retry();
-        let error = spotreel_domain::chain(&error);
+        let error = spotreel_domain::chain(error);
         let (subject, sequence) = (&delivery.subject, delivery.sequence);
         if tries == TRIES_UNTIL_ERROR {
             tracing::error!(

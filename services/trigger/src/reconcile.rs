@@ -105,7 +105,7 @@ impl Reconcile {
         let seen = match self.read(now).await {
             Ok(seen) => seen,
             Err(error) => {
-                self.blind(began, error);
+                self.blind(began, &error);
                 return self.config.every;
             }
         };
@@ -216,8 +216,8 @@ impl Reconcile {
     }
 
     /// Nothing can be read, so nothing is decided; said once.
-    fn blind(&mut self, began: Instant, error: LookError) {
-        let error = spotreel_domain::chain(&error);
+    fn blind(&mut self, began: Instant, error: &LookError) {
+        let error = spotreel_domain::chain(error);
         let known = self.ctx.health.readiness().checks.get(CHECK).cloned();
         if known.and_then(|check| check.reason).as_ref() != Some(&error) {
             tracing::warn!(

@@ -1,7 +1,5 @@
 //! When a queue becomes a batch, and when it does not, against a real server and the local cloud.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! What people ask of trigger over the border between the accounts, and as whom they may.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
 
 use std::time::Duration;

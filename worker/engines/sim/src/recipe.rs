@@ -175,7 +175,7 @@ fn lora_hash(lora: &LoraFile) -> Result<[u8; 32], ErrorReport> {
     };
     let bytes = fs::read(&lora.path).map_err(|error| refuse(&format!("is unreadable: {error}")))?;
     let found = Sha256::digest(&bytes);
-    if hex::encode(&found) != lora.sha256 {
+    if hex::encode(found) != lora.sha256 {
         return Err(refuse("is not what it should be"));
     }
     let mut hash = Sha256::new_with_prefix(found);
