@@ -1,4 +1,4 @@
-//! The market: what a place costs, and how likely it has something.
+//! Spot prices and placement scores of capacity pools.
 
 use std::collections::HashMap;
 
