@@ -1,4 +1,4 @@
-//! From a delivered work item to a started task: is it ours to start, and what does it go on from?
+//! From a delivered work item to a started task: whether this worker may start it, and from which checkpoint.
 
 use std::time::Duration;
 

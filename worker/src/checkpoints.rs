@@ -1,4 +1,4 @@
-//! Checkpoints in S3: where they lie, which is the newest, and the upload beside the render.
+//! Checkpoints in S3: their keys, the newest one, and the upload during the render.
 
 pub mod inspect;
 

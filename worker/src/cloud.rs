@@ -1,4 +1,4 @@
-//! The machine as its cloud describes it, and what the cloud is about to do with it: IMDSv2.
+//! Instance metadata (IMDSv2): the identity of the instance, and interruption notices.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

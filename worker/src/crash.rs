@@ -1,4 +1,4 @@
-//! The points at which a worker can be made to die as if by `kill -9`; see [`spotreel_bootstrap::crash`].
+//! The points at which tests can crash a worker as by `kill -9`; see [`spotreel_bootstrap::crash`].
 
 pub const POINTS: [&str; 4] = [
     "after-lease",

@@ -1,4 +1,4 @@
-//! Fleet's way to a worker: a request to take nothing more, answered once everybody can read that it does not.
+//! Drain requests from fleet: the worker takes no further task, and answers once its presence record says so.
 
 use std::time::Duration;
 

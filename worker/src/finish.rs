@@ -1,4 +1,4 @@
-//! From a file that the engine wrote to a video that the task names: gate, S3, `succeeded`, ack. In this order.
+//! From the engine's file to the task's video: gate, S3, `succeeded`, ack, in this order.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The output gate: no video reaches a customer that does not play, or shows nothing.
+//! The output gate: checks that a video plays and shows something before the task succeeds.
 //!
 //! It believes nobody: neither the engine's word nor the container's tables. The whole stream is decoded, because an
 //! encoder that drops frames under pressure writes a perfectly well-formed file. What it checks is what was asked

@@ -1,4 +1,4 @@
-//! Bounds on a machine that nobody needs: without work for too long, or without the queue's server.
+//! Time limits for a worker without work, and for a worker without a connection to NATS.
 
 use std::fmt;
 use std::sync::Arc;

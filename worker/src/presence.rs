@@ -1,4 +1,4 @@
-//! What the worker says of itself while it lives, and what its accelerators say.
+//! The worker's presence record, with metrics of its accelerators.
 
 use std::time::Duration;
 

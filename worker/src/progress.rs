@@ -1,4 +1,4 @@
-//! Progress on core NATS, and the measure of what is left.
+//! Publishes progress on core NATS, and measures the remaining time.
 
 use std::collections::VecDeque;
 use std::time::Duration;

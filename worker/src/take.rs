@@ -1,4 +1,4 @@
-//! Choosing the next work item: high before normal, the model that is loaded before others, and nobody starves.
+//! Chooses the next work item: high priority first, the loaded model first, and no queue starves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -102,14 +102,14 @@ age = "off"
 price = "off"
 schedule = "off"
 
-# One machine a task, as far as the most allows.
+# One instance per task, at most max.
 [pool.{name}.rules.sizing]
 tasks_per_gpu_hour = 60.0
 target = "1m"
 min = 1
 max = {max}
 
-# Machines that end before they serve: a few of them in the first minute, and the batch is given up within three.
+# If instances end before they serve, several are tried in the first minute, and the batch is given up within three minutes.
 [pool.{name}.breaker]
 pause = "15s"
 

@@ -1,4 +1,4 @@
-//! What clients are answered: the JSON of the verbs and of the public events.
+//! The JSON of answers and of public events.
 
 mod batch;
 

@@ -1,4 +1,4 @@
-//! Who may use the HTTP API: keys with an owner and a limit, and the tokens that people keep.
+//! Keys of the HTTP API, with an owner and a rate limit, and their tokens.
 //!
 //! A token is `spotreel_<id>_<secret>`. The key's id stands in it, so that a leaked token says which key to revoke; of
 //! the secret only its hash is kept. Plain SHA-256 is enough there: a slow hash makes guessing passwords dear, and

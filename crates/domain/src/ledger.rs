@@ -1,4 +1,4 @@
-//! What batches have cost within a span of time, from their own books.
+//! Cost of batches within a span of time, from their records.
 
 use std::time::Duration;
 

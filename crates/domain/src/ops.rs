@@ -1,4 +1,4 @@
-//! What people ask of trigger and order it to do, and what they are answered.
+//! Requests and orders to trigger, and their answers.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Quality tiers: a whole recipe by one word, for whoever does not want to know what steps and shifts are.
+//! Quality tiers: one word for a complete recipe of steps, guidance and shift.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How long a render takes: from the arithmetic that it consists of, and from what cards were measured to do of it.
+//! Estimates render times from the number of operations and the measured speed of each GPU.
 //!
 //! Nothing here knows text encoding, loading and uploading: seconds beside minutes, and hidden behind the render before.
 //! What is wrong for one's own machines, [`Corrections`] learn from finished tasks.

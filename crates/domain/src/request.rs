@@ -1,4 +1,4 @@
-//! What a client asks for, and the rules that it must meet.
+//! A client's request, and the rules that it must meet.
 //!
 //! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
 

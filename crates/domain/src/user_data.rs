@@ -1,4 +1,4 @@
-//! What a machine does by itself from its first second on: `deploy/user-data.sh` with a pool's values filled in.
+//! The user data of an instance: `deploy/user-data.sh` with a pool's values filled in.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is to be rendered for a pool: which of its instance types can, and how long they take.
+//! The work of a pool: which of its instance types can render the queued tasks, and in what time.
 //!
 //! A pool's types differ in memory. What the largest card can render, smaller ones may not, so the tasks are sorted into
 //! levels: the hardest first, each with all that is harder. A machine counts for a level if it can render the level's

@@ -1,4 +1,4 @@
-//! What one of EC2's many error codes means for the next step.
+//! Classifies EC2's error codes by the next step.
 
 use spotreel_domain::fleet::cloud::ErrorClass;
 

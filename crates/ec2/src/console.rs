@@ -1,4 +1,4 @@
-//! What a machine has written on its console, for people who ask why it ended.
+//! The console output of an instance, to explain why it ended.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

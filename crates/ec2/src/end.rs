@@ -1,4 +1,4 @@
-//! Ending instances and fleets, each with a result of its own; and tags put on later.
+//! Terminates instances and deletes fleets, each with its own result; adds tags later.
 
 use std::collections::HashMap;
 

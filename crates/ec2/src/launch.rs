@@ -1,4 +1,4 @@
-//! Launching: one instant fleet, exactly as it was frozen.
+//! Launches one instant fleet, exactly as the record has it.
 
 use std::collections::BTreeMap;
 

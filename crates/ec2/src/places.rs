@@ -1,4 +1,4 @@
-//! What there is to choose from: types, the zones that have them, subnets.
+//! Lists instance types, their zones, and subnets.
 
 use aws_sdk_ec2::types::{GpuInfo, InstanceTypeInfo, LocationType, MemoryInfo, VCpuInfo};
 use spotreel_domain::fleet::cloud::Place;

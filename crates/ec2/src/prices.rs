@@ -1,4 +1,4 @@
-//! The market: what a place costs.
+//! Spot prices of capacity pools.
 
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::InstanceType;

@@ -1,4 +1,4 @@
-//! How many vCPUs the account may have.
+//! vCPU quotas of the account.
 
 use aws_sdk_servicequotas::operation::get_service_quota::GetServiceQuotaError;
 use aws_sdk_servicequotas::types::ServiceQuota;

@@ -1,4 +1,4 @@
-//! What volumes a launch template gives a machine: they are billed beside it.
+//! The volumes of a launch template, which are billed in addition to the instance.
 
 use aws_sdk_ec2::types::{LaunchTemplateBlockDeviceMapping, LaunchTemplateEbsBlockDevice};
 use spotreel_domain::fleet::cloud::Template;

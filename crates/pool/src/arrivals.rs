@@ -1,4 +1,4 @@
-//! How many tasks arrived within the last hour.
+//! Number of tasks that arrived within the last hour.
 //!
 //! Arrivals are counted as they are heard, by the minute, and never more than an hour of them is kept. After a restart
 //! the hour is read again from the log: the entries that it still holds, and the tasks that have succeeded since and

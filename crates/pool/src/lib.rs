@@ -1,4 +1,4 @@
-//! The truth of the pools, as trigger and fleet read it. Each fact is defined here once.
+//! The facts about pools that trigger and fleet share. Each is defined here once.
 //!
 //! | module | fact | read from |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The oldest task of each queue that waits, without a search for it at every look.
+//! The oldest waiting task of each queue, without a search in each pass.
 //!
 //! To find the next entry by its subject, the server goes through all subjects of the log: a tenth of a second with a
 //! million tasks. So some entries are read at once and kept. Nothing can come before or between them, since entries are

@@ -1,4 +1,4 @@
-//! How many tasks have not ended, by model and lane, as the server counts them.
+//! Number of unfinished tasks by model and lane, as the server counts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Who renders what. A task in hand counts for one pool only, or the others would think it theirs and buy too little.
+//! Which worker renders what. A task in hand counts for one pool only; otherwise other pools would buy too few instances.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What a round decided is carried out, and what came of it is written down.
+//! Carries out the effects of a reconcile pass, and writes their results into the record.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why fleet does not start, why a round did not come to its end, and the refusals that its verbs give.
+//! Errors at the start and in a reconcile pass, and refusals of requests.
 
 use std::time::Duration;
 

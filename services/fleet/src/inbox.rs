@@ -1,4 +1,4 @@
-//! What wakes a pool. A message only wakes: the truth is read again.
+//! Messages that wake a pool's loop. The loop reads the state again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What finished tasks say of the cost model.
+//! Correction of the cost model by finished tasks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A pool's loop: look at the cloud, then at the record, decide, write, act.
+//! The reconcile loop of a pool: lists the instances, reads the record, decides, writes, acts.
 //!
 //! The order is the safety: what is listed and stands in no record is nobody's, and nothing is called whose intent is
 //! not durable. Whoever was overtaken loses at the write and calls nothing.

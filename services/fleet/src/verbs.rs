@@ -1,4 +1,4 @@
-//! The answers to requests: what runs, and people's orders.
+//! Answers to requests: the list of instances, and orders.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

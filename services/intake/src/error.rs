@@ -1,4 +1,4 @@
-//! Why intake does not start, and the refusals that it gives: a code for programs, a message that says what to do.
+//! Errors at the start, and refusals: a code for programs, a message that says what to do.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Public events for those who follow them over HTTP.
+//! Public events for followers over HTTP.
 //!
 //! One consumer for the whole program hears of what is new; who follows reads what is old from the stream, and goes on
 //! with what is heard. Whoever reads too slowly misses what was heard meanwhile, and reads it from the stream then: a

@@ -1,4 +1,4 @@
-//! API keys: what operators order of them, and the ring that the HTTP API asks.
+//! API keys: the operators' orders, and the cache that the HTTP API uses.
 
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};

@@ -1,4 +1,4 @@
-//! How much is let in: a rate, a length of the queue, and room in the log.
+//! Limits for new tasks: a rate, a queue length, and room in the log.
 //!
 //! Counts come from the server and are a poll old; what was let in since is added, so that a flood between two polls
 //! is held too.

@@ -1,4 +1,4 @@
-//! From bytes to requests. What does not fit is refused with the field and the rule; nothing is guessed.
+//! Parses requests. Invalid ones are refused with the field and the rule; nothing is guessed.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};

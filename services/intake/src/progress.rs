@@ -1,4 +1,4 @@
-//! What workers told last of the tasks that they render, for `get` and `list`.
+//! The last progress message of each render, for `get` and `list`.
 //!
 //! Progress is told on core NATS, to every intake, and kept in memory only: after a restart it is unknown until the
 //! render's next step. Nothing is decided by it.

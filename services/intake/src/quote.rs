@@ -1,4 +1,4 @@
-//! What tasks will take and cost: checked here as a submission is, reckoned by trigger, which knows pools and prices.
+//! Quotes: checked here like a submission, computed by trigger, which knows pools and prices.
 
 use std::time::Duration;
 

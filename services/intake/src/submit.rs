@@ -1,4 +1,4 @@
-//! From a request to an accepted task: the same path for every door.
+//! From a request to an accepted task: the same path for NATS, HTTP and inbox.
 
 use std::sync::Arc;
 

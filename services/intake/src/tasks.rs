@@ -1,4 +1,4 @@
-//! What can be done with a task that there is: show it, end it, begin it anew. The same for every door.
+//! Operations on existing tasks: get, cancel, retry. The same for NATS and HTTP.
 
 use futures::{StreamExt, TryStreamExt};
 use spotreel_bootstrap::ambient;

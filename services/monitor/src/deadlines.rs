@@ -1,4 +1,4 @@
-//! A task that has not succeeded by its deadline ends as `expired`, whether it waits or is being rendered.
+//! Expires tasks that have not succeeded by their deadline, queued or started.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Log events in, verdicts out: the guard that every loop over a consumer shares.
+//! The loop over a consumer that all of monitor's parts share: an event in, a verdict out.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A task that has not ended always has a work item that its queue will deliver. One whose item is gone is queued again.
+//! Queues unfinished tasks again whose work item is gone.
 //!
 //! Nothing should take an item away before its task has ended. This is the net under that rule: an ack that came too
 //! early, a message deleted by hand, a disk that came back older than the consumers that were read from it.

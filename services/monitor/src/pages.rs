@@ -1,4 +1,4 @@
-//! The log, read page by page. A message that cannot be read is passed over, and said.
+//! Reads the log page by page. A message that cannot be decoded is logged and skipped.
 
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{Recorded, TaskLog};

@@ -1,4 +1,4 @@
-//! The periodic look at the truth: how long every queue is, how far behind every hearer, how full the log.
+//! The periodic pass: measures queue lengths, the lag of consumers, and the size of the log.
 
 use async_nats::Client;
 use async_nats::jetstream::consumer::{Info, PullConsumer};

@@ -1,4 +1,4 @@
-//! Finished tasks leave the log: when they are old, and before that, oldest first, when their room is needed.
+//! Deletes finished tasks from the log: when they are old, or earlier, oldest first, when room is needed.
 //!
 //! Intake takes no new tasks above its bound, so that the rest of the log is there for the ends of those that it has taken.
 //! Without this, a log that is full of finished tasks would refuse everybody for a month.

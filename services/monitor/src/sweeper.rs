@@ -1,4 +1,4 @@
-//! Work items of ended tasks leave the log, so that the length of a queue is the number of runnable tasks.
+//! Deletes work items of finished tasks, so that the queue length is the number of runnable tasks.
 //!
 //! A worker acks what it ends, but it may die before that, and then nobody may pull for hours. Deleting the message
 //! takes it out of the count whatever state it is in.

@@ -1,4 +1,4 @@
-//! Carrying decisions out: a batch is asked for, an order is done, a mode is written down.
+//! Carries out decisions: requests a batch, completes an order, stores the mode.
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::RecordedBatch;

@@ -1,4 +1,4 @@
-//! The points at which trigger can be made to die as if by `kill -9`; see [`spotreel_bootstrap::crash`].
+//! The points at which tests can crash trigger as by `kill -9`; see [`spotreel_bootstrap::crash`].
 
 pub const POINTS: [&str; 2] = ["before-request", "after-request"];
 

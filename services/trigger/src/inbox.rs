@@ -1,4 +1,4 @@
-//! What wakes trigger. A message says only that something may have changed: the truth is read again.
+//! Messages that wake trigger. A message only says that something may have changed; trigger reads the state again.
 
 use std::sync::Arc;
 use std::time::Duration;

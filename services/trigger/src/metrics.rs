@@ -1,4 +1,4 @@
-//! What trigger shows of every decision.
+//! Metrics of every decision.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use spotreel_domain::Usd;

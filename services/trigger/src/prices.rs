@@ -1,4 +1,4 @@
-//! What the pools would pay now, by the market as it was when it was last asked.
+//! Current price of each pool, from the last lookup of Spot prices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The loop: woken or not, read the truth, decide for every pool, carry it out, show it.
+//! The reconcile loop: reads the state, decides for every pool, carries out the decisions, publishes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

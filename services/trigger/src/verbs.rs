@@ -1,4 +1,4 @@
-//! What people ask and order, and the answers.
+//! Answers to requests and orders.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What machines that end before they serve have led to.
+//! State of the circuit breaker: instances that ended before they served.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! What a batch was and what it cost, when it is over.
+//! The receipt of a finished batch: history and cost.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

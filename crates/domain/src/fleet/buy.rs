@@ -1,4 +1,4 @@
-//! What to launch: how many, where, at what price, and whether at all.
+//! Decides launches: how many instances, in which capacity pools, at what price.
 
 use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
 use super::observation::{Need, Observation, Quota, Work};

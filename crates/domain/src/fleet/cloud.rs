@@ -1,4 +1,4 @@
-//! The cloud in our words: what is asked of it, what it answers, what a listing shows.
+//! EC2 in our own types: requests, answers and listings.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The record follows what the cloud and the workers show.
+//! Updates the record from the listing and the workers' presence records.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the effects brought becomes part of the record.
+//! Updates the record with the results of effects.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! Who has to leave, and why. Never a busy one, but where its machine goes anyway, its time is over, or a person says so.
+//! Decides which instances leave, and why. A busy one leaves only if it is interrupted, at the end of its life, or by an order.
 
 use super::cloud::Lifecycle;
 use super::follow::{drain, terminate};

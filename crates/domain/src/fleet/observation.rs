@@ -1,4 +1,4 @@
-//! What a round of fleet sees. Whatever could not be read is `None`: unknown is never taken for zero.
+//! The input of a reconcile pass. A fact that could not be read is `None`: unknown is never treated as zero.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Instances that carry our tags and belong to nothing: found by tag alone, ended in two looks.
+//! Orphans: instances with our tags that no record knows, in two listings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One round of fleet: what was seen and what stands in the record make the next record, and what is to be done.
+//! One reconcile pass of fleet: from the observation and the record to the next record and the effects.
 //!
 //! The order is what makes it safe. The service lists the cloud, then reads the record, then asks here; it writes the
 //! record that comes out, by compare-and-set, and only then carries out the effects. So no launch is ever called whose

@@ -1,4 +1,4 @@
-//! The books of the machines that stay without work.
+//! Accounts of instances that stay without work (hybrid mode).
 
 use super::leave::is_idle;
 use super::observation::{Observation, WorkerState};

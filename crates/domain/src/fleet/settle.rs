@@ -1,4 +1,4 @@
-//! Where the batch stands, and when it is over: only when nothing of it is left, seen twice.
+//! The status of the batch, and its settlement: only when two listings show no instance of it.
 
 use super::cloud::Seen;
 use super::observation::Observation;

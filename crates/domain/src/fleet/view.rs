@@ -1,4 +1,4 @@
-//! What people are shown of the machines: the answers to `spotreel.fleet`, `spotreel.ops.stop` and `.drain`.
+//! The answers to `spotreel.fleet`, `spotreel.ops.stop` and `.drain`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

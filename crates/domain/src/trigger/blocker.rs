@@ -1,4 +1,4 @@
-//! What stands against a launch, whichever rule wants it.
+//! Blockers: reasons against a launch, for any rule.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What was decided and why, as `spotreel why`, HTTP and the documentation show it.
+//! A decision with its reasons, as `spotreel why` and HTTP show it.
 
 use std::fmt;
 use std::time::Duration;

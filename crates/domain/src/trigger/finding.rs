@@ -1,4 +1,4 @@
-//! Each rule against what is true: does it fire, and if not, what is missing.
+//! Evaluates each rule: whether it fires, and if not, what it lacks.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Batches or machines that stay: two thresholds and a dwell time, so that a rate near one of them does not flap.
+//! Hybrid mode: two thresholds and a minimum time between changes, so that the mode does not flap.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! How many units a queue needs, may have, and can be paid for. Trigger asks it at the launch, fleet during the batch.
+//! Number of units that a queue needs, is allowed, and can pay for. Used by trigger for a request and by fleet during the batch.
 
 use std::time::Duration;
 

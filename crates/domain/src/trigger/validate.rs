@@ -1,4 +1,4 @@
-//! Rules that contradict themselves or could never work, told with their cure before anything runs.
+//! Checks rules for contradictions and impossible values, and names the remedy.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is true now, as trigger's service has read it. Nothing here is remembered by the decision itself.
+//! The current state, as trigger has read it: the input of a decision.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! How sentences say numbers and times.
+//! Formats numbers and times in sentences.
 
 use std::time::Duration;
 
