@@ -127,10 +127,13 @@ pub struct VerifyModelArgs {
   spotreel models pack t2v --model t2v-A14B --to packs/t2v-A14B --source … --revision … \\
       --fast-high high_noise_model.safetensors --fast-low low_noise_model.safetensors \\
       --fast-source lightx2v/Wan2.2-Lightning --fast-license Apache-2.0
+  spotreel models pack wan --model ti2v-5B --to packs/ti2v-5B --source … --revision … \\
+      --fast-from finetune --fast-source … --fast-license … --fast-steps 3 --fast-shift 8
 
 FROM is in diffusers' layout and stays as it is. Shards become one file; float32 becomes bfloat16,
 but for the VAE and what diffusers keeps in float32. The same input makes the same pack. LoRAs are
-checked: every key has a place in the model, and every number is finite.")]
+checked: every key has a place in the model, and every number is finite. Transformers of --fast-from
+have the configuration and the tensors of those in FROM, and finite numbers.")]
 pub struct PackModelArgs {
     /// What was downloaded
     pub from: PathBuf,
@@ -153,21 +156,24 @@ pub struct PackModelArgs {
     #[arg(long, value_enum, default_value_t = ComputeArg::Bfloat16)]
     pub compute: ComputeArg,
     /// A LoRA for quality `fast`: of the high-noise expert, or of the only transformer
-    #[arg(long, value_name = "FILE", requires_all = ["fast_source", "fast_license"])]
+    #[arg(long, value_name = "FILE", group = "fast", requires_all = ["fast_source", "fast_license"])]
     pub fast_high: Option<PathBuf>,
     /// The same of the low-noise expert
     #[arg(long, value_name = "FILE", requires = "fast_high")]
     pub fast_low: Option<PathBuf>,
-    /// Where the LoRAs are published
-    #[arg(long, value_name = "REPOSITORY", requires = "fast_high")]
+    /// Directory in diffusers' layout whose transformers render quality `fast`, in place of LoRAs
+    #[arg(long, value_name = "DIR", group = "fast", requires_all = ["fast_source", "fast_license"])]
+    pub fast_from: Option<PathBuf>,
+    /// Where the LoRAs or transformers for `fast` are published
+    #[arg(long, value_name = "REPOSITORY", requires = "fast")]
     pub fast_source: Option<String>,
-    /// Of the LoRAs
-    #[arg(long, value_name = "NAME", requires = "fast_high")]
+    /// Their license
+    #[arg(long, value_name = "NAME", requires = "fast")]
     pub fast_license: Option<String>,
     /// Multiplies the LoRAs' matrices; needed for files without alpha
     #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::strength)]
     pub fast_strength: Option<f64>,
-    /// Solver that the LoRAs were distilled for
+    /// Solver that they were distilled for
     #[arg(long, value_enum, default_value_t = SchedulerArg::Euler)]
     pub fast_scheduler: SchedulerArg,
     /// Steps that they were distilled for
