@@ -174,14 +174,20 @@ async fn a_lora_is_added_listed_and_removed() {
     let file = tiny().join("lora/high.safetensors");
     let file = file.to_str().expect("it is text");
     let add = ["lora", "add", "fox-style", "--model", MODEL, "--file", file];
-    let added = s.document(&add);
+    let document = |added: bool| {
+        let mut told = s.document(&add);
+        let said = told.as_object_mut().and_then(|told| told.remove("added"));
+        assert_eq!(said, Some(added.into()), "whether it was not there before");
+        told
+    };
+    let added = document(true);
     assert_eq!(added["name"], "fox-style");
     assert!(added["files"]["transformer"]["sha256"].is_string());
     assert!(
         added["files"]["transformer_2"].is_object(),
         "one file for both: {added}"
     );
-    assert_eq!(s.document(&add), added);
+    assert_eq!(document(false), added);
     assert_eq!(s.document(&["lora", "list"]), added);
     let told = s.say(&["lora", "list"]);
     assert!(told.contains("fox-style") && told.contains(MODEL), "{told}");

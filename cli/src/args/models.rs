@@ -127,10 +127,13 @@ pub struct VerifyModelArgs {
   spotreel models pack t2v --model t2v-A14B --to packs/t2v-A14B --source … --revision … \\
       --fast-high high_noise_model.safetensors --fast-low low_noise_model.safetensors \\
       --fast-source lightx2v/Wan2.2-Lightning --fast-license Apache-2.0
+  spotreel models pack wan --model ti2v-5B --to packs/ti2v-5B --source … --revision … \\
+      --fast-from finetune --fast-source … --fast-license … --fast-steps 3 --fast-shift 8
 
 FROM must be in diffusers' layout; it is not changed. The shards of a component are joined into one file.
 float32 is converted to bfloat16, except in the VAE and where diffusers keeps float32. The same input always
-makes the same pack. LoRAs are checked: every key must belong to the model, and every number must be finite.")]
+makes the same pack. LoRAs are checked: every key must belong to the model, and every number must be finite.
+Transformers of --fast-from must have the configuration and the tensors of those in FROM, and finite numbers.")]
 pub struct PackModelArgs {
     /// Directory with the downloaded weights
     pub from: PathBuf,
@@ -153,30 +156,33 @@ pub struct PackModelArgs {
     #[arg(long, value_enum, default_value_t = ComputeArg::Bfloat16)]
     pub compute: ComputeArg,
     /// LoRA for quality `fast`, of the high-noise expert or of the only transformer
-    #[arg(long, value_name = "FILE", requires_all = ["fast_source", "fast_license"])]
+    #[arg(long, value_name = "FILE", group = "fast", requires_all = ["fast_source", "fast_license"])]
     pub fast_high: Option<PathBuf>,
     /// LoRA for quality `fast`, of the low-noise expert
     #[arg(long, value_name = "FILE", requires = "fast_high")]
     pub fast_low: Option<PathBuf>,
-    /// Repository where the LoRAs are published
-    #[arg(long, value_name = "REPOSITORY", requires = "fast_high")]
+    /// Directory in diffusers' layout with transformers for quality `fast`, in place of LoRAs
+    #[arg(long, value_name = "DIR", group = "fast", requires_all = ["fast_source", "fast_license"])]
+    pub fast_from: Option<PathBuf>,
+    /// Repository where the LoRAs or transformers for `fast` are published
+    #[arg(long, value_name = "REPOSITORY", requires = "fast")]
     pub fast_source: Option<String>,
-    /// License of the LoRAs
-    #[arg(long, value_name = "NAME", requires = "fast_high")]
+    /// License of the LoRAs or transformers for `fast`
+    #[arg(long, value_name = "NAME", requires = "fast")]
     pub fast_license: Option<String>,
     /// Factor for the LoRAs' matrices; required for files without alpha
     #[arg(long, value_name = "NUMBER", requires = "fast_high", value_parser = super::strength)]
     pub fast_strength: Option<f64>,
-    /// Scheduler for which the LoRAs were distilled
+    /// Scheduler for which LoRAs or transformers were distilled
     #[arg(long, value_enum, default_value_t = SchedulerArg::Euler)]
     pub fast_scheduler: SchedulerArg,
-    /// Number of steps for which the LoRAs were distilled
+    /// Number of steps for which LoRAs or transformers were distilled
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub fast_steps: u32,
-    /// Timestep shift for which the LoRAs were distilled
+    /// Timestep shift for which LoRAs or transformers were distilled
     #[arg(long, value_name = "NUMBER", default_value_t = 5.0, value_parser = super::finite)]
     pub fast_shift: f64,
-    /// Guidance scale for which the LoRAs were distilled; 1 is no guidance
+    /// Guidance scale for which LoRAs or transformers were distilled; 1 is no guidance
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = super::finite)]
     pub fast_guidance: f64,
     /// Print one JSON document

@@ -38,11 +38,17 @@ async fn add(settings: &Settings, args: AddLoraArgs) -> anyhow::Result<Done> {
         license: args.license,
     });
     let added = added.await.map_err(advise)?;
+    if args.json {
+        let mut told = view(&added.lora);
+        told["added"] = added.is_new.into();
+        print::json(&told);
+        return Ok(Done::Well);
+    }
     let what = match added.is_new {
         true => "added",
         false => "there already, and left as it is",
     };
-    show(&added.lora, what, args.json);
+    show(&added.lora, what, false);
     Ok(Done::Well)
 }
 

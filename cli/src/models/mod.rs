@@ -9,8 +9,8 @@ mod tokenizer;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 use spotreel_packs::{
-    FastRecipe, FastSteps, MakeError, Pack, PackError, Progress, PullOptions, Recipe, Remote, make,
-    verify,
+    FastRecipe, FastSteps, FastWeights, MakeError, Pack, PackError, Progress, PullOptions, Recipe,
+    Remote, make, verify,
 };
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -100,15 +100,22 @@ async fn pack(args: PackModelArgs) -> anyhow::Result<Done> {
             .filter_map(|(key, text)| Some((key.to_owned(), Value::from(text?))));
         said.collect::<Map<_, _>>()
     };
+    let fast = match (args.fast_from, args.fast_high) {
+        (Some(dir), _) => Some(FastWeights::Transformers(dir)),
+        (None, Some(high)) => Some(FastWeights::Loras {
+            high,
+            low: args.fast_low,
+            strength: args.fast_strength,
+        }),
+        (None, None) => None,
+    };
     let recipe = Recipe {
         model: args.model,
         compute: args.compute.into(),
         source: source(args.source, Some(args.revision)),
         license: args.license,
-        fast: args.fast_high.map(|high| FastRecipe {
-            high,
-            low: args.fast_low,
-            strength: args.fast_strength,
+        fast: fast.map(|weights| FastRecipe {
+            weights,
             steps: FastSteps {
                 scheduler: args.fast_scheduler.into(),
                 steps: args.fast_steps,

@@ -46,11 +46,15 @@ pub enum Compute {
     Float32,
 }
 
-/// Distilled weights, for tasks of the quality `fast`.
+/// Distilled weights, for tasks of the quality `fast`: a LoRA for each transformer, or other weights in their place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fast {
     /// By transformer, the file in the pack.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loras: BTreeMap<String, String>,
+    /// The same of whole transformers. Each has the configuration of the one in whose place it is loaded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, String>,
     /// What the weights were distilled for; absent in older packs, whose LoRAs are those of four steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<FastSteps>,
@@ -180,26 +184,13 @@ impl Index {
                 return Err(bad(format!("{} is listed twice", file.path)));
             }
         }
-        if let Some(recipe) = self.fast.as_ref().and_then(|fast| fast.recipe) {
-            recipe.check().map_err(&bad)?;
+        if let Some(fast) = &self.fast {
+            fast.check(self.model, &bad)?;
         }
-        let loras = self.fast.iter().flat_map(|fast| fast.loras.iter());
-        for (transformer, path) in loras {
-            if !experts(self.model).contains(&transformer.as_str()) {
-                let model = self.model;
-                return Err(bad(format!("{model} has no {transformer:?} for a LoRA")));
-            }
-            if !has_suffix(path, SAFETENSORS) {
-                return Err(PackError::Pickle { path: path.clone() });
-            }
-        }
-        let loras = self
-            .fast
-            .iter()
-            .flat_map(|fast| fast.loras.values().cloned());
+        let fast = self.fast.iter().flat_map(Fast::files);
         match needed(self.model)
             .into_iter()
-            .chain(loras)
+            .chain(fast)
             .find(|path| !paths.contains(path.as_str()))
         {
             None => Ok(()),
@@ -226,6 +217,49 @@ impl Index {
         let mut files: Vec<_> = self.files.iter().collect();
         files.sort_by_key(|file| (rank(&file.path), file.path.as_str()));
         files
+    }
+}
+
+impl Fast {
+    fn check(&self, model: Model, bad: impl Fn(String) -> PackError) -> Result<(), PackError> {
+        if let Some(recipe) = self.recipe {
+            recipe.check().map_err(&bad)?;
+        }
+        if !self.weights.is_empty() && !self.loras.is_empty() {
+            return Err(bad("fast: it has both LoRAs and weights".to_owned()));
+        }
+        let experts = experts(model);
+        for (transformer, path) in self.loras.iter().chain(&self.weights) {
+            if !experts.contains(&transformer.as_str()) {
+                return Err(bad(format!("fast: {model} has no {transformer:?}")));
+            }
+            if !has_suffix(path, SAFETENSORS) {
+                return Err(PackError::Pickle { path: path.clone() });
+            }
+        }
+        // The standard weights of one expert and distilled ones of the other would make noise.
+        match self.weights.len() {
+            0 => Ok(()),
+            found if found == experts.len() => Ok(()),
+            found => Err(bad(format!(
+                "fast: {model} has {} transformers, not {found}",
+                experts.len()
+            ))),
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = String> {
+        let configs = self.weights.values().map(|path| config_beside(path));
+        let files = self.loras.values().chain(self.weights.values()).cloned();
+        files.chain(configs)
+    }
+}
+
+/// diffusers loads weights by the configuration in their directory.
+fn config_beside(weights: &str) -> String {
+    match weights.rsplit_once('/') {
+        Some((dir, _)) => format!("{dir}/config.json"),
+        None => "config.json".to_owned(),
     }
 }
 
@@ -269,7 +303,10 @@ pub(crate) fn is_late(path: &str) -> bool {
     path == LATE
 }
 
-/// What is small, then text encoder, VAE, high-noise expert, LoRAs, low-noise expert.
+/// Where distilled transformers lie, each below its own name.
+pub(crate) const FAST_DIR: &str = "fast";
+
+/// What is small, then text encoder, VAE, high-noise expert, LoRAs and distilled transformers, low-noise expert.
 fn rank(path: &str) -> usize {
     let heavy = ["text_encoder/", "vae/", "transformer/", "lora/"];
     if !has_suffix(path, SAFETENSORS) {

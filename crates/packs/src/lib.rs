@@ -13,6 +13,7 @@ mod lock;
 mod lora;
 mod make;
 mod marker;
+mod numbers;
 mod plan;
 mod progress;
 mod prune;
@@ -30,7 +31,7 @@ pub use lora::{
     AddLora, AddedLora, LORA_INDEX, LoraError, LoraFile, LoraFiles, LoraIndex, LoraRemoteError,
     LoraReport, MAX_LORA_BYTES, PublishedLora, Sizes, check_lora, transformer_of,
 };
-pub use make::{FastRecipe, MakeError, MergeError, Recipe, make};
+pub use make::{FastRecipe, FastWeights, MakeError, MergeError, Recipe, make};
 pub use progress::Progress;
 pub use prune::{PruneError, Unused};
 pub use pull::{PullError, PullOptions};

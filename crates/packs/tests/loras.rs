@@ -29,9 +29,11 @@ fn good(prefix: &str) -> Vec<Tensor> {
 fn recipe_with(lora: &Path, strength: Option<f64>) -> Recipe {
     Recipe {
         fast: Some(FastRecipe {
-            high: lora.to_owned(),
-            low: Some(lora.to_owned()),
-            strength,
+            weights: FastWeights::Loras {
+                high: lora.to_owned(),
+                low: Some(lora.to_owned()),
+                strength,
+            },
             steps: FastSteps {
                 scheduler: Scheduler::Euler,
                 steps: 4,

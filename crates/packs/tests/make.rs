@@ -273,10 +273,14 @@ fn loras_come_with_it() {
         let layer = "diffusion_model.blocks.1.self_attn.q";
         write_lora(&dir.path().join(name), &matrices(layer, (8, 8)));
     }
-    let fast = FastRecipe {
-        high: dir.path().join("high"),
-        low: Some(dir.path().join("low")),
+    let (high, low) = (dir.path().join("high"), dir.path().join("low"));
+    let loras = |low| FastWeights::Loras {
+        high: high.clone(),
+        low,
         strength: None,
+    };
+    let fast = FastRecipe {
+        weights: loras(Some(low)),
         steps: FastSteps {
             scheduler: Scheduler::Euler,
             steps: 3,
@@ -294,7 +298,7 @@ fn loras_come_with_it() {
     let made = make(&from, &to, &with(fast.clone()), |_| ()).unwrap();
     let told = &made.index.fast.as_ref().unwrap();
     assert_eq!(told.recipe, Some(fast.steps));
-    let loras: Vec<_> = told
+    let told: Vec<_> = told
         .loras
         .iter()
         .map(|(a, b)| (a.as_str(), b.as_str()))
@@ -303,12 +307,9 @@ fn loras_come_with_it() {
         ("transformer", "lora/high.safetensors"),
         ("transformer_2", "lora/low.safetensors"),
     ];
-    assert_eq!(loras, wanted);
+    assert_eq!(told, wanted);
     // It is in the layout that engines are given already.
-    assert_eq!(
-        read(&made.dir.join("lora/high.safetensors")),
-        read(&fast.high)
-    );
+    assert_eq!(read(&made.dir.join("lora/high.safetensors")), read(&high));
     let endless = FastRecipe {
         steps: FastSteps {
             steps: 400,
@@ -319,7 +320,7 @@ fn loras_come_with_it() {
     let error = make(&from, &to, &with(endless), |_| ()).unwrap_err();
     assert!(error.to_string().contains("steps is 1 to 60"), "{error}");
     let one = FastRecipe {
-        low: None,
+        weights: loras(None),
         ..fast.clone()
     };
     let error = make(&from, &to, &with(one), |_| ()).unwrap_err();
@@ -327,7 +328,7 @@ fn loras_come_with_it() {
         matches!(error, MakeError::Loras { experts: 2, .. }),
         "{error}"
     );
-    fs::write(&fast.high, "no weights").unwrap();
+    fs::write(&high, "no weights").unwrap();
     let error = make(&from, &to, &with(fast), |_| ()).unwrap_err();
     assert!(
         error.to_string().contains("not a safetensors file"),

@@ -177,9 +177,11 @@ fn the_order_is_that_of_loading() {
     let lora = dir.path().join("lora.safetensors");
     write_lora(&lora, &matrices("blocks.0.cross_attn.o", (8, 8)));
     let fast = FastRecipe {
-        high: lora.clone(),
-        low: Some(lora),
-        strength: None,
+        weights: FastWeights::Loras {
+            high: lora.clone(),
+            low: Some(lora),
+            strength: None,
+        },
         steps: FastSteps {
             scheduler: Scheduler::Euler,
             steps: 4,

@@ -33,7 +33,7 @@ class RandomShelf(Shelf):
         parts = {name: empty_part(name, config) for name, config in self._configs.items()}
         super().__init__(pack, Blueprint(model, parts, torch.bfloat16), profile, device, speed)
 
-    def _load(self, name: str, deltas: Deltas | None = None) -> Any:
+    def _load(self, name: str, _path: str, deltas: Deltas | None = None) -> Any:
         # Seeded by its name, so that another process makes the same.
         torch.manual_seed(sum(name.encode()))
         previous = torch.get_default_dtype()

@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::layers::{Naming, Sizes};
+use crate::numbers::Numbers;
 use crate::tensors::read_head;
 use crate::{Head, PackError};
 
@@ -239,11 +240,6 @@ pub(super) fn parse(naming: Naming, rest: &str) -> Option<Key> {
     })
 }
 
-struct Numbers {
-    finite: bool,
-    zero: bool,
-}
-
 /// The numbers of a tensor that is small.
 pub(super) fn numbers(file: &mut File, head: &Head, name: &str) -> std::io::Result<Vec<f64>> {
     let Some(info) = head.metadata.info(name) else {
@@ -275,38 +271,21 @@ fn each<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f6
 /// Looks at every number of a tensor.
 fn read(file: &mut File, head: &Head, name: &str, path: &Path) -> Result<Numbers, LoraError> {
     let unreadable = || PackError::unreadable(path);
+    let mut seen = Numbers::none_yet();
     let Some(info) = head.metadata.info(name) else {
-        return Ok(Numbers {
-            finite: true,
-            zero: true,
-        });
+        return Ok(seen);
     };
     let (start, end) = info.data_offsets;
     file.seek(SeekFrom::Start(head.data_at + start as u64))
         .map_err(unreadable())?;
-    let mut seen = Numbers {
-        finite: true,
-        zero: true,
-    };
     let mut left = end - start;
     let mut buffer = vec![0; READ_SIZE.min(left)];
     while left > 0 {
         let chunk = &mut buffer[..READ_SIZE.min(left)];
         file.read_exact(chunk).map_err(unreadable())?;
         left -= chunk.len();
-        let known = match info.dtype {
-            Dtype::F64 => look(chunk, f64::from_le_bytes, &mut seen),
-            Dtype::F32 => look(chunk, |b| f32::from_le_bytes(b).into(), &mut seen),
-            Dtype::F16 => look(chunk, |b| f16::from_le_bytes(b).into(), &mut seen),
-            Dtype::BF16 => look(chunk, |b| bf16::from_le_bytes(b).into(), &mut seen),
-            // Alphas are whole numbers at times.
-            Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 => {
-                seen.zero &= chunk.iter().all(|byte| *byte == 0);
-                true
-            }
-            _ => false,
-        };
-        if !known {
+        // Alphas are whole numbers at times. The chunk's size is a power of two, and so is a number's.
+        if !seen.look(info.dtype, chunk) {
             return Err(LoraError::Unfit {
                 path: path.to_owned(),
                 reason: format!(
@@ -317,14 +296,4 @@ fn read(file: &mut File, head: &Head, name: &str, path: &Path) -> Result<Numbers
         }
     }
     Ok(seen)
-}
-
-/// Chunks are whole numbers: their size is a power of two, and so is a number's.
-fn look<const N: usize>(chunk: &[u8], number: impl Fn([u8; N]) -> f64, seen: &mut Numbers) -> bool {
-    for bytes in chunk.as_chunks::<N>().0 {
-        let number = number(*bytes);
-        seen.finite &= number.is_finite();
-        seen.zero &= number == 0.0;
-    }
-    true
 }

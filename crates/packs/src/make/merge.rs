@@ -1,7 +1,7 @@
 //! The shards of a component as one safetensors file.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use half::bf16;
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use crate::index::weights_of;
+use crate::numbers::Numbers;
 use crate::tensors::{Head, NewTensor, header_of, read_head};
 use crate::verify::READ_SIZE;
 use crate::write::write;
@@ -42,6 +42,8 @@ pub enum MergeError {
     BadShardName { path: PathBuf, shard: String },
     #[error("{} has no tensor {tensor}, although the index of the shards names it", path.display())]
     NoTensor { path: PathBuf, tensor: String },
+    #[error("{} cannot take the place of the model's own weights: {reason}", dir.display())]
+    Unfit { dir: PathBuf, reason: String },
     #[error("{} cannot be merged", path.display())]
     Layout {
         path: PathBuf,
@@ -90,16 +92,35 @@ impl Source {
     }
 }
 
-pub(super) fn merge(
-    from: &Path,
-    to: &Path,
-    component: &str,
-    halve: bool,
-    read: impl Fn(u64),
-) -> Result<PackFile, MergeError> {
-    let weights = weights_of(component);
-    let dir = from.join(component);
+/// A component's weights, and what becomes of them.
+pub(super) struct Part<'a> {
+    /// The component's own directory.
+    pub from: PathBuf,
+    /// The name of the weights, which shards begin with as well.
+    pub weights: &'static str,
+    /// The file in the pack.
+    pub path: String,
+    pub halve: bool,
+    /// Weights of the pack in whose place these are loaded: they have the same tensors, and are looked at for NaN.
+    pub in_place_of: Option<&'a Path>,
+}
+
+pub(super) fn merge(part: Part<'_>, to: &Path, read: impl Fn(u64)) -> Result<PackFile, MergeError> {
+    let Part {
+        from: dir,
+        weights,
+        path,
+        halve,
+        in_place_of,
+    } = part;
+    let unfit = |reason: String| MergeError::Unfit {
+        dir: dir.clone(),
+        reason,
+    };
     let (shards, mut sources) = find(&dir, weights)?;
+    if let Some(ours) = in_place_of {
+        check_same(&sources, &read_head(ours)?).map_err(unfit)?;
+    }
     for source in &mut sources {
         let kept = source.name.split('.').any(|part| KEPT.contains(&part));
         source.halved = halve && !kept && source.dtype == Dtype::F32;
@@ -109,7 +130,6 @@ pub(super) fn merge(
         let key = |source: &Source| Reverse(source.new_dtype().bitsize());
         (key(a), &a.name).cmp(&(key(b), &b.name))
     });
-    let path = format!("{component}/{weights}");
     let header =
         header_of(sources.iter().map(Source::new_tensor)).map_err(|source| MergeError::Layout {
             path: dir.join(weights),
@@ -128,21 +148,59 @@ pub(super) fn merge(
                 .map_err(unreadable())?;
             let mut left = source.bytes;
             let mut buffer = vec![0; READ_SIZE];
+            let mut seen = Numbers::none_yet();
             while left > 0 {
                 let most = usize::try_from(left).unwrap_or(READ_SIZE).min(READ_SIZE);
                 let chunk = &mut buffer[..most];
                 file.read_exact(chunk).map_err(unreadable())?;
                 left -= chunk.len() as u64;
                 read(chunk.len() as u64);
-                let written = match source.halved {
-                    true => out.write_all(&halved(chunk)),
-                    false => out.write_all(chunk),
+                let halves;
+                let new = match source.halved {
+                    true => {
+                        halves = halved(chunk);
+                        &halves[..]
+                    }
+                    false => &*chunk,
                 };
-                written.map_err(PackError::unwritable(&target))?;
+                if in_place_of.is_some() {
+                    // As it will be: what float32 holds may be too large for bfloat16.
+                    let (name, format) = (&source.name, source.new_dtype());
+                    if !seen.look(format, new) {
+                        return Err(unfit(format!(
+                            "{name} is in {format:?}: save it as float32, float16 or bfloat16"
+                        )));
+                    }
+                    if !seen.finite {
+                        return Err(unfit(format!("{name} holds NaN or infinite numbers")));
+                    }
+                }
+                out.write_all(new).map_err(PackError::unwritable(&target))?;
             }
         }
         Ok(())
     })
+}
+
+/// Whether they are the tensors of `ours`, in the same shapes.
+fn check_same(sources: &[Source], ours: &Head) -> Result<(), String> {
+    for source in sources {
+        let name = &source.name;
+        match ours.metadata.info(name) {
+            None => return Err(format!("{name} has no place")),
+            Some(info) if info.shape != source.shape => {
+                let (found, wanted) = (&source.shape, &info.shape);
+                return Err(format!("{name} has the shape {found:?}, not {wanted:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let found: HashSet<_> = sources.iter().map(|source| &source.name).collect();
+    let missing = ours.metadata.offset_keys();
+    match missing.into_iter().find(|name| !found.contains(name)) {
+        Some(name) => Err(format!("{name} is missing")),
+        None => Ok(()),
+    }
 }
 
 fn open(shard: &PathBuf) -> Result<(&PathBuf, File), PackError> {

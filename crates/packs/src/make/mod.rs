@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use spotreel_domain::model::Model;
 
-use crate::index::{SAFETENSORS, components, experts, has_suffix};
+use crate::index::{FAST_DIR, SAFETENSORS, components, experts, has_suffix, weights_of};
 use crate::lora::rewrite;
 use crate::marker::{Marker, clear, replace};
 use crate::write::write;
 use crate::{
     Compute, FORMAT, Fast, FastSteps, INDEX, Index, LoraError, Pack, PackError, PackFile, Sizes,
 };
+
+use merge::{Part, merge};
 
 pub use merge::MergeError;
 
@@ -32,14 +34,23 @@ pub struct Recipe {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct FastRecipe {
-    /// Of the transformer that counts first, which is the only one of ti2v-5B.
-    pub high: PathBuf,
-    pub low: Option<PathBuf>,
-    /// What the matrices are multiplied by; needed where a file says no alpha.
-    pub strength: Option<f64>,
+    pub weights: FastWeights,
     pub steps: FastSteps,
     pub source: Map<String, Value>,
     pub license: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FastWeights {
+    Loras {
+        /// Of the transformer that counts first, which is the only one of ti2v-5B.
+        high: PathBuf,
+        low: Option<PathBuf>,
+        /// What the matrices are multiplied by; needed where a file says no alpha.
+        strength: Option<f64>,
+    },
+    /// Transformers in place of the model's own: a directory in diffusers' layout, of which only those are read.
+    Transformers(PathBuf),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +69,14 @@ pub enum MakeError {
     BadConfig {
         path: PathBuf,
         source: serde_json::Error,
+    },
+    #[error("{} is for another model: {key} is {found}, and {wanted} in {}", path.display(), ours.display())]
+    OtherConfig {
+        path: PathBuf,
+        ours: PathBuf,
+        key: String,
+        found: Value,
+        wanted: Value,
     },
     #[error("{model} has {experts} transformers: give one LoRA for each")]
     Loras { model: Model, experts: usize },
@@ -92,12 +111,20 @@ pub fn make(
     for path in small_files(from, recipe.model)? {
         files.push(copy(&from.join(&path), to, path, |_| ())?);
     }
+    let halve = recipe.compute == Compute::Bfloat16;
     for component in components(recipe.model) {
-        let halve = recipe.compute == Compute::Bfloat16 && component != "vae";
-        files.push(merge::merge(from, to, component, halve, &read)?);
+        let weights = weights_of(component);
+        let part = Part {
+            from: from.join(component),
+            weights,
+            path: format!("{component}/{weights}"),
+            halve: halve && component != "vae",
+            in_place_of: None,
+        };
+        files.push(merge(part, to, &read)?);
     }
     let fast = recipe.fast.as_ref();
-    let fast = fast.map(|fast| add_loras(fast, recipe.model, from, to, &mut files, &read));
+    let fast = fast.map(|fast| add_fast(fast, recipe, from, to, &mut files, &read));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let index = Index {
         format: FORMAT.to_owned(),
@@ -135,11 +162,18 @@ fn check_source(from: &Path, recipe: &Recipe) -> Result<(), MakeError> {
     if let Some(Err(reason)) = recipe.fast.as_ref().map(|fast| fast.steps.check()) {
         return Err(MakeError::FastSteps { reason });
     }
-    if let Some(fast) = &recipe.fast
-        && fast.low.is_some() != (experts.len() > 1)
-    {
-        let experts = experts.len();
-        return Err(MakeError::Loras { model, experts });
+    match recipe.fast.as_ref().map(|fast| &fast.weights) {
+        Some(FastWeights::Loras { low, .. }) if low.is_some() != (experts.len() > 1) => {
+            let experts = experts.len();
+            return Err(MakeError::Loras { model, experts });
+        }
+        Some(FastWeights::Transformers(dir)) => {
+            for expert in experts {
+                let config = |dir: &Path| dir.join(expert).join("config.json");
+                check_same_config(&config(dir), &config(from))?;
+            }
+        }
+        _ => {}
     }
     let (in_channels, z_dim) = match model {
         Model::Ti2v5b => (48, 48),
@@ -151,11 +185,7 @@ fn check_source(from: &Path, recipe: &Recipe) -> Result<(), MakeError> {
         .map(|name| (*name, "in_channels", in_channels));
     for (component, what, wanted) in transformers.chain([("vae", "z_dim", z_dim)]) {
         let path = from.join(component).join("config.json");
-        let text = fs::read(&path).map_err(PackError::unreadable(&path))?;
-        let config: Value = match serde_json::from_slice(&text) {
-            Ok(config) => config,
-            Err(source) => return Err(MakeError::BadConfig { path, source }),
-        };
+        let config = read_config(&path)?;
         let found = &config[what];
         if found.as_u64() != Some(wanted) {
             let found = found.to_string();
@@ -191,30 +221,83 @@ fn small_files(from: &Path, model: Model) -> Result<Vec<String>, PackError> {
     Ok(paths)
 }
 
-fn add_loras(
+fn read_config(path: &Path) -> Result<Value, MakeError> {
+    let text = fs::read(path).map_err(PackError::unreadable(path))?;
+    serde_json::from_slice(&text).map_err(|source| MakeError::BadConfig {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Distilled transformers are loaded by the configuration of the model's own.
+fn check_same_config(theirs: &Path, ours: &Path) -> Result<(), MakeError> {
+    let (found, wanted) = (read_config(theirs)?, read_config(ours)?);
+    let keys = [&found, &wanted].into_iter().filter_map(Value::as_object);
+    // Versions of diffusers differ in whether they write what is not set, and in what they note of themselves.
+    let mut keys = keys.flat_map(Map::keys).filter(|key| !key.starts_with('_'));
+    match keys.find(|key| found[key.as_str()] != wanted[key.as_str()]) {
+        None => Ok(()),
+        Some(key) => Err(MakeError::OtherConfig {
+            path: theirs.to_owned(),
+            ours: ours.to_owned(),
+            key: key.clone(),
+            found: found[key.as_str()].clone(),
+            wanted: wanted[key.as_str()].clone(),
+        }),
+    }
+}
+
+fn add_fast(
     fast: &FastRecipe,
-    model: Model,
+    recipe: &Recipe,
     from: &Path,
     to: &Path,
     files: &mut Vec<PackFile>,
     read: impl Fn(u64),
 ) -> Result<Fast, MakeError> {
-    let given = [("high", Some(&fast.high)), ("low", fast.low.as_ref())];
-    let mut loras = BTreeMap::new();
-    for (expert, (name, lora)) in experts(model).iter().zip(given) {
-        let Some(lora) = lora else { continue };
-        let config = from.join(expert).join("config.json");
-        let text = fs::read(&config).map_err(PackError::unreadable(&config))?;
-        let sizes = serde_json::from_slice(&text).ok();
-        let sizes = sizes.as_ref().and_then(Sizes::read);
-        let sizes = sizes.ok_or(LoraError::Config { path: config })?;
-        let path = format!("lora/{name}.{SAFETENSORS}");
-        let file = rewrite(lora, &sizes, fast.strength, to, &path, &read)?;
-        files.push(file);
-        loras.insert((*expert).to_owned(), path);
+    let experts = experts(recipe.model);
+    let (mut loras, mut weights) = (BTreeMap::new(), BTreeMap::new());
+    match &fast.weights {
+        FastWeights::Loras {
+            high,
+            low,
+            strength,
+        } => {
+            let given = [("high", Some(high)), ("low", low.as_ref())];
+            for (expert, (name, lora)) in experts.iter().zip(given) {
+                let Some(lora) = lora else { continue };
+                let config = from.join(expert).join("config.json");
+                let sizes = Sizes::read(&read_config(&config)?);
+                let sizes = sizes.ok_or(LoraError::Config { path: config })?;
+                let path = format!("lora/{name}.{SAFETENSORS}");
+                files.push(rewrite(lora, &sizes, *strength, to, &path, &read)?);
+                loras.insert((*expert).to_owned(), path);
+            }
+        }
+        FastWeights::Transformers(dir) => {
+            for expert in experts {
+                let name = weights_of(expert);
+                let path = format!("{FAST_DIR}/{expert}/{name}");
+                let ours = to.join(expert).join(name);
+                let part = Part {
+                    from: dir.join(expert),
+                    weights: name,
+                    path: path.clone(),
+                    halve: recipe.compute == Compute::Bfloat16,
+                    in_place_of: Some(&ours),
+                };
+                files.push(merge(part, to, &read)?);
+                // The model's own, which says the same.
+                let config = from.join(expert).join("config.json");
+                let beside = format!("{FAST_DIR}/{expert}/config.json");
+                files.push(copy(&config, to, beside, |_| ())?);
+                weights.insert((*expert).to_owned(), path);
+            }
+        }
     }
     Ok(Fast {
         loras,
+        weights,
         recipe: Some(fast.steps),
         source: fast.source.clone(),
         license: fast.license.clone(),

@@ -103,12 +103,17 @@ class Denoiser:
     def _build(self) -> Any:
         model, shelf = self._recipe.model, self._shelf
         kind = TextPipeline if self._image is None else ImagePipeline
+        recipe = self._recipe
+        experts = {
+            expert: shelf.slot(expert, recipe.adapters(expert, shelf.pack), recipe.fast is not None)
+            for expert in model.experts
+        }
         pipeline = kind(
             tokenizer=shelf.tokenizer,
             text_encoder=shelf.slot("text_encoder"),
             vae=shelf.vae,
             scheduler=make(self._recipe.solver, shelf.scheduler_config, self._recipe.task.shift),
-            **{expert: shelf.slot(expert, self._recipe.adapters(expert, shelf.pack)) for expert in model.experts},
+            **experts,
             boundary_ratio=model.boundary,
             # Without a first frame one time for all would do, and spare 3 GB; but in float32 it gives other bits.
             expand_timesteps=model.times_per_token,

@@ -48,8 +48,10 @@ class FastSteps:
 
 @dataclass(frozen=True)
 class Fast:
-    # The file of each expert.
+    """A LoRA for each expert, or whole weights in their place. Each with the experts' files in the pack."""
+
     loras: dict[str, str]
+    weights: dict[str, str]
     source: dict[str, Any]
     license: str
     # Older packs do not say it.
@@ -58,6 +60,14 @@ class Fast:
     @property
     def solver(self) -> Solver:
         return "euler" if self.recipe is None else self.recipe.scheduler
+
+    @property
+    def kind(self) -> str:
+        return "weights" if self.weights else "loras"
+
+    @property
+    def files(self) -> dict[str, str]:
+        return self.weights or self.loras
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,12 @@ def _names(value: Any) -> tuple[str, ...]:
 def _fast(value: Any) -> Fast | None:
     if value is None:
         return None
-    loras = {str(expert): str(path) for expert, path in value["loras"].items()}
-    return Fast(loras, dict(value["source"]), str(value["license"]), _fast_steps(value.get("recipe")))
+    loras, weights = (
+        {str(expert): str(path) for expert, path in value.get(kind, {}).items()} for kind in ("loras", "weights")
+    )
+    if bool(loras) == bool(weights):
+        raise ValueError("fast has either LoRAs or weights")
+    return Fast(loras, weights, dict(value["source"]), str(value["license"]), _fast_steps(value.get("recipe")))
 
 
 def _fast_steps(value: Any) -> FastSteps | None:
@@ -162,9 +176,10 @@ def check_files(pack: Pack, model: Model, arriving: frozenset[str] = frozenset()
             raise broken("not_safetensors", f"{file.path} is a pickle; weights are safetensors only")
     wanted = set(needed(model))
     if pack.fast is not None:
-        if set(pack.fast.loras) != set(model.experts):
-            raise broken("bad_index", f"{model.name} has the LoRAs of {sorted(pack.fast.loras)}, not of each expert")
-        wanted |= set(pack.fast.loras.values())
+        fast = pack.fast.files
+        if set(fast) != set(model.experts):
+            raise broken("bad_index", f"{model.name} has {pack.fast.kind} of {sorted(fast)}, not of each expert")
+        wanted |= set(fast.values()) | {config_beside(path) for path in pack.fast.weights.values()}
     for path in sorted(wanted - {file.path for file in pack.files}):
         raise broken("missing_file", f"the pack of {model.name} has no {path}")
     for file in pack.files:
@@ -181,10 +196,14 @@ def measure(pack: Pack, file: PackFile) -> None:
         raise broken("truncated", f"{file.path} has {size} bytes of {file.bytes}")
 
 
+def config_beside(weights: str) -> str:
+    return str(PurePosixPath(weights).parent / "config.json")
+
+
 def needed(model: Model) -> list[str]:
     weights = [f"{expert}/diffusion_pytorch_model.safetensors" for expert in model.experts]
     weights += ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
-    configs = [f"{PurePosixPath(path).parent}/config.json" for path in weights]
+    configs = [config_beside(path) for path in weights]
     tokenizer = ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
     return [*weights, *configs, *tokenizer, "scheduler/scheduler_config.json"]
 

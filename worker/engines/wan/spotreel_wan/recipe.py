@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .contract import Refusal, Task
 from .lora import Adapter
 from .models import FRAMES_PER_LATENT, MODELS, NEGATIVE_PROMPT, Model
-from .pack import Pack
+from .pack import Fast, Pack
 from .scheduler import Solver
 
 LEAST_SIDE = 64
@@ -34,14 +34,14 @@ class Recipe:
     model: Model
     image_sha256: str | None
     pack_sha256: str
-    # The distilled weights' hashes, by expert.
-    loras: dict[str, str] | None = None
-    # How those are sampled.
-    fast_solver: Solver = "euler"
+    # What the pack has for the quality `fast`, for tasks of it.
+    fast: Fast | None = None
+    # The hashes of those files, by expert.
+    distilled: dict[str, str] | None = None
 
     @property
     def solver(self) -> Solver:
-        return "unipc" if self.loras is None else self.fast_solver
+        return "unipc" if self.fast is None else self.fast.solver
 
     @property
     def negative_prompt(self) -> str:
@@ -56,10 +56,10 @@ class Recipe:
         return self.task.guidance if self.task.guidance_2 is None else self.task.guidance_2
 
     def adapters(self, expert: str, pack: Pack) -> tuple[Adapter, ...]:
-        """What is merged into an expert: the distilled weights, then what the task names, in its order."""
+        """What is merged into an expert: the distilled LoRA, then what the task names, in its order."""
         found = []
-        if self.loras is not None and pack.fast is not None and expert in self.loras:
-            found.append(Adapter(self.loras[expert], 1.0, pack.dir / pack.fast.loras[expert]))
+        if self.fast is not None and self.distilled is not None and self.fast.loras:
+            found.append(Adapter(self.distilled[expert], 1.0, pack.dir / self.fast.loras[expert]))
         for lora in self.task.loras:
             if lora.expert in (None, self.model.word(expert)):
                 found.append(Adapter(lora.sha256, lora.strength, lora.path, lora.name))
@@ -81,8 +81,8 @@ class Recipe:
             "seed": task.seed,
             "image": self.image_sha256,
         }
-        if self.loras is not None:
-            parts |= {"loras": self.loras, "solver": self.solver}
+        if self.fast is not None:
+            parts |= {self.fast.kind: self.distilled, "solver": self.solver}
         if task.loras:
             parts["task_loras"] = [[lora.sha256, lora.strength, lora.expert] for lora in task.loras]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -125,11 +125,12 @@ def check(task: Task) -> Model:
     return model
 
 
-def loras(task: Task, pack: Pack) -> dict[str, str] | None:
-    """Those that the task needs."""
+def make(task: Task, model: Model, pack: Pack) -> Recipe:
+    """Of a task that was checked, as yet without its image."""
     if task.quality != FAST:
-        return None
+        return Recipe(task, model, None, pack.sha256)
     if pack.fast is None:
         message = f"the pack of {task.model} has no distilled weights for {FAST}: submit it as standard"
         raise Refusal("invalid", "quality", message)
-    return {expert: pack.file(path).sha256 for expert, path in pack.fast.loras.items()}
+    distilled = {expert: pack.file(path).sha256 for expert, path in pack.fast.files.items()}
+    return Recipe(task, model, None, pack.sha256, pack.fast, distilled)

@@ -79,17 +79,15 @@ class Job:
     def _render(self) -> Message:
         shelf, current = self._shelf, self._tools.current
         model = recipe.check(self._task)
-        loras = recipe.loras(self._task, shelf.pack)
+        made = recipe.make(self._task, model, shelf.pack)
         check_fit(shelf.profile, shelf.blueprint, self._task, shelf.device)
-        picture, image_sha256 = None, None
+        picture = None
         if self._task.image is not None:
             data, image_sha256 = image.read(self._task.image)
+            made = replace(made, image_sha256=image_sha256)
             picture = image.prepare(data, self._task.width, self._task.height)
         for lora in self._task.loras:
             check_lora(lora)
-        made = recipe.Recipe(self._task, model, image_sha256, shelf.pack.sha256, loras)
-        if shelf.pack.fast is not None:
-            made = replace(made, fast_solver=shelf.pack.fast.solver)
         denoiser = Denoiser(shelf, made, picture)
         tokens = denoiser.check_prompts()
         schedule = timesteps(made.solver, shelf.scheduler_config, self._task.steps, self._task.shift)
@@ -129,7 +127,8 @@ class Job:
             machine_class(shelf.device)
             | shelf.tuning.words(self._request.every_steps)
             | {"compute": shelf.pack.compute, "storage": STORED[shelf.profile.storage], "solver": made.solver}
-            | {"loras": made.loras, "ffmpeg": self._tools.ffmpeg_version}
+            | {"loras" if made.fast is None else made.fast.kind: made.distilled}
+            | {"ffmpeg": self._tools.ffmpeg_version}
         )
 
     def _text(self, made: recipe.Recipe, denoiser: Denoiser) -> Text:

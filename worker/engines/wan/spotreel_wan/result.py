@@ -24,10 +24,9 @@ def metadata(made: Recipe, maker: Maker, shelf: Shelf) -> dict[str, Any]:
         for lora in made.task.loras
     ]
     pack = {"sha256": shelf.pack.sha256, "source": shelf.pack.source, "license": shelf.pack.license}
-    if made.loras is not None and shelf.pack.fast is not None:
-        fast = shelf.pack.fast
+    if (fast := made.fast) is not None:
         recipe = None if fast.recipe is None else asdict(fast.recipe)
-        pack["fast"] = {"loras": made.loras, "recipe": recipe, "source": fast.source, "license": fast.license}
+        pack["fast"] = {fast.kind: made.distilled, "recipe": recipe, "source": fast.source, "license": fast.license}
     return {
         "engine": "wan",
         "engine_version": __version__,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import UMT5Config, UMT5EncoderModel
 
 from .models import Model
-from .pack import Pack, broken, measure
+from .pack import Pack, broken, config_beside, measure
 
 # Two names of one table; files hold either or both.
 TIED_TO = "encoder.embed_tokens.weight"
@@ -87,6 +87,11 @@ def blueprint(pack: Pack, model: Model, arriving: frozenset[str] = frozenset()) 
     for name, part in parts.items():
         if weight_path(name) not in arriving:
             _check_shapes(pack.dir / weight_path(name), part)
+    for name, path in ({} if pack.fast is None else pack.fast.weights).items():
+        # They are loaded by the plan of the expert in whose place they stand.
+        if pack.file(config_beside(path)).sha256 != pack.file(f"{name}/config.json").sha256:
+            raise broken("wrong_model", f"{path} has another configuration than {name} of {pack.model}")
+        _check_shapes(pack.dir / path, parts[name])
     return Blueprint(model, parts, getattr(torch, pack.compute))
 
 

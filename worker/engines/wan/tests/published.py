@@ -38,6 +38,15 @@ def publish(directory: Path, model: str) -> None:
     (directory / "model_index.json").write_text(json.dumps(index))
 
 
+def finetune(directory: Path, model: str) -> None:
+    """Transformers with other numbers, in shards, and nothing else."""
+    for part in ("transformer", "transformer_2"):
+        if (TINY / model / part).exists():
+            shutil.copytree(TINY / model / part, directory / part)
+            changed = lambda path: {name: tensor * 0.9 for name, tensor in load_file(path).items()}  # noqa: E731
+            _shard(directory / part, "diffusion_pytorch_model", changed)
+
+
 def loras(directory: Path) -> tuple[Path, Path]:
     """For the high-noise expert as lightx2v has it, with zeros for norms; for the other one bare and without alpha."""
     directory.mkdir()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,10 @@ class Formula(torch.nn.Module):
 
 
 class FormulaShelf(Shelf):
-    def _load(self, name: str, deltas: Deltas | None = None) -> torch.nn.Module:
+    def _load(self, name: str, path: str, deltas: Deltas | None = None) -> torch.nn.Module:
         if name in self.model.experts:
             return Formula(1.0 + 0.3 * self.model.experts.index(name) + 0.1 * bool(deltas), self.model.latent_channels)
-        return super()._load(name, deltas)
+        return super()._load(name, path, deltas)
 
 
 class Stop(Exception):
@@ -110,8 +110,8 @@ def check(way: Way, steps: int, shift: float, file: Path) -> int:
         seed=7,
         image=None,
     )
-    loras = recipe.loras(task, way.shelf.pack)
-    made = recipe.Recipe(task, way.shelf.model, "image" if way.image else None, way.shelf.pack.sha256, loras)
+    made = recipe.make(task, way.shelf.model, way.shelf.pack)
+    made = replace(made, image_sha256="image" if way.image else None)
     maker = Maker(made, timesteps(made.solver, way.shelf.scheduler_config, steps, shift), {})
     text = Text(torch.full((1, TEXT_TOKENS, 2), 0.1), torch.full((1, TEXT_TOKENS, 2), -0.1))
     image = gradient(SIDE, SIDE) if way.image else None
