@@ -344,7 +344,7 @@ fn what_cannot_be_packed_is_told() {
     let to = dir.path().join("to");
     let error = make(&from, &to, &recipe(Model::I2vA14b), |_| ()).unwrap_err();
     assert_eq!(
-        error.to_string().split_once("is no").unwrap().1,
+        error.to_string().split_once("is not a").unwrap().1,
         " transformer of i2v-A14B: in_channels is 16, not 36"
     );
     let error = make(&from, &from, &recipe(T2V), |_| ()).unwrap_err();
