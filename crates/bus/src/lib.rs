@@ -21,6 +21,7 @@ pub mod provision;
 pub mod queue;
 pub mod reply;
 pub mod room;
+pub mod service;
 pub mod trace;
 
 pub use batches::{BatchLog, RecordedBatch};
@@ -33,3 +34,4 @@ pub use log_room::LogRoom;
 pub use queue::{Delivery, Queue};
 pub use reply::Reply;
 pub use room::Room;
+pub use service::{Service, ServiceError};

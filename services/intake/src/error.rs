@@ -27,11 +27,6 @@ pub enum StartError {
     },
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the endpoint {subject} cannot be offered: {reason}")]
-    Endpoint {
-        subject: &'static str,
-        reason: String,
-    },
 }
 
 pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {

@@ -27,11 +27,6 @@ pub enum StartError {
         zone: String,
         region: String,
     },
-    #[error("the endpoint {subject} cannot be offered: {reason}")]
-    Endpoint {
-        subject: &'static str,
-        reason: String,
-    },
 }
 
 /// Why the truth could not be read. Nothing is decided then.
