@@ -5,6 +5,7 @@
 
 mod append;
 pub mod batches;
+pub mod bucket;
 pub mod codec;
 pub mod connect;
 pub mod controls;
@@ -25,6 +26,7 @@ pub mod service;
 pub mod trace;
 
 pub use batches::{BatchLog, RecordedBatch};
+pub use bucket::Bucket;
 pub use connect::{NatsConfig, Uptime, connect};
 pub use keys::{KeyRefused, KeyRing};
 pub use leadership::Leadership;
