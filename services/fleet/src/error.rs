@@ -16,11 +16,6 @@ use spotreel_pool::queue::CountError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("`{key}` {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
     #[error("the pools are refused")]
     Pools(#[from] ConfigError),
     #[error(transparent)]

@@ -91,7 +91,6 @@ pub async fn start_with(
     store: Store,
     ctx: Context,
 ) -> anyhow::Result<SocketAddr> {
-    config.check()?;
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }
