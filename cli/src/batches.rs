@@ -1,9 +1,9 @@
 //! `spotreel batches`: what they were, and what one of them was in full.
 
 use jiff::Timestamp;
-use serde_json::json;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::{jetstream, names};
+use spotreel_bus::jetstream::{self, Start};
+use spotreel_bus::names;
 use spotreel_domain::api::{BatchView, CloudEvent};
 use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop};
 use spotreel_domain::fleet::view::FleetView;
@@ -17,7 +17,7 @@ use crate::print::{self, field, line, relative, short, span};
 use crate::{Done, fleet};
 
 /// Of one batch's story. A night with a hundred interruptions has some hundreds.
-const MOST_EVENTS: u32 = 2_000;
+const MOST_EVENTS: usize = 2_000;
 
 pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
@@ -193,10 +193,8 @@ fn bill_row(one: &ReceiptLine, from: Timestamp) -> [String; 9] {
 
 /// The events that the clients' copy still has, the oldest first.
 async fn events(api: &Api, id: &BatchId) -> anyhow::Result<Vec<CloudEvent<BatchView>>> {
-    let query = json!({
-        "batch": MOST_EVENTS, "next_by_subj": names::batch_events_of(id), "seq": 1,
-    });
-    let stored = jetstream::direct_get(&api.client, names::EVENTS, &query).await?;
+    let (filter, start) = (names::batch_events_of(id), Start::Sequence(1));
+    let stored = jetstream::page(&api.client, names::EVENTS, &filter, start, MOST_EVENTS).await?;
     Ok(stored
         .iter()
         .filter_map(|stored| serde_json::from_slice(&stored.payload).ok())

@@ -1,9 +1,11 @@
 //! Configuration: `worker.toml` has every key with its meaning.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::config::require;
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig, ambient};
 use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::Model;
@@ -14,6 +16,9 @@ use crate::engine::{Deadlines, Graces};
 use crate::idle::IdleSection;
 use crate::packs::PacksSection;
 use crate::salvage;
+
+/// Durations are multiplied by them: a negative or an endless one has no product.
+const FACTORS: RangeInclusive<f64> = 0.0..=1_000.0;
 
 pub const DEFAULTS: &str = include_str!("worker.toml");
 
@@ -87,6 +92,42 @@ impl Config for WorkerConfig {
             telemetry: &self.telemetry,
             shutdown: &self.shutdown,
         }
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        require(
+            !self.models.is_empty(),
+            "models",
+            "must name at least one model",
+        )?;
+        require(
+            !self.engine.command.is_empty(),
+            "engine.command",
+            "must name a program",
+        )?;
+        for (key, duration) in [
+            ("pull_wait", self.pull_wait),
+            ("cloud.poll", self.cloud.poll),
+        ] {
+            require(!duration.is_zero(), key, "must be greater than zero")?;
+        }
+        require(
+            self.packs.connections > 0,
+            "packs.connections",
+            "must be at least 1",
+        )?;
+        for (key, factor) in [
+            ("retry.scale", self.retry.scale),
+            ("salvage.safety", self.salvage.safety),
+            (
+                "engine.deadlines.step_factor",
+                self.engine.deadlines.step_factor,
+            ),
+        ] {
+            require(FACTORS.contains(&factor), key, "must be 0 to 1,000")?;
+        }
+        Ok(())
     }
 }
 

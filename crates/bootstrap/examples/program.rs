@@ -42,6 +42,10 @@ impl Config for ProgramConfig {
             shutdown: &self.shutdown,
         }
     }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 async fn start(config: ProgramConfig, ctx: Context) -> anyhow::Result<()> {

@@ -70,6 +70,22 @@ pub enum ConfigError {
         origin: String,
         reason: String,
     },
+    #[error("`{key}` {rule}")]
+    Rule {
+        key: &'static str,
+        rule: &'static str,
+    },
+}
+
+/// Refuses the value of `key` unless `holds`; for [`Config::validate`](crate::Config::validate).
+///
+/// # Errors
+/// When `holds` is false.
+pub fn require(holds: bool, key: &'static str, rule: &'static str) -> Result<(), ConfigError> {
+    match holds {
+        true => Ok(()),
+        false => Err(ConfigError::Rule { key, rule }),
+    }
 }
 
 /// Loads from the process's environment; see [`load_from`].

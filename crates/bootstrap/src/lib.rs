@@ -3,6 +3,7 @@
 //!
 //! ```no_run
 //! # use serde::{Deserialize, Serialize};
+//! use spotreel_bootstrap::config::require;
 //! use spotreel_bootstrap::{Common, Config, Context, HttpConfig, ShutdownConfig, TelemetryConfig};
 //!
 //! #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +18,10 @@
 //! impl Config for IntakeConfig {
 //!     fn common(&self) -> Common<'_> {
 //!         Common { http: &self.http, telemetry: &self.telemetry, shutdown: &self.shutdown }
+//!     }
+//!
+//!     fn validate(&self) -> anyhow::Result<()> {
+//!         Ok(require(self.largest_batch > 0, "largest_batch", "must be at least 1")?)
 //!     }
 //! }
 //!

@@ -12,14 +12,12 @@ use serde::{Deserialize, Serialize};
 pub trait Config: DeserializeOwned + Serialize + Send + 'static {
     fn common(&self) -> Common<'_>;
 
-    /// What serde can't say about the values. Refused here, the program exits as for an unknown key, before anything
-    /// starts.
+    /// Checks what serde can't say about the values, and nothing else does: so `--check-config` finds every bad one. The
+    /// program exits as for an unknown key, before anything starts.
     ///
     /// # Errors
     /// When a person must change the configuration; the message names the key and the cure.
-    fn validate(&self) -> anyhow::Result<()> {
-        Ok(())
-    }
+    fn validate(&self) -> anyhow::Result<()>;
 
     /// What `--check-config` prints after the configuration: TOML of the files that it names.
     ///

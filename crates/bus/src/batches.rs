@@ -14,7 +14,7 @@ use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use crate::append::{AppendError, Entry, ReadError, Write, last_message};
 use crate::codec;
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, Stored};
+use crate::jetstream::{self, Start, Stored};
 use crate::log::Recorded;
 use crate::names::{self, BATCHES, TASKS};
 use crate::trace;
@@ -243,19 +243,18 @@ impl BatchLog {
     ) -> Result<Vec<RecordedBatch>, ReadError> {
         let mut all: Vec<RecordedBatch> = Vec::new();
         loop {
-            let query = match (all.last(), since) {
-                (Some(last), _) => json!({ "seq": last.sequence + 1 }),
-                (None, Some(since)) => json!({ "start_time": since.to_string() }),
-                (None, None) => json!({ "seq": 1 }),
+            let start = match (all.last(), since) {
+                (Some(last), _) => Start::Sequence(last.sequence + 1),
+                (None, Some(since)) => Start::Time(since),
+                (None, None) => Start::Sequence(1),
             };
-            let mut query = query;
-            query["batch"] = json!(PAGE);
-            query["next_by_subj"] = json!(filter);
-            let page = self.read(&query).await?;
+            let page = jetstream::page(&self.client, BATCHES, filter, start, PAGE).await?;
             if page.is_empty() {
                 return Ok(all);
             }
-            all.extend(page);
+            for stored in page {
+                all.push(RecordedBatch::from_stored(stored)?);
+            }
         }
     }
 
@@ -292,13 +291,11 @@ async fn ends(
     let filter = format!("spotreel.log.*.{end}");
     let (mut wanted, mut read_to) = (Vec::new(), None);
     for _ in 0..MAX_PAGES_OF_ENDS {
-        let mut query = match read_to {
-            Some(sequence) => json!({ "seq": sequence + 1 }),
-            None => json!({ "start_time": since.to_string() }),
+        let start = match read_to {
+            Some(sequence) => Start::Sequence(sequence + 1),
+            None => Start::Time(since),
         };
-        query["batch"] = PAGE.into();
-        query["next_by_subj"] = filter.as_str().into();
-        let page = jetstream::direct_get(client, TASKS, &query).await?;
+        let page = jetstream::page(client, TASKS, &filter, start, PAGE).await?;
         if page.is_empty() {
             break;
         }

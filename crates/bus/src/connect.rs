@@ -85,6 +85,22 @@ pub enum ConnectError {
     },
 }
 
+impl NatsConfig {
+    /// Whether [`connect`] can use the URL.
+    pub fn check(&self) -> Result<(), ConnectError> {
+        self.servers().map(drop)
+    }
+
+    fn servers(&self) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+        let each = self.url.split(',').map(|one| one.trim().parse());
+        each.collect::<Result<_, _>>()
+            .map_err(|source| ConnectError::Url {
+                url: without_secrets(&self.url),
+                source,
+            })
+    }
+}
+
 /// Connects as `program`. Each program has an inbox of its own, so that no other can read the answers meant for it;
 /// a server that is not there yet is waited for when `patient`.
 pub async fn connect(
@@ -104,15 +120,7 @@ pub async fn connect_with(
     patient: bool,
     refused: impl Fn(String) + Clone + Send + Sync + 'static,
 ) -> Result<Client, ConnectError> {
-    let url = config.url.clone();
-    let servers: Vec<async_nats::ServerAddr> = url
-        .split(',')
-        .map(|one| one.trim().parse())
-        .collect::<Result<_, _>>()
-        .map_err(|source| ConnectError::Url {
-            url: without_secrets(&url),
-            source,
-        })?;
+    let servers = config.servers()?;
     let mut options = ConnectOptions::new()
         .name(format!("spotreel-{program}"))
         .custom_inbox_prefix(format!("_INBOX_{program}"))
@@ -146,7 +154,7 @@ pub async fn connect_with(
         .connect(servers)
         .await
         .map_err(|source| ConnectError::Refused {
-            url: without_secrets(&url),
+            url: without_secrets(&config.url),
             source,
         })
 }

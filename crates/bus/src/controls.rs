@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::{Client, HeaderMap, Subscriber};
-use bytes::Bytes;
+use async_nats::{Client, SubscribeError, Subscriber};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::batch::PoolName;
 
-use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
-use crate::names::{CONTROLS_BUCKET, HEADER_EXPECTED};
+use crate::bucket::{self, Bucket, Entry, Terms};
+use crate::jetstream::ApiError;
+use crate::names::CONTROLS_BUCKET;
 
-/// On the mark that a deleted key leaves.
-const OPERATION: &str = "KV-Operation";
+const HOLD: &str = "hold.";
+const RUN: &str = "run.";
 
 /// Nothing new is begun in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,31 +53,24 @@ pub struct Controls {
 
 /// Everything in force, in one round trip. Any replica answers.
 pub async fn all(client: &Client) -> Result<Controls, ApiError> {
-    let query = serde_json::json!({ "multi_last": [subject(">")] });
-    let stored = jetstream::direct_get(client, &format!("KV_{CONTROLS_BUCKET}"), &query).await?;
     let mut controls = Controls::default();
-    for one in stored {
-        if one.headers.get(OPERATION).is_some() {
-            continue;
-        }
-        let key = one.subject.trim_start_matches(&subject(""));
-        if let Some(pool) = key.strip_prefix("hold.") {
-            keep(&mut controls.holds, pool, one.sequence, &one.payload)?;
-        } else if let Some(pool) = key.strip_prefix("run.") {
-            keep(&mut controls.runs, pool, one.sequence, &one.payload)?;
+    for entry in bucket::read(client, CONTROLS_BUCKET, &[">"]).await? {
+        if let Some(pool) = entry.key.strip_prefix(HOLD) {
+            keep(&mut controls.holds, pool, &entry)?;
+        } else if let Some(pool) = entry.key.strip_prefix(RUN) {
+            keep(&mut controls.runs, pool, &entry)?;
         }
     }
     Ok(controls)
 }
 
 /// An order that cannot be read is an error: a hold that is not understood must not be taken for none.
-fn keep<T: serde::de::DeserializeOwned>(
+fn keep<T: DeserializeOwned>(
     orders: &mut BTreeMap<PoolName, Ordered<T>>,
     pool: &str,
-    revision: u64,
-    payload: &[u8],
+    entry: &Entry,
 ) -> Result<(), ApiError> {
-    let order = serde_json::from_slice(payload)?;
+    let (order, revision) = (entry.json()?, entry.revision);
     match PoolName::parse(pool) {
         Ok(pool) => {
             orders.insert(pool, Ordered { order, revision });
@@ -88,57 +81,45 @@ fn keep<T: serde::de::DeserializeOwned>(
 }
 
 pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, ApiError> {
-    put(client, &format!("hold.{pool}"), hold).await
+    holds(client)
+        .put(pool.as_str(), hold, Terms::default())
+        .await
 }
 
 pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), ApiError> {
-    remove(client, &format!("hold.{pool}"), None).await
+    holds(client).delete(pool.as_str(), Terms::default()).await
 }
 
 /// Lifts the hold with this revision; a newer one stays, and is [`ApiError::Conflict`].
 pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
-    remove(client, &format!("hold.{pool}"), Some(revision)).await
+    holds(client).delete(pool.as_str(), only(revision)).await
 }
 
 pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, ApiError> {
-    put(client, &format!("run.{pool}"), run).await
+    runs(client).put(pool.as_str(), run, Terms::default()).await
 }
 
 /// Takes back the order with this revision; a newer one stays, and is [`ApiError::Conflict`].
 pub async fn remove_run(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
-    remove(client, &format!("run.{pool}"), Some(revision)).await
+    runs(client).delete(pool.as_str(), only(revision)).await
 }
 
 /// A message for every change. It only wakes: what is in force, [`all`] tells.
-pub async fn watch(client: &Client) -> Result<Subscriber, async_nats::SubscribeError> {
-    client.subscribe(subject(">")).await
+pub async fn watch(client: &Client) -> Result<Subscriber, SubscribeError> {
+    bucket::watch(client, CONTROLS_BUCKET).await
 }
 
-async fn put(client: &Client, key: &str, order: &impl Serialize) -> Result<u64, ApiError> {
-    let payload = serde_json::to_vec(order)?;
-    store(client, key, HeaderMap::new(), payload.into()).await
+fn holds(client: &Client) -> Bucket<Hold> {
+    Bucket::new(client, CONTROLS_BUCKET, HOLD)
 }
 
-async fn remove(client: &Client, key: &str, revision: Option<u64>) -> Result<(), ApiError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(OPERATION, "DEL");
-    if let Some(revision) = revision {
-        headers.insert(HEADER_EXPECTED, revision.to_string().as_str());
+fn runs(client: &Client) -> Bucket<Run> {
+    Bucket::new(client, CONTROLS_BUCKET, RUN)
+}
+
+fn only(revision: u64) -> Terms {
+    Terms {
+        revision: Some(revision),
+        ..Terms::default()
     }
-    store(client, key, headers, Bytes::new()).await.map(drop)
-}
-
-async fn store(
-    client: &Client,
-    key: &str,
-    headers: HeaderMap,
-    payload: Bytes,
-) -> Result<u64, ApiError> {
-    jetstream::request::<PubAck>(client, &subject(key), headers, payload, REQUEST_TIMEOUT)
-        .await
-        .map(|ack| ack.seq)
-}
-
-fn subject(key: &str) -> String {
-    format!("$KV.{CONTROLS_BUCKET}.{key}")
 }

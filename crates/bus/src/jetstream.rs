@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::connect::REQUEST_TIMEOUT;
 
@@ -38,6 +39,8 @@ pub enum ApiError {
     TooLarge,
     #[error("JetStream's answer is not JSON")]
     Unreadable(#[from] serde_json::Error),
+    #[error("the value is no protobuf of its type")]
+    Undecodable(#[from] prost::DecodeError),
 }
 
 impl ApiError {
@@ -73,7 +76,7 @@ pub struct PubAck {
     pub seq: u64,
 }
 
-pub async fn request<T: serde::de::DeserializeOwned>(
+pub async fn request<T: DeserializeOwned>(
     client: &Client,
     subject: &str,
     headers: HeaderMap,
@@ -115,6 +118,57 @@ fn classify(failure: Failure) -> ApiError {
             description: failure.description,
         },
     }
+}
+
+/// What the server says of a stream, as far as `T` has fields for it.
+pub async fn stream_info<T: DeserializeOwned>(
+    client: &Client,
+    stream: &str,
+) -> Result<T, ApiError> {
+    ask(client, &format!("$JS.API.STREAM.INFO.{stream}")).await
+}
+
+/// What the server says of a consumer, as far as `T` has fields for it.
+pub async fn consumer_info<T: DeserializeOwned>(
+    client: &Client,
+    stream: &str,
+    consumer: &str,
+) -> Result<T, ApiError> {
+    ask(
+        client,
+        &format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
+    )
+    .await
+}
+
+/// A question that its subject says in full.
+pub async fn ask<T: DeserializeOwned>(client: &Client, subject: &str) -> Result<T, ApiError> {
+    let (headers, nothing) = (HeaderMap::new(), Bytes::new());
+    request(client, subject, headers, nothing, REQUEST_TIMEOUT).await
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Sequence(u64),
+    Time(Timestamp),
+}
+
+/// At most `limit` messages of a stream that match `filter`, in its order, in one round trip. Any replica answers, so the
+/// newest may be missing.
+pub async fn page(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+    start: Start,
+    limit: usize,
+) -> Result<Vec<Stored>, ApiError> {
+    let mut query = serde_json::json!({ "batch": limit, "next_by_subj": filter });
+    match start {
+        Start::Sequence(sequence) => query["seq"] = sequence.max(1).into(),
+        Start::Time(time) => query["start_time"] = time.to_string().into(),
+    }
+    direct_get(client, stream, &query).await
 }
 
 /// A message of a stream, as a direct get shows it.

@@ -9,30 +9,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::push::{Ordered, OrderedConfig};
-use async_nats::{Client, HeaderMap};
-use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
-use serde::Deserialize;
 use spotreel_domain::api_key::{ApiKey, KeyId, Token};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
-use crate::names::{HEADER_EXPECTED, KEYS_BUCKET};
+use crate::bucket::{self, Bucket, Format, Json, Terms};
+use crate::jetstream::ApiError;
+use crate::names::KEYS_BUCKET;
 
 /// One read gives 1,024 of a bucket's subjects: half of it for keys, the rest for the marks of those just revoked.
 pub const MAX_KEYS: usize = 500;
 
 /// How long the mark of a revoked key stays. It tells the rings that watch; the others read the bucket anew.
 const MARK_KEPT: Duration = Duration::from_secs(60);
-/// On the mark that a deleted key leaves.
-const OPERATION: &str = "KV-Operation";
 /// Between looks at the connection, and between tries to read the bucket.
 const LOOK: Duration = Duration::from_millis(250);
 /// Time limit for reading all keys; then they are requested again.
@@ -40,20 +36,20 @@ const LOADED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Stores a key whose id nobody has; [`ApiError::Conflict`] otherwise.
 pub async fn put(client: &Client, key: &ApiKey) -> Result<(), ApiError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(HEADER_EXPECTED, "0");
-    let payload = serde_json::to_vec(key)?;
-    store(client, &key.id, headers, payload.into()).await
+    let new = Terms {
+        revision: Some(0),
+        ..Terms::default()
+    };
+    let put = bucket(client).put(key.id.as_str(), key, new).await;
+    put.map(drop)
 }
 
 /// All keys, the oldest first. Any replica answers, so the newest may be missing.
 pub async fn list(client: &Client) -> Result<Vec<ApiKey>, ApiError> {
-    let query = serde_json::json!({ "multi_last": [format!("$KV.{KEYS_BUCKET}.*")] });
-    let stored = jetstream::direct_get(client, &format!("KV_{KEYS_BUCKET}"), &query).await?;
+    let stored = bucket::read(client, KEYS_BUCKET, &["*"]).await?;
     let mut keys: Vec<ApiKey> = stored
         .iter()
-        .filter(|one| one.headers.get(OPERATION).is_none())
-        .filter_map(|one| read(&one.subject, &one.payload))
+        .filter_map(|one| read(&one.key, one.json()))
         .map(|(_, key)| key)
         .collect();
     keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
@@ -62,60 +58,28 @@ pub async fn list(client: &Client) -> Result<Vec<ApiKey>, ApiError> {
 
 /// Takes a key away for good; [`ApiError::NotFound`] where there is none.
 pub async fn revoke(client: &Client, id: &KeyId) -> Result<(), ApiError> {
-    #[derive(Deserialize)]
-    struct Last {
-        message: LastMessage,
-    }
-    #[derive(Deserialize)]
-    struct LastMessage {
-        /// A mark has none.
-        #[serde(default)]
-        data: String,
-    }
-    let subject = subject(id);
-    let query = serde_json::json!({ "last_by_subj": subject });
-    let api = format!("$JS.API.STREAM.MSG.GET.KV_{KEYS_BUCKET}");
-    let body = query.to_string().into();
-    let last: Last =
-        jetstream::request(client, &api, HeaderMap::new(), body, REQUEST_TIMEOUT).await?;
-    if last.message.data.is_empty() {
-        return Err(ApiError::NotFound);
-    }
-    let mut headers = HeaderMap::new();
-    headers.insert(OPERATION, "DEL");
-    let kept = format!("{}s", MARK_KEPT.as_secs());
-    headers.insert("Nats-TTL", kept.as_str());
-    store(client, id, headers, Bytes::new()).await
+    let keys = bucket(client);
+    keys.get(id.as_str()).await?.ok_or(ApiError::NotFound)?;
+    let kept = Terms {
+        ttl: Some(MARK_KEPT),
+        ..Terms::default()
+    };
+    keys.delete(id.as_str(), kept).await
 }
 
-async fn store(
-    client: &Client,
-    id: &KeyId,
-    headers: HeaderMap,
-    payload: Bytes,
-) -> Result<(), ApiError> {
-    let subject = subject(id);
-    let stored = jetstream::request::<PubAck>(client, &subject, headers, payload, REQUEST_TIMEOUT);
-    stored.await.map(drop)
-}
-
-fn subject(id: &KeyId) -> String {
-    format!("$KV.{KEYS_BUCKET}.{id}")
+fn bucket(client: &Client) -> Bucket<ApiKey> {
+    Bucket::new(client, KEYS_BUCKET, "")
 }
 
 /// A key that cannot be read opens nothing; a person has to look at it.
-fn read(subject: &str, payload: &[u8]) -> Option<(KeyId, ApiKey)> {
-    let id = id_of(subject)?;
-    match serde_json::from_slice::<ApiKey>(payload) {
+fn read(name: &str, key: Result<ApiKey, ApiError>) -> Option<(KeyId, ApiKey)> {
+    let id = KeyId::parse(name).ok()?;
+    match key {
         Ok(key) if key.id == id => return Some((id, key)),
         Ok(_) => tracing::error!(%id, "API key is stored under the id of another key; ignored"),
         Err(error) => tracing::error!(%error, %id, "API key record cannot be decoded"),
     }
     None
-}
-
-fn id_of(subject: &str) -> Option<KeyId> {
-    KeyId::parse(subject.rsplit('.').next()?).ok()
 }
 
 /// Why a token opens nothing.
@@ -274,13 +238,13 @@ impl KeyRing {
     async fn watch(&self) -> Result<(Ordered, u64), Lost> {
         let context = async_nats::jetstream::new(self.client.clone());
         let stream = context
-            .get_stream_no_info(format!("KV_{KEYS_BUCKET}"))
+            .get_stream_no_info(bucket::stream(KEYS_BUCKET))
             .await
             .expect("it is a valid stream name");
         let config = OrderedConfig {
             deliver_subject: self.client.new_inbox(),
             description: Some("a ring of keys".into()),
-            filter_subject: format!("$KV.{KEYS_BUCKET}.*"),
+            filter_subject: bucket::subject(KEYS_BUCKET, "*"),
             deliver_policy: DeliverPolicy::LastPerSubject,
             ..OrderedConfig::default()
         };
@@ -316,17 +280,16 @@ impl KeyRing {
 }
 
 fn apply(keys: &mut HashMap<KeyId, ApiKey>, message: &Message) {
-    let gone = message
-        .headers
-        .as_ref()
-        .is_some_and(|headers| headers.get(OPERATION).is_some());
-    let key = match gone {
-        true => None,
-        false => read(&message.subject, &message.payload),
+    let Some(name) = bucket::key_of(KEYS_BUCKET, &message.subject) else {
+        return;
     };
-    match (key, id_of(&message.subject)) {
+    let key = match bucket::is_deletion(message.headers.as_ref()) {
+        true => None,
+        false => read(name, Json::read(&message.payload)),
+    };
+    match (key, KeyId::parse(name)) {
         (Some((id, key)), _) => drop(keys.insert(id, key)),
-        (None, Some(id)) => drop(keys.remove(&id)),
-        (None, None) => {}
+        (None, Ok(id)) => drop(keys.remove(&id)),
+        (None, Err(_)) => {}
     }
 }

@@ -3,17 +3,14 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as BASE64;
-use bytes::Bytes;
+use async_nats::{Client, SubscribeError, Subscriber};
 use jiff::Timestamp;
-use prost::Message;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use spotreel_proto::worker::v1::Presence;
 
-use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::bucket::{self, Bucket, Protobuf, Terms};
+use crate::jetstream::{self, ApiError};
 use crate::names::{MARKS_BUCKET, WORKERS_BUCKET};
 
 /// Time after which a silent worker is no longer counted.
@@ -22,46 +19,42 @@ pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
 /// Longer than any machine boots.
 const ORDER_TTL: Duration = Duration::from_secs(3600);
 
-/// On the mark that a deleted key leaves.
-const OPERATION: &str = "KV-Operation";
-
 pub async fn put_presence(client: &Client, presence: &Presence) -> Result<(), ApiError> {
-    put(
-        client,
-        WORKERS_BUCKET,
-        &presence.worker,
-        short_lived(),
-        presence.encode_to_vec().into(),
-    )
-    .await
+    let bucket = workers(client);
+    let put = bucket.put(&presence.worker, presence, for_a(PRESENCE_TTL));
+    put.await.map(drop)
 }
 
 pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiError> {
     // The mark of the deletion goes too: every life of a worker has a name of its own.
-    let mut headers = short_lived();
-    headers.insert(OPERATION, "DEL");
-    put(client, WORKERS_BUCKET, worker, headers, Bytes::new()).await
+    workers(client).delete(worker, for_a(PRESENCE_TTL)).await
 }
 
 /// What all live workers say of themselves, in one round trip. Any replica answers.
 ///
 /// The server refuses (413) above 1,024 of them.
 pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
-    let query = serde_json::json!({ "multi_last": [format!("$KV.{WORKERS_BUCKET}.*")] });
-    let stream = format!("KV_{WORKERS_BUCKET}");
-    let all = jetstream::direct_get(client, &stream, &query);
+    let all = bucket::read(client, WORKERS_BUCKET, &["*"]);
     let (all, now) = futures::try_join!(all, server_time(client))?;
+    let recent = all.iter().filter(|said| is_recent(said.stored_at, now));
     let mut found = Vec::new();
-    for stored in all {
-        if stored.headers.get(OPERATION).is_some() || !is_recent(stored.stored_at, now) {
-            continue;
-        }
-        match Presence::decode(stored.payload) {
+    for said in recent {
+        match said.protobuf() {
             Ok(presence) => found.push(presence),
             Err(error) => tracing::warn!(%error, "presence record cannot be decoded"),
         }
     }
     Ok(found)
+}
+
+/// A message for every word of a worker, and for every [`order_out`].
+pub async fn watch_workers(client: &Client) -> Result<Subscriber, SubscribeError> {
+    bucket::watch(client, WORKERS_BUCKET).await
+}
+
+/// The worker of which a message of [`watch_workers`] tells.
+pub fn worker_of(subject: &str) -> Option<&str> {
+    bucket::key_of(WORKERS_BUCKET, subject)
 }
 
 /// Whether a worker that said so then still counts. The server removes what is older than its TTL; but one that was killed and
@@ -76,85 +69,40 @@ async fn server_time(client: &Client) -> Result<Timestamp, ApiError> {
     struct Info {
         ts: Timestamp,
     }
-    let api = format!("$JS.API.STREAM.INFO.KV_{WORKERS_BUCKET}");
-    let (headers, nothing) = (HeaderMap::new(), Bytes::new());
-    let info: Info = jetstream::request(client, &api, headers, nothing, REQUEST_TIMEOUT).await?;
+    let info: Info = jetstream::stream_info(client, &bucket::stream(WORKERS_BUCKET)).await?;
     Ok(info.ts)
 }
 
 /// What one worker says of itself, read at the leader; none if it has not been heard of for a while.
 pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, ApiError> {
-    #[derive(Deserialize)]
-    struct Found {
-        message: Message,
-    }
-    #[derive(Deserialize)]
-    struct Message {
-        time: Timestamp,
-        #[serde(default)]
-        data: String,
-    }
-    let api = format!("$JS.API.STREAM.MSG.GET.KV_{WORKERS_BUCKET}");
-    let query = serde_json::json!({ "last_by_subj": format!("$KV.{WORKERS_BUCKET}.{worker}") });
-    let (headers, body) = (HeaderMap::new(), query.to_string().into());
-    let found = jetstream::request::<Found>(client, &api, headers, body, REQUEST_TIMEOUT).await;
-    let found = match found {
-        Ok(found) => found.message,
-        Err(ApiError::NotFound) => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(said) = workers(client).get(worker).await? else {
+        return Ok(None);
     };
-    if !is_recent(found.time, server_time(client).await?) {
+    if !is_recent(said.stored_at, server_time(client).await?) {
         return Ok(None);
     }
-    // The mark of a deletion is empty.
-    let bytes = BASE64.decode(found.data).unwrap_or_default();
-    Ok(Presence::decode(bytes.as_slice())
-        .ok()
-        .filter(|presence| !presence.worker.is_empty()))
+    let presence: Option<Presence> = said.protobuf().ok();
+    Ok(presence.filter(|presence| !presence.worker.is_empty()))
 }
 
 /// Says for good that the worker of a machine shall never begin: for one that is not there yet to be asked. Whoever
 /// starts on that machine reads it after it has begun to listen and before it takes anything, so that either the
 /// question reaches it or this does.
 pub async fn order_out(client: &Client, instance: &str) -> Result<(), ApiError> {
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-TTL", format!("{}s", ORDER_TTL.as_secs()).as_str());
-    let key = format!("out.{instance}");
-    put(
-        client,
-        WORKERS_BUCKET,
-        &key,
-        headers,
-        Bytes::from_static(b"out"),
-    )
-    .await
+    let bucket = orders_out(client);
+    let put = bucket.put(instance, &true, for_a(ORDER_TTL));
+    put.await.map(drop)
 }
 
 /// Read at the leader: a replica may not have it yet.
 pub async fn is_ordered_out(client: &Client, instance: &str) -> Result<bool, ApiError> {
-    let subject = format!("$KV.{WORKERS_BUCKET}.out.{instance}");
-    let query = serde_json::json!({ "last_by_subj": subject });
-    let api = format!("$JS.API.STREAM.MSG.GET.KV_{WORKERS_BUCKET}");
-    let body = query.to_string().into();
-    match jetstream::request::<serde_json::Value>(
-        client,
-        &api,
-        HeaderMap::new(),
-        body,
-        REQUEST_TIMEOUT,
-    )
-    .await
-    {
-        Ok(_) => Ok(true),
-        Err(ApiError::NotFound) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let found = orders_out(client).get(instance).await?;
+    Ok(found.is_some())
 }
 
-fn short_lived() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-TTL", format!("{}s", PRESENCE_TTL.as_secs()).as_str());
-    headers
+/// A mark under `prefix`, which each kind of marks has of its own.
+pub fn marks<T: Serialize + DeserializeOwned>(client: &Client, prefix: &'static str) -> Bucket<T> {
+    Bucket::new(client, MARKS_BUCKET, prefix)
 }
 
 pub async fn put_mark(
@@ -162,27 +110,23 @@ pub async fn put_mark(
     name: &str,
     value: &serde_json::Value,
 ) -> Result<(), ApiError> {
-    put(
-        client,
-        MARKS_BUCKET,
-        name,
-        HeaderMap::new(),
-        value.to_string().into(),
-    )
-    .await
+    let put = marks(client, "").put(name, value, Terms::default()).await;
+    put.map(drop)
 }
 
-async fn put(
-    client: &Client,
-    bucket: &str,
-    key: &str,
-    headers: HeaderMap,
-    value: Bytes,
-) -> Result<(), ApiError> {
-    let subject = format!("$KV.{bucket}.{key}");
-    jetstream::request::<PubAck>(client, &subject, headers, value, REQUEST_TIMEOUT)
-        .await
-        .map(drop)
+fn workers(client: &Client) -> Bucket<Presence, Protobuf> {
+    Bucket::new(client, WORKERS_BUCKET, "")
+}
+
+fn orders_out(client: &Client) -> Bucket<bool> {
+    Bucket::new(client, WORKERS_BUCKET, "out.")
+}
+
+fn for_a(time: Duration) -> Terms {
+    Terms {
+        ttl: Some(time),
+        ..Terms::default()
+    }
 }
 
 #[cfg(test)]

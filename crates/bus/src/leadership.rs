@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::append::{ReadError, last_message};
+use crate::bucket;
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{self, HEADER_EXPECTED, MARKS_BUCKET};
 
@@ -56,7 +57,7 @@ impl Leadership {
     pub async fn new(client: &Client, service: &str, name: &str) -> Self {
         let context = async_nats::jetstream::new(client.clone());
         let stream = context
-            .get_stream_no_info(format!("KV_{MARKS_BUCKET}"))
+            .get_stream_no_info(bucket::stream(MARKS_BUCKET))
             .await
             .expect("it is a valid stream name");
         Self {

@@ -5,6 +5,7 @@
 
 mod append;
 pub mod batches;
+pub mod bucket;
 pub mod codec;
 pub mod connect;
 pub mod controls;
@@ -21,9 +22,11 @@ pub mod provision;
 pub mod queue;
 pub mod reply;
 pub mod room;
+pub mod service;
 pub mod trace;
 
 pub use batches::{BatchLog, RecordedBatch};
+pub use bucket::Bucket;
 pub use connect::{NatsConfig, Uptime, connect};
 pub use keys::{KeyRefused, KeyRing};
 pub use leadership::Leadership;
@@ -33,3 +36,4 @@ pub use log_room::LogRoom;
 pub use queue::{Delivery, Queue};
 pub use reply::Reply;
 pub use room::Room;
+pub use service::{Service, ServiceError};

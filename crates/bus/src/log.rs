@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub use crate::append::{AppendError, ReadError};
 use crate::append::{Entry, TRY_TIMEOUT, Write, last_message};
 use crate::codec;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, ApiError, PubAck, Start};
 use crate::names::{self, TASKS};
 use crate::trace;
 
@@ -197,9 +197,7 @@ impl TaskLog {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        let query =
-            serde_json::json!({ "batch": limit, "seq": from.max(1), "next_by_subj": filter });
-        jetstream::direct_get(&self.client, TASKS, &query)
+        jetstream::page(&self.client, TASKS, filter, Start::Sequence(from), limit)
             .await?
             .into_iter()
             .map(|stored| {

@@ -1,10 +1,8 @@
 //! How full the task log is.
 
-use async_nats::{Client, HeaderMap};
-use bytes::Bytes;
+use async_nats::Client;
 use serde::Deserialize;
 
-use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError};
 use crate::names::TASKS;
 
@@ -38,10 +36,7 @@ struct State {
 impl LogRoom {
     /// Asks the server.
     pub async fn of_log(client: &Client) -> Result<Self, ApiError> {
-        let subject = format!("$JS.API.STREAM.INFO.{TASKS}");
-        let (headers, nothing) = (HeaderMap::new(), Bytes::new());
-        let info: StreamInfo =
-            jetstream::request(client, &subject, headers, nothing, REQUEST_TIMEOUT).await?;
+        let info: StreamInfo = jetstream::stream_info(client, TASKS).await?;
         Ok(Self {
             bytes: info.state.bytes,
             max_bytes: u64::try_from(info.config.max_bytes).unwrap_or_default(),

@@ -3,6 +3,8 @@
 use spotreel_domain::batch::{BatchId, PoolName, Status};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 
+use crate::bucket;
+
 pub const TASKS: &str = "TASKS";
 pub const BATCHES: &str = "BATCHES";
 pub const EVENTS: &str = "EVENTS";
@@ -140,16 +142,13 @@ pub fn batch_events_of(id: &BatchId) -> String {
     format!("spotreel.batch.{id}.>")
 }
 
+/// Before a pool's name, in the bucket of marks: what its finished tasks have said of the cost model. Fleet writes it at the
+/// end of a batch.
 pub const PACE_MARK: &str = "pace.";
-
-/// What a pool's finished tasks have said of the cost model, in the bucket of marks: fleet writes it at the end of a batch.
-pub fn pace_mark(pool: &PoolName) -> String {
-    format!("{PACE_MARK}{pool}")
-}
 
 /// Where the lease of a service's leader stands, in the bucket of marks.
 pub fn leader_key(service: &str) -> String {
-    format!("$KV.{MARKS_BUCKET}.leader.{service}")
+    bucket::subject(MARKS_BUCKET, &format!("leader.{service}"))
 }
 
 pub fn work_filter(model: Model, lane: Lane) -> String {

@@ -4,12 +4,15 @@ use std::panic::AssertUnwindSafe;
 
 use async_nats::HeaderMap;
 use futures::FutureExt;
+use serde::Serialize;
 use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
 
 /// Longest text in a header, in bytes.
 const MAX_LINE: usize = 400;
 /// What headers take at most; they count as a part of the message.
 pub const HEADERS: usize = 1_024;
+/// When to come back after the NATS server did not answer: a restart takes a few seconds.
+const UNAVAILABLE_RETRY_S: u64 = 2;
 
 /// An answer, ready to be sent.
 pub struct Reply {
@@ -41,12 +44,7 @@ impl Reply {
             most,
             "answer is larger than a NATS message; sent too_large instead"
         );
-        Self::refusal(ApiError {
-            code: ErrorCode::TooLarge,
-            message,
-            violations: Vec::new(),
-            retry_after_s: None,
-        })
+        Self::refusal(refuse(ErrorCode::TooLarge, message))
     }
 
     fn refusal(error: ApiError) -> Self {
@@ -65,17 +63,37 @@ impl Reply {
     }
 }
 
+/// The body of an answer.
+pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
+}
+
+pub fn refuse(code: ErrorCode, message: impl Into<String>) -> ApiError {
+    ApiError {
+        code,
+        message: message.into(),
+        violations: Vec::new(),
+        retry_after_s: None,
+    }
+}
+
+/// `what` cannot be reached because of `error`, which is logged here.
+pub fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
+    tracing::warn!(error = %spotreel_domain::chain(error), what, "handling a request failed");
+    let message = format!("{what} cannot be reached now: send the same request again");
+    ApiError {
+        retry_after_s: Some(UNAVAILABLE_RETRY_S),
+        ..refuse(ErrorCode::Unavailable, message)
+    }
+}
+
 /// What the handler answers. One that panics is answered for: whoever asked would wait until his time is up, and ask again.
 pub async fn guarded<T>(handler: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
     let answered = AssertUnwindSafe(handler).catch_unwind().await;
     answered.unwrap_or_else(|_| {
         tracing::error!("request handler panicked; see the lines above");
-        Err(ApiError {
-            code: ErrorCode::Internal,
-            message: "the program has a fault, which its log describes: report it".to_owned(),
-            violations: Vec::new(),
-            retry_after_s: None,
-        })
+        let message = "the program has a fault, which its log describes: report it";
+        Err(refuse(ErrorCode::Internal, message))
     })
 }
 
@@ -99,12 +117,7 @@ mod tests {
         let max_payload = 4_096;
         let small = Reply::new(Ok(vec![b' '; 3_000]), max_payload);
         assert_eq!(small.body.len(), 3_000);
-        let error = ApiError {
-            code: ErrorCode::Invalid,
-            message: "\n".repeat(10_000),
-            violations: Vec::new(),
-            retry_after_s: None,
-        };
+        let error = refuse(ErrorCode::Invalid, "\n".repeat(10_000));
         for answered in [Ok(vec![b' '; 4_000]), Err(error)] {
             let replaced = Reply::new(answered, max_payload);
             assert!(replaced.body.len() <= max_payload - HEADERS);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use spotreel_domain::api::{ApiError, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::reply::refuse;
+
 /// Requests that wait for a place, for each that has one: clients ask in bursts.
 const WAITING: usize = 8;
 /// Bytes of a request that the budget does not count: with them, all that wait together stay below the budget.
@@ -40,11 +42,10 @@ impl Room {
     /// Lets a request of `bytes` in, before anything of it is read. At once or not at all: whoever waited would hold its
     /// bytes meanwhile.
     pub fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
+        let message = "too many requests, or too large ones, arrive at the same time: send it again a little later";
         self.share(bytes).ok_or_else(|| ApiError {
-            code: ErrorCode::Unavailable,
-            message: "too many requests, or too large ones, arrive at the same time: send it again a little later".into(),
-            violations: Vec::new(),
             retry_after_s: Some(RETRY_AFTER_S),
+            ..refuse(ErrorCode::Unavailable, message)
         })
     }
 

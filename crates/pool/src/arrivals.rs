@@ -10,7 +10,7 @@ use async_nats::Client;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use spotreel_bus::Recorded;
-use spotreel_bus::jetstream::{self, ApiError, Stored};
+use spotreel_bus::jetstream::{self, ApiError, Start, Stored};
 use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::{Event, Model};
 
@@ -92,12 +92,11 @@ impl Hour {
 async fn read(client: &Client, filter: &str, since: Timestamp) -> Result<Vec<Stored>, ApiError> {
     let mut all: Vec<Stored> = Vec::new();
     while all.len() < MOST_SEEDED {
-        let mut query = serde_json::json!({ "batch": PAGE, "next_by_subj": filter });
-        match all.last() {
-            Some(last) => query["seq"] = (last.sequence + 1).into(),
-            None => query["start_time"] = since.to_string().into(),
-        }
-        let page = jetstream::direct_get(client, TASKS, &query).await?;
+        let start = match all.last() {
+            Some(last) => Start::Sequence(last.sequence + 1),
+            None => Start::Time(since),
+        };
+        let page = jetstream::page(client, TASKS, filter, start, PAGE).await?;
         if page.is_empty() {
             break;
         }

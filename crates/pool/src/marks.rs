@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_nats::Client;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::bucket::{self, Terms};
+use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::kv;
-use spotreel_bus::names::{self, MARKS_BUCKET, PACE_MARK, SWEEPER_MARK};
+use spotreel_bus::names::{MARKS_BUCKET, PACE_MARK, SWEEPER_MARK};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::render_time::Corrections;
 use spotreel_domain::trigger::ModeState;
@@ -53,28 +53,21 @@ impl Marks {
         struct Swept {
             at: Timestamp,
         }
-        let prefix = format!("$KV.{MARKS_BUCKET}.");
-        let filters = [
-            format!("{prefix}{SWEEPER_MARK}"),
-            format!("{prefix}{MODE_MARK}>"),
-            format!("{prefix}{PACE_MARK}>"),
-        ];
-        let stream = format!("KV_{MARKS_BUCKET}");
-        let query = json!({ "multi_last": filters });
+        let (modes, paces) = (format!("{MODE_MARK}>"), format!("{PACE_MARK}>"));
+        let patterns = [SWEEPER_MARK, &modes, &paces];
         let mut marks = Self::default();
-        // One that was deleted, or that another version wrote, is as one that is not there.
-        for stored in jetstream::direct_get(client, &stream, &query).await? {
-            let name = stored.subject.trim_start_matches(&prefix);
-            let pool = |prefix: &str| PoolName::parse(name.strip_prefix(prefix)?).ok();
-            if name == SWEEPER_MARK {
-                let mark: Option<Swept> = serde_json::from_slice(&stored.payload).ok();
+        // One that another version wrote is as one that is not there.
+        for entry in bucket::read(client, MARKS_BUCKET, &patterns).await? {
+            let pool = |prefix: &str| PoolName::parse(entry.key.strip_prefix(prefix)?).ok();
+            if entry.key == SWEEPER_MARK {
+                let mark: Option<Swept> = entry.json().ok();
                 marks.swept_at = mark.map(|mark| mark.at);
             } else if let Some(pool) = pool(MODE_MARK)
-                && let Ok(mode) = serde_json::from_slice(&stored.payload)
+                && let Ok(mode) = entry.json()
             {
                 marks.modes.insert(pool, mode);
             } else if let Some(pool) = pool(PACE_MARK)
-                && let Ok(pace) = serde_json::from_slice(&stored.payload)
+                && let Ok(pace) = entry.json()
             {
                 marks.paces.insert(pool, pace);
             }
@@ -102,7 +95,9 @@ impl Marks {
 }
 
 pub async fn put_mode(client: &Client, pool: &PoolName, mark: &ModeMark) -> Result<(), ApiError> {
-    kv::put_mark(client, &format!("{MODE_MARK}{pool}"), &json!(mark)).await
+    let modes = kv::marks(client, MODE_MARK);
+    let put = modes.put(pool.as_str(), mark, Terms::default()).await;
+    put.map(drop)
 }
 
 pub async fn put_pace(
@@ -110,7 +105,9 @@ pub async fn put_pace(
     pool: &PoolName,
     learnt: &Corrections,
 ) -> Result<(), ApiError> {
-    kv::put_mark(client, &names::pace_mark(pool), &json!(learnt)).await
+    let paces = kv::marks(client, PACE_MARK);
+    let put = paces.put(pool.as_str(), learnt, Terms::default()).await;
+    put.map(drop)
 }
 
 #[cfg(test)]

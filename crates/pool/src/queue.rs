@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use async_nats::{Client, HeaderMap};
+use async_nats::Client;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
-use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::jetstream::{self, ApiError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
@@ -125,9 +124,7 @@ async fn count(client: &Client, consumer: &str) -> Result<Queue, ApiError> {
     struct Position {
         stream_seq: u64,
     }
-    let subject = format!("$JS.API.CONSUMER.INFO.{TASKS}.{consumer}");
-    let (headers, nothing) = (HeaderMap::new(), Default::default());
-    let asked = jetstream::request::<Info>(client, &subject, headers, nothing, REQUEST_TIMEOUT);
+    let asked = jetstream::consumer_info::<Info>(client, TASKS, consumer);
     asked.await.map(|info| Queue {
         pending: info.num_pending,
         in_hand: info.num_ack_pending,

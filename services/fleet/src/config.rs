@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use spotreel_bootstrap::config::{Sources, as_toml, load_from};
+use spotreel_bootstrap::config::{Sources, as_toml, load_from, require};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_domain::fleet::tags;
@@ -124,6 +124,30 @@ impl Config for FleetConfig {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        require(
+            !self.env.is_empty(),
+            "env",
+            "must not be empty: it tells our instances from others'",
+        )?;
+        for (key, span) in [
+            ("rounds.idle", self.rounds.idle),
+            ("sweep.every", self.sweep.every),
+            ("prices.every", self.prices.every),
+            ("prices.check_every", self.prices.check_every),
+        ] {
+            require(!span.is_zero(), key, "must be greater than zero")?;
+        }
+        require(
+            self.prices.good_for >= self.prices.every,
+            "prices.good_for",
+            "must not be shorter than prices.every: prices would be unknown between two questions",
+        )?;
+        require(
+            self.concurrent_requests > 0,
+            "concurrent_requests",
+            "must be at least 1",
+        )?;
         self.load_pools()?;
         Ok(())
     }
@@ -139,31 +163,8 @@ impl Config for FleetConfig {
 }
 
 impl FleetConfig {
-    /// The pools, with all that serde cannot say about them and about the other values.
+    /// The pools, with all that serde cannot say about them.
     pub fn load_pools(&self) -> Result<Pools, StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
-        if self.env.is_empty() {
-            return refuse("env", "is not empty: it tells our machines from others'");
-        }
-        for (key, span) in [
-            ("rounds.idle", self.rounds.idle),
-            ("sweep.every", self.sweep.every),
-            ("prices.every", self.prices.every),
-            ("prices.check_every", self.prices.check_every),
-        ] {
-            if span.is_zero() {
-                return refuse(key, "is more than nothing: the loop would spin");
-            }
-        }
-        if self.prices.good_for < self.prices.every {
-            return refuse(
-                "prices.good_for",
-                "is no shorter than prices.every: prices would be unknown between two questions",
-            );
-        }
-        if self.concurrent_requests == 0 {
-            return refuse("concurrent_requests", "is at least 1");
-        }
         let pools = match self.pools.as_str() {
             "" => Pools::default(),
             path => load_from(&Sources {

@@ -1,12 +1,11 @@
 //! Errors at the start and in a reconcile pass, and refusals of requests.
 
-use std::time::Duration;
-
 use spotreel_bootstrap::ConfigError;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{AppendError, ReadError};
+use spotreel_bus::reply::refuse;
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::tags::CURE;
@@ -15,16 +14,8 @@ use spotreel_ec2::CallError;
 use spotreel_pool::marks::NotSwept;
 use spotreel_pool::queue::CountError;
 
-/// When to come back after NATS was down: a restart takes a few seconds.
-const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
-
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("`{key}` {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
     #[error("the pools are refused")]
     Pools(#[from] ConfigError),
     #[error(transparent)]
@@ -45,11 +36,6 @@ pub enum StartError {
     },
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the NATS endpoint {subject} could not be created: {reason}")]
-    Endpoint {
-        subject: &'static str,
-        reason: String,
-    },
 }
 
 /// Why a round ended early. Nothing is launched then; what has to end is ended all the same.
@@ -85,28 +71,13 @@ pub enum ObserveError {
 }
 
 pub fn invalid(message: impl Into<String>) -> ApiError {
-    refusal(ErrorCode::Invalid, message.into(), None)
+    refuse(ErrorCode::Invalid, message)
 }
 
 pub fn not_found(message: impl Into<String>) -> ApiError {
-    refusal(ErrorCode::NotFound, message.into(), None)
+    refuse(ErrorCode::NotFound, message)
 }
 
 pub fn not_allowed(message: impl Into<String>) -> ApiError {
-    refusal(ErrorCode::NotAllowed, message.into(), None)
-}
-
-pub fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(error = %spotreel_domain::chain(error), what);
-    let message = format!("{what}: send the same request again");
-    refusal(ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY))
-}
-
-fn refusal(code: ErrorCode, message: String, retry_after: Option<Duration>) -> ApiError {
-    ApiError {
-        code,
-        message,
-        violations: Vec::new(),
-        retry_after_s: retry_after.map(|after| after.as_secs().max(1)),
-    }
+    refuse(ErrorCode::NotAllowed, message)
 }

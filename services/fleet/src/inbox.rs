@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::stream::select;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
-use spotreel_bus::names::{BATCHLOG_ALL, WORKERS_BUCKET, parse_batchlog_subject};
-use spotreel_bus::{codec, controls};
+use spotreel_bus::names::{BATCHLOG_ALL, parse_batchlog_subject};
+use spotreel_bus::{codec, controls, kv};
 use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_proto::worker::v1::Presence;
 use tokio::sync::Notify;
@@ -70,7 +70,7 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
     while !stopping.is_cancelled() {
         let subscribed = async {
             let batches = client.subscribe(BATCHLOG_ALL).await?;
-            let presences = client.subscribe(format!("$KV.{WORKERS_BUCKET}.>")).await?;
+            let presences = kv::watch_workers(&client).await?;
             let orders = controls::watch(&client).await?;
             Ok::<_, async_nats::SubscribeError>(select(select(batches, presences), orders))
         };
@@ -103,17 +103,17 @@ fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, Said>) {
         }
         return;
     }
-    if subject.starts_with(&format!("$KV.{WORKERS_BUCKET}.")) {
+    if let Some(worker) = kv::worker_of(subject) {
         let Ok(presence) = Presence::decode(message.payload.clone()) else {
             return;
         };
         // A worker's last word is empty.
         if presence.instance.is_empty() {
-            workers.remove(subject);
+            workers.remove(worker);
             return ring(bells, "");
         }
         let said = (presence.state, presence.notice_at_ms, presence.rebalance);
-        if workers.insert(subject.to_owned(), said) != Some(said) {
+        if workers.insert(worker.to_owned(), said) != Some(said) {
             ring(bells, &presence.pool);
         }
         return;

@@ -142,8 +142,22 @@ pub async fn start_with(
         live(&fleet, cloud).await;
     }
     watch(&fleet, &client);
-    ctx.tasks.spawn(serve::offer(fleet, client));
+    ctx.tasks.spawn(answer(fleet, client));
     Ok(())
+}
+
+/// Without it machines are still bought and ended: a program that cannot answer goes on, and says so.
+async fn answer(fleet: Arc<Fleet>, client: Client) {
+    let ctx = &fleet.ctx;
+    let answered = match serve::verbs(&fleet).offer(&client).await {
+        Ok(offered) => offered.answer(&ctx.stopping, &ctx.tasks).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = answered {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        tracing::error!(error, "fleet answers no requests");
+        fleet.conditions.set("requests", Err(error));
+    }
 }
 
 /// All that has to do with machines.

@@ -1,11 +1,12 @@
 //! Answers to requests: the list of instances, and orders.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
-use spotreel_bus::names;
+use spotreel_bus::reply::unavailable;
 use spotreel_domain::api::ApiError;
 use spotreel_domain::batch::{
     BadBatchId, Batch, BatchId, DrainMode, MAX_POOL_NAME, PoolName, Stop,
@@ -17,7 +18,7 @@ use spotreel_pool::spend;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::act::tell_to_drain;
-use crate::error::{invalid, not_allowed, not_found, unavailable};
+use crate::error::{invalid, not_allowed, not_found};
 use crate::observe::Counted;
 use crate::reconcile::CAS_TRIES;
 use crate::{Fleet, observe};
@@ -25,43 +26,16 @@ use crate::{Fleet, observe};
 /// Of what people write, as trigger takes it.
 const LONGEST_TEXT: usize = 200;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Fleet,
-    Stop,
-    Drain,
-}
-
-impl Verb {
-    pub const ALL: [Self; 3] = [Self::Fleet, Self::Stop, Self::Drain];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fleet => "fleet",
-            Self::Stop => "stop",
-            Self::Drain => "drain",
-        }
-    }
-
-    pub fn subject(self) -> &'static str {
-        match self {
-            Self::Fleet => names::FLEET,
-            Self::Stop => names::OPS_STOP,
-            Self::Drain => names::OPS_DRAIN,
-        }
-    }
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Which {
+pub struct Which {
     pool: Option<String>,
 }
 
 /// The batch, or the active one of a pool; without either, that of the only pool.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StopOrder {
+pub struct StopOrder {
     #[serde(default)]
     pool: Option<String>,
     #[serde(default)]
@@ -75,42 +49,22 @@ struct StopOrder {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DrainOrder {
+pub struct DrainOrder {
     instance: String,
     mode: DrainMode,
 }
 
-/// Carries out one request.
-pub async fn answer(fleet: &Fleet, verb: Verb, payload: &[u8]) -> Result<Vec<u8>, ApiError> {
-    match verb {
-        Verb::Fleet => show(fleet, payload).await.map(|view| json(&view)),
-        Verb::Stop => stop(fleet, payload).await.map(|batch| json(&batch)),
-        Verb::Drain => drain(fleet, payload).await.map(|drained| json(&drained)),
-    }
-}
-
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
-}
-
-fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
-    let payload = if payload.is_empty() { b"{}" } else { payload };
-    serde_json::from_slice(payload).map_err(|error| invalid(format!("the request: {error}")))
-}
-
-async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
-    let Which { pool } = parse(payload)?;
-    let pool = pool.map(|pool| named(fleet, &pool)).transpose()?;
+pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView, ApiError> {
+    let pool = pool.map(|pool| named(&fleet, &pool)).transpose()?;
     let presences = observe::presences(fleet.batches.client()).await;
-    let presences =
-        presences.map_err(|error| unavailable("presence records cannot be read now", &error))?;
+    let presences = presences.map_err(|error| unavailable("the bucket of workers", &error))?;
     let client = fleet.batches.client();
     let (counted, marks, newest) = tokio::join!(
         Counted::read(client, &fleet.pools, &fleet.samples),
         observe::marks(client),
         spend::newest(&fleet.batches, fleet.pools.pool.keys())
     );
-    let newest = newest.map_err(|error| unavailable("the batch log cannot be read now", &error))?;
+    let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
     let (counted, marks) = (counted.ok(), marks.ok());
     let mut ledger = fleet.ledger.lock().await;
     let batches: Vec<_> = newest.values().map(|last| &last.batch).collect();
@@ -180,8 +134,8 @@ fn worker(presence: &Presence) -> WorkerView {
     }
 }
 
-async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
-    let order: StopOrder = parse(payload)?;
+pub async fn stop(fleet: Arc<Fleet>, order: StopOrder) -> Result<BatchRef, ApiError> {
+    let fleet = fleet.as_ref();
     let pool = order.pool.map(|pool| named(fleet, &pool)).transpose()?;
     let wanted = order.batch.map(|batch| batch_id(&batch)).transpose()?;
     let pool = match (pool, &wanted) {
@@ -217,8 +171,8 @@ async fn stop(fleet: &Fleet, payload: &[u8]) -> Result<BatchRef, ApiError> {
     Ok(BatchRef::of(&batch))
 }
 
-async fn drain(fleet: &Fleet, payload: &[u8]) -> Result<Drained, ApiError> {
-    let DrainOrder { instance, mode } = parse(payload)?;
+pub async fn drain(fleet: Arc<Fleet>, order: DrainOrder) -> Result<Drained, ApiError> {
+    let (fleet, DrainOrder { instance, mode }) = (fleet.as_ref(), order);
     for pool in fleet.pools.pool.keys() {
         let Some(record) = last(fleet, pool).await? else {
             continue;
@@ -330,7 +284,7 @@ async fn change(
                 return Ok(batch);
             }
             Err(AppendError::Conflict(newer)) => record = newer.map(|newer| *newer),
-            Err(error) => return Err(unavailable("the batch log cannot be written now", &error)),
+            Err(error) => return Err(unavailable("the batch log", &error)),
         }
     }
     Err(not_allowed(
@@ -340,5 +294,5 @@ async fn change(
 
 async fn last(fleet: &Fleet, pool: &PoolName) -> Result<Option<RecordedBatch>, ApiError> {
     let last = fleet.batches.last(pool).await;
-    last.map_err(|error| unavailable("the batch log cannot be read now", &error))
+    last.map_err(|error| unavailable("the batch log", &error))
 }

@@ -4,20 +4,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
+use spotreel_bootstrap::config::require;
+use spotreel_bootstrap::{
+    Common, Config, ConfigError, HttpConfig, ShutdownConfig, TelemetryConfig,
+};
 use spotreel_bus::NatsConfig;
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_domain::Model;
 use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_s3::StoreConfig;
 
-use crate::error::StartError;
-
 /// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.
 pub const LARGEST_BODY: usize = 28 << 20;
 
 /// `max_payload` of deploy/nats/nats-server.conf, and what a delivery has besides: its subjects.
 pub const LARGEST_MESSAGE_MIB: usize = 9;
+
+const LINK_LASTS_AT_LEAST: Duration = Duration::from_secs(1);
+/// S3's own limit for a presigned link.
+const LINK_LASTS_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,52 +139,75 @@ impl Config for IntakeConfig {
             shutdown: &self.shutdown,
         }
     }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        require(
+            self.concurrent_requests > 0 && self.inbox.in_flight > 0,
+            "concurrent_requests and inbox.in_flight",
+            "must be at least 1",
+        )?;
+        require(
+            self.request_memory_mib.min(self.inbox.memory_mib) >= LARGEST_MESSAGE_MIB,
+            "request_memory_mib and inbox.memory_mib",
+            "must be at least 9: one message of the largest size",
+        )?;
+        require(
+            self.request_mib_per_second > 0,
+            "request_mib_per_second",
+            "must be at least 1",
+        )?;
+        require(
+            (LINK_LASTS_AT_LEAST..=LINK_LASTS_AT_MOST).contains(&self.s3.link_lasts),
+            "s3.link_lasts",
+            "must be 1 second to 7 days, S3's limit",
+        )?;
+        self.commit.check()?;
+        self.limits.check()?;
+        self.api.check()?;
+        Ok(())
+    }
 }
 
-impl IntakeConfig {
-    /// What serde cannot say about the values.
-    pub fn check(&self) -> Result<(), StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
-        if (self.limits.burst as usize) < MAX_TASKS_PER_CALL {
-            return refuse(
-                "limits.burst",
-                "is at least 10,000: a full call could never pass below it",
-            );
+impl CommitConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        require(self.in_flight > 0, "commit.in_flight", "must be at least 1")?;
+        require(
+            (1..=MAX_BATCH).contains(&self.largest_batch),
+            "commit.largest_batch",
+            "must be 1 to 1,000, the server's limit",
+        )
+    }
+}
+
+impl LimitsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        require(
+            self.burst as usize >= MAX_TASKS_PER_CALL,
+            "limits.burst",
+            "must be at least 10,000: a full call could never pass below it",
+        )?;
+        require(
+            self.tasks_per_second > 0,
+            "limits.tasks_per_second",
+            "must be at least 1",
+        )?;
+        require(
+            self.max_queued_per_owner > 0,
+            "limits.max_queued_per_owner",
+            "must be at least 1",
+        )?;
+        for (key, percent) in [
+            ("limits.log_room_percent", self.log_room_percent),
+            ("limits.owner_log_percent", self.owner_log_percent),
+        ] {
+            require((1..=100).contains(&percent), key, "must be 1 to 100")?;
         }
-        if self.limits.tasks_per_second == 0 {
-            return refuse("limits.tasks_per_second", "is at least 1");
-        }
-        if !(1..=100).contains(&self.limits.log_room_percent) {
-            return refuse("limits.log_room_percent", "is 1 to 100");
-        }
-        if self.limits.max_queued_per_owner == 0 {
-            return refuse("limits.max_queued_per_owner", "is at least 1");
-        }
-        if !(1..=100).contains(&self.limits.owner_log_percent) {
-            return refuse("limits.owner_log_percent", "is 1 to 100");
-        }
-        if self.limits.poll.is_zero() {
-            return refuse("limits.poll", "is more than nothing");
-        }
-        if self.commit.in_flight == 0 {
-            return refuse("commit.in_flight", "is at least 1");
-        }
-        if !(1..=MAX_BATCH).contains(&self.commit.largest_batch) {
-            return refuse("commit.largest_batch", "is 1 to 1,000, the server's limit");
-        }
-        if self.concurrent_requests == 0 || self.inbox.in_flight == 0 {
-            return refuse("concurrent_requests and inbox.in_flight", "are at least 1");
-        }
-        if self.request_memory_mib.min(self.inbox.memory_mib) < LARGEST_MESSAGE_MIB {
-            return refuse(
-                "request_memory_mib and inbox.memory_mib",
-                "are at least 9: one message of the largest size",
-            );
-        }
-        if self.request_mib_per_second == 0 {
-            return refuse("request_mib_per_second", "is at least 1");
-        }
-        self.api.check()
+        require(
+            !self.poll.is_zero(),
+            "limits.poll",
+            "must be greater than zero",
+        )
     }
 }
 
@@ -189,37 +217,34 @@ impl ApiConfig {
         (bound * self.owner_share_percent / 100).max(1)
     }
 
-    fn check(&self) -> Result<(), StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
+    fn check(&self) -> Result<(), ConfigError> {
         let bounds = [
             self.connections,
             self.concurrent_requests,
             self.uploads,
             self.followers,
         ];
-        if bounds.contains(&0) {
-            return refuse(
-                "api.connections, concurrent_requests, uploads and followers",
-                "are at least 1",
-            );
-        }
-        if self.body_memory_mib < LARGEST_BODY.div_ceil(1 << 20) {
-            return refuse(
-                "api.body_memory_mib",
-                "is at least 28: one body of the largest size",
-            );
-        }
-        if !(1..=100).contains(&self.owner_share_percent) {
-            return refuse("api.owner_share_percent", "is 1 to 100");
-        }
+        require(
+            !bounds.contains(&0),
+            "api.connections, concurrent_requests, uploads and followers",
+            "must be at least 1",
+        )?;
+        require(
+            self.body_memory_mib >= LARGEST_BODY.div_ceil(1 << 20),
+            "api.body_memory_mib",
+            "must be at least 28: one body of the largest size",
+        )?;
+        require(
+            (1..=100).contains(&self.owner_share_percent),
+            "api.owner_share_percent",
+            "must be 1 to 100",
+        )?;
         let times = [self.body_timeout, self.idle_timeout, self.keep_alive];
-        if times.iter().any(Duration::is_zero) {
-            return refuse(
-                "api.body_timeout, idle_timeout and keep_alive",
-                "must be greater than zero",
-            );
-        }
-        Ok(())
+        require(
+            !times.contains(&Duration::ZERO),
+            "api.body_timeout, idle_timeout and keep_alive",
+            "must be greater than zero",
+        )
     }
 }
 

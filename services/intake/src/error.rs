@@ -1,8 +1,7 @@
-//! Errors at the start, and refusals: a code for programs, a message that says what to do.
+//! The refusals that intake gives: a code for programs, a message that says what to do.
 
 use std::time::Duration;
 
-use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::api_key::KeyId;
@@ -17,22 +16,6 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
 
 /// What fills a bound here is a matter of seconds.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("`{key}` {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("the NATS endpoint {subject} could not be created: {reason}")]
-    Endpoint {
-        subject: &'static str,
-        reason: String,
-    },
-}
 
 pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {
     Violation {

@@ -13,7 +13,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, ApiError, Start, Stored};
 use spotreel_bus::names::{EVENTS, HEADER_LOG_SEQUENCE};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -174,10 +174,7 @@ impl Following {
     /// The next event that lies in the stream; none: all of them were given.
     pub async fn next_stored(&mut self) -> Result<Option<Arc<Told>>, ApiError> {
         while self.read.is_empty() && self.behind {
-            let query = serde_json::json!({
-                "batch": PAGE, "next_by_subj": self.filter, "seq": self.after + 1
-            });
-            let page = jetstream::direct_get(&self.feed.client, EVENTS, &query).await?;
+            let page = self.page(PAGE).await?;
             self.behind = page.len() == PAGE;
             self.after = page.last().map_or(self.after, |last| last.sequence);
             let page = page.into_iter().map(|stored| {
@@ -200,10 +197,12 @@ impl Following {
         if !self.read.is_empty() {
             return false;
         }
-        let query =
-            serde_json::json!({ "batch": 1, "next_by_subj": self.filter, "seq": self.after + 1 });
-        let next = jetstream::direct_get(&self.feed.client, EVENTS, &query).await;
-        next.is_ok_and(|next| next.is_empty())
+        self.page(1).await.is_ok_and(|next| next.is_empty())
+    }
+
+    async fn page(&self, limit: usize) -> Result<Vec<Stored>, ApiError> {
+        let start = Start::Sequence(self.after + 1);
+        jetstream::page(&self.feed.client, EVENTS, &self.filter, start, limit).await
     }
 
     fn names(&self, told: &Told) -> bool {

@@ -91,7 +91,6 @@ pub async fn start_with(
     store: Store,
     ctx: Context,
 ) -> anyhow::Result<SocketAddr> {
-    config.check()?;
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }
@@ -147,12 +146,14 @@ pub async fn start_with(
     let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
     let (at_once, memory) = (config.concurrent_requests, config.request_memory_mib);
     let room = Room::new(at_once, memory);
-    let service = serve::offer(&intake, &client, &ctx, room, pace).await?;
-    let stopping = ctx.stopping.clone();
-    ctx.tasks.spawn(async move {
-        stopping.cancelled().await;
-        drop(service);
+    let offered = serve::verbs(&intake, room, pace).offer(&client).await?;
+    let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
+    ctx.spawn("requests", async move {
+        Ok(offered.answer(&stopping, &tasks).await?)
     });
+    // A flush only empties our buffer. The server takes what one connection says in order: once it has answered
+    // this, the subjects above are subscribed. What it answers does not matter here; the next poll reports it.
+    let _ = intake.limits.poll().await;
     Ok(address)
 }
 

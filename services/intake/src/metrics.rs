@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use spotreel_domain::api::ApiError;
 
-const REQUEST_SECONDS: &str = "spotreel_intake_request_seconds";
 const HTTP_SECONDS: &str = "spotreel_intake_http_seconds";
 const COMMIT_SECONDS: &str = "spotreel_intake_commit_seconds";
 const COMMIT_BATCH: &str = "spotreel_intake_commit_batch_tasks";
@@ -13,10 +12,6 @@ const ACCEPTED: &str = "spotreel_intake_accepted_total";
 const REFUSED: &str = "spotreel_intake_refused_total";
 const QUEUED: &str = "spotreel_intake_queue_tasks";
 const LOG_USED: &str = "spotreel_intake_log_used_ratio";
-
-pub fn request(verb: &'static str, took: Duration) {
-    metrics::histogram!(REQUEST_SECONDS, "verb" => verb).record(took);
-}
 
 pub fn http(method: &Method, path: String, status: StatusCode, took: Duration) {
     let labels = [

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use async_nats::{Client, HeaderMap};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
-use spotreel_bus::names;
+use async_nats::Client;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use spotreel_bus::reply::json;
+use spotreel_bus::service::Request;
 use spotreel_domain::TaskId;
 use spotreel_domain::api::{ApiError, ListQuery, SubmitResult, TaskRef};
 
@@ -16,89 +17,10 @@ use crate::{error, keys};
 
 const CALLER: Caller = Caller::Trusted;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Submit,
-    Get,
-    List,
-    Cancel,
-    Retry,
-    CreateKey,
-    ListKeys,
-    RevokeKey,
-}
+type Answer = Result<Vec<u8>, ApiError>;
 
-impl Verb {
-    pub const ALL: [Self; 8] = [
-        Self::Submit,
-        Self::Get,
-        Self::List,
-        Self::Cancel,
-        Self::Retry,
-        Self::CreateKey,
-        Self::ListKeys,
-        Self::RevokeKey,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Submit => "submit",
-            Self::Get => "get",
-            Self::List => "list",
-            Self::Cancel => "cancel",
-            Self::Retry => "retry",
-            Self::CreateKey => "create-key",
-            Self::ListKeys => "list-keys",
-            Self::RevokeKey => "revoke-key",
-        }
-    }
-
-    pub fn subject(self) -> &'static str {
-        match self {
-            Self::Submit => names::SUBMIT,
-            Self::Get => names::GET,
-            Self::List => names::LIST,
-            Self::Cancel => names::CANCEL,
-            Self::Retry => names::RETRY,
-            Self::CreateKey => names::OPS_KEY_CREATE,
-            Self::ListKeys => names::OPS_KEY_LIST,
-            Self::RevokeKey => names::OPS_KEY_REVOKE,
-        }
-    }
-}
-
-/// Carries out one request.
-pub async fn answer(
-    intake: &Arc<Intake>,
-    verb: Verb,
-    payload: &[u8],
-    headers: Option<&HeaderMap>,
-) -> Result<Vec<u8>, ApiError> {
-    let kind = headers
-        .and_then(|headers| headers.get("Content-Type"))
-        .map(async_nats::HeaderValue::as_str);
-    match verb {
-        Verb::Submit => submit(intake, payload, kind).await,
-        Verb::Get => get(intake, payload, kind).await,
-        Verb::List => list(intake, payload, kind).await,
-        Verb::Cancel => cancel(intake, payload, kind).await,
-        Verb::Retry => retry(intake, payload, kind).await,
-        Verb::CreateKey => create_key(intake, payload, kind).await,
-        Verb::ListKeys => list_keys(intake).await,
-        Verb::RevokeKey => revoke_key(intake, payload, kind).await,
-    }
-}
-
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
-}
-
-async fn submit(
-    intake: &Arc<Intake>,
-    payload: &[u8],
-    kind: Option<&str>,
-) -> Result<Vec<u8>, ApiError> {
-    match parse::submission(payload, kind)? {
+pub async fn submit(intake: Arc<Intake>, request: Request) -> Answer {
+    match parse::submission(&request.payload, request.content_type.as_deref())? {
         Submission::One(request) => {
             intake.limits.pace(1)?;
             let requests = vec![Ok(*request)];
@@ -131,63 +53,59 @@ fn many(outcomes: Vec<crate::submit::Outcome>, client: &Client) -> Vec<u8> {
     json(&answer)
 }
 
-async fn get(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
-    let id = named(payload, kind)?;
+pub async fn get(intake: Arc<Intake>, request: Request) -> Answer {
+    let id = named(&request)?;
     intake.get(&CALLER, &id).await.map(|view| json(&view))
 }
 
-async fn list(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
-    let query: ListQuery = match payload {
-        [] => ListQuery::default(),
-        payload => parse::request(payload, kind)?,
+pub async fn list(intake: Arc<Intake>, request: Request) -> Answer {
+    let query: ListQuery = match request.payload.is_empty() {
+        true => ListQuery::default(),
+        false => parsed(&request)?,
     };
-    let page = crate::list::page(intake, &CALLER, &query).await;
+    let page = crate::list::page(&intake, &CALLER, &query).await;
     page.map(|page| json(&page))
 }
 
 /// One task by its id, or those that filters name.
-async fn cancel(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
-    if let Ok(Identified { id: false }) = parse::request(payload, kind) {
-        let query = parse::request(payload, kind)?;
+pub async fn cancel(intake: Arc<Intake>, request: Request) -> Answer {
+    if let Ok(Identified { id: false }) = parsed(&request) {
+        let query = parsed(&request)?;
         let cancelled = intake.cancel_many(&CALLER, &query).await;
         return cancelled.map(|cancelled| json(&cancelled));
     }
-    let id = named(payload, kind)?;
+    let id = named(&request)?;
     intake.cancel(&CALLER, &id).await.map(|view| json(&view))
 }
 
-async fn retry(intake: &Intake, payload: &[u8], kind: Option<&str>) -> Result<Vec<u8>, ApiError> {
-    let id = named(payload, kind)?;
+pub async fn retry(intake: Arc<Intake>, request: Request) -> Answer {
+    let id = named(&request)?;
     intake.retry(&CALLER, &id).await.map(|view| json(&view))
 }
 
-async fn create_key(
-    intake: &Intake,
-    payload: &[u8],
-    kind: Option<&str>,
-) -> Result<Vec<u8>, ApiError> {
-    let order = parse::request(payload, kind)?;
+pub async fn create_key(intake: Arc<Intake>, request: Request) -> Answer {
+    let order = parsed(&request)?;
     let created = keys::create(intake.log.client(), &order).await;
     created.map(|created| json(&created))
 }
 
-async fn list_keys(intake: &Intake) -> Result<Vec<u8>, ApiError> {
+pub async fn list_keys(intake: Arc<Intake>, _: Request) -> Answer {
     let listed = keys::list(intake.log.client()).await;
     listed.map(|listed| json(&listed))
 }
 
-async fn revoke_key(
-    intake: &Intake,
-    payload: &[u8],
-    kind: Option<&str>,
-) -> Result<Vec<u8>, ApiError> {
-    let named = parse::request(payload, kind)?;
+pub async fn revoke_key(intake: Arc<Intake>, request: Request) -> Answer {
+    let named = parsed(&request)?;
     let revoked = keys::revoke(intake.log.client(), named).await;
     revoked.map(|revoked| json(&revoked))
 }
 
-fn named(payload: &[u8], kind: Option<&str>) -> Result<TaskId, ApiError> {
-    let named: TaskRef = parse::request(payload, kind)?;
+fn parsed<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError> {
+    parse::request(&request.payload, request.content_type.as_deref())
+}
+
+fn named(request: &Request) -> Result<TaskId, ApiError> {
+    let named: TaskRef = parsed(request)?;
     TaskId::parse(&named.id).map_err(|bad| error::broken("id", "token", bad.to_string()))
 }
 

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::config::require;
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_s3::StoreConfig;
-
-use crate::error::StartError;
 
 /// Half of the age at which trigger and fleet stop trusting the mark: one may be late.
 const RAREST_MARK: Duration = Duration::from_secs(15);
@@ -103,12 +102,9 @@ impl Config for MonitorConfig {
             shutdown: &self.shutdown,
         }
     }
-}
 
-impl MonitorConfig {
-    /// What serde cannot say about the values.
-    pub fn check(&self) -> Result<(), StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
+    fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
         for (key, duration) in [
             ("inbox.pull_wait", self.inbox.pull_wait),
             ("inbox.retry_after", self.inbox.retry_after),
@@ -119,33 +115,33 @@ impl MonitorConfig {
             ("deadlines.longest_wait", self.deadlines.longest_wait),
             ("reconcile.every", self.reconcile.every),
         ] {
-            if duration.is_zero() {
-                return refuse(key, "is more than nothing: the loop would spin");
-            }
+            require(!duration.is_zero(), key, "must be greater than zero")?;
         }
         for (key, concurrent) in [
             ("sweeper.concurrent", self.sweeper.concurrent),
             ("janitor.concurrent", self.janitor.concurrent),
             ("deadlines.concurrent", self.deadlines.concurrent),
         ] {
-            if concurrent == 0 {
-                return refuse(key, "is at least 1");
-            }
+            require(concurrent > 0, key, "must be at least 1")?;
         }
-        if self.sweeper.mark_every > RAREST_MARK {
-            return refuse(
-                "sweeper.mark_every",
-                "is at most 15s: counts are trusted for 30 s after a mark",
-            );
-        }
-        if self.janitor.keep_finished < self.janitor.grace {
-            return refuse("janitor.keep_finished", "is no shorter than janitor.grace");
-        }
-        if !(1..=100).contains(&self.janitor.room_percent) {
-            return refuse("janitor.room_percent", "is 1 to 100");
-        }
-        if !(1..=100).contains(&self.reconcile.log_warn_percent) {
-            return refuse("reconcile.log_warn_percent", "is 1 to 100");
+        require(
+            self.sweeper.mark_every <= RAREST_MARK,
+            "sweeper.mark_every",
+            "must be at most 15s: counts are trusted for 30 s after a mark",
+        )?;
+        require(
+            self.janitor.keep_finished >= self.janitor.grace,
+            "janitor.keep_finished",
+            "must not be shorter than janitor.grace",
+        )?;
+        for (key, percent) in [
+            ("janitor.room_percent", self.janitor.room_percent),
+            (
+                "reconcile.log_warn_percent",
+                self.reconcile.log_warn_percent,
+            ),
+        ] {
+            require((1..=100).contains(&percent), key, "must be 1 to 100")?;
         }
         Ok(())
     }

@@ -5,15 +5,6 @@ use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
 use spotreel_s3::{DeleteError, ListError};
 
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("{key} {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
-}
-
 /// Why an event could not be handled now. It comes back, and is decided anew.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {

@@ -47,7 +47,7 @@ use spotreel_bus::TaskLog;
 use spotreel_s3::Store;
 
 pub use config::MonitorConfig;
-pub use error::{ActError, StartError};
+pub use error::ActError;
 pub use inbox::Verdict;
 
 use deadlines::Deadlines;
@@ -61,7 +61,6 @@ use sweeper::Sweeper;
 pub const DEFAULTS: &str = include_str!("../monitor.toml");
 
 pub async fn start(config: MonitorConfig, ctx: Context) -> anyhow::Result<()> {
-    config.check()?;
     metrics::describe();
     let client = spotreel_bus::connect(&config.nats, "monitor", true).await?;
     let store = Store::connect(&config.s3).await;

@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
-use bytes::Bytes;
+use async_nats::Client;
 use serde::Deserialize;
 use spotreel_bootstrap::Health;
-use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::jetstream::{self, ApiError};
 use spotreel_bus::names::{EVENTS, MIRROR_INFO};
 use tokio::time::Instant;
@@ -86,16 +84,10 @@ impl MirrorWatch {
     }
 
     async fn read(&self) -> Result<(u64, StreamInfo), ApiError> {
-        let at_origin = format!("$JS.API.STREAM.INFO.{EVENTS}");
         // The copy first: the original can only be further then.
-        let copy = self.info(MIRROR_INFO).await?;
-        let original = self.info(&at_origin).await?;
+        let copy = jetstream::ask(&self.client, MIRROR_INFO).await?;
+        let original: StreamInfo = jetstream::stream_info(&self.client, EVENTS).await?;
         Ok((original.state.last_seq, copy))
-    }
-
-    async fn info(&self, subject: &str) -> Result<StreamInfo, ApiError> {
-        let (headers, nothing) = (HeaderMap::new(), Bytes::new());
-        jetstream::request(&self.client, subject, headers, nothing, REQUEST_TIMEOUT).await
     }
 }
 

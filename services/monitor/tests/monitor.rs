@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use harness::{Hand, Nats, Written, provisioned, until};
-use spotreel_bootstrap::{Context, ambient};
+use spotreel_bootstrap::{Config, Context, ambient};
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
 use spotreel_bus::{AppendError, LogRoom, Queue};
@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_millis(200);
 /// The defaults, with little patience.
 fn config() -> MonitorConfig {
     let mut config: MonitorConfig = toml::from_str(DEFAULTS).unwrap();
-    config.check().unwrap();
+    config.validate().unwrap();
     config.inbox.retry_after = SOON;
     config.inbox.pull_wait = Duration::from_millis(500);
     config.sweeper.mark_every = SOON;

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spotreel_bootstrap::config::require;
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_s3::StoreConfig;
-
-use crate::error::StartError;
 
 /// S3's own limit for a presigned link.
 const LONGEST_LINK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -38,24 +37,24 @@ impl Config for NotifierConfig {
             shutdown: &self.shutdown,
         }
     }
-}
 
-impl NotifierConfig {
-    /// What serde cannot say about the values.
-    pub fn check(&self) -> Result<(), StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
-        if !(Duration::from_secs(1)..=LONGEST_LINK).contains(&self.link_expires) {
-            return refuse("link_expires", "is one second to seven days, S3's limit");
-        }
-        if self.pull_wait.is_zero() || self.retry_first.is_zero() {
-            return refuse(
-                "pull_wait and retry_first",
-                "are more than nothing: the loop would spin",
-            );
-        }
-        if self.retry_longest < self.retry_first {
-            return refuse("retry_longest", "is no shorter than retry_first");
-        }
+    fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        require(
+            (Duration::from_secs(1)..=LONGEST_LINK).contains(&self.link_expires),
+            "link_expires",
+            "must be 1 second to 7 days, S3's limit",
+        )?;
+        require(
+            !self.pull_wait.is_zero() && !self.retry_first.is_zero(),
+            "pull_wait and retry_first",
+            "must be greater than zero",
+        )?;
+        require(
+            self.retry_longest >= self.retry_first,
+            "retry_longest",
+            "must not be shorter than retry_first",
+        )?;
         Ok(())
     }
 }

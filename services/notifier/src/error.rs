@@ -3,15 +3,6 @@
 use spotreel_bus::jetstream::ApiError;
 use spotreel_s3::PresignError;
 
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("{key} {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
-}
-
 /// Why an event was not published by this try. The next one may do it.
 #[derive(Debug, thiserror::Error)]
 pub enum NotifyError {

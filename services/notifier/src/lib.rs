@@ -27,13 +27,12 @@ use spotreel_s3::Store;
 
 pub use act::{Entry, Log, Notifier, Said};
 pub use config::NotifierConfig;
-pub use error::{NotifyError, StartError};
+pub use error::NotifyError;
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../notifier.toml");
 
 pub async fn start(config: NotifierConfig, ctx: Context) -> anyhow::Result<()> {
-    config.check()?;
     metrics::describe();
     let client = spotreel_bus::connect(&config.nats, "notifier", true).await?;
     let store = Store::connect(&config.s3).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::{Hand, Nats, provisioned, until};
-use spotreel_bootstrap::Health;
+use spotreel_bootstrap::{Config, Health};
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
 use spotreel_bus::{BatchLog, Queue};
 use spotreel_domain::api::{BatchView, CloudEvent, TaskView};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 fn config() -> NotifierConfig {
     let config: NotifierConfig = toml::from_str(DEFAULTS).unwrap();
-    config.check().unwrap();
+    config.validate().unwrap();
     config
 }
 
@@ -364,5 +364,5 @@ async fn batches_are_told_beside_tasks_each_event_once() {
 fn links_last_seven_days_at_most() {
     let mut config = config();
     config.link_expires = Duration::from_secs(8 * 24 * 3600);
-    assert!(config.check().is_err());
+    assert!(config.validate().is_err());
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spotreel_bootstrap::config::{Sources, as_toml, load_from};
+use spotreel_bootstrap::config::{Sources, as_toml, load_from, require};
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
 use spotreel_domain::pool::{Cloud, Pools};
@@ -54,6 +54,22 @@ impl Config for TriggerConfig {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
+        self.nats.check()?;
+        require(
+            !self.reconcile.every.is_zero() && !self.prices.every.is_zero(),
+            "reconcile.every and prices.every",
+            "must be greater than zero",
+        )?;
+        require(
+            self.reconcile.gap <= self.reconcile.every,
+            "reconcile.gap",
+            "must not be longer than reconcile.every",
+        )?;
+        require(
+            self.prices.good_for >= self.prices.every,
+            "prices.good_for",
+            "must not be shorter than prices.every: prices would be unknown between two questions",
+        )?;
         self.load_pools()?;
         Ok(())
     }
@@ -69,24 +85,8 @@ impl Config for TriggerConfig {
 }
 
 impl TriggerConfig {
-    /// The pools, with all that serde cannot say about them and about the other values.
+    /// The pools, with all that serde cannot say about them.
     pub fn load_pools(&self) -> Result<Pools, StartError> {
-        let refuse = |key, rule| Err(StartError::Config { key, rule });
-        if self.reconcile.every.is_zero() || self.prices.every.is_zero() {
-            return refuse(
-                "reconcile.every and prices.every",
-                "are more than nothing: the loops would spin",
-            );
-        }
-        if self.reconcile.gap > self.reconcile.every {
-            return refuse("reconcile.gap", "is no longer than reconcile.every");
-        }
-        if self.prices.good_for < self.prices.every {
-            return refuse(
-                "prices.good_for",
-                "is no shorter than prices.every: prices would be unknown between two questions",
-            );
-        }
         let pools = match self.pools.as_str() {
             "" => Pools::default(),
             path => load_from(&Sources {

@@ -10,11 +10,6 @@ use spotreel_pool::queue::CountError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{key} {rule}")]
-    Config {
-        key: &'static str,
-        rule: &'static str,
-    },
     #[error("the pools are refused")]
     PoolsFile(#[from] ConfigError),
     #[error(transparent)]
@@ -26,11 +21,6 @@ pub enum StartError {
         pool: PoolName,
         zone: String,
         region: String,
-    },
-    #[error("the NATS endpoint {subject} could not be created: {reason}")]
-    Endpoint {
-        subject: &'static str,
-        reason: String,
     },
 }
 

@@ -131,11 +131,10 @@ pub async fn start_with(
         let desk = page.clone();
         async move { serde_json::json!(desk.why(WhyQuery::default()).await.ok()) }
     });
-    let service = serve::offer(&desk, &client, &ctx).await?;
-    let stopping = ctx.stopping.clone();
-    ctx.tasks.spawn(async move {
-        stopping.cancelled().await;
-        drop(service);
+    let offered = serve::verbs(&desk).offer(&client).await?;
+    let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
+    ctx.spawn("requests", async move {
+        Ok(offered.answer(&stopping, &tasks).await?)
     });
     Ok(())
 }

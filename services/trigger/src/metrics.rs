@@ -21,7 +21,6 @@ const BLOCKED: &str = "spotreel_trigger_blocked";
 const RESIDENT: &str = "spotreel_trigger_resident";
 const SPENT: &str = "spotreel_trigger_spent_dollars";
 const REQUESTED: &str = "spotreel_trigger_batches_requested_total";
-const ANSWER: &str = "spotreel_trigger_request_seconds";
 const FAILED: &str = "spotreel_trigger_failures_total";
 
 pub fn describe() {
@@ -63,10 +62,6 @@ pub fn describe() {
 
 pub fn looked() {
     counter!(LOOKS).increment(1);
-}
-
-pub fn answered(verb: &'static str, took: std::time::Duration) {
-    metrics::histogram!(ANSWER, "verb" => verb).record(took);
 }
 
 pub fn requested(pool: &PoolName, rule: &str) {

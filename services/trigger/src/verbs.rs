@@ -5,12 +5,11 @@ use std::sync::Arc;
 use async_nats::Client;
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::BatchLog;
 use spotreel_bus::batches::{self, MAX_RECENT};
 use spotreel_bus::controls::{self, Hold, Run};
-use spotreel_bus::{BatchLog, names};
+use spotreel_bus::reply::{refuse, unavailable};
 use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::fleet::cloud::Lifecycle;
@@ -28,51 +27,6 @@ use crate::reconcile::Shown;
 const USUAL_LIMIT: u32 = 20;
 /// Of what people write: it is shown in every decision, and longer texts are not read.
 const LONGEST_TEXT: usize = 200;
-/// When to come back after the server did not answer: a restart takes a few seconds.
-const RETRY_AFTER_S: u64 = 2;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Why,
-    Quote,
-    Batches,
-    Run,
-    Hold,
-    Resume,
-}
-
-impl Verb {
-    pub const ALL: [Self; 6] = [
-        Self::Why,
-        Self::Quote,
-        Self::Batches,
-        Self::Run,
-        Self::Hold,
-        Self::Resume,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Why => "why",
-            Self::Quote => "quote",
-            Self::Batches => "batches",
-            Self::Run => "run",
-            Self::Hold => "hold",
-            Self::Resume => "resume",
-        }
-    }
-
-    pub fn subject(self) -> &'static str {
-        match self {
-            Self::Why => names::WHY,
-            Self::Quote => names::QUOTE,
-            Self::Batches => names::LIST_BATCHES,
-            Self::Run => names::OPS_RUN,
-            Self::Hold => names::OPS_HOLD,
-            Self::Resume => names::OPS_RESUME,
-        }
-    }
-}
 
 /// Where questions and orders are taken.
 pub struct Desk {
@@ -84,19 +38,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Carries out one request.
-    pub async fn answer(&self, verb: Verb, payload: &[u8]) -> Result<Vec<u8>, ApiError> {
-        match verb {
-            Verb::Why => self.why(parse(payload)?).await.map(|why| json(&why)),
-            Verb::Quote => self.quote(payload).await.map(|quote| json(&quote)),
-            Verb::Batches => self.batches(parse(payload)?).await.map(|all| json(&all)),
-            Verb::Run => self.run(parse(payload)?).await.map(|done| json(&done)),
-            Verb::Hold => self.hold(parse(payload)?).await.map(|done| json(&done)),
-            Verb::Resume => self.resume(parse(payload)?).await.map(|done| json(&done)),
-        }
-    }
-
-    pub async fn why(&self, query: WhyQuery) -> Result<Why, ApiError> {
+    pub async fn why(self: Arc<Self>, query: WhyQuery) -> Result<Why, ApiError> {
         let wanted = query.pool.map(|pool| self.named(&pool)).transpose()?;
         let mut why = self.shown.ask().await;
         if let Some(wanted) = wanted {
@@ -106,12 +48,10 @@ impl Desk {
     }
 
     /// By the pool that the task would wait for.
-    async fn quote(&self, payload: &[u8]) -> Result<Quote, ApiError> {
-        let query: QuoteQuery = serde_json::from_slice(payload)
-            .map_err(|error| refuse(ErrorCode::Invalid, format!("the body: {error}")))?;
+    pub async fn quote(self: Arc<Self>, query: QuoteQuery) -> Result<Quote, ApiError> {
         let spec = query.spec(ambient::now()).map_err(|violations| ApiError {
             violations,
-            ..refuse(ErrorCode::Invalid, "the request breaks a rule".into())
+            ..refuse(ErrorCode::Invalid, "the request breaks a rule")
         })?;
         let mut pools = self.pools.pool.iter();
         let of_model = pools.find(|(_, pool)| pool.models.contains(&spec.model));
@@ -135,7 +75,7 @@ impl Desk {
         Ok(quote(&spec, query.tasks, (name, pool), prices, &learnt))
     }
 
-    async fn batches(&self, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {
+    pub async fn batches(self: Arc<Self>, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {
         let now = ambient::now();
         if let Some(id) = &query.id {
             let message = format!("there is no batch {id}");
@@ -178,7 +118,7 @@ impl Desk {
         Ok(view)
     }
 
-    async fn run(&self, order: RunOrder) -> Result<Ordered, ApiError> {
+    pub async fn run(self: Arc<Self>, order: RunOrder) -> Result<Ordered, ApiError> {
         let pool = match (order.pool, self.pools.pool.len()) {
             (Some(pool), _) => self.named(&pool)?,
             (None, 1) => self
@@ -240,11 +180,11 @@ impl Desk {
         Err(refuse(ErrorCode::NotAllowed, message))
     }
 
-    async fn hold(&self, order: HoldOrder) -> Result<Ordered, ApiError> {
+    pub async fn hold(self: Arc<Self>, order: HoldOrder) -> Result<Ordered, ApiError> {
         let pools = self.one_or_all(order.pool.as_deref())?;
         if order.reason.trim().is_empty() {
             let message = "reason is missing: say why launches are held; `spotreel why` shows it";
-            return Err(refuse(ErrorCode::Invalid, message.into()));
+            return Err(refuse(ErrorCode::Invalid, message));
         }
         let hold = Hold {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
@@ -262,7 +202,7 @@ impl Desk {
         Ok(Ordered { pools, at, id })
     }
 
-    async fn resume(&self, order: ResumeOrder) -> Result<Ordered, ApiError> {
+    pub async fn resume(self: Arc<Self>, order: ResumeOrder) -> Result<Ordered, ApiError> {
         let pools = self.one_or_all(order.pool.as_deref())?;
         for pool in &pools {
             let removed = controls::resume(&self.client, pool).await;
@@ -299,19 +239,6 @@ impl Desk {
     }
 }
 
-/// Nothing is the same as `{}`.
-fn parse<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, ApiError> {
-    if payload.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(payload)
-        .map_err(|error| refuse(ErrorCode::Invalid, format!("the body: {error}")))
-}
-
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("answers have string keys only, and no map that could fail")
-}
-
 fn text(field: &str, value: &str) -> Result<String, ApiError> {
     let value = value.trim();
     if value.is_empty() || value.len() > LONGEST_TEXT || value.contains(char::is_control) {
@@ -319,24 +246,4 @@ fn text(field: &str, value: &str) -> Result<String, ApiError> {
         return Err(refuse(ErrorCode::Invalid, message));
     }
     Ok(value.to_owned())
-}
-
-fn refuse(code: ErrorCode, message: String) -> ApiError {
-    ApiError {
-        code,
-        message,
-        violations: Vec::new(),
-        retry_after_s: None,
-    }
-}
-
-fn unavailable(what: &str, error: &dyn std::error::Error) -> ApiError {
-    tracing::warn!(error = %spotreel_domain::chain(error), what, "handling a request failed");
-    ApiError {
-        retry_after_s: Some(RETRY_AFTER_S),
-        ..refuse(
-            ErrorCode::Unavailable,
-            format!("{what} cannot be reached now: send the same request again"),
-        )
-    }
 }

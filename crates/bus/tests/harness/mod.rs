@@ -1,5 +1,11 @@
 //! A real nats-server with the product's accounts, and in it what services find.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of it"
+)]
+
 use spotreel_bus::provision::{self, Layout};
 pub use spotreel_test_nats::{Nats, until};
 

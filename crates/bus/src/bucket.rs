@@ -1,0 +1,218 @@
+//! A key-value bucket: a stream that keeps one message for each key. Only this crate names its stream and subjects.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, SubscribeError, Subscriber};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::connect::REQUEST_TIMEOUT;
+use crate::jetstream::{self, ApiError, PubAck};
+use crate::names::HEADER_EXPECTED;
+
+/// On the message that a deleted key leaves, whose payload is empty.
+const OPERATION: &str = "KV-Operation";
+
+/// Keys of one kind in a bucket, with values of type `T`. A bucket may hold several kinds, told apart by a prefix of their
+/// keys.
+#[derive(Clone)]
+pub struct Bucket<T, F = Json> {
+    client: Client,
+    name: &'static str,
+    prefix: &'static str,
+    values: PhantomData<fn() -> (T, F)>,
+}
+
+/// How a value is written.
+pub trait Format<T> {
+    fn write(value: &T) -> Result<Vec<u8>, ApiError>;
+    fn read(payload: &[u8]) -> Result<T, ApiError>;
+}
+
+pub struct Json;
+
+impl<T: Serialize + DeserializeOwned> Format<T> for Json {
+    fn write(value: &T) -> Result<Vec<u8>, ApiError> {
+        Ok(serde_json::to_vec(value)?)
+    }
+
+    fn read(payload: &[u8]) -> Result<T, ApiError> {
+        Ok(serde_json::from_slice(payload)?)
+    }
+}
+
+pub struct Protobuf;
+
+impl<T: prost::Message + Default> Format<T> for Protobuf {
+    fn write(value: &T) -> Result<Vec<u8>, ApiError> {
+        Ok(value.encode_to_vec())
+    }
+
+    fn read(payload: &[u8]) -> Result<T, ApiError> {
+        Ok(T::decode(payload)?)
+    }
+}
+
+/// What a write asks for besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The revision that the key must have, 0 for none; another one is [`ApiError::Conflict`].
+    pub revision: Option<u64>,
+    /// After this time the server forgets the key.
+    pub ttl: Option<Duration>,
+}
+
+/// A key and its value, not read yet.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub revision: u64,
+    pub stored_at: Timestamp,
+    payload: Bytes,
+}
+
+impl Entry {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        Ok(serde_json::from_slice(&self.payload)?)
+    }
+
+    pub fn protobuf<T: prost::Message + Default>(&self) -> Result<T, ApiError> {
+        Protobuf::read(&self.payload)
+    }
+}
+
+impl<T, F: Format<T>> Bucket<T, F> {
+    pub fn new(client: &Client, name: &'static str, prefix: &'static str) -> Self {
+        Self {
+            client: client.clone(),
+            name,
+            prefix,
+            values: PhantomData,
+        }
+    }
+
+    /// Stores the value and returns its revision.
+    pub async fn put(&self, key: &str, value: &T, terms: Terms) -> Result<u64, ApiError> {
+        let payload = F::write(value)?;
+        self.store(key, HeaderMap::new(), payload.into(), terms)
+            .await
+    }
+
+    /// Leaves a message that says so, for watchers; `terms.ttl` is how long it stays.
+    pub async fn delete(&self, key: &str, terms: Terms) -> Result<(), ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(OPERATION, "DEL");
+        let stored = self.store(key, headers, Bytes::new(), terms);
+        stored.await.map(drop)
+    }
+
+    /// The key's entry, read at the leader: a replica may not have it yet.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, ApiError> {
+        #[derive(Deserialize)]
+        struct Found {
+            message: Message,
+        }
+        #[derive(Deserialize)]
+        struct Message {
+            seq: u64,
+            time: Timestamp,
+            #[serde(default)]
+            data: String,
+        }
+        let api = format!("$JS.API.STREAM.MSG.GET.{}", stream(self.name));
+        let query = serde_json::json!({ "last_by_subj": self.subject(key) });
+        let (headers, body) = (HeaderMap::new(), query.to_string().into());
+        let found =
+            jetstream::request::<Found>(&self.client, &api, headers, body, REQUEST_TIMEOUT).await;
+        let found = match found {
+            Ok(found) => found.message,
+            Err(ApiError::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let payload = BASE64.decode(found.data).unwrap_or_default();
+        let entry = Entry {
+            key: key.to_owned(),
+            revision: found.seq,
+            stored_at: found.time,
+            payload: payload.into(),
+        };
+        Ok(Some(entry).filter(|entry| !entry.payload.is_empty()))
+    }
+
+    async fn store(
+        &self,
+        key: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+        terms: Terms,
+    ) -> Result<u64, ApiError> {
+        if let Some(revision) = terms.revision {
+            headers.insert(HEADER_EXPECTED, revision.to_string().as_str());
+        }
+        if let Some(ttl) = terms.ttl {
+            headers.insert("Nats-TTL", format!("{}s", ttl.as_secs()).as_str());
+        }
+        let subject = self.subject(key);
+        let stored =
+            jetstream::request::<PubAck>(&self.client, &subject, headers, payload, REQUEST_TIMEOUT);
+        stored.await.map(|ack| ack.seq)
+    }
+
+    fn subject(&self, key: &str) -> String {
+        subject(self.name, &format!("{}{key}", self.prefix))
+    }
+}
+
+/// The entries whose keys match one of `patterns`, in one round trip. Any replica answers, so the newest may be missing.
+///
+/// The server refuses (413) above 1,024 of them.
+pub async fn read(
+    client: &Client,
+    bucket: &'static str,
+    patterns: &[&str],
+) -> Result<Vec<Entry>, ApiError> {
+    let filters: Vec<_> = patterns.iter().map(|keys| subject(bucket, keys)).collect();
+    let query = serde_json::json!({ "multi_last": filters });
+    let stored = jetstream::direct_get(client, &stream(bucket), &query).await?;
+    let live = stored
+        .into_iter()
+        .filter(|one| one.headers.get(OPERATION).is_none());
+    let entries = live.filter_map(|one| {
+        Some(Entry {
+            key: key_of(bucket, &one.subject)?.to_owned(),
+            revision: one.sequence,
+            stored_at: one.stored_at,
+            payload: one.payload,
+        })
+    });
+    Ok(entries.collect())
+}
+
+/// A message for every change of every key. It only wakes: what is in force now, a read tells.
+pub async fn watch(client: &Client, bucket: &'static str) -> Result<Subscriber, SubscribeError> {
+    client.subscribe(subject(bucket, ">")).await
+}
+
+/// The key of which a message of the bucket tells.
+pub fn key_of<'a>(bucket: &str, subject: &'a str) -> Option<&'a str> {
+    let rest = subject.strip_prefix("$KV.")?.strip_prefix(bucket)?;
+    rest.strip_prefix('.')
+}
+
+/// Whether a message of the bucket tells of a deletion.
+pub(crate) fn is_deletion(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| headers.get(OPERATION).is_some())
+}
+
+pub(crate) fn subject(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+pub(crate) fn stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}

@@ -1,0 +1,63 @@
+//! A typed bucket on a real server.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod harness;
+
+use harness::provisioned;
+use spotreel_bus::bucket::{self, Bucket, Terms};
+use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::names::MARKS_BUCKET;
+
+fn only(revision: u64) -> Terms {
+    Terms {
+        revision: Some(revision),
+        ..Terms::default()
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_written_and_deleted_only_at_the_revision_that_is_named() {
+    let nats = provisioned().await;
+    let client = nats.client("provision").await;
+    let ones: Bucket<u64> = Bucket::new(&client, MARKS_BUCKET, "one.");
+    let others: Bucket<String> = Bucket::new(&client, MARKS_BUCKET, "other.");
+    let first = ones.put("a", &1, only(0)).await.unwrap();
+    assert!(matches!(
+        ones.put("a", &2, only(0)).await,
+        Err(ApiError::Conflict)
+    ));
+    let second = ones.put("a", &2, only(first)).await.unwrap();
+    others
+        .put("a", &"text".to_owned(), Terms::default())
+        .await
+        .unwrap();
+
+    let found = ones.get("a").await.unwrap().unwrap();
+    assert_eq!((found.json::<u64>().unwrap(), found.revision), (2, second));
+    assert!(ones.get("b").await.unwrap().is_none());
+    let all = bucket::read(&client, MARKS_BUCKET, &["one.*", "other.*"]).await;
+    let keys: Vec<_> = all.unwrap().into_iter().map(|one| one.key).collect();
+    assert_eq!(keys, ["one.a", "other.a"]);
+
+    assert!(matches!(
+        ones.delete("a", only(first)).await,
+        Err(ApiError::Conflict)
+    ));
+    ones.delete("a", only(second)).await.unwrap();
+    assert!(ones.get("a").await.unwrap().is_none());
+    let all = bucket::read(&client, MARKS_BUCKET, &[">"]).await.unwrap();
+    let keys: Vec<_> = all.into_iter().map(|one| one.key).collect();
+    assert_eq!(keys, ["other.a"]);
+}
+
+#[test]
+fn a_subject_names_a_key_of_its_own_bucket_alone() {
+    let key_of = |subject| bucket::key_of("spotreel-marks", subject);
+    assert_eq!(
+        key_of("$KV.spotreel-marks.mode.default"),
+        Some("mode.default")
+    );
+    assert_eq!(key_of("$KV.spotreel-marks2.mode"), None);
+    assert_eq!(key_of("spotreel.log.a"), None);
+}
