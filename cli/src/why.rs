@@ -21,6 +21,10 @@ pub async fn run(settings: &Settings, args: WhyArgs) -> anyhow::Result<Done> {
         if let Some(error) = &why.error {
             eprintln!("spotreel: the truth cannot be read now, this is how it last was: {error}");
         }
+        for batch in &why.gone {
+            let told = "its pool is not in pools.toml any more: fleet drains it, and its cost counts in all budgets";
+            field("gone", &format!("batch {batch}: {told}"));
+        }
         for (index, pool) in why.pools.iter().enumerate() {
             if index > 0 {
                 line("");

@@ -20,7 +20,7 @@ use crate::act::tell_to_drain;
 use crate::error::{invalid, not_allowed, not_found, unavailable};
 use crate::observe::Counted;
 use crate::reconcile::CAS_TRIES;
-use crate::{Fleet, observe};
+use crate::{Fleet, gone, observe};
 
 /// Of what people write, as trigger takes it.
 const LONGEST_TEXT: usize = 200;
@@ -108,7 +108,7 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
     let (counted, marks, newest) = tokio::join!(
         Counted::read(client, &fleet.pools, &fleet.samples),
         observe::marks(client),
-        spend::newest(&fleet.batches, fleet.pools.pool.keys())
+        spend::newest(&fleet.batches)
     );
     let newest = newest.map_err(|error| unavailable("the batch log cannot be read now", &error))?;
     let (counted, marks) = (counted.ok(), marks.ok());
@@ -148,6 +148,20 @@ async fn show(fleet: &Fleet, payload: &[u8]) -> Result<FleetView, ApiError> {
         if config.cloud == Cloud::None {
             view.note = Some("the machines of this pool are your own: none is launched".to_owned());
         }
+        pools.push(view);
+    }
+    let is_gone = |name: &&PoolName| !fleet.pools.pool.contains_key(*name);
+    for name in newest.keys().filter(is_gone).filter(|_| pool.is_none()) {
+        let batch = Some(&newest[name].batch).filter(|batch| batch.is_active());
+        if batch.is_none() {
+            continue;
+        }
+        let workers: Vec<_> = presences.iter().map(worker).collect();
+        let mut view = PoolView::of(name, batch, &workers, None, ambient::now());
+        view.note = Some(format!(
+            "{}: its batch is drained",
+            gone::reason(fleet, name)
+        ));
         pools.push(view);
     }
     let listed = fleet.cloud.as_ref().and_then(|cloud| cloud.last_listed());
