@@ -368,9 +368,19 @@ impl Pool {
         }
     }
 
-    /// A launch that was refused for the account's or the request's sake is a failing check until one succeeds.
+    /// There is nothing to launch any more, so a launch that was refused stands in nobody's way.
+    pub fn forget_refusal(&self) {
+        self.fleet.conditions.recover(&self.launches_check());
+    }
+
+    fn launches_check(&self) -> String {
+        format!("pool {} launches", self.name)
+    }
+
+    /// A launch that was refused for the account's or the request's sake is a failing check until one succeeds, or none is
+    /// wanted.
     fn say_whether_launches_work(&self, result: &Result<LaunchAnswer, LaunchError>) {
-        let check = format!("pool {} launches", self.name);
+        let check = self.launches_check();
         let said = match result {
             Ok(answer) if !answer.instances.is_empty() => Ok(()),
             Ok(answer) => {

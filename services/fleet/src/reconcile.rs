@@ -205,6 +205,7 @@ impl Pool {
             }
             let Some(record) = record.filter(|record| record.batch.is_active()) else {
                 drop(ledger);
+                self.forget_refusal();
                 self.lift_hold().await?;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
@@ -261,6 +262,9 @@ impl Pool {
                 continue;
             }
             drop(ledger);
+            if wants_no_launch(&round.batch) {
+                self.forget_refusal();
+            }
             metrics::round(self.name.as_str(), "done");
             let client = self.fleet.batches.client();
             act::tell_to_stay(client, &idle_that_stay(&round.batch, &seen)).await;
@@ -492,6 +496,11 @@ impl Pool {
         self.end_blindly().await;
         BLIND
     }
+}
+
+/// Nothing is missing: no call is open, and nothing stands in the way of one.
+fn wants_no_launch(batch: &Batch) -> bool {
+    batch.blocked.is_none() && batch.launches.iter().all(|launch| !launch.is_open())
 }
 
 /// A line for what a person would want to have seen.
