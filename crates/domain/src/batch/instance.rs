@@ -186,6 +186,17 @@ impl Instance {
         matches!(self.state, InstanceState::Gone { .. })
     }
 
+    /// Costs money for as long as there is work for it: nobody has told it to go at once.
+    pub fn runs_on(&self) -> bool {
+        match self.state {
+            InstanceState::Booting | InstanceState::Serving => true,
+            InstanceState::Draining { why, mode, .. } => {
+                mode == DrainMode::Finish && why != Leaving::Interruption
+            }
+            InstanceState::Terminating { .. } | InstanceState::Gone { .. } => false,
+        }
+    }
+
     /// Counts as capacity: it serves, or it is going to.
     pub fn is_active(&self) -> bool {
         matches!(self.state, InstanceState::Booting | InstanceState::Serving)
