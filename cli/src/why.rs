@@ -23,6 +23,10 @@ pub async fn run(settings: &Settings, args: WhyArgs) -> anyhow::Result<Done> {
                 "spotreel: trigger cannot read the current state; this is the last known one: {error}"
             );
         }
+        for batch in &why.gone {
+            let told = "its pool is not in pools.toml any more: fleet drains it, and its cost counts in all budgets";
+            field("gone", &format!("batch {batch}: {told}"));
+        }
         for (index, pool) in why.pools.iter().enumerate() {
             if index > 0 {
                 line("");

@@ -22,6 +22,11 @@ use crate::engine::{Blame, Engine, EngineConfig, EngineError, EngineFailure, Loa
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Accelerator failures in a row, with a new engine process each, until the machine is given up.
 const DEVICE_FAILURES: u32 = 2;
+/// Engines in a row that did not start until a machine of a cloud is given up: it costs money, and another may do better.
+/// With the pauses between them that takes seconds. One's own machine tries for ever.
+const STARTS_ON_CLOUD: u32 = 5;
+/// Of what an engine wrote last, as much as is told with its end.
+const LAST_WORDS: usize = 200;
 pub const GIVEN_UP_FOR_DEVICE: &str =
     "the accelerator failed again after the engine was started anew";
 
@@ -29,18 +34,20 @@ pub const GIVEN_UP_FOR_DEVICE: &str =
 const DECLINED_KEPT: usize = 10_000;
 
 /// Whether there is an engine to render with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Yes,
     /// The worker leaves.
     Leaving,
     /// This machine can render nothing, for this reason.
-    GiveUp(&'static str),
+    GiveUp(String),
 }
 
 pub struct Host {
     config: EngineSection,
     health: Health,
+    /// A machine of a cloud, which is paid for.
+    on_cloud: bool,
     engine: Option<Engine>,
     loaded: Option<Model>,
     device_failures: u32,
@@ -51,10 +58,11 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(config: EngineSection, health: Health) -> Self {
+    pub fn new(config: EngineSection, health: Health, on_cloud: bool) -> Self {
         Self {
             config,
             health,
+            on_cloud,
             engine: None,
             loaded: None,
             device_failures: 0,
@@ -79,14 +87,15 @@ impl Host {
     }
 
     /// A running engine, started anew with growing pauses for as long as it takes, unless it is the accelerator that
-    /// cannot be used. No task is taken before there is one: an engine that cannot start must not use up the attempts of
-    /// the queue.
+    /// cannot be used, or the machine is a cloud's. No task is taken before there is one: an engine that cannot start must
+    /// not use up the attempts of the queue.
     pub async fn ready(&mut self, stopping: &CancellationToken) -> Ready {
         let mut pauses = backoff::ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(200))
             .with_max_interval(Duration::from_secs(30))
             .with_max_elapsed_time(None)
             .build();
+        let mut failed = 0;
         loop {
             if self.engine.as_ref().is_some_and(Engine::is_alive) {
                 return Ready::Yes;
@@ -99,11 +108,17 @@ impl Host {
                     return Ready::Yes;
                 }
                 Err(error) => {
-                    let reason = spotreel_domain::chain(&error);
+                    let reason = told(&error);
                     tracing::error!(error = reason, command = ?self.config.command, "engine failed to start");
-                    self.health.set("engine", Err(reason));
+                    self.health.set("engine", Err(&reason));
+                    failed += 1;
                     if !self.judge(Some(&failure(error))).await {
-                        return Ready::GiveUp(GIVEN_UP_FOR_DEVICE);
+                        return Ready::GiveUp(format!("{GIVEN_UP_FOR_DEVICE}: {reason}"));
+                    }
+                    if self.on_cloud && failed >= STARTS_ON_CLOUD {
+                        let reason =
+                            format!("the engine did not start {failed} times in a row: {reason}");
+                        return Ready::GiveUp(reason);
                     }
                 }
             }
@@ -338,6 +353,22 @@ pub fn failure(error: EngineError) -> EngineFailure {
             ..gone(&spotreel_domain::chain(&other))
         },
     }
+}
+
+/// Why an engine did not start, with its own last words.
+fn told(error: &EngineError) -> String {
+    let mut reason = spotreel_domain::chain(error);
+    if let EngineError::Failed(failure) = error
+        && let Some(line) = failure
+            .log_tail
+            .iter()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+    {
+        let words: String = line.trim().chars().take(LAST_WORDS).collect();
+        reason += &format!("; it said: {words}");
+    }
+    reason
 }
 
 /// The engine's word for a failure in the task's record, with the last lines of its log.

@@ -72,6 +72,8 @@ const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
 pub struct Worker {
     pub name: String,
     pub instance: String,
+    /// The machine is a cloud's, and costs money.
+    pub on_cloud: bool,
     pub config: WorkerConfig,
     pub log: TaskLog,
     /// Of the connection to NATS.
@@ -115,6 +117,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         stay: idle::Stay::default(),
         measured: salvage::Measured::default(),
         instance,
+        on_cloud: cloud.is_some(),
         name,
         log,
         uptime: Uptime::new(client.clone()),

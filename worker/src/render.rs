@@ -50,10 +50,14 @@ enum End {
 }
 
 pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::Result<()> {
-    let mut host = Host::new(worker.config.engine.clone(), ctx.health.clone());
+    let mut host = Host::new(
+        worker.config.engine.clone(),
+        ctx.health.clone(),
+        worker.on_cloud,
+    );
     let uploading = Arc::new(Semaphore::new(UPLOADS_AT_ONCE));
     let leaving = worker.leave.leaving();
-    let mut given_up = None;
+    let mut given_up: Option<String> = None;
     loop {
         match host.ready(leaving).await {
             Ready::Yes => {}
@@ -71,7 +75,7 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             Next::Taken(taken) => *taken,
             Next::Leaving => break,
             Next::Unfit(reason) => {
-                given_up = Some(reason);
+                given_up = Some(reason.to_owned());
                 break;
             }
             Next::Idle => {
@@ -100,13 +104,13 @@ pub async fn run(worker: Arc<Worker>, mut take: Take, ctx: Context) -> anyhow::R
             && failure.kind == ErrorKind::Model
             && failure.code != packs::CODE
         {
-            given_up = stop_taking(&mut take, *model, &ctx);
+            given_up = stop_taking(&mut take, *model, &ctx).map(str::to_owned);
         }
         if !host
             .judge(failed.as_ref().map(|(_, failure)| failure))
             .await
         {
-            given_up = Some(host::GIVEN_UP_FOR_DEVICE);
+            given_up = Some(host::GIVEN_UP_FOR_DEVICE.to_owned());
         }
         if given_up.is_some() {
             break;

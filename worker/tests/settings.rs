@@ -4,7 +4,7 @@
 
 mod spot;
 
-use spot::Stage;
+use spot::{Stage, until};
 
 const BOUGHT: (&str, &str) = ("cloud.metadata", "on");
 
@@ -25,4 +25,33 @@ async fn a_wrong_address_or_password_of_the_server_is_named() {
         assert!(said.contains(&format!("{key} ")), "{said}");
         assert!(!said.contains("of-another"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_cannot_start_gives_a_bought_machine_up_within_seconds() {
+    let stage = Stage::set().await;
+    let broken = r#"["/bin/sh", "-c", "echo no kernel image for this card >&2; exit 3"]"#;
+    let engine = ("engine.command", broken);
+    let began = std::time::Instant::now();
+    let mut worker = stage.worker("bought", 0, &[BOUGHT, engine]);
+    assert_eq!(worker.left().await, Some(1));
+    assert!(began.elapsed() < std::time::Duration::from_secs(30));
+    let said = worker.said();
+    let last = said.lines().rfind(|line| line.contains(" ERROR ")).unwrap();
+    for told in ["did not start", "status 3", "no kernel image for this card"] {
+        assert!(last.contains(told), "{last}");
+    }
+
+    // One's own machine tries for as long as it takes.
+    let own = ("cloud.metadata", "off");
+    let mut worker = stage.worker("own", 0, &[own, engine]);
+    until("it has tried more often", async || {
+        let said = worker.said();
+        let tries = said
+            .lines()
+            .filter(|line| line.contains("the engine does not start"));
+        tries.count() > 5
+    })
+    .await;
+    assert!(worker.is_running());
 }

@@ -15,6 +15,9 @@ use crate::money::Usd;
 pub struct Spend {
     /// The rate of what runs now.
     pub per_hour: Usd,
+    /// Of that, the rate of machines that nobody has told to go at once, at their last known prices.
+    #[serde(skip)]
+    pub kept_per_hour: Usd,
     pub today: Usd,
     pub this_month: Usd,
 }
@@ -24,6 +27,7 @@ impl std::ops::Add for Spend {
     fn add(self, other: Self) -> Self {
         Self {
             per_hour: self.per_hour + other.per_hour,
+            kept_per_hour: self.kept_per_hour + other.kept_per_hour,
             today: self.today + other.today,
             this_month: self.this_month + other.this_month,
         }
@@ -35,6 +39,7 @@ pub fn spend<'a>(batches: impl IntoIterator<Item = &'a Batch> + Clone, now: Time
     let periods = Periods::at(now);
     Spend {
         per_hour: rate(batches.clone()),
+        kept_per_hour: kept_rate(batches.clone()),
         today: spent(batches.clone(), periods.day, now),
         this_month: spent(batches, periods.month, now),
     }
@@ -79,6 +84,12 @@ pub fn rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
         running + unanswered(batch)
     };
     batches.into_iter().map(of_one).sum()
+}
+
+fn kept_rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
+    let instances = batches.into_iter().flat_map(|batch| &batch.instances);
+    let kept = instances.filter(|instance| instance.runs_on());
+    kept.map(|instance| instance.rate).sum()
 }
 
 /// The machines that no listing has shown yet of launches without an answer, at the most that was offered for one.

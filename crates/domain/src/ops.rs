@@ -22,6 +22,9 @@ pub struct WhyQuery {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Why {
     pub pools: Vec<PoolWhy>,
+    /// Batches that have not ended, of pools that the configuration does not have: fleet drains them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<String>,
     /// Why the truth cannot be read now; the pools are shown as they were when it last could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

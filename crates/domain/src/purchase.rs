@@ -160,7 +160,7 @@ mod tests {
         let spend = Spend {
             per_hour: Usd::from_cents(300),
             today: Usd::from_cents(200),
-            this_month: Usd::ZERO,
+            ..Spend::default()
         };
         let other = Purchase {
             spend,

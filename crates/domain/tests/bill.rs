@@ -306,6 +306,34 @@ fn what_is_pending_is_not_billed() {
 }
 
 #[test]
+fn a_machine_that_no_listing_showed_running_is_free_by_ec2s_own_reason_alone() {
+    for (reason, compute) in [
+        ("Server.InternalError: Internal error on launch", 0),
+        ("Server.InsufficientInstanceCapacity", 0),
+        ("Client.InternalError: Client error on launch", 0),
+        ("Client.InvalidSnapshot.NotFound: There is none", 0),
+        ("Client.VolumeLimitExceeded: The limit is 50 TiB", 0),
+        (
+            "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+            6_000,
+        ),
+        (BY_US, 6_000),
+    ] {
+        let mut scene = Scene::set();
+        scene.batch.instances[0].state = InstanceState::Booting;
+        scene.batch.instances[0].ready_at = None;
+        scene.worker = None;
+        scene.listed.state = CloudState::Pending;
+        scene.look(3);
+        scene.ends(reason, Some(20));
+        // Whenever it is looked at.
+        scene.look(130);
+        let line = scene.receipt(9_999).lines.remove(0);
+        assert_eq!(line.charges.compute.micros(), compute, "{reason}");
+    }
+}
+
+#[test]
 fn while_the_queue_cannot_be_counted_nobody_is_told_to_stay_but_in_hybrid_mode() {
     let mut scene = Scene::set();
     scene.tasks = 0;

@@ -278,6 +278,7 @@ prop_compose! {
             per_hour: Usd::from_micros(spend.0),
             today: Usd::from_micros(spend.1),
             this_month: Usd::from_micros(spend.2),
+            ..Spend::default()
         };
         (situation.tasks, situation.seconds_per_task) = (tasks, seconds_per_task);
         situation

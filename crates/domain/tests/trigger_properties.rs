@@ -126,7 +126,7 @@ prop_compose! {
         view.spend = Spend {
             per_hour: Usd::from_micros(spend.0),
             today: Usd::from_micros(spend.1),
-            this_month: Usd::ZERO,
+            ..Spend::default()
         };
         view
     }

@@ -1,6 +1,6 @@
 //! Classifies EC2's error codes by the next step.
 
-use spotreel_domain::fleet::cloud::ErrorClass;
+use spotreel_domain::fleet::cloud::{ErrorClass, TOKEN_MISMATCH};
 
 /// The class of a code, at the top of an answer or in a fleet's list of errors. A code that nobody here knows is
 /// [`ErrorClass::Unknown`]; whether something was launched then depends on the answer's status.
@@ -50,7 +50,7 @@ pub fn classify(code: &str) -> ErrorClass {
         | "IncompleteSignature"
         | "SignatureDoesNotMatch"
         | "UnrecognizedClientException"
-        | "IdempotentParameterMismatch"
+        | TOKEN_MISMATCH
         | "UnsupportedOperation"
         | "UnknownParameter"
         | "ValidationError"

@@ -13,6 +13,7 @@ use aws_sdk_ec2::types::{
 };
 use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Override, Place, PlaceError,
+    TOKEN_MISMATCH,
 };
 use spotreel_domain::money::Usd;
 
@@ -104,7 +105,7 @@ fn refusal(request: &LaunchRequest, failure: Failure) -> LaunchError {
             message,
         } => {
             // Another request had this token before, and that one may have launched.
-            let maybe_running = code == "IdempotentParameterMismatch";
+            let maybe_running = code == TOKEN_MISMATCH;
             let places = match class {
                 // How often we may ask is the account's.
                 ErrorClass::Throttled => Vec::new(),

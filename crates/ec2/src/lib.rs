@@ -21,7 +21,6 @@ mod places;
 mod prices;
 mod quota;
 mod template;
-mod volume;
 
 pub use classify::classify;
 pub use connect::{Ec2, Ec2Config, Keys};

@@ -8,6 +8,7 @@ use aws_sdk_ec2::error::BoxError;
 use aws_sdk_ec2::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_ec2::types::{
     Filter, Instance, InstanceLifecycleType, InstanceStateName, InstanceType, Reservation,
+    StateReason,
 };
 use jiff::Timestamp;
 use jiff::civil::DateTime as CivilTime;
@@ -140,15 +141,20 @@ fn left_at(transition: &str) -> Option<Timestamp> {
     time.to_zoned(TimeZone::UTC).ok().map(|at| at.timestamp())
 }
 
-/// Both of EC2's words for it: the reason, whose message begins with its code, and the transition's, which has the time.
+/// Both of EC2's words for it: the reason, its code first, and the transition's, which has the time.
 fn reason(instance: &Instance) -> Option<String> {
     let reason = instance.state_reason();
-    let said = reason.and_then(|reason| reason.message().or(reason.code()));
-    let mut words: Vec<_> = [said, instance.state_transition_reason()]
-        .into_iter()
-        .flatten()
-        .filter(|words| !words.is_empty())
-        .collect();
+    let code = reason.and_then(StateReason::code).unwrap_or_default();
+    let message = reason.and_then(StateReason::message).unwrap_or_default();
+    let said = match message {
+        "" => code.to_owned(),
+        // As EC2 writes most of them.
+        _ if code.is_empty() || message.starts_with(code) => message.to_owned(),
+        _ => format!("{code}: {message}"),
+    };
+    let transition = instance.state_transition_reason().unwrap_or_default();
+    let mut words = vec![said.as_str(), transition];
+    words.retain(|words| !words.is_empty());
     words.dedup();
     (!words.is_empty()).then(|| words.join("; "))
 }
@@ -189,6 +195,28 @@ impl Intercept for AnswerDate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_of_a_reason_comes_first() {
+        let said = |code: &str, message: &str, transition: &str| {
+            let why = StateReason::builder().code(code).message(message).build();
+            let instance = Instance::builder().state_reason(why);
+            reason(&instance.state_transition_reason(transition).build())
+        };
+        let launch = "Server.InternalError: Internal error on launch";
+        let of = said("Server.InternalError", launch, "");
+        assert_eq!(of.as_deref(), Some(launch));
+        let of = said(
+            "Client.VolumeLimitExceeded",
+            "The limit was reached",
+            "User initiated",
+        );
+        let told = "Client.VolumeLimitExceeded: The limit was reached; User initiated";
+        assert_eq!(of.as_deref(), Some(told));
+        let taken = "Server.SpotInstanceTermination";
+        assert_eq!(said(taken, taken, taken).as_deref(), Some(taken));
+        assert_eq!(reason(&Instance::builder().build()), None);
+    }
 
     #[test]
     fn the_time_of_an_end_is_read_where_there_is_one() {

@@ -8,21 +8,13 @@ use spotreel_domain::fleet::cloud::Lifecycle;
 use crate::{CallError, Ec2};
 
 const OPERATION: &str = "GetServiceQuota";
-/// "All G and VT Spot Instance Requests", in vCPUs. New accounts have 0.
-const SPOT: &str = "L-3819A6DF";
-/// "Running On-Demand G and VT instances", in vCPUs.
-const ON_DEMAND: &str = "L-DB2E81BA";
 
 impl Ec2 {
     /// The account's limit of vCPUs in machines with a GPU of the families G and VT. None: it may not be asked, or the
     /// endpoint has no such API.
     pub async fn quota(&self, lifecycle: Lifecycle) -> Result<Option<u32>, CallError> {
-        let code = match lifecycle {
-            Lifecycle::Spot => SPOT,
-            Lifecycle::OnDemand => ON_DEMAND,
-        };
         let call = self.quotas.get_service_quota();
-        let call = call.service_code("ec2").quota_code(code);
+        let call = call.service_code("ec2").quota_code(lifecycle.quota_code());
         match call.send().await {
             Ok(answer) => {
                 let value = answer.quota().and_then(ServiceQuota::value);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::{
-    LaunchTemplate, LaunchTemplateBlockDeviceMappingRequest, LaunchTemplateEbsBlockDeviceRequest,
+    LaunchTemplate, LaunchTemplateBlockDeviceMapping, LaunchTemplateBlockDeviceMappingRequest,
+    LaunchTemplateEbsBlockDevice, LaunchTemplateEbsBlockDeviceRequest,
     LaunchTemplateHttpTokensState, LaunchTemplateIamInstanceProfileSpecificationRequest,
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
     LaunchTemplateTagSpecification, LaunchTemplateTagSpecificationRequest, LaunchTemplateVersion,
@@ -91,6 +92,8 @@ pub struct TemplateVersion {
     pub tokens_required: bool,
     /// On the requests for Spot instances; EC2 refuses to launch on demand where there are any.
     pub spot_request_tags: BTreeMap<String, String>,
+    /// Of all its volumes, which are billed beside the machine.
+    pub volume_gib: u32,
 }
 
 impl Ec2 {
@@ -273,6 +276,11 @@ fn described(data: Option<&ResponseLaunchTemplateData>) -> TemplateVersion {
         .iter()
         .filter(|one| one.resource_type() == Some(&ResourceType::SpotInstancesRequest));
     let tags = of_spot.flat_map(LaunchTemplateTagSpecification::tags);
+    let devices = data.map_or(&[][..], ResponseLaunchTemplateData::block_device_mappings);
+    let volumes = devices
+        .iter()
+        .filter_map(LaunchTemplateBlockDeviceMapping::ebs);
+    let sizes = volumes.filter_map(LaunchTemplateEbsBlockDevice::volume_size);
     TemplateVersion {
         ends_on_shutdown: data.and_then(|data| data.instance_initiated_shutdown_behavior())
             == Some(&ShutdownBehavior::Terminate),
@@ -283,6 +291,7 @@ fn described(data: Option<&ResponseLaunchTemplateData>) -> TemplateVersion {
         spot_request_tags: tags
             .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value()?.to_owned())))
             .collect(),
+        volume_gib: sizes.filter_map(|gib| u32::try_from(gib).ok()).sum(),
     }
 }
 

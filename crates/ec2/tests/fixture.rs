@@ -297,6 +297,7 @@ async fn a_template_is_told_as_ec2_describes_it() {
         metadata_tags: false,
         tokens_required: false,
         spot_request_tags: BTreeMap::new(),
+        volume_gib: 0,
     };
     let nothing = answer("<imageId>ami-1</imageId>");
     assert_eq!(told(200, nothing).await, Some(unfit.clone()));
@@ -310,7 +311,9 @@ async fn a_template_is_told_as_ec2_describes_it() {
          <httpTokens>required</httpTokens><instanceMetadataTags>enabled</instanceMetadataTags></metadataOptions>\
          <tagSpecificationSet><item><resourceType>network-interface</resourceType><tagSet><item><key>a</key>\
          <value>1</value></item></tagSet></item><item><resourceType>spot-instances-request</resourceType><tagSet>\
-         <item><key>cost-center</key><value>42</value></item></tagSet></item></tagSpecificationSet>",
+         <item><key>cost-center</key><value>42</value></item></tagSet></item></tagSpecificationSet>\
+         <blockDeviceMappingSet><item><ebs><volumeSize>100</volumeSize></ebs></item><item><ebs><volumeSize>30</volumeSize>\
+         </ebs></item></blockDeviceMappingSet>",
     );
     assert_eq!(
         told(200, fit).await,
@@ -319,6 +322,7 @@ async fn a_template_is_told_as_ec2_describes_it() {
             metadata_tags: true,
             tokens_required: true,
             spot_request_tags: BTreeMap::from([("cost-center".to_owned(), "42".to_owned())]),
+            volume_gib: 130,
         })
     );
     let gone = error("InvalidLaunchTemplateId.VersionNotFound");

@@ -147,7 +147,8 @@ async fn a_launch_is_listed_and_ended() {
     assert!(s.ec2.list("another").await.unwrap().instances.is_empty());
 
     assert!(listing.instances.iter().all(|i| i.has_public_address));
-    assert_eq!(s.ec2.volume_gib(&s.template).await, Ok(100));
+    let version = s.ec2.template_version(&s.template).await.unwrap();
+    assert_eq!(version.map(|version| version.volume_gib), Some(100));
     let began = listing.cloud_now;
     let ids: Vec<_> = answer.instances.iter().map(|i| i.id.clone()).collect();
     s.ec2.tag(&ids, &[("spotreel:ready", "yes")]).await.unwrap();

@@ -148,6 +148,7 @@ async fn template(ec2: &Ec2) -> Template {
     let made = ec2.template_version(&second).await.unwrap().unwrap();
     assert!(made.ends_on_shutdown && made.metadata_tags && made.tokens_required);
     assert_eq!(made.spot_request_tags, spec.tags);
+    assert_eq!(made.volume_gib, spec.volume_gib);
     let none = Template {
         version: 99,
         ..second.clone()

@@ -17,14 +17,14 @@ use spotreel_domain::trigger::Past;
 /// A month, and the batches that ran over its start.
 const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
 
-/// The newest batch of each of these pools that had one, read at the leader.
-pub async fn newest(
-    log: &BatchLog,
-    pools: impl IntoIterator<Item = &PoolName>,
-) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
-    let each = pools
-        .into_iter()
-        .map(async |pool| Ok::<_, ReadError>((pool.clone(), log.last(pool).await?)));
+/// The newest batch of each pool that has had one, read at the leader: also of pools that no configuration has any more,
+/// since their machines cost money until they are gone.
+pub async fn newest(log: &BatchLog) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
+    let pools = log.pools().await?.into_iter();
+    let each = pools.map(async |pool| {
+        let last = log.last(&pool).await?;
+        Ok::<_, ReadError>((pool, last))
+    });
     let all = try_join_all(each).await?.into_iter();
     Ok(all.filter_map(|(pool, last)| Some((pool, last?))).collect())
 }

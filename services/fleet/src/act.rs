@@ -10,7 +10,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving};
-use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError};
+use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};
 use spotreel_domain::fleet::reconcile::{frozen_request, outlived, terminations};
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
 use spotreel_ec2::LaunchError;
@@ -25,7 +25,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two tries of a launch without an answer.
 const FIRST_REPLAY: Duration = Duration::from_secs(1);
 const LONGEST_REPLAY: Duration = Duration::from_secs(60);
-const TOKEN_MISMATCH: &str = "IdempotentParameterMismatch";
 
 /// A launch call that has come to its end.
 pub struct Called {
@@ -368,9 +367,19 @@ impl Pool {
         }
     }
 
-    /// A launch that was refused for the account's or the request's sake is a failing check until one succeeds.
+    /// There is nothing to launch any more, so a launch that was refused stands in nobody's way.
+    pub fn forget_refusal(&self) {
+        self.fleet.conditions.recover(&self.launches_check());
+    }
+
+    fn launches_check(&self) -> String {
+        format!("pool {} launches", self.name)
+    }
+
+    /// A launch that was refused for the account's or the request's sake is a failing check until one succeeds, or none is
+    /// wanted.
     fn say_whether_launches_work(&self, result: &Result<LaunchAnswer, LaunchError>) {
-        let check = format!("pool {} launches", self.name);
+        let check = self.launches_check();
         let said = match result {
             Ok(answer) if !answer.instances.is_empty() => Ok(()),
             Ok(answer) => {

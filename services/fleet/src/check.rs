@@ -25,6 +25,8 @@ pub struct Findings {
     templates: BTreeMap<PoolName, Template>,
     subnets: BTreeSet<(String, String)>,
     kinds: BTreeSet<String>,
+    /// GiB of the volumes that a machine has, by its launch template.
+    volumes: BTreeMap<(String, u64), u32>,
     /// For people.
     pub problems: BTreeMap<PoolName, Vec<String>>,
 }
@@ -52,6 +54,12 @@ impl Findings {
                 .contains(&(subnet.id.clone(), subnet.zone.clone()))
         });
         policy
+    }
+
+    /// GiB of the volumes that a machine from this template has, as far as it is known.
+    pub fn volume_gib(&self, template: &Template) -> Option<u32> {
+        let key = (template.id.clone(), template.version);
+        self.volumes.get(&key).copied()
     }
 
     pub fn is_clean(&self) -> bool {
@@ -112,7 +120,7 @@ pub async fn look(
                 problems.push(format!("no type of the pool is offered in {}", subnet.zone));
             }
         }
-        match check_template(ec2, policy, wanted).await? {
+        match check_template(ec2, policy, wanted, &mut findings.volumes).await? {
             Ok(template) => {
                 findings.templates.insert(name.clone(), template);
             }
@@ -128,6 +136,7 @@ async fn check_template(
     ec2: &Ec2,
     policy: &Policy,
     wanted: &TemplateName,
+    volumes: &mut BTreeMap<(String, u64), u32>,
 ) -> Result<Result<Template, Vec<String>>, CallError> {
     let Some(found) = ec2.template(&wanted.id).await? else {
         let problem = format!(
@@ -148,6 +157,9 @@ async fn check_template(
             version: policy.template_for(lifecycle).version,
         };
         let version = ec2.template_version(&template).await?;
+        if let Some(version) = &version {
+            volumes.insert((template.id.clone(), template.version), version.volume_gib);
+        }
         for problem in problems_of(&template, lifecycle, version.as_ref(), policy) {
             if !problems.contains(&problem) {
                 problems.push(problem);
@@ -352,6 +364,7 @@ mod tests {
             metadata_tags: true,
             tokens_required: true,
             spot_request_tags: BTreeMap::new(),
+            volume_gib: 100,
         };
         change(&mut version);
         let template = policy.template_for(lifecycle);

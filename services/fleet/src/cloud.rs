@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::fleet::cloud::{Seen, Template};
+use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
@@ -51,8 +51,6 @@ pub struct Cloud {
 struct Known {
     listed: Option<Listed>,
     findings: Findings,
-    /// GiB of the volumes that a machine has, by its launch template.
-    volumes: BTreeMap<(String, u64), u32>,
     /// Why the pools could not be held against the cloud when that was last tried.
     unchecked: Option<String>,
 }
@@ -149,7 +147,7 @@ impl Cloud {
     /// The same for machines of a pool, with what is billed beside them.
     pub fn market_of(&self, policy: &Policy) -> Option<Market> {
         let market = self.market()?;
-        let gib = self.lock().volumes.get(&key(&policy.template)).copied();
+        let gib = self.lock().findings.volume_gib(&policy.template);
         let month = self.volume_gb_month.times(gib.unwrap_or_default());
         Some(Market {
             volume: month.per_hour_for(Duration::from_secs(3_600) / HOURS_OF_A_MONTH),
@@ -213,7 +211,6 @@ impl Cloud {
             let most = self.check_every;
             let pause = match findings {
                 Ok(findings) => {
-                    self.look_at_volumes(&findings, &policies).await;
                     self.report(&findings, &policies);
                     self.conditions.set(check::POOLS, Ok(()));
                     let whole = findings.is_clean() && self.market().is_some();
@@ -262,26 +259,6 @@ impl Cloud {
         }
     }
 
-    /// A version of a template never changes, so each is asked for once. The bill alone depends on it.
-    async fn look_at_volumes(
-        &self,
-        findings: &Findings,
-        policies: &BTreeMap<PoolName, (Policy, check::TemplateName)>,
-    ) {
-        for (policy, _) in policies.values() {
-            let template = findings.fit(policy).template;
-            if template.id.is_empty() || self.lock().volumes.contains_key(&key(&template)) {
-                continue;
-            }
-            match self.ec2.volume_gib(&template).await {
-                Ok(gib) => drop(self.lock().volumes.insert(key(&template), gib)),
-                Err(error) => {
-                    tracing::warn!(%error, template = template.id, "DescribeLaunchTemplateVersions failed; receipts lack the cost of volumes");
-                }
-            }
-        }
-    }
-
     fn report(
         &self,
         findings: &Findings,
@@ -300,8 +277,4 @@ impl Cloud {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock()
     }
-}
-
-fn key(template: &Template) -> (String, u64) {
-    (template.id.clone(), template.version)
 }

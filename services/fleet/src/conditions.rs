@@ -35,6 +35,17 @@ impl Conditions {
         self.health.set(check, state);
     }
 
+    /// What a check found is over; one that does not fail is left as it is.
+    pub fn recover(&self, check: &str) {
+        let fails = {
+            let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            failing.get(check) == Some(&true)
+        };
+        if fails {
+            self.set(check, Ok(()));
+        }
+    }
+
     /// Names a check that is not known yet.
     pub fn expect(&self, check: &str) {
         self.health.expect(check);

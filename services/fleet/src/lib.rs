@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
 //! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
+//! | [`gone`] | the clock | finds batches of pools that the configuration does not have, and starts a loop that drains each |
 //! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |
 //! | [`inbox`] | messages | wakes the pools |
 //! | [`serve`] | requests | answers `spotreel.fleet`, `spotreel.ops.stop`, `spotreel.ops.drain` |
@@ -29,6 +30,7 @@ mod conditions;
 mod config;
 mod crash;
 mod error;
+mod gone;
 mod inbox;
 mod metrics;
 mod observe;
@@ -51,7 +53,7 @@ use spotreel_bus::{BatchLog, Leadership};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::Policy;
 use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::pool::{PoolTemplate, Pools};
+use spotreel_domain::pool::{PoolConfig, PoolTemplate, Pools};
 use spotreel_ec2::Ec2;
 use spotreel_pool::samples::Samples;
 use spotreel_pool::spend::Ledger;
@@ -141,6 +143,9 @@ pub async fn start_with(
     if let Some(cloud) = &fleet.cloud {
         live(&fleet, cloud).await;
     }
+    let stopping = ctx.stopping.clone();
+    let gone = gone::watch(Arc::clone(&fleet), stopping);
+    ctx.spawn("gone", until_stopped(gone));
     watch(&fleet, &client);
     ctx.tasks.spawn(answer(fleet, client));
     Ok(())
@@ -231,6 +236,24 @@ async fn until_stopped(run: impl Future<Output = ()>) -> anyhow::Result<()> {
 impl Fleet {
     /// The pools that buy machines, with their policies as configured.
     fn bought(&self) -> BTreeMap<PoolName, (Policy, Template)> {
+        let pools = self.pools.pool.iter();
+        pools
+            .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
+            .map(|(name, pool)| {
+                let policy = self.policy(name, pool);
+                let template = policy.template.clone();
+                (name.clone(), (policy, template))
+            })
+            .collect()
+    }
+
+    /// Whether this fleet buys machines for the pool.
+    pub(crate) fn buys(&self, pool: &PoolName) -> bool {
+        let config = self.pools.pool.get(pool);
+        config.is_some_and(|config| config.cloud == spotreel_domain::pool::Cloud::Aws)
+    }
+
+    pub(crate) fn policy(&self, name: &PoolName, pool: &PoolConfig) -> Policy {
         let FleetConfig {
             env,
             project,
@@ -247,19 +270,12 @@ impl Fleet {
             version: template.version.unwrap_or_default(),
             on_demand_version: template.on_demand_version,
         };
-        let pools = self.pools.pool.iter();
-        pools
-            .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
-            .map(|(name, pool)| {
-                let mut policy = pool.policy(name, env, project, global.clone());
-                for (key, value) in tags {
-                    let of_pool = policy.tags.entry(key.clone());
-                    of_pool.or_insert_with(|| value.clone());
-                }
-                let template = policy.template.clone();
-                (name.clone(), (policy, template))
-            })
-            .collect()
+        let mut policy = pool.policy(name, env, project, global);
+        for (key, value) in tags {
+            let of_pool = policy.tags.entry(key.clone());
+            of_pool.or_insert_with(|| value.clone());
+        }
+        policy
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -13,7 +13,7 @@ use spotreel_bus::batches;
 use spotreel_bus::controls::{self, Hold};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
-use spotreel_domain::batch::{Batch, BatchId, Instance, InstanceState, PoolName};
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, Instance, InstanceState, PoolName, Stop};
 use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{Observation, Policy, idle_that_stay, reconcile};
 use spotreel_domain::ledger::Spend;
@@ -66,6 +66,8 @@ pub struct Pool {
     pub present: Option<HashSet<String>>,
     /// Ends that were asked for while the record could not take it.
     pub asked_blindly: HashMap<String, Instant>,
+    /// Why its batch is to end, where the configuration buys nothing for this pool.
+    ends_for: Option<String>,
     pace: Pace,
 }
 
@@ -92,9 +94,18 @@ impl Pool {
             replay: Replay::default(),
             present: None,
             asked_blindly: HashMap::new(),
+            ends_for: None,
             pace: Pace::default(),
         };
         (pool, called)
+    }
+
+    /// Its batch is stopped at once, and none is expected after it.
+    pub fn ends_for(self, reason: String) -> Self {
+        Self {
+            ends_for: Some(reason),
+            ..self
+        }
     }
 
     /// Rounds while this fleet leads, until told to stop.
@@ -194,10 +205,15 @@ impl Pool {
             }
             let Some(record) = record.filter(|record| record.batch.is_active()) else {
                 drop(ledger);
+                self.forget_refusal();
                 self.lift_hold().await?;
                 metrics::round(self.name.as_str(), "idle");
                 return Ok(self.fleet.config.rounds.idle);
             };
+            if let Some(stopped) = self.to_be_stopped(&record.batch) {
+                self.write(&record, &stopped).await?;
+                continue;
+            }
             let policy = self.cloud.fitted(&self.policy);
             let listing = self.own(&listed);
             let presences = self.known_or_said("workers", presences);
@@ -246,6 +262,9 @@ impl Pool {
                 continue;
             }
             drop(ledger);
+            if wants_no_launch(&round.batch) {
+                self.forget_refusal();
+            }
             metrics::round(self.name.as_str(), "done");
             let client = self.fleet.batches.client();
             act::tell_to_stay(client, &idle_that_stay(&round.batch, &seen)).await;
@@ -256,20 +275,29 @@ impl Pool {
         Ok(SETTLE)
     }
 
+    fn to_be_stopped(&self, batch: &Batch) -> Option<Batch> {
+        let stop = Stop {
+            mode: DrainMode::Now,
+            by: "fleet".to_owned(),
+            reason: Some(self.ends_for.clone()?),
+            at: ambient::now(),
+        };
+        let stopped = batch.stopped(stop);
+        (stopped != *batch).then_some(stopped)
+    }
+
     /// What a round stands on beside the listing. One after the other would be slower, and each is only as true as the
     /// moment it was read at.
     async fn read(&self) -> Read {
         let log = &self.fleet.batches;
-        let others = self
-            .fleet
-            .pools
-            .pool
-            .keys()
-            .filter(|pool| **pool != self.name);
         tokio::join!(
             log.last(&self.name),
             observe::presences(log.client()),
-            spend::newest(log, others),
+            async {
+                let mut newest = spend::newest(log).await?;
+                newest.remove(&self.name);
+                Ok(newest)
+            },
         )
     }
 
@@ -468,6 +496,11 @@ impl Pool {
         self.end_blindly().await;
         BLIND
     }
+}
+
+/// Nothing is missing: no call is open, and nothing stands in the way of one.
+fn wants_no_launch(batch: &Batch) -> bool {
+    batch.blocked.is_none() && batch.launches.iter().all(|launch| !launch.is_open())
 }
 
 /// A line for what a person would want to have seen.

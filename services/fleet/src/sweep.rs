@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
 use spotreel_domain::batch::{Batch, BatchId};
 use spotreel_domain::fleet::orphan::{self, Marks};
+use spotreel_pool::spend;
 use tokio_util::sync::CancellationToken;
 
 use crate::cloud::{Cloud, Listed};
@@ -82,13 +82,8 @@ impl Sweep {
 
     /// The batches that have not ended, of all pools that there ever were.
     async fn active(&self) -> Result<Vec<BatchId>, ReadError> {
-        let log = &self.fleet.batches;
-        let mut pools = log.pools().await?;
-        pools.extend(self.fleet.pools.pool.keys().cloned());
-        pools.sort();
-        pools.dedup();
-        let newest = try_join_all(pools.iter().map(|pool| log.last(pool))).await?;
-        let batches = newest.into_iter().flatten().map(|record| record.batch);
+        let newest = spend::newest(&self.fleet.batches).await?;
+        let batches = newest.into_values().map(|record| record.batch);
         Ok(batches.filter(Batch::is_active).map(|b| b.id).collect())
     }
 

@@ -21,7 +21,7 @@ use crate::act::tell_to_drain;
 use crate::error::{invalid, not_allowed, not_found};
 use crate::observe::Counted;
 use crate::reconcile::CAS_TRIES;
-use crate::{Fleet, observe};
+use crate::{Fleet, gone, observe};
 
 /// Of what people write, as trigger takes it.
 const LONGEST_TEXT: usize = 200;
@@ -62,7 +62,7 @@ pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView,
     let (counted, marks, newest) = tokio::join!(
         Counted::read(client, &fleet.pools, &fleet.samples),
         observe::marks(client),
-        spend::newest(&fleet.batches, fleet.pools.pool.keys())
+        spend::newest(&fleet.batches)
     );
     let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
     let (counted, marks) = (counted.ok(), marks.ok());
@@ -103,6 +103,20 @@ pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView,
             view.note =
                 Some("this pool uses your own machines: no instance is launched".to_owned());
         }
+        pools.push(view);
+    }
+    let is_gone = |name: &&PoolName| !fleet.pools.pool.contains_key(*name);
+    for name in newest.keys().filter(is_gone).filter(|_| pool.is_none()) {
+        let batch = Some(&newest[name].batch).filter(|batch| batch.is_active());
+        if batch.is_none() {
+            continue;
+        }
+        let workers: Vec<_> = presences.iter().map(worker).collect();
+        let mut view = PoolView::of(name, batch, &workers, None, ambient::now());
+        view.note = Some(format!(
+            "{}: its batch is drained",
+            gone::reason(fleet, name)
+        ));
         pools.push(view);
     }
     let listed = fleet.cloud.as_ref().and_then(|cloud| cloud.last_listed());

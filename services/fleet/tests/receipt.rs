@@ -161,3 +161,28 @@ async fn a_receipt_is_the_clouds_bill_to_the_cent() {
         "{receipt:?}"
     );
 }
+
+/// No listing is likely to show it `running`: that it ran, EC2's reason tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_ends_at_once_is_booked_as_it_is_billed() {
+    let stage = Stage::with_machines(POOL, "#!/bin/bash\nexit 0\n").await;
+    for zone in ["us-east-2a", "us-east-2b", "us-east-2c"] {
+        let set = stage.cloud.set_price("g5.xlarge", zone, 10 * PRICE);
+        set.unwrap();
+    }
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    let batch = stage
+        .until_batch("one is gone", |batch| {
+            batch.instances.first().is_some_and(Instance::is_gone)
+        })
+        .await;
+    let id = &batch.instances[0].id;
+    let billed = line(&stage, id);
+    assert!(billed.compute_micros > 0, "{billed:?}");
+    let receipt = Receipt::of(&batch, ambient::now());
+    let booked = receipt.lines.iter().find(|line| line.instance == *id);
+    let compute = booked.unwrap().charges.compute.micros();
+    assert_eq!(compute, billed.compute_micros);
+}

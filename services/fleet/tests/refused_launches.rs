@@ -5,6 +5,7 @@ mod stage;
 use spotreel_domain::batch::{Batch, Blocker};
 use spotreel_domain::fleet::cloud::{Lifecycle, tag};
 use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_proto::worker::v1::State;
 use stage::{ENV, Stage, template_of_spot, until};
 
 /// Two zones are left where one is not to be had, and refusals wait for a moment only.
@@ -38,6 +39,17 @@ fn failing(stage: &Stage, check: &str) -> Option<String> {
     check.reason.clone()
 }
 
+fn refused(stage: &Stage) -> bool {
+    failing(stage, "pool default launches").is_some()
+}
+
+fn denied() -> Rule {
+    Rule {
+        code: Some("UnauthorizedOperation".to_owned()),
+        ..Rule::new("CreateFleet", Action::PoolError)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
     let denied = Rule {
@@ -69,6 +81,39 @@ async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
         failing(&stage, "pool default launches").is_none()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_forgotten_once_the_batch_has_ended() {
+    let stage = Box::pin(stage_with(denied())).await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    until("fleet says so", async || refused(&stage)).await;
+    let order = serde_json::json!({ "mode": "now", "by": "anna" });
+    stage.ask("ops.stop", &order).await;
+    stage
+        .until_batch("settled", |batch| !batch.is_active())
+        .await;
+    until("it is ready again", async || !refused(&stage)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_forgotten_once_the_machines_that_run_suffice() {
+    let stage = Stage::set(POOL).await;
+    let root = stage.root().clone();
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    let batch = stage.until_batch("a machine", has_a_machine).await;
+    let id = batch.instances[0].id.clone();
+    root.workers.come_up(&id, State::Idle).await;
+    set(&stage, denied());
+    stage.submit("b").await;
+    until("a second machine is refused", async || refused(&stage)).await;
+    let hand = root.workers.take(&root.tasks, &id).await;
+    root.workers.succeed(&root.tasks, &id, hand).await;
+    until("one is enough for one task", async || !refused(&stage)).await;
+    assert!(stage.batch().await.is_active());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,7 @@ impl Shown {
     pub fn new() -> Self {
         let why = Why {
             pools: Vec::new(),
+            gone: Vec::new(),
             error: Some("nothing has been looked at yet".into()),
         };
         Self {
@@ -134,7 +135,14 @@ impl Reconcile {
             next_look = next_look.min(decided.decision.next_look);
             why.push(decided);
         }
-        self.show(began, why, None);
+        let left = seen.newest_batches().into_iter();
+        let left = left.filter(|b| b.is_active() && !pools.pool.contains_key(&b.id.pool));
+        let why = Why {
+            pools: why,
+            gone: left.map(|batch| batch.id.to_string()).collect(),
+            error: None,
+        };
+        self.show(began, why);
         Duration::try_from(next_look.duration_since(ambient::now())).unwrap_or_default()
     }
 
@@ -226,13 +234,13 @@ impl Reconcile {
             );
         }
         self.ctx.health.set(CHECK, Err(&error));
-        let pools = self.shown.latest.borrow().why.pools.clone();
-        self.show(began, pools, Some(error));
+        let mut why = self.shown.latest.borrow().why.clone();
+        why.error = Some(error);
+        self.show(began, why);
     }
 
-    fn show(&self, began: Instant, pools: Vec<PoolWhy>, error: Option<String>) {
+    fn show(&self, began: Instant, why: Why) {
         let began = Some(began);
-        let why = Why { pools, error };
         self.shown.latest.send_replace(Latest { began, why });
     }
 

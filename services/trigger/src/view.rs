@@ -59,8 +59,8 @@ impl Reader {
             async { Marks::read(client).await.map_err(LookError::Marks) },
             async { controls::all(client).await.map_err(LookError::Controls) },
             async {
-                let newest = spend::newest(&self.batches, self.pools.pool.keys());
-                newest.await.map_err(LookError::Batches)
+                let newest = spend::newest(&self.batches).await;
+                newest.map_err(LookError::Batches)
             },
             async { queue::log_is_full(client).await.map_err(LookError::Room) },
         )?;

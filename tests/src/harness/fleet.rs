@@ -528,13 +528,18 @@ pub fn rule(op: &str, action: Action) -> Rule {
 
 /// The user data of a machine that runs the real worker over the simulated engine, whose steps take so long.
 pub fn worker_user_data(step_ms: u32) -> String {
+    worker_user_data_with(step_ms, "")
+}
+
+/// The same with more arguments for the worker.
+pub fn worker_user_data_with(step_ms: u32, more: &str) -> String {
     let engine = binary("spotreel-engine-sim").display().to_string();
     let engine = json!([engine, "--step-ms", step_ms.to_string()]);
     let worker = binary("spotreel-worker");
     format!(
         // What the tests themselves are told is no key of a worker.
         "#!/bin/bash\nunset SPOTREEL_BIN_DIR SPOTREEL_NATS_SERVER\nexec {} --set 'engine.command={engine}' --set cloud.poll=200ms \
-         --set s3.endpoint_url={{cloud}}\n",
+         --set s3.endpoint_url={{cloud}} {more}\n",
         worker.display()
     )
 }

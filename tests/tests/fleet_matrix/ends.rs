@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
-use spotreel_domain::batch::{Ending, Instance, InstanceState, Leaving};
+use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving};
 use spotreel_localcloud::{Action, Rule};
-use spotreel_tests::harness::fleet::{rule, stop_now};
+use spotreel_tests::harness::fleet::{rule, stop_now, worker_user_data_with};
 use spotreel_tests::harness::{FleetOptions, FleetStage, Process, always, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -111,6 +111,30 @@ async fn c15_a_machine_that_never_says_hello() {
     );
     let next = &batch.instances[1];
     assert_ne!(next.place, mute.place, "bought elsewhere");
+    stage.wind_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c15_engines_that_cannot_start_end_machines_within_seconds_and_pause_the_launches() {
+    let engine = r#"["/bin/sh","-c","echo no kernel image for this card >&2; exit 3"]"#;
+    let user_data = worker_user_data_with(0, &format!("--set 'engine.command={engine}'"));
+    let options = FleetOptions {
+        user_data,
+        max: 3,
+        ..FleetOptions::default()
+    };
+    let mut stage = FleetStage::without_fleet(options).await;
+    stage.store().await;
+    stage.start().await;
+    stage.want(3).await;
+    // Far less than the boot limit of five minutes.
+    let told = |batch: &Batch| {
+        let blocked = batch.blocked.as_ref();
+        blocked.is_some_and(|b| b.sentence.contains("no kernel image for this card"))
+    };
+    let batch = stage.until_batch("the engine's own words", told).await;
+    assert_eq!(batch.blocked.unwrap().by, Blocker::NeverServed);
+    assert!(batch.breaker.failures >= 3);
     stage.wind_up().await;
 }
 

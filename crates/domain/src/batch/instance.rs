@@ -44,7 +44,7 @@ pub struct Instance {
 /// What of an instance EC2 bills, as listings have shown it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// No listing has shown it past `pending`, which is not billed.
+    /// No listing has shown it past `pending`, which is not billed; of one that has ended: EC2 says that it never ran.
     pub pending: bool,
     /// The last listing that showed it `pending`, by the cloud's clock: it is billed from there on.
     pub began_at: Option<Timestamp>,
@@ -186,6 +186,17 @@ impl Instance {
         matches!(self.state, InstanceState::Gone { .. })
     }
 
+    /// Costs money for as long as there is work for it: nobody has told it to go at once.
+    pub fn runs_on(&self) -> bool {
+        match self.state {
+            InstanceState::Booting | InstanceState::Serving => true,
+            InstanceState::Draining { why, mode, .. } => {
+                mode == DrainMode::Finish && why != Leaving::Interruption
+            }
+            InstanceState::Terminating { .. } | InstanceState::Gone { .. } => false,
+        }
+    }
+
     /// Counts as capacity: it serves, or it is going to.
     pub fn is_active(&self) -> bool {
         matches!(self.state, InstanceState::Booting | InstanceState::Serving)
@@ -231,9 +242,10 @@ impl Instance {
         span(began, self.end_at(now))
     }
 
-    /// Shown `pending`, and ended a moment later without a word of its worker.
+    /// Shown `pending` a moment ago, or ended during its launch by EC2's own reason, without a word of its worker.
     fn never_ran(&self, since_pending: Duration) -> bool {
-        self.usage.pending && self.ready_at.is_none() && since_pending < BILLED_AT_LEAST
+        let may_still_be_pending = self.usage.left_at.is_some() || since_pending < BILLED_AT_LEAST;
+        self.usage.pending && self.ready_at.is_none() && may_still_be_pending
     }
 
     fn compute_at(&self, now: Timestamp) -> Usd {

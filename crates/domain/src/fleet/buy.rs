@@ -265,7 +265,9 @@ fn within_budget(
     seen: &Observation,
     policy: &Policy,
 ) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
-    let budgets = &policy.budget;
+    let committed = committed(batch);
+    let near = places::budgets_near_the_limit(policy, &batch.penalties, seen.now);
+    let budgets = &near.filter(|_| committed > 0).unwrap_or(policy.budget);
     let spend = match leave::spend(batch, seen) {
         Some(spend) => spend,
         None if budgets.count_all_pools() => {
@@ -281,7 +283,7 @@ fn within_budget(
         spend,
         batch: leave::spent(batch, seen),
         batch_rate: ledger::rate([batch]),
-        committed: committed(batch),
+        committed,
         work: seconds(work.seconds),
         task: seconds(work.seconds / work.runnable.max(1)),
         target: policy.target,

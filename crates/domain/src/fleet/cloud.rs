@@ -36,14 +36,28 @@ impl Lifecycle {
         }
     }
 
-    /// The account's limit of vCPUs in machines of the families G and VT, as AWS names it.
+    /// The account's limit of vCPUs in machines of the families G and VT, as AWS names it. New accounts have 0 for Spot.
     pub fn quota_code(self) -> &'static str {
         match self {
+            // "All G and VT Spot Instance Requests"
             Self::Spot => "L-3819A6DF",
+            // "Running On-Demand G and VT instances"
             Self::OnDemand => "L-DB2E81BA",
         }
     }
 }
+
+/// The code with which EC2 refuses a token that it has seen with another request.
+pub const TOKEN_MISMATCH: &str = "IdempotentParameterMismatch";
+
+/// The codes of EC2's `StateReason` for an instance that failed during its launch and so has never been `running`.
+const FAILED_LAUNCHES: [&str; 5] = [
+    "Client.InternalError",
+    "Client.InvalidSnapshot.NotFound",
+    "Client.VolumeLimitExceeded",
+    "Server.InsufficientInstanceCapacity",
+    "Server.InternalError",
+];
 
 /// One source of capacity: a type in a zone. What it costs and whether it has any is its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -147,7 +161,7 @@ pub struct Seen {
     /// By the cloud's clock.
     pub launched_at: Timestamp,
     pub tags: BTreeMap<String, String>,
-    /// Why it left its last state, in the cloud's words: `Server.SpotInstanceTermination: …`.
+    /// Why it left its last state: the cloud's code and its words, `Server.SpotInstanceTermination: …`.
     pub reason: Option<String>,
     /// When it did, where the cloud says so.
     pub left_at: Option<Timestamp>,
@@ -186,6 +200,13 @@ impl Seen {
     pub fn is_taken(&self) -> bool {
         let reason = self.reason.as_deref();
         reason.is_some_and(|reason| reason.contains("SpotInstanceTermination"))
+    }
+
+    /// The cloud says that it ended during its launch: it has never been `running`, and is not billed.
+    pub fn never_started(&self) -> bool {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let code = reason.split([':', ';']).next().unwrap_or_default();
+        FAILED_LAUNCHES.contains(&code)
     }
 
     /// Whether it may cost money.

@@ -183,9 +183,16 @@ fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
         return;
     }
     match instance.state {
-        InstanceState::Terminating { .. } if called => gone(instance, Ending::Terminated, seen),
-        // The cloud does not know its id either.
-        InstanceState::Terminating { .. } => gone(instance, Ending::Vanished, seen),
+        InstanceState::Terminating { .. } => {
+            let ending = match called {
+                true => Ending::Terminated,
+                // The cloud does not know its id either.
+                false => Ending::Vanished,
+            };
+            // Nobody has said that it never ran.
+            instance.usage.pending &= instance.usage.left_at.is_some();
+            gone(instance, ending, seen);
+        }
         // It leaves as fast as it can.
         InstanceState::Draining {
             mode: DrainMode::Now,

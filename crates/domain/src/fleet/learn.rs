@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::cloud::{ErrorClass, LaunchAnswer, Launched, PlaceError};
+use super::cloud::{ErrorClass, LaunchAnswer, Launched, PlaceError, TOKEN_MISMATCH};
 use super::observation::Market;
 use super::policy::Policy;
 use super::{breaker, places, refusals};
@@ -47,9 +47,6 @@ pub enum DrainAnswer {
     NobodyThere,
     Unknown,
 }
-
-/// The code with which EC2 refuses a token that it has seen with another request.
-const TOKEN_MISMATCH: &str = "IdempotentParameterMismatch";
 
 pub struct Learned<'a> {
     pub now: Timestamp,

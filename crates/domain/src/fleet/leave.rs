@@ -1,11 +1,11 @@
 //! Decides which instances leave, and why. A busy one leaves only if it is interrupted, at the end of its life, or by an order.
 
-use super::cloud::Lifecycle;
+use super::cloud::{ErrorClass, Lifecycle, PlaceError};
 use super::follow::{drain, terminate};
 use super::observation::{Need, Observation, WorkerState};
 use super::policy::Policy;
 use super::reconcile::elapsed;
-use super::refund;
+use super::{places, refund};
 use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
 use crate::ledger::{self, Spend};
 use crate::money::Usd;
@@ -21,6 +21,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             drain(instance, Leaving::Price, DrainMode::Finish, seen);
         }
     }
+    fit_the_hour(batch, seen, policy);
     scale_in(batch, seen);
 }
 
@@ -81,6 +82,47 @@ pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bo
             over(policy.budget.per_day, spend.today)
                 || over(policy.budget.per_month, spend.this_month)
         })
+}
+
+/// Where prices have risen above what an hour of all pools may cost, the dearest machines of this one hand back what they
+/// hold until the rest fits. Only known prices count, and neither launches that are not answered nor machines that already
+/// go. The capacity pools of the drained machines are left alone for a while.
+fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+    let (Some(cap), Some(market), Some(others)) =
+        (policy.budget.per_hour, &seen.market, seen.spent)
+    else {
+        return;
+    };
+    let running = batch.instances.iter().enumerate();
+    let priced = running.filter(|(_, instance)| instance.runs_on());
+    let mut priced: Vec<_> = priced
+        .filter_map(|(at, i)| Some((market.price(&i.place, i.lifecycle)?, at)))
+        .collect();
+    // At one price those that boot first, and then those without a task.
+    priced.sort_by_key(|(price, at)| {
+        let instance = &batch.instances[*at];
+        let boots = instance.state == InstanceState::Booting;
+        (*price, boots, is_idle(instance, seen))
+    });
+    let own: Usd = priced.iter().map(|(price, _)| *price).sum();
+    let mut rate = others.kept_per_hour + own;
+    while rate > cap
+        && let Some((price, at)) = priced.pop()
+    {
+        let instance = &mut batch.instances[at];
+        drain(instance, Leaving::Budget, DrainMode::Now, seen);
+        let (place, lifecycle) = (instance.place.clone(), instance.lifecycle);
+        let error = PlaceError {
+            message: format!(
+                "machines cost {rate} an hour, more than budgets.per_hour of {cap}, and {place} was the dearest at {price}"
+            ),
+            place: Some(place),
+            class: ErrorClass::Price,
+            code: places::OVER_HOUR.to_owned(),
+        };
+        places::penalise(batch, lifecycle, &error, seen.now, &policy.patience);
+        rate = rate.saturating_sub(price);
+    }
 }
 
 pub(super) fn spent(batch: &Batch, seen: &Observation) -> Usd {

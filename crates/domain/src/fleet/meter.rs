@@ -26,6 +26,8 @@ pub(super) fn read(instance: &mut Instance, shown: &Seen, seen: &Observation) {
                 .filter(|at| (instance.launched_at..=now).contains(at));
             let left_at = told.or(instance.usage.left_at).unwrap_or(now);
             instance.usage.left_at = Some(left_at);
+            // Between two listings it may have run, unless EC2 says that it never did.
+            instance.usage.pending &= shown.never_started();
             instance.usage.taken = shown.is_taken();
             if shown.state == CloudState::Terminated {
                 instance.usage.gone_at.get_or_insert(now);

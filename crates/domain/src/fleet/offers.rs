@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::cloud::{ErrorClass, Lifecycle, Place};
 use super::observation::{Market, Quota};
+use super::places;
 use super::policy::{Bid, Kind, Policy};
 use crate::batch::{Blocker, Penalty};
 use crate::money::Usd;
@@ -42,6 +43,9 @@ pub fn find(
         let penalties = penalties.iter().filter(hits);
         penalties.min_by_key(|p| (p.place.is_some(), p.class == ErrorClass::Doubtful))
     };
+    let near = places::budgets_near_the_limit(policy, penalties, now);
+    let near = near.and_then(|budgets| budgets.per_hour);
+    let mut too_near = false;
     let (mut offers, mut doubtful) = (Vec::new(), Vec::new());
     let (mut penalty, mut nearest) = (None::<&Penalty>, None::<(Usd, Usd, Place)>);
     for offer in priced(policy, market, lifecycle) {
@@ -52,7 +56,9 @@ pub fn find(
             }
             continue;
         }
+        let is_near = near.is_some_and(|most| offer.price > most);
         match held_back(&offer.place) {
+            None if is_near => too_near = true,
             None => offers.push(offer),
             Some(hit) if hit.class == ErrorClass::Doubtful => doubtful.push(offer),
             Some(hit) if penalty.is_none_or(|first| hit.until < first.until) => {
@@ -63,6 +69,14 @@ pub fn find(
     }
     if offers.is_empty() {
         offers = doubtful;
+    }
+    if offers.is_empty()
+        && let Some(most) = near.filter(|_| too_near)
+    {
+        let sentence = format!(
+            "prices have been above budgets.per_hour: for a while no machine is bought that costs more than {most} an hour; raise budgets.per_hour or wait"
+        );
+        return Err((Blocker::Budget, sentence));
     }
     if offers.is_empty() {
         return Err(no_offer(penalty, nearest, policy));
@@ -115,6 +129,7 @@ fn no_offer(
             let by = match penalty.class {
                 ErrorClass::Quota => Blocker::Quota,
                 ErrorClass::Configuration => Blocker::Configuration,
+                _ if penalty.code == places::OVER_HOUR => Blocker::Budget,
                 _ => Blocker::NoCapacity,
             };
             let until = penalty.until;

@@ -11,6 +11,28 @@ use super::policy::{Patience, Policy};
 use super::reconcile::elapsed;
 use super::refusals;
 use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
+use crate::trigger::Budgets;
+
+/// The code of the penalty for a machine that was too dear for an hour's budget after prices had risen.
+pub(super) const OVER_HOUR: &str = "BudgetPerHour";
+/// While such a penalty is remembered, so much of the budget may be used by what is bought: prices that move a little around
+/// the budget would otherwise buy and drain machines in turn.
+const HEADROOM_PERCENT: u32 = 90;
+
+/// The budgets for one more machine. Trigger and fleet both leave out what alone costs more than this an hour; beside
+/// machines that run, fleet buys within it.
+pub(super) fn budgets_near_the_limit(
+    policy: &Policy,
+    penalties: &[Penalty],
+    now: Timestamp,
+) -> Option<Budgets> {
+    let is_near = |p: &Penalty| p.code == OVER_HOUR && is_remembered(p, now, &policy.patience);
+    let per_hour = policy.budget.per_hour?;
+    penalties.iter().any(is_near).then(|| Budgets {
+        per_hour: Some(per_hour.percent(HEADROOM_PERCENT)),
+        ..policy.budget
+    })
+}
 
 /// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
 pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -88,7 +110,8 @@ pub(super) fn penalise(
     let mut times = before.as_ref().map_or(0, |p| times_left(p, now, patience));
     let stands = before.as_ref().filter(|p| p.until > now);
     let harder = |p: &Penalty| p.class == ErrorClass::Doubtful && error.class != p.class;
-    let is_its_own = matches!(error.class, ErrorClass::Capacity | ErrorClass::Doubtful);
+    let is_its_own = matches!(error.class, ErrorClass::Capacity | ErrorClass::Doubtful)
+        || error.code == OVER_HOUR;
     let is_longest = longer(span, times, patience) >= patience.longest_penalty;
     // What happens to several machines at once is one reason. What could not be longer is not counted: it would only be
     // forgiven later.
@@ -121,8 +144,11 @@ pub(super) fn penalise(
 
 /// What is over is kept for as long as it makes the next time longer.
 pub(super) fn forgive(batch: &mut Batch, now: Timestamp, patience: &Patience) {
-    let counts = |p: &Penalty| p.until > now || times_left(p, now, patience) > 0;
-    batch.penalties.retain(counts);
+    batch.penalties.retain(|p| is_remembered(p, now, patience));
+}
+
+fn is_remembered(penalty: &Penalty, now: Timestamp, patience: &Patience) -> bool {
+    penalty.until > now || times_left(penalty, now, patience) > 0
 }
 
 /// How often it happened, less one for each span of forgiving since its last penalty was over.

@@ -189,7 +189,11 @@ impl Days {
         if world.rng.random_bool(0.002) {
             world.cloud.interrupt(world.now, &mut world.rng);
         }
-        if world.rng.random_bool(0.001) {
+        let hourly = world
+            .pools
+            .iter()
+            .any(|p| p.policy.budget.per_hour.is_some());
+        if world.rng.random_bool(if hourly { 0.005 } else { 0.001 }) {
             world.reprice();
         }
         world.blind = world.blind && world.rng.random_bool(0.8) || world.rng.random_bool(0.01);

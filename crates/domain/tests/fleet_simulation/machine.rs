@@ -22,6 +22,8 @@ pub const VOLUME: Usd = Usd::from_micros(11_111);
 pub const ADDRESS: Usd = Usd::from_micros(5_000);
 
 const ENDED_BY_US: &str = "Client.UserInitiatedShutdown";
+/// It never came to run.
+const FAILED_LAUNCH: &str = "Server.InternalError";
 pub const TAKEN: &str = "Server.SpotInstanceTermination";
 
 pub struct Machine {
@@ -39,7 +41,7 @@ pub struct Machine {
     pub end_due: Option<Timestamp>,
     /// When TerminateInstances was accepted: EC2 charges nothing from then on.
     pub told_to_end_at: Option<Timestamp>,
-    /// It switches itself off then.
+    /// It switches itself off then; while it is `pending`, its launch fails.
     pub breaks_at: Option<Timestamp>,
     /// EC2 gives notice then.
     pub taken_at: Option<Timestamp>,
@@ -175,6 +177,8 @@ impl Machine {
             self.end(now, ENDED_BY_US, queue);
         } else if self.notice_at.is_some_and(|at| at <= now) {
             self.end(now, TAKEN, queue);
+        } else if self.breaks_at.is_some_and(|at| at <= now) && self.state == CloudState::Pending {
+            self.end(now, FAILED_LAUNCH, queue);
         } else if self.expires_at <= now
             || self.breaks_at.is_some_and(|at| at <= now)
             || (self.worker == Worker::Left

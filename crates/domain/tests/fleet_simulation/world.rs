@@ -34,6 +34,8 @@ pub struct World {
     pub still: bool,
     /// The most that all machines cost an hour.
     pub peak_rate: Usd,
+    /// Since when they cost more than the budget of an hour, and no price has moved.
+    pub over_since: Option<Timestamp>,
 }
 
 pub struct Pool {
@@ -51,6 +53,9 @@ pub struct Pool {
     /// When a controller last decided with everything money hangs on in view, and the longest that none did.
     pub decided_at: Timestamp,
     pub longest_gap: SignedDuration,
+    /// The same, with prices in view as well.
+    pub priced_at: Timestamp,
+    pub longest_unpriced: SignedDuration,
 }
 
 /// The pool's log: compare-and-set over all of it.
@@ -75,6 +80,7 @@ impl World {
             spend_unread_since: None,
             still: true,
             peak_rate: Usd::ZERO,
+            over_since: None,
         }
     }
 
@@ -92,6 +98,8 @@ impl World {
             keep_changes: 0,
             decided_at: self.began,
             longest_gap: SignedDuration::ZERO,
+            priced_at: self.began,
+            longest_unpriced: SignedDuration::ZERO,
         });
     }
 
@@ -147,6 +155,11 @@ impl World {
         let gap = self.now.duration_since(pool.decided_at);
         pool.longest_gap = pool.longest_gap.max(gap);
         pool.decided_at = self.now;
+        if !self.blind {
+            let gap = self.now.duration_since(pool.priced_at);
+            pool.longest_unpriced = pool.longest_unpriced.max(gap);
+            pool.priced_at = self.now;
+        }
     }
 
     /// A batch is asked for.
@@ -192,6 +205,7 @@ impl World {
         let prices = super::cloud::market(&mut self.rng);
         self.cloud.reprice(prices, self.now);
         self.still = false;
+        self.over_since = None;
     }
 
     pub fn tell(&self, what: impl FnOnce() -> String) {

@@ -64,8 +64,8 @@ pub fn receipts(stories: &[Story], bill: &Bill, book: &Book) -> (Verdict, Costs)
             });
             let bound = if moved {
                 dearest * MOST_PERCENT / 100 * LEAST_S.cast_signed() / HOUR_S
-            } else if line.seconds == 0 {
-                // No listing showed it `running`, so fleet can't know whether it ran: a minute is billed if it did.
+            } else if billed.seconds == 0 && !billed.interrupted {
+                // Ended by a call before it ran: EC2 does not say so, and fleet counts the minute that may be billed.
                 dearest * LEAST_S.cast_signed() / HOUR_S + 1
             } else {
                 dearest * SEEN_LATE_S / HOUR_S + 1

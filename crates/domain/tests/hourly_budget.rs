@@ -1,0 +1,300 @@
+//! Prices that rise above `budgets.per_hour`: who goes, who stays, and when machines are bought again.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use jiff::{SignedDuration, Timestamp};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{
+    Batch, Blocker, DrainMode, Instance, InstanceState, Launch, LaunchState, Leaving, PoolName,
+    Status, Wanted,
+};
+use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, tag};
+use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
+use spotreel_domain::fleet::policy::{Policy, Subnet};
+use spotreel_domain::fleet::{Observation, offers, reconcile};
+use spotreel_domain::ledger::Spend;
+use spotreel_domain::pool::{PoolConfig, PoolTemplate};
+
+const KIND: &str = "g6.xlarge";
+const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
+
+fn start() -> Timestamp {
+    "2026-03-01T02:00:00Z".parse().unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    start() + SignedDuration::from_secs(seconds)
+}
+
+fn place(zone: &str) -> Place {
+    Place {
+        kind: KIND.into(),
+        zone: zone.into(),
+    }
+}
+
+/// $1.00 an hour, for machines that may cost as much each.
+fn policy() -> Policy {
+    let template = PoolTemplate {
+        id: "lt-1".into(),
+        version: 1,
+        on_demand_version: None,
+    };
+    let name = PoolName::parse("default").unwrap();
+    let mut policy = PoolConfig::default().policy(&name, "prod", "spotreel", template);
+    policy.kinds.retain(|kind| kind.name == KIND);
+    policy.kinds[0].cap = Usd::from_cents(100);
+    policy.subnets = ZONES
+        .map(|zone| Subnet {
+            id: format!("subnet-{zone}"),
+            zone: zone.into(),
+        })
+        .into();
+    policy.budget.per_hour = Some(Usd::from_cents(100));
+    policy
+}
+
+/// One machine that serves in each zone, all of them busy, with as many tasks.
+struct Scene {
+    batch: Batch,
+    cents: [i64; 3],
+    others: Spend,
+    is_priced: bool,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let wanted = Wanted {
+            rule: "length".into(),
+            why: "enough tasks".into(),
+            units: 3,
+            slot: None,
+            deadline: at(12 * 3_600),
+        };
+        let pool = PoolName::parse("default").unwrap();
+        let mut batch = Batch::request(&pool, None, wanted, start()).unwrap();
+        for zone in ZONES {
+            let mut machine = Instance::bought(
+                zone.to_owned(),
+                place(zone),
+                Lifecycle::Spot,
+                1,
+                start(),
+                Usd::from_cents(30),
+            );
+            machine.state = InstanceState::Serving;
+            machine.ready_at = Some(at(100));
+            batch.instances.push(machine);
+        }
+        batch.launches.push(Launch {
+            seq: 1,
+            lifecycle: Lifecycle::Spot,
+            units: 3,
+            request: String::new(),
+            state: LaunchState::Answered {
+                at: start(),
+                fleet: None,
+                instances: ZONES.map(str::to_owned).into(),
+                errors: Vec::new(),
+            },
+        });
+        batch.status = Status::Running;
+        Self {
+            batch,
+            cents: [30; 3],
+            others: Spend::default(),
+            is_priced: true,
+        }
+    }
+
+    fn market(&self) -> Market {
+        let prices = ZONES.into_iter().zip(self.cents);
+        let prices = prices.map(|(zone, cents)| (place(zone), Usd::from_cents(cents)));
+        Market {
+            spot: prices.collect(),
+            ..Market::default()
+        }
+    }
+
+    fn look(&mut self, seconds: i64) {
+        let there = || self.batch.instances.iter().filter(|i| !i.is_gone());
+        let listing = there().map(|instance| Seen {
+            id: instance.id.clone(),
+            kind: KIND.into(),
+            zone: instance.place.zone.clone(),
+            lifecycle: Lifecycle::Spot,
+            state: CloudState::Running,
+            launched_at: start(),
+            tags: [
+                (tag::BATCH.to_owned(), "default-1".to_owned()),
+                (tag::LAUNCH.to_owned(), "1".to_owned()),
+            ]
+            .into(),
+            reason: None,
+            left_at: None,
+            has_public_address: false,
+        });
+        let workers = there().map(|instance| WorkerSeen {
+            instance: instance.id.clone(),
+            state: WorkerState::Busy,
+            notice_at: None,
+            rebalance: false,
+        });
+        let seen = Observation {
+            now: at(seconds),
+            cloud_now: at(seconds),
+            listing: listing.collect(),
+            workers: Some(workers.collect()),
+            work: Some(Work {
+                runnable: 3,
+                rendering: there().count() as u64,
+                sized: 3,
+                seconds: 1_800,
+            }),
+            needs: Vec::new(),
+            market: self.is_priced.then(|| self.market()),
+            in_flight: None,
+            spent: Some(self.others),
+            quota: Quota::default(),
+            keep: 0,
+            tasks_done: None,
+        };
+        self.batch = reconcile(&self.batch, &seen, &policy()).batch;
+    }
+
+    /// The machines that were told to hand back what they hold, for the budget's sake.
+    fn sent_home(&self) -> Vec<&str> {
+        let goes = |i: &&Instance| {
+            matches!(
+                i.state,
+                InstanceState::Draining {
+                    why: Leaving::Budget,
+                    mode: DrainMode::Now,
+                    ..
+                }
+            )
+        };
+        let all = self.batch.instances.iter().filter(goes);
+        all.map(|instance| instance.id.as_str()).collect()
+    }
+
+    fn are_gone(&mut self, seconds: i64) {
+        for instance in &mut self.batch.instances {
+            if !instance.is_active() {
+                instance.state = InstanceState::Gone {
+                    ending: spotreel_domain::batch::Ending::Terminated,
+                    at: at(seconds),
+                };
+            }
+        }
+    }
+
+    fn launches(&self) -> usize {
+        self.batch.launches.len()
+    }
+}
+
+#[test]
+fn the_dearest_machines_go_until_the_rest_fits_and_no_more() {
+    let mut scene = Scene::set();
+    scene.cents = [33, 34, 33];
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [""; 0], "a dollar is within a dollar");
+    scene.cents = [33, 30, 38];
+    scene.look(210);
+    assert_eq!(scene.sent_home(), [ZONES[2]]);
+    // It costs money until it is gone, and is not counted twice.
+    scene.look(220);
+    assert_eq!(scene.sent_home(), [ZONES[2]]);
+    scene.cents = [95, 10, 38];
+    scene.look(230);
+    assert_eq!(scene.sent_home(), [ZONES[0], ZONES[2]]);
+}
+
+#[test]
+fn other_pools_count_by_what_runs_on_there() {
+    let mut scene = Scene::set();
+    // What another pool has sent home for this budget is no reason to send others home as well.
+    scene.others = Spend {
+        per_hour: Usd::from_cents(70),
+        kept_per_hour: Usd::from_cents(10),
+        ..Spend::default()
+    };
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [""; 0]);
+    scene.others.kept_per_hour = Usd::from_cents(11);
+    scene.look(210);
+    assert_eq!(scene.sent_home().len(), 1);
+}
+
+#[test]
+fn a_price_that_is_not_known_sends_nobody_home() {
+    let mut scene = Scene::set();
+    for instance in &mut scene.batch.instances {
+        instance.rate = Usd::from_cents(90);
+    }
+    scene.is_priced = false;
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [""; 0]);
+}
+
+#[test]
+fn a_launch_without_an_answer_sends_nobody_home() {
+    let mut scene = Scene::set();
+    let mut open = scene.batch.launches[0].clone();
+    open.seq = 2;
+    open.state = LaunchState::Dispatched {
+        at: at(190),
+        empty_listings: 0,
+        sealed: true,
+        sends: 1,
+    };
+    scene.batch.launches.push(open);
+    scene.others.per_hour = Usd::from_cents(500);
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [""; 0]);
+}
+
+#[test]
+fn nothing_is_bought_back_while_prices_are_near_the_limit() {
+    let mut scene = Scene::set();
+    scene.cents = [33, 30, 38];
+    scene.look(210);
+    assert_eq!(scene.sent_home(), [ZONES[2]]);
+    scene.are_gone(220);
+    // Back where they were: three fit again, but with no headroom.
+    for (seconds, cents) in [(230, 33), (600, 32), (1_200, 31)] {
+        scene.cents = [cents; 3];
+        scene.look(seconds);
+        assert_eq!(scene.launches(), 1, "at {cents} cents");
+    }
+    let blocked = scene.batch.blocked.as_ref().unwrap();
+    assert_eq!(blocked.by, Blocker::Budget);
+    scene.cents = [30; 3];
+    scene.look(1_210);
+    assert_eq!(scene.launches(), 2, "nine tenths of a dollar");
+}
+
+#[test]
+fn a_single_machine_near_the_limit_is_offered_to_nobody_for_a_while() {
+    let mut scene = Scene::set();
+    scene.batch.instances.truncate(1);
+    scene.cents = [101, 95, 95];
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [ZONES[0]]);
+    scene.are_gone(210);
+    scene.look(220);
+    assert_eq!(scene.launches(), 1);
+    let said = &scene.batch.blocked.as_ref().unwrap().sentence;
+    assert!(said.contains("above budgets.per_hour"), "{said}");
+    // Trigger asks for a batch by the same offers, so it asks for none.
+    let offered = |scene: &Scene, seconds| {
+        let (penalties, market) = (&scene.batch.penalties, scene.market());
+        let now = at(seconds);
+        offers::summary(&policy(), penalties, &market, &Quota::default(), now, now).usable_pools
+    };
+    assert_eq!(offered(&scene, 220), 0);
+    assert_eq!(offered(&scene, 3 * 3_600), 2, "it is forgiven");
+    scene.cents = [85, 95, 95];
+    assert_eq!(offered(&scene, 600), 1);
+}

@@ -1,0 +1,103 @@
+//! Batches of pools that the configuration buys nothing for: a pool was renamed or removed, or has no cloud any more, while
+//! its batch ran. Their machines go on costing, so they are drained and their batches settled, as after a person's stop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use spotreel_bus::RecordedBatch;
+use spotreel_bus::log::ReadError;
+use spotreel_domain::batch::PoolName;
+use spotreel_domain::pool::PoolConfig;
+use spotreel_pool::spend;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::reconcile::Pool;
+use crate::{Fleet, until_stopped};
+
+/// After a look that failed, at the start above all: then there is no connection yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Looks for such batches until told to stop; each of their pools gets a loop of its own.
+pub async fn watch(fleet: Arc<Fleet>, stopping: CancellationToken) {
+    let mut kept = BTreeSet::new();
+    let mut look_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(look_at) => {}
+            () = stopping.cancelled() => return,
+        }
+        let pause = match find(&fleet).await {
+            Ok(found) => {
+                follow(&fleet, &found, &mut kept);
+                fleet.config.sweep.every
+            }
+            Err(error) => {
+                tracing::debug!(%error, "batches of pools that are gone cannot be looked for");
+                RETRY
+            }
+        };
+        look_at = Instant::now() + pause;
+    }
+}
+
+/// Active batches of pools that this fleet buys nothing for.
+pub async fn find(fleet: &Fleet) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
+    let mut newest = spend::newest(&fleet.batches).await?;
+    newest.retain(|pool, last| last.batch.is_active() && !fleet.buys(pool));
+    Ok(newest)
+}
+
+/// What is said of such a pool.
+pub fn reason(fleet: &Fleet, pool: &PoolName) -> String {
+    match fleet.pools.pool.contains_key(pool) {
+        true => format!("pool {pool} has cloud = \"none\" now"),
+        false => format!("pool {pool} is not in pools.toml any more"),
+    }
+}
+
+fn follow(
+    fleet: &Arc<Fleet>,
+    found: &BTreeMap<PoolName, RecordedBatch>,
+    kept: &mut BTreeSet<PoolName>,
+) {
+    for (pool, last) in found {
+        let (reason, batch) = (reason(fleet, pool), &last.batch.id);
+        let is_new = kept.insert(pool.clone());
+        let Some(cloud) = &fleet.cloud else {
+            let said = format!(
+                "{reason}, and no other pool has a cloud: nobody ends the machines of batch {batch} before their own timers \
+                 do; run `spotreel fleet reap`, or put the pool back"
+            );
+            fleet.conditions.set(&check(pool), Err(said));
+            continue;
+        };
+        let said = format!(
+            "{reason}: batch {batch} is drained and settled, and counts in the budgets until then; put the pool back if it \
+             was removed by mistake"
+        );
+        fleet.conditions.set(&check(pool), Err(said));
+        if !is_new {
+            continue;
+        }
+        // Of the pool's own keys none is known; what is bought is nothing, and patience is as preset.
+        let config = PoolConfig {
+            models: Vec::new(),
+            ..PoolConfig::default()
+        };
+        let policy = fleet.policy(pool, &config);
+        let (fleet, cloud) = (Arc::clone(fleet), Arc::clone(cloud));
+        let (ctx, stopping) = (fleet.ctx.clone(), fleet.ctx.stopping.clone());
+        let (of_pool, called) = Pool::new(fleet, cloud, config, policy, Arc::default());
+        let run = of_pool.ends_for(reason).run(called, stopping);
+        ctx.spawn("pool that is gone", until_stopped(run));
+    }
+    for pool in kept.iter().filter(|pool| !found.contains_key(*pool)) {
+        fleet.conditions.set(&check(pool), Ok(()));
+    }
+}
+
+fn check(pool: &PoolName) -> String {
+    format!("pool {pool}")
+}

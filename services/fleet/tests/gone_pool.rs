@@ -1,0 +1,200 @@
+//! Pools that are renamed, removed or left without a cloud while their batches run: nothing keeps running, all is counted,
+//! and people are told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod stage;
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, DrainMode, Instance, PoolName, Receipt, Status, Wanted};
+use spotreel_domain::fleet::cloud::{Lifecycle, Place, tag};
+use spotreel_domain::fleet::view::FleetView;
+use spotreel_fleet::Lead;
+use spotreel_proto::worker::v1::State;
+use stage::{ENV, Stage, until};
+
+const POOL: &str = r#"
+models = ["ti2v-5B"]
+kinds = [{ name = "g5.xlarge", cap = 5.0 }]
+rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
+patience = { moving = "200ms", calm = "500ms" }
+"#;
+
+fn context() -> Context {
+    Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+async fn end(fleet: &Context) {
+    fleet.stopping.cancel();
+    fleet.tasks.close();
+    fleet.tasks.wait().await;
+}
+
+/// Writes another pools.toml for the fleet that comes next.
+fn change_pools(stage: &Stage, change: impl FnOnce(String) -> String) {
+    let path = stage.dir.path().join("pools.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(before)).unwrap();
+}
+
+fn rename(stage: &Stage) {
+    change_pools(stage, |pools| {
+        pools.replace("[pool.default]", "[pool.renamed]")
+    });
+}
+
+/// What `/readyz` says of a check that fails.
+fn failing(fleet: &Context, check: &str) -> Option<String> {
+    let health = fleet.health.readiness();
+    let check = health.checks.get(check).filter(|check| !check.ok)?;
+    check.reason.clone()
+}
+
+/// Two machines run, and one of them renders.
+async fn running(stage: &Stage) -> Vec<String> {
+    let root = stage.root().clone();
+    for task in ["a", "b"] {
+        stage.submit(task).await;
+    }
+    let fleet = context();
+    stage.start_fleet_as(Lead::ByLease, &fleet).await;
+    stage.request(2).await;
+    let batch = stage
+        .until_batch("two machines", |batch| batch.instances.len() == 2)
+        .await;
+    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    root.workers.come_up(&ids[0], State::Busy).await;
+    stage
+        .until_batch("it serves", |batch| batch.status == Status::Running)
+        .await;
+    end(&fleet).await;
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_batch_of_a_renamed_pool_is_drained_settled_and_told_of() {
+    let stage = Stage::set(POOL).await;
+    let ids = running(&stage).await;
+    rename(&stage);
+    let fleet = &stage.ctx;
+    stage.start_fleet().await;
+    until("health says so", async || {
+        let said = failing(fleet, "pool default").unwrap_or_default();
+        said.contains("not in pools.toml any more") && said.contains("default-1")
+    })
+    .await;
+    let batch = stage
+        .until_batch("settled", |batch| !batch.is_active())
+        .await;
+    assert_eq!(batch.status, Status::Settled);
+    let stop = batch.stop.clone().unwrap();
+    assert_eq!((stop.by.as_str(), stop.mode), ("fleet", DrainMode::Now));
+    assert!(
+        stop.reason
+            .unwrap()
+            .contains("pool default is not in pools.toml")
+    );
+    assert!(stage.running().is_empty());
+    let receipt = Receipt::of(&batch, batch.ended_at.unwrap());
+    let booked: Vec<_> = receipt.lines.iter().map(|line| &line.instance).collect();
+    assert_eq!(booked, [&ids[0], &ids[1]], "the record is kept");
+    let bill: i64 = stage.cloud.bill().iter().map(|line| line.micros).sum();
+    assert!(receipt.total.micros() >= bill, "{receipt:?} {bill}");
+    until("health has forgotten it", async || {
+        failing(fleet, "pool default").is_none()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_batch_of_a_pool_that_has_no_cloud_any_more_is_drained() {
+    let stage = Stage::set(POOL).await;
+    running(&stage).await;
+    change_pools(&stage, |pools| {
+        let other = pools.replace("[pool.default]", "[pool.other]");
+        let own = "[pool.default]\ncloud = \"none\"\nmodels = [\"t2v-A14B\"]\n";
+        format!("{own}{other}")
+    });
+    stage.start_fleet().await;
+    let batch = stage
+        .until_batch("settled", |batch| !batch.is_active())
+        .await;
+    let reason = batch.stop.unwrap().reason.unwrap();
+    assert!(reason.contains("cloud = \"none\""), "{reason}");
+    assert!(stage.running().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_with_the_tag_of_a_pool_that_is_gone_are_ended() {
+    let mut stage = Stage::set(POOL).await;
+    let ids = running(&stage).await;
+    // Nothing in the record names the second one.
+    stage.set_key("sweep.orphan_grace", "1s");
+    let log = &stage.root().batches;
+    let pool = PoolName::parse("default").unwrap();
+    let last = log.last(&pool).await.unwrap().unwrap();
+    let mut batch = last.batch;
+    batch.instances.retain(|instance| instance.id != ids[1]);
+    batch.status = Status::Failed {
+        reason: "a test ended it".into(),
+    };
+    batch.ended_at = Some(ambient::now());
+    log.append(&batch, last.sequence).await.unwrap();
+    rename(&stage);
+    stage.start_fleet().await;
+    until("both are ended", async || stage.running().is_empty()).await;
+    let listed = stage.ec2.list(ENV).await.unwrap().instances;
+    assert!(listed.iter().all(|i| i.tag(tag::POOL) == Some("default")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_that_is_gone_spends_counts_and_is_shown_while_it_runs() {
+    let pools = format!("{POOL}\nrules.budgets = {{ per_day = 10.0 }}\n");
+    let stage = Stage::set(&pools).await;
+    stage.submit("a").await;
+    // Its machine is missing from all listings, and so its end takes minutes.
+    let pool = PoolName::parse("gone").unwrap();
+    let now = ambient::now();
+    let wanted = Wanted {
+        rule: "length".into(),
+        why: "a test wants it".into(),
+        units: 1,
+        slot: None,
+        deadline: now + std::time::Duration::from_secs(3_600),
+    };
+    let mut gone = Batch::request(&pool, None, wanted, now).unwrap();
+    let place = Place {
+        kind: "g5.xlarge".into(),
+        zone: "us-east-2a".into(),
+    };
+    gone.instances.push(Instance {
+        cost: Usd::from_cents(1_000),
+        ready_at: Some(now),
+        ..Instance::bought(
+            "i-0000000000000000f".into(),
+            place,
+            Lifecycle::Spot,
+            1,
+            now,
+            Usd::from_cents(30),
+        )
+    });
+    stage.root().batches.append(&gone, 0).await.unwrap();
+    stage.start_fleet().await;
+    stage.request(1).await;
+    let batch = stage.until_batch("over", |batch| !batch.is_active()).await;
+    let Status::Failed { reason } = &batch.status else {
+        panic!("{:?}", batch.status);
+    };
+    assert!(reason.contains("budget is spent"), "{reason}");
+    assert_eq!(stage.calls("CreateFleet"), 0);
+    let view: FleetView = serde_json::from_value(stage.ask("fleet", &json!({})).await).unwrap();
+    let shown = view.pools.iter().find(|view| view.pool == pool).unwrap();
+    let note = shown.note.as_deref().unwrap();
+    assert!(note.contains("not in pools.toml any more"), "{note}");
+    assert!(shown.cost >= Usd::from_cents(1_000));
+}
