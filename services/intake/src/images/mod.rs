@@ -3,12 +3,16 @@
 //! A picture is decoded before a task may name it, and its pixels are stored anew: they are what is rendered, under the
 //! hash of their file, wherever the picture came from. The same bytes of a client always have the same key.
 
+mod bare;
 mod decode;
 mod header;
+mod jpeg;
 mod png;
+mod scans;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod webp;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,8 +38,8 @@ use seen::{Object, Seen};
 const STORE_REQUESTS: usize = 32;
 /// Objects of the bucket that are held while they are checked: four of the largest are 80 MB.
 const OBJECTS_HELD: usize = 4;
-/// Decoded at once: one of the largest, or many small ones. The hungriest decoder, that of progressive JPEG, takes six
-/// bytes a pixel: 250 MB.
+/// Decoded at once: one of the largest, or many small ones. The hungriest decoders, those of progressive JPEG and of lossy
+/// WebP with transparency, take ten bytes a pixel with what they decode into: 400 MB.
 #[allow(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
