@@ -107,3 +107,20 @@ fn what_has_no_size_or_the_colours_of_print_is_refused() {
     print.splice(2..2, adobe.iter().copied());
     assert_eq!(rule(&print), "color");
 }
+
+/// Who sends large pictures and hangs up would have as many decoded at once as there are threads.
+#[tokio::test]
+async fn a_picture_whose_sender_has_gone_keeps_its_place_until_it_is_decoded() {
+    let all = MEGAPIXELS_AT_ONCE as usize;
+    let megapixels = Arc::new(Semaphore::new(all));
+    let large = encode(&DynamicImage::new_rgb8(6_000, 6_000), ImageFormat::Png);
+    let mut decoding = Box::pin(normalise(&megapixels, large.into(), "body"));
+    while megapixels.available_permits() == all {
+        assert!(futures::poll!(&mut decoding).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(decoding);
+    assert_eq!(megapixels.available_permits(), all - 36);
+    let every = megapixels.acquire_many(MEGAPIXELS_AT_ONCE).await;
+    assert!(every.is_ok(), "it is given back in the end");
+}
