@@ -14,10 +14,10 @@ const BLOCKS: usize = 790 * 790;
 
 /// The largest that the process has been.
 fn peak_mb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<u64>().unwrap() / 1024
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.expect("it is a number of kB") / 1024
 }
 
 /// Grey all over: each coefficient is the one before, which one bit says. 234 kB in the file.
@@ -26,7 +26,7 @@ fn progressive() -> Vec<u8> {
     let mut jpeg = vec![0xff, 0xd8];
     let mut segment = |marker: u8, body: &[&[u8]]| {
         let body = body.concat();
-        let length = u16::try_from(body.len() + 2).unwrap();
+        let length = u16::try_from(body.len() + 2).expect("it is short");
         jpeg.extend([0xff, marker]);
         jpeg.extend(length.to_be_bytes());
         jpeg.extend(body);
@@ -44,7 +44,8 @@ fn progressive() -> Vec<u8> {
 fn png() -> Vec<u8> {
     let clear = DynamicImage::new_rgba8(SIDE.into(), SIDE.into());
     let mut bytes = std::io::Cursor::new(Vec::new());
-    clear.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    let written = clear.write_to(&mut bytes, ImageFormat::Png);
+    written.expect("it is a picture");
     bytes.into_inner()
 }
 

@@ -238,7 +238,7 @@ fn png(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
             }
             b"acTL" | b"fcTL" | b"fdAT" => return Err(Flaw::Animated),
             // Elsewhere it is a proposal for screens of few colours.
-            b"PLTE" if palette && (length % 3 != 0 || length > MAX_PALETTE) => {
+            b"PLTE" if palette && (!length.is_multiple_of(3) || length > MAX_PALETTE) => {
                 return Err(Flaw::damaged("a PNG with a bad palette"));
             }
             b"IDAT" => data = true,
