@@ -117,6 +117,16 @@ fuzz: ## Fuzz each target for SECONDS: make fuzz SECONDS=600 TARGET=images
 	    -max_total_time=$(or $(SECONDS),60) $(FUZZ_LIMITS) -print_final_stats=1; \
 	done
 
+PICTURES := $(HOME)/.cache/spotreel/fuzz-pictures
+
+.PHONY: fuzz-pictures
+fuzz-pictures: ## Pictures with faults beside their pixels, through intake and the Wan engine, compared: make fuzz-pictures COUNT=2000 SEED=1
+	$(WAN)/tools/venv.sh $(WAN_VENV)
+	rm -rf $(PICTURES) && mkdir -p $(PICTURES)
+	cd $(WAN) && $(WAN_VENV)/bin/python tests/fuzz_images.py $(or $(COUNT),2000) $(or $(SEED),1) $(PICTURES)
+	SPOTREEL_PICTURES=$(PICTURES) cargo nextest run --locked --workspace --lib --no-capture sound_pixels_are_taken
+	cd $(WAN) && $(WAN_VENV)/bin/python tests/compare_images.py $(PICTURES)
+
 .PHONY: bin-dir
 bin-dir: ## Print the directory of the built programs
 	@echo $(BIN)

@@ -7,14 +7,13 @@ use std::io::Cursor;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
-use image::metadata::Orientation;
 use image::{
     DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageResult, Limits, RgbImage,
 };
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
+use super::bare::Bare;
 use super::header::{Flaw, Header, Kind, MAX_ASPECT, SIDES};
-use super::png;
 
 /// A decoded pixel has four bytes at most: RGBA.
 const PIXEL_BYTES: u64 = 4;
@@ -35,19 +34,13 @@ pub struct Normal {
 }
 
 pub fn normalise(bytes: &[u8], header: &Header) -> Result<Normal, Flaw> {
-    let limits = limits(header);
-    let bare;
-    let mut bytes = bytes;
-    if header.kind == Kind::Png {
-        bare = png::bare(bytes);
-        bytes = &bare;
-    }
-    let read = Cursor::new(bytes);
+    let bare = Bare::new(bytes, header.kind)?;
+    let read = Cursor::new(&bare.bytes);
     let upright = match header.kind {
-        Kind::Jpeg => JpegDecoder::new(read).and_then(|decoder| run(decoder, header, limits)),
-        Kind::Png => PngDecoder::with_limits(read, limits.clone())
-            .and_then(|decoder| run(decoder, header, limits)),
-        Kind::WebP => WebPDecoder::new(read).and_then(|decoder| run(decoder, header, limits)),
+        Kind::Jpeg => JpegDecoder::new(read).and_then(|decoder| run(decoder, header, &bare)),
+        Kind::Png => PngDecoder::with_limits(read, limits(header))
+            .and_then(|decoder| run(decoder, header, &bare)),
+        Kind::WebP => WebPDecoder::new(read).and_then(|decoder| run(decoder, header, &bare)),
     };
     let damaged = |error: image::ImageError| Flaw::Damaged(error.to_string());
     let picture = upright.map_err(damaged)?;
@@ -74,8 +67,8 @@ pub(super) fn limits(header: &Header) -> Limits {
     limits
 }
 
-fn run<D: ImageDecoder>(mut decoder: D, header: &Header, limits: Limits) -> ImageResult<RgbImage> {
-    decoder.set_limits(limits)?;
+fn run<D: ImageDecoder>(mut decoder: D, header: &Header, bare: &Bare) -> ImageResult<RgbImage> {
+    decoder.set_limits(limits(header))?;
     if decoder.dimensions() != (header.width, header.height)
         || decoder.total_bytes() > header.pixels() * PIXEL_BYTES
     {
@@ -83,18 +76,19 @@ fn run<D: ImageDecoder>(mut decoder: D, header: &Header, limits: Limits) -> Imag
         let error = image::error::LimitError::from_kind(kind);
         return Err(image::ImageError::Limits(error));
     }
-    // Camera data that cannot be read says nothing: viewers show the picture as it lies.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let profile = decoder.icc_profile().unwrap_or_default();
+    let packed = decoder.icc_profile().unwrap_or_default();
+    let profile = bare.profile.as_ref().or(packed.as_ref());
     let is_coloured = decoder.color_type().channel_count() >= RGB;
     let mut picture = DynamicImage::from_decoder(decoder)?;
     if let Some((width, height)) = smaller(header.width, header.height) {
         picture = picture.thumbnail_exact(width, height);
     }
-    picture.apply_orientation(orientation);
+    if let Some(orientation) = bare.orientation {
+        picture.apply_orientation(orientation);
+    }
     let mut picture = on_black(picture);
     if let Some(profile) = profile.filter(|_| is_coloured) {
-        to_srgb(&mut picture, &profile);
+        to_srgb(&mut picture, profile);
     }
     Ok(picture)
 }

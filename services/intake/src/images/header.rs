@@ -12,6 +12,9 @@ pub const MAX_PIXELS: u64 = 40_000_000;
 pub const MAX_ASPECT: u64 = 4;
 /// A progressive JPEG repeats its picture in each scan, and a scan may be a few bytes: encoders write some ten.
 const MAX_SCANS: usize = 50;
+/// The colour type of PNGs whose pixels are numbers of a palette, and its length: 256 colours.
+pub(super) const PNG_PALETTE: u8 = 3;
+const MAX_PALETTE: usize = 3 * 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -154,10 +157,7 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
             0x01 => {}
             0xd8 => return Err(Flaw::damaged("a JPEG inside a JPEG")),
             marker => {
-                let length = usize::from(u16::from_be_bytes(number(&mut rest)?));
-                let body = length.checked_sub(2);
-                let body = body.ok_or(Flaw::damaged("a JPEG segment without length"))?;
-                let segment = take(&mut rest, body)?;
+                let segment = segment(&mut rest)?;
                 match marker {
                     0xc0..=0xc2 if size.is_some() => {
                         return Err(Flaw::damaged("a JPEG with two frames"));
@@ -177,8 +177,14 @@ fn jpeg(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
     }
 }
 
+/// What a marker says. A length below two counts as none, as in libjpeg: where it matters, the decoder misses the rest.
+pub(super) fn segment<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Flaw> {
+    let length = usize::from(u16::from_be_bytes(number(rest)?));
+    take(rest, length.saturating_sub(2))
+}
+
 /// Passes over what is coded until a marker stands there: in coded data each 0xff is followed by 0 or a restart.
-fn next_marker(rest: &mut &[u8]) -> Result<u8, Flaw> {
+pub(super) fn next_marker(rest: &mut &[u8]) -> Result<u8, Flaw> {
     loop {
         let at = rest.iter().position(|byte| *byte == 0xff);
         *rest = &rest[at.ok_or(Flaw::Truncated)? + 1..];
@@ -210,7 +216,7 @@ fn frame(mut segment: &[u8]) -> Result<(u32, u32), Flaw> {
 /// Chunks up to IEND. Their checksums are the decoder's matter.
 fn png(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
     let mut rest = &bytes[8..];
-    let (mut size, mut data) = (None, false);
+    let (mut size, mut palette, mut data) = (None, false, false);
     loop {
         let length = u32::from_be_bytes(number(&mut rest)?) as usize;
         let name: [u8; 4] = number(&mut rest)?;
@@ -223,12 +229,18 @@ fn png(bytes: &[u8]) -> Result<(u32, u32), Flaw> {
             b"IHDR" => {
                 let width = u32::from_be_bytes(number(&mut chunk)?);
                 let height = u32::from_be_bytes(number(&mut chunk)?);
-                match number(&mut chunk)? {
-                    [depth] if depth > 8 => return Err(Flaw::Depth(depth)),
-                    [_] => size = Some((width, height)),
+                let [depth, colours] = number(&mut chunk)?;
+                if depth > 8 {
+                    return Err(Flaw::Depth(depth));
                 }
+                palette = colours == PNG_PALETTE;
+                size = Some((width, height));
             }
             b"acTL" | b"fcTL" | b"fdAT" => return Err(Flaw::Animated),
+            // Elsewhere it is a proposal for screens of few colours.
+            b"PLTE" if palette && (!length.is_multiple_of(3) || length > MAX_PALETTE) => {
+                return Err(Flaw::damaged("a PNG with a bad palette"));
+            }
             b"IDAT" => data = true,
             b"IEND" if data => return size.ok_or(Flaw::damaged("a PNG without a header")),
             b"IEND" => return Err(Flaw::damaged("a PNG without a picture")),

@@ -3,12 +3,16 @@
 //! A picture is decoded before a task may name it, and its pixels are stored anew: they are what is rendered, under the
 //! hash of their file, wherever the picture came from. The same bytes of a client always have the same key.
 
+mod bare;
 mod decode;
 mod header;
+mod jpeg;
 mod png;
+mod scans;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod webp;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,8 +38,8 @@ use seen::{Object, Seen};
 const STORE_REQUESTS: usize = 32;
 /// Objects of the bucket that are held while they are checked: four of the largest are 80 MB.
 const OBJECTS_HELD: usize = 4;
-/// Decoded at once: one of the largest, or many small ones. The hungriest decoder, that of progressive JPEG, takes six
-/// bytes a pixel: 250 MB.
+/// Decoded at once: one of the largest, or many small ones. The hungriest decoders, those of progressive JPEG and of lossy
+/// WebP with transparency, take ten bytes a pixel with what they decode into: 400 MB.
 #[expect(clippy::cast_possible_truncation, reason = "it is 40")]
 const MEGAPIXELS_AT_ONCE: u32 = (MAX_PIXELS / MEGAPIXEL) as u32;
 const MEGAPIXEL: u64 = 1_000_000;
@@ -92,7 +96,7 @@ impl Images {
             bytes,
             width,
             height,
-        } = self.normalise(bytes, field).await?;
+        } = normalise(&self.megapixels, bytes, field).await?;
         let kept = KeptImage {
             key: format!("images/{}.png", hex::encode(Sha256::digest(&bytes))),
             width,
@@ -145,15 +149,6 @@ impl Images {
         found.map_err(|failure| store_away(&failure))
     }
 
-    async fn normalise(&self, bytes: Bytes, field: &str) -> Result<Normal, ApiError> {
-        let read = bytes.clone();
-        let header = aside(field, move || Header::read(&read)).await?;
-        let megapixels = header.pixels().div_ceil(MEGAPIXEL);
-        let megapixels = u32::try_from(megapixels).unwrap_or(MEGAPIXELS_AT_ONCE);
-        let _place = enter(&self.megapixels, megapixels.min(MEGAPIXELS_AT_ONCE)).await;
-        aside(field, move || decode::normalise(&bytes, &header)).await
-    }
-
     /// Adds a fresh link where there is a video. Without one the view is still right.
     pub async fn link(&self, mut view: TaskView, now: Timestamp) -> TaskView {
         if let Some(video) = &mut view.video {
@@ -195,6 +190,25 @@ impl Images {
 pub fn examine(bytes: &[u8]) -> Result<Normal, Flaw> {
     let header = Header::read(bytes)?;
     decode::normalise(bytes, &header)
+}
+
+/// A decoder goes on when its caller has gone, a client that hangs up: its place goes with it.
+async fn normalise(
+    megapixels: &Arc<Semaphore>,
+    bytes: Bytes,
+    field: &str,
+) -> Result<Normal, ApiError> {
+    let read = bytes.clone();
+    let header = aside(field, move || Header::read(&read)).await?;
+    let wanted = u32::try_from(header.pixels().div_ceil(MEGAPIXEL));
+    let wanted = wanted.unwrap_or(u32::MAX).min(MEGAPIXELS_AT_ONCE);
+    let place = megapixels.clone().acquire_many_owned(wanted).await;
+    let place = place.expect("the semaphore is never closed");
+    aside(field, move || {
+        let _place = place;
+        decode::normalise(&bytes, &header)
+    })
+    .await
 }
 
 async fn enter(places: &Semaphore, count: u32) -> tokio::sync::SemaphorePermit<'_> {

@@ -4,6 +4,7 @@ profile are read."""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,17 +15,22 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PROFILE = 16 << 20
 ORIENTATION = 0x0112
 SHORT = 3
-# SOF0 to SOF2, DHT, DQT, DRI: what a scan is decoded with.
-JPEG_TABLES = (0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD)
-# RST0 to RST7 and TEM: without a length.
-JPEG_ALONE = (*range(0xD0, 0xD8), 0x01)
-SOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+# SOF0 to SOF2, DHT, SOS, DQT, DRI: what a scan is decoded with.
+JPEG_DECODED = (0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD)
+# In a scan 0xFF is followed by 0 or a restart.
+JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+# It stands alone, without a length.
+TEM = 0x01
+SOS, EOI, APP0, APP1, APP2, APP14 = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE
 # Says that the colours are YCbCr; its thumbnail is left out.
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
-ADOBE_BYTES = 12
+# libjpeg takes shorter ones for none.
+JFIF_BYTES, ADOBE_BYTES = 14, 12
 # How many samples a transparent colour has, by the colour type; a palette has as many as it likes.
 PNG_SAMPLES = {0: 1, 2: 3}
 PNG_PALETTE = 3
+# The method by which a PNG's profile is packed.
+DEFLATE = 0
 WEBP_ALPHA = 0x10
 
 
@@ -61,7 +67,7 @@ def orientation(exif: bytes) -> int | None:
         (at,) = struct.unpack_from(f"{order}I", exif, 4)
         (entries,) = struct.unpack_from(f"{order}H", exif, at)
         for number in range(entries):
-            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * number)
+            tag, kind, count, value, _ = struct.unpack_from(f"{order}HHIHH", exif, at + 2 + 12 * number)
             if (tag, kind, count) == (ORIENTATION, SHORT, 1):
                 return value if 1 <= value <= 8 else None
     except struct.error:
@@ -71,21 +77,23 @@ def orientation(exif: bytes) -> int | None:
 
 def _jpeg(data: bytes) -> Bare:
     kept, profile, upright = [data[:2]], [], None
-    at = 2
+    at, scanned = 2, False
     while True:
-        # Stray bytes are passed over, as decoders do.
-        at = data.index(b"\xff", at)
-        while data[at] == 0xFF:
-            at += 1
-        marker, at = data[at], at + 1
-        if marker in (0x00, *JPEG_ALONE):
+        # Stray bytes are passed over, as decoders do; after a scan's head they are the scan.
+        found = JPEG_MARKER.search(data, at)
+        if not found:
+            raise IndexError
+        if scanned:
+            kept.append(data[at : found.start()])
+        marker, at = data[found.end() - 1], found.end()
+        scanned = marker == SOS
+        if marker == EOI:
+            return Bare(b"".join([*kept, b"\xff\xd9"]), upright or 1, _joined(profile))
+        if marker == TEM:
             continue
-        if marker == SOS:
-            # Scans, and what stands between them, to the end.
-            return Bare(b"".join([*kept, b"\xff\xda", data[at:]]), upright or 1, _joined(profile))
         (length,) = struct.unpack_from(">H", data, at)
         segment, at = data[at + 2 : at + length], at + max(length, 2)
-        if marker == APP0 and segment.startswith(b"JFIF\0"):
+        if marker == APP0 and segment.startswith(b"JFIF\0") and len(segment) >= JFIF_BYTES:
             kept.append(_segment(APP0, JFIF))
         elif marker == APP14 and segment.startswith(b"Adobe") and len(segment) >= ADOBE_BYTES:
             kept.append(_segment(APP14, segment[:ADOBE_BYTES]))
@@ -93,7 +101,7 @@ def _jpeg(data: bytes) -> Bare:
             upright = upright or orientation(segment)
         elif marker == APP2 and segment.startswith(b"ICC_PROFILE\0"):
             profile.append(segment[12:])
-        elif marker in JPEG_TABLES:
+        elif marker in JPEG_DECODED:
             kept.append(_segment(marker, segment))
 
 
@@ -130,7 +138,7 @@ def _png(data: bytes) -> Bare:
             transparent = True
             kept.append(_chunk(name, body[: 2 * PNG_SAMPLES.get(colours, 128)]))
         elif name == b"iCCP" and profile is None:
-            profile = _inflated(body.partition(b"\0")[2][1:])
+            profile = _inflated(body)
         elif name == b"eXIf":
             upright = upright or orientation(body)
     return Bare(b"".join(kept), upright or 1, profile)
@@ -152,13 +160,15 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _inflated(packed: bytes) -> bytes | None:
+def _inflated(body: bytes) -> bytes | None:
+    """After a name stands the method; there is but one."""
+    _, _, packed = body.partition(b"\0")
     inflate = zlib.decompressobj()
     try:
-        profile = inflate.decompress(packed, MAX_PROFILE)
+        profile = inflate.decompress(packed[1:], MAX_PROFILE)
     except zlib.error:
         return None
-    return profile if inflate.eof else None
+    return profile if inflate.eof and packed[0] == DEFLATE else None
 
 
 def _webp(data: bytes) -> Bare:

@@ -1,10 +1,11 @@
 """Images as people have them, and as attackers make them. What intake passes, the engine takes."""
 
 import random
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
 import fuzz_images
 from fuzz_images import BEGINNINGS, LONG_TEXT, PLAIN, SIDES, TURNS, exif, jpeg_with, png_chunk, png_with, segment, webp
@@ -21,7 +22,7 @@ def pixels(data, size=SIDES):
     return np.asarray(prepare(data, *size)).astype(int)
 
 
-@pytest.mark.parametrize("cases", [fuzz_images.camera_data, fuzz_images.no_camera_data, fuzz_images.others])
+@pytest.mark.parametrize("cases", fuzz_images.SOUND)
 def test_whatever_stands_beside_sound_pixels_the_picture_is_taken_and_upright(cases):
     assert fuzz_images.check_taken(cases, CASES) == CASES
 
@@ -54,10 +55,8 @@ def test_a_wrong_checksum_in_the_picture_itself_is_damage():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_long_colour_profile_is_applied(kind):
-    """Longer than Pillow takes from a PNG. One that changes the picture: blue and red change places."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    red, blue = (profile.index(tag, 128) for tag in (b"rXYZ", b"bXYZ"))
-    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    """Longer than Pillow takes from a PNG."""
+    profile = bytearray(fuzz_images.swapped())
     profile += bytes(2_000_000 - len(profile))
     profile[:4] = len(profile).to_bytes(4, "big")
     data = encoded(gradient(*SIDES), kind, icc_profile=bytes(profile))
@@ -75,6 +74,31 @@ def test_every_orientation_is_read_from_every_container():
             wanted = upright if turn == 1 else upright.transpose(TURNS[turn])
             data = encoded(gradient(*SIDES), kind, exif=block)
             assert np.array_equal(pixels(data, wanted.size), np.asarray(wanted)), (kind, turn)
+
+
+def test_a_profile_packed_in_a_way_that_nobody_knows_is_none():
+    packed = zlib.compress(fuzz_images.swapped())
+    sound = pixels(PLAIN["PNG"])
+    for method, wanted in ((b"\0", sound[:, :, ::-1]), (b"\1", sound)):
+        found = pixels(png_with(png_chunk(b"iCCP", b"key\0" + method + packed)))
+        assert np.abs(found - wanted).max() <= 8, method
+
+
+def test_a_short_jfif_segment_says_nothing_of_the_colours():
+    """RGB by Adobe's segment, which a JFIF would overrule."""
+    sound = pixels(fuzz_images.BASES["rgb.jpeg"])
+    for body in (b"JFIF\0\1\1\0\0\1\0\1\0", b"JFIF\0"):
+        assert np.array_equal(pixels(jpeg_with(segment(0xE0, body), "rgb.jpeg")), sound)
+    assert not np.array_equal(pixels(jpeg_with(segment(0xE0, container.JFIF), "rgb.jpeg")), sound)
+
+
+def test_what_stands_between_and_behind_the_scans_of_a_jpeg_is_passed_over():
+    data = fuzz_images.BASES["progressive.jpeg"]
+    sound = pixels(data)
+    scans = [at for at in range(len(data) - 1) if data[at : at + 2] == b"\xff\xda"]
+    for at in (*scans, len(data) - 2):
+        for more in (b"\xff\x3b\0\3?", segment(0xEE, b"Adobe"), segment(0xE0, b"JFIF\0")):
+            assert np.array_equal(pixels(data[:at] + more + data[at:]), sound), (at, more)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
