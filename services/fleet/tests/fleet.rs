@@ -91,17 +91,27 @@ async fn a_batch_comes_works_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_machine_of_another_pool_has_no_task_of_this_pool_in_hand() {
     let stage = Stage::set(&format!("{POOL}\n[pool.other]\nmodels = [\"t2v-A14B\"]\n")).await;
-    let busy = Presence {
-        worker: "w-other".to_owned(),
-        instance: "i-other".to_owned(),
-        models: vec!["ti2v-5B".to_owned(), "t2v-A14B".to_owned()],
-        pool: "other".to_owned(),
-        state: State::Busy.into(),
-        task: "a-task-of-the-other-pool".to_owned(),
-        at_ms: ambient::now().as_millisecond(),
-        ..Presence::default()
+    let client = stage.root().client.clone();
+    let says_so = async move || {
+        let busy = Presence {
+            worker: "w-other".to_owned(),
+            instance: "i-other".to_owned(),
+            models: vec!["ti2v-5B".to_owned(), "t2v-A14B".to_owned()],
+            pool: "other".to_owned(),
+            state: State::Busy.into(),
+            task: "a-task-of-the-other-pool".to_owned(),
+            at_ms: ambient::now().as_millisecond(),
+            ..Presence::default()
+        };
+        kv::put_presence(&client, &busy).await
     };
-    kv::put_presence(&stage.root().client, &busy).await.unwrap();
+    says_so().await.unwrap();
+    // Again and again, as a worker does: otherwise it is forgotten after a minute, and the machine is bought then.
+    tokio::spawn(async move {
+        while says_so().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
     stage.submit("a").await;
     stage.start_fleet().await;
     stage.request(1).await;
