@@ -25,15 +25,14 @@ async fn progress(stage: &Stage) -> async_nats::Subscriber {
     stage.client.subscribe("spotreel.progress.*").await.unwrap()
 }
 
-/// Waits for a step, and gives the task's progress there.
+/// Waits for a step.
 async fn reaches(steps: &mut async_nats::Subscriber, step: u32) {
-    loop {
+    until(&format!("step {step} is told"), async || {
         let message = steps.next().await.unwrap();
         let progress: Progress = serde_json::from_slice(&message.payload).unwrap();
-        if progress.step >= step {
-            return;
-        }
-    }
+        progress.step >= step
+    })
+    .await;
 }
 
 fn ended(task: &Task) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::controls;
+use spotreel_bus::{controls, kv};
 use spotreel_domain::batch::{
     Batch, Blocker, Ending, Instance, InstanceState, PoolName, Receipt, Status, Wanted,
 };
@@ -18,7 +18,7 @@ use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;
 use spotreel_localcloud::{Action, Plan, Rule};
 use spotreel_pool::marks::{self, Marks};
-use spotreel_proto::worker::v1::State;
+use spotreel_proto::worker::v1::{Presence, State};
 use stage::{Stage, until};
 
 /// One kind, little patience.
@@ -83,6 +83,39 @@ async fn a_batch_comes_works_and_leaves_nothing() {
         "{receipt:?} {bill}"
     );
     assert_eq!(stage.calls("CreateFleet"), 1);
+}
+
+/// Two pools whose machines could render each other's models must not take each other's work for work in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_machine_of_another_pool_has_no_task_of_this_pool_in_hand() {
+    let stage = Stage::set(&format!("{POOL}\n[pool.other]\nmodels = [\"t2v-A14B\"]\n")).await;
+    let client = stage.root().client.clone();
+    let says_so = async move || {
+        let busy = Presence {
+            worker: "w-other".to_owned(),
+            instance: "i-other".to_owned(),
+            models: vec!["ti2v-5B".to_owned(), "t2v-A14B".to_owned()],
+            pool: "other".to_owned(),
+            state: State::Busy.into(),
+            task: "a-task-of-the-other-pool".to_owned(),
+            at_ms: ambient::now().as_millisecond(),
+            ..Presence::default()
+        };
+        kv::put_presence(&client, &busy).await
+    };
+    says_so().await.unwrap();
+    // Again and again, as a worker does: otherwise it is forgotten after a minute, and the machine is bought then.
+    tokio::spawn(async move {
+        while says_so().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
+    stage.submit("a").await;
+    stage.start_fleet().await;
+    stage.request(1).await;
+    stage
+        .until_batch("a machine for the task", |batch| batch.instances.len() == 1)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

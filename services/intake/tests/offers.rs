@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stage::Stage;
 
+const COMMENT: &[u8] = b"secret";
+
 async fn put(stage: &Stage, key: &str, body: Vec<u8>) -> String {
     let sha256 = hex::encode(Sha256::digest(&body));
     let put = stage
@@ -60,6 +62,19 @@ fn picture(width: u32, height: u32) -> String {
     let drawn = image::RgbImage::new(width, height);
     drawn.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     STANDARD.encode(bytes.into_inner())
+}
+
+/// With a comment beside its pixels.
+fn photograph() -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    let drawn = image::RgbImage::new(400, 300);
+    drawn
+        .write_to(&mut bytes, image::ImageFormat::Jpeg)
+        .unwrap();
+    let mut bytes = bytes.into_inner();
+    // After the marker with which the file begins: a segment's marker and its length.
+    bytes.splice(2..2, [&[0xff, 0xfe, 0, 8][..], COMMENT].concat());
+    bytes
 }
 
 fn rules(answer: &Value) -> Vec<(String, String)> {
@@ -211,9 +226,9 @@ async fn a_picture_decides_the_size_where_none_is_given_and_crops_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_engine_meets_the_bytes_that_a_client_sent() {
     let stage = Stage::set().await;
-    let sent = picture(400, 300);
-    let task =
-        json!({"model": "i2v-A14B", "prompt": "a fox", "id": "one", "image": {"base64": sent}});
+    let sent = photograph();
+    let image = json!({"base64": STANDARD.encode(&sent)});
+    let task = json!({"model": "i2v-A14B", "prompt": "a fox", "id": "one", "image": image});
     assert_eq!(stage.submit(&task).await["id"], "one");
     let key = show(&stage, "one").await["image"].clone();
     let stored = stage
@@ -226,8 +241,9 @@ async fn no_engine_meets_the_bytes_that_a_client_sent() {
         hash,
         format!("{}.png", hex::encode(Sha256::digest(&stored)))
     );
+    assert!(!stored.windows(COMMENT.len()).any(|part| part == COMMENT));
     // An object of the client's own becomes the same picture, and what was stored is taken as it is.
-    put(&stage, "images/mine", STANDARD.decode(&sent).unwrap()).await;
+    put(&stage, "images/mine", sent).await;
     for (id, named) in [("two", json!("images/mine")), ("three", key.clone())] {
         let task =
             json!({"model": "i2v-A14B", "prompt": "a fox", "id": id, "image": {"s3_key": named}});

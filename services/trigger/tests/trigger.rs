@@ -152,16 +152,19 @@ async fn no_task_waits_longer_than_max_wait() {
     assert!(after(stored[0].stored_at, batch.requested_at) >= Duration::from_secs(1) - KEPT);
 }
 
+/// A schedule with one slot a day.
+fn slot_of_this_minute() -> String {
+    let now = ambient::now().to_zoned(TimeZone::UTC);
+    let (minute, hour) = (now.minute(), now.hour());
+    format!(
+        "schedule = {{ cron = \"{minute} {hour} * * *\", zone = \"UTC\", window = \"30m\", at_least = 1 }}"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_fires_once_across_a_restart() {
     let stage = Stage::set().await;
-    // The slot of this minute, once a day.
-    let now = ambient::now().to_zoned(TimeZone::UTC);
-    let (minute, hour) = (now.minute(), now.hour());
-    let rules = format!(
-        "schedule = {{ cron = \"{minute} {hour} * * *\", zone = \"UTC\", window = \"30m\", at_least = 1 }}"
-    );
-    let pools = stage.one_pool(&rules);
+    let pools = stage.one_pool(&slot_of_this_minute());
     let trigger = stage.start(&pools).await;
     stage.submit(1).await;
     let batch = stage.until_batch(1).await;
@@ -184,6 +187,24 @@ async fn a_slot_fires_once_across_a_restart() {
         .await;
     assert!(matches!(why.decision.verdict, Verdict::Wait { .. }));
     stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_whose_batch_got_no_machine_fires_again() {
+    let stage = Stage::set().await;
+    let _trigger = stage.start(&stage.one_pool(&slot_of_this_minute())).await;
+    stage.submit(1).await;
+    stage.until_batch(1).await;
+    let reason = "no capacity".to_owned();
+    stage
+        .end(|batch| batch.status = Status::Failed { reason })
+        .await;
+    stage
+        .until_why("the slot fires again", |why| {
+            let schedule = why.decision.finding(RuleName::Schedule).unwrap();
+            why.view.active_batch.is_none() && schedule.outcome == Outcome::Fires
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -118,6 +119,8 @@ class Engine:
 
     def exit_status(self) -> int:
         """Negative: the signal."""
+        ended, _, _ = select.select([os.pidfd_open(self.pid)], [], [], PATIENCE)
+        assert ended, "the engine has answered and goes on"
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status)
 
