@@ -24,17 +24,16 @@ pub enum Outcome {
 /// Asks for a batch, if nothing has been written to the pool's log since it was read.
 pub async fn request(
     reader: &Reader,
-    seen: &Seen,
+    seen: &mut Seen,
     name: &PoolName,
     pool: &PoolConfig,
     fire: &Fire,
-    now: Timestamp,
 ) -> Result<Outcome, ActError> {
     let last = seen.newest.get(name);
     // The batch answers the order, however our clock stands to that of whoever took it: an order that is no younger
     // than the newest batch is done.
     let order = seen.controls.runs.get(name);
-    let now = order.map_or(now, |run| now.max(next_millisecond(run.order.at)));
+    let now = order.map_or(seen.at, |run| seen.at.max(next_millisecond(run.order.at)));
     let wanted = Wanted {
         rule: fire.rule.to_string(),
         why: fire.why.clone(),
@@ -44,6 +43,8 @@ pub async fn request(
     };
     let batch = Batch::request(name, last.map(|last| &last.batch), wanted, now)?;
     let expected = last.map_or(0, |last: &RecordedBatch| last.sequence);
+    // Whatever the answer: without one it may be in the log, and after a conflict another trigger's batch is.
+    seen.requested.push(batch.clone());
     match reader.batches.append(&batch, expected).await {
         Ok(_) => Ok(Outcome::Requested(Box::new(batch))),
         Err(AppendError::Conflict(_)) => Ok(Outcome::Late),
