@@ -8,7 +8,7 @@ use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};
-use spotreel_pool::marks::{self, ModeMark};
+use spotreel_pool::marks::{self, Marks, ModeMark};
 
 use crate::error::ActError;
 use crate::view::{Reader, Seen, mode_differs};
@@ -65,15 +65,16 @@ pub async fn forget_order(
     }
 }
 
-/// Writes the mode down where it differs from what stands there; fleet reads it.
+/// Writes the mode down where it differs from what stands there, or where that grows old; fleet reads it.
 pub async fn keep_mode(
     reader: &Reader,
     name: &PoolName,
-    before: &ModeMark,
+    marks: &Marks,
     decision: &Decision,
 ) -> Result<(), ActError> {
-    let mode = &decision.mode;
-    if !mode_differs(before, mode.mode, mode.resident_units) {
+    let (mode, before) = (&decision.mode, marks.mode(name));
+    let differs = mode_differs(&before, mode.mode, mode.resident_units);
+    if !differs && !marks.mode_is_due(name, decision.at) {
         return Ok(());
     }
     let state = if mode.changed {
@@ -88,8 +89,10 @@ pub async fn keep_mode(
         state,
         resident_units: mode.resident_units,
     };
-    let resident = mode.mode == Mode::Resident;
-    tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
+    if differs {
+        let resident = mode.mode == Mode::Resident;
+        tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
+    }
     let put = marks::put_mode(&reader.client, name, &mark).await;
     put.map_err(ActError::Mode)
 }

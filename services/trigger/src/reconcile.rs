@@ -226,7 +226,7 @@ impl Reconcile {
         if let Some(order) = order.filter(|order| answered.is_some_and(|at| at >= order.order.at)) {
             act::forget_order(reader, name, order).await?;
         }
-        act::keep_mode(reader, name, &seen.marks.mode(name), decision).await
+        act::keep_mode(reader, name, &seen.marks, decision).await
     }
 
     /// Nothing can be read, so nothing is decided; said once.
