@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, Instance, LaunchState};
+use crate::batch::{Batch, BatchId, Blocker, Instance, LaunchState, PoolName};
 use crate::fleet::reconcile::frozen_request;
 use crate::money::Usd;
 
@@ -108,6 +108,50 @@ fn unanswered(batch: &Batch) -> Usd {
     .sum()
 }
 
+/// What machines will cost that batches have asked for and fleet has not launched yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// As if they ran already, each at the most that its pool pays.
+    pub per_hour: Usd,
+    /// Each batch with the number of its machines.
+    pub batches: Vec<(BatchId, u32)>,
+}
+
+impl Reserved {
+    pub fn is_none(&self) -> bool {
+        self.batches.is_empty()
+    }
+}
+
+/// The money that no other pool may count on: what fleet launches next for these batches. `cap` is the most that a
+/// machine of a pool costs an hour.
+pub fn reserved<'a>(
+    batches: impl IntoIterator<Item = &'a Batch>,
+    cap: impl Fn(&PoolName) -> Usd,
+) -> Reserved {
+    let mut reserved = Reserved::default();
+    for batch in batches {
+        let units = to_launch(batch);
+        if units > 0 {
+            reserved.per_hour += cap(&batch.id.pool).times(units);
+            reserved.batches.push((batch.id.clone(), units));
+        }
+    }
+    reserved
+}
+
+/// Machines that a batch was requested for and that no launch has asked for. Once a worker serves, what is launched
+/// follows the work that is left. A batch that waits for capacity, quota or money keeps none from others.
+fn to_launch(batch: &Batch) -> u32 {
+    let waits = |by| !matches!(by, Blocker::PricesUnknown | Blocker::CountsUnknown);
+    let is_blocked = batch.blocked.as_ref().is_some_and(|b| waits(b.by));
+    if !batch.is_active() || batch.stop.is_some() || batch.first_ready_at.is_some() || is_blocked {
+        return 0;
+    }
+    let launched = batch.launches.iter().map(|launch| launch.units).sum();
+    batch.units.saturating_sub(launched)
+}
+
 /// Batches that the speed is measured over: enough to be steady, few enough to follow a change.
 const MEASURED_OVER: usize = 5;
 /// Fewer finished tasks than this measure nothing.
@@ -171,25 +215,58 @@ fn span(from: Timestamp, to: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Ending, InstanceState, PoolName, Usage, Wanted};
+    use crate::batch::{Blocked, Ending, InstanceState, Launch, Usage, Wanted};
     use crate::fleet::cloud::{Lifecycle, Place};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn a_night_counts_for_both_days() {
+    fn requested(units: u32, at: Timestamp) -> Batch {
         let pool = PoolName::parse("default").unwrap();
         let wanted = Wanted {
             rule: "length".into(),
             why: "enough".into(),
-            units: 1,
+            units,
             slot: None,
-            deadline: at("2026-11-24T12:00:00Z"),
+            deadline: at,
         };
+        Batch::request(&pool, None, wanted, at).unwrap()
+    }
+
+    #[test]
+    fn machines_that_are_not_launched_yet_are_paid_for_at_their_cap() {
+        let mut batch = requested(14, at("2026-11-30T22:00:00Z"));
+        let reserved = |batch: &Batch| reserved([batch], |_| Usd::from_cents(40)).per_hour;
+        assert_eq!(reserved(&batch), Usd::from_cents(560));
+        batch.launches.push(Launch {
+            seq: 1,
+            lifecycle: Lifecycle::Spot,
+            units: 10,
+            request: String::new(),
+            state: LaunchState::Closed { at: batch.at },
+        });
+        assert_eq!(reserved(&batch), Usd::from_cents(160));
+        let blocked = |by| Blocked {
+            by,
+            sentence: "none".into(),
+            since: batch.at,
+        };
+        let with = |by| Batch {
+            blocked: Some(blocked(by)),
+            ..batch.clone()
+        };
+        assert_eq!(reserved(&with(Blocker::NoCapacity)), Usd::ZERO, "it waits");
+        let blind = with(Blocker::PricesUnknown);
+        assert_eq!(reserved(&blind), Usd::from_cents(160), "it goes on soon");
+        batch.first_ready_at = Some(batch.at);
+        assert_eq!(reserved(&batch), Usd::ZERO, "the work decides now");
+    }
+
+    #[test]
+    fn a_night_counts_for_both_days() {
         let from = at("2026-11-30T22:00:00Z");
-        let mut batch = Batch::request(&pool, None, wanted, from).unwrap();
+        let mut batch = requested(1, from);
         let end = at("2026-12-01T02:00:00Z");
         batch.instances.push(Instance {
             id: "i-1".into(),

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::batch::PoolName;
+use crate::fleet::cloud::Lifecycle;
+use crate::fleet::observation::Quota;
 use crate::model::{ImageRule, Model};
 use crate::money::Usd;
 use crate::pool::{Cloud, KindConfig, PoolConfig};
@@ -105,12 +107,14 @@ impl QuoteQuery {
     }
 }
 
-/// `prices`: Spot by instance type, of those that may be bought now. None: prices are not known.
+/// `prices`: Spot by instance type, of those that may be bought now. None: prices are not known. `quota`: the account's
+/// limits; what runs now is gone by the time of these tasks, but a type that the account may never have is not offered.
 pub fn quote(
     spec: &TaskSpec,
     tasks: u64,
     (name, pool): (&PoolName, &PoolConfig),
     prices: Option<&BTreeMap<String, Usd>>,
+    quota: &Quota,
     learnt: &Corrections,
 ) -> Quote {
     let job = Job::of(spec);
@@ -118,6 +122,7 @@ pub fn quote(
         .kinds
         .iter()
         .filter(|_| pool.cloud == Cloud::Aws)
+        .filter(|kind| quota.admits(Lifecycle::Spot, &kind.name))
         .filter_map(|kind| {
             let price = match prices {
                 Some(prices) => Some(*prices.get(&kind.name)?),
@@ -129,7 +134,9 @@ pub fn quote(
         .collect();
     offers.sort_by_key(|offer| offer.per_video);
     Quote {
-        none: offers.is_empty().then(|| why_none(&job, pool)),
+        none: offers
+            .is_empty()
+            .then(|| why_none(&job, pool, prices, quota)),
         pool: name.clone(),
         model: spec.model,
         width: spec.width,
@@ -192,16 +199,31 @@ fn offer(
     })
 }
 
-fn why_none(job: &Job, pool: &PoolConfig) -> String {
+fn why_none(
+    job: &Job,
+    pool: &PoolConfig,
+    prices: Option<&BTreeMap<String, Usd>>,
+    quota: &Quota,
+) -> String {
     if pool.cloud == Cloud::None {
         return "cloud = \"none\": the machines of this pool are your own, and what they cost is not known".into();
     }
     let fits = |kind: &KindConfig| pool.gpu(&kind.name)?.weights(job);
-    if pool.kinds.iter().any(|kind| fits(kind).is_some()) {
+    let able: Vec<_> = pool.kinds.iter().filter(|k| fits(k).is_some()).collect();
+    let is_sold = |kind: &&&KindConfig| prices.is_none_or(|of| of.contains_key(&kind.name));
+    let refused = able.iter().filter(is_sold);
+    let refused = refused.filter_map(|kind| Some((quota.vcpus_of(&kind.name)?, &kind.name)));
+    // Without an offer, the quota refuses each type that can render it and may be bought.
+    if let (Some((vcpus, kind)), Some(limit)) = (refused.min(), quota.left.get(&Lifecycle::Spot)) {
+        let (name, code) = (Lifecycle::Spot.as_str(), Lifecycle::Spot.quota_code());
+        return format!(
+            "the account's {name} quota {code} of {limit} vCPUs admits no instance type that can render it: {kind}, the smallest, has {vcpus}; ask AWS for more vCPUs"
+        );
+    }
+    if !able.is_empty() {
         return "no instance type of the pool that can render it may be bought now: each is above its cap, has no price in the pool's zones, or is set aside after failures".into();
     }
-    let able = Gpu::ALL.into_iter().find(|gpu| gpu.weights(job).is_some());
-    match able {
+    match Gpu::ALL.into_iter().find(|gpu| gpu.weights(job).is_some()) {
         Some(gpu) => format!(
             "no instance type of the pool has a card with the memory for it; the smallest that has is the {} with {} GB",
             gpu.name(),
@@ -235,6 +257,7 @@ mod tests {
             tasks,
             (&name, &pool),
             Some(&prices),
+            &Quota::default(),
             &Corrections::default(),
         )
     }
@@ -290,6 +313,7 @@ mod tests {
                 1,
                 (&name, pool),
                 Some(&BTreeMap::new()),
+                &Quota::default(),
                 &Corrections::default(),
             );
             assert!(said.offers.is_empty());
@@ -299,6 +323,35 @@ mod tests {
         assert!(none(&pool).contains("L40S with 48 GB"), "{}", none(&pool));
         pool.cloud = Cloud::None;
         assert!(none(&pool).contains("your own"));
+    }
+
+    #[test]
+    fn a_quota_that_admits_no_type_is_named() {
+        let pool = PoolConfig {
+            cloud: Cloud::Aws,
+            ..PoolConfig::default()
+        };
+        let quota = |left| Quota {
+            left: [(Lifecycle::Spot, left)].into(),
+            vcpus: pool.kinds.iter().map(|k| (k.name.clone(), 4)).collect(),
+        };
+        let name = PoolName::parse("default").unwrap();
+        let query: QuoteQuery = serde_json::from_str(r#"{"task": {"model": "ti2v-5B"}}"#).unwrap();
+        let spec = query.spec(Timestamp::UNIX_EPOCH).unwrap();
+        let with = |left, prices: Option<&BTreeMap<String, Usd>>| {
+            let learnt = Corrections::default();
+            super::quote(&spec, 1, (&name, &pool), prices, &quota(left), &learnt)
+        };
+        let why = with(3, None).none.unwrap();
+        for words in ["quota L-3819A6DF of 3 vCPUs", "has 4; ask AWS"] {
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(with(4, None).none, None);
+        let none = with(3, Some(&BTreeMap::new())).none.unwrap();
+        assert!(
+            none.contains("above its cap"),
+            "no quota helps there: {none}"
+        );
     }
 
     #[test]

@@ -24,11 +24,13 @@ const USUAL_BOOT: Duration = Duration::from_secs(4 * 60);
 const ROUNDING: f64 = 1e-6;
 
 /// A task of a queue, as the log has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampled {
     pub job: Job,
     /// A worker says that it has it.
     pub in_hand: bool,
+    /// Number of tasks that it stands for, itself included, as long as it waits.
+    pub stands_for: f64,
 }
 
 /// The unfinished tasks of a pool's models.
@@ -97,8 +99,9 @@ impl Demand {
                 parts.entry((*model, Some(one.job))).or_default().in_hand += share;
             }
             let left = tasks - taken;
+            let all: f64 = waiting.iter().map(|one| one.stands_for).sum();
             for one in &waiting {
-                let share = left / float(waiting.len() as u64);
+                let share = left * one.stands_for / all;
                 parts.entry((*model, Some(one.job))).or_default().waiting += share;
             }
             if waiting.is_empty() && left > 0.0 {

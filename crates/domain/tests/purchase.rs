@@ -9,11 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::option;
 use proptest::prelude::*;
 use spotreel_domain::batch::{
-    Batch, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, PoolName, Wanted,
+    Batch, BatchId, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, PoolName, Wanted,
 };
 use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy, offers, reconcile};
+use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{BidMode, Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
 use spotreel_domain::trigger::{
     Budgets, Decision, Prices, RunNow, SizeInput, Spend, Verdict, View, decide, size,
@@ -385,6 +386,33 @@ fn what_other_pools_spend_counts() {
     second.spend.per_hour = Usd::from_cents(100);
     assert!(second.launched().is_err());
     assert!(!matches!(second.decision().verdict, Verdict::Launch(_)));
+}
+
+#[test]
+fn what_another_pool_is_about_to_launch_is_spent() {
+    let mut second = Situation::usual();
+    second.pool.rules.budgets.per_hour = Some(Usd::from_cents(160));
+    let id = BatchId::parse("large-4").unwrap();
+    let with = |per_hour| View {
+        reserved: Reserved {
+            per_hour,
+            batches: vec![(id.clone(), 3)],
+        },
+        ..second.view()
+    };
+    let verdict = |view: &View| decide(view, &second.pool.rules, now()).verdict;
+    let some = verdict(&with(Usd::from_cents(120)));
+    assert!(
+        matches!(&some, Verdict::Launch(fire) if fire.units == 1),
+        "{some:?}"
+    );
+    match verdict(&with(Usd::from_cents(135))) {
+        Verdict::Blocked { sentence } => {
+            let why = "budgets.per_hour of $1.6000 has $0.2500 left, one unit needs $0.3000; 3 units of batch large-4 for up to $1.3500/h come first and are not launched yet";
+            assert!(sentence.contains(why), "{sentence}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A machine that has rendered for an hour.

@@ -117,7 +117,11 @@ impl Night {
         let waiting = self.waiting.iter().map(|job| (job, false));
         for (job, in_hand) in waiting.chain(self.in_hand.iter().map(|job| (job, true))) {
             *tasks.entry(job.model).or_default() += 1;
-            let one = Sampled { job: *job, in_hand };
+            let one = Sampled {
+                job: *job,
+                in_hand,
+                stands_for: 1.0,
+            };
             samples.entry(job.model).or_default().push(one);
         }
         let demand = Demand::new(&tasks, &samples);

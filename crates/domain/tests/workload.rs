@@ -49,6 +49,7 @@ fn demand(parts: &[(Job, u64)]) -> Demand {
         let one = Sampled {
             job: *job,
             in_hand: false,
+            stands_for: 1.0,
         };
         let sample = std::iter::repeat_n(one, usize::try_from(*count).unwrap());
         samples.entry(job.model).or_default().extend(sample);
@@ -130,6 +131,7 @@ fn a_sample_stands_for_the_whole_queue() {
     let samples = [(81, true), (81, false), (45, false)].map(|(frames, in_hand)| Sampled {
         job: large(frames),
         in_hand,
+        stands_for: 1.0,
     });
     let tasks = BTreeMap::from([(LARGE, 101)]);
     let demand = Demand::new(&tasks, &BTreeMap::from([(LARGE, samples.to_vec())]));
@@ -145,6 +147,24 @@ fn a_sample_stands_for_the_whole_queue() {
     );
     let largest = Job::usual(LARGE, (1280, 720)).seconds(Gpu::L40s);
     assert!((unseen.seconds.unwrap() / largest - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_task_of_a_sample_counts_as_the_tasks_that_it_stands_for() {
+    let pool = pool(&["g6e.xlarge"]);
+    let samples = [(45, 1.0), (45, 1.0), (81, 8.0)].map(|(frames, stands_for)| Sampled {
+        job: large(frames),
+        in_hand: false,
+        stands_for,
+    });
+    let demand = Demand::new(
+        &BTreeMap::from([(LARGE, 50)]),
+        &BTreeMap::from([(LARGE, samples.to_vec())]),
+    );
+    let load = pool.workload(&demand, &Corrections::default());
+    let [long, short] = [81, 45].map(|frames| large(frames).seconds(Gpu::L40s));
+    let mean = (4.0 * long + short) / 5.0;
+    assert!((load.seconds.unwrap() / mean - 1.0).abs() < 1e-9);
 }
 
 #[test]

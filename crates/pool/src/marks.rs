@@ -20,11 +20,16 @@ use spotreel_domain::trigger::ModeState;
 pub const SWEPT_GOOD_FOR: Duration = Duration::from_secs(30);
 /// One mark a pool: whether machines stay.
 const MODE_MARK: &str = "mode.";
+/// How long the number of machines that stay is believed after trigger wrote it: three times as long as trigger takes to
+/// write it anew, so that a restart or an upgrade of trigger changes nothing.
+pub const MODE_GOOD_FOR: Duration = Duration::from_secs(15 * 60);
+const MODE_WRITTEN_EVERY: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     swept_at: Option<Timestamp>,
-    modes: BTreeMap<PoolName, ModeMark>,
+    /// Each with the time at which the server stored it.
+    modes: BTreeMap<PoolName, (ModeMark, Timestamp)>,
     paces: BTreeMap<PoolName, Corrections>,
 }
 
@@ -65,7 +70,7 @@ impl Marks {
             } else if let Some(pool) = pool(MODE_MARK)
                 && let Ok(mode) = entry.json()
             {
-                marks.modes.insert(pool, mode);
+                marks.modes.insert(pool, (mode, stored.stored_at));
             } else if let Some(pool) = pool(PACE_MARK)
                 && let Ok(pace) = entry.json()
             {
@@ -84,8 +89,26 @@ impl Marks {
         }
     }
 
+    /// As trigger wrote it last, whenever that was.
     pub fn mode(&self, pool: &PoolName) -> ModeMark {
-        self.modes.get(pool).cloned().unwrap_or_default()
+        let mark = self.modes.get(pool).map(|(mark, _)| mark.clone());
+        mark.unwrap_or_default()
+    }
+
+    /// Number of machines that stay without work. While trigger has been silent for long it is not known: then none is
+    /// bought for it, and of the machines that are `there` none has to leave that would have stayed.
+    pub fn resident_units(&self, pool: &PoolName, there: u32, now: Timestamp) -> u32 {
+        match self.modes.get(pool) {
+            None => 0,
+            Some((mark, at)) if *at + MODE_GOOD_FOR > now => mark.resident_units,
+            Some((mark, _)) => mark.resident_units.min(there),
+        }
+    }
+
+    /// Whether the mark has to be written anew, although it says the same: a number that is not zero grows old.
+    pub fn mode_is_due(&self, pool: &PoolName, now: Timestamp) -> bool {
+        let mark = self.modes.get(pool);
+        mark.is_some_and(|(mark, at)| mark.resident_units > 0 && *at + MODE_WRITTEN_EVERY <= now)
     }
 
     /// How far the cost model was off for a pool's tasks; nothing before its first batch has ended.
@@ -125,5 +148,39 @@ mod tests {
         assert_eq!(marks.swept(last - Duration::from_nanos(1)), Ok(()));
         assert_eq!(marks.swept(last), Err(NotSwept::Since(last)));
         assert_eq!(Marks::default().swept(swept), Err(NotSwept::Never));
+    }
+
+    #[test]
+    fn an_old_number_of_machines_that_stay_buys_none_and_sends_none_away() {
+        let written: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+        let pool = PoolName::parse("default").unwrap();
+        let mark = ModeMark {
+            resident_units: 4,
+            ..ModeMark::default()
+        };
+        let marks = Marks {
+            modes: [(pool.clone(), (mark, written))].into(),
+            ..Marks::default()
+        };
+        let stay = |there, at| marks.resident_units(&pool, there, at);
+        let old = written + MODE_GOOD_FOR;
+        assert_eq!(stay(1, old - Duration::from_nanos(1)), 4);
+        assert_eq!([0, 1, 6].map(|there| stay(there, old)), [0, 1, 4]);
+        // Trigger writes it anew in time.
+        assert!(!marks.mode_is_due(&pool, written));
+        assert!(marks.mode_is_due(&pool, old - 2 * MODE_WRITTEN_EVERY));
+    }
+
+    #[test]
+    fn a_mark_without_machines_that_stay_never_grows_old() {
+        let written: Timestamp = "2026-11-30T10:00:00Z".parse().unwrap();
+        let pool = PoolName::parse("default").unwrap();
+        let marks = Marks {
+            modes: [(pool.clone(), (ModeMark::default(), written))].into(),
+            ..Marks::default()
+        };
+        let later = written + 10 * MODE_GOOD_FOR;
+        assert_eq!(marks.resident_units(&pool, 3, later), 0);
+        assert!(!marks.mode_is_due(&pool, later));
     }
 }

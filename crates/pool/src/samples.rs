@@ -1,13 +1,13 @@
-//! What the tasks of the queues are. A queue may be long, so its first tasks are looked at, and again after a while.
+//! What the tasks of the queues are. A queue may be long, so some of its tasks are looked at, and again after a while: the
+//! first ones, which workers have or take next, and others all over the rest ([`spread`]).
+
+mod spread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::Client;
 use parking_lot::{Mutex, MutexGuard};
-use spotreel_bus::jetstream;
-use spotreel_bus::log::{ReadError, Recorded};
-use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::render_time::Job;
 use spotreel_domain::workload::Sampled;
 use spotreel_domain::{Lane, Model, TaskId};
@@ -16,10 +16,7 @@ use tokio::time::Instant;
 
 use crate::queue::{Queue, Queues};
 
-/// Tasks of one queue that are looked at: some megabytes at their largest, and more than a pool renders at once.
-const LOOKED_AT: usize = 128;
-/// To find an entry by its subject costs a tenth of a second with a million tasks in the log ([`oldest`](crate::oldest)),
-/// so it is done seldom.
+/// A long queue changes slowly, and costs up to some tenths of a second to read.
 const GOOD_FOR: Duration = Duration::from_secs(30);
 /// A queue that is known as a whole is read again so soon after it has changed.
 const SHORT_GOOD_FOR: Duration = Duration::from_secs(5);
@@ -31,12 +28,21 @@ pub struct Samples(Mutex<BTreeMap<(Model, Lane), Kept>>);
 struct Kept {
     at: Instant,
     length: u64,
-    tasks: Vec<(TaskId, Job)>,
+    tasks: Vec<Task>,
+}
+
+/// A task that was looked at.
+#[derive(Clone, Debug)]
+struct Task {
+    id: TaskId,
+    job: Job,
+    /// Number of tasks of its queue that it stands for.
+    stands_for: f64,
 }
 
 /// Some tasks of each model.
 #[derive(Clone, Debug, Default)]
-pub struct Looked(BTreeMap<Model, Vec<(TaskId, Job)>>);
+pub struct Looked(BTreeMap<Model, Vec<Task>>);
 
 impl Samples {
     /// Of each queue that is not empty. One that cannot be read now is left out: of its tasks the model is known.
@@ -48,7 +54,7 @@ impl Samples {
                 continue;
             }
             if !self.is_fresh(key, queue) {
-                match first(client, *key, queue.acked_to).await {
+                match spread::read(client, *key, queue.acked_to).await {
                     Ok(tasks) => self.keep(*key, queue, tasks),
                     Err(error) => {
                         tracing::debug!(error = %spotreel_domain::chain(&error), ?key, "tasks of the queue cannot be read");
@@ -68,14 +74,14 @@ impl Samples {
         let Some(kept) = kept.get(key) else {
             return false;
         };
-        let is_short = kept.tasks.len() < LOOKED_AT;
+        let is_short = kept.tasks.len() < spread::FIRST;
         match is_short && kept.length != queue.length() {
             true => kept.at.elapsed() < SHORT_GOOD_FOR,
             false => kept.at.elapsed() < GOOD_FOR,
         }
     }
 
-    fn keep(&self, key: (Model, Lane), queue: &Queue, tasks: Vec<(TaskId, Job)>) {
+    fn keep(&self, key: (Model, Lane), queue: &Queue, tasks: Vec<Task>) {
         let kept = Kept {
             at: Instant::now(),
             length: queue.length(),
@@ -89,35 +95,13 @@ impl Samples {
     }
 }
 
-/// The first entries behind those that were acknowledged.
-async fn first(
-    client: &Client,
-    (model, lane): (Model, Lane),
-    acked_to: u64,
-) -> Result<Vec<(TaskId, Job)>, ReadError> {
-    let query = serde_json::json!({
-        "batch": LOOKED_AT, "seq": acked_to + 1, "next_by_subj": names::work_filter(model, lane),
-    });
-    let page = jetstream::direct_get(client, TASKS, &query).await?;
-    let read = page.into_iter().map(|stored| {
-        let recorded = Recorded::from_parts(
-            &stored.subject,
-            stored.sequence,
-            &stored.payload,
-            stored.headers,
-            stored.stored_at.as_nanosecond(),
-        )?;
-        Ok((recorded.task.id, Job::of(&recorded.task.spec)))
-    });
-    read.collect()
-}
-
 impl Looked {
     pub fn sampled(&self, workers: &[Presence]) -> BTreeMap<Model, Vec<Sampled>> {
         let in_hand: BTreeSet<&str> = workers.iter().map(|w| w.task.as_str()).collect();
-        let sampled = |(id, job): &(TaskId, Job)| Sampled {
-            job: *job,
-            in_hand: in_hand.contains(id.as_str()),
+        let sampled = |task: &Task| Sampled {
+            job: task.job,
+            in_hand: in_hand.contains(task.id.as_str()),
+            stands_for: task.stands_for,
         };
         let models = self.0.iter();
         models

@@ -217,9 +217,11 @@ impl Pool {
             let policy = self.cloud.fitted(&self.policy);
             let listing = self.own(&listed);
             let presences = self.known_or_said("workers", presences);
+            let there = record.batch.instances.iter().filter(|i| i.is_active());
+            let there = u32::try_from(there.count()).unwrap_or(u32::MAX);
             let keep = marks
                 .as_ref()
-                .map(|marks| marks.mode(&self.name).resident_units);
+                .map(|marks| marks.resident_units(&self.name, there, ambient::now()));
             let counted = counted.and_then(|counted| {
                 let marks = marks.as_ref().ok_or(ObserveError::NoMarks)?;
                 let runnable = counted.runnable(&self.config, marks)?;

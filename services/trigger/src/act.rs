@@ -8,7 +8,7 @@ use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};
-use spotreel_pool::marks::{self, ModeMark};
+use spotreel_pool::marks::{self, Marks, ModeMark};
 
 use crate::error::ActError;
 use crate::view::{Reader, Seen, mode_differs};
@@ -24,17 +24,16 @@ pub enum Outcome {
 /// Asks for a batch, if nothing has been written to the pool's log since it was read.
 pub async fn request(
     reader: &Reader,
-    seen: &Seen,
+    seen: &mut Seen,
     name: &PoolName,
     pool: &PoolConfig,
     fire: &Fire,
-    now: Timestamp,
 ) -> Result<Outcome, ActError> {
     let last = seen.newest.get(name);
     // The batch answers the order, however our clock stands to that of whoever took it: an order that is no younger
     // than the newest batch is done.
     let order = seen.controls.runs.get(name);
-    let now = order.map_or(now, |run| now.max(next_millisecond(run.order.at)));
+    let now = order.map_or(seen.at, |run| seen.at.max(next_millisecond(run.order.at)));
     let wanted = Wanted {
         rule: fire.rule.to_string(),
         why: fire.why.clone(),
@@ -44,6 +43,8 @@ pub async fn request(
     };
     let batch = Batch::request(name, last.map(|last| &last.batch), wanted, now)?;
     let expected = last.map_or(0, |last: &RecordedBatch| last.sequence);
+    // Whatever the answer: without one it may be in the log, and after a conflict another trigger's batch is.
+    seen.requested.push(batch.clone());
     match reader.batches.append(&batch, expected).await {
         Ok(_) => Ok(Outcome::Requested(Box::new(batch))),
         Err(AppendError::Conflict(_)) => Ok(Outcome::Late),
@@ -64,15 +65,16 @@ pub async fn forget_order(
     }
 }
 
-/// Writes the mode down where it differs from what stands there; fleet reads it.
+/// Writes the mode down where it differs from what stands there, or where that grows old; fleet reads it.
 pub async fn keep_mode(
     reader: &Reader,
     name: &PoolName,
-    before: &ModeMark,
+    marks: &Marks,
     decision: &Decision,
 ) -> Result<(), ActError> {
-    let mode = &decision.mode;
-    if !mode_differs(before, mode.mode, mode.resident_units) {
+    let (mode, before) = (&decision.mode, marks.mode(name));
+    let differs = mode_differs(&before, mode.mode, mode.resident_units);
+    if !differs && !marks.mode_is_due(name, decision.at) {
         return Ok(());
     }
     let state = if mode.changed {
@@ -87,8 +89,10 @@ pub async fn keep_mode(
         state,
         resident_units: mode.resident_units,
     };
-    let resident = mode.mode == Mode::Resident;
-    tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
+    if differs {
+        let resident = mode.mode == Mode::Resident;
+        tracing::info!(pool = %name, resident, units = mode.resident_units, "{}", mode.sentence);
+    }
     let put = marks::put_mode(&reader.client, name, &mark).await;
     put.map_err(ActError::Mode)
 }

@@ -1,5 +1,6 @@
 //! Current price of each pool, from the last lookup of Spot prices.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,12 +72,12 @@ impl Market {
         let Some(policy) = self.policies.get(pool) else {
             return Prices::NoCloud;
         };
-        let policy = &kinds.map_or_else(|| policy.clone(), |kinds| policy.of_kinds(kinds));
+        let policy = kinds.map_or(Cow::Borrowed(policy), |kinds| policy.of_kinds(kinds));
         match self.feed.market() {
             Ok((as_of, market)) => {
                 let (penalties, now) = (carried(newest), ambient::now());
                 Prices::Known(offers::summary(
-                    policy, &penalties, &market, quota, as_of, now,
+                    &policy, &penalties, &market, quota, as_of, now,
                 ))
             }
             Err(unknown) => Prices::Unknown {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::PoolName;
+use spotreel_domain::ledger::{self, Reserved};
 use spotreel_domain::ops::{PoolWhy, Why};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{Decision, Forecast, Prices, Verdict, decide};
@@ -103,7 +104,7 @@ impl Reconcile {
     async fn look(&mut self, began: Instant) -> Duration {
         metrics::looked();
         let now = ambient::now();
-        let seen = match self.read(now).await {
+        let mut seen = match self.read(now).await {
             Ok(seen) => seen,
             Err(error) => {
                 self.blind(began, &error);
@@ -125,7 +126,7 @@ impl Reconcile {
         let mut next_look = Timestamp::MAX;
         for (name, pool) in &pools.pool {
             let decided = self.decide(name, pool, &seen);
-            if let Err(error) = self.act(name, pool, &seen, &decided.decision).await {
+            if let Err(error) = self.act(name, pool, &mut seen, &decided.decision).await {
                 let error = spotreel_domain::chain(&error);
                 tracing::warn!(pool = %name, error, "carrying out a decision failed");
                 metrics::failed(name);
@@ -171,6 +172,7 @@ impl Reconcile {
             }),
             quota_units: market.and_then(|market| market.quota_units(name, kinds, newest, &quota)),
             spend: self.ledger.spend(&all, seen.at),
+            reserved: self.reserved(name, seen),
             boot: self.ledger.boot(name),
             load,
             seconds_per_task: self.ledger.seconds_per_task(name),
@@ -191,19 +193,30 @@ impl Reconcile {
         }
     }
 
+    /// What fleet is about to launch for the other pools, with what was asked for a moment ago: two pools may not count on
+    /// the same money.
+    fn reserved(&self, name: &PoolName, seen: &Seen) -> Reserved {
+        let batches = seen.newest_batches().into_iter().chain(&seen.requested);
+        let cap = |pool: &PoolName| {
+            let kinds = self.pools.pool.get(pool).map(|pool| &pool.kinds);
+            let caps = kinds.into_iter().flatten().map(|kind| kind.cap);
+            caps.max().unwrap_or_default()
+        };
+        ledger::reserved(batches.filter(|batch| batch.id.pool != *name), cap)
+    }
+
     async fn act(
         &self,
         name: &PoolName,
         pool: &PoolConfig,
-        seen: &Seen,
+        seen: &mut Seen,
         decision: &Decision,
     ) -> Result<(), ActError> {
         let reader = &self.reader;
-        let order = seen.controls.runs.get(name);
         let mut answered = seen.newest.get(name).map(|last| last.batch.requested_at);
         if let Verdict::Launch(fire) = &decision.verdict {
             crash::point("before-request");
-            match act::request(reader, seen, name, pool, fire, seen.at).await? {
+            match act::request(reader, seen, name, pool, fire).await? {
                 Outcome::Requested(batch) => {
                     tracing::info!(batch = %batch.id, rule = batch.rule, units = batch.units, why = batch.why,
                         size = fire.size.sentence, "batch requested");
@@ -217,10 +230,11 @@ impl Reconcile {
                 }
             }
         }
+        let order = seen.controls.runs.get(name);
         if let Some(order) = order.filter(|order| answered.is_some_and(|at| at >= order.order.at)) {
             act::forget_order(reader, name, order).await?;
         }
-        act::keep_mode(reader, name, &seen.marks.mode(name), decision).await
+        act::keep_mode(reader, name, &seen.marks, decision).await
     }
 
     /// Nothing can be read, so nothing is decided; said once.

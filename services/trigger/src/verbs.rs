@@ -12,7 +12,6 @@ use spotreel_bus::controls::{self, Hold, Run};
 use spotreel_bus::reply::{refuse, unavailable};
 use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
-use spotreel_domain::fleet::cloud::Lifecycle;
 use spotreel_domain::ops::{
     BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
 };
@@ -64,15 +63,11 @@ impl Desk {
         let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
         let newest = newest.as_ref().map(|last| &last.batch);
         let market = self.market.as_ref();
-        let prices = market.and_then(|market| {
-            let mut prices = market.by_kind(name, newest)?;
-            // What runs now is gone by the time of these tasks, but a type that the account may never have is not offered.
-            let quota = market.quota([]);
-            prices.retain(|kind, _| quota.admits(Lifecycle::Spot, kind));
-            Some(prices)
-        });
+        let prices = market.and_then(|market| market.by_kind(name, newest));
+        let quota = market.map(|market| market.quota([])).unwrap_or_default();
         let (prices, learnt) = (prices.as_ref(), marks.pace(name));
-        Ok(quote(&spec, query.tasks, (name, pool), prices, &learnt))
+        let pool = (name, pool);
+        Ok(quote(&spec, query.tasks, pool, prices, &quota, &learnt))
     }
 
     pub async fn batches(self: Arc<Self>, query: BatchesQuery) -> Result<Vec<BatchView>, ApiError> {

@@ -13,6 +13,7 @@ use spotreel_bus::{BatchLog, RecordedBatch, TaskLog};
 use spotreel_domain::Model;
 use spotreel_domain::batch::{self, Batch, Instance, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
+use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, Past, Prices, RunNow, Spend, View,
@@ -49,6 +50,8 @@ pub struct Seen {
     pub controls: Controls,
     pub newest: BTreeMap<PoolName, RecordedBatch>,
     pub log_is_full: bool,
+    /// Batches that were asked for since. They may be in the log now.
+    pub requested: Vec<Batch>,
 }
 
 impl Reader {
@@ -79,6 +82,7 @@ impl Reader {
             controls,
             newest,
             log_is_full,
+            requested: Vec::new(),
         })
     }
 
@@ -145,6 +149,7 @@ impl Seen {
                 force: ordered.order.force,
             }),
             spend: known.spend,
+            reserved: known.reserved,
             seconds_per_task: known.seconds_per_task,
             seconds_modelled: known.load.seconds,
             startup_s: starts.then(|| known.load.startup(known.boot).as_secs()),
@@ -180,6 +185,7 @@ pub struct Known {
     pub prices: Prices,
     pub quota_units: Option<u32>,
     pub spend: Spend,
+    pub reserved: Reserved,
     pub load: Workload,
     /// What the pool's machines took to boot.
     pub boot: Option<Duration>,

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Run};
-use spotreel_domain::batch::{Ending, Instance, InstanceState, Status, Usage};
+use spotreel_domain::batch::{Blocked, Blocker, Ending, Instance, InstanceState, Status, Usage};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
 use spotreel_domain::{Usd, ops};
@@ -456,6 +456,49 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
     let sentence = &why.decision.blockers[0].sentence;
     assert!(sentence.contains("budgets.per_day"), "{sentence}");
     stage.stays_at(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pools_ask_for_no_batches_on_the_same_money() {
+    let stage = Stage::set().await;
+    let bought = stage::bought(0.36, stage::ZONE);
+    let rules = stage::only(&format!("{ONE}\nbudgets = {{ per_hour = 0.5 }}"));
+    let pools = ["default", "large"]
+        .into_iter()
+        .zip(["ti2v-5B", "t2v-A14B"]);
+    let pools: String = pools
+        .map(|(name, model)| {
+            format!("[pool.{name}]\nmodels = [\"{model}\"]\n{bought}[pool.{name}.rules]\n{rules}")
+        })
+        .collect();
+    stage.submit_for("ti2v-5B", 1).await;
+    stage.submit_for("t2v-A14B", 1).await;
+    let _trigger = stage.start(&pools).await;
+    // Both rules fire in one look; then the batch stands in the log without a machine.
+    assert_eq!(stage.until_batch(1).await.id.to_string(), "default-1");
+    let why = stage
+        .until_why_of("large", "blocked", |why| {
+            stage::is_blocked(why, BlockerKind::Budget)
+        })
+        .await;
+    let sentence = json!(why.decision.verdict)["sentence"].to_string();
+    let reason = "1 unit of batch default-1 for up to $0.3600/h come first";
+    assert!(sentence.contains(reason), "{sentence}");
+    stage.stays_at(1).await;
+
+    // Nothing is to be had for it: the others need not wait.
+    stage
+        .end(|batch| {
+            batch.status = Status::Launching;
+            batch.ended_at = None;
+            batch.blocked = Some(Blocked {
+                by: Blocker::NoCapacity,
+                sentence: "no capacity in any zone".into(),
+                since: ambient::now(),
+            });
+        })
+        .await;
+    assert_eq!(stage.until_batch(2).await.id.to_string(), "large-1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

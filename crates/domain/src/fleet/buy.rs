@@ -1,5 +1,7 @@
 //! Decides launches: how many instances, in which capacity pools, at what price.
 
+use std::borrow::Cow;
+
 use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
 use super::observation::{Need, Observation, Quota, Work};
 use super::offers::{self, Offer};
@@ -98,58 +100,37 @@ pub(super) fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> boo
         && breaker::gives_up(batch, policy).is_none()
 }
 
-/// The launch that is missing: of the types that few tasks can do without before the others, since whatever renders the
-/// hardest renders all; and where those cannot be had, of the others.
+/// The launch that is missing. Needs are met level by level, the hardest first, since what can render the hardest task can
+/// render all. Each level has all that is harder within it:
+///
+/// ```text
+/// level 1   tasks for 48 GB                wanted 2, there 1: lacks 1
+/// level 2   all tasks, any type            wanted 5, there 3: lacks 2
+///           without level 1                wanted 3, there 2: lacks 1
+/// ```
+///
+/// Here one machine with 48 GB is launched; at the next look both levels have one more, and level 2 launches the other.
+/// Where none with 48 GB can be had, level 2 launches one at once, since its own tasks lack no more.
 fn missing(
     batch: &Batch,
     work: &Work,
     seen: &Observation,
     policy: &Policy,
 ) -> Result<Option<Launch>, (Blocker, String)> {
-    let first = if batch.launches.is_empty() {
-        batch.units
-    } else {
-        0
-    };
-    let all = Need {
-        kinds: seen.able().cloned().unwrap_or_default(),
-        waiting: work.waiting(),
-        sized: work.sized.max(first),
-        own: seen.needs.last().map_or(u32::MAX, |all| all.own),
-    };
-    let hard = seen.needs.split_last().map_or(&[][..], |(_, hard)| hard);
-    let (mut obstacle, mut harder) = (None, [0; 4]);
-    let keeps = hard.iter().map(|_| 0).chain([seen.keep]);
-    for (need, keep) in hard.iter().chain([&all]).zip(keeps) {
-        let kinds = Some(&need.kinds).filter(|kinds| !kinds.is_empty());
-        let able = |i: &&Instance| kinds.is_none_or(|kinds| kinds.contains(&i.place.kind));
-        let count = |of: &dyn Fn(&Instance) -> bool| {
-            let able = batch.instances.iter().filter(able);
-            u32::try_from(able.filter(|i| of(i)).count()).unwrap_or(u32::MAX)
-        };
-        let there = count(&|i| i.is_active()).saturating_add(may_appear(batch, seen, policy));
-        // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
-        let busy = count(&|i| leave::is_busy(i, seen));
-        let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
-        let wanted = need.sized.min(waiting.saturating_add(busy)).max(keep);
-        // Where the machines for harder tasks cannot be had, others do not take their place: they are for tasks of their own,
-        // and one that a harder machine has in hand is none, or scale-in would send them away at once.
-        let level = [wanted, there, waiting, busy];
-        let before = std::mem::replace(&mut harder, level);
-        let [more_wanted, own_there, own_waiting, own_busy] =
-            std::array::from_fn(|at| level[at].saturating_sub(before[at]));
-        let own_tasks = own_waiting.saturating_add(own_busy);
-        let stay = keep.saturating_sub(waiting);
-        let own = need.own.max(more_wanted).min(own_tasks.max(stay));
-        let missing = wanted
-            .saturating_sub(there)
-            .min(own.saturating_sub(own_there));
+    let (mut harder, mut obstacle) = (Level::default(), None);
+    for (need, keep) in levels(batch, work, seen) {
+        let level = Level::of(&need, keep, batch, seen, policy);
+        let missing = level.missing(&harder, &need, keep);
+        harder = level;
         // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
         let units = missing.min(policy.max_units.saturating_sub(committed(batch)));
         if units == 0 {
             continue;
         }
-        let policy = kinds.map_or_else(|| policy.clone(), |kinds| policy.of_kinds(kinds));
+        let policy = match need.kinds.is_empty() {
+            true => Cow::Borrowed(policy),
+            false => policy.of_kinds(&need.kinds),
+        };
         let planned = breaker::admits(batch, seen, &policy)
             .and_then(|most| plan(batch, units.min(most), work, seen, &policy));
         match planned {
@@ -158,6 +139,79 @@ fn missing(
         }
     }
     obstacle.map_or(Ok(None), Err)
+}
+
+/// What is to be met, the hardest first, each with the machines that stay without a task. The last level is all that waits,
+/// and only there machines stay.
+fn levels(batch: &Batch, work: &Work, seen: &Observation) -> Vec<(Need, u32)> {
+    let (all, hard) = match seen.needs.split_last() {
+        Some((all, hard)) => (Some(all), hard),
+        None => (None, &[][..]),
+    };
+    // The first launch is what trigger asked for.
+    let first = if batch.launches.is_empty() {
+        batch.units
+    } else {
+        0
+    };
+    let all = Need {
+        kinds: all.map(|all| all.kinds.clone()).unwrap_or_default(),
+        waiting: work.waiting(),
+        sized: work.sized.max(first),
+        own: all.map_or(u32::MAX, |all| all.own),
+    };
+    let hard = hard.iter().map(|need| (need.clone(), 0));
+    hard.chain([(all, seen.keep)]).collect()
+}
+
+/// The counts of one level, with all that is harder.
+#[derive(Default)]
+struct Level {
+    /// Machines that it should have.
+    wanted: u32,
+    /// Machines that can render its tasks and are there, or may appear.
+    there: u32,
+    /// Tasks that wait.
+    waiting: u32,
+    /// Tasks that such machines have in hand.
+    busy: u32,
+}
+
+impl Level {
+    fn of(need: &Need, keep: u32, batch: &Batch, seen: &Observation, policy: &Policy) -> Self {
+        let is_able = |i: &Instance| need.kinds.is_empty() || need.kinds.contains(&i.place.kind);
+        let count = |of: &dyn Fn(&Instance) -> bool| {
+            let able = batch.instances.iter().filter(|i| is_able(i) && of(i));
+            u32::try_from(able.count()).unwrap_or(u32::MAX)
+        };
+        let there = count(&Instance::is_active).saturating_add(may_appear(batch, seen, policy));
+        // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
+        let busy = count(&|i| leave::is_busy(i, seen));
+        let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
+        Self {
+            wanted: need.sized.min(waiting.saturating_add(busy)).max(keep),
+            there,
+            waiting,
+            busy,
+        }
+    }
+
+    /// Machines to buy: those that the whole level lacks, and of them no more than its own tasks lack. Where the machines for
+    /// harder tasks cannot be had, others do not take their place; and a task that a harder machine has in hand is not the
+    /// level's own, or scale-in would send the new machine away at once.
+    fn missing(&self, harder: &Self, need: &Need, keep: u32) -> u32 {
+        let own = Self {
+            wanted: self.wanted.saturating_sub(harder.wanted),
+            there: self.there.saturating_sub(harder.there),
+            waiting: self.waiting.saturating_sub(harder.waiting),
+            busy: self.busy.saturating_sub(harder.busy),
+        };
+        let idle = keep.saturating_sub(self.waiting);
+        let tasks = own.waiting.saturating_add(own.busy).max(idle);
+        let own_wanted = need.own.max(own.wanted).min(tasks);
+        let lacking = self.wanted.saturating_sub(self.there);
+        lacking.min(own_wanted.saturating_sub(own.there))
+    }
 }
 
 /// Units of launches without an answer that no listing has shown yet, and still may.

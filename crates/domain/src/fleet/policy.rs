@@ -1,5 +1,6 @@
 //! What a pool may do: its capacity pools, price caps and waiting times. From the configuration; checked once, at start.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -175,12 +176,15 @@ impl Default for Patience {
 }
 
 impl Policy {
-    /// With only these types.
-    #[must_use]
-    pub fn of_kinds(&self, kinds: &BTreeSet<String>) -> Self {
+    /// With only these types; itself where that leaves none out.
+    pub fn of_kinds(&self, kinds: &BTreeSet<String>) -> Cow<'_, Self> {
+        let is_of = |kind: &Kind| kinds.contains(&kind.name);
+        if self.kinds.iter().all(is_of) {
+            return Cow::Borrowed(self);
+        }
         let mut policy = self.clone();
-        policy.kinds.retain(|kind| kinds.contains(&kind.name));
-        policy
+        policy.kinds.retain(is_of);
+        Cow::Owned(policy)
     }
 
     pub fn kind(&self, name: &str) -> Option<&Kind> {

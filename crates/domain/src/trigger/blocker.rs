@@ -9,7 +9,7 @@ use super::finding::pending;
 use super::rules::Rules;
 use super::size::{Limit, Size, SizeInput, size};
 use super::view::{Prices, View};
-use super::words::{later, moment};
+use super::words::{later, moment, units};
 use crate::money::Usd;
 
 const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
@@ -175,16 +175,34 @@ fn out_of_limit(view: &View, rules: &Rules, sized: &Size) -> Option<Blocker> {
         let sentence = "the account's quota allows no further unit".to_owned();
         return Some(blocker(BlockerKind::Quota, sentence, None));
     }
-    let (budget, left) = rules.budgets.left(limit, &view.spend)?;
+    let (budget, left) = rules.budgets.left(limit, &view.committed())?;
     let input = input(view, rules, 0, view.least_price());
     let needs = input
         .purchase(&rules.sizing)
         .least(limit, input.unit_price?);
     let sentence = format!(
-        "{} of {budget} has {left} left, one unit needs {needs}",
-        limit.as_str()
+        "{} of {budget} has {left} left, one unit needs {needs}{}",
+        limit.as_str(),
+        reserved(view, limit)
     );
     Some(blocker(BlockerKind::Budget, sentence, None))
+}
+
+/// Why money is missing although it is not spent yet. The budget of a batch is this pool's alone.
+fn reserved(view: &View, limit: Limit) -> String {
+    let reserved = &view.reserved;
+    if reserved.is_none() || limit == Limit::BudgetPerBatch {
+        return String::new();
+    }
+    let each = reserved.batches.iter();
+    let each: Vec<_> = each
+        .map(|(id, count)| format!("{} of batch {id}", units(*count)))
+        .collect();
+    format!(
+        "; {} for up to {}/h come first and are not launched yet",
+        each.join(", "),
+        reserved.per_hour
+    )
 }
 
 /// What a launch of now would be.
@@ -208,7 +226,7 @@ fn input(view: &View, rules: &Rules, resident_units: u32, unit_price: Option<Usd
         quota_units: view.quota_units,
         unit_price,
         budgets: rules.budgets,
-        spend: view.spend,
+        spend: view.committed(),
     }
 }
 

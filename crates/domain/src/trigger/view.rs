@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::Blocker;
 use super::schedule::Slot;
-use crate::ledger::Spend;
+use crate::ledger::{Reserved, Spend};
 use crate::money::Usd;
 use crate::workload::Unrenderable;
 
@@ -27,6 +27,9 @@ pub struct View {
     pub run_now: Option<RunNow>,
     /// What all pools cost together.
     pub spend: Spend,
+    /// What batches of other pools are about to launch. It counts as if it ran already.
+    #[serde(default, skip_serializing_if = "Reserved::is_none")]
+    pub reserved: Reserved,
     /// What the pool's last batches took for a task. Absent: nothing has been measured.
     pub seconds_per_task: Option<f64>,
     /// By the cost model, over what is queued. Absent: it knows no card of the pool that renders it.
@@ -146,6 +149,7 @@ impl View {
             hold: None,
             run_now: None,
             spend: Spend::default(),
+            reserved: Reserved::default(),
             seconds_per_task: None,
             seconds_modelled: None,
             startup_s: None,
@@ -154,6 +158,14 @@ impl View {
             mode: ModeState::default(),
             resident_units: 0,
             pool_blockers: Vec::new(),
+        }
+    }
+
+    /// What all pools cost, with what is about to be launched.
+    pub fn committed(&self) -> Spend {
+        Spend {
+            per_hour: self.spend.per_hour + self.reserved.per_hour,
+            ..self.spend
         }
     }
 

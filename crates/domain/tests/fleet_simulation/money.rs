@@ -55,6 +55,23 @@ pub fn rate_holds(world: &mut World) {
     );
 }
 
+/// I21: what trigger asks for fits into the budget of an hour, beside what runs and what it has asked for in other pools.
+pub fn requests_are_paid_for(world: &World, pool: usize) {
+    let budget = &world.pools[pool].policy.budget;
+    let least = world.cloud.prices.spot.values().min();
+    let (Some(cap), Some(least)) = (budget.per_hour, least) else {
+        return;
+    };
+    let is_next = |batch: &&Batch| batch.launches.is_empty() && batch.blocked.is_none();
+    let asked: u32 = world.active().filter(is_next).map(|b| b.units).sum();
+    let rate = ledger::rate(world.active()) + least.times(asked);
+    assert!(
+        rate <= cap,
+        "I21: {rate}/h of {cap} is asked for; {}",
+        world.story()
+    );
+}
+
 /// I15: the bill stays within the other budgets, within the reaction time.
 pub fn budgets_hold(world: &World) {
     let periods = Periods::at(world.now);

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use spotreel_domain::batch::{Batch, Status};
+use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::offers;
-use spotreel_domain::ledger;
+use spotreel_domain::ledger::{self, Reserved};
 use spotreel_domain::trigger::{Market, ModeState, Past, Prices, Verdict, View, decide};
 
 use super::cloud::seconds;
 use super::machine::TASK;
+use super::money;
 use super::world::World;
 
 #[derive(Default)]
@@ -61,6 +62,7 @@ impl Trigger {
         };
         world.tell(|| format!("trigger, pool {pool}: {}", fire.why));
         world.request(pool, fire.rule.as_str(), fire.units);
+        money::requests_are_paid_for(world, pool);
     }
 
     fn view(&self, world: &World, pool: usize) -> View {
@@ -82,6 +84,7 @@ impl Trigger {
                 .map(|b| b.id.to_string()),
             prices: Prices::Known(market(world, pool)),
             spend: ledger::spend(all, world.now),
+            reserved: reserved(world, pool),
             unrenderable: load.and_then(|load| load.unrenderable),
             seconds_per_task: Some(TASK.as_secs_f64()),
             arrivals_per_hour: self.arrivals.iter().map(|(_, count)| count).sum(),
@@ -90,6 +93,17 @@ impl Trigger {
             ..View::empty()
         }
     }
+}
+
+fn reserved(world: &World, pool: usize) -> Reserved {
+    let own = &world.pools[pool].policy.pool;
+    let cap = |name: &PoolName| {
+        let mut pools = world.pools.iter();
+        let kinds = pools.find(|pool| pool.policy.pool == *name);
+        let kinds = kinds.map(|pool| &pool.policy.kinds).into_iter().flatten();
+        kinds.map(|kind| kind.cap).max().unwrap_or_default()
+    };
+    ledger::reserved(world.active().filter(|batch| batch.id.pool != *own), cap)
 }
 
 fn past(ended: &[Batch], newest: Option<&Batch>) -> Past {

@@ -1,0 +1,114 @@
+//! What is known of a queue's tasks, against a real server.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_nats::Client;
+use futures::future::try_join_all;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::TaskLog;
+use spotreel_bus::log::Append;
+use spotreel_domain::pool::{PoolConfig, Pools};
+use spotreel_domain::workload::Sampled;
+use spotreel_domain::{Model, Task, TaskId, TaskRequest};
+use spotreel_pool::queue::Queues;
+use spotreel_pool::samples::Samples;
+use spotreel_test_nats::Nats;
+
+const SHORT: u32 = 17;
+const LONG: u32 = 121;
+/// The most of a queue that is looked at.
+const BOUND: usize = 128;
+/// Appends under way at once.
+const AT_ONCE: usize = 64;
+
+struct Stage {
+    nats: Nats,
+    log: TaskLog,
+    queued: AtomicU32,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let nats = Nats::provisioned(Duration::from_secs(30)).await;
+        let log = TaskLog::open(&nats.client("provision").await).await;
+        Self {
+            nats,
+            log,
+            queued: AtomicU32::new(0),
+        }
+    }
+
+    async fn queue(&self, tasks: &[(Model, u32)]) {
+        for some in tasks.chunks(AT_ONCE) {
+            let appends = some.iter().map(async |(model, frames)| {
+                let (number, now) = (self.queued.fetch_add(1, Ordering::Relaxed), ambient::now());
+                let request = TaskRequest {
+                    model: model.as_str().into(),
+                    prompt: "a red fox in the snow".into(),
+                    frames: Some(*frames),
+                    ..TaskRequest::default()
+                };
+                let valid = request.validate(now).unwrap();
+                let id = TaskId::parse(&format!("task-{number}")).unwrap();
+                let step = Task::submit(id, valid.spec, valid.content_hash, now);
+                let append = Append::new(step, 0, ambient::uuid_v4());
+                self.log.append(&append).await
+            });
+            try_join_all(appends).await.unwrap();
+        }
+    }
+
+    /// Of the tasks that wait for the model those that are `LONG`, by the sample.
+    async fn long_share(&self, model: Model) -> f64 {
+        let client: Client = self.nats.client("trigger").await;
+        let pools = Pools {
+            pool: [(
+                "default".to_owned().try_into().unwrap(),
+                PoolConfig::default(),
+            )]
+            .into(),
+        };
+        let queues = Queues::read(&client, &pools).await.unwrap();
+        let looked = Samples::default().read(&client, &queues).await;
+        let sample = looked.sampled(&[]).remove(&model).unwrap();
+        assert!(sample.len() <= BOUND, "{} were looked at", sample.len());
+        let sum = |of: &dyn Fn(&Sampled) -> bool| -> f64 {
+            let some = sample.iter().filter(|one| of(one));
+            some.map(|one| one.stands_for).sum()
+        };
+        sum(&|one| one.job.frames == LONG) / sum(&|_| true)
+    }
+}
+
+#[tokio::test]
+async fn the_first_tasks_of_a_queue_do_not_stand_for_the_others() {
+    let stage = Stage::set().await;
+    stage.queue(&[(Model::Ti2v5b, SHORT); 128]).await;
+    stage.queue(&[(Model::Ti2v5b, LONG); 2_000]).await;
+    let share = stage.long_share(Model::Ti2v5b).await;
+    assert!((share - 2_000.0 / 2_128.0).abs() < 0.02, "{share}");
+}
+
+#[tokio::test]
+async fn tasks_that_came_slowly_and_tasks_that_came_at_once_count_alike() {
+    let stage = Stage::set().await;
+    for _ in 0..200 {
+        stage.queue(&[(Model::Ti2v5b, SHORT)]).await;
+        stage.queue(&[(Model::T2vA14b, 81); 10]).await;
+    }
+    stage.queue(&[(Model::Ti2v5b, LONG); 600]).await;
+    let share = stage.long_share(Model::Ti2v5b).await;
+    assert!((share - 0.75).abs() < 0.05, "{share}");
+}
+
+#[tokio::test]
+async fn a_short_queue_is_known_as_a_whole() {
+    let stage = Stage::set().await;
+    stage.queue(&[(Model::Ti2v5b, SHORT); 20]).await;
+    stage.queue(&[(Model::Ti2v5b, LONG); 20]).await;
+    let share = stage.long_share(Model::Ti2v5b).await;
+    assert!((share - 0.5).abs() < 1e-9, "{share}");
+}
