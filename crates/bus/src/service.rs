@@ -222,7 +222,7 @@ impl Offered {
             tracing::warn!(
                 verb = verb.name,
                 reply_to,
-                "a request whose answer would go to no inbox was dropped"
+                "request dropped: its reply subject is not an inbox"
             );
             return;
         }
@@ -275,6 +275,6 @@ async fn respond(
     let reply = Reply::new(answered, client.max_payload());
     let sent = request.respond_with_headers(Ok(reply.body.into()), reply.headers);
     if let Err(error) = sent.await {
-        tracing::warn!(%error, verb = verb.name, "an answer could not be sent");
+        tracing::warn!(%error, verb = verb.name, "answer could not be sent");
     }
 }

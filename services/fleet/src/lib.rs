@@ -160,7 +160,7 @@ async fn answer(fleet: Arc<Fleet>, client: Client) {
     };
     if let Err(error) = answered {
         let error = format!("{:#}", anyhow::Error::new(error));
-        tracing::error!(error, "fleet answers no requests");
+        tracing::error!(error, "request endpoints could not be created");
         fleet.conditions.set("requests", Err(error));
     }
 }

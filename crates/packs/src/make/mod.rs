@@ -75,8 +75,8 @@ pub enum MakeError {
         path: PathBuf,
         ours: PathBuf,
         key: String,
-        found: Value,
-        wanted: Value,
+        found: Box<Value>,
+        wanted: Box<Value>,
     },
     #[error("{model} has {experts} transformers: give one LoRA for each")]
     Loras { model: Model, experts: usize },
