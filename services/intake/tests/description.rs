@@ -1,7 +1,5 @@
 //! The description of the HTTP API and the page for people tell of the same routes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 use std::collections::BTreeSet;
 
 use spotreel_domain::Model;

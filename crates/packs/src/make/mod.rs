@@ -241,8 +241,8 @@ fn check_same_config(theirs: &Path, ours: &Path) -> Result<(), MakeError> {
             path: theirs.to_owned(),
             ours: ours.to_owned(),
             key: key.clone(),
-            found: found[key.as_str()].clone(),
-            wanted: wanted[key.as_str()].clone(),
+            found: Box::new(found[key.as_str()].clone()),
+            wanted: Box::new(wanted[key.as_str()].clone()),
         }),
     }
 }
