@@ -498,7 +498,7 @@ mod tests {
             deadlines: Default::default(),
             graces: Default::default(),
         };
-        let mut host = Host::new(section, Health::new());
+        let mut host = Host::new(section, Health::new(), true);
         let failure = EngineFailure {
             kind: ErrorKind::Oom,
             code: "does_not_fit".into(),

@@ -182,7 +182,7 @@ pub struct Stored {
 }
 
 /// All messages that `query` names, in one round trip. Any replica answers, so the newest may be missing.
-pub async fn direct_get(
+pub(crate) async fn direct_get(
     client: &Client,
     stream: &str,
     query: &serde_json::Value,

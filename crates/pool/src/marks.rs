@@ -70,7 +70,7 @@ impl Marks {
             } else if let Some(pool) = pool(MODE_MARK)
                 && let Ok(mode) = entry.json()
             {
-                marks.modes.insert(pool, (mode, stored.stored_at));
+                marks.modes.insert(pool, (mode, entry.stored_at));
             } else if let Some(pool) = pool(PACE_MARK)
                 && let Ok(pace) = entry.json()
             {

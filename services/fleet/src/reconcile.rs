@@ -18,6 +18,7 @@ use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{Observation, Policy, idle_that_stay, reconcile};
 use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::PoolConfig;
+use spotreel_pool::marks::Marks;
 use spotreel_pool::spend::{self, Ledger};
 use spotreel_proto::worker::v1::Presence;
 use tokio::sync::mpsc;
@@ -217,11 +218,9 @@ impl Pool {
             let policy = self.cloud.fitted(&self.policy);
             let listing = self.own(&listed);
             let presences = self.known_or_said("workers", presences);
-            let there = record.batch.instances.iter().filter(|i| i.is_active());
-            let there = u32::try_from(there.count()).unwrap_or(u32::MAX);
             let keep = marks
                 .as_ref()
-                .map(|marks| marks.resident_units(&self.name, there, ambient::now()));
+                .map(|marks| self.resident_units(marks, &record.batch));
             let counted = counted.and_then(|counted| {
                 let marks = marks.as_ref().ok_or(ObserveError::NoMarks)?;
                 let runnable = counted.runnable(&self.config, marks)?;
@@ -240,10 +239,7 @@ impl Pool {
                     load.work(batch, rendering, keep, measured, boot, sizing)
                 });
             let (work, needs) = work.unzip();
-            self.present = presences.as_ref().map(|presences| {
-                let instances = presences.iter().map(|presence| presence.instance.clone());
-                instances.collect()
-            });
+            self.present = presences.as_deref().map(instances);
             let seen = Observation {
                 now: ambient::now(),
                 cloud_now: listed.cloud_now(),
@@ -275,6 +271,13 @@ impl Pool {
         }
         metrics::round(self.name.as_str(), "overtaken");
         Ok(SETTLE)
+    }
+
+    /// How many instances stay without work.
+    fn resident_units(&self, marks: &Marks, batch: &Batch) -> u32 {
+        let there = batch.instances.iter().filter(|i| i.is_active()).count();
+        let there = u32::try_from(there).unwrap_or(u32::MAX);
+        marks.resident_units(&self.name, there, ambient::now())
     }
 
     fn to_be_stopped(&self, batch: &Batch) -> Option<Batch> {
@@ -503,6 +506,11 @@ impl Pool {
 /// Nothing is missing: no call is open, and nothing stands in the way of one.
 fn wants_no_launch(batch: &Batch) -> bool {
     batch.blocked.is_none() && batch.launches.iter().all(|launch| !launch.is_open())
+}
+
+fn instances(presences: &[Presence]) -> HashSet<String> {
+    let all = presences.iter();
+    all.map(|presence| presence.instance.clone()).collect()
 }
 
 /// A line for what a person would want to have seen.

@@ -115,7 +115,7 @@ pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView,
         let mut view = PoolView::of(name, batch, &workers, None, ambient::now());
         view.note = Some(format!(
             "{}: its batch is drained",
-            gone::reason(fleet, name)
+            gone::reason(&fleet, name)
         ));
         pools.push(view);
     }

@@ -10,16 +10,15 @@
 //! them, and a probe 0.1 to 10 ms; both grow with the log.
 //!
 //! **Error.** Where the sort of task changes, at most half of a stretch is taken for the wrong sort (of the last one, which
-//! ends at no read, all of it). If the entries lie
-//! evenly in the log, a stretch is 1/[`PROBES`] of the queue, so a change costs 2 % of it at most. Entries that came a
-//! thousand times as densely as the others cost some ten probes to find, and stretches are twice as wide.
+//! ends at no read, all of it). If the entries lie evenly in the log, a stretch is 1/[`PROBES`] of the queue, so a change
+//! costs 2 % of it at most. Entries that came a thousand times as densely as the others cost some ten probes to find, and
+//! stretches are twice as wide.
 
 use std::ops::Range;
 
-use async_nats::{Client, HeaderMap};
+use async_nats::Client;
 use serde::Deserialize;
-use spotreel_bus::connect::REQUEST_TIMEOUT;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, ApiError, Start};
 use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::render_time::Job;
@@ -172,8 +171,7 @@ async fn entries(
     from: u64,
     most: usize,
 ) -> Result<Vec<Entry>, ReadError> {
-    let query = serde_json::json!({ "batch": most, "seq": from, "next_by_subj": filter });
-    let page = jetstream::direct_get(client, TASKS, &query).await?;
+    let page = jetstream::page(client, TASKS, filter, Start::Sequence(from), most).await?;
     let read = page.into_iter().map(|stored| {
         let left = stored.headers.get("Nats-Num-Pending");
         let left = left.and_then(|left| left.as_str().parse().ok());
@@ -203,10 +201,8 @@ async fn last_sequence(client: &Client) -> Result<u64, ApiError> {
     struct State {
         last_seq: u64,
     }
-    let subject = format!("$JS.API.STREAM.INFO.{TASKS}");
-    let (headers, nothing) = (HeaderMap::new(), Default::default());
-    let asked = jetstream::request::<Info>(client, &subject, headers, nothing, REQUEST_TIMEOUT);
-    Ok(asked.await?.state.last_seq)
+    let info: Info = jetstream::stream_info(client, TASKS).await?;
+    Ok(info.state.last_seq)
 }
 
 #[cfg(test)]
@@ -216,6 +212,9 @@ mod tests {
     #[test]
     fn each_read_stands_for_what_is_nearer_to_it_than_to_the_others() {
         assert_eq!(shares(&(64..164), &[84..86, 104..106]), [15.5, 34.5]);
-        assert_eq!(shares(&(64..164), &[100..102]), [50.0]);
+        assert_eq!(
+            shares(&(64..164), std::slice::from_ref(&(100..102))),
+            [50.0]
+        );
     }
 }
