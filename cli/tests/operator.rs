@@ -239,7 +239,7 @@ async fn who_may_not_order_is_told_so_by_the_server() {
     let told = String::from_utf8(output.stderr).expect("it is text");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        told.contains("may not use spotreel.ops.run: only an operator"),
+        told.contains("this user has no permission for spotreel.ops.run: only an operator"),
         "{told}"
     );
     assert_eq!(told.lines().count(), 1, "{told}");

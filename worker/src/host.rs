@@ -25,8 +25,10 @@ const DEVICE_FAILURES: u32 = 2;
 /// Engines in a row that did not start until a machine of a cloud is given up: it costs money, and another may do better.
 /// With the pauses between them that takes seconds. One's own machine tries for ever.
 const STARTS_ON_CLOUD: u32 = 5;
-/// Of what an engine wrote last, as much as is told with its end.
-const LAST_WORDS: usize = 200;
+/// Of what an engine wrote last, as much as is told with its end: lines, the last of which may be a hint of its parser or the
+/// end of a traceback, and bytes of them.
+const LAST_LINES: usize = 4;
+const LAST_WORDS: usize = 400;
 pub const GIVEN_UP_FOR_DEVICE: &str =
     "the accelerator failed again after the engine was started anew";
 
@@ -358,14 +360,14 @@ pub fn failure(error: EngineError) -> EngineFailure {
 /// Why an engine did not start, with its own last words.
 fn told(error: &EngineError) -> String {
     let mut reason = spotreel_domain::chain(error);
-    if let EngineError::Failed(failure) = error
-        && let Some(line) = failure
-            .log_tail
-            .iter()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-    {
-        let words: String = line.trim().chars().take(LAST_WORDS).collect();
+    let EngineError::Failed(failure) = error else {
+        return reason;
+    };
+    let lines = failure.log_tail.iter().map(|line| line.trim());
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    if !last.is_empty() {
+        let words: String = last.join(" | ").chars().take(LAST_WORDS).collect();
         reason += &format!("; it said: {words}");
     }
     reason

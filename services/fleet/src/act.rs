@@ -9,7 +9,7 @@ use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
-use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving};
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving, Status};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};
 use spotreel_domain::fleet::reconcile::{frozen_request, outlived, terminations};
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
@@ -367,9 +367,17 @@ impl Pool {
         }
     }
 
-    /// There is nothing to launch any more, so a launch that was refused stands in nobody's way.
-    pub fn forget_refusal(&self) {
-        self.fleet.conditions.recover(&self.launches_check());
+    /// If there is nothing to launch any more, a launch that was refused stands in nobody's way. A batch that failed still
+    /// lacks its instances: a person has to look.
+    pub fn forget_refusal(&self, newest: Option<&Batch>) {
+        let wants_none = |batch: &Batch| {
+            !matches!(batch.status, Status::Failed { .. })
+                && batch.blocked.is_none()
+                && batch.launches.iter().all(|launch| !launch.is_open())
+        };
+        if newest.is_none_or(wants_none) {
+            self.fleet.conditions.recover(&self.launches_check());
+        }
     }
 
     fn launches_check(&self) -> String {

@@ -66,11 +66,13 @@ fn follow(
         let (reason, batch) = (reason(fleet, pool), &last.batch.id);
         let is_new = kept.insert(pool.clone());
         let Some(cloud) = &fleet.cloud else {
-            let said = format!(
-                "{reason}, and no other pool has a cloud: nobody ends the machines of batch {batch} before their own timers \
-                 do; run `spotreel fleet reap`, or put the pool back"
-            );
-            fleet.conditions.set(&check(pool), Err(said));
+            // This fleet has nothing to do with EC2 and could never learn that they have ended: it would be unready for good.
+            if is_new {
+                tracing::error!(
+                    %pool, %batch,
+                    "{reason}, and no pool has a cloud: instances of its batch end by their own timers only; run `spotreel fleet reap`, or put the pool back"
+                );
+            }
             continue;
         };
         let said = format!(

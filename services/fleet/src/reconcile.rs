@@ -204,12 +204,15 @@ impl Pool {
             if let Some(marks) = &marks {
                 self.pace.recall(marks, &self.name);
             }
-            let Some(record) = record.filter(|record| record.batch.is_active()) else {
-                drop(ledger);
-                self.forget_refusal();
-                self.lift_hold().await?;
-                metrics::round(self.name.as_str(), "idle");
-                return Ok(self.fleet.config.rounds.idle);
+            let record = match record {
+                Some(record) if record.batch.is_active() => record,
+                ended => {
+                    drop(ledger);
+                    self.forget_refusal(ended.as_ref().map(|record| &record.batch));
+                    self.lift_hold().await?;
+                    metrics::round(self.name.as_str(), "idle");
+                    return Ok(self.fleet.config.rounds.idle);
+                }
             };
             if let Some(stopped) = self.to_be_stopped(&record.batch) {
                 self.write(&record, &stopped).await?;
@@ -260,9 +263,7 @@ impl Pool {
                 continue;
             }
             drop(ledger);
-            if wants_no_launch(&round.batch) {
-                self.forget_refusal();
-            }
+            self.forget_refusal(Some(&round.batch));
             metrics::round(self.name.as_str(), "done");
             let client = self.fleet.batches.client();
             act::tell_to_stay(client, &idle_that_stay(&round.batch, &seen)).await;
@@ -501,11 +502,6 @@ impl Pool {
         self.end_blindly().await;
         BLIND
     }
-}
-
-/// Nothing is missing: no call is open, and nothing stands in the way of one.
-fn wants_no_launch(batch: &Batch) -> bool {
-    batch.blocked.is_none() && batch.launches.iter().all(|launch| !launch.is_open())
 }
 
 fn instances(presences: &[Presence]) -> HashSet<String> {

@@ -218,25 +218,29 @@ fn consumers(watch: &Watch) -> Verdict {
     verdict
 }
 
-/// A video for each success stays, and nothing else; each is one file of the local cloud.
+/// A video for each success and its first picture stay, and nothing else; each is one file of the local cloud.
 fn objects(watch: &Watch, book: &Book) -> Verdict {
-    let mut verdict = Verdict::new("objects", "one video for each success, and nothing else");
+    const OBJECTS: usize = 2;
+    let mut verdict = Verdict::new(
+        "objects",
+        "one video and one picture of it for each success, and nothing else",
+    );
     let succeeded = book
         .ends
         .values()
         .flatten()
         .filter(|end| *end == "succeeded");
-    let succeeded = succeeded.count();
+    let kept = succeeded.count() * OBJECTS;
     let (first, last) = (&watch.looks[0], watch.last());
     for (prefix, objects) in &last.objects {
-        let explained = if *prefix == "renders/" { succeeded } else { 0 };
+        let explained = if *prefix == "renders/" { kept } else { 0 };
         verdict.check(*objects == explained, || {
             format!("{objects} objects under {prefix}, {explained} are explained")
         });
     }
     let files = last.files - first.files;
-    verdict.check(files == succeeded, || {
-        format!("{files} more files for {succeeded} videos")
+    verdict.check(files == kept, || {
+        format!("{files} more files, {kept} are explained")
     });
     verdict
 }
