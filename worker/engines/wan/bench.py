@@ -261,7 +261,7 @@ def cases(options: argparse.Namespace, device: Device) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="use tiny architectures, on any device")
-    parser.add_argument("--only", default="", help="only cases whose name contains this text, such as 'ti2v-5B 1280x704'")
+    parser.add_argument("--only", default="", help="only cases whose name contains this, such as 'ti2v-5B 1280x704'")
     parser.add_argument("--no-bare", action="store_true", help="do not measure diffusers' pipeline without the engine")
     parser.add_argument("--attention", default="native", help="attention backend, as for the engine")
     parser.add_argument("--compile", action="store_true", help="compile blocks, as for the engine")

@@ -38,7 +38,9 @@ def arguments() -> argparse.Namespace:
         default="diffusers",
         help="whose choice of the parts that compute in float32",
     )
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda if a GPU is found")
+    parser.add_argument(
+        "--device", choices=["auto", "cuda", "cpu"], default="auto", help="auto: cuda if there is a GPU"
+    )
     parser.add_argument("--threads", type=int, help="number of CPU threads of torch")
     parser.add_argument("--ffmpeg", help="path of an ffmpeg, in place of the pinned one")
     parser.add_argument("--allow-faults", action="store_true", help="obey fault directives in prompts; for tests")
