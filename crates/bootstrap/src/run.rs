@@ -95,7 +95,10 @@ fn command(name: &'static str) -> Command {
         .display_name(binary)
         .version(env!("CARGO_PKG_VERSION"))
         .about(format!("The {name} program of spotreel"))
-        .after_help("Exit codes: 0 clean stop, 1 failed, 2 configuration refused, 3 stopped before all work had ended.")
+        .after_help(
+            "Exit codes: 0 clean stop, 1 failed, 2 configuration refused, 3 stopped before all work had ended, \
+             4 this machine cannot do the work (worker).",
+        )
         .arg(
             Arg::new("config")
                 .long("config")
