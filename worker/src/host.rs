@@ -26,9 +26,9 @@ const DEVICE_FAILURES: u32 = 2;
 /// With the pauses between them that takes seconds. One's own machine tries for ever.
 const STARTS_ON_CLOUD: u32 = 5;
 /// Of what an engine wrote last, as much as is told with its end: lines, the last of which may be a hint of its parser or the
-/// end of a traceback, and bytes of them.
+/// end of a traceback, and characters of them: fleet keeps 500 of the whole sentence.
 const LAST_LINES: usize = 4;
-const LAST_WORDS: usize = 400;
+const LAST_WORDS: usize = 200;
 pub const GIVEN_UP_FOR_DEVICE: &str =
     "the accelerator failed again after the engine was started anew";
 
@@ -367,7 +367,9 @@ fn told(error: &EngineError) -> String {
     let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
     if !last.is_empty() {
-        let words: String = last.join(" | ").chars().take(LAST_WORDS).collect();
+        // The last line first, since what is told gets cut off at its end: a traceback names its error last.
+        let words: Vec<_> = last.iter().rev().copied().collect();
+        let words: String = words.join(" | ").chars().take(LAST_WORDS).collect();
         reason += &format!("; it said: {words}");
     }
     reason

@@ -1,15 +1,19 @@
 //! The batch log: one a pool, so that a pool has one active batch at most. Its one writing function, and its readers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use futures::future::try_join_all;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
+use tokio::time::Instant;
 
 use crate::append::{AppendError, Entry, ReadError, Write, last_message};
 use crate::codec;
@@ -31,7 +35,17 @@ pub const MAX_RECENT: u64 = 100;
 pub struct BatchLog {
     client: Client,
     stream: Stream<()>,
+    listed: Arc<Mutex<Option<Listed>>>,
 }
+
+/// The pools that the log knows.
+struct Listed {
+    at: Instant,
+    pools: Vec<PoolName>,
+}
+
+/// To list the pools, the server names each batch of the log: hundreds of kilobytes after a year of hourly batches.
+const LISTED_GOOD_FOR: Duration = Duration::from_secs(60);
 
 /// An event as it stands in the log.
 #[derive(Clone, Debug)]
@@ -109,6 +123,7 @@ impl BatchLog {
         Self {
             client: client.clone(),
             stream,
+            listed: Arc::default(),
         }
     }
 
@@ -176,9 +191,22 @@ impl BatchLog {
         Ok(ends)
     }
 
-    /// The pools that have ever had a batch which the log remembers.
+    /// The pools that have ever had a batch which the log remembers; one that had its first within a minute may be missing.
     pub async fn pools(&self) -> Result<Vec<PoolName>, ReadError> {
-        Ok(self.newest_numbers().await?.into_keys().collect())
+        let fresh = |listed: &&Listed| listed.at.elapsed() < LISTED_GOOD_FOR;
+        let known = {
+            let listed = self.listed.lock();
+            listed.as_ref().filter(fresh).map(|l| l.pools.clone())
+        };
+        if let Some(pools) = known {
+            return Ok(pools);
+        }
+        let pools: Vec<_> = self.newest_numbers().await?.into_keys().collect();
+        *self.listed.lock() = Some(Listed {
+            at: Instant::now(),
+            pools: pools.clone(),
+        });
+        Ok(pools)
     }
 
     /// The newest event of the latest batches, over all pools, newest first.

@@ -258,7 +258,7 @@ impl Pools {
 }
 
 impl PoolConfig {
-    /// What fleet may do for this pool. `template` is used where the pool has none of its own.
+    /// What fleet may do for this pool, if it is the only one. `template` is used where the pool has none of its own.
     pub fn policy(
         &self,
         name: &PoolName,
@@ -285,6 +285,7 @@ impl PoolConfig {
             max_units: self.rules.sizing.max,
             target: self.rules.sizing.target,
             budget: self.rules.budgets,
+            most_per_hour: self.rules.budgets.per_hour,
             on_demand_after: self.on_demand_after,
             breaker: self.breaker.clone(),
             patience: self.patience.clone(),

@@ -51,6 +51,7 @@ fn policy() -> Policy {
         })
         .into();
     policy.budget.per_hour = Some(Usd::from_cents(100));
+    policy.most_per_hour = policy.budget.per_hour;
     policy
 }
 

@@ -62,6 +62,7 @@ fn policy(max_units: u32) -> Policy {
         max_units,
         target: std::time::Duration::from_secs(2 * 3_600),
         budget: Budget::default(),
+        most_per_hour: None,
         on_demand_after: None,
         breaker: BreakerRule::default(),
         patience: Patience::default(),

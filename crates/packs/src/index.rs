@@ -237,6 +237,15 @@ impl Fast {
                 return Err(PackError::Pickle { path: path.clone() });
             }
         }
+        // diffusers loads a directory, by the one name that it knows for weights.
+        let file = weights_of("transformer");
+        let is_named = |path: &String| path.ends_with(&format!("/{file}"));
+        let paths: BTreeSet<_> = self.weights.values().collect();
+        if !paths.iter().all(|path| is_named(path)) || paths.len() < self.weights.len() {
+            return Err(bad(format!(
+                "fast: the weights of each transformer are a file {file} in a directory of its own"
+            )));
+        }
         // The standard weights of one expert and distilled ones of the other would make noise.
         match self.weights.len() {
             0 => Ok(()),

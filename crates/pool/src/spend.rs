@@ -2,7 +2,7 @@
 //! served, how many in a row never did, how fast tasks were rendered. Kept here between looks and rebuilt from the batch
 //! log whenever one is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -17,11 +17,15 @@ use spotreel_domain::trigger::Past;
 /// A month, and the batches that ran over its start.
 const KEPT: SignedDuration = SignedDuration::from_hours(40 * 24);
 
-/// The newest batch of each pool that has had one, read at the leader: also of pools that no configuration has any more,
-/// since their machines cost money until they are gone.
-pub async fn newest(log: &BatchLog) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
-    let pools = log.pools().await?.into_iter();
-    let each = pools.map(async |pool| {
+/// The newest batch of each pool that has had one, read at the leader: of these pools, and of those that the configuration
+/// does not have any more, since their machines cost money until they are gone.
+pub async fn newest(
+    log: &BatchLog,
+    pools: impl IntoIterator<Item = &PoolName>,
+) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
+    let mut all: BTreeSet<_> = log.pools().await?.into_iter().collect();
+    all.extend(pools.into_iter().cloned());
+    let each = all.into_iter().map(async |pool| {
         let last = log.last(&pool).await?;
         Ok::<_, ReadError>((pool, last))
     });

@@ -18,6 +18,10 @@ use crate::{Fleet, until_stopped};
 
 /// After a look that failed, at the start above all: then there is no connection yet.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longer than any instance of a pool lives, whose patience is not known any more: the sweep ends it by its tag.
+const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Time for its workers to hand back: a step and an upload of the slowest.
+const HAND_BACK: Duration = Duration::from_secs(15 * 60);
 
 /// Looks for such batches until told to stop; each of their pools gets a loop of its own.
 pub async fn watch(fleet: Arc<Fleet>, stopping: CancellationToken) {
@@ -44,7 +48,7 @@ pub async fn watch(fleet: Arc<Fleet>, stopping: CancellationToken) {
 
 /// Active batches of pools that this fleet buys nothing for.
 pub async fn find(fleet: &Fleet) -> Result<BTreeMap<PoolName, RecordedBatch>, ReadError> {
-    let mut newest = spend::newest(&fleet.batches).await?;
+    let mut newest = spend::newest(&fleet.batches, fleet.pools.pool.keys()).await?;
     newest.retain(|pool, last| last.batch.is_active() && !fleet.buys(pool));
     Ok(newest)
 }
@@ -75,19 +79,25 @@ fn follow(
             }
             continue;
         };
-        let said = format!(
-            "{reason}: batch {batch} is drained and settled, and counts in the budgets until then; put the pool back if it \
-             was removed by mistake"
-        );
-        fleet.conditions.set(&check(pool), Err(said));
+        let said = match last.batch.requested_at > fleet.started_at {
+            true => format!(
+                "trigger requested batch {batch} after this fleet had started, but {reason}: restart fleet with the \
+                 pools.toml of trigger"
+            ),
+            false => format!(
+                "{reason}: batch {batch} is drained and settled, and counts in the budgets until then; put the pool back \
+                 if it was removed by mistake"
+            ),
+        };
+        // One that follows does nothing about it: the leader's file may have the pool.
+        match fleet.is_leader() {
+            true => fleet.conditions.set(&check(pool), Err(said)),
+            false => fleet.conditions.recover(&check(pool)),
+        }
         if !is_new {
             continue;
         }
-        // Of the pool's own keys none is known; what is bought is nothing, and patience is as preset.
-        let config = PoolConfig {
-            models: Vec::new(),
-            ..PoolConfig::default()
-        };
+        let config = config_of(fleet, pool);
         let policy = fleet.policy(pool, &config);
         let (fleet, cloud) = (Arc::clone(fleet), Arc::clone(cloud));
         let (ctx, stopping) = (fleet.ctx.clone(), fleet.ctx.stopping.clone());
@@ -98,6 +108,20 @@ fn follow(
     for pool in kept.iter().filter(|pool| !found.contains_key(*pool)) {
         fleet.conditions.set(&check(pool), Ok(()));
     }
+}
+
+/// Nothing is bought. Of a pool that left the file no other key is known: its workers have the time that they may need to
+/// hand back, and its instances' lives end by their tags.
+fn config_of(fleet: &Fleet, pool: &PoolName) -> PoolConfig {
+    let known = fleet.pools.pool.get(pool).cloned();
+    let mut config = known.unwrap_or_else(|| {
+        let mut config = PoolConfig::default();
+        config.patience.life = LIFE;
+        config.patience.drain = HAND_BACK;
+        config
+    });
+    config.models = Vec::new();
+    config
 }
 
 fn check(pool: &PoolName) -> String {

@@ -46,10 +46,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
-use spotreel_bootstrap::Context;
+use jiff::Timestamp;
+use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{BatchLog, Leadership};
+use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::Policy;
 use spotreel_domain::fleet::cloud::Template;
@@ -97,6 +99,8 @@ pub struct Fleet {
     pub(crate) ctx: Context,
     leadership: Arc<Leadership>,
     lead: Lead,
+    /// When its configuration was read.
+    pub(crate) started_at: Timestamp,
 }
 
 pub async fn start(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
@@ -116,6 +120,7 @@ pub async fn start_with(
     ctx: Context,
 ) -> anyhow::Result<()> {
     metrics::describe();
+    let started_at = ambient::now();
     let pools = config.load_pools()?;
     // It comes when it comes: what has to end is ended without it.
     let client = spotreel_bus::connect(&config.nats, "fleet", true).await?;
@@ -139,6 +144,7 @@ pub async fn start_with(
         cloud,
         conditions,
         lead,
+        started_at,
     });
     if let Some(cloud) = &fleet.cloud {
         live(&fleet, cloud).await;
@@ -159,8 +165,8 @@ async fn answer(fleet: Arc<Fleet>, client: Client) {
         Err(error) => Err(error),
     };
     if let Err(error) = answered {
-        let error = format!("{:#}", anyhow::Error::new(error));
-        tracing::error!(error, "request endpoints could not be created");
+        let error = spotreel_domain::chain(&error);
+        tracing::error!(error, "requests are not answered");
         fleet.conditions.set("requests", Err(error));
     }
 }
@@ -275,7 +281,15 @@ impl Fleet {
             let of_pool = policy.tags.entry(key.clone());
             of_pool.or_insert_with(|| value.clone());
         }
+        policy.most_per_hour = self.most_per_hour();
         policy
+    }
+
+    /// The largest hourly budget of the pools that launch instances; `None` if one of them has none.
+    fn most_per_hour(&self) -> Option<Usd> {
+        let buying = self.pools.pool.iter().filter(|(name, _)| self.buys(name));
+        let limits = buying.map(|(_, pool)| pool.rules.budgets.per_hour);
+        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
     pub(crate) fn is_connected(&self) -> bool {

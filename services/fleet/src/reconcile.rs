@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::RecordedBatch;
 use spotreel_bus::batches;
@@ -39,6 +40,10 @@ pub const CAS_TRIES: usize = 16;
 const SETTLE: Duration = Duration::from_millis(300);
 /// After a round that could not be ended.
 const BLIND: Duration = Duration::from_secs(2);
+/// The checks of a pool that its passes set.
+const CHECKS: [&str; 5] = ["queue", "workers", "marks", "spend", "launches"];
+/// A batch that trigger requested from a newer pools file waits so long for a fleet that has it.
+const NEWER_FLEET: SignedDuration = SignedDuration::from_hours(1);
 /// A call that is under way at a stop is waited for; its answer spares the next fleet a replay.
 const LAST_CALL: Duration = Duration::from_secs(15);
 
@@ -124,8 +129,9 @@ impl Pool {
                     continue;
                 }
                 () = self.fleet.follows() => {
-                    // What was known may be overtaken once it leads again.
+                    // What was known may be overtaken once it leads again, and what it found is the leader's to tell.
                     self.known = None;
+                    self.recover(&CHECKS);
                     tokio::select! {
                         () = self.fleet.leads() => look_at = Instant::now(),
                         () = stopping.cancelled() => break,
@@ -208,13 +214,14 @@ impl Pool {
                 Some(record) if record.batch.is_active() => record,
                 ended => {
                     drop(ledger);
-                    self.forget_refusal(ended.as_ref().map(|record| &record.batch));
-                    self.lift_hold().await?;
-                    metrics::round(self.name.as_str(), "idle");
-                    return Ok(self.fleet.config.rounds.idle);
+                    return self.rest(ended.as_ref()).await;
                 }
             };
-            if let Some(stopped) = self.to_be_stopped(&record.batch) {
+            // An operator's stop is enough.
+            if self.ends_for.is_some() && record.batch.stop.is_none() {
+                let Some(stopped) = self.to_be_stopped(&record.batch) else {
+                    return Ok(self.fleet.config.rounds.idle);
+                };
                 self.write(&record, &stopped).await?;
                 continue;
             }
@@ -281,15 +288,33 @@ impl Pool {
         marks.resident_units(&self.name, there, ambient::now())
     }
 
+    /// No batch is active.
+    async fn rest(&self, ended: Option<&RecordedBatch>) -> Result<Duration, RoundError> {
+        self.forget_refusal(ended.map(|record| &record.batch));
+        // Nobody asks for them while there is no batch.
+        self.recover(&["queue", "workers"]);
+        if self.ends_for.is_none() {
+            self.lift_hold().await?;
+        }
+        metrics::round(self.name.as_str(), "idle");
+        Ok(self.fleet.config.rounds.idle)
+    }
+
+    /// The batch of a pool that this fleet buys nothing for, stopped. Not if trigger requested it since this fleet started:
+    /// then trigger has a newer file, in which the pool is, unless nobody launches anything for it for long.
     fn to_be_stopped(&self, batch: &Batch) -> Option<Batch> {
-        let stop = Stop {
+        let now = ambient::now();
+        let is_newer = batch.requested_at > self.fleet.started_at;
+        let is_left = batch.launches.is_empty() && batch.requested_at < now - NEWER_FLEET;
+        if is_newer && !is_left {
+            return None;
+        }
+        Some(batch.stopped(Stop {
             mode: DrainMode::Now,
             by: "fleet".to_owned(),
             reason: Some(self.ends_for.clone()?),
-            at: ambient::now(),
-        };
-        let stopped = batch.stopped(stop);
-        (stopped != *batch).then_some(stopped)
+            at: now,
+        }))
     }
 
     /// What a round stands on beside the listing. One after the other would be slower, and each is only as true as the
@@ -300,7 +325,7 @@ impl Pool {
             log.last(&self.name),
             observe::presences(log.client()),
             async {
-                let mut newest = spend::newest(log).await?;
+                let mut newest = spend::newest(log, self.fleet.pools.pool.keys()).await?;
                 newest.remove(&self.name);
                 Ok(newest)
             },
@@ -412,6 +437,13 @@ impl Pool {
         match self.fleet.is_connected() {
             true => Ok(()),
             false => Err(RoundError::Disconnected),
+        }
+    }
+
+    fn recover(&self, checks: &[&str]) {
+        for what in checks {
+            let check = format!("pool {} {what}", self.name);
+            self.fleet.conditions.recover(&check);
         }
     }
 

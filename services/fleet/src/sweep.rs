@@ -82,7 +82,7 @@ impl Sweep {
 
     /// The batches that have not ended, of all pools that there ever were.
     async fn active(&self) -> Result<Vec<BatchId>, ReadError> {
-        let newest = spend::newest(&self.fleet.batches).await?;
+        let newest = spend::newest(&self.fleet.batches, self.fleet.pools.pool.keys()).await?;
         let batches = newest.into_values().map(|record| record.batch);
         Ok(batches.filter(Batch::is_active).map(|b| b.id).collect())
     }

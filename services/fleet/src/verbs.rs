@@ -62,7 +62,7 @@ pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView,
     let (counted, marks, newest) = tokio::join!(
         Counted::read(client, &fleet.pools, &fleet.samples),
         observe::marks(client),
-        spend::newest(&fleet.batches)
+        spend::newest(&fleet.batches, fleet.pools.pool.keys())
     );
     let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
     let (counted, marks) = (counted.ok(), marks.ok());

@@ -62,7 +62,7 @@ impl Reader {
             async { Marks::read(client).await.map_err(LookError::Marks) },
             async { controls::all(client).await.map_err(LookError::Controls) },
             async {
-                let newest = spend::newest(&self.batches).await;
+                let newest = spend::newest(&self.batches, self.pools.pool.keys()).await;
                 newest.map_err(LookError::Batches)
             },
             async { queue::log_is_full(client).await.map_err(LookError::Room) },

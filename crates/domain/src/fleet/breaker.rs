@@ -12,7 +12,7 @@ use crate::batch::{
 };
 
 /// Enough for an error and the line before it; it travels in every event of the batch.
-const LONGEST_TAIL: usize = 300;
+const LONGEST_TAIL: usize = 500;
 
 /// Counts what has happened since `before`: machines that came up, and those that ended without.
 pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {

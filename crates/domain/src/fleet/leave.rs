@@ -88,8 +88,7 @@ pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bo
 /// hold until the rest fits. Only known prices count, and neither launches that are not answered nor machines that already
 /// go. The capacity pools of the drained machines are left alone for a while.
 fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
-    let (Some(cap), Some(market), Some(others)) =
-        (policy.budget.per_hour, &seen.market, seen.spent)
+    let (Some(cap), Some(market), Some(others)) = (policy.most_per_hour, &seen.market, seen.spent)
     else {
         return;
     };

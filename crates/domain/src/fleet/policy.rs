@@ -38,6 +38,9 @@ pub struct Policy {
     /// Time in which the queue should be empty.
     pub target: Duration,
     pub budget: Budget,
+    /// Above this, running machines are drained ([`leave`](super::leave)): the largest `budget.per_hour` of all pools, so that
+    /// no pool is drained because of what another one may buy. `None`: a pool has no hourly budget.
+    pub most_per_hour: Option<Usd>,
     /// Time without Spot capacity after which fleet launches On-Demand; `None`: never.
     pub on_demand_after: Option<Duration>,
     pub breaker: BreakerRule,

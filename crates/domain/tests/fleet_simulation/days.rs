@@ -102,6 +102,7 @@ impl Days {
         for name in names {
             let mut policy = policy(name, world.rng.random_range(2..10));
             policy.budget = budgets;
+            policy.most_per_hour = budgets.per_hour;
             if (theme, *name) == (Theme::Wrong, "default") {
                 policy.kinds.push(kind(LARGE, 85));
             }

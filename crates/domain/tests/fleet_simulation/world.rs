@@ -306,6 +306,7 @@ pub fn policy(pool: &str, max_units: u32) -> Policy {
         max_units,
         target: Duration::from_secs(2 * 3_600),
         budget: Budgets::default(),
+        most_per_hour: None,
         on_demand_after: None,
         breaker: BreakerRule::default(),
         patience: Patience {
