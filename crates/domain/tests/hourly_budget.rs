@@ -61,6 +61,7 @@ struct Scene {
     cents: [i64; 3],
     others: Spend,
     is_priced: bool,
+    policy: Policy,
 }
 
 impl Scene {
@@ -105,6 +106,7 @@ impl Scene {
             cents: [30; 3],
             others: Spend::default(),
             is_priced: true,
+            policy: policy(),
         }
     }
 
@@ -160,7 +162,7 @@ impl Scene {
             keep: 0,
             tasks_done: None,
         };
-        self.batch = reconcile(&self.batch, &seen, &policy()).batch;
+        self.batch = reconcile(&self.batch, &seen, &self.policy).batch;
     }
 
     /// The machines that were told to hand back what they hold, for the budget's sake.
@@ -226,6 +228,20 @@ fn other_pools_count_by_what_runs_on_there() {
     scene.others.kept_per_hour = Usd::from_cents(11);
     scene.look(210);
     assert_eq!(scene.sent_home().len(), 1);
+}
+
+#[test]
+fn what_another_pool_may_buy_sends_nobody_home() {
+    let mut scene = Scene::set();
+    // The other pool's own budget of an hour is larger, and it has bought for it.
+    scene.policy.most_per_hour = Some(Usd::from_cents(1_000));
+    scene.others.kept_per_hour = Usd::from_cents(560);
+    scene.look(200);
+    assert_eq!(scene.sent_home(), [""; 0]);
+    // One has none.
+    scene.policy.most_per_hour = None;
+    scene.look(210);
+    assert_eq!(scene.sent_home(), [""; 0]);
 }
 
 #[test]

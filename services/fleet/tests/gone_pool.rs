@@ -111,6 +111,50 @@ async fn the_batch_of_a_renamed_pool_is_drained_settled_and_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_newer_than_the_fleet_is_left_to_a_fleet_that_has_its_pool() {
+    let stage = Stage::set(POOL).await;
+    rename(&stage);
+    let older = context();
+    stage.start_fleet_as(Lead::ByLease, &older).await;
+    stage.request(1).await;
+    until("health says what to do", async || {
+        let said = failing(&older, "pool default").unwrap_or_default();
+        said.contains("restart fleet with the pools.toml of trigger")
+    })
+    .await;
+    assert_eq!(stage.batch().await.stop, None);
+    end(&older).await;
+    change_pools(&stage, |pools| {
+        pools.replace("[pool.renamed]", "[pool.default]")
+    });
+    stage.start_fleet().await;
+    let batch = stage.until_batch("a machine", |batch| !batch.instances.is_empty());
+    assert_eq!(batch.await.stop, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_order_to_finish_is_kept_when_the_pool_goes() {
+    let stage = Stage::set(POOL).await;
+    let ids = running(&stage).await;
+    let fleet = context();
+    stage.start_fleet_as(Lead::ByLease, &fleet).await;
+    let order = serde_json::json!({ "mode": "finish", "by": "anna" });
+    stage.ask("ops.stop", &order).await;
+    end(&fleet).await;
+    rename(&stage);
+    stage.start_fleet().await;
+    let idle_is_gone = |batch: &spotreel_domain::batch::Batch| {
+        batch.instance(&ids[1]).is_some_and(|one| one.is_gone())
+    };
+    let batch = stage
+        .until_batch("the machine without a task ends", idle_is_gone)
+        .await;
+    let stop = batch.stop.clone().unwrap();
+    assert_eq!((stop.by.as_str(), stop.mode), ("anna", DrainMode::Finish));
+    assert!(batch.is_active(), "the other one renders");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_batch_of_a_pool_that_has_no_cloud_any_more_is_drained() {
     let stage = Stage::set(POOL).await;
     running(&stage).await;
