@@ -113,9 +113,14 @@ async fn the_batch_of_a_renamed_pool_is_drained_settled_and_told_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_newer_than_the_fleet_is_left_to_a_fleet_that_has_its_pool() {
     let stage = Stage::set(POOL).await;
+    stage.submit("a").await;
+    stage.request(1).await;
     rename(&stage);
     let older = context();
     stage.start_fleet_as(Lead::ByLease, &older).await;
+    stage
+        .until_batch("the older batch settles", |batch| !batch.is_active())
+        .await;
     stage.request(1).await;
     until("health says what to do", async || {
         let said = failing(&older, "pool default").unwrap_or_default();
@@ -138,6 +143,11 @@ async fn an_operators_order_to_finish_is_kept_when_the_pool_goes() {
     let ids = running(&stage).await;
     let fleet = context();
     stage.start_fleet_as(Lead::ByLease, &fleet).await;
+    until("fleet answers", async || {
+        let checks = fleet.health.readiness().checks;
+        checks.contains_key("pool default queue")
+    })
+    .await;
     let order = serde_json::json!({ "mode": "finish", "by": "anna" });
     stage.ask("ops.stop", &order).await;
     end(&fleet).await;
