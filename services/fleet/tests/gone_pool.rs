@@ -153,9 +153,7 @@ async fn an_operators_order_to_finish_is_kept_when_the_pool_goes() {
     end(&fleet).await;
     rename(&stage);
     stage.start_fleet().await;
-    let idle_is_gone = |batch: &spotreel_domain::batch::Batch| {
-        batch.instance(&ids[1]).is_some_and(|one| one.is_gone())
-    };
+    let idle_is_gone = |batch: &Batch| batch.instance(&ids[1]).is_some_and(Instance::is_gone);
     let batch = stage
         .until_batch("the machine without a task ends", idle_is_gone)
         .await;
