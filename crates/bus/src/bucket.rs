@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
-use crate::names::HEADER_EXPECTED;
+use crate::names::{HEADER_EXPECTED, bucket_key};
 
 /// On the message that a deleted key leaves, whose payload is empty.
 const OPERATION: &str = "KV-Operation";
@@ -164,7 +164,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
     }
 
     fn subject(&self, key: &str) -> String {
-        subject(self.name, &format!("{}{key}", self.prefix))
+        bucket_key(self.name, &format!("{}{key}", self.prefix))
     }
 }
 
@@ -176,7 +176,10 @@ pub async fn read(
     bucket: &'static str,
     patterns: &[&str],
 ) -> Result<Vec<Entry>, ApiError> {
-    let filters: Vec<_> = patterns.iter().map(|keys| subject(bucket, keys)).collect();
+    let filters: Vec<_> = patterns
+        .iter()
+        .map(|keys| bucket_key(bucket, keys))
+        .collect();
     let query = serde_json::json!({ "multi_last": filters });
     let stored = jetstream::direct_get(client, &stream(bucket), &query).await?;
     let live = stored
@@ -195,7 +198,7 @@ pub async fn read(
 
 /// A message for every change of every key. It only wakes: what is in force now, a read tells.
 pub async fn watch(client: &Client, bucket: &'static str) -> Result<Subscriber, SubscribeError> {
-    client.subscribe(subject(bucket, ">")).await
+    client.subscribe(bucket_key(bucket, ">")).await
 }
 
 /// The key of which a message of the bucket tells.
@@ -207,10 +210,6 @@ pub fn key_of<'a>(bucket: &str, subject: &'a str) -> Option<&'a str> {
 /// Whether a message of the bucket tells of a deletion.
 pub(crate) fn is_deletion(headers: Option<&HeaderMap>) -> bool {
     headers.is_some_and(|headers| headers.get(OPERATION).is_some())
-}
-
-pub(crate) fn subject(bucket: &str, key: &str) -> String {
-    format!("$KV.{bucket}.{key}")
 }
 
 pub(crate) fn stream(bucket: &str) -> String {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::{self, Bucket, Format, Json, Terms};
 use crate::jetstream::ApiError;
-use crate::names::KEYS_BUCKET;
+use crate::names::{KEYS_BUCKET, bucket_key};
 
 /// One read gives 1,024 of a bucket's subjects: half of it for keys, the rest for the marks of those just revoked.
 pub const MAX_KEYS: usize = 500;
@@ -244,7 +244,7 @@ impl KeyRing {
         let config = OrderedConfig {
             deliver_subject: self.client.new_inbox(),
             description: Some("a ring of keys".into()),
-            filter_subject: bucket::subject(KEYS_BUCKET, "*"),
+            filter_subject: bucket_key(KEYS_BUCKET, "*"),
             deliver_policy: DeliverPolicy::LastPerSubject,
             ..OrderedConfig::default()
         };

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use spotreel_domain::{Event, Task, TaskId};
 use uuid::Uuid;
 
-pub use crate::append::{AppendError, ReadError};
-use crate::append::{Entry, TRY_TIMEOUT, Write, last_message};
+pub use crate::append::ReadError;
+use crate::append::{self, Entry, TRY_TIMEOUT, Write, last_message};
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck, Start};
 use crate::names::{self, TASKS};
@@ -35,6 +35,9 @@ pub struct Recorded {
     pub headers: HeaderMap,
     pub stored_at: Timestamp,
 }
+
+/// Why an event was not written; of the task log, unless `R` names another log's event.
+pub type AppendError<R = Recorded> = append::AppendError<R>;
 
 /// One event that is to be written after the one with the sequence `expected` (0: the task's first).
 #[derive(Clone, Debug)]

@@ -3,8 +3,6 @@
 use spotreel_domain::batch::{BatchId, PoolName, Status};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 
-use crate::bucket;
-
 pub const TASKS: &str = "TASKS";
 pub const BATCHES: &str = "BATCHES";
 pub const EVENTS: &str = "EVENTS";
@@ -146,9 +144,14 @@ pub fn batch_events_of(id: &BatchId) -> String {
 /// end of a batch.
 pub const PACE_MARK: &str = "pace.";
 
+/// The subject of a bucket's key.
+pub(crate) fn bucket_key(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
 /// Where the lease of a service's leader stands, in the bucket of marks.
 pub fn leader_key(service: &str) -> String {
-    bucket::subject(MARKS_BUCKET, &format!("leader.{service}"))
+    bucket_key(MARKS_BUCKET, &format!("leader.{service}"))
 }
 
 pub fn work_filter(model: Model, lane: Lane) -> String {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, HeaderMap, Request};
-use backoff::backoff::Backoff;
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_domain::task::LONGEST_RETRY_DELAY;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batches::RecordedBatch;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::log::{ReadError, Recorded};
+use crate::retry;
 
 /// Slack for the server's answer that a pull has expired.
 const PULL_SLACK: Duration = Duration::from_secs(1);
@@ -296,28 +296,5 @@ impl Delivery {
                 .map_err(|_| backoff::Error::transient(QueueError::NoAnswer))
         })
         .await
-    }
-}
-
-/// Runs `operation` until it succeeds, fails for good, or the policy is exhausted. The `backoff` crate gives the
-/// delays; its own runner is not used because it wants a runtime feature of its own.
-pub async fn retry<T, E, F, Fut>(
-    mut policy: backoff::ExponentialBackoff,
-    mut operation: F,
-) -> Result<T, E>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, backoff::Error<E>>>,
-{
-    policy.reset();
-    loop {
-        match operation().await {
-            Ok(done) => return Ok(done),
-            Err(backoff::Error::Permanent(error)) => return Err(error),
-            Err(backoff::Error::Transient { err, .. }) => match policy.next_backoff() {
-                Some(delay) => tokio::time::sleep(delay).await,
-                None => return Err(err),
-            },
-        }
     }
 }

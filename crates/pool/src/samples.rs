@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_nats::Client;
 use parking_lot::{Mutex, MutexGuard};
-use spotreel_domain::render_time::Job;
 use spotreel_domain::workload::Sampled;
-use spotreel_domain::{Lane, Model, TaskId};
+use spotreel_domain::{Lane, Model};
 use spotreel_proto::worker::v1::Presence;
 use tokio::time::Instant;
 
 use crate::queue::{Queue, Queues};
+use spread::Task;
 
 /// A long queue changes slowly, and costs up to some tenths of a second to read.
 const GOOD_FOR: Duration = Duration::from_secs(30);
@@ -29,15 +29,6 @@ struct Kept {
     at: Instant,
     length: u64,
     tasks: Vec<Task>,
-}
-
-/// A task that was looked at.
-#[derive(Clone, Debug)]
-struct Task {
-    id: TaskId,
-    job: Job,
-    /// Number of tasks of its queue that it stands for.
-    stands_for: f64,
 }
 
 /// Some tasks of each model.

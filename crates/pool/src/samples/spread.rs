@@ -24,14 +24,21 @@ use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::render_time::Job;
 use spotreel_domain::{Lane, Model, TaskId};
 
-use super::Task;
-
 /// Tasks that are read from the front: more than most pools have in hand.
 pub const FIRST: usize = 64;
 /// Reads of the rest.
 const PROBES: usize = 32;
 /// Tasks of each: two, so that sorts of tasks that take turns are both seen.
 const EACH: usize = 2;
+
+/// A task that was looked at.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub id: TaskId,
+    pub job: Job,
+    /// Number of tasks of its queue that it stands for.
+    pub stands_for: f64,
+}
 
 struct Entry {
     sequence: u64,
