@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchId, Blocker, Instance, LaunchState, PoolName};
-use crate::fleet::reconcile::frozen_request;
+use crate::batch::{Batch, BatchId, Blocker, Instance, Launch, PoolName};
 use crate::money::Usd;
+use crate::time::elapsed;
 
 /// What batches cost together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,18 +94,13 @@ fn kept_rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
 
 /// The machines that no listing has shown yet of launches without an answer, at the most that was offered for one.
 fn unanswered(batch: &Batch) -> Usd {
-    let open = batch
-        .launches
-        .iter()
-        .filter(|launch| matches!(launch.state, LaunchState::Dispatched { .. }));
-    open.filter_map(|launch| {
-        let shown = batch.instances.iter().filter(|i| i.launch == launch.seq);
-        let shown = u32::try_from(shown.count()).unwrap_or(u32::MAX);
-        let request = frozen_request(batch, launch.seq)?;
+    let open = batch.launches.iter().filter(|launch| launch.is_open());
+    let most = |launch: &Launch| {
+        let request = launch.frozen_request()?;
         let offered = request.overrides.iter().filter_map(|place| place.max_price);
-        Some(offered.max()?.times(launch.units.saturating_sub(shown)))
-    })
-    .sum()
+        Some(offered.max()?.times(batch.unseen(launch)))
+    };
+    open.filter_map(most).sum()
 }
 
 /// What machines will cost that batches have asked for and fleet has not launched yet.
@@ -169,7 +164,7 @@ pub fn seconds_per_task<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -
         tasks += batch.tasks_done;
         let machines = batch.instances.iter();
         time += machines
-            .filter_map(|machine| Some(span(machine.ready_at?, machine.billed_to)))
+            .filter_map(|machine| Some(elapsed(machine.ready_at?, machine.billed_to)))
             .sum::<Duration>();
     }
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53 tasks")]
@@ -184,7 +179,7 @@ pub fn boot<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<Dur
         .filter(|batch| batch.first_ready_at.is_some())
         .take(MEASURED_OVER);
     let machines = served.flat_map(|batch| &batch.instances);
-    let boots = machines.filter_map(|of| Some(span(of.launched_at, of.ready_at?)));
+    let boots = machines.filter_map(|of| Some(elapsed(of.launched_at, of.ready_at?)));
     let (count, sum) = boots.fold((0, Duration::ZERO), |(count, sum), one| {
         (count + 1, sum + one)
     });
@@ -198,8 +193,8 @@ fn share(instance: &Instance, since: Timestamp, now: Timestamp) -> Usd {
         now
     };
     let cost = instance.cost_at(now);
-    let whole = span(instance.launched_at, end);
-    let within = span(instance.launched_at.max(since), end);
+    let whole = elapsed(instance.launched_at, end);
+    let within = elapsed(instance.launched_at.max(since), end);
     if within >= whole {
         return if end < since { Usd::ZERO } else { cost };
     }
@@ -208,14 +203,10 @@ fn share(instance: &Instance, since: Timestamp, now: Timestamp) -> Usd {
     Usd::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-fn span(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::try_from(to.duration_since(from)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Blocked, Ending, InstanceState, Launch, Usage, Wanted};
+    use crate::batch::{Blocked, Ending, InstanceState, LaunchState, Usage, Wanted};
     use crate::fleet::cloud::{Lifecycle, Place};
 
     fn at(text: &str) -> Timestamp {

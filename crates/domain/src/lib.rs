@@ -20,6 +20,7 @@ pub mod quote;
 pub mod render_time;
 pub mod request;
 pub mod task;
+pub mod time;
 pub mod trigger;
 pub mod user_data;
 pub mod whole;

@@ -13,9 +13,8 @@ use crate::fleet::policy::{Bid, BreakerRule, Kind, Patience, Policy, Subnet};
 use crate::fleet::tags;
 use crate::model::Model;
 use crate::money::Usd;
-use crate::render_time::{Gpu, Job};
+use crate::render_time::{self, Gpu, Job};
 use crate::trigger::Rules;
-use crate::workload;
 
 /// A batch that has not ended by then is given up: far above the two hours that sizing aims at, and a bound on what a
 /// queue that never empties can cost.
@@ -443,7 +442,10 @@ impl PoolConfig {
         for model in &self.models {
             let job = Job::smallest_usual(*model);
             if gpus().next().is_some() && gpus().all(|gpu| gpu.weights(&job).is_none()) {
-                let rule = format!("no type of the pool can render {}", workload::needs(&job));
+                let rule = format!(
+                    "no type of the pool can render {}",
+                    render_time::needs(&job)
+                );
                 let cure = "add such a type to kinds, or take the model away";
                 report("models", rule, cure);
             }

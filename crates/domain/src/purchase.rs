@@ -3,14 +3,45 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ledger::Spend;
 use crate::money::Usd;
-use crate::trigger::{Budgets, Limit};
+use crate::trigger::Budgets;
 
 /// EC2 bills a minute at least.
 const LEAST_SPAN: Duration = Duration::from_secs(60);
 /// More machines than any account runs: the search for a number that a budget admits ends there.
 const MOST_UNITS: u32 = 10_000;
+
+/// What makes the number of units another than the work alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    Min,
+    Resident,
+    Max,
+    Quota,
+    BudgetPerHour,
+    BudgetPerBatch,
+    BudgetPerDay,
+    BudgetPerMonth,
+}
+
+impl Limit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Min => "sizing.min",
+            Self::Resident => "the resident units",
+            Self::Max => "sizing.max",
+            Self::Quota => "the quota",
+            Self::BudgetPerHour => "budgets.per_hour",
+            Self::BudgetPerBatch => "budgets.per_batch",
+            Self::BudgetPerDay => "budgets.per_day",
+            Self::BudgetPerMonth => "budgets.per_month",
+        }
+    }
+}
 
 /// What a purchase is held against.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,12 @@
 
 mod correction;
 mod gpu;
+mod memory;
 
 pub use correction::{Corrections, LEAST_RUNS, Run};
-pub use gpu::{Gpu, Weights, load_seconds, needed_gb};
+pub use gpu::Gpu;
+pub(crate) use memory::needs;
+pub use memory::{Weights, load_seconds, needed_gb};
 
 use crate::model::Model;
 use crate::quality::Quality;

@@ -14,7 +14,7 @@ use crate::fleet::observation::{Need, Work};
 use crate::ledger;
 use crate::model::Model;
 use crate::pool::{Cloud, PoolConfig};
-use crate::render_time::{Corrections, Gpu, Job, Weights, load_seconds, needed_gb};
+use crate::render_time::{Corrections, Gpu, Job, Weights, load_seconds, needed_gb, needs};
 use crate::trigger::{SizeInput, Sizing, size};
 
 /// From a launch to a worker that takes tasks, where nothing was measured: a minute of EC2, and an image of 6 GB that is
@@ -225,30 +225,6 @@ impl PoolConfig {
             ),
         })
     }
-}
-
-/// How much memory a job needs, and which card has it.
-pub(crate) fn needs(job: &Job) -> String {
-    let Job {
-        model,
-        width,
-        height,
-        frames,
-        ..
-    } = job;
-    let gigabytes = needed_gb(job, Weights::Float8);
-    let rentable = |gpu: &Gpu| gpu.weights(job).is_some() && gpu.instance_type().is_some();
-    let least = Gpu::ALL.into_iter().find(rentable);
-    let has = least.map_or_else(
-        || "no type with one card has that".to_owned(),
-        |gpu| {
-            let kind = gpu.instance_type().unwrap_or_default();
-            format!("{kind} has it ({}, {} GB)", gpu.name(), gpu.memory_gb())
-        },
-    );
-    format!(
-        "{model} with {width}x{height} and {frames} frames needs {gigabytes:.1} GB of GPU memory, {has}"
-    )
 }
 
 fn levels(able: &[Able]) -> Vec<Level> {

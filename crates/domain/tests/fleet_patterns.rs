@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{
-    Batch, Blocker, Ending, InstanceState, Leaving, PoolName, Status, Wanted,
+    Batch, Blocker, Ending, InstanceState, Launch, Leaving, PoolName, Status, Wanted,
 };
 use spotreel_domain::fleet::cloud::{
     CloudState, LaunchAnswer, Launched, Lifecycle, Place, Seen, Template,
@@ -16,7 +16,7 @@ use spotreel_domain::fleet::observation::{
     Market, Observation, Quota, Work, WorkerSeen, WorkerState,
 };
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
-use spotreel_domain::fleet::reconcile::{frozen_request, holds_its_pool};
+use spotreel_domain::fleet::reconcile::holds_its_pool;
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
 use spotreel_domain::ledger::Spend;
 
@@ -195,8 +195,8 @@ impl Night {
 
     fn act(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { seq } => {
-                let result = Ok(self.launch(seq));
+            Effect::Launch(launch) => {
+                let (seq, result) = (launch.seq, Ok(self.launch(&launch)));
                 self.learn(&Outcome::Launched { seq, result });
             }
             Effect::Terminate { instances } => {
@@ -230,8 +230,8 @@ impl Night {
         }
     }
 
-    fn launch(&mut self, seq: u32) -> LaunchAnswer {
-        let request = frozen_request(&self.batch, seq).unwrap();
+    fn launch(&mut self, launch: &Launch) -> LaunchAnswer {
+        let (seq, request) = (launch.seq, launch.frozen_request().unwrap());
         let place = &request.overrides[0].place;
         let mut instances = Vec::new();
         for _ in 0..request.units {

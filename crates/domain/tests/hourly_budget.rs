@@ -260,7 +260,7 @@ fn a_launch_without_an_answer_sends_nobody_home() {
     let mut scene = Scene::set();
     let mut open = scene.batch.launches[0].clone();
     open.seq = 2;
-    open.state = LaunchState::Dispatched {
+    open.state = LaunchState::Unanswered {
         at: at(190),
         empty_listings: 0,
         sealed: true,

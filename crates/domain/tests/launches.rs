@@ -11,13 +11,12 @@ use spotreel_domain::batch::{
     Batch, Blocker, Instance, InstanceState, LaunchState, PoolName, Status, Wanted,
 };
 use spotreel_domain::fleet::cloud::{
-    ErrorClass, LaunchAnswer, Lifecycle, Place, PlaceError, Template, tag,
+    ErrorClass, LaunchAnswer, LaunchRequest, Lifecycle, Place, PlaceError, Template, tag,
 };
 use spotreel_domain::fleet::observation::{
     Market, Observation, Quota, Work, WorkerSeen, WorkerState,
 };
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
-use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
 use spotreel_domain::ledger::Spend;
 
@@ -107,8 +106,17 @@ fn sent(policy: &Policy) -> Batch {
     };
     let batch = Batch::request(&policy.pool, None, wanted, now()).unwrap();
     let round = reconcile(&batch, &observation(), policy);
-    assert_eq!(round.effects, [Effect::Launch { seq: 1 }]);
+    assert_eq!(round.effects, [call(&round.batch, 1)]);
     round.batch
+}
+
+/// The call of a launch.
+fn call(batch: &Batch, seq: u32) -> Effect {
+    Effect::Launch(batch.launch(seq).unwrap().clone())
+}
+
+fn request(batch: &Batch, seq: u32) -> LaunchRequest {
+    batch.launch(seq).unwrap().frozen_request().unwrap()
 }
 
 fn answered(batch: &Batch, policy: &Policy, errors: &[(&str, ErrorClass)]) -> Batch {
@@ -153,10 +161,7 @@ fn one_place_that_cannot_be_stands_in_the_way_of_no_other() {
         ..observation()
     };
     let round = reconcile(&batch, &later, &policy);
-    assert!(
-        round.effects.contains(&Effect::Launch { seq: 2 }),
-        "{round:?}"
-    );
+    assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
     let request = &round.batch.launches[1].request;
     assert!(
         request.contains(ZONES[1]) && !request.contains(ZONES[0]),
@@ -248,7 +253,7 @@ fn credentials_that_come_back_within_minutes_cost_the_batch_nothing() {
             blocked.sentence
         );
         let round = reconcile(&round.batch, &seen(120), &policy);
-        assert_eq!(round.effects, [Effect::Launch { seq: seq + 1 }]);
+        assert_eq!(round.effects, [call(&round.batch, seq + 1)]);
         batch = round.batch;
     }
     assert_eq!(batch.launches.len(), 3);
@@ -312,10 +317,7 @@ fn an_answer_of_nothing_but_wrong_places_is_a_refusal_of_the_request() {
     // One of them alone is its own, and the other is asked.
     let batch = answered(&sent(&policy), &policy, &errors[..1]);
     let round = reconcile(&batch, &observation(), &policy);
-    assert!(
-        round.effects.contains(&Effect::Launch { seq: 2 }),
-        "{round:?}"
-    );
+    assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
     let request = &round.batch.launches[1].request;
     assert!(
         request.contains(ZONES[1]) && !request.contains(ZONES[0]),
@@ -329,7 +331,7 @@ fn what_an_error_says_of_a_place_holds_for_that_place_alone() {
     for class in [ErrorClass::Quota, ErrorClass::Unknown, ErrorClass::Capacity] {
         let batch = answered(&sent(&policy), &policy, &[(ZONES[0], class)]);
         let round = reconcile(&batch, &observation(), &policy);
-        let request = frozen_request(&round.batch, 2).unwrap();
+        let request = request(&round.batch, 2);
         let asked: Vec<_> = request.overrides.iter().map(|o| &o.place).collect();
         assert_eq!(asked, [&place(ZONES[1])], "{class:?}");
     }
@@ -338,7 +340,7 @@ fn what_an_error_says_of_a_place_holds_for_that_place_alone() {
     let batch = answered(&sent(&policy), &policy, &throttled);
     let round = reconcile(&batch, &observation(), &policy);
     assert!(
-        !round.effects.contains(&Effect::Launch { seq: 2 }),
+        !round.effects.iter().any(|e| matches!(e, Effect::Launch(_))),
         "{round:?}"
     );
 }
@@ -359,16 +361,13 @@ fn a_call_that_is_refused_for_a_subnet_is_made_again_without_it() {
     }];
     let outcome = Outcome::PlacesRefused { seq: 1, errors };
     let round = reconcile(&learned.apply(&before, &outcome), &observation(), &policy);
-    assert!(
-        round.effects.contains(&Effect::Launch { seq: 2 }),
-        "{round:?}"
-    );
-    let request = frozen_request(&round.batch, 2).unwrap();
+    assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
+    let request = request(&round.batch, 2);
     let asked: Vec<_> = request.overrides.iter().map(|o| &o.place).collect();
     assert_eq!(asked, [&place(ZONES[1])]);
     // Of a call that was made twice it says nothing.
     let mut twice = before;
-    if let LaunchState::Dispatched { sends, .. } = &mut twice.launches[0].state {
+    if let LaunchState::Unanswered { sends, .. } = &mut twice.launches[0].state {
         *sends = 2;
     }
     assert_eq!(learned.apply(&twice, &outcome), twice);
@@ -385,7 +384,7 @@ fn a_persons_tags_go_out_with_the_call_and_never_hide_ours() {
     policy.tags = theirs
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
-    let tags = frozen_request(&sent(&policy), 1).unwrap().tags;
+    let tags = request(&sent(&policy), 1).tags;
     let of = |key: &str| tags[key].as_str();
     assert_eq!((of("cost-center"), of("Project")), ("42", "films"));
     assert_eq!(
@@ -402,7 +401,7 @@ fn machines_on_demand_come_from_their_own_version_of_the_template() {
     policy.on_demand_after = Some(Duration::ZERO);
     policy.kinds[0].on_demand_cap = Some(Usd::from_cents(90));
     let batch = sent(&policy);
-    assert_eq!(frozen_request(&batch, 1).unwrap().template.version, 1);
+    assert_eq!(request(&batch, 1).template.version, 1);
     let errors = ZONES.map(|zone| (zone, ErrorClass::Capacity));
     let mut batch = answered(&batch, &policy, &errors);
     let mut seen = observation();
@@ -413,7 +412,7 @@ fn machines_on_demand_come_from_their_own_version_of_the_template() {
     for _ in 0..2 {
         batch = reconcile(&batch, &seen, &policy).batch;
     }
-    let request = frozen_request(&batch, 2).unwrap();
+    let request = request(&batch, 2);
     assert_eq!(
         (request.lifecycle, request.template.version),
         (Lifecycle::OnDemand, 2)
@@ -445,7 +444,7 @@ fn machines_on_demand_come_also_where_the_spot_quota_has_no_room() {
     for _ in 0..2 {
         batch = reconcile(&batch, &seen, &policy).batch;
     }
-    let request = frozen_request(&batch, 1).unwrap();
+    let request = request(&batch, 1);
     assert_eq!(request.lifecycle, Lifecycle::OnDemand);
 }
 
@@ -529,7 +528,7 @@ fn a_batch_of_the_same_number_after_a_loss_of_data_has_other_tokens() {
     // NATS's data were lost a minute later: the pool's first batch is requested again.
     again.requested_at = now() + jiff::SignedDuration::from_mins(1);
     let again = reconcile(&again, &observation(), &policy).batch;
-    let token = |batch: &Batch| frozen_request(batch, 1).unwrap().client_token;
+    let token = |batch: &Batch| request(batch, 1).client_token;
     assert_eq!(first.id, again.id);
     assert_ne!(token(&first), token(&again));
     let token = token(&first);

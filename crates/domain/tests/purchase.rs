@@ -180,7 +180,7 @@ impl Situation {
         let Some(launch) = round.batch.launches.first() else {
             return Err(round.batch.blocked.unwrap().sentence);
         };
-        let request = spotreel_domain::fleet::reconcile::frozen_request(&round.batch, launch.seq);
+        let request = launch.frozen_request();
         let kinds = request.unwrap().overrides.into_iter();
         Ok((launch.units, kinds.map(|o| o.place.kind).collect()))
     }

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use spotreel_domain::batch::{Batch, PoolName, Wanted};
+use spotreel_domain::batch::{Batch, Launch, PoolName, Wanted};
 use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Place, Seen};
 use spotreel_domain::fleet::observation::{Market, Observation, Quota, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
-use spotreel_domain::fleet::reconcile::frozen_request;
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
 use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
@@ -164,8 +163,8 @@ impl Night {
 
     fn act(&mut self, effect: Effect) {
         let outcome = match effect {
-            Effect::Launch { seq } => {
-                let result = Ok(self.launch(seq));
+            Effect::Launch(launch) => {
+                let (seq, result) = (launch.seq, Ok(self.launch(&launch)));
                 Outcome::Launched { seq, result }
             }
             Effect::Terminate { instances } => {
@@ -192,8 +191,8 @@ impl Night {
         self.batch = learned.apply(&self.batch, &outcome);
     }
 
-    fn launch(&mut self, seq: u32) -> LaunchAnswer {
-        let request = frozen_request(&self.batch, seq).unwrap();
+    fn launch(&mut self, launch: &Launch) -> LaunchAnswer {
+        let (seq, request) = (launch.seq, launch.frozen_request().unwrap());
         let kinds = request.overrides.iter().map(|of| of.place.kind.clone());
         self.asked.push((kinds.collect(), request.units));
         let place = &request.overrides[0].place;

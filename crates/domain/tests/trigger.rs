@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 use spotreel_domain::Usd;
+use spotreel_domain::purchase::Limit;
 use spotreel_domain::trigger::*;
 
 /// Noon in New York: far from the schedule's slot.

@@ -9,56 +9,19 @@ use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
-use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving, Status};
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Launch, Leaving, Status};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};
-use spotreel_domain::fleet::reconcile::{frozen_request, outlived, terminations};
+use spotreel_domain::fleet::reconcile::{outlived, terminations};
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
 use spotreel_ec2::LaunchError;
 use tokio::time::Instant;
 
 use crate::error::RoundError;
-use crate::reconcile::{CAS_TRIES, Pool};
+use crate::pool::{CAS_TRIES, Called, Pool};
 use crate::{crash, metrics};
 
 /// A worker answers once its presence is written: milliseconds.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two tries of a launch without an answer.
-const FIRST_REPLAY: Duration = Duration::from_secs(1);
-const LONGEST_REPLAY: Duration = Duration::from_secs(60);
-
-/// A launch call that has come to its end.
-pub struct Called {
-    pub batch: BatchId,
-    pub seq: u32,
-    pub result: Result<LaunchAnswer, LaunchError>,
-    /// No call with this token was made before, as far as this fleet knows.
-    pub first: bool,
-}
-
-/// When a launch without an answer may be sent again.
-#[derive(Default)]
-pub struct Replay {
-    of: Option<(BatchId, u32)>,
-    pause: Duration,
-    not_before: Option<Instant>,
-}
-
-impl Replay {
-    fn put_off(&mut self, of: (BatchId, u32)) {
-        let again = self.of.as_ref() == Some(&of);
-        self.pause = match again {
-            true => (self.pause * 2).min(LONGEST_REPLAY),
-            false => FIRST_REPLAY,
-        };
-        self.of = Some(of);
-        self.not_before = Some(Instant::now() + self.pause);
-    }
-
-    fn must_wait(&self, of: &(BatchId, u32)) -> bool {
-        let same = self.of.as_ref() == Some(of);
-        same && self.not_before.is_some_and(|at| Instant::now() < at)
-    }
-}
 
 impl Pool {
     /// Ends first, then launches; workers are told all at once, and whoever has nothing left in hand is ended in the
@@ -83,7 +46,7 @@ impl Pool {
                 } => {
                     told.push(self.drain(instance, mode, why).boxed());
                 }
-                Effect::Launch { seq } => launch = Some(seq),
+                Effect::Launch(of) => launch = Some(of),
                 Effect::DeleteFleets { launches } => {
                     told.push(self.delete_fleets(launches).boxed());
                 }
@@ -92,8 +55,8 @@ impl Pool {
                 }
             }
         }
-        if let Some(seq) = launch {
-            self.launch(seq);
+        if let Some(launch) = launch {
+            self.launch(&launch);
         }
         while let Some(first) = told.next().await {
             let mut outcomes = vec![first];
@@ -266,28 +229,26 @@ impl Pool {
             .or_else(|| open.map(|launch| launch.seq).find(put_off))
     }
 
-    /// The call is a task of its own: rounds go on meanwhile.
-    fn launch(&mut self, seq: u32) {
-        let Some(batch) = self.known.as_ref().map(|known| &known.batch) else {
+    /// Calls CreateFleet in a task of its own: passes continue meanwhile.
+    fn launch(&mut self, launch: &Launch) {
+        let Some(batch) = self.known.as_ref().map(|known| known.batch.id.clone()) else {
             return;
         };
-        let of = (batch.id.clone(), seq);
-        if self.in_flight.is_some() || self.replay.must_wait(&of) {
+        let (seq, first) = (launch.seq, launch.is_sent_once());
+        if self.in_flight.is_some() || self.replay.must_wait(&(batch.clone(), seq)) {
             return;
         }
-        let Some(request) = frozen_request(batch, seq) else {
-            tracing::error!(batch = %of.0, seq, "launch request in the record cannot be decoded; CreateFleet is not called");
+        let Some(request) = launch.frozen_request() else {
+            tracing::error!(%batch, seq, "launch request in the record cannot be decoded; CreateFleet is not called");
             return;
         };
-        let first = self.fresh.take() == Some(of.clone());
         self.in_flight = Some(seq);
         let (ec2, answers) = (self.cloud.ec2.clone(), self.called_sender.clone());
         let units = request.units;
-        tracing::info!(batch = %of.0, seq, units, first, "calling CreateFleet");
+        tracing::info!(%batch, seq, units, first, "calling CreateFleet");
         self.fleet.ctx.tasks.spawn(async move {
             let result = ec2.launch(&request).await;
             crash::point("after-call");
-            let (batch, seq) = of;
             // Nobody listens any more: the next fleet asks again with the same token.
             let _ = answers
                 .send(Called {

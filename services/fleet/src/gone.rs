@@ -13,8 +13,8 @@ use spotreel_pool::spend;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::reconcile::Pool;
-use crate::{Fleet, until_stopped};
+use crate::fleet::{Fleet, until_stopped};
+use crate::pool::Pool;
 
 /// After a look that failed, at the start above all: then there is no connection yet.
 const RETRY: Duration = Duration::from_secs(1);

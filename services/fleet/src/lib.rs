@@ -2,8 +2,8 @@
 //!
 //! | loop | woken by | does |
 //! |---|---|---|
-//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
-//! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
+//! | one [`Pool`] each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
+//! | [`Sweep`], on every fleet | the clock | terminates expired instances, and orphans |
 //! | [`gone`] | the clock | finds batches of pools that the configuration does not have, and starts a loop that drains each |
 //! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |
 //! | [`inbox`] | messages | wakes the pools |
@@ -30,43 +30,35 @@ mod conditions;
 mod config;
 mod crash;
 mod error;
+mod fleet;
 mod gone;
 mod inbox;
 mod metrics;
 mod observe;
 mod pace;
+mod pool;
 mod reconcile;
 mod serve;
 mod sweep;
 mod verbs;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::connection::State;
-use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::batches::RecordedBatch;
-use spotreel_bus::log::ReadError;
 use spotreel_bus::{BatchLog, Leadership};
-use spotreel_domain::Usd;
-use spotreel_domain::batch::PoolName;
-use spotreel_domain::fleet::Policy;
-use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::pool::{PoolConfig, PoolTemplate, Pools};
 use spotreel_ec2::Ec2;
 use spotreel_pool::samples::Samples;
-use spotreel_pool::spend::Ledger;
 
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
 pub use crate::config::FleetConfig;
 pub use crate::crash::POINTS as CRASH_POINTS;
 pub use crate::error::StartError;
-use crate::inbox::{Bell, Bells};
-use crate::reconcile::Pool;
+pub use crate::fleet::Lead;
+use crate::fleet::{Fleet, until_stopped};
+use crate::pool::Pool;
 use crate::sweep::Sweep;
 
 /// Every key with its default.
@@ -76,32 +68,6 @@ pub const DEFAULTS: &str = include_str!("../fleet.toml");
 const CONNECTION_LOOK: Duration = Duration::from_secs(1);
 /// The first sweep goes before everything; a cloud that does not answer is not waited for longer.
 const FIRST_SWEEP: Duration = Duration::from_secs(40);
-
-/// Who runs rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lead {
-    ByLease,
-    /// As one who believes to lead: safe, since every write is a compare-and-set, and made to show it.
-    Always,
-}
-
-/// What all parts share.
-pub struct Fleet {
-    pub(crate) config: FleetConfig,
-    pub(crate) pools: Pools,
-    pub(crate) batches: BatchLog,
-    /// Held by a pool while it decides and writes: what one buys, the next one counts.
-    pub(crate) ledger: tokio::sync::Mutex<Ledger>,
-    pub(crate) samples: Samples,
-    pub(crate) cloud: Option<Arc<Cloud>>,
-    pub(crate) conditions: Arc<Conditions>,
-    pub(crate) bells: Bells,
-    pub(crate) ctx: Context,
-    leadership: Arc<Leadership>,
-    lead: Lead,
-    /// When its configuration was read.
-    pub(crate) started_at: Timestamp,
-}
 
 pub async fn start(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
     let pools = config.load_pools()?;
@@ -232,94 +198,4 @@ fn watch(fleet: &Arc<Fleet>, client: &Client) {
             fleet.conditions.set("nats", said);
         }
     });
-}
-
-async fn until_stopped(run: impl Future<Output = ()>) -> anyhow::Result<()> {
-    run.await;
-    Ok(())
-}
-
-impl Fleet {
-    /// The pools that buy machines, with their policies as configured.
-    fn bought(&self) -> BTreeMap<PoolName, (Policy, Template)> {
-        let pools = self.pools.pool.iter();
-        pools
-            .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
-            .map(|(name, pool)| {
-                let policy = self.policy(name, pool);
-                let template = policy.template.clone();
-                (name.clone(), (policy, template))
-            })
-            .collect()
-    }
-
-    /// Whether this fleet buys machines for the pool.
-    pub(crate) fn buys(&self, pool: &PoolName) -> bool {
-        let config = self.pools.pool.get(pool);
-        config.is_some_and(|config| config.cloud == spotreel_domain::pool::Cloud::Aws)
-    }
-
-    pub(crate) fn policy(&self, name: &PoolName, pool: &PoolConfig) -> Policy {
-        let FleetConfig {
-            env,
-            project,
-            template,
-            tags,
-            ..
-        } = &self.config;
-        let global = PoolTemplate {
-            id: template
-                .id
-                .clone()
-                .or(template.name.clone())
-                .unwrap_or_default(),
-            version: template.version.unwrap_or_default(),
-            on_demand_version: template.on_demand_version,
-        };
-        let mut policy = pool.policy(name, env, project, global);
-        for (key, value) in tags {
-            let of_pool = policy.tags.entry(key.clone());
-            of_pool.or_insert_with(|| value.clone());
-        }
-        policy.most_per_hour = self.most_per_hour();
-        policy
-    }
-
-    /// The largest hourly budget of the pools that launch instances; `None` if one of them has none.
-    fn most_per_hour(&self) -> Option<Usd> {
-        let buying = self.pools.pool.iter().filter(|(name, _)| self.buys(name));
-        let limits = buying.map(|(_, pool)| pool.rules.budgets.per_hour);
-        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
-    }
-
-    pub(crate) fn is_connected(&self) -> bool {
-        self.batches.client().connection_state() == State::Connected
-    }
-
-    pub(crate) fn is_leader(&self) -> bool {
-        self.lead == Lead::Always || self.leadership.is_leader()
-    }
-
-    /// Returns once this fleet leads.
-    pub(crate) async fn leads(&self) {
-        if self.lead == Lead::ByLease {
-            self.leadership.elected().await;
-        }
-    }
-
-    /// Returns at once while this fleet does not lead, and else never.
-    pub(crate) async fn follows(&self) {
-        if self.is_leader() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    pub(crate) fn said_record(&self, read: &Result<Option<RecordedBatch>, ReadError>) {
-        let said = read.as_ref().map(drop).map_err(ToString::to_string);
-        self.conditions.set("batch log", said);
-    }
-
-    pub(crate) fn bell(&self, pool: &PoolName) -> Option<&Arc<Bell>> {
-        self.bells.get(pool)
-    }
 }

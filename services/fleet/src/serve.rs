@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use spotreel_bus::{Room, Service, names};
 
-use crate::{Fleet, verbs};
+use crate::fleet::Fleet;
+use crate::verbs;
 
 /// Memory for large requests, none of which is a good one: twice what one message may have.
 const MEMORY_MIB: usize = 18;

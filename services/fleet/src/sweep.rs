@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cloud::{Cloud, Listed};
 use crate::error::RoundError;
-use crate::{Fleet, metrics};
+use crate::fleet::Fleet;
+use crate::metrics;
 
 const EXPIRED: &str = "expired";
 const ORPHAN: &str = "orphan";

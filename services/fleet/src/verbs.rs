@@ -19,9 +19,10 @@ use spotreel_proto::worker::v1::Presence;
 
 use crate::act::tell_to_drain;
 use crate::error::{invalid, not_allowed, not_found};
+use crate::fleet::Fleet;
 use crate::observe::Counted;
-use crate::reconcile::CAS_TRIES;
-use crate::{Fleet, gone, observe};
+use crate::pool::CAS_TRIES;
+use crate::{gone, observe};
 
 /// Of what people write, as trigger takes it.
 const LONGEST_TEXT: usize = 200;

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use spotreel_domain::batch::Batch;
+use spotreel_domain::batch::{Batch, Launch};
 use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Seen};
 use spotreel_domain::fleet::observation::{WorkerSeen, WorkerState};
-use spotreel_domain::fleet::reconcile::{frozen_request, terminations};
+use spotreel_domain::fleet::reconcile::terminations;
 use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy, reconcile};
 
 use super::decide::{batch, observation, policy};
@@ -262,9 +262,10 @@ impl Night {
     fn act(&mut self, effect: Effect) {
         let answered = self.now + seconds(CALL_S);
         match effect {
-            Effect::Launch { seq } => {
+            Effect::Launch(launch) => {
+                let seq = launch.seq;
                 assert!(self.called.insert(seq), "each launch is called once");
-                let answer = self.launch(seq);
+                let answer = self.launch(&launch);
                 let result = Ok(answer);
                 self.answers
                     .push((answered, Outcome::Launched { seq, result }));
@@ -296,8 +297,9 @@ impl Night {
     }
 
     /// Billed from the moment of the call on.
-    fn launch(&mut self, seq: u32) -> LaunchAnswer {
-        let request = frozen_request(&self.batch, seq).expect("it was frozen before");
+    fn launch(&mut self, launch: &Launch) -> LaunchAnswer {
+        let seq = launch.seq;
+        let request = launch.frozen_request().expect("it was frozen before");
         let place = &request.overrides[0].place;
         let mut instances = Vec::new();
         for number in 0..request.units {

@@ -10,9 +10,9 @@ use spotreel_tests::harness::{FleetOptions, FleetStage, always, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn is_dispatched(batch: &Batch) -> bool {
+fn is_unanswered(batch: &Batch) -> bool {
     let state = batch.launches.last().map(|launch| &launch.state);
-    matches!(state, Some(LaunchState::Dispatched { .. }))
+    matches!(state, Some(LaunchState::Unanswered { .. }))
 }
 
 fn is_answered(batch: &Batch) -> bool {
@@ -60,7 +60,7 @@ async fn c02_killed_with_an_intent_that_was_not_sent() {
     let mut stage = FleetStage::that_dies_at("after-intent", FleetOptions::default()).await;
     stage.want(2).await;
     stage.until_dead().await;
-    assert!(is_dispatched(&stage.batch().await));
+    assert!(is_unanswered(&stage.batch().await));
     assert_eq!(stage.calls("CreateFleet"), 0);
     stage.start_next().await;
     launched_once(&stage, 2).await;
@@ -104,7 +104,7 @@ async fn c03_the_request_is_lost_before_the_cloud() {
     let history = stage.batches.history(&id).await.unwrap();
     let sends = history.iter().map(|event| match event.batch.launches[..] {
         [ref launch] => match launch.state {
-            LaunchState::Dispatched { sends, .. } => sends,
+            LaunchState::Unanswered { sends, .. } => sends,
             _ => 0,
         },
         _ => 0,
@@ -123,7 +123,7 @@ async fn c03_the_request_is_lost_and_fleet_dies() {
     stage.faults(vec![rule("CreateFleet", Action::Reset)]);
     stage.want(2).await;
     stage.until_dead().await;
-    assert!(is_dispatched(&stage.batch().await));
+    assert!(is_unanswered(&stage.batch().await));
     assert!(stage.ours().is_empty());
     stage.cloud.faults().clear();
     stage.start_next().await;
@@ -154,7 +154,7 @@ async fn c05_killed_between_the_answer_and_the_record() {
         let mut stage = FleetStage::that_dies_at(point, FleetOptions::default()).await;
         stage.want(2).await;
         stage.until_dead().await;
-        assert!(is_dispatched(&stage.batch().await));
+        assert!(is_unanswered(&stage.batch().await));
         assert_eq!(stage.running().len(), 2, "they run, and nobody knows");
         match point {
             "after-call" => stage.start_next().await,
@@ -176,7 +176,7 @@ async fn killed_and_too_late() -> FleetStage {
     stage.want(2).await;
     stage.until_dead().await;
     let batch = stage.batch().await;
-    let LaunchState::Dispatched { at, .. } = batch.launches[0].state else {
+    let LaunchState::Unanswered { at, .. } = batch.launches[0].state else {
         panic!("{:?}", batch.launches);
     };
     eventually("it is too late to ask again", SOON, || async {

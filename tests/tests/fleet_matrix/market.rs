@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use spotreel_domain::batch::{Blocker, Ending, Instance, InstanceState, Status};
-use spotreel_domain::fleet::reconcile::frozen_request;
+use spotreel_domain::batch::{Blocker, Ending, Instance, InstanceState, Launch, Status};
 use spotreel_domain::task::State;
 use spotreel_localcloud::{Action, Interruption, InterruptionKind, Rule};
 use spotreel_tests::harness::fleet::{rule, worker_user_data};
@@ -206,7 +205,7 @@ async fn c14_all_machines_are_taken_at_once_unannounced() {
     }
     assert!(batch.instances.len() > struck.len(), "replaced");
     assert!(
-        frozen_request(&batch, 1).is_none(),
+        batch.launch(1).and_then(Launch::frozen_request).is_none(),
         "closed launches travel light"
     );
     stage.at_rest();

@@ -118,7 +118,7 @@ fn launch_to_wire(launch: &Launch) -> wire::Launch {
         units: launch.units,
         request: launch.request.clone(),
         state: Some(match &launch.state {
-            LaunchState::Dispatched {
+            LaunchState::Unanswered {
                 at,
                 empty_listings,
                 sealed,
@@ -160,7 +160,7 @@ fn launch_from_wire(launch: wire::Launch) -> Result<Launch, DecodeError> {
         units: launch.units,
         request: launch.request,
         state: match launch.state.ok_or(DecodeError::Field("launch.state"))? {
-            W::Dispatched(dispatched) => LaunchState::Dispatched {
+            W::Dispatched(dispatched) => LaunchState::Unanswered {
                 at: at(dispatched.at_ms)?,
                 empty_listings: dispatched.empty_listings,
                 sealed: dispatched.sealed,

@@ -95,7 +95,7 @@ fn full() -> Batch {
     ];
     let instances = states.into_iter().enumerate();
     let launches = [
-        LaunchState::Dispatched {
+        LaunchState::Unanswered {
             at: at(10),
             empty_listings: 2,
             sealed: true,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::DrainMode;
 use crate::fleet::cloud::{Lifecycle, Place};
 use crate::money::Usd;
+use crate::time::elapsed;
 
 /// EC2 bills Linux instances, volumes and public addresses by the second, a minute at least.
 pub const BILLED_AT_LEAST: Duration = Duration::from_secs(60);
@@ -89,6 +89,15 @@ pub enum InstanceState {
         ending: Ending,
         at: Timestamp,
     },
+}
+
+/// What becomes of the task that a worker has in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainMode {
+    Finish,
+    /// Its checkpoint is written, and it goes back in the queue.
+    Now,
 }
 
 /// Why a machine has to leave.
@@ -202,6 +211,44 @@ impl Instance {
         matches!(self.state, InstanceState::Booting | InstanceState::Serving)
     }
 
+    /// EC2 ends it, whatever we do.
+    pub fn is_taken(&self) -> bool {
+        matches!(
+            self.state,
+            InstanceState::Draining {
+                why: Leaving::Interruption,
+                ..
+            } | InstanceState::Terminating {
+                why: Leaving::Interruption,
+                ..
+            } | InstanceState::Gone {
+                ending: Ending::Interrupted,
+                ..
+            }
+        )
+    }
+
+    /// Time since its launch (`now` is the cloud's clock).
+    pub fn age(&self, now: Timestamp) -> Duration {
+        elapsed(self.launched_at, now)
+    }
+
+    pub fn drain(&mut self, why: Leaving, mode: DrainMode, now: Timestamp) {
+        self.state = InstanceState::Draining {
+            why,
+            mode,
+            since: now,
+        };
+    }
+
+    pub fn terminate(&mut self, why: Leaving, now: Timestamp) {
+        self.state = InstanceState::Terminating {
+            why,
+            since: now,
+            called_at: None,
+        };
+    }
+
     /// Takes the cost up to `now` (the cloud's clock), or up to its end, into the books, at the rate that was in force.
     pub fn bill(&mut self, now: Timestamp) {
         let to = self.usage.left_at.unwrap_or(now.max(self.billed_to));
@@ -220,7 +267,7 @@ impl Instance {
             InstanceState::Gone { .. } => self.billed_to,
             _ => now,
         });
-        let there = span(self.launched_at, gone_at).max(BILLED_AT_LEAST);
+        let there = elapsed(self.launched_at, gone_at).max(BILLED_AT_LEAST);
         Charges {
             compute: self.compute_at(now),
             volume: self.usage.volume.per_hour_for(there),
@@ -239,7 +286,7 @@ impl Instance {
 
     fn since_pending(&self, now: Timestamp) -> Duration {
         let began = self.usage.began_at.unwrap_or(self.launched_at);
-        span(began, self.end_at(now))
+        elapsed(began, self.end_at(now))
     }
 
     /// Shown `pending` a moment ago, or ended during its launch by EC2's own reason, without a word of its worker.
@@ -261,8 +308,8 @@ impl Instance {
 
     /// What is in the books, and what has run since; an end that was learnt late takes back what was booked after it.
     fn metered(&self, to: Timestamp) -> Usd {
-        let open = self.rate.per_hour_for(span(self.billed_to, to));
-        let surplus = self.rate.per_hour_for(span(to, self.billed_to));
+        let open = self.rate.per_hour_for(elapsed(self.billed_to, to));
+        let surplus = self.rate.per_hour_for(elapsed(to, self.billed_to));
         (self.cost + open).saturating_sub(surplus)
     }
 
@@ -279,11 +326,6 @@ impl Charges {
     pub fn total(self) -> Usd {
         self.compute + self.volume + self.address
     }
-}
-
-/// Nothing, where `to` comes first.
-fn span(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
 #[cfg(test)]

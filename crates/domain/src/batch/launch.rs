@@ -1,29 +1,27 @@
 //! One call for instances, from its intent to the day when nothing of it can appear any more.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use crate::fleet::cloud::{Lifecycle, PlaceError};
+use crate::fleet::cloud::{LaunchRequest, Lifecycle, PlaceError};
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// From 1, never used again; part of the token.
     pub seq: u32,
     pub lifecycle: Lifecycle,
     pub units: u32,
-    /// The frozen [`LaunchRequest`](crate::fleet::cloud::LaunchRequest) as JSON: what is sent again is this text.
+    /// The frozen [`LaunchRequest`] as JSON: what is sent again is this text.
     pub request: String,
     pub state: LaunchState,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchState {
-    /// The intent is durable, and the call may have been made. Until an answer is recorded its instances may exist
-    /// without our knowing their ids; `empty_listings` counts the looks that found none of them. `sealed`: the same
-    /// token was refused for another request, so it is never sent again and the listings alone decide. `sends`: how
-    /// often the call may have been made. Once it is more than one, a refusal answers only the call that it answers.
-    Dispatched {
+    /// The request is durable, and the call may have been made; no answer is recorded. Its instances may exist without
+    /// our knowing their ids; `empty_listings` counts the listings that showed none of them. `sealed`: the same token
+    /// was refused for another request, so it is never sent again and the listings alone decide. `sends`: how often the
+    /// call may have been made. Once it is more than one, a refusal answers only the call that it answers.
+    Unanswered {
         at: Timestamp,
         empty_listings: u32,
         sealed: bool,
@@ -45,6 +43,16 @@ pub enum LaunchState {
 impl Launch {
     /// Whether instances of it may exist that no record names.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, LaunchState::Dispatched { .. })
+        matches!(self.state, LaunchState::Unanswered { .. })
+    }
+
+    /// Whether its call can have been made once only: then a refusal means that nothing of it runs.
+    pub fn is_sent_once(&self) -> bool {
+        matches!(self.state, LaunchState::Unanswered { sends: 1, .. })
+    }
+
+    /// The request as it was frozen; one that cannot be decoded is never sent.
+    pub fn frozen_request(&self) -> Option<LaunchRequest> {
+        serde_json::from_str(&self.request).ok()
     }
 }

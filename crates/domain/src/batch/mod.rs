@@ -5,119 +5,33 @@
 //! after the one before has settled or failed.
 
 mod breaker;
+mod id;
 mod instance;
 mod launch;
 mod receipt;
 mod residency;
 
-use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::fleet::cloud::{ErrorClass, Lifecycle, Place};
+use crate::money::Usd;
+use crate::time::elapsed;
 
 pub use breaker::{Breaker, FailedStart};
+pub use id::{BadBatchId, BadPoolName, BatchId, MAX_POOL_NAME, PoolName};
 pub use instance::{
-    Charges, Ending, FREE_IF_TAKEN_WITHIN, Instance, InstanceState, Leaving, Usage,
+    Charges, DrainMode, Ending, FREE_IF_TAKEN_WITHIN, Instance, InstanceState, Leaving, Usage,
 };
 pub use launch::{Launch, LaunchState};
 pub use receipt::{Receipt, ReceiptLine};
 pub use residency::Residency;
 
-/// The longest name of a pool: it is a part of subjects, tags and names.
-pub const MAX_POOL_NAME: usize = 32;
-
 /// The record travels whole in every event, and its receipt in one message of 1 MiB, with some 600 bytes a machine. A
 /// batch whose machines stay ends at this number of machines, and the next one begins.
 const MOST_INSTANCES: usize = 1_000;
-
-/// A set of models and of places that can render them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schema(value_type = String)]
-pub struct PoolName(String);
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a pool's name has 1 to {MAX_POOL_NAME} characters out of a-z, 0-9 and '-', and begins and ends with none of '-'"
-)]
-pub struct BadPoolName;
-
-impl PoolName {
-    pub fn parse(text: &str) -> Result<Self, BadPoolName> {
-        let safe = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        let fits = (1..=MAX_POOL_NAME).contains(&text.len());
-        if !fits || !text.bytes().all(safe) || text.starts_with('-') || text.ends_with('-') {
-            return Err(BadPoolName);
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for PoolName {
-    type Error = BadPoolName;
-    fn try_from(text: String) -> Result<Self, BadPoolName> {
-        Self::parse(&text)
-    }
-}
-
-impl From<PoolName> for String {
-    fn from(name: PoolName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for PoolName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// `<pool>-<number>`, numbers from 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct BatchId {
-    pub pool: PoolName,
-    pub number: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a batch's id is the pool's name, a dash and a number: default-17")]
-pub struct BadBatchId;
-
-impl BatchId {
-    pub fn parse(text: &str) -> Option<Self> {
-        let (pool, number) = text.rsplit_once('-')?;
-        let pool = PoolName::parse(pool).ok()?;
-        let number = number.parse().ok().filter(|number| *number > 0)?;
-        Some(Self { pool, number })
-    }
-}
-
-impl TryFrom<String> for BatchId {
-    type Error = BadBatchId;
-    fn try_from(text: String) -> Result<Self, BadBatchId> {
-        Self::parse(&text).ok_or(BadBatchId)
-    }
-}
-
-impl From<BatchId> for String {
-    fn from(id: BatchId) -> Self {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for BatchId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.pool, self.number)
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -170,15 +84,6 @@ pub struct Stop {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub at: Timestamp,
-}
-
-/// What becomes of the task that a worker has in hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DrainMode {
-    Finish,
-    /// Its checkpoint is written, and it goes back in the queue.
-    Now,
 }
 
 /// A place that gave nothing, or took what it gave, is not asked again before `until`. Without a place: the whole account.
@@ -352,11 +257,7 @@ impl Batch {
         if !machine.is_active() && !hurried {
             return None;
         }
-        machine.state = InstanceState::Draining {
-            why: Leaving::Ordered,
-            mode,
-            since: now,
-        };
+        machine.drain(Leaving::Ordered, mode, now);
         batch.at = now;
         Some(batch)
     }
@@ -375,5 +276,39 @@ impl Batch {
 
     pub fn launch_mut(&mut self, seq: u32) -> Option<&mut Launch> {
         self.launches.iter_mut().find(|launch| launch.seq == seq)
+    }
+
+    /// Units that run, may run, or are being bought: what counts against the pool's limit. An instance that EC2 takes
+    /// within minutes does not count: its replacement is to boot meanwhile.
+    pub fn committed(&self) -> u32 {
+        let stays = |i: &&Instance| !i.is_gone() && !i.is_taken();
+        let running = self.instances.iter().filter(stays).count();
+        let open = self.launches.iter().filter(|launch| launch.is_open());
+        let unseen: u32 = open.map(|launch| self.unseen(launch)).sum();
+        u32::try_from(running)
+            .unwrap_or(u32::MAX)
+            .saturating_add(unseen)
+    }
+
+    /// Units of launches without an answer that may still appear: those sent less than `within` ago.
+    pub fn may_appear(&self, now: Timestamp, within: Duration) -> u32 {
+        let may = |launch: &&Launch| matches!(launch.state, LaunchState::Unanswered { at, .. } if elapsed(at, now) < within);
+        let launches = self.launches.iter().filter(may);
+        launches.map(|launch| self.unseen(launch)).sum()
+    }
+
+    /// Units of a launch that neither its answer nor a listing has shown.
+    pub fn unseen(&self, launch: &Launch) -> u32 {
+        let shown = self.instances.iter().filter(|i| i.launch == launch.seq);
+        let shown = u32::try_from(shown.count()).unwrap_or(u32::MAX);
+        launch.units.saturating_sub(shown)
+    }
+
+    /// What its instances have cost by `now` (the cloud's clock).
+    pub fn cost_at(&self, now: Timestamp) -> Usd {
+        self.instances
+            .iter()
+            .map(|instance| instance.cost_at(now))
+            .sum()
     }
 }

@@ -1,13 +1,13 @@
 //! Machines that stay without work, so that the next tasks need not wait for a boot: what that has cost, and saved.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use crate::money::Usd;
+use crate::time::elapsed;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residency {
@@ -44,7 +44,7 @@ impl Residency {
         let Some(since) = self.idle.remove(&instance.id) else {
             return false;
         };
-        let idle = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        let idle = elapsed(since, now);
         self.idle_seconds += idle.as_secs();
         self.idle_cost += instance.rate.per_hour_for(idle);
         true
@@ -52,10 +52,7 @@ impl Residency {
 
     /// A task has begun on a machine that had stayed.
     pub fn save_boot(&mut self, instance: &Instance) {
-        let boot = instance
-            .ready_at
-            .map(|at| at.duration_since(instance.launched_at));
-        let boot = boot.and_then(|boot| Duration::try_from(boot).ok());
+        let boot = instance.ready_at.map(|at| instance.age(at));
         let boot = boot.unwrap_or_default();
         self.boots_saved += 1;
         self.boot_seconds_saved += boot.as_secs();

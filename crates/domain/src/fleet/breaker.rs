@@ -113,8 +113,8 @@ pub(super) fn admits(
     }
     let pauses = batch.breaker.until.is_some_and(|until| until > seen.now);
     let booting = |i: &Instance| i.state == InstanceState::Booting;
-    let is_tried =
-        batch.instances.iter().any(booting) || super::buy::may_appear(batch, seen, policy) > 0;
+    let is_tried = batch.instances.iter().any(booting)
+        || batch.may_appear(seen.now, policy.patience.unknown_launch) > 0;
     match pauses || is_tried {
         true => Err((Blocker::NeverServed, sentence(batch, seen))),
         false => Ok(1),

@@ -6,23 +6,31 @@ use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
 use super::observation::{Need, Observation, Quota, Work};
 use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
-use super::reconcile::{committed, elapsed};
 use super::{breaker, leave, places, refusals};
 use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState};
 use crate::ledger::{self, Spend};
 use crate::purchase::Purchase;
+use crate::time::elapsed;
 
-/// Adds the intent of one launch to the record, or says what stands in its way.
-pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
+/// Adds one launch to the record, or says what blocks it. Returns the launch to call now: the new one, or one without an
+/// answer that is sent again.
+pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> Option<Launch> {
     places::forgive(batch, seen.now, &policy.patience);
-    count_replay(batch, seen, policy);
-    if batch
-        .launches
-        .iter()
-        .any(|launch| is_young(launch, seen, policy))
-        || !may_buy(batch, seen, policy)
-    {
-        return;
+    let may_buy = may_buy(batch, seen, policy);
+    let calls = may_buy && seen.in_flight.is_none();
+    let mut launches = batch.launches.iter_mut();
+    if let Some(launch) = launches.find(|launch| is_young(launch, seen, policy)) {
+        if !calls {
+            return None;
+        }
+        // A repeated call is counted before it is made: the first one may still be under way elsewhere.
+        if let LaunchState::Unanswered { sends, .. } = &mut launch.state {
+            *sends += 1;
+        }
+        return Some(launch.clone());
+    }
+    if !may_buy {
+        return None;
     }
     let verdict = match &seen.work {
         None => Err((
@@ -46,9 +54,13 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
                 false if goes_on => batch.blocked = None,
                 false => {}
             }
-            batch.launches.extend(launch);
+            batch.launches.extend(launch.clone());
+            launch.filter(|_| calls)
         }
-        Err((by, sentence)) => block(batch, by, sentence, seen),
+        Err((by, sentence)) => {
+            block(batch, by, sentence, seen);
+            None
+        }
     }
 }
 
@@ -64,35 +76,13 @@ fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
     });
 }
 
-/// A call that is made again is counted before it is made: the first one may still be under way elsewhere.
-fn count_replay(batch: &mut Batch, seen: &Observation, policy: &Policy) {
-    let Some(seq) = call_for(batch, seen, policy) else {
-        return;
-    };
-    if let Some(LaunchState::Dispatched { sends, .. }) =
-        batch.launch_mut(seq).map(|launch| &mut launch.state)
-    {
-        *sends += 1;
-    }
-}
-
-/// The launch that is to be called now: one whose intent is durable and which has no answer yet.
-pub(super) fn call_for(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<u32> {
-    let open = batch
-        .launches
-        .iter()
-        .find(|launch| is_young(launch, seen, policy))?;
-    let wanted = may_buy(batch, seen, policy) && seen.in_flight.is_none();
-    wanted.then_some(open.seq)
-}
-
 /// Without an answer, and young enough to be sent again with the same token.
 fn is_young(launch: &Launch, seen: &Observation, policy: &Policy) -> bool {
-    matches!(launch.state, LaunchState::Dispatched { at, sealed: false, .. }
+    matches!(launch.state, LaunchState::Unanswered { at, sealed: false, .. }
         if elapsed(at, seen.now) < policy.patience.replay)
 }
 
-pub(super) fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
+fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
     batch.stop.is_none()
         && !batch.is_overdue(seen.now)
         && !leave::is_spent(batch, seen, policy)
@@ -123,7 +113,7 @@ fn missing(
         let missing = level.missing(&harder, &need, keep);
         harder = level;
         // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
-        let units = missing.min(policy.max_units.saturating_sub(committed(batch)));
+        let units = missing.min(policy.max_units.saturating_sub(batch.committed()));
         if units == 0 {
             continue;
         }
@@ -184,9 +174,10 @@ impl Level {
             let able = batch.instances.iter().filter(|i| is_able(i) && of(i));
             u32::try_from(able.count()).unwrap_or(u32::MAX)
         };
-        let there = count(&Instance::is_active).saturating_add(may_appear(batch, seen, policy));
+        let there = count(&Instance::is_active)
+            .saturating_add(batch.may_appear(seen.now, policy.patience.unknown_launch));
         // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
-        let busy = count(&|i| leave::is_busy(i, seen));
+        let busy = count(&|i| seen.is_busy(i));
         let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
         Self {
             wanted: need.sized.min(waiting.saturating_add(busy)).max(keep),
@@ -212,21 +203,6 @@ impl Level {
         let lacking = self.wanted.saturating_sub(self.there);
         lacking.min(own_wanted.saturating_sub(own.there))
     }
-}
-
-/// Units of launches without an answer that no listing has shown yet, and still may.
-pub(super) fn may_appear(batch: &Batch, seen: &Observation, policy: &Policy) -> u32 {
-    let may = |launch: &&Launch| {
-        matches!(launch.state, LaunchState::Dispatched { at, .. }
-            if elapsed(at, seen.now) < policy.patience.unknown_launch)
-    };
-    let unseen = |launch: &Launch| {
-        let of_it = batch.instances.iter().filter(|i| i.launch == launch.seq);
-        launch
-            .units
-            .saturating_sub(u32::try_from(of_it.count()).unwrap_or(u32::MAX))
-    };
-    batch.launches.iter().filter(may).map(unseen).sum()
 }
 
 fn plan(
@@ -292,7 +268,8 @@ fn within_quota(
         !i.is_gone() && i.lifecycle == lifecycle && !listed
     });
     let unlisted = seen.quota.used(unlisted.map(|i| i.place.kind.as_str()));
-    let awaited = largest(&offers).saturating_mul(may_appear(batch, seen, policy));
+    let awaited =
+        largest(&offers).saturating_mul(batch.may_appear(seen.now, policy.patience.unknown_launch));
     let left = left.saturating_sub(unlisted).saturating_sub(awaited);
     let quota = Quota {
         left: [(lifecycle, left)].into(),
@@ -319,10 +296,10 @@ fn within_budget(
     seen: &Observation,
     policy: &Policy,
 ) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
-    let committed = committed(batch);
+    let committed = batch.committed();
     let near = places::budgets_near_the_limit(policy, &batch.penalties, seen.now);
     let budgets = &near.filter(|_| committed > 0).unwrap_or(policy.budget);
-    let spend = match leave::spend(batch, seen) {
+    let spend = match seen.spend_with(batch) {
         Some(spend) => spend,
         None if budgets.count_all_pools() => {
             let sentence =
@@ -335,7 +312,7 @@ fn within_budget(
     let purchase = Purchase {
         budgets,
         spend,
-        batch: leave::spent(batch, seen),
+        batch: batch.cost_at(seen.cloud_now),
         batch_rate: ledger::rate([batch]),
         committed,
         work: seconds(work.seconds),
@@ -388,7 +365,7 @@ fn freeze(
         lifecycle,
         units,
         request: serde_json::to_string(&request).expect("a request of texts and numbers is JSON"),
-        state: LaunchState::Dispatched {
+        state: LaunchState::Unanswered {
             at: seen.now,
             empty_listings: 0,
             sealed: false,

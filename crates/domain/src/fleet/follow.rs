@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::cloud::{CloudState, Seen};
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
-use super::reconcile::elapsed;
 use super::{meter, refund};
 use crate::batch::{Batch, DrainMode, Ending, Instance, InstanceState, LaunchState, Leaving};
 use crate::money::Usd;
+use crate::time::elapsed;
 
 /// Listings in a row without it, until an instance is missing, and then until it counts as ended.
 const ABSENCES: u32 = 3;
@@ -37,7 +37,7 @@ pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
     for launch in &mut batch.launches {
         let alive = |s: &&Seen| s.is_alive() && s.launch() == Some(launch.seq);
-        let LaunchState::Dispatched {
+        let LaunchState::Unanswered {
             at, empty_listings, ..
         } = &mut launch.state
         else {
@@ -118,10 +118,12 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
                 called_at: Some(seen.now),
             };
         }
-        CloudState::Stopped if is_here(instance) => terminate(instance, Leaving::Itself, seen),
+        CloudState::Stopped if is_here(instance) => {
+            instance.terminate(Leaving::Itself, seen.now);
+        }
         // We had given it up, and there it is.
         CloudState::Pending | CloudState::Running | CloudState::Stopped if instance.is_gone() => {
-            terminate(instance, Leaving::Orphan, seen);
+            instance.terminate(Leaving::Orphan, seen.now);
         }
         _ => {}
     }
@@ -140,10 +142,7 @@ fn is_here(instance: &Instance) -> bool {
 }
 
 fn reprice(instance: &mut Instance, seen: &Observation) {
-    let price = seen
-        .market
-        .as_ref()
-        .and_then(|m| m.price(&instance.place, instance.lifecycle));
+    let price = seen.price_of(instance);
     if let Some(price) = price.filter(|price| *price != instance.rate && !instance.is_gone()) {
         // Nothing is booked while no price is known, so the first one counts from the launch.
         if instance.cost != Usd::ZERO {
@@ -171,7 +170,7 @@ fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
         } => (Some(since), called_at.is_some()),
         _ => (None, false),
     };
-    let young = elapsed(instance.launched_at, seen.cloud_now) <= policy.patience.listing;
+    let young = instance.age(seen.cloud_now) <= policy.patience.listing;
     if young && !called {
         return;
     }
@@ -199,7 +198,7 @@ fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
             ..
         } => {}
         // Asked before it is ended: its worker may have come up this very moment.
-        _ => drain(instance, Leaving::Missing, DrainMode::Now, seen),
+        _ => instance.drain(Leaving::Missing, DrainMode::Now, seen.now),
     }
 }
 
@@ -208,29 +207,13 @@ fn is_there(instance: &mut Instance) {
     instance.absent_since = None;
 }
 
-pub(super) fn gone(instance: &mut Instance, ending: Ending, seen: &Observation) {
+fn gone(instance: &mut Instance, ending: Ending, seen: &Observation) {
     instance.usage.left_at.get_or_insert(seen.cloud_now);
     instance.usage.gone_at.get_or_insert(seen.cloud_now);
     instance.bill(seen.cloud_now);
     instance.state = InstanceState::Gone {
         ending,
         at: seen.now,
-    };
-}
-
-pub(super) fn terminate(instance: &mut Instance, why: Leaving, seen: &Observation) {
-    instance.state = InstanceState::Terminating {
-        why,
-        since: seen.now,
-        called_at: None,
-    };
-}
-
-pub(super) fn drain(instance: &mut Instance, why: Leaving, mode: DrainMode, seen: &Observation) {
-    instance.state = InstanceState::Draining {
-        why,
-        mode,
-        since: seen.now,
     };
 }
 
@@ -267,14 +250,14 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
                     InstanceState::Draining { why, .. } => why,
                     _ => noticed.unwrap_or(Leaving::Itself),
                 };
-                terminate(instance, why, seen);
+                instance.terminate(why, seen.now);
             }
-            (_, Some(why)) if leaving => drain(instance, why, DrainMode::Now, seen),
+            (_, Some(why)) if leaving => instance.drain(why, DrainMode::Now, seen.now),
             _ if worker.rebalance && policy.leave_when_hinted && leaving => {
-                drain(instance, Leaving::Rebalance, DrainMode::Finish, seen);
+                instance.drain(Leaving::Rebalance, DrainMode::Finish, seen.now);
             }
             (WorkerState::Draining, _) if leaving => {
-                drain(instance, Leaving::Itself, DrainMode::Finish, seen);
+                instance.drain(Leaving::Itself, DrainMode::Finish, seen.now);
             }
             _ => {}
         }
@@ -284,7 +267,7 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 /// Why a machine goes whose worker has a notice: near the end of its own life it leaves as with one of EC2's, and counts until
 /// it is gone.
 fn noticed(instance: &Instance, seen: &Observation, policy: &Policy) -> Leaving {
-    let age = elapsed(instance.launched_at, seen.cloud_now);
+    let age = instance.age(seen.cloud_now);
     match age.saturating_add(LAST_MINUTES) >= policy.patience.life {
         true => Leaving::Deadline,
         false => Leaving::Interruption,

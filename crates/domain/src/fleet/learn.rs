@@ -71,7 +71,7 @@ impl Learned<'_> {
                 result: Err(error),
             } => self.refused(&mut batch, *seq, error),
             Outcome::PlacesRefused { seq, errors } => {
-                if sent_once(&batch, *seq) {
+                if batch.launch(*seq).is_some_and(Launch::is_sent_once) {
                     self.answered(&mut batch, *seq, None, &[], errors);
                 }
             }
@@ -91,11 +91,7 @@ impl Learned<'_> {
                 if let Some(instance) = batch.instance_mut(instance)
                     && let InstanceState::Draining { why, .. } = instance.state
                 {
-                    instance.state = InstanceState::Terminating {
-                        why,
-                        since: self.now,
-                        called_at: None,
-                    };
+                    instance.terminate(why, self.now);
                 }
             }
             Outcome::Drained { .. } => {}
@@ -180,12 +176,12 @@ impl Learned<'_> {
             return;
         };
         if error.code == TOKEN_MISMATCH {
-            if let LaunchState::Dispatched { sealed, .. } = &mut launch.state {
+            if let LaunchState::Unanswered { sealed, .. } = &mut launch.state {
                 *sealed = true;
             }
             return;
         }
-        if error.class != ErrorClass::Unknown && sent_once(batch, seq) {
+        if error.class != ErrorClass::Unknown && launch.is_sent_once() {
             self.reject(batch, seq, error);
         }
     }
@@ -207,10 +203,4 @@ impl Learned<'_> {
             places::penalise(batch, lifecycle, error, self.now, patience);
         }
     }
-}
-
-/// Whether a refusal answers every call that was made for this launch.
-fn sent_once(batch: &Batch, seq: u32) -> bool {
-    let launch = batch.launch(seq);
-    launch.is_some_and(|l| matches!(l.state, LaunchState::Dispatched { sends: 1, .. }))
 }

@@ -1,14 +1,12 @@
 //! Decides which instances leave, and why. A busy one leaves only if it is interrupted, at the end of its life, or by an order.
 
 use super::cloud::{ErrorClass, Lifecycle, PlaceError};
-use super::follow::{drain, terminate};
-use super::observation::{Need, Observation, WorkerState};
+use super::observation::{Need, Observation};
 use super::policy::Policy;
-use super::reconcile::elapsed;
 use super::{places, refund};
-use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving, Receipt};
-use crate::ledger::{self, Spend};
+use crate::batch::{Batch, DrainMode, Instance, InstanceState, Leaving};
 use crate::money::Usd;
+use crate::time::elapsed;
 
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     end_lives(batch, seen, policy);
@@ -18,7 +16,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             follow_order(instance, why, mode, seen);
         }
         if is_overpriced(instance, seen, policy) {
-            drain(instance, Leaving::Price, DrainMode::Finish, seen);
+            instance.drain(Leaving::Price, DrainMode::Finish, seen.now);
         }
     }
     fit_the_hour(batch, seen, policy);
@@ -29,28 +27,28 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let patience = &policy.patience;
     for instance in &mut batch.instances {
-        let age = elapsed(instance.launched_at, seen.cloud_now);
+        let age = instance.age(seen.cloud_now);
         match instance.state {
             InstanceState::Terminating { .. } | InstanceState::Gone { .. } => {}
-            _ if age >= patience.life => terminate(instance, Leaving::Deadline, seen),
+            _ if age >= patience.life => instance.terminate(Leaving::Deadline, seen.now),
             _ if refund::is_awaited(instance, seen, policy) => {}
             // With no word from any worker there is none to miss.
             InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
                 // Asked first: it may have come up this very moment.
-                drain(instance, Leaving::BootLimit, DrainMode::Now, seen);
+                instance.drain(Leaving::BootLimit, DrainMode::Now, seen.now);
             }
             InstanceState::Serving | InstanceState::Draining { .. }
                 if instance
                     .silent_since
                     .is_some_and(|at| elapsed(at, seen.now) >= patience.silence) =>
             {
-                terminate(instance, Leaving::Silent, seen);
+                instance.terminate(Leaving::Silent, seen.now);
             }
             InstanceState::Draining { why, mode, since }
                 if (mode == DrainMode::Now || why == Leaving::Interruption)
                     && elapsed(since, seen.now) >= patience.drain =>
             {
-                terminate(instance, why, seen);
+                instance.terminate(why, seen.now);
             }
             _ => {}
         }
@@ -76,8 +74,8 @@ fn order_of_all(
 /// nothing.
 pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
     let over = |cap: Option<Usd>, spent: Usd| cap.is_some_and(|cap| spent >= cap);
-    let of_all = spend(batch, seen);
-    over(policy.budget.per_batch, spent(batch, seen))
+    let of_all = seen.spend_with(batch);
+    over(policy.budget.per_batch, batch.cost_at(seen.cloud_now))
         || of_all.is_some_and(|spend| {
             over(policy.budget.per_day, spend.today)
                 || over(policy.budget.per_month, spend.this_month)
@@ -101,7 +99,7 @@ fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     priced.sort_by_key(|(price, at)| {
         let instance = &batch.instances[*at];
         let boots = instance.state == InstanceState::Booting;
-        (*price, boots, is_idle(instance, seen))
+        (*price, boots, seen.is_idle(instance))
     });
     let own: Usd = priced.iter().map(|(price, _)| *price).sum();
     let mut rate = others.kept_per_hour + own;
@@ -109,7 +107,7 @@ fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
         && let Some((price, at)) = priced.pop()
     {
         let instance = &mut batch.instances[at];
-        drain(instance, Leaving::Budget, DrainMode::Now, seen);
+        instance.drain(Leaving::Budget, DrainMode::Now, seen.now);
         let (place, lifecycle) = (instance.place.clone(), instance.lifecycle);
         let error = PlaceError {
             message: format!(
@@ -124,35 +122,22 @@ fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
 }
 
-pub(super) fn spent(batch: &Batch, seen: &Observation) -> Usd {
-    Receipt::of(batch, seen.cloud_now).total
-}
-
-/// What all pools cost, with this batch.
-pub(super) fn spend(batch: &Batch, seen: &Observation) -> Option<Spend> {
-    let others = seen.spent?;
-    Some(others + ledger::spend([batch], seen.cloud_now))
-}
-
 fn follow_order(instance: &mut Instance, why: Leaving, mode: DrainMode, seen: &Observation) {
     match instance.state {
-        InstanceState::Booting | InstanceState::Serving => drain(instance, why, mode, seen),
+        InstanceState::Booting | InstanceState::Serving => instance.drain(why, mode, seen.now),
         InstanceState::Draining {
             mode: DrainMode::Finish,
             why: before,
             ..
         } if mode == DrainMode::Now && before != Leaving::Interruption => {
-            drain(instance, why, mode, seen);
+            instance.drain(why, mode, seen.now);
         }
         _ => {}
     }
 }
 
 fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bool {
-    let price = seen
-        .market
-        .as_ref()
-        .and_then(|m| m.price(&instance.place, instance.lifecycle));
+    let price = seen.price_of(instance);
     let cap = policy
         .kind(&instance.place.kind)
         .and_then(|kind| match instance.lifecycle {
@@ -160,18 +145,6 @@ fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bo
             Lifecycle::OnDemand => kind.on_demand_cap,
         });
     instance.is_active() && price.zip(cap).is_some_and(|(price, cap)| price > cap)
-}
-
-pub(super) fn is_idle(instance: &Instance, seen: &Observation) -> bool {
-    let idle = seen
-        .worker_of(instance)
-        .is_some_and(|w| w.state == WorkerState::Idle);
-    idle && instance.state == InstanceState::Serving
-}
-
-/// It stays and has something in hand.
-pub(super) fn is_busy(instance: &Instance, seen: &Observation) -> bool {
-    instance.state == InstanceState::Serving && !is_idle(instance, seen)
 }
 
 /// Machines that have no work and are wanted all the same. Each is told so: its worker leaves by itself only when fleet
@@ -182,7 +155,7 @@ pub fn idle_that_stay(batch: &Batch, seen: &Observation) -> Vec<String> {
     if seen.work.is_none() && !is_resident {
         return Vec::new();
     }
-    let stay = batch.instances.iter().filter(|i| is_idle(i, seen));
+    let stay = batch.instances.iter().filter(|i| seen.is_idle(i));
     stay.map(|instance| instance.id.clone()).collect()
 }
 
@@ -193,9 +166,9 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
         return;
     };
     let instances = &batch.instances;
-    let busy = instances.iter().filter(|i| is_busy(i, seen)).count() as u64;
+    let busy = instances.iter().filter(|i| seen.is_busy(i)).count() as u64;
     let mut idle: Vec<_> = (0..instances.len())
-        .filter(|at| is_idle(&instances[*at], seen))
+        .filter(|at| seen.is_idle(&instances[*at]))
         .collect();
     idle.sort_by_key(|at| (instances[*at].hinted, instances[*at].rate));
     let mut booting: Vec<_> = (0..instances.len())
@@ -210,12 +183,7 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
         .filter(|at| !room.admits(&instances[*at].place.kind))
         .collect();
     for at in surplus {
-        drain(
-            &mut batch.instances[at],
-            Leaving::ScaleIn,
-            DrainMode::Finish,
-            seen,
-        );
+        batch.instances[at].drain(Leaving::ScaleIn, DrainMode::Finish, seen.now);
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::cloud::{Lifecycle, Place, Seen};
-use crate::batch::Instance;
-use crate::ledger::Spend;
+use crate::batch::{Batch, Instance, InstanceState};
+use crate::ledger::{self, Spend};
 use crate::money::Usd;
 
 #[derive(Clone, Debug)]
@@ -159,5 +159,27 @@ impl Observation {
     pub fn worker_of(&self, instance: &Instance) -> Option<&WorkerSeen> {
         let workers = self.workers.as_ref()?;
         workers.iter().find(|worker| worker.instance == instance.id)
+    }
+
+    pub fn is_idle(&self, instance: &Instance) -> bool {
+        let worker = self.worker_of(instance);
+        let idle = worker.is_some_and(|worker| worker.state == WorkerState::Idle);
+        idle && instance.state == InstanceState::Serving
+    }
+
+    /// It stays and has a task in hand.
+    pub fn is_busy(&self, instance: &Instance) -> bool {
+        instance.state == InstanceState::Serving && !self.is_idle(instance)
+    }
+
+    /// What an hour of it costs now. `None`: not known.
+    pub fn price_of(&self, instance: &Instance) -> Option<Usd> {
+        let market = self.market.as_ref()?;
+        market.price(&instance.place, instance.lifecycle)
+    }
+
+    /// What all pools cost, with this batch.
+    pub fn spend_with(&self, batch: &Batch) -> Option<Spend> {
+        Some(self.spent? + ledger::spend([batch], self.cloud_now))
     }
 }

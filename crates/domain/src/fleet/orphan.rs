@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::cloud::{Seen, tag};
-use super::reconcile::elapsed;
 use crate::batch::BatchId;
+use crate::time::elapsed;
 
 /// When each instance was first seen to belong to nothing. Lost with the process, which only delays the end.
 pub type Marks = BTreeMap<String, Timestamp>;

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::cloud::{ErrorClass, Lifecycle, PlaceError};
 use super::observation::Observation;
 use super::policy::{Patience, Policy};
-use super::reconcile::elapsed;
 use super::refusals;
-use crate::batch::{Batch, Ending, Instance, InstanceState, Leaving, Penalty};
+use crate::batch::{Batch, Instance, Penalty};
+use crate::time::elapsed;
 use crate::trigger::Budgets;
 
 /// The code of the penalty for a machine that was too dear for an hour's budget after prices had risen.
@@ -42,7 +42,7 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     let mut found = Vec::new();
     for instance in &batch.instances {
         let place = &instance.place;
-        let (class, code, message) = if is_new(instance, is_taken) {
+        let (class, code, message) = if is_new(instance, Instance::is_taken) {
             let message = format!("EC2 interrupted an instance in {place}");
             (ErrorClass::Capacity, "Interrupted", message)
         } else if is_new(instance, |instance| instance.hinted) {
@@ -62,23 +62,6 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     for (lifecycle, error) in found {
         penalise(batch, lifecycle, &error, seen.now, &policy.patience);
     }
-}
-
-/// EC2 ends it, whatever we do.
-pub(super) fn is_taken(instance: &Instance) -> bool {
-    matches!(
-        instance.state,
-        InstanceState::Draining {
-            why: Leaving::Interruption,
-            ..
-        } | InstanceState::Terminating {
-            why: Leaving::Interruption,
-            ..
-        } | InstanceState::Gone {
-            ending: Ending::Interrupted,
-            ..
-        }
-    )
 }
 
 /// Where an error came from is left alone: for as long as its kind lasts, and what is the place's own doing longer each

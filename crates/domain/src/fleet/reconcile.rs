@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
-use super::cloud::LaunchRequest;
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::{breaker, buy, follow, leave, places, residency, settle};
-use crate::batch::{Batch, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status};
+use crate::batch::{Batch, DrainMode, InstanceState, Launch, Leaving, Status};
+use crate::time::elapsed;
 
 /// As many as a night of trying one place after the other makes, and few enough to travel in every event.
 const LAUNCHES_KEPT: usize = 48;
@@ -36,9 +36,7 @@ pub enum Effect {
         why: Leaving,
     },
     /// Call CreateFleet with the frozen request of this launch: the first time, or again with the same token.
-    Launch {
-        seq: u32,
-    },
+    Launch(Launch),
     /// Nothing of these launches runs any more: their fleet objects may go.
     DeleteFleets {
         launches: Vec<(u32, String)>,
@@ -52,6 +50,7 @@ pub enum Effect {
 /// The next state and what follows from it. Without anything to change, `batch` comes back as it was.
 pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     let mut batch = before.clone();
+    let mut call = None;
     if batch.is_active() {
         follow::listing(&mut batch, seen, policy);
         follow::workers(&mut batch, seen, policy);
@@ -60,32 +59,22 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
         residency::count(&mut batch, seen);
         places::remember(before, &mut batch, seen, policy);
         breaker::count(before, &mut batch, seen, policy);
-        buy::decide(&mut batch, seen, policy);
+        call = buy::decide(&mut batch, seen, policy);
         settle::decide(&mut batch, seen, policy);
         forget_old_launches(&mut batch);
     }
     if batch != *before {
         batch.at = seen.now;
-        let is_priced = |i: &Instance| {
-            let market = seen.market.as_ref();
-            market.is_some_and(|market| market.price(&i.place, i.lifecycle).is_some())
-        };
         let there = batch.instances.iter_mut().filter(|i| !i.is_gone());
-        for instance in there.filter(|i| is_priced(i)) {
+        for instance in there.filter(|i| seen.price_of(i).is_some()) {
             instance.bill(seen.cloud_now);
         }
     }
     Round {
-        effects: effects(&batch, seen, policy),
+        effects: effects(&batch, call, seen, policy),
         look_again: look_again(&batch, policy),
         batch,
     }
-}
-
-/// The requests as they were frozen; one that cannot be read is never sent.
-pub fn frozen_request(batch: &Batch, seq: u32) -> Option<LaunchRequest> {
-    let launch = batch.launch(seq)?;
-    serde_json::from_str(&launch.request).ok()
 }
 
 /// Terminations that the record demands, whatever else is known or not.
@@ -101,9 +90,8 @@ pub fn terminations(batch: &Batch, now: jiff::Timestamp, policy: &Policy) -> Vec
 
 /// Machines of the record whose life is over: they end also while nothing can be listed.
 pub fn outlived(batch: &Batch, cloud_now: jiff::Timestamp, policy: &Policy) -> Vec<String> {
-    let old = |launched_at| elapsed(launched_at, cloud_now) >= policy.patience.life;
     let there = batch.instances.iter().filter(|i| !i.is_gone());
-    let old = there.filter(|instance| old(instance.launched_at));
+    let old = there.filter(|instance| instance.age(cloud_now) >= policy.patience.life);
     old.map(|instance| instance.id.clone()).collect()
 }
 
@@ -134,7 +122,12 @@ fn forget_old_launches(batch: &mut Batch) {
     });
 }
 
-fn effects(batch: &Batch, seen: &Observation, policy: &Policy) -> Vec<Effect> {
+fn effects(
+    batch: &Batch,
+    call: Option<Launch>,
+    seen: &Observation,
+    policy: &Policy,
+) -> Vec<Effect> {
     let mut effects = Vec::new();
     if !batch.is_active() {
         return effects;
@@ -162,7 +155,7 @@ fn effects(batch: &Batch, seen: &Observation, policy: &Policy) -> Vec<Effect> {
             });
         }
     }
-    effects.extend(buy::call_for(batch, seen, policy).map(|seq| Effect::Launch { seq }));
+    effects.extend(call.map(Effect::Launch));
     let launches = settle::finished_fleets(batch);
     if !launches.is_empty() {
         effects.push(Effect::DeleteFleets { launches });
@@ -186,24 +179,4 @@ fn look_again(batch: &Batch, policy: &Policy) -> Duration {
     } else {
         policy.patience.moving
     }
-}
-
-/// How long it is from `since` to `now`; nothing, if a clock went back.
-pub(super) fn elapsed(since: jiff::Timestamp, now: jiff::Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
-}
-
-/// Units that run, may run, or are being bought: what counts against the pool's limit. One that EC2 takes within minutes
-/// does not: its successor is to boot meanwhile.
-pub(super) fn committed(batch: &Batch) -> u32 {
-    let stays = |i: &&Instance| !i.is_gone() && !places::is_taken(i);
-    let running = batch.instances.iter().filter(stays).count();
-    let adopted = |seq: u32| batch.instances.iter().filter(|i| i.launch == seq).count();
-    let unknown: usize = batch
-        .launches
-        .iter()
-        .filter(|launch| matches!(launch.state, LaunchState::Dispatched { .. }))
-        .map(|launch| (launch.units as usize).saturating_sub(adopted(launch.seq)))
-        .sum();
-    u32::try_from(running + unknown).unwrap_or(u32::MAX)
 }

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use super::cloud::Lifecycle;
-use super::follow::drain;
 use super::observation::Observation;
 use super::policy::Policy;
-use super::reconcile::elapsed;
 use crate::batch::{DrainMode, FREE_IF_TAKEN_WITHIN, Instance, InstanceState, Leaving};
+use crate::time::elapsed;
 
 /// What AWS gives from a notice to the end.
 const NOTICE: Duration = Duration::from_secs(120);
@@ -17,7 +16,7 @@ const NOTICE: Duration = Duration::from_secs(120);
 /// notice is taken to be as old as fleet's knowledge of it.
 pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
     let told = seen.worker_of(instance).and_then(|worker| worker.notice_at);
-    let age = elapsed(instance.launched_at, seen.cloud_now);
+    let age = instance.age(seen.cloud_now);
     let since_notice = match instance.state {
         InstanceState::Draining {
             why: Leaving::Interruption,
@@ -27,7 +26,7 @@ pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
         _ => Duration::ZERO,
     };
     let at_end = match told {
-        Some(at) => elapsed(instance.launched_at, at),
+        Some(at) => instance.age(at),
         None => age.saturating_sub(since_notice) + NOTICE,
     };
     instance.lifecycle == Lifecycle::Spot && at_end < FREE_IF_TAKEN_WITHIN
@@ -43,7 +42,7 @@ pub(super) fn leave_to_ec2(instance: &mut Instance, seen: &Observation) {
         }
     );
     if !waits {
-        drain(instance, Leaving::Interruption, DrainMode::Now, seen);
+        instance.drain(Leaving::Interruption, DrainMode::Now, seen.now);
     }
 }
 

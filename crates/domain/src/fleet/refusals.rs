@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::cloud::{ErrorClass, Place, PlaceError};
 use super::policy::Patience;
-use super::reconcile::{elapsed, frozen_request};
-use crate::batch::{Batch, LaunchState};
+use crate::batch::{Batch, Launch, LaunchState};
+use crate::time::elapsed;
 
 /// Refusals in a row, at least, until they are final: fewer say little about a cause that passes.
 const LEAST: usize = 3;
@@ -25,7 +25,7 @@ pub(super) fn of_whole_request(
     }
     let is_refused = |place: &Place| errors.iter().any(|e| e.place.as_ref() == Some(place));
     let all_are = || {
-        let request = frozen_request(batch, seq);
+        let request = batch.launch(seq).and_then(Launch::frozen_request);
         request.is_none_or(|r| r.overrides.iter().all(|one| is_refused(&one.place)))
     };
     let whole = errors.iter().any(|error| error.place.is_none()) || all_are();
@@ -66,7 +66,7 @@ fn in_a_row(batch: &Batch) -> impl Iterator<Item = (Timestamp, &PlaceError)> {
         LaunchState::Rejected { at, error } => {
             Some((error.class == ErrorClass::Configuration).then_some((*at, error)))
         }
-        LaunchState::Dispatched { .. } => Some(None),
+        LaunchState::Unanswered { .. } => Some(None),
         LaunchState::Answered { .. } | LaunchState::Closed { .. } => None,
     });
     in_a_row.flatten()

@@ -1,6 +1,5 @@
 //! Accounts of instances that stay without work (hybrid mode).
 
-use super::leave::is_idle;
 use super::observation::{Observation, WorkerState};
 use crate::batch::{Batch, InstanceState};
 
@@ -31,7 +30,7 @@ pub(super) fn count(batch: &mut Batch, seen: &Observation) {
     for instance in &batch.instances {
         let stays = instance.state == InstanceState::Serving;
         let worker = seen.worker_of(instance).map(|worker| worker.state);
-        if resident && is_idle(instance, seen) {
+        if resident && seen.is_idle(instance) {
             // While tasks wait it may be about to begin one.
             if work.waiting() == 0 {
                 let id = instance.id.clone();

@@ -3,9 +3,9 @@
 use super::cloud::Seen;
 use super::observation::Observation;
 use super::policy::Policy;
-use super::reconcile::elapsed;
 use super::{breaker, leave, refusals};
 use crate::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
+use crate::time::elapsed;
 
 /// Listings in a row that show nothing of it, before a batch is over.
 const EMPTY_LISTINGS: u32 = 2;

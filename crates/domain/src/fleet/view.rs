@@ -130,7 +130,7 @@ impl PoolView {
             lifecycle: instance.lifecycle,
             state: instance.state.clone(),
             launched_at: instance.launched_at,
-            age_s: super::reconcile::elapsed(instance.launched_at, now).as_secs(),
+            age_s: instance.age(now).as_secs(),
             rate: instance.rate,
             cost: instance.cost_at(now),
             worker: workers.iter().find(|w| w.instance == instance.id).cloned(),

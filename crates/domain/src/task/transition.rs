@@ -12,6 +12,7 @@ use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::model::Lane;
 use crate::request::TaskSpec;
+use crate::time::elapsed;
 
 /// A transition that the state does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +89,7 @@ impl Task {
             State::Queued {
                 not_before: Some(at),
             } if *at > now => {
-                let rest = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                let rest = elapsed(now, *at);
                 match rest > LONGEST_RETRY_DELAY {
                     // A clock is wrong, here or where this was written: that is no reason to wait.
                     true => StartRuling::Start,

@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use super::decision::{Blocker, BlockerKind};
 use super::finding::pending;
 use super::rules::Rules;
-use super::size::{Limit, Size, SizeInput, size};
+use super::size::{Size, SizeInput, size};
 use super::view::{Prices, View};
-use super::words::{later, moment, units};
+use super::words::{moment, units};
 use crate::money::Usd;
+use crate::purchase::Limit;
+use crate::time::later;
 
 const FIRST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Capacity comes back within minutes or not for hours; a quarter of an hour costs the one little and the other nothing.

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::Slot;
 use super::size::Size;
-use super::view::Mode;
 use crate::money::Usd;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,6 +165,14 @@ pub enum BlockerKind {
     LogFull,
     /// No type of the pool has the memory for what waits.
     NoTypeFits,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    #[default]
+    Batch,
+    Resident,
 }
 
 /// Whether machines come and go with batches, or stay.

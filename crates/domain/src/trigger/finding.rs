@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::RUN_NOW_LIFE;
-use super::decision::{Distance, Finding, ModeFinding, Outcome, RuleName};
+use super::decision::{Distance, Finding, Mode, ModeFinding, Outcome, RuleName};
 use super::rules::{AgeRule, LengthRule, MaxWaitRule, PriceRule, Rules, ScheduleRule};
 use super::schedule::{Calendar, Slot};
-use super::view::{Market, Mode, Prices, RunNow, View};
-use super::words::{elapsed, later, moment, span, tasks};
+use super::view::{Market, Prices, RunNow, View};
+use super::words::{moment, span, tasks};
 use crate::money::Usd;
+use crate::time::{elapsed, later};
+
+/// Time after which a request to run expires: by then the person has seen that no batch came.
+pub const RUN_NOW_LIFE: Duration = Duration::from_secs(3_600);
 
 /// All findings, and what the schedule says beside its own.
 pub(super) struct Findings {

@@ -25,25 +25,25 @@ use jiff::Timestamp;
 
 pub use blocker::back_off;
 pub use decision::{
-    Blocker, BlockerKind, Decision, Distance, Finding, Fire, Forecast, ModeFinding, Outcome,
+    Blocker, BlockerKind, Decision, Distance, Finding, Fire, Forecast, Mode, ModeFinding, Outcome,
     RuleName, Verdict,
 };
+pub use finding::RUN_NOW_LIFE;
 pub use rules::{
     AgeRule, Budgets, HybridRule, LengthRule, MaxWaitRule, PriceRule, Rules, ScheduleRule, Sizing,
     USUAL_TASKS_PER_GPU_HOUR,
 };
 pub use schedule::{BadSchedule, BadSlot, Calendar, Slot};
-pub use size::{Limit, Pace, Size, SizeInput, size};
+pub use size::{Pace, Size, SizeInput, size};
 pub use validate::Problem;
-pub use view::{Hold, Market, Mode, ModeState, Past, Prices, Quote, RunNow, View};
+pub use view::{Hold, Market, ModeState, Past, Prices, Quote, RunNow, View};
 
 pub use crate::ledger::Spend;
 
+use crate::time::{elapsed, later};
 use finding::Findings;
-use words::{elapsed, later, moment, span, tasks};
+use words::{moment, span, tasks};
 
-/// Time after which a request to run expires: by then the person has seen that no batch came.
-pub const RUN_NOW_LIFE: Duration = Duration::from_secs(3_600);
 /// Everything that matters is an event, too; this is for an event that was lost.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// While something blocks a rule that fires.

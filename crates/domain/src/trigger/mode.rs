@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::decision::ModeFinding;
+use super::decision::{Mode, ModeFinding};
 use super::rules::{HybridRule, Rules};
 use super::size::{SizeInput, size};
-use super::view::{Mode, View};
-use super::words::{elapsed, later, span, units};
+use super::view::View;
+use super::words::{span, units};
+use crate::time::{elapsed, later};
 
 /// What the mode is from now on, and when a change that is only waiting for the dwell time comes.
 pub(super) fn steer(

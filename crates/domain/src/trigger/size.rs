@@ -8,7 +8,7 @@ use super::rules::{Budgets, Sizing, USUAL_TASKS_PER_GPU_HOUR};
 use super::words;
 use crate::ledger::Spend;
 use crate::money::Usd;
-use crate::purchase::Purchase;
+use crate::purchase::{Limit, Purchase};
 
 /// A quotient this close above a whole number is that number: 1/3 three times must not need a second unit.
 const ROUNDING: f64 = 1e-9;
@@ -43,34 +43,6 @@ pub struct Size {
     /// What made it another number than the work alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<Limit>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Limit {
-    Min,
-    Resident,
-    Max,
-    Quota,
-    BudgetPerHour,
-    BudgetPerBatch,
-    BudgetPerDay,
-    BudgetPerMonth,
-}
-
-impl Limit {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Min => "sizing.min",
-            Self::Resident => "the resident units",
-            Self::Max => "sizing.max",
-            Self::Quota => "the quota",
-            Self::BudgetPerHour => "budgets.per_hour",
-            Self::BudgetPerBatch => "budgets.per_batch",
-            Self::BudgetPerDay => "budgets.per_day",
-            Self::BudgetPerMonth => "budgets.per_month",
-        }
-    }
 }
 
 impl SizeInput {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::decision::Blocker;
+use super::decision::{Blocker, Mode};
 use super::schedule::Slot;
 use crate::ledger::{Reserved, Spend};
 use crate::money::Usd;
@@ -117,14 +117,6 @@ pub struct RunNow {
     pub at: Timestamp,
     /// Even though launches are held.
     pub force: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    #[default]
-    Batch,
-    Resident,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

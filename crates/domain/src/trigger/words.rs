@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 pub(super) fn tasks(count: u64) -> String {
     if count == 1 {
@@ -36,16 +36,4 @@ pub(super) fn span(span: Duration) -> String {
 /// To the second: nobody plans by nanoseconds.
 pub(super) fn moment(at: Timestamp) -> String {
     format!("{at:.0}")
-}
-
-/// How long ago `from` is; nothing when it lies ahead.
-pub(super) fn elapsed(from: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(from)).unwrap_or(Duration::ZERO)
-}
-
-pub(super) fn later(at: Timestamp, span: Duration) -> Timestamp {
-    SignedDuration::try_from(span)
-        .ok()
-        .and_then(|span| at.checked_add(span).ok())
-        .unwrap_or(Timestamp::MAX)
 }

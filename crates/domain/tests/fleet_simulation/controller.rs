@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rand::RngExt;
-use spotreel_domain::batch::{Batch, Instance, InstanceState, LaunchState, Leaving};
-use spotreel_domain::fleet::cloud::{
-    ErrorClass, LaunchAnswer, LaunchRequest, PlaceError, Seen, tag,
-};
+use spotreel_domain::batch::{Batch, Instance, InstanceState, Launch, LaunchState, Leaving};
+use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, Seen, tag};
 use spotreel_domain::fleet::observation::{Observation, Quota, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::{
     Effect, Learned, Outcome, Round, orphan, reconcile, reconcile::terminations,
@@ -251,7 +249,7 @@ impl Controller {
                     }
                 }
             }
-            Effect::Launch { seq } => self.launch(world, &round.batch, *seq),
+            Effect::Launch(launch) => self.launch(world, launch),
             Effect::ReadConsole { instance } => {
                 let tail = "cloud-init: failed".to_owned();
                 let instance = instance.clone();
@@ -265,11 +263,8 @@ impl Controller {
         Phase::Written { round, at: at + 1 }
     }
 
-    fn launch(&mut self, world: &mut World, batch: &Batch, seq: u32) {
-        let Some(launch) = batch.launch(seq) else {
-            return;
-        };
-        let request: LaunchRequest = serde_json::from_str(&launch.request).expect("frozen by us");
+    fn launch(&mut self, world: &mut World, launch: &Launch) {
+        let request = launch.frozen_request().expect("frozen by us");
         assert!(
             world.pools[self.pool].intents.contains(&launch.request),
             "I4: called without a durable intent; {}",
@@ -310,7 +305,7 @@ impl Controller {
                 if f < 0.25 { Err(lost()) } else { result }
             }
         };
-        self.call = Some((seq, answers_at, result));
+        self.call = Some((launch.seq, answers_at, result));
     }
 
     fn call_is_over(&self, world: &World) -> bool {
