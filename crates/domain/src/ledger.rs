@@ -15,7 +15,7 @@ use crate::time::elapsed;
 pub struct Spend {
     /// The rate of what runs now.
     pub per_hour: Usd,
-    /// Of that, the rate of machines that nobody has told to go at once, at their last known prices.
+    /// Of that, the rate of instances that were not told to leave at once, at their last known prices.
     #[serde(skip)]
     pub kept_per_hour: Usd,
     pub today: Usd,
@@ -66,7 +66,7 @@ impl Periods {
     }
 }
 
-/// What these batches cost from `since` to `now`. An instance that ran over the border counts by its share of time.
+/// What these batches cost from `since` to `now`. An instance that ran before `since`, too, counts by its share of time.
 pub fn spent<'a>(
     batches: impl IntoIterator<Item = &'a Batch>,
     since: Timestamp,
@@ -76,7 +76,7 @@ pub fn spent<'a>(
     instances.map(|instance| share(instance, since, now)).sum()
 }
 
-/// The rate at which these batches cost now, with what a launch without an answer may have brought.
+/// The rate at which these batches cost now, with the instances that a launch without an answer may have started.
 pub fn rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
     let of_one = |batch: &Batch| {
         let running = batch.instances.iter().filter(|i| !i.is_gone());
@@ -92,7 +92,8 @@ fn kept_rate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Usd {
     kept.map(|instance| instance.rate).sum()
 }
 
-/// The machines that no listing has shown yet of launches without an answer, at the most that was offered for one.
+/// The rate of instances that launches without an answer may have started and no listing has shown yet, each at the
+/// highest bid.
 fn unanswered(batch: &Batch) -> Usd {
     let open = batch.launches.iter().filter(|launch| launch.is_open());
     let most = |launch: &Launch| {
@@ -103,12 +104,12 @@ fn unanswered(batch: &Batch) -> Usd {
     open.filter_map(most).sum()
 }
 
-/// What machines will cost that batches have asked for and fleet has not launched yet.
+/// What instances will cost that batches have requested and fleet has not launched yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserved {
-    /// As if they ran already, each at the most that its pool pays.
+    /// As if they ran already, each at the highest price that its pool pays.
     pub per_hour: Usd,
-    /// Each batch with the number of its machines.
+    /// Each batch with the number of its instances.
     pub batches: Vec<(BatchId, u32)>,
 }
 
@@ -118,8 +119,8 @@ impl Reserved {
     }
 }
 
-/// The money that no other pool may count on: what fleet launches next for these batches. `cap` is the most that a
-/// machine of a pool costs an hour.
+/// The money that no other pool may spend: what fleet launches next for these batches. `cap` is the highest price of a
+/// pool's instance an hour.
 pub fn reserved<'a>(
     batches: impl IntoIterator<Item = &'a Batch>,
     cap: impl Fn(&PoolName) -> Usd,
@@ -135,8 +136,8 @@ pub fn reserved<'a>(
     reserved
 }
 
-/// Machines that a batch was requested for and that no launch has asked for. Once a worker serves, what is launched
-/// follows the work that is left. A batch that waits for capacity, quota or money keeps none from others.
+/// Number of instances that a batch requested and no launch has asked for. Once a worker serves, the remaining work decides
+/// what is launched. A batch that waits for capacity, quota or money reserves nothing.
 fn to_launch(batch: &Batch) -> u32 {
     let waits = |by| !matches!(by, Blocker::PricesUnknown | Blocker::CountsUnknown);
     let is_blocked = batch.blocked.as_ref().is_some_and(|b| waits(b.by));
@@ -147,13 +148,12 @@ fn to_launch(batch: &Batch) -> u32 {
     batch.units.saturating_sub(launched)
 }
 
-/// Batches that the speed is measured over: enough to be steady, few enough to follow a change.
+/// Number of batches by which the speed is measured: enough to be steady, few enough to follow a change.
 const MEASURED_OVER: usize = 5;
-/// Fewer finished tasks than this measure nothing.
+/// Minimum number of finished tasks for a measurement.
 const LEAST_MEASURED: u64 = 10;
 
-/// What a machine that served took for a task, idle time and all: what sizing has to reckon with. The batches are of one
-/// pool, the newest first.
+/// Seconds that an instance took for a task, with its idle time, for sizing. The batches are of one pool, the newest first.
 pub fn seconds_per_task<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<f64> {
     let served = newest_first
         .into_iter()
@@ -172,7 +172,7 @@ pub fn seconds_per_task<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -
     (tasks >= LEAST_MEASURED && each > 0.0).then_some(each)
 }
 
-/// What the machines of these batches took from their launch to a worker that serves. The newest batch comes first.
+/// Mean time from an instance's launch to a serving worker. The newest batch comes first.
 pub fn boot<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<Duration> {
     let served = newest_first
         .into_iter()

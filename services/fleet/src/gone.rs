@@ -1,5 +1,5 @@
-//! Batches of pools that the configuration buys nothing for: a pool was renamed or removed, or has no cloud any more, while
-//! its batch ran. Their machines go on costing, so they are drained and their batches settled, as after a person's stop.
+//! Batches of pools for which this fleet buys nothing: a pool was renamed or removed, or got `cloud = "none"`, while its
+//! batch ran. Their instances still cost money, so fleet drains them and settles their batches, as after an operator's stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{Fleet, until_stopped};
 use crate::pool::Pool;
 
-/// After a look that failed, at the start above all: then there is no connection yet.
+/// Delay after a failed read, especially at the start, while there is no connection yet.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longer than any instance of a pool lives, whose patience is not known any more: the sweep ends it by its tag.
+/// Maximum age of the instances of a removed pool, whose own is not known any more: the sweep terminates them by their tags.
 const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Time for its workers to hand back: a step and an upload of the slowest.
+/// Time for its workers to hand back their tasks: a step and an upload of the slowest.
 const HAND_BACK: Duration = Duration::from_secs(15 * 60);
 
-/// Looks for such batches until told to stop; each of their pools gets a loop of its own.
+/// Looks for such batches until told to stop; starts a loop for each of their pools.
 pub async fn watch(fleet: Arc<Fleet>, stopping: CancellationToken) {
     let mut kept = BTreeSet::new();
     let mut look_at = Instant::now();
@@ -53,7 +53,7 @@ pub async fn find(fleet: &Fleet) -> Result<BTreeMap<PoolName, RecordedBatch>, Re
     Ok(newest)
 }
 
-/// What is said of such a pool.
+/// Why this fleet buys nothing for the pool.
 pub fn reason(fleet: &Fleet, pool: &PoolName) -> String {
     match fleet.pools.pool.contains_key(pool) {
         true => format!("pool {pool} has cloud = \"none\" now"),
@@ -70,7 +70,7 @@ fn follow(
         let (reason, batch) = (reason(fleet, pool), &last.batch.id);
         let is_new = kept.insert(pool.clone());
         let Some(cloud) = &fleet.cloud else {
-            // This fleet has nothing to do with EC2 and could never learn that they have ended: it would be unready for good.
+            // This fleet does not use EC2 and could never learn that the instances have ended, so no check may fail.
             if is_new {
                 tracing::error!(
                     %pool, %batch,
@@ -89,7 +89,7 @@ fn follow(
                  if it was removed by mistake"
             ),
         };
-        // One that follows does nothing about it: the leader's file may have the pool.
+        // A fleet that does not lead reports nothing: the leader's file may have the pool.
         match fleet.is_leader() {
             true => fleet.conditions.set(&check(pool), Err(said)),
             false => fleet.conditions.recover(&check(pool)),
@@ -110,8 +110,8 @@ fn follow(
     }
 }
 
-/// Nothing is bought. Of a pool that left the file no other key is known: its workers have the time that they may need to
-/// hand back, and its instances' lives end by their tags.
+/// The configuration of such a pool, which buys nothing. Of a removed pool no key is known, so its workers get enough time to
+/// hand back their tasks, and its instances expire by their tags.
 fn config_of(fleet: &Fleet, pool: &PoolName) -> PoolConfig {
     let known = fleet.pools.pool.get(pool).cloned();
     let mut config = known.unwrap_or_else(|| {

@@ -4,27 +4,26 @@ use jiff::Timestamp;
 
 use crate::fleet::cloud::Place;
 
-/// Stops a batch from buying one machine after the other for a cause that ends all of them. A machine that serves makes
-/// it new again.
+/// Keeps a batch from buying instance after instance if something ends all of them. An instance that serves resets it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
-    /// Machines in a row that ended before they served.
+    /// Instances in a row that ended before they served.
     pub failures: u32,
-    /// Pauses in a row that they have led to.
+    /// Pauses in a row.
     pub pauses: u32,
-    /// Nothing is launched before.
+    /// Launches are paused until then.
     pub until: Option<Timestamp>,
-    /// The newest of those machines.
+    /// The newest of those instances.
     pub last: Option<FailedStart>,
 }
 
-/// A machine that ended before it served.
+/// An instance that ended before it served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedStart {
     pub instance: String,
     pub place: Place,
-    /// In EC2's words, or in ours where EC2 says nothing.
+    /// EC2's reason, or ours if EC2 gives none.
     pub reason: String,
-    /// The end of its console output; empty: there is none that can be read. Absent: not asked for yet.
+    /// The end of its console output; empty: it cannot be read. Absent: not read yet.
     pub console: Option<String>,
 }

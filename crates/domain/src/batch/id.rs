@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// The longest name of a pool: it is a part of subjects, tags and names.
 pub const MAX_POOL_NAME: usize = 32;
 
-/// A set of models and of places that can render them.
+/// A set of models, instance types, zones and rules.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String)]

@@ -1,4 +1,4 @@
-//! One machine of a batch, with what it cost.
+//! One instance of a batch, and its cost.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub struct Instance {
     /// When its worker first said that it serves.
     pub ready_at: Option<Timestamp>,
     pub state: InstanceState,
-    /// Since when its worker, which served, has not been heard of.
+    /// Since when its worker, which served, has had no presence record.
     pub silent_since: Option<Timestamp>,
     /// Listings in a row that did not show it, and when the first of them was.
     pub absences: u32,
     pub absent_since: Option<Timestamp>,
-    /// EC2 has recommended to rebalance: it may take it soon, or never.
+    /// It has a rebalance recommendation: EC2 may interrupt it soon, or never.
     pub hinted: bool,
     /// What an hour of it costs now, and what it has cost up to `billed_to` (the cloud's clock).
     pub rate: Usd,
@@ -70,16 +70,16 @@ pub struct Charges {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
-    /// Bought, and not serving yet.
+    /// Launched, and not serving yet.
     Booting,
     Serving,
-    /// Told to take nothing new; whether it still has something in hand, its worker knows.
+    /// Its worker was told to take no new task; it may still have one in hand.
     Draining {
         why: Leaving,
         mode: DrainMode,
         since: Timestamp,
     },
-    /// To be ended: TerminateInstances is called again until a listing shows that it worked.
+    /// TerminateInstances is called again until a listing shows that it worked.
     Terminating {
         why: Leaving,
         since: Timestamp,
@@ -91,7 +91,7 @@ pub enum InstanceState {
     },
 }
 
-/// What becomes of the task that a worker has in hand.
+/// What happens to the task that a worker has in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainMode {
@@ -100,43 +100,43 @@ pub enum DrainMode {
     Now,
 }
 
-/// Why a machine has to leave.
+/// Why an instance has to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Leaving {
     /// No task is left that could start on it.
     ScaleIn,
-    /// The cloud hinted that it may take it.
+    /// EC2 gave a rebalance recommendation.
     Rebalance,
-    /// The cloud said that it takes it.
+    /// EC2 gave an interruption notice.
     Interruption,
-    /// Its time is over.
+    /// It has reached its maximum age, or the batch its deadline.
     Deadline,
-    /// The market went above the cap of its type.
+    /// The price has risen above the cap of its type.
     Price,
-    /// Its worker is not heard of any more.
+    /// Its worker's presence record is gone.
     Silent,
     /// It never served.
     BootLimit,
-    /// A person said so.
+    /// An operator ordered it.
     Ordered,
-    /// The batch has spent what it may.
+    /// A budget is used up.
     Budget,
-    /// Its worker stops by itself: idle for too long, at the end of its life, or told so on its machine.
+    /// Its worker stops by itself: idle for too long, at the end of its life, or by a signal on its instance.
     Itself,
-    /// It belongs to nothing that is wanted.
+    /// It counted as ended and is listed again.
     Orphan,
-    /// No listing shows it any more, and no worker speaks on it.
+    /// No listing shows it any more, and its worker has no presence record.
     Missing,
 }
 
-/// How a machine came to its end.
+/// How an instance ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// By our call.
     Terminated,
-    /// Taken by the cloud.
+    /// Interrupted by EC2.
     Interrupted,
     /// It shut itself down.
     ShutDown,
@@ -145,7 +145,7 @@ pub enum Ending {
 }
 
 impl Leaving {
-    /// Whether a task in hand may be cut off: the machine goes, with or without our doing, or its money is spent.
+    /// Whether a task in hand may be cut off: the instance ends anyway, or its budget is used up.
     pub fn may_cut_off(self) -> bool {
         matches!(
             self,
@@ -160,7 +160,7 @@ impl Leaving {
 }
 
 impl Instance {
-    /// One that was bought `at` this time of the cloud's clock, for this rate.
+    /// One that was launched `at` this time of the cloud's clock, for this rate.
     pub fn bought(
         id: String,
         place: Place,
@@ -195,7 +195,7 @@ impl Instance {
         matches!(self.state, InstanceState::Gone { .. })
     }
 
-    /// Costs money for as long as there is work for it: nobody has told it to go at once.
+    /// Whether it costs money as long as there is work: it was not told to leave at once.
     pub fn runs_on(&self) -> bool {
         match self.state {
             InstanceState::Booting | InstanceState::Serving => true,
@@ -206,12 +206,12 @@ impl Instance {
         }
     }
 
-    /// Counts as capacity: it serves, or it is going to.
+    /// Whether it counts as capacity: it serves or boots.
     pub fn is_active(&self) -> bool {
         matches!(self.state, InstanceState::Booting | InstanceState::Serving)
     }
 
-    /// EC2 ends it, whatever we do.
+    /// Whether EC2 interrupts it or has done so.
     pub fn is_taken(&self) -> bool {
         matches!(
             self.state,
@@ -249,7 +249,7 @@ impl Instance {
         };
     }
 
-    /// Takes the cost up to `now` (the cloud's clock), or up to its end, into the books, at the rate that was in force.
+    /// Books the cost up to `now` (the cloud's clock), or up to its end, at the current rate.
     pub fn bill(&mut self, now: Timestamp) {
         let to = self.usage.left_at.unwrap_or(now.max(self.billed_to));
         self.cost = self.metered(to);
@@ -306,7 +306,7 @@ impl Instance {
         cost.max(self.rate.per_hour_for(BILLED_AT_LEAST))
     }
 
-    /// What is in the books, and what has run since; an end that was learnt late takes back what was booked after it.
+    /// The booked cost and what has run since; an end that is learnt late takes back what was booked after it.
     fn metered(&self, to: Timestamp) -> Usd {
         let open = self.rate.per_hour_for(elapsed(self.billed_to, to));
         let surplus = self.rate.per_hour_for(elapsed(to, self.billed_to));

@@ -1,4 +1,4 @@
-//! One call for instances, from its intent to the day when nothing of it can appear any more.
+//! One launch, from its frozen request until no instance of it can appear any more.
 
 use jiff::Timestamp;
 
@@ -27,16 +27,16 @@ pub enum LaunchState {
         sealed: bool,
         sends: u32,
     },
-    /// The cloud said what it launched.
+    /// EC2 said what it launched.
     Answered {
         at: Timestamp,
         fleet: Option<String>,
         instances: Vec<String>,
         errors: Vec<PlaceError>,
     },
-    /// The cloud said no: nothing runs of it.
+    /// EC2 refused it: none of its instances runs.
     Rejected { at: Timestamp, error: PlaceError },
-    /// Nothing of it runs, and nothing can appear any more.
+    /// None of its instances runs, and none can appear any more.
     Closed { at: Timestamp },
 }
 

@@ -29,8 +29,8 @@ pub use launch::{Launch, LaunchState};
 pub use receipt::{Receipt, ReceiptLine};
 pub use residency::Residency;
 
-/// The record travels whole in every event, and its receipt in one message of 1 MiB, with some 600 bytes a machine. A
-/// batch whose machines stay ends at this number of machines, and the next one begins.
+/// Every event carries the whole record, and one message of 1 MiB the receipt, with some 600 bytes an instance. A batch of
+/// hybrid mode ends at this number of instances, and the next one begins.
 const MOST_INSTANCES: usize = 1_000;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,7 @@ pub struct Batch {
     pub empty_listings: u32,
     /// Tasks that ended while it ran, as its workers told.
     pub tasks_done: u64,
-    /// Absent: no machine was to stay without work.
+    /// Absent: no instance had to stay without work.
     pub residency: Option<Residency>,
     /// When this state was entered.
     pub at: Timestamp,
@@ -76,7 +76,7 @@ pub enum Status {
     Failed { reason: String },
 }
 
-/// A person's order that the batch shall end.
+/// An operator's order to end the batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     pub mode: DrainMode,
@@ -86,7 +86,8 @@ pub struct Stop {
     pub at: Timestamp,
 }
 
-/// A place that gave nothing, or took what it gave, is not asked again before `until`. Without a place: the whole account.
+/// A capacity pool that had no capacity, or interrupted instances, is not asked before `until`. Without one: the whole
+/// account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Penalty {
     pub place: Option<Place>,
@@ -99,11 +100,11 @@ pub struct Penalty {
     pub times: u32,
 }
 
-/// Work waits and nothing can be launched for it: said, timed, and given up at last.
+/// Why nothing can be launched although tasks wait, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked {
     pub by: Blocker,
-    /// For people: what is missing, by how much, and what would help.
+    /// For operators: what is missing, by how much, and what would help.
     pub sentence: String,
     pub since: Timestamp,
 }
@@ -118,7 +119,7 @@ pub enum Blocker {
     Configuration,
     PricesUnknown,
     CountsUnknown,
-    /// Machines end before they serve.
+    /// Instances end before they serve.
     NeverServed,
 }
 
@@ -207,13 +208,13 @@ impl Batch {
         !self.status.is_final()
     }
 
-    /// What the pool's next batch knows of its places.
+    /// The penalties that the pool's next batch takes over.
     pub fn carried_penalties(&self) -> Vec<Penalty> {
         let places = self.penalties.iter().filter(|p| p.place.is_some());
         places.cloned().collect()
     }
 
-    /// Whether its deadline has passed. While machines are to stay it has none; after that it has its whole time again.
+    /// Whether its deadline has passed. While instances have to stay it has none; after that its whole time begins again.
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         let allowed = self.deadline.duration_since(self.requested_at);
         let deadline = match &self.residency {
@@ -226,7 +227,7 @@ impl Batch {
         now >= deadline.max(self.deadline)
     }
 
-    /// A person's order to end. "At once" overrides "finish"; nothing overrides "at once".
+    /// Takes an operator's order to end. "At once" overrides "finish"; nothing overrides "at once".
     pub fn stopped(&self, stop: Stop) -> Self {
         let stronger = match &self.stop {
             None => true,
@@ -242,8 +243,8 @@ impl Batch {
         }
     }
 
-    /// A person's order that one machine shall leave; "at once" hurries one that finishes. None: it leaves already, or
-    /// is not of this batch.
+    /// Takes an operator's order to drain one instance; "at once" hurries one that finishes its task. `None`: it already
+    /// leaves, or is not of this batch.
     pub fn ordered_out(&self, instance: &str, mode: DrainMode, now: Timestamp) -> Option<Self> {
         let mut batch = self.clone();
         let machine = batch.instance_mut(instance)?;

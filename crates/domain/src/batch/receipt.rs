@@ -13,7 +13,7 @@ pub struct Receipt {
     pub instance_seconds: u64,
     pub interruptions: u32,
     pub tasks_done: u64,
-    /// What it has cost and saved that machines stayed without work; absent: none was to stay.
+    /// Cost and savings of instances that stayed without work; absent: none had to stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residency: Option<Residency>,
     pub lines: Vec<ReceiptLine>,

@@ -1,4 +1,4 @@
-//! Machines that stay without work, so that the next tasks need not wait for a boot: what that has cost, and saved.
+//! Instances that stay without work, so that the next tasks need not wait for a boot: cost and savings.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ pub struct Residency {
     /// When that ended; absent: it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// How long machines stayed that batches alone would have ended, and what they cost meanwhile.
+    /// How long instances stayed only because of hybrid mode, and what they cost meanwhile.
     pub idle_seconds: u64,
     pub idle_cost: Usd,
-    /// Tasks that began on a machine that had stayed; each would have waited for another one to boot.
+    /// Tasks that began on an instance that had stayed; each would have waited for another one to boot.
     pub boots_saved: u32,
     pub boot_seconds_saved: u64,
     /// What those boots would have cost.
     pub boot_cost_saved: Usd,
-    /// The machines that stay without work now, and since when, by the cloud's clock.
+    /// The instances that stay without work now, and since when, by the cloud's clock.
     #[serde(skip)]
     pub idle: BTreeMap<String, Timestamp>,
 }
@@ -39,7 +39,7 @@ impl Residency {
         books
     }
 
-    /// Ends the idle time of a machine; returns whether it had one.
+    /// Ends the idle time of an instance; returns whether it had one.
     pub fn close(&mut self, instance: &Instance, now: Timestamp) -> bool {
         let Some(since) = self.idle.remove(&instance.id) else {
             return false;
@@ -50,7 +50,7 @@ impl Residency {
         true
     }
 
-    /// A task has begun on a machine that had stayed.
+    /// Counts a task that began on an instance that had stayed.
     pub fn save_boot(&mut self, instance: &Instance) {
         let boot = instance.ready_at.map(|at| instance.age(at));
         let boot = boot.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Machines that end before they serve, whatever ends them: several in a row pause the launches, longer each time; after
-//! each pause one machine is tried; after the last pause the batch is given up.
+//! The circuit breaker. Several instances in a row that end before they serve, for whatever reason, pause the launches; each
+//! pause is longer. After each pause one instance is tried; after the last pause the batch fails.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::batch::{
 /// Enough for an error and the line before it; it travels in every event of the batch.
 const LONGEST_TAIL: usize = 500;
 
-/// Counts what has happened since `before`: machines that came up, and those that ended without.
+/// Counts the instances that have started to serve since `before`, and those that have ended without.
 pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let was_booting = |instance: &&Instance| {
         let known = before.instance(&instance.id);
@@ -57,7 +57,7 @@ pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, polic
         let (rule, breaker) = (&policy.breaker, &mut batch.breaker);
         breaker.failures = breaker.failures.saturating_add(1);
         breaker.last = Some(one);
-        // Machines of one launch that end together are one reason to wait.
+        // Instances of one launch that end together are one reason to pause.
         let pauses = breaker.until.is_some_and(|until| until > seen.now);
         if breaker.failures >= rule.failures && !pauses {
             breaker.pauses = breaker.pauses.saturating_add(1);
@@ -69,7 +69,7 @@ pub(super) fn count(before: &Batch, batch: &mut Batch, seen: &Observation, polic
     }
 }
 
-/// Why it ended before it served. None: we did not want it any more.
+/// Why it ended before it served. `None`: fleet did not want it any more.
 fn failure(instance: &Instance, seen: &Observation, policy: &Policy) -> Option<String> {
     let ours = match &instance.state {
         InstanceState::Draining { why, .. } | InstanceState::Terminating { why, .. } => match why {
@@ -97,12 +97,12 @@ fn pause(rule: &BreakerRule, pauses: u32) -> Duration {
     rule.pause.saturating_mul(doubled).min(rule.longest_pause)
 }
 
-/// Whether it is in doubt that machines come up at all.
+/// Whether it is in doubt that instances serve at all.
 pub(super) fn is_open(batch: &Batch, policy: &Policy) -> bool {
     batch.breaker.failures >= policy.breaker.failures
 }
 
-/// Number of units that may be bought now, as far as machines come up; or why none.
+/// Number of units that the breaker lets fleet buy now, or why none.
 pub(super) fn admits(
     batch: &Batch,
     seen: &Observation,
@@ -121,7 +121,7 @@ pub(super) fn admits(
     }
 }
 
-/// For people, while it is in doubt that machines come up.
+/// The reason for operators, while the breaker is open.
 pub(super) fn sentence(batch: &Batch, seen: &Observation) -> String {
     let next = match batch.breaker.until.filter(|until| *until > seen.now) {
         Some(until) => format!("the next instance is tried at {until:.0}"),
@@ -130,7 +130,7 @@ pub(super) fn sentence(batch: &Batch, seen: &Observation) -> String {
     format!("{}; {next}", story(&batch.breaker))
 }
 
-/// Why the batch is given up, if it is.
+/// Why the batch has to fail, if it has to.
 pub(super) fn gives_up(batch: &Batch, policy: &Policy) -> Option<String> {
     let breaker = &batch.breaker;
     (is_open(batch, policy) && breaker.pauses > policy.breaker.pauses).then(|| story(breaker))
@@ -156,7 +156,7 @@ fn story(breaker: &Breaker) -> String {
     story
 }
 
-/// The machine whose console is to be read.
+/// The instance whose console has to be read.
 pub(super) fn unread(batch: &Batch, policy: &Policy) -> Option<String> {
     let last = batch.breaker.last.as_ref()?;
     (is_open(batch, policy) && last.console.is_none()).then(|| last.instance.clone())
@@ -169,7 +169,7 @@ pub(super) fn read(batch: &mut Batch, instance: &str, tail: &str) {
     }
 }
 
-/// The last line of it that reports an error, as workers write them; its end, where none does. On one line.
+/// The last line that reports an error, as workers write it; if there is none, the end of the text. On one line.
 fn one_line(text: &str) -> String {
     let visible = |text: &str| {
         let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });

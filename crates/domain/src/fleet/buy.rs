@@ -41,8 +41,8 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> 
     };
     match verdict {
         Ok(launch) => {
-            // Being blocked ends when something serves again or nothing is missing, not with the next attempt; nor while
-            // it is open whether machines come up at all.
+            // Launches are unblocked once an instance is active again or none is missing, not by the next attempt, and not
+            // while the breaker is open.
             let goes_on = launch.is_none() || batch.instances.iter().any(Instance::is_active);
             match breaker::is_open(batch, policy) {
                 true => block(
@@ -65,7 +65,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> 
 }
 
 fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
-    // What waits for machines to come up does not wait for a place.
+    // Waiting for instances to serve and waiting for capacity are two reasons, each with its own start.
     let before = batch.blocked.as_ref();
     let before = before.filter(|b| (b.by == Blocker::NeverServed) == (by == Blocker::NeverServed));
     let since = before.map_or(seen.now, |before| before.since);
@@ -76,7 +76,7 @@ fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
     });
 }
 
-/// Without an answer, and young enough to be sent again with the same token.
+/// Whether it has no answer and may be sent again with the same token.
 fn is_young(launch: &Launch, seen: &Observation, policy: &Policy) -> bool {
     matches!(launch.state, LaunchState::Unanswered { at, sealed: false, .. }
         if elapsed(at, seen.now) < policy.patience.replay)
@@ -90,8 +90,8 @@ fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
         && breaker::gives_up(batch, policy).is_none()
 }
 
-/// The launch that is missing. Needs are met level by level, the hardest first, since what can render the hardest task can
-/// render all. Each level has all that is harder within it:
+/// The missing launch. Levels are met one by one, the hardest first, since an instance that can render the hardest task can
+/// render all. Each level includes all harder ones:
 ///
 /// ```text
 /// level 1   tasks for 48 GB                wanted 2, there 1: lacks 1
@@ -99,8 +99,8 @@ fn may_buy(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
 ///           without level 1                wanted 3, there 2: lacks 1
 /// ```
 ///
-/// Here one machine with 48 GB is launched; at the next look both levels have one more, and level 2 launches the other.
-/// Where none with 48 GB can be had, level 2 launches one at once, since its own tasks lack no more.
+/// Here one instance with 48 GB is launched; in the next pass both levels have one more, and level 2 launches the other.
+/// If none with 48 GB is available, level 2 launches one at once, since its own tasks lack no more.
 fn missing(
     batch: &Batch,
     work: &Work,
@@ -112,7 +112,7 @@ fn missing(
         let level = Level::of(&need, keep, batch, seen, policy);
         let missing = level.missing(&harder, &need, keep);
         harder = level;
-        // A pool at its limit waits for machines that leave: that is no obstacle to tell of.
+        // A pool at its limit waits for instances to leave: that is no reason to report.
         let units = missing.min(policy.max_units.saturating_sub(batch.committed()));
         if units == 0 {
             continue;
@@ -131,14 +131,14 @@ fn missing(
     obstacle.map_or(Ok(None), Err)
 }
 
-/// What is to be met, the hardest first, each with the machines that stay without a task. The last level is all that waits,
-/// and only there machines stay.
+/// The levels, the hardest first, each with the number of instances that stay without a task. The last level is the whole
+/// queue, and only there instances stay.
 fn levels(batch: &Batch, work: &Work, seen: &Observation) -> Vec<(Need, u32)> {
     let (all, hard) = match seen.needs.split_last() {
         Some((all, hard)) => (Some(all), hard),
         None => (None, &[][..]),
     };
-    // The first launch is what trigger asked for.
+    // The first launch has the size that trigger requested.
     let first = if batch.launches.is_empty() {
         batch.units
     } else {
@@ -154,16 +154,16 @@ fn levels(batch: &Batch, work: &Work, seen: &Observation) -> Vec<(Need, u32)> {
     hard.chain([(all, seen.keep)]).collect()
 }
 
-/// The counts of one level, with all that is harder.
+/// The counts of one level and all harder ones.
 #[derive(Default)]
 struct Level {
-    /// Machines that it should have.
+    /// Instances that it should have.
     wanted: u32,
-    /// Machines that can render its tasks and are there, or may appear.
+    /// Instances that can render its tasks and are active, or may appear.
     there: u32,
-    /// Tasks that wait.
+    /// Waiting tasks.
     waiting: u32,
-    /// Tasks that such machines have in hand.
+    /// Tasks that such instances have in hand.
     busy: u32,
 }
 
@@ -176,7 +176,7 @@ impl Level {
         };
         let there = count(&Instance::is_active)
             .saturating_add(batch.may_appear(seen.now, policy.patience.unknown_launch));
-        // What a machine that leaves has in hand needs no other one, or scale-in would send that away at once.
+        // A task on a leaving instance needs no new one: scale-in would drain that at once.
         let busy = count(&|i| seen.is_busy(i));
         let waiting = u32::try_from(need.waiting).unwrap_or(u32::MAX);
         Self {
@@ -187,9 +187,9 @@ impl Level {
         }
     }
 
-    /// Machines to buy: those that the whole level lacks, and of them no more than its own tasks lack. Where the machines for
-    /// harder tasks cannot be had, others do not take their place; and a task that a harder machine has in hand is not the
-    /// level's own, or scale-in would send the new machine away at once.
+    /// Instances to buy: those that the whole level lacks, but no more than its own tasks lack. Instances for harder tasks that
+    /// are not available are not replaced by others. A task that an instance of a harder level has in hand is not the level's
+    /// own: scale-in would drain the new instance at once.
     fn missing(&self, harder: &Self, need: &Need, keep: u32) -> u32 {
         let own = Self {
             wanted: self.wanted.saturating_sub(harder.wanted),
@@ -248,7 +248,7 @@ fn plan(
     Ok(freeze(batch, units, lifecycle, &offers, seen, policy))
 }
 
-/// The offers that the account's quota admits, and how many units of the largest of them.
+/// The offers for which the account's quota has room, and the number of units of the largest of them.
 fn within_quota(
     batch: &Batch,
     units: u32,
@@ -262,7 +262,7 @@ fn within_quota(
     };
     let vcpus = |offer: &Offer| seen.quota.vcpus_of(&offer.place.kind);
     let largest = |offers: &[Offer]| offers.iter().filter_map(vcpus).max().unwrap_or_default();
-    // What runs already is not left; what the listing does not show yet is counted here.
+    // The quota that is left excludes what the listing shows; what it does not show yet is counted here.
     let unlisted = batch.instances.iter().filter(|i| {
         let listed = seen.listing.iter().any(|shown| shown.id == i.id);
         !i.is_gone() && i.lifecycle == lifecycle && !listed
@@ -287,7 +287,7 @@ fn within_quota(
     Ok((units.min(most), offers))
 }
 
-/// The offers that the budgets pay for, and how many units of the dearest of them. What is too dear is left out.
+/// The offers that the budgets pay for, and the number of units of the most expensive of them.
 fn within_budget(
     batch: &Batch,
     units: u32,

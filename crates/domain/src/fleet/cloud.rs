@@ -9,8 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::batch::BatchId;
 use crate::money::Usd;
 
-/// The tags that everything made for a batch carries from the call that makes it: they alone must be enough to find it
-/// again and to end it.
+/// The tags that a launch puts on everything it makes: they alone must be enough to find it and to terminate it.
 pub mod tag {
     pub const MANAGED_BY: &str = "spotreel:managed-by";
     pub const MANAGED_BY_FLEET: &str = "fleet";
@@ -36,7 +35,7 @@ impl Lifecycle {
         }
     }
 
-    /// The account's limit of vCPUs in machines of the families G and VT, as AWS names it. New accounts have 0 for Spot.
+    /// AWS's code of the account's quota of vCPUs in instances of the families G and VT. New accounts have 0 for Spot.
     pub fn quota_code(self) -> &'static str {
         match self {
             // "All G and VT Spot Instance Requests"
@@ -59,7 +58,7 @@ const FAILED_LAUNCHES: [&str; 5] = [
     "Server.InternalError",
 ];
 
-/// One source of capacity: a type in a zone. What it costs and whether it has any is its own.
+/// A capacity pool: an instance type in a zone, with its own capacity and price.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The instance type, `g5.xlarge`.
@@ -73,7 +72,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A request for instances, exactly as it will be sent: frozen before the first call, and sent again byte for byte.
+/// A CreateFleet request, frozen before the first call; a repeated call sends the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchRequest {
@@ -85,7 +84,7 @@ pub struct LaunchRequest {
     pub tags: BTreeMap<String, String>,
 }
 
-/// A launch template in one fixed version: `$Latest` would make the same request mean two things.
+/// A launch template in a fixed version: with `$Latest` the same request could mean two things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
@@ -103,7 +102,7 @@ pub struct Override {
     pub max_price: Option<Usd>,
 }
 
-/// What one launch call brought. Part of it may be missing, and `errors` says why.
+/// The answer to a launch call. It may have fewer instances than requested; `errors` says why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchAnswer {
     pub fleet: String,
@@ -119,34 +118,34 @@ pub struct Launched {
     pub lifecycle: Lifecycle,
 }
 
-/// Why a place gave nothing, or less than it was asked for.
+/// Why a capacity pool gave fewer instances than requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceError {
-    /// None: the error is about the request, not about a place.
+    /// `None`: the error is about the request, not about a capacity pool.
     pub place: Option<Place>,
     pub class: ErrorClass,
-    /// The cloud's own code and words, for people.
+    /// EC2's own code and words, for operators.
     pub code: String,
     pub message: String,
 }
 
-/// What an error means for the next step, whichever of the cloud's many codes it came with.
+/// What an error means for the next step, whichever of EC2's many codes it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
-    /// Nothing to be had here now: ask other places, and here again in minutes.
+    /// No capacity here now: ask other capacity pools, and this one again in minutes.
     Capacity,
-    /// A machine did not come up here, or may soon be taken: other places go first.
+    /// An instance never served here, or may soon be interrupted: other capacity pools go first.
     Doubtful,
-    /// The market is above what we offer: not here until prices move.
+    /// The price is above the bid: not here until prices change.
     Price,
-    /// The account may not have more: nowhere, for longer.
+    /// The account's quota is used up: nowhere, for longer.
     Quota,
-    /// The request or the account is set up wrongly: a person has to act, a retry never helps.
+    /// The request or the account is set up wrongly: an operator has to act, a retry does not help.
     Configuration,
-    /// Asked too often: the same again, later.
+    /// Too many calls: the same again, later.
     Throttled,
-    /// No answer, or one that says nothing: what was asked for may have happened.
+    /// No answer, or an unclear one: the call may have worked.
     Unknown,
 }
 
@@ -196,13 +195,13 @@ impl Seen {
         self.tag(tag::EXPIRES_AT).and_then(|at| at.parse().ok())
     }
 
-    /// The cloud has taken a Spot machine back itself.
+    /// EC2 has interrupted this Spot instance.
     pub fn is_taken(&self) -> bool {
         let reason = self.reason.as_deref();
         reason.is_some_and(|reason| reason.contains("SpotInstanceTermination"))
     }
 
-    /// The cloud says that it ended during its launch: it has never been `running`, and is not billed.
+    /// EC2 says that it ended during its launch: it was never `running`, and is not billed.
     pub fn never_started(&self) -> bool {
         let reason = self.reason.as_deref().unwrap_or_default();
         let code = reason.split([':', ';']).next().unwrap_or_default();
@@ -215,9 +214,9 @@ impl Seen {
     }
 }
 
-/// The one token of a launch. Market and attempt are part of it: the same token with another request is refused. So is
+/// The token of a launch. Lifecycle and sequence are part of it, since EC2 refuses the same token with another request. So is
 /// the time of the batch's request: after a loss of NATS's data the batches' numbers begin again at 1, and EC2 would
-/// answer a token that it knows with the machines of then.
+/// answer a known token with the instances of the earlier batch.
 pub fn client_token(
     env: &str,
     batch: &BatchId,

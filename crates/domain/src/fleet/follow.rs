@@ -10,9 +10,9 @@ use crate::batch::{Batch, DrainMode, Ending, Instance, InstanceState, LaunchStat
 use crate::money::Usd;
 use crate::time::elapsed;
 
-/// Listings in a row without it, until an instance is missing, and then until it counts as ended.
+/// Listings in a row that do not show an instance until it is missing, and again until it counts as ended.
 const ABSENCES: u32 = 3;
-/// Longer than a machine leaves before its life is over.
+/// More than the time before the end of its life at which an instance leaves.
 const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
 
 pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -56,7 +56,7 @@ pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
 }
 
-/// Its tags say that it is ours, and the record does not name it yet: the answer of its launch was lost.
+/// Adds an instance that the record does not name yet, by its tags: the answer of its launch was lost.
 fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
     let Some(launch) = shown.launch().filter(|seq| batch.launch(*seq).is_some()) else {
         return;
@@ -69,7 +69,7 @@ fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
         .market
         .as_ref()
         .and_then(|m| m.price(&place, shown.lifecycle));
-    // Not known: the most that it can be.
+    // If the price is unknown: the most that it can be.
     let cap = policy.kind(&shown.kind).map_or(Usd::ZERO, |kind| kind.cap);
     batch.instances.push(Instance::bought(
         shown.id.clone(),
@@ -89,7 +89,7 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         instance.cost = Usd::ZERO;
     }
     meter::read(instance, shown, seen);
-    // One that has left in time, after its notice, was taken all the same: it shut itself down for nothing else.
+    // An instance that shut itself down after an interruption notice counts as interrupted: it had no other reason.
     let taken = was_told_to_go(instance) || shown.is_taken();
     match shown.state {
         CloudState::Terminated if !instance.is_gone() => {
@@ -105,7 +105,7 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
             gone(instance, ending, seen);
         }
         CloudState::Terminated => {}
-        // Its end is under way; the listing that says so is waited for.
+        // It is ending; a later listing will show it as terminated.
         CloudState::ShuttingDown if is_here(instance) => {
             let why = if taken {
                 Leaving::Interruption
@@ -121,7 +121,7 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         CloudState::Stopped if is_here(instance) => {
             instance.terminate(Leaving::Itself, seen.now);
         }
-        // We had given it up, and there it is.
+        // It counted as ended, and is listed again.
         CloudState::Pending | CloudState::Running | CloudState::Stopped if instance.is_gone() => {
             instance.terminate(Leaving::Orphan, seen.now);
         }
@@ -144,7 +144,7 @@ fn is_here(instance: &Instance) -> bool {
 fn reprice(instance: &mut Instance, seen: &Observation) {
     let price = seen.price_of(instance);
     if let Some(price) = price.filter(|price| *price != instance.rate && !instance.is_gone()) {
-        // Nothing is booked while no price is known, so the first one counts from the launch.
+        // Nothing is booked while no price is known, so the first price counts from the launch.
         if instance.cost != Usd::ZERO {
             instance.bill(seen.cloud_now);
         }
@@ -152,12 +152,12 @@ fn reprice(instance: &mut Instance, seen: &Observation) {
     }
 }
 
-/// Absent. Listings lose machines that run, and a new one comes late; so a worker that speaks outweighs them, and
-/// absences count only once they have lasted. One that is missing is asked to leave and ended by its id first; it counts
-/// as ended when listings have not shown it for as long again.
+/// Counts a listing that does not show the instance. Listings may miss running instances and show new ones late. So a
+/// presence record outweighs them, and absences count only after a while. A missing instance is first drained and terminated
+/// by its id; it counts as ended when listings have not shown it for as long again.
 fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
     if seen.workers.is_none() {
-        // It is not known whether one speaks.
+        // It is not known whether its worker is alive.
         return;
     }
     if seen.worker_of(instance).is_some() {
@@ -174,7 +174,7 @@ fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
     if young && !called {
         return;
     }
-    // Counted no further: a change of the record is written.
+    // Not counted further: each change of the record is a write.
     instance.absences = (instance.absences + 1).min(ABSENCES);
     let first = *instance.absent_since.get_or_insert(seen.now);
     let counted_from = told_to_end.map_or(first, |since| first.max(since));
@@ -185,19 +185,19 @@ fn miss(instance: &mut Instance, seen: &Observation, policy: &Policy) {
         InstanceState::Terminating { .. } => {
             let ending = match called {
                 true => Ending::Terminated,
-                // The cloud does not know its id either.
+                // EC2 does not know its id either.
                 false => Ending::Vanished,
             };
-            // Nobody has said that it never ran.
+            // Only EC2 can say that it never ran.
             instance.usage.pending &= instance.usage.left_at.is_some();
             gone(instance, ending, seen);
         }
-        // It leaves as fast as it can.
+        // It already leaves at once.
         InstanceState::Draining {
             mode: DrainMode::Now,
             ..
         } => {}
-        // Asked before it is ended: its worker may have come up this very moment.
+        // Asked before it is terminated: its worker may have just started.
         _ => instance.drain(Leaving::Missing, DrainMode::Now, seen.now),
     }
 }
@@ -228,7 +228,7 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
         };
         instance.silent_since = None;
         instance.hinted |= worker.rebalance;
-        // One that takes nothing from the first has never served.
+        // A worker that never takes a task has never served.
         let serves = !matches!(worker.state, WorkerState::Starting | WorkerState::Drained);
         if instance.state == InstanceState::Booting && serves {
             instance.state = InstanceState::Serving;
@@ -264,8 +264,8 @@ pub(super) fn workers(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
 }
 
-/// Why a machine goes whose worker has a notice: near the end of its own life it leaves as with one of EC2's, and counts until
-/// it is gone.
+/// Why an instance leaves whose worker reports a notice. Near the end of its life the notice is the worker's own, so the
+/// instance counts as capacity until it is gone.
 fn noticed(instance: &Instance, seen: &Observation, policy: &Policy) -> Leaving {
     let age = instance.age(seen.cloud_now);
     match age.saturating_add(LAST_MINUTES) >= policy.patience.life {
@@ -274,8 +274,8 @@ fn noticed(instance: &Instance, seen: &Observation, policy: &Policy) -> Leaving 
     }
 }
 
-/// No word from a worker that served. One that leaves takes its word back and its machine ends, which the listing
-/// shows; one that is cut off is given up after a while.
+/// Notes that a worker that served has no presence record. A worker that leaves deletes its record and its instance ends,
+/// which the listing shows; a worker that is cut off is given up after a while.
 fn unheard(instance: &mut Instance, seen: &Observation) {
     let served = instance.ready_at.is_some() && is_here(instance);
     if served {

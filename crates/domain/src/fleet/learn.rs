@@ -15,7 +15,7 @@ pub enum Outcome {
         seq: u32,
         result: Result<LaunchAnswer, PlaceError>,
     },
-    /// The call was refused for what it says of these capacity pools; nothing was launched.
+    /// The call was refused because of these capacity pools; nothing was launched.
     PlacesRefused {
         seq: u32,
         errors: Vec<PlaceError>,
@@ -30,7 +30,7 @@ pub enum Outcome {
     FleetsDeleted {
         launches: Vec<u32>,
     },
-    /// The end of what a machine has written on its console; empty: it cannot be read.
+    /// The end of an instance's console output; empty: it cannot be read.
     Console {
         instance: String,
         tail: String,
@@ -39,11 +39,11 @@ pub enum Outcome {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainAnswer {
-    /// It holds nothing and takes nothing.
+    /// It has no task and takes none.
     Drained,
-    /// It ends what it has in hand.
+    /// It finishes the task that it has in hand.
     Draining,
-    /// No worker listens on that machine.
+    /// No worker listens on that instance.
     NobodyThere,
     Unknown,
 }
@@ -186,7 +186,7 @@ impl Learned<'_> {
         }
     }
 
-    /// The whole request was refused: nothing of it runs.
+    /// The whole request was refused: none of its instances runs.
     fn reject(&self, batch: &mut Batch, seq: u32, error: &PlaceError) {
         if let Some(launch) = batch.launch_mut(seq) {
             launch.state = LaunchState::Rejected {

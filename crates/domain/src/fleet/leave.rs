@@ -23,7 +23,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     scale_in(batch, seen);
 }
 
-/// What ends a machine whatever it does.
+/// Ends instances whatever they do.
 fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let patience = &policy.patience;
     for instance in &mut batch.instances {
@@ -32,9 +32,9 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
             InstanceState::Terminating { .. } | InstanceState::Gone { .. } => {}
             _ if age >= patience.life => instance.terminate(Leaving::Deadline, seen.now),
             _ if refund::is_awaited(instance, seen, policy) => {}
-            // With no word from any worker there is none to miss.
+            // While the presence records cannot be read, no worker is missing.
             InstanceState::Booting if seen.workers.is_some() && age >= patience.boot => {
-                // Asked first: it may have come up this very moment.
+                // Asked first: its worker may have just started to serve.
                 instance.drain(Leaving::BootLimit, DrainMode::Now, seen.now);
             }
             InstanceState::Serving | InstanceState::Draining { .. }
@@ -55,7 +55,7 @@ fn end_lives(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
 }
 
-/// What is said to all machines of the batch at once.
+/// The order to all instances of the batch.
 fn order_of_all(
     batch: &Batch,
     seen: &Observation,
@@ -70,7 +70,7 @@ fn order_of_all(
     is_spent(batch, seen, policy).then_some((Leaving::Budget, DrainMode::Now))
 }
 
-/// Whether a budget is used up: what runs hands back what it has in hand, with its checkpoint. What cannot be read ends
+/// Whether a budget is used up: then all workers hand back their tasks, with checkpoints. A spend that cannot be read ends
 /// nothing.
 pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bool {
     let over = |cap: Option<Usd>, spent: Usd| cap.is_some_and(|cap| spent >= cap);
@@ -82,9 +82,9 @@ pub(super) fn is_spent(batch: &Batch, seen: &Observation, policy: &Policy) -> bo
         })
 }
 
-/// Where prices have risen above what an hour of all pools may cost, the dearest machines of this one hand back what they
-/// hold until the rest fits. Only known prices count, and neither launches that are not answered nor machines that already
-/// go. The capacity pools of the drained machines are left alone for a while.
+/// If prices have risen above the hourly budget of all pools, drains the most expensive instances of this pool, whose
+/// workers hand back their tasks, until the rest fits. Counts known prices only, and neither launches without an answer nor
+/// instances that already leave. The capacity pools of the drained instances get a penalty.
 fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let (Some(cap), Some(market), Some(others)) = (policy.most_per_hour, &seen.market, seen.spent)
     else {
@@ -95,7 +95,7 @@ fn fit_the_hour(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let mut priced: Vec<_> = priced
         .filter_map(|(at, i)| Some((market.price(&i.place, i.lifecycle)?, at)))
         .collect();
-    // At one price those that boot first, and then those without a task.
+    // At the same price, booting instances leave first, then those without a task.
     priced.sort_by_key(|(price, at)| {
         let instance = &batch.instances[*at];
         let boots = instance.state == InstanceState::Booting;
@@ -147,9 +147,9 @@ fn is_overpriced(instance: &Instance, seen: &Observation, policy: &Policy) -> bo
     instance.is_active() && price.zip(cap).is_some_and(|(price, cap)| price > cap)
 }
 
-/// Machines that have no work and are wanted all the same. Each is told so: its worker leaves by itself only when fleet
-/// has been silent for long. While the queue can't be counted, none but those of hybrid mode are told: nobody would send
-/// the others away.
+/// Instances without work that have to stay. Fleet tells their workers so in each pass; a worker leaves by itself only if
+/// fleet is silent for a long time. While the queue cannot be counted, only those of hybrid mode are told: fleet could not
+/// drain the others.
 pub fn idle_that_stay(batch: &Batch, seen: &Observation) -> Vec<String> {
     let is_resident = batch.residency.as_ref().is_some_and(|r| r.until.is_none());
     if seen.work.is_none() && !is_resident {
@@ -159,8 +159,8 @@ pub fn idle_that_stay(batch: &Batch, seen: &Observation) -> Vec<String> {
     stay.map(|instance| instance.id.clone()).collect()
 }
 
-/// One by one, as soon as no task can start on a machine: first the idle ones that EC2 may take, then the dearest, and
-/// machines that boot for nothing.
+/// Drains instances that no remaining task needs: idle ones with a rebalance recommendation first, then the most expensive,
+/// then booting ones.
 fn scale_in(batch: &mut Batch, seen: &Observation) {
     let (Some(work), Some(_)) = (seen.work, &seen.workers) else {
         return;
@@ -175,7 +175,7 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
         .filter(|at| instances[*at].state == InstanceState::Booting)
         .collect();
     booting.sort_by_key(|at| instances[*at].launched_at);
-    // Each waiting task has a machine that can render it, and the pool's own number stays.
+    // Each waiting task keeps an instance that can render it, and the pool's number of resident instances stays.
     let stay = u64::from(seen.keep).saturating_sub(busy);
     let mut room = Room::of(seen, work.waiting(), stay.saturating_sub(work.waiting()));
     let kinds = idle.into_iter().chain(booting);
@@ -187,16 +187,16 @@ fn scale_in(batch: &mut Batch, seen: &Observation) {
     }
 }
 
-/// How many more machines of which types find a task of their own among those that wait.
+/// Number of further instances, by type, that find a waiting task of their own.
 struct Room<'a> {
     needs: &'a [Need],
-    /// Tasks that are at most as hard as those of each level, for machines that render no harder ones; the last is for types
-    /// that render none at all.
+    /// For each level, the tasks that are at most as hard: they are for instances that can render no harder ones. The last
+    /// number is for types that can render none at all.
     left: Vec<u64>,
 }
 
 impl<'a> Room<'a> {
-    /// `more`: machines that stay without a task.
+    /// `more`: instances that stay without a task.
     fn of(seen: &'a Observation, waiting: u64, more: u64) -> Self {
         let harder = seen.needs.iter().map(|need| need.waiting);
         let left = [0].into_iter().chain(harder);
@@ -205,7 +205,7 @@ impl<'a> Room<'a> {
         Self { needs, left }
     }
 
-    /// Takes the room for one more of this type, if there is any: of all that can render no more than it, for each level.
+    /// Takes a place for one more instance of this type, if there is one: on its own level and on all harder ones.
     fn admits(&mut self, kind: &str) -> bool {
         let level = self.needs.iter().position(|need| need.kinds.contains(kind));
         let level = level.unwrap_or(self.needs.len());

@@ -1,5 +1,5 @@
-//! What of a machine EC2 bills, read off the listings: `running` alone is charged, and ends are told by EC2 where it
-//! tells them.
+//! The time of an instance that EC2 bills, by the listings: only `running` is charged, until the end that EC2 reports, if it
+//! reports one.
 
 use super::cloud::{CloudState, Seen};
 use super::observation::Observation;
@@ -14,7 +14,7 @@ pub(super) fn read(instance: &mut Instance, shown: &Seen, seen: &Observation) {
             instance.billed_to = now;
             instance.cost = Usd::ZERO;
         }
-        // A listing that is behind.
+        // An outdated listing.
         CloudState::Pending => {}
         CloudState::Running => {
             instance.usage.pending = false;

@@ -1,5 +1,5 @@
-//! The decisions of fleet: what to launch, whom to drain, what to end. Pure: the service lists the cloud, reads the
-//! record, asks [`reconcile`](reconcile::reconcile), writes what it answers, and only then acts.
+//! The decisions of fleet: what to launch, drain and terminate. Pure: the service lists the instances, reads the record,
+//! calls [`reconcile`](reconcile::reconcile), writes the record that it returns, and only then acts.
 
 mod breaker;
 mod buy;

@@ -15,25 +15,25 @@ pub struct Observation {
     pub now: Timestamp,
     /// The cloud's clock at the listing. An instance's age is counted by it: ours may be wrong.
     pub cloud_now: Timestamp,
-    /// Everything of ours that the cloud shows, listed *before* the record was read: whatever is listed and stands in
-    /// no record is nobody's.
+    /// All instances with our tags, listed *before* the record was read: a listed instance that no record names has no
+    /// owner.
     pub listing: Vec<Seen>,
-    /// What the workers say of themselves.
+    /// The workers' presence records.
     pub workers: Option<Vec<WorkerSeen>>,
     /// The queue of the pool's models.
     pub work: Option<Work>,
-    /// The same by what can render it, the hardest first. Empty: every type of the pool renders all.
+    /// The same by the instance types that can render it, the hardest first. Empty: every type of the pool renders all.
     pub needs: Vec<Need>,
     pub market: Option<Market>,
     /// The launch whose call is under way in this process.
     pub in_flight: Option<u32>,
-    /// What all other batches have cost and cost now, of every pool, ended or not. None: it could not be read.
+    /// What all other batches have cost and cost now, of every pool, ended or not. `None`: it could not be read.
     pub spent: Option<Spend>,
     /// A hint: EC2 refuses what goes beyond its quota.
     pub quota: Quota,
-    /// Instances that stay although there is nothing to do.
+    /// Number of instances that stay without work.
     pub keep: u32,
-    /// Tasks that this batch's instances have ended; counted when it is about to settle.
+    /// Tasks that this batch's instances have finished; counted shortly before it settles.
     pub tasks_done: Option<u64>,
 }
 
@@ -41,7 +41,7 @@ pub struct Observation {
 pub struct WorkerSeen {
     pub instance: String,
     pub state: WorkerState,
-    /// When its machine goes, if the cloud has said so.
+    /// When EC2 will end its instance, if it has said so.
     pub notice_at: Option<Timestamp>,
     pub rebalance: bool,
 }
@@ -51,9 +51,9 @@ pub enum WorkerState {
     Starting,
     Idle,
     Busy,
-    /// Takes nothing new, and has something in hand.
+    /// Takes no new task, and has one in hand.
     Draining,
-    /// Takes nothing new and has nothing in hand.
+    /// Takes no new task, and has none in hand.
     Drained,
 }
 
@@ -65,7 +65,7 @@ pub struct Work {
     pub rendering: u64,
     /// Units that the sizing rule asks for.
     pub sized: u32,
-    /// How long all of it takes one unit, as far as it is known.
+    /// Seconds that one unit takes for all of it, as far as it is known.
     pub seconds: u64,
 }
 
@@ -75,7 +75,7 @@ pub struct Need {
     /// Instance types that can render at least the easiest of them.
     pub kinds: BTreeSet<String>,
     pub waiting: u64,
-    /// Machines of these types that they ask for.
+    /// Instances of these types that they need.
     pub sized: u32,
     /// The same without the harder tasks.
     pub own: u32,
@@ -94,7 +94,7 @@ pub struct Market {
     pub spot: BTreeMap<Place, Usd>,
     /// By instance type.
     pub on_demand: BTreeMap<String, Usd>,
-    /// Of the volume that a machine of the pool has, and of a public address.
+    /// Of an instance's volume, and of its public address.
     pub volume: Usd,
     pub address: Usd,
 }
@@ -102,33 +102,33 @@ pub struct Market {
 /// The account's quotas, in vCPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// What they leave beside all machines that the listing shows, of every pool. Absent: not known, so no limit.
+    /// What is left beside all instances that the listing shows, of every pool. Absent: not known, so no limit.
     pub left: BTreeMap<Lifecycle, u32>,
     /// Of each instance type, as far as it is known.
     pub vcpus: BTreeMap<String, u32>,
 }
 
 impl Quota {
-    /// What a machine of this type takes of the quotas, which are those of G and VT types. None: not known, or its family has
-    /// quotas of its own.
+    /// vCPUs that an instance of this type takes of the quotas, which are those of G and VT types. `None`: not known, or its
+    /// family has quotas of its own.
     pub fn vcpus_of(&self, kind: &str) -> Option<u32> {
         let is_counted = kind.starts_with('g') || kind.starts_with("vt");
         self.vcpus.get(kind).copied().filter(|_| is_counted)
     }
 
-    /// vCPUs of these machines, as far as their types are known.
+    /// vCPUs of these instances, as far as their types are known.
     pub fn used<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> u32 {
         let vcpus = kinds.into_iter().filter_map(|kind| self.vcpus_of(kind));
         vcpus.fold(0, u32::saturating_add)
     }
 
-    /// Whether there is room for a machine of this type. One of which nothing is known may have it.
+    /// Whether there is room for an instance of this type; yes, if nothing is known of it.
     pub fn admits(&self, lifecycle: Lifecycle, kind: &str) -> bool {
         let (left, vcpus) = (self.left.get(&lifecycle), self.vcpus_of(kind));
         left.zip(vcpus).is_none_or(|(left, vcpus)| vcpus <= *left)
     }
 
-    /// The machines of the smallest of these types for which there is room. None: not known.
+    /// Number of instances of the smallest of these types for which there is room. `None`: not known.
     pub fn units<'a>(
         &self,
         lifecycle: Lifecycle,
@@ -151,7 +151,7 @@ impl Market {
 }
 
 impl Observation {
-    /// Types that can render something of what there is. None: every type of the pool can.
+    /// Types that can render at least one of the tasks. `None`: every type of the pool can.
     pub fn able(&self) -> Option<&BTreeSet<String>> {
         self.needs.last().map(|all| &all.kinds)
     }

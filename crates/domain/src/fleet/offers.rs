@@ -1,5 +1,5 @@
-//! Where machines may be bought now, and at what price. Fleet launches there, trigger asks for a batch by it, and a quote
-//! names no other type.
+//! The capacity pools in which instances may be bought now, with prices. Fleet launches in them, trigger decides by them, and
+//! a quote names no other type.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub struct Offer {
     pub max_price: Option<Usd>,
 }
 
-/// The places that may be asked now, or why there is none.
+/// The capacity pools that may be asked now, or why there is none.
 pub fn find(
     policy: &Policy,
     penalties: &[Penalty],
@@ -35,7 +35,7 @@ pub fn find(
     lifecycle: Lifecycle,
     now: Timestamp,
 ) -> Result<Vec<Offer>, (Blocker, String)> {
-    // The whole account's goes before the place's.
+    // The account's penalty goes before the capacity pool's.
     let held_back = |place: &Place| {
         let hits = |p: &&Penalty| {
             p.lifecycle == lifecycle && p.until > now && p.place.as_ref().is_none_or(|p| p == place)
@@ -92,7 +92,7 @@ pub fn find(
     Ok(offers)
 }
 
-/// Each type of the pool in each of its zones, where that has a price; be it above the cap.
+/// Each type of the pool in each of its zones, if it has a price there, even above the cap.
 fn priced(policy: &Policy, market: &Market, lifecycle: Lifecycle) -> Vec<Offer> {
     let cap_of = |kind: &Kind| match lifecycle {
         Lifecycle::Spot => Some(kind.cap),
@@ -157,8 +157,8 @@ fn no_offer(
     }
 }
 
-/// On Spot, as trigger shows it: of what may be asked, that for which the quota has room, if there is any. Where on demand
-/// follows, a batch has to begin although no place may be asked, or all are above their caps: it waits.
+/// The Spot offers as trigger shows them: only those for which the quota has room, if there are any. If On-Demand follows, a
+/// batch has to begin although no capacity pool may be asked, or all are above their caps: it waits for On-Demand.
 pub fn summary(
     policy: &Policy,
     penalties: &[Penalty],
@@ -193,12 +193,12 @@ pub fn summary(
         usable: cheapest(&usable),
         cheapest: cheapest(&priced(policy, market, Lifecycle::Spot)),
         usable_pools: count,
-        // A fleet spreads over what it may use.
+        // A fleet spreads over all capacity pools that it may use.
         expected: (count > 0).then(|| Usd::from_micros(total.micros() / i64::from(count))),
     }
 }
 
-/// Of each instance type that may be bought on Spot now, the price in its cheapest zone.
+/// Each instance type that may be bought on Spot now, with the price in its cheapest zone.
 pub fn by_kind(
     policy: &Policy,
     penalties: &[Penalty],

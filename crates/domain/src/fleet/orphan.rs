@@ -1,4 +1,4 @@
-//! Orphans: instances with our tags that no record knows, in two listings.
+//! Orphans: instances with our tags that have no owner in two listings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::cloud::{Seen, tag};
 use crate::batch::BatchId;
 use crate::time::elapsed;
 
-/// When each instance was first seen to belong to nothing. Lost with the process, which only delays the end.
+/// When each instance was first seen without an owner. Lost with the process, which only delays the termination.
 pub type Marks = BTreeMap<String, Timestamp>;
 
-/// Those that no active batch owns, for at least `grace`. `active` was read *after* the listing was made, so an intent
-/// that is older than its instance is always among them.
+/// Instances that no active batch has owned for at least `grace`. `active` was read *after* the listing, so the batch of a
+/// listed instance is always among them.
 pub fn orphans(
     listing: &[Seen],
     env: &str,
@@ -39,8 +39,8 @@ pub fn orphans(
         .collect()
 }
 
-/// Those whose time is over by their own tag, or who should carry one and don't, and are older than any may get. Needs
-/// no record and no bus: it is all that the reaper knows.
+/// Instances that have expired by their tag, or that have lost the tag and are older than `life`. Needs neither record nor
+/// NATS: the reaper uses nothing else.
 pub fn expired(listing: &[Seen], env: &str, cloud_now: Timestamp, life: Duration) -> Vec<String> {
     let is_over = |seen: &&Seen| match seen.expires_at() {
         Some(at) => at <= cloud_now,
@@ -52,7 +52,7 @@ pub fn expired(listing: &[Seen], env: &str, cloud_now: Timestamp, life: Duration
     ours.filter(is_over).map(|seen| seen.id.clone()).collect()
 }
 
-/// Nothing else is ever ended.
+/// Whether it has our tags: no other instance is ever terminated.
 pub fn is_ours(seen: &Seen, env: &str) -> bool {
     seen.tag(tag::MANAGED_BY) == Some(tag::MANAGED_BY_FLEET) && seen.tag(tag::ENV) == Some(env)
 }

@@ -1,5 +1,5 @@
-//! What capacity pools have done: one that took a machine, may do so, had none, or in which a machine did not come up is
-//! left alone, longer each time, and forgiven slowly.
+//! Penalties of capacity pools: one without capacity, in which EC2 interrupted an instance or may do so, or in which an
+//! instance never served, is not asked for a while, longer each time. Penalties are forgotten slowly.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::batch::{Batch, Instance, Penalty};
 use crate::time::elapsed;
 use crate::trigger::Budgets;
 
-/// The code of the penalty for a machine that was too dear for an hour's budget after prices had risen.
+/// The code of the penalty for an instance that exceeded the hourly budget after prices had risen.
 pub(super) const OVER_HOUR: &str = "BudgetPerHour";
-/// While such a penalty is remembered, so much of the budget may be used by what is bought: prices that move a little around
-/// the budget would otherwise buy and drain machines in turn.
+/// Share of the hourly budget that purchases may use while such a penalty is remembered: prices that move a little around
+/// the budget would otherwise buy and drain instances in turn.
 const HEADROOM_PERCENT: u32 = 90;
 
-/// The budgets for one more machine. Trigger and fleet both leave out what alone costs more than this an hour; beside
-/// machines that run, fleet buys within it.
+/// The reduced budgets while such a penalty is remembered. Trigger and fleet leave out an offer that alone costs more than
+/// this an hour; if instances run, fleet buys within it.
 pub(super) fn budgets_near_the_limit(
     policy: &Policy,
     penalties: &[Penalty],
@@ -34,7 +34,7 @@ pub(super) fn budgets_near_the_limit(
     })
 }
 
-/// Remembers the places of machines that EC2 has begun to take, or may take, since `before`.
+/// Penalises the capacity pools of instances that got an interruption notice or a rebalance recommendation since `before`.
 pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let is_new = |instance: &Instance, is: fn(&Instance) -> bool| {
         is(instance) && !before.instance(&instance.id).is_some_and(is)
@@ -64,8 +64,8 @@ pub(super) fn remember(before: &Batch, batch: &mut Batch, seen: &Observation, po
     }
 }
 
-/// Where an error came from is left alone: for as long as its kind lasts, and what is the place's own doing longer each
-/// time.
+/// Blocks the capacity pool of an error for a while: the time depends on the error's class. If the capacity pool is the
+/// cause, each time is longer.
 pub(super) fn penalise(
     batch: &mut Batch,
     lifecycle: Lifecycle,
@@ -77,10 +77,10 @@ pub(super) fn penalise(
         ErrorClass::Capacity | ErrorClass::Price | ErrorClass::Doubtful => {
             (patience.no_capacity, error.place.clone())
         }
-        // A limit that one type exceeds may have room for a smaller one.
+        // A quota that one type exceeds may have room for a smaller type.
         ErrorClass::Quota => (patience.quota, error.place.clone()),
         ErrorClass::Unknown => (patience.throttled, error.place.clone()),
-        // How often we may ask is the account's, whatever was asked about.
+        // The limit of calls is the account's, whatever the call was about.
         ErrorClass::Throttled => (patience.throttled, None),
         ErrorClass::Configuration if error.place.is_none() => {
             (refusals::pause(batch, patience), None)
@@ -96,8 +96,7 @@ pub(super) fn penalise(
     let is_its_own = matches!(error.class, ErrorClass::Capacity | ErrorClass::Doubtful)
         || error.code == OVER_HOUR;
     let is_longest = longer(span, times, patience) >= patience.longest_penalty;
-    // What happens to several machines at once is one reason. What could not be longer is not counted: it would only be
-    // forgiven later.
+    // Several instances at once are one reason. At the longest time nothing is counted: it would only be forgotten later.
     if place.is_some() && is_its_own && stands.is_none_or(harder) && !is_longest {
         times = times.saturating_add(1);
     }
@@ -117,7 +116,7 @@ pub(super) fn penalise(
     };
     if let Some(stands) = stands {
         penalty.until = until.max(stands.until);
-        // A doubt says less than what is known.
+        // A doubt does not replace a certain error.
         if error.class == ErrorClass::Doubtful && stands.class != ErrorClass::Doubtful {
             penalty = stands.clone();
         }
@@ -125,7 +124,7 @@ pub(super) fn penalise(
     batch.penalties.push(penalty);
 }
 
-/// What is over is kept for as long as it makes the next time longer.
+/// Forgets penalties that are over and make the next one no longer.
 pub(super) fn forgive(batch: &mut Batch, now: Timestamp, patience: &Patience) {
     batch.penalties.retain(|p| is_remembered(p, now, patience));
 }
@@ -134,7 +133,7 @@ fn is_remembered(penalty: &Penalty, now: Timestamp, patience: &Patience) -> bool
     penalty.until > now || times_left(penalty, now, patience) > 0
 }
 
-/// How often it happened, less one for each span of forgiving since its last penalty was over.
+/// Number of times it happened, less one for each `patience.forgiven` since its last penalty was over.
 fn times_left(penalty: &Penalty, now: Timestamp, patience: &Patience) -> u32 {
     let since = elapsed(penalty.until, now).as_millis();
     let forgiven = since / patience.forgiven.as_millis().max(1);

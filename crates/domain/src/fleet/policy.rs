@@ -20,26 +20,26 @@ pub struct Policy {
     pub env: String,
     pub pool: PoolName,
     pub project: String,
-    /// Without an id while it is not known.
+    /// Its id is empty while it is not known.
     pub template: Template,
-    /// Its version for machines on demand, where that is another one: EC2 refuses to launch on demand from a version
-    /// that tags requests for Spot instances.
+    /// Its version for On-Demand instances, if it is another one: EC2 refuses to launch On-Demand from a version that tags
+    /// requests for Spot instances.
     pub on_demand_version: Option<u64>,
-    /// A person's own tags, on everything that a launch makes.
+    /// The operator's own tags, on everything that a launch makes.
     pub tags: BTreeMap<String, String>,
-    /// What the cloud lacks of this pool, for people.
+    /// What EC2 does not have of this pool, for operators.
     pub problem: Option<String>,
     pub kinds: Vec<Kind>,
     pub subnets: Vec<Subnet>,
     pub bid: Bid,
-    /// A machine that EC2 may take soon, by its own recommendation, is drained and replaced at once.
+    /// Whether an instance with a rebalance recommendation is drained and replaced at once.
     pub leave_when_hinted: bool,
     pub max_units: u32,
     /// Time in which the queue should be empty.
     pub target: Duration,
     pub budget: Budget,
-    /// Above this, running machines are drained ([`leave`](super::leave)): the largest `budget.per_hour` of all pools, so that
-    /// no pool is drained because of what another one may buy. `None`: a pool has no hourly budget.
+    /// Above this, running instances are drained ([`leave`](super::leave)): the largest `budget.per_hour` of all pools, so
+    /// that no pool is drained because of what another one may buy. `None`: a pool has no hourly budget.
     pub most_per_hour: Option<Usd>,
     /// Time without Spot capacity after which fleet launches On-Demand; `None`: never.
     pub on_demand_after: Option<Duration>,
@@ -52,7 +52,7 @@ pub struct Policy {
 pub struct Kind {
     pub name: String,
     pub cap: Usd,
-    /// None: this type is never bought on demand.
+    /// `None`: this type is never bought On-Demand.
     pub on_demand_cap: Option<Usd>,
 }
 
@@ -70,11 +70,11 @@ pub enum Bid {
     Strict,
 }
 
-/// When launches stop because machines end before they serve.
+/// When launches stop because instances end before they serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerRule {
-    /// Number of machines in a row that pause the launches; after a pause one machine is tried.
+    /// Number of instances in a row that pause the launches; after a pause one instance is tried.
     pub failures: u32,
     /// The first pause; each further one is twice as long.
     #[serde(with = "humantime_serde")]
@@ -96,26 +96,26 @@ impl Default for BreakerRule {
     }
 }
 
-/// How long things are waited for. The defaults are those of the fleet's specification.
+/// Waiting times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Patience {
-    /// From launch to a worker that serves.
+    /// Time from launch to a serving worker.
     #[serde(with = "humantime_serde")]
     pub boot: Duration,
-    /// An instance's whole life.
+    /// Maximum age of an instance.
     #[serde(with = "humantime_serde")]
     pub life: Duration,
-    /// A call without an answer is sent again within this: the cloud keeps tokens for longer.
+    /// Time within which a call without an answer is sent again: EC2 remembers tokens for longer.
     #[serde(with = "humantime_serde")]
     pub replay: Duration,
-    /// After it, and three empty listings, a call without an answer has launched nothing that could still appear.
+    /// Time after which, with three empty listings, a call without an answer has launched nothing.
     #[serde(with = "humantime_serde")]
     pub unknown_launch: Duration,
     /// Time for which an instance may be missing from listings, especially a new one.
     #[serde(with = "humantime_serde")]
     pub listing: Duration,
-    /// TerminateInstances is called again after it, until a listing shows that it worked.
+    /// Time after which TerminateInstances is called again, until a listing shows that it worked.
     #[serde(with = "humantime_serde")]
     pub terminate_again: Duration,
     /// Time after which a silent worker is given up with its instance.
@@ -124,29 +124,29 @@ pub struct Patience {
     /// Time for a worker to hand its task back, after an order or an interruption notice.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// A place without capacity, or that took a machine, is left alone; twice as long each time.
+    /// First penalty of a capacity pool without capacity, or in which EC2 interrupted an instance; doubled each time.
     #[serde(with = "humantime_serde")]
     pub no_capacity: Duration,
-    /// But no longer than this.
+    /// Longest penalty.
     #[serde(with = "humantime_serde")]
     pub longest_penalty: Duration,
-    /// A place is forgiven one of its times for each such span in which it was not left alone.
+    /// Time without a penalty after which one of a capacity pool's times is forgotten.
     #[serde(with = "humantime_serde")]
     pub forgiven: Duration,
     /// Time for which a request that EC2 refuses as wrong is repeated: credentials expire, permissions take minutes to
     /// spread.
     #[serde(with = "humantime_serde")]
     pub refused: Duration,
-    /// An account at its quota is left alone.
+    /// Penalty of an account at its quota.
     #[serde(with = "humantime_serde")]
     pub quota: Duration,
-    /// A cloud that asked us to slow down is left alone.
+    /// Pause after EC2 has throttled a call.
     #[serde(with = "humantime_serde")]
     pub throttled: Duration,
-    /// With nothing running and nothing to be had, the batch is given up.
+    /// Time without instances and without capacity after which the batch fails.
     #[serde(with = "humantime_serde")]
     pub blocked: Duration,
-    /// Between two looks while something moves, and while all is calm.
+    /// Time between two reconcile passes while something changes, and while nothing does.
     #[serde(with = "humantime_serde")]
     pub moving: Duration,
     #[serde(with = "humantime_serde")]
@@ -179,7 +179,7 @@ impl Default for Patience {
 }
 
 impl Policy {
-    /// With only these types; itself where that leaves none out.
+    /// The policy with only these types.
     pub fn of_kinds(&self, kinds: &BTreeSet<String>) -> Cow<'_, Self> {
         let is_of = |kind: &Kind| kinds.contains(&kind.name);
         if self.kinds.iter().all(is_of) {
@@ -194,13 +194,13 @@ impl Policy {
         self.kinds.iter().find(|kind| kind.name == name)
     }
 
-    /// The name of this configuration: whatever is changed in it gives another one.
+    /// A digest of this configuration: any change gives another one.
     pub fn fingerprint(&self) -> String {
         let digest = Sha256::digest(format!("{self:?}").as_bytes());
         hex::encode(&digest[..8])
     }
 
-    /// The template in the version that such machines are launched from.
+    /// The template in the version for such instances.
     pub fn template_for(&self, lifecycle: Lifecycle) -> Template {
         let mut template = self.template.clone();
         if let (Lifecycle::OnDemand, Some(version)) = (lifecycle, self.on_demand_version) {
@@ -209,8 +209,8 @@ impl Policy {
         template
     }
 
-    /// Tags for what one launch makes. `expires_at` is the cloud's clock. A person's own go before `Project`, `Name` and
-    /// `Type`; those that fleet finds its machines by are nobody else's.
+    /// Tags for what one launch makes. `expires_at` is the cloud's clock. The operator's own tags may replace `Project`, `Name`
+    /// and `Type`, but not those by which fleet finds its instances.
     pub fn tags(&self, batch: &str, launch: u32, expires_at: &str) -> BTreeMap<String, String> {
         use super::cloud::tag;
         let may_be_set = [

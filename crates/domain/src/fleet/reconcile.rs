@@ -1,10 +1,9 @@
 //! One reconcile pass of fleet: from the observation and the record to the next record and the effects.
 //!
-//! The order is what makes it safe. The service lists the cloud, then reads the record, then asks here; it writes the
-//! record that comes out, by compare-and-set, and only then carries out the effects. So no launch is ever called whose
-//! intent is not durable, and a controller that was overtaken loses at the write and calls nothing. What the effects
-//! brought is [`learn`](super::learn)ed and written again; a crash in between loses nothing, since the next round sees
-//! the same cloud.
+//! Safety comes from the order. The service lists the instances, then reads the record, then calls [`reconcile`]; it writes
+//! the new record, by compare-and-set, and only then carries out the effects. So no launch is called before its request is
+//! durable, and a fleet that was overtaken loses at the write and calls nothing. The results of the effects are written,
+//! too ([`learn`](super::learn)); a crash in between loses nothing, since the next pass sees the same instances.
 
 use std::time::Duration;
 
@@ -14,13 +13,13 @@ use super::{breaker, buy, follow, leave, places, residency, settle};
 use crate::batch::{Batch, DrainMode, InstanceState, Launch, Leaving, Status};
 use crate::time::elapsed;
 
-/// As many as a night of trying one place after the other makes, and few enough to travel in every event.
+/// A night of trying one capacity pool after the other makes as many; few enough to be part of every event.
 const LAUNCHES_KEPT: usize = 48;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Round {
     pub batch: Batch,
-    /// In this order, and only once `batch` is durable.
+    /// To be carried out in this order, once `batch` is durable.
     pub effects: Vec<Effect>,
     pub look_again: Duration,
 }
@@ -37,17 +36,17 @@ pub enum Effect {
     },
     /// Call CreateFleet with the frozen request of this launch: the first time, or again with the same token.
     Launch(Launch),
-    /// Nothing of these launches runs any more: their fleet objects may go.
+    /// No instance of these launches runs any more: their fleet objects may go.
     DeleteFleets {
         launches: Vec<(u32, String)>,
     },
-    /// Read what this machine, which ended before it served, has written on its console.
+    /// Read the console output of this instance, which ended before it served.
     ReadConsole {
         instance: String,
     },
 }
 
-/// The next state and what follows from it. Without anything to change, `batch` comes back as it was.
+/// The next record and the effects. If nothing changes, the record is returned as it was.
 pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     let mut batch = before.clone();
     let mut call = None;
@@ -77,7 +76,7 @@ pub fn reconcile(before: &Batch, seen: &Observation, policy: &Policy) -> Round {
     }
 }
 
-/// Terminations that the record demands, whatever else is known or not.
+/// Terminations that the record demands.
 pub fn terminations(batch: &Batch, now: jiff::Timestamp, policy: &Policy) -> Vec<String> {
     let due = |called_at: Option<jiff::Timestamp>| {
         called_at.is_none_or(|at| elapsed(at, now) >= policy.patience.terminate_again)
@@ -88,15 +87,15 @@ pub fn terminations(batch: &Batch, now: jiff::Timestamp, policy: &Policy) -> Vec
     demanded.map(|instance| instance.id.clone()).collect()
 }
 
-/// Machines of the record whose life is over: they end also while nothing can be listed.
+/// Instances of the record that are too old: they are terminated even while listings fail.
 pub fn outlived(batch: &Batch, cloud_now: jiff::Timestamp, policy: &Policy) -> Vec<String> {
     let there = batch.instances.iter().filter(|i| !i.is_gone());
     let old = there.filter(|instance| instance.age(cloud_now) >= policy.patience.life);
     old.map(|instance| instance.id.clone()).collect()
 }
 
-/// The batch has failed since its machines end before they serve: nothing may be bought for its pool until a person, or
-/// another configuration, says so. This is why.
+/// Why the pool has to be put on hold: its batch has failed because instances end before they serve. An operator or another
+/// configuration ends the hold.
 pub fn holds_its_pool(batch: &Batch, policy: &Policy) -> Option<String> {
     match &batch.status {
         Status::Failed { reason } if breaker::gives_up(batch, policy).is_some() => {
@@ -106,7 +105,7 @@ pub fn holds_its_pool(batch: &Batch, policy: &Policy) -> Option<String> {
     }
 }
 
-/// The state travels in every event: of launches that brought nothing, the newest are enough.
+/// The record is part of every event, so of launches without running instances it keeps only the newest.
 fn forget_old_launches(batch: &mut Batch) {
     for launch in batch.launches.iter_mut().filter(|launch| !launch.is_open()) {
         launch.request.clear();

@@ -1,5 +1,5 @@
-//! What EC2 takes within its first hour is free, but only if EC2 ends it: after a notice such a machine hands its task back
-//! and waits to be taken, and neither its worker nor fleet ends it before.
+//! An instance that EC2 interrupts within its first hour is free, but only if EC2 ends it. So after a notice its worker hands
+//! back its task, and neither the worker nor fleet ends the instance.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::policy::Policy;
 use crate::batch::{DrainMode, FREE_IF_TAKEN_WITHIN, Instance, InstanceState, Leaving};
 use crate::time::elapsed;
 
-/// What AWS gives from a notice to the end.
+/// Time from EC2's notice to the interruption.
 const NOTICE: Duration = Duration::from_secs(120);
 
-/// Whether EC2 takes the machine, by its notice, before its first hour is over. Where its worker says no more when that is, the
-/// notice is taken to be as old as fleet's knowledge of it.
+/// Whether EC2, by its notice, ends the instance within its first hour. If its worker no longer tells the time, the notice
+/// counts from when fleet learned of it.
 pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
     let told = seen.worker_of(instance).and_then(|worker| worker.notice_at);
     let age = instance.age(seen.cloud_now);
@@ -32,7 +32,7 @@ pub(super) fn is_due(instance: &Instance, seen: &Observation) -> bool {
     instance.lifecycle == Lifecycle::Spot && at_end < FREE_IF_TAKEN_WITHIN
 }
 
-/// Nothing is in hand on it any more.
+/// Its worker has no task any more; EC2 will end the instance.
 pub(super) fn leave_to_ec2(instance: &mut Instance, seen: &Observation) {
     let waits = matches!(
         instance.state,
@@ -46,7 +46,7 @@ pub(super) fn leave_to_ec2(instance: &mut Instance, seen: &Observation) {
     }
 }
 
-/// Whether it is waited for EC2 to take the machine, whatever its worker does.
+/// Whether fleet waits for EC2 to end the instance, whatever its worker does.
 pub(super) fn is_awaited(instance: &Instance, seen: &Observation, policy: &Policy) -> bool {
     matches!(instance.state, InstanceState::Draining { why: Leaving::Interruption, since, .. }
         if elapsed(since, seen.now) < NOTICE + policy.patience.drain)

@@ -1,5 +1,5 @@
-//! Requests that the cloud refuses as a whole. Credentials expire, permissions and templates take minutes to spread: so
-//! the request is made again, after longer and longer pauses, and only what repeats ends the batch.
+//! Requests that EC2 refuses as a whole. Credentials expire, and permissions and templates take minutes to spread. So the
+//! request is repeated after longer and longer pauses, and only repeated refusals end the batch.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::policy::Patience;
 use crate::batch::{Batch, Launch, LaunchState};
 use crate::time::elapsed;
 
-/// Refusals in a row, at least, until they are final: fewer say little about a cause that passes.
+/// Minimum number of refusals in a row that are final: fewer may have a cause that passes.
 const LEAST: usize = 3;
 
-/// Why an answer without instances means the request and not some of its capacity pools. None: others may have some.
+/// The error, if an answer without instances is about the whole request. `None`: other capacity pools may have instances.
 pub(super) fn of_whole_request(
     batch: &Batch,
     seq: u32,
@@ -40,11 +40,11 @@ pub(super) fn pause(batch: &Batch, patience: &Patience) -> Duration {
     let times = u32::try_from(in_a_row(batch).count()).unwrap_or(u32::MAX);
     let doubled = 2_u32.saturating_pow(times.saturating_sub(1));
     let pause = patience.throttled.saturating_mul(doubled);
-    // A third, so that it is tried a few times more before it is final.
+    // A third, so that there are a few more tries before it is final.
     pause.min(patience.refused / 3)
 }
 
-/// Why nothing can be launched for this batch any more. While machines run, it is tried on.
+/// Why nothing can be launched for this batch any more. While instances run, refusals are not final.
 pub(super) fn are_final(batch: &Batch, patience: &Patience) -> Option<String> {
     let (last, error) = in_a_row(batch).next()?;
     let (first, _) = in_a_row(batch).last()?;
@@ -59,7 +59,7 @@ pub(super) fn are_final(batch: &Batch, patience: &Patience) -> Option<String> {
     })
 }
 
-/// The refusals since the last launch that brought something else, the newest first.
+/// The refusals since the last launch with another result, the newest first.
 fn in_a_row(batch: &Batch) -> impl Iterator<Item = (Timestamp, &PlaceError)> {
     let states = batch.launches.iter().rev().map(|launch| &launch.state);
     let in_a_row = states.map_while(|state| match state {

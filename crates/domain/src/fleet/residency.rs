@@ -3,9 +3,9 @@
 use super::observation::{Observation, WorkerState};
 use crate::batch::{Batch, InstanceState};
 
-/// Whether machines are to stay, before anything is decided by it.
+/// Updates whether instances have to stay, before the decisions.
 pub(super) fn follow(batch: &mut Batch, seen: &Observation) {
-    // Not known: what was known stays.
+    // Unknown: nothing changes.
     if seen.work.is_none() {
         return;
     }
@@ -18,7 +18,7 @@ pub(super) fn follow(batch: &mut Batch, seen: &Observation) {
     }
 }
 
-/// Which machines stay that batches alone would have ended, once it is decided who leaves.
+/// Counts the instances that stay only because of hybrid mode, after the decision which ones leave.
 pub(super) fn count(batch: &mut Batch, seen: &Observation) {
     let (Some(work), Some(_)) = (seen.work, &seen.workers) else {
         return;

@@ -7,7 +7,7 @@ use super::{breaker, leave, refusals};
 use crate::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
 use crate::time::elapsed;
 
-/// Listings in a row that show nothing of it, before a batch is over.
+/// Listings in a row without an instance of the batch, before it settles.
 const EMPTY_LISTINGS: u32 = 2;
 
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
@@ -35,7 +35,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     }
 }
 
-/// Whether nothing more is wanted; and the reason, where that is a failure.
+/// Whether the batch has to end; with the reason, if it has failed.
 fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<String>> {
     if let Some(refused) = refusals::are_final(batch, &policy.patience) {
         return Some(Some(refused));
@@ -51,7 +51,7 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
     if leave::is_spent(batch, seen, policy) {
         return Some(Some("its budget is spent".to_owned()));
     }
-    // How long machines are tried that do not come up, the breaker says.
+    // The breaker decides how often instances are tried that never serve.
     let idle_market = batch.instances.iter().all(Instance::is_gone);
     if let Some(blocked) = batch.blocked.as_ref().filter(|_| idle_market)
         && blocked.by != Blocker::NeverServed
@@ -80,7 +80,7 @@ fn underway(batch: &Batch, ending: bool) -> Status {
     }
 }
 
-/// Launches that were answered and of which nothing runs any more, with the fleet that the cloud made for them.
+/// Answered launches without running instances, each with the id of its fleet object in EC2.
 pub(super) fn finished_fleets(batch: &Batch) -> Vec<(u32, String)> {
     let all_gone = |seq: u32| {
         batch

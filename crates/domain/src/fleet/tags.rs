@@ -1,14 +1,14 @@
-//! A person's own tags, as a policy of their account may demand them: what EC2 takes, and what is ours.
+//! An operator's own tags, as their account may demand them: which ones EC2 accepts, and which ones are fleet's.
 
 use std::collections::BTreeMap;
 
-/// EC2 takes 50 a resource; fleet's own are 9.
+/// EC2 accepts 50 a resource; fleet's own are 9.
 const MOST: usize = 40;
 const LONGEST_KEY: usize = 128;
 const LONGEST_VALUE: usize = 256;
-/// Fleet finds its machines by these.
+/// Fleet finds its instances by these.
 const OURS: &str = "spotreel:";
-/// Refused by EC2 since machines read their tags in their metadata, where each key is a path.
+/// Refused by EC2, since instances read their tags in the metadata, where each key is a path.
 const RESERVED: [&str; 3] = [".", "..", "_index"];
 
 pub const CURE: &str =
