@@ -1,12 +1,22 @@
-//! The answers to `spotreel.fleet`, `spotreel.ops.stop` and `.drain`.
+//! `spotreel.fleet`: each pool with its batch, instances and workers.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, Blocked, InstanceState, PoolName, Receipt, Status};
+use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+use spotreel_domain::pool::Cloud;
 
-use super::cloud::{Lifecycle, Place};
-use crate::batch::{Batch, Blocked, InstanceState, PoolName, Receipt, Status};
-use crate::money::Usd;
-use crate::pool::Cloud;
+/// What `spotreel.fleet` is asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetQuery {
+    /// Absent: every pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FleetView {
@@ -85,16 +95,6 @@ pub struct WorkerView {
     pub steps: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Drained {
-    pub instance: String,
-    /// Absent: a machine of one's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<String>,
-    /// `ordered`, or what its worker answered.
-    pub answer: String,
-}
-
 impl BatchRef {
     pub fn of(batch: &Batch) -> Self {
         let reason = match &batch.status {
@@ -124,13 +124,14 @@ impl PoolView {
         let there = batch.map_or(&[][..], |batch| &batch.instances).iter();
         let there: Vec<_> = there.filter(|instance| !instance.is_gone()).collect();
         let active = there.iter().filter(|instance| instance.is_active()).count();
+        let elapsed = |since| Duration::try_from(now.duration_since(since)).unwrap_or_default();
         let instances = there.iter().map(|instance| InstanceView {
             id: instance.id.clone(),
             place: instance.place.clone(),
             lifecycle: instance.lifecycle,
             state: instance.state.clone(),
             launched_at: instance.launched_at,
-            age_s: super::reconcile::elapsed(instance.launched_at, now).as_secs(),
+            age_s: elapsed(instance.launched_at).as_secs(),
             rate: instance.rate,
             cost: instance.cost_at(now),
             worker: workers.iter().find(|w| w.instance == instance.id).cloned(),

@@ -1,46 +1,8 @@
-//! Requests and orders to trigger, and their answers.
+//! Orders of operators, to trigger and to fleet, and what fleet tells a worker for one.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::batch::PoolName;
-use crate::model::Model;
-use crate::pool::Cloud;
-use crate::trigger::{Budgets, Decision, View};
-use crate::whole;
-
-/// `spotreel.why`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WhyQuery {
-    /// Absent: every pool.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pool: Option<String>,
-}
-
-/// Which rule will run the queue and when at the latest, or what blocks it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Why {
-    pub pools: Vec<PoolWhy>,
-    /// Batches that have not ended, of pools that the configuration does not have: fleet drains them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gone: Vec<String>,
-    /// Why the truth cannot be read now; the pools are shown as they were when it last could.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PoolWhy {
-    pub pool: PoolName,
-    pub models: Vec<Model>,
-    pub cloud: Cloud,
-    #[serde(default)]
-    pub budgets: Budgets,
-    pub decision: Decision,
-    /// What it was decided on: counts, prices with the time they were asked for, what was spent.
-    pub view: View,
-}
+use spotreel_domain::batch::{DrainMode, PoolName};
 
 /// `spotreel.ops.run`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,7 +38,7 @@ pub struct ResumeOrder {
     pub pool: Option<String>,
 }
 
-/// The order stands, on disk.
+/// The answer to these three: the order stands, on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ordered {
     pub pools: Vec<PoolName>,
@@ -86,18 +48,92 @@ pub struct Ordered {
     pub id: Option<String>,
 }
 
-/// `spotreel.batches`: newest first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BatchesQuery {
-    #[serde(skip_serializing_if = "Option::is_none")]
+/// `spotreel.ops.stop`: ends the batch, or the active one of a pool; without either, that of the only pool. The answer is a
+/// [`BatchRef`](crate::BatchRef).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopOrder {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// One batch alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "whole::optional"
-    )]
-    pub limit: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    pub mode: DrainMode,
+    #[serde(default)]
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `spotreel.ops.drain`: ends one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainOrder {
+    pub instance: String,
+    pub mode: DrainMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    pub instance: String,
+    /// Absent: a machine of one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// `ordered`, or what its worker answered.
+    pub answer: String,
+}
+
+/// What fleet sends to the worker on an instance: take no further task, and leave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainRequest {
+    pub mode: DrainMode,
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The worker's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DrainReply {
+    State { state: DrainState },
+    Error { error: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainState {
+    /// It still has a task in hand.
+    Draining,
+    /// It holds nothing.
+    Drained,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_fields_of_a_stop_order_are_left_out_and_may_be() {
+        let order = StopOrder {
+            pool: None,
+            batch: Some("default-1".into()),
+            mode: DrainMode::Now,
+            by: "me".into(),
+            reason: None,
+        };
+        let text = serde_json::to_string(&order).unwrap();
+        assert_eq!(text, r#"{"batch":"default-1","mode":"now","by":"me"}"#);
+        assert_eq!(serde_json::from_str::<StopOrder>(&text).unwrap(), order);
+    }
+
+    #[test]
+    fn a_drain_reply_is_read_by_its_state() {
+        let read = |text| serde_json::from_str::<DrainReply>(text).unwrap();
+        let state = DrainState::Drained;
+        assert_eq!(read(r#"{"state":"drained"}"#), DrainReply::State { state });
+        let error = "no such mode".to_owned();
+        assert_eq!(
+            read(r#"{"error":"no such mode"}"#),
+            DrainReply::Error { error }
+        );
+    }
 }

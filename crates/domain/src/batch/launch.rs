@@ -1,7 +1,6 @@
 //! One call for instances, from its intent to the day when nothing of it can appear any more.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::fleet::cloud::{Lifecycle, PlaceError};
 
@@ -16,8 +15,7 @@ pub struct Launch {
     pub state: LaunchState,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LaunchState {
     /// The intent is durable, and the call may have been made. Until an answer is recorded its instances may exist
     /// without our knowing their ids; `empty_listings` counts the looks that found none of them. `sealed`: the same

@@ -151,8 +151,7 @@ pub struct Batch {
     pub at: Timestamp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     Requested,
     Launching,
@@ -182,7 +181,7 @@ pub enum DrainMode {
 }
 
 /// A place that gave nothing, or took what it gave, is not asked again before `until`. Without a place: the whole account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Penalty {
     pub place: Option<Place>,
     pub lifecycle: Lifecycle,

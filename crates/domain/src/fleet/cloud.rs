@@ -120,7 +120,7 @@ pub struct Launched {
 }
 
 /// Why a place gave nothing, or less than it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceError {
     /// None: the error is about the request, not about a place.
     pub place: Option<Place>,
@@ -168,8 +168,7 @@ pub struct Seen {
     pub has_public_address: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloudState {
     Pending,
     Running,
