@@ -1,5 +1,5 @@
 #!/bin/bash
-# A worker's machine on EC2, from its first second to its last. `spotreel_domain::user_data` fills the marks in.
+# A worker's machine on EC2, from its first second to its last. `spotreel_ec2::UserData` fills the marks in.
 # The launch template must say InstanceInitiatedShutdownBehavior=terminate: powering off is how the machine goes.
 
 # Variables SPOTREEL_* are empty on a real machine; tests set them.

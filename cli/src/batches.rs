@@ -1,18 +1,15 @@
 //! `spotreel batches`: what they were, and what one of them was in full.
 
 use jiff::Timestamp;
+use spotreel_api::{BatchView, BatchesQuery, CloudEvent, FleetQuery, FleetView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::{self, Start};
 use spotreel_bus::names;
-use spotreel_domain::api::{BatchView, CloudEvent};
 use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop};
-use spotreel_domain::fleet::view::FleetView;
-use spotreel_domain::ops::BatchesQuery;
 
 use crate::args::BatchesArgs;
 use crate::connection::{Api, Settings};
 use crate::fleet::word;
-use crate::orders::OfPool;
 use crate::print::{self, field, line, relative, short, span};
 use crate::{Done, fleet};
 
@@ -146,7 +143,7 @@ fn stayed(residency: &Residency) -> String {
 /// What runs of a batch that has not ended.
 async fn machines(api: &Api, id: &BatchId) -> anyhow::Result<()> {
     let pool = Some(id.pool.to_string());
-    let view: FleetView = api.call(names::FLEET, &OfPool { pool }).await?;
+    let view: FleetView = api.call(names::FLEET, &FleetQuery { pool }).await?;
     for pool in &view.pools {
         let its = pool.batch.as_ref().is_some_and(|b| b.id == id.to_string());
         if its && !pool.instances.is_empty() {
@@ -337,7 +334,7 @@ fn seconds(from: Timestamp, to: Timestamp) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_domain::api::InstanceCounts;
+    use spotreel_api::InstanceCounts;
     use spotreel_domain::money::Usd;
 
     use super::*;

@@ -9,12 +9,10 @@ use async_nats::client::{Request, RequestErrorKind};
 use async_nats::{Client, ConnectErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use spotreel_api::{ApiError, ErrorCode, ErrorReply, ListPage, ListQuery, TaskRef, TaskView};
 use spotreel_bus::connect::{ConnectError, connect_with};
 use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::TaskId;
-use spotreel_domain::api::{
-    ApiError, ErrorCode, ErrorReply, ListPage, ListQuery, TaskRef, TaskView,
-};
 use tokio::sync::watch;
 
 use crate::print::rule;
@@ -116,7 +114,7 @@ fn cure(verb: &str) -> &'static str {
 impl CallError {
     /// Whether the same call may succeed soon.
     pub fn may_pass(&self) -> bool {
-        use spotreel_domain::api::ErrorCode::{RateLimited, Unavailable};
+        use spotreel_api::ErrorCode::{RateLimited, Unavailable};
         match self {
             Self::Timeout { .. } | Self::Transport { .. } | Self::NoResponders { .. } => true,
             Self::Refused(error) => matches!(error.code, RateLimited | Unavailable),

@@ -1,13 +1,13 @@
 //! `spotreel fleet`: the machines now.
 
+use spotreel_api::{FleetQuery, FleetView, InstanceView, PoolView, WorkerView};
 use spotreel_bus::names;
 use spotreel_domain::batch::InstanceState;
-use spotreel_domain::fleet::view::{FleetView, InstanceView, PoolView, WorkerView};
 
+use crate::Done;
 use crate::args::FleetArgs;
 use crate::connection::{Api, Settings};
 use crate::print::{self, field, line, span};
-use crate::{Done, orders::OfPool};
 
 /// What is known of the cloud is told to be old once it is older than this: fleet looks every quarter of a minute while
 /// all is calm, and every minute without a batch.
@@ -15,7 +15,9 @@ const STALE_S: u64 = 120;
 
 pub async fn run(settings: &Settings, args: FleetArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
-    let fleet: FleetView = api.call(names::FLEET, &OfPool { pool: args.pool }).await?;
+    let fleet: FleetView = api
+        .call(names::FLEET, &FleetQuery { pool: args.pool })
+        .await?;
     if args.json {
         print::json(&fleet);
         return Ok(Done::Well);

@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use spotreel_api::{TaskView, Video};
 use spotreel_bus::names;
-use spotreel_domain::api::{TaskView, Video};
 use tempfile::NamedTempFile;
 
 use crate::args::GetArgs;

@@ -3,9 +3,10 @@
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::json;
+use spotreel_api::{KeyCreated, KeyList, KeyOrder, KeyRef, KeyView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api_key::{Access, KeyCreated, KeyList, KeyOrder, KeyRef, KeyView};
+use spotreel_domain::api_key::Access;
 
 use crate::Done;
 use crate::args::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};

@@ -1,40 +1,16 @@
 //! Orders of an operator, to trigger and to fleet.
 
 use serde::Serialize;
+use spotreel_api::{
+    BatchRef, DrainOrder, Drained, HoldOrder, Ordered, ResumeOrder, RunOrder, StopOrder,
+};
 use spotreel_bus::names;
 use spotreel_domain::batch::{DrainMode, PoolName};
-use spotreel_domain::fleet::view::{BatchRef, Drained};
-use spotreel_domain::ops::{HoldOrder, Ordered, ResumeOrder, RunOrder};
 
 use crate::Done;
 use crate::args::{DrainArgs, HoldArgs, ResumeArgs, RunArgs, StopArgs};
 use crate::connection::{Api, Settings};
 use crate::print::{self, line};
-
-/// What `spotreel.fleet` is asked.
-#[derive(Debug, Serialize)]
-pub struct OfPool {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pool: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct StopOrder {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pool: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch: Option<String>,
-    mode: DrainMode,
-    by: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct DrainOrder {
-    instance: String,
-    mode: DrainMode,
-}
 
 pub async fn run(settings: &Settings, args: RunArgs) -> anyhow::Result<Done> {
     let order = RunOrder {
@@ -135,22 +111,4 @@ fn tell<T: Serialize>(
         false => line(&sentence()),
     }
     Ok(Done::Well)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_are_written_as_fleet_reads_them() {
-        let order = StopOrder {
-            pool: None,
-            batch: Some("default-1".into()),
-            mode: DrainMode::Now,
-            by: "me".into(),
-            reason: None,
-        };
-        let text = serde_json::to_string(&order).unwrap();
-        assert_eq!(text, r#"{"batch":"default-1","mode":"now","by":"me"}"#);
-    }
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 use jiff::Timestamp;
 use serde::Serialize;
-use spotreel_domain::Violation;
-use spotreel_domain::api::TaskView;
+use spotreel_api::{TaskView, Violation};
 
 /// One line on stdout. A reader that has gone away (`| head`) ends the command quietly.
 pub fn line(text: &str) {
@@ -195,8 +194,8 @@ pub fn progress(task: &TaskView) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_domain::api::RenderProgress;
-    use spotreel_domain::{Task, TaskId, TaskRequest};
+    use spotreel_api::{RenderProgress, TaskRequest};
+    use spotreel_domain::{Task, TaskId};
 
     use super::*;
 

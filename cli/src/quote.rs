@@ -1,8 +1,8 @@
 //! `spotreel quote`: what tasks will take and cost, before any is submitted.
 
+use spotreel_api::{Offer, PriceOf, Quote, QuoteQuery, TaskRequest};
 use spotreel_bus::names;
-use spotreel_domain::quote::{Offer, PriceOf, Quote, QuoteQuery};
-use spotreel_domain::{TaskRequest, Usd};
+use spotreel_domain::Usd;
 
 use crate::args::QuoteArgs;
 use crate::connection::{Api, Settings};

@@ -14,11 +14,12 @@ use base64::engine::general_purpose::STANDARD;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
+use spotreel_api::{
+    Accepted, AcceptedMany, ApiError, ErrorCode, ErrorReply, ImageSource, SubmitResult, TaskRequest,
+};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, ErrorCode, ErrorReply, SubmitResult};
-use spotreel_domain::request::ImageSource;
-use spotreel_domain::{Priority, Quality, TaskRequest};
+use spotreel_domain::{Priority, Quality};
 
 use self::lines::{BadLine, Defaults, Line};
 use crate::args::{PriorityArg, QualityArg, SubmitArgs};

@@ -1,9 +1,9 @@
 //! Looking at tasks, and changing their course.
 
 use jiff::Timestamp;
+use spotreel_api::{CancelledMany, ErrorReply, ListPage, ListQuery, TaskView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::api::{CancelledMany, ErrorReply, ListPage, ListQuery, TaskView};
 use spotreel_domain::task::Attempt;
 
 use crate::args::{CancelArgs, IdsArgs, ListArgs, StatusArgs};

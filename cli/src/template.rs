@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use spotreel_domain::fleet::cloud::tag;
-use spotreel_domain::user_data::UserData;
-use spotreel_ec2::TemplateSpec;
+use spotreel_ec2::{TemplateSpec, UserData};
 
 use crate::args::TemplateArgs;
 use crate::connection::Settings;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::{StreamExt, stream};
 use serde_json::Value;
+use spotreel_api::{CloudEvent, Progress, TaskRef, TaskView};
 use spotreel_bus::names;
-use spotreel_domain::api::{CloudEvent, Progress, TaskRef, TaskView};
 
 use self::board::Board;
 pub use self::board::sentence;

@@ -1,9 +1,9 @@
 //! `spotreel why`: what each rule lacks, in plain sentences.
 
 use jiff::Timestamp;
+use spotreel_api::{PoolWhy, Why, WhyQuery};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
-use spotreel_domain::ops::{PoolWhy, Why, WhyQuery};
 use spotreel_domain::pool::Cloud;
 use spotreel_domain::trigger::{Budgets, Decision, Distance, Outcome, Prices, Verdict};
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use spotreel_api::{ErrorCode, TaskRequest};
 use spotreel_bus::names;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_domain::api::ErrorCode;
 use spotreel_domain::trigger::Rules;
-use spotreel_domain::{Event, TaskId, TaskRequest};
+use spotreel_domain::{Event, TaskId};
 use spotreel_tests::harness::program::binary;
 use spotreel_tests::harness::root;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use spotreel_domain::api::{CloudEvent, TaskView};
+use spotreel_api::{CloudEvent, TaskView};
 use spotreel_domain::task::Outcome;
 use spotreel_domain::{Event, TaskId};
 use spotreel_tests::harness::tasks::{name, small};

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::json;
+use spotreel_api::{ErrorCode, SubmitResult};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::{self, EVENTS};
 use spotreel_bus::provision;
-use spotreel_domain::api::{ErrorCode, SubmitResult};
 use spotreel_domain::{Event, Model, Priority};
 use spotreel_tests::cases;
 use spotreel_tests::harness::nats::layout;
@@ -124,7 +124,7 @@ async fn a_log_that_fills_up_still_takes_the_events_of_its_tasks() {
     let (mut taken, began) = (Vec::new(), std::time::Instant::now());
     let refused = loop {
         match api
-            .ask::<spotreel_domain::api::Accepted>("submit", &small(&name("room"), 1))
+            .ask::<spotreel_api::Accepted>("submit", &small(&name("room"), 1))
             .await
         {
             Ok(accepted) => taken.push(accepted.id),

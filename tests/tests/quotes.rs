@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use spotreel_domain::quote::{Offer, PriceOf, Quote};
+use spotreel_api::{Offer, PriceOf, Quote};
 use spotreel_tests::harness::{Program, System, SystemOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(60);

@@ -13,8 +13,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use parking_lot::Mutex;
 use prost::Message;
+use spotreel_api::Accepted;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::api::Accepted;
 use spotreel_tests::harness::tasks::{name, small};
 use spotreel_tests::harness::{System, SystemOptions, eventually};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use spotreel_domain::Task;
 use spotreel_domain::chain;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::TaskSpec;
 use spotreel_s3::{GetFileError, RequestError, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

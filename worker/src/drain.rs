@@ -4,37 +4,15 @@ use std::time::Duration;
 
 use async_nats::{Client, Message};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
+use spotreel_api::{DrainReply, DrainRequest, DrainState};
 use spotreel_bootstrap::Context;
 use spotreel_bus::{kv, names};
+use spotreel_domain::batch::DrainMode;
 use spotreel_proto::worker::v1::State;
 use tokio::sync::oneshot;
 
 use crate::leave::{By, Leave};
 use crate::presence::Board;
-
-#[derive(Debug, Deserialize)]
-struct Request {
-    mode: Mode,
-    #[serde(default)]
-    reason: String,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Mode {
-    /// What is in hand is finished first.
-    Finish,
-    /// What is in hand is handed back.
-    Now,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Answer {
-    State { state: &'static str },
-    Error { error: String },
-}
 
 /// Between two tries to learn whether the order was given before anybody listened.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -102,22 +80,22 @@ async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
 }
 
 async fn answer(client: Client, board: Board, leave: Leave, message: Message) {
-    let answer = match serde_json::from_slice::<Request>(&message.payload) {
+    let answer = match serde_json::from_slice::<DrainRequest>(&message.payload) {
         Ok(request) => {
             tracing::info!(mode = ?request.mode, reason = request.reason, "drain requested");
             let by = match request.mode {
-                Mode::Finish => By::WhenDone,
-                Mode::Now => By::AtOnce,
+                DrainMode::Finish => By::WhenDone,
+                DrainMode::Now => By::AtOnce,
             };
             leave.order(by, "told to drain");
-            Answer::State {
+            DrainReply::State {
                 state: match board.leaving_told().await {
-                    State::Drained => "drained",
-                    _ => "draining",
+                    State::Drained => DrainState::Drained,
+                    _ => DrainState::Draining,
                 },
             }
         }
-        Err(error) => Answer::Error {
+        Err(error) => DrainReply::Error {
             error: error.to_string(),
         },
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use spotreel_domain::chain;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::TaskSpec;
 use spotreel_packs::Index;
 use spotreel_s3::Store;
 
@@ -73,8 +73,8 @@ fn count(outcome: &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use spotreel_api::TaskRequest;
     use spotreel_bootstrap::ambient;
-    use spotreel_domain::TaskRequest;
 
     use super::*;
 

@@ -284,7 +284,8 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_domain::{Event, TaskId, TaskRequest};
+    use spotreel_api::TaskRequest;
+    use spotreel_domain::{Event, TaskId};
 
     use super::*;
 

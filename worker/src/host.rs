@@ -8,8 +8,7 @@ use backoff::backoff::Backoff;
 use spotreel_bootstrap::Health;
 use spotreel_bus::Delivery;
 use spotreel_domain::render_time::{Gpu, Job, Weights, needed_gb};
-use spotreel_domain::request::TaskSpec;
-use spotreel_domain::task::{Failure, FailureKind};
+use spotreel_domain::task::{Failure, FailureKind, TaskSpec};
 use spotreel_domain::{Model, Quality};
 use spotreel_packs::Index;
 use tokio_util::sync::CancellationToken;
@@ -419,8 +418,8 @@ fn advice(needed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use spotreel_api::TaskRequest;
     use spotreel_bootstrap::ambient;
-    use spotreel_domain::TaskRequest;
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use spotreel_bus::retry;
 use spotreel_domain::chain;
 use spotreel_domain::model::Expert;
-use spotreel_domain::request::{TaskLora, TaskSpec};
+use spotreel_domain::task::{TaskLora, TaskSpec};
 use spotreel_packs::{LoraFile as Stored, LoraRemoteError, PublishedLora, transformer_of};
 use spotreel_s3::GetFileError;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use spotreel_bus::Recorded;
 use spotreel_bus::retry;
 use spotreel_domain::chain;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::TaskSpec;
 use spotreel_domain::{Model, Task};
 use spotreel_s3::{GetBytesError, RequestError};
 

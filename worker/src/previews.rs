@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use spotreel_api::PreviewImage;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::Task;
-use spotreel_domain::api::PreviewImage;
 use spotreel_s3::Store;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use spotreel_api::{PreviewImage, Progress};
 use spotreel_bus::{Recorded, names};
-use spotreel_domain::api::{PreviewImage, Progress};
 use tokio::time::Instant;
 
 use crate::Worker;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::Model;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::TaskSpec;
 use tokio::time::Instant;
 
 use crate::leave::By;

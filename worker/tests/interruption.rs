@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use nix::sys::signal::Signal;
 use spot::{Stage, until};
+use spotreel_api::Progress;
 use spotreel_domain::Task;
-use spotreel_domain::api::Progress;
 use spotreel_domain::task::Outcome;
 use spotreel_proto::worker::v1::State;
 

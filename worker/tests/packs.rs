@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
 use spot::{Running, Stage, until};
+use spotreel_api::Progress;
 use spotreel_domain::Task;
-use spotreel_domain::api::Progress;
 use spotreel_domain::model::Expert;
-use spotreel_domain::request::TaskLora;
-use spotreel_domain::task::{FailureKind, Outcome, State};
+use spotreel_domain::task::{FailureKind, Outcome, State, TaskLora};
 use spotreel_localcloud::{Action, Plan, Rule};
 use spotreel_packs::{AddLora, LoraFiles, PREFIX, Pack, PublishedLora, Remote};
 

@@ -6,7 +6,7 @@ mod spot;
 
 use futures::StreamExt;
 use spot::{Stage, until};
-use spotreel_domain::api::{PreviewImage, Progress};
+use spotreel_api::{PreviewImage, Progress};
 use spotreel_domain::task::{Artifact, State};
 
 const MODEL: &str = "ti2v-5B";

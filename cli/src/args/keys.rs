@@ -34,7 +34,7 @@ pub struct CreateKeyArgs {
     #[arg(long)]
     pub all: bool,
     /// Maximum number of tasks that the key may submit per minute
-    #[arg(long, value_name = "N", default_value_t = spotreel_domain::api_key::USUAL_TASKS_PER_MINUTE)]
+    #[arg(long, value_name = "N", default_value_t = spotreel_api::USUAL_TASKS_PER_MINUTE)]
     pub tasks_per_minute: u32,
     /// Time after which the key expires, such as 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]

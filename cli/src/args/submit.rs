@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use spotreel_api::LoraRequest;
 use spotreel_domain::model::Expert;
-use spotreel_domain::request::LoraRequest;
 
 use super::values::{ahead, finite, pair};
 

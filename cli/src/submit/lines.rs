@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use spotreel_domain::{Priority, TaskRequest, Violation};
+use spotreel_api::{TaskRequest, Violation};
+use spotreel_domain::Priority;
 
 use crate::print;
 

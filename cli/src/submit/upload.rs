@@ -6,20 +6,13 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, RequestBuilder};
-use serde::Deserialize;
-use spotreel_domain::TaskRequest;
-use spotreel_domain::request::ImageSource;
+use spotreel_api::{ImageSource, TaskRequest, Uploaded};
 
 use crate::connection::Settings;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// 20 MB over a slow line, and the check of the picture.
 const ANSWER_WITHIN: Duration = Duration::from_secs(300);
-
-#[derive(Deserialize)]
-struct Uploaded {
-    s3_key: String,
-}
 
 /// Sends the task's picture over HTTP, and has the task name its key instead.
 pub async fn picture(settings: &Settings, task: &mut TaskRequest) -> anyhow::Result<()> {

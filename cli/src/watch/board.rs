@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use spotreel_api::{Progress, TaskView};
 use spotreel_bootstrap::ambient;
-use spotreel_domain::api::{Progress, TaskView};
 
 use crate::print;
 

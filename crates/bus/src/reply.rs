@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use async_nats::HeaderMap;
 use futures::FutureExt;
 use serde::Serialize;
-use spotreel_domain::api::{ApiError, ErrorCode, ErrorReply};
+use spotreel_api::{ApiError, ErrorCode, ErrorReply};
 
 /// Longest text in a header, in bytes.
 const MAX_LINE: usize = 400;

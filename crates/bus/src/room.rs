@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use spotreel_domain::api::{ApiError, ErrorCode};
+use spotreel_api::{ApiError, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::reply::refuse;

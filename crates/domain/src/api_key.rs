@@ -4,8 +4,6 @@
 //! the secret only its hash is kept. Plain SHA-256 is enough there: a slow hash makes guessing passwords dear, and
 //! nobody guesses 32 random bytes.
 
-mod order;
-
 use std::fmt;
 
 use base64::Engine;
@@ -15,8 +13,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
-
-pub use order::{KeyCreated, KeyList, KeyOrder, KeyRef, KeyView, USUAL_TASKS_PER_MINUTE};
 
 pub const MAX_OWNER: usize = 64;
 /// 60 bits: among a few hundred keys no two are drawn alike.

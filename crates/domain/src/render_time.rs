@@ -14,7 +14,7 @@ pub use memory::{Weights, load_seconds, needed_gb};
 
 use crate::model::Model;
 use crate::quality::Quality;
-use crate::request::TaskSpec;
+use crate::task::TaskSpec;
 
 const TERA: f64 = 1e12;
 /// The text that every block attends to: umT5's whole length, whatever the prompt's.

@@ -21,6 +21,7 @@ mod places;
 mod prices;
 mod quota;
 mod template;
+mod user_data;
 
 pub use classify::classify;
 pub use connect::{Ec2, Ec2Config, Keys};
@@ -30,3 +31,4 @@ pub use list::Listing;
 pub use places::{Kind, Subnet, SubnetFilter};
 pub use prices::PriceChange;
 pub use template::{TemplateSpec, TemplateVersion};
+pub use user_data::{UserData, UserDataError};

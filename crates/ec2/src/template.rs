@@ -20,12 +20,11 @@ use spotreel_domain::pool::PoolTemplate;
 
 use crate::launch::tags;
 use crate::list::endless;
+use crate::user_data::MAX_BYTES;
 use crate::{CallError, Ec2};
 
 /// Part of every hash: raised when [`data`] changes, so that the templates out there do too.
 const FORMAT: u32 = 1;
-/// EC2's limit, before base64.
-const MAX_USER_DATA: usize = 16 * 1024;
 /// What EC2 puts on a page of versions at most.
 const PAGE: i32 = 200;
 /// EC2 keeps 10,000 versions of a template.
@@ -100,9 +99,9 @@ impl Ec2 {
     /// The version that has exactly this content; made if there is none. No token: one that outlives a deleted
     /// template would name a thing that is gone. Two who ask at once may make two versions, which does no harm.
     pub async fn ensure_template(&self, spec: &TemplateSpec) -> Result<Template, CallError> {
-        if spec.user_data.len() > MAX_USER_DATA {
+        if spec.user_data.len() > MAX_BYTES {
             let message = format!(
-                "user data of {} bytes, EC2 takes {MAX_USER_DATA}",
+                "user data of {} bytes, EC2 takes {MAX_BYTES}",
                 spec.user_data.len()
             );
             return Err(CallError::Refused {

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_nats::Client;
 use futures::future::try_join_all;
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::TaskLog;
 use spotreel_bus::log::Append;
 use spotreel_domain::pool::{PoolConfig, Pools};
 use spotreel_domain::workload::Sampled;
-use spotreel_domain::{Model, Task, TaskId, TaskRequest};
+use spotreel_domain::{Model, Task, TaskId};
 use spotreel_pool::queue::Queues;
 use spotreel_pool::samples::Samples;
 use spotreel_test_nats::Nats;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
-use serde::Deserialize;
+use spotreel_api::{DrainReply, DrainRequest, DrainState};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::AppendError;
+use spotreel_bus::reply::json;
 use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Launch, Leaving, Status};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};
@@ -415,12 +416,6 @@ impl Pool {
     }
 }
 
-#[derive(Deserialize)]
-struct Reply {
-    #[serde(default)]
-    state: String,
-}
-
 /// Tells the workers on these machines that they stay. One that does not hear it hears the next.
 pub async fn tell_to_stay(client: &async_nats::Client, instances: &[String]) {
     for instance in instances {
@@ -438,15 +433,20 @@ pub async fn tell_to_drain(
     mode: DrainMode,
     reason: &str,
 ) -> DrainAnswer {
-    let body = serde_json::json!({ "mode": mode, "reason": reason });
+    let body = DrainRequest {
+        mode,
+        reason: reason.to_owned(),
+    };
     let request = async_nats::Request::new()
-        .payload(body.to_string().into())
+        .payload(json(&body).into())
         .timeout(Some(DRAIN_TIMEOUT));
     let subject = names::worker_drain(instance);
     match client.send_request(subject, request).await {
-        Ok(reply) => match serde_json::from_slice::<Reply>(&reply.payload) {
-            Ok(reply) if reply.state == "drained" => DrainAnswer::Drained,
-            Ok(reply) if reply.state == "draining" => DrainAnswer::Draining,
+        Ok(reply) => match serde_json::from_slice(&reply.payload) {
+            Ok(DrainReply::State { state }) => match state {
+                DrainState::Drained => DrainAnswer::Drained,
+                DrainState::Draining => DrainAnswer::Draining,
+            },
             _ => DrainAnswer::Unknown,
         },
         Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => {

@@ -1,12 +1,12 @@
 //! Errors at the start and in a reconcile pass, and refusals of requests.
 
+use spotreel_api::{ApiError, ErrorCode};
 use spotreel_bootstrap::ConfigError;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_bus::reply::refuse;
-use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::fleet::tags::CURE;
 use spotreel_domain::pool::PoolProblems;

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use spotreel_api::{
+    ApiError, BatchRef, DrainOrder, Drained, FleetQuery, FleetView, PoolView, StopOrder, WorkerView,
+};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::reply::unavailable;
-use spotreel_domain::api::ApiError;
-use spotreel_domain::batch::{
-    BadBatchId, Batch, BatchId, DrainMode, MAX_POOL_NAME, PoolName, Stop,
-};
+use spotreel_domain::batch::{BadBatchId, Batch, BatchId, MAX_POOL_NAME, PoolName, Stop};
 use spotreel_domain::fleet::DrainAnswer;
-use spotreel_domain::fleet::view::{BatchRef, Drained, FleetView, PoolView, WorkerView};
 use spotreel_domain::pool::Cloud;
 use spotreel_pool::spend;
 use spotreel_proto::worker::v1::Presence;
@@ -27,35 +25,10 @@ use crate::{gone, observe};
 /// Of what people write, as trigger takes it.
 const LONGEST_TEXT: usize = 200;
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Which {
-    pool: Option<String>,
-}
-
-/// The batch, or the active one of a pool; without either, that of the only pool.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StopOrder {
-    #[serde(default)]
-    pool: Option<String>,
-    #[serde(default)]
-    batch: Option<String>,
-    mode: DrainMode,
-    #[serde(default)]
-    by: String,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainOrder {
-    instance: String,
-    mode: DrainMode,
-}
-
-pub async fn show(fleet: Arc<Fleet>, Which { pool }: Which) -> Result<FleetView, ApiError> {
+pub async fn show(
+    fleet: Arc<Fleet>,
+    FleetQuery { pool }: FleetQuery,
+) -> Result<FleetView, ApiError> {
     let pool = pool.map(|pool| named(&fleet, &pool)).transpose()?;
     let presences = observe::presences(fleet.batches.client()).await;
     let presences = presences.map_err(|error| unavailable("the bucket of workers", &error))?;

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
+use spotreel_api::FleetView;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{controls, kv};
 use spotreel_domain::batch::{
     Batch, Blocker, Ending, Instance, InstanceState, PoolName, Receipt, Status, Wanted,
 };
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
-use spotreel_domain::fleet::view::FleetView;
 use spotreel_domain::render_time::{Corrections, Gpu, Job, Run};
 use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;

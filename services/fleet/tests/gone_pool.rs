@@ -8,11 +8,11 @@ mod stage;
 use std::net::SocketAddr;
 
 use serde_json::json;
+use spotreel_api::FleetView;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, DrainMode, Instance, PoolName, Receipt, Status, Wanted};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place, tag};
-use spotreel_domain::fleet::view::FleetView;
 use spotreel_fleet::Lead;
 use spotreel_proto::worker::v1::State;
 use stage::{ENV, Stage, until};

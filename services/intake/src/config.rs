@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spotreel_api::MAX_TASKS_PER_CALL;
 use spotreel_bootstrap::config::require;
 use spotreel_bootstrap::{
     Common, Config, ConfigError, HttpConfig, ShutdownConfig, TelemetryConfig,
@@ -11,7 +12,6 @@ use spotreel_bootstrap::{
 use spotreel_bus::NatsConfig;
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_domain::Model;
-use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_s3::StoreConfig;
 
 /// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use spotreel_api::{ApiError, ErrorCode, Violation};
 use spotreel_bus::log::ReadError;
-use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::api_key::KeyId;
-use spotreel_domain::request::Violation;
 use spotreel_domain::task::Refused;
 use spotreel_domain::{Owner, TaskId};
 

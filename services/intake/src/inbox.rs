@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use spotreel_api::{ApiError, CloudEvent, MAX_VIOLATIONS, Rejection, TaskRequest, Violation};
 use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
 use spotreel_bus::names::INBOX;
 use spotreel_bus::{Delivery, Queue, queue::QueueError};
-use spotreel_domain::api::{ApiError, CloudEvent};
-use spotreel_domain::request::MAX_VIOLATIONS;
-use spotreel_domain::{TaskId, TaskRequest};
+use spotreel_domain::TaskId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
@@ -46,15 +44,6 @@ pub struct Inbox {
     pub events: EventStream,
     pub config: InboxConfig,
     pub pace: Arc<BytePace>,
-}
-
-/// What a client is told of a submission that was refused.
-#[derive(Debug, Serialize)]
-struct Rejection {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<TaskId>,
-    error: ApiError,
-    inbox_sequence: u64,
 }
 
 pub async fn run(inbox: Inbox, ctx: Context) -> anyhow::Result<()> {
@@ -274,7 +263,7 @@ fn client_id(request: Option<&TaskRequest>) -> Option<TaskId> {
 }
 
 /// One list of what is broken out of many, with the places; bounded, since an event is one message.
-fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
+fn gather(refused: Vec<(usize, ApiError)>) -> Vec<Violation> {
     let each = refused.into_iter().flat_map(|(index, error)| {
         let ApiError {
             message,
@@ -285,12 +274,10 @@ fn gather(refused: Vec<(usize, ApiError)>) -> Vec<spotreel_domain::Violation> {
             true => vec![error::violation("body", "task", message)],
             false => violations,
         };
-        violations
-            .into_iter()
-            .map(move |broken| spotreel_domain::Violation {
-                field: format!("[{index}].{}", broken.field),
-                ..broken
-            })
+        violations.into_iter().map(move |broken| Violation {
+            field: format!("[{index}].{}", broken.field),
+            ..broken
+        })
     });
     each.take(MAX_VIOLATIONS).collect()
 }

@@ -1,13 +1,11 @@
 //! API keys: the operators' orders, and the cache that the HTTP API uses.
 
 use async_nats::Client;
+use spotreel_api::{ApiError, KeyCreated, KeyList, KeyOrder, KeyRef, KeyView};
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::keys::{self, MAX_KEYS};
 use spotreel_bus::{KeyRing, jetstream};
-use spotreel_domain::api::ApiError;
-use spotreel_domain::api_key::{
-    KeyCreated, KeyId, KeyList, KeyOrder, KeyRef, KeyView, SECRET_BYTES, Token,
-};
+use spotreel_domain::api_key::{KeyId, SECRET_BYTES, Token};
 
 use crate::error;
 use crate::submit::now;

@@ -11,9 +11,9 @@ use async_nats::Client;
 use async_nats::jetstream::stream::Stream;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use spotreel_api::ApiError;
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
-use spotreel_domain::api::ApiError;
 use spotreel_domain::{Lane, Model, Owner};
 
 use crate::config::LimitsConfig;

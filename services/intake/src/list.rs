@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
+use spotreel_api::{ApiError, ListPage, ListQuery};
 use spotreel_bus::Recorded;
 use spotreel_bus::names::{EVERY_SUBJECT, TASKS};
-use spotreel_domain::api::{ApiError, ListPage, ListQuery};
 use spotreel_domain::{Model, Owner, Task, TaskId};
 
 use crate::caller::Caller;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use spotreel_domain::api::ApiError;
+use spotreel_api::ApiError;
 
 const HTTP_SECONDS: &str = "spotreel_intake_http_seconds";
 const COMMIT_SECONDS: &str = "spotreel_intake_commit_seconds";

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
+use spotreel_api::ApiError;
 use spotreel_bootstrap::Context;
 use spotreel_domain::Model;
-use spotreel_domain::api::ApiError;
 use spotreel_domain::quality::Quality;
-use spotreel_domain::request::{TaskLora, TaskSpec};
+use spotreel_domain::task::{TaskLora, TaskSpec};
 use spotreel_packs::{
     FastSteps, LoraRemoteError, Pack, PublishedLora, Remote, RemoteError, Scheduler,
 };

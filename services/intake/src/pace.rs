@@ -10,8 +10,8 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
+use spotreel_api::ApiError;
 use spotreel_domain::ApiKey;
-use spotreel_domain::api::ApiError;
 use spotreel_domain::api_key::KeyId;
 
 use crate::error;
@@ -147,7 +147,7 @@ fn make_room<C: Clock>(keys: &mut HashMap<KeyId, Paced<C>>, now: C::Instant) {
 mod tests {
     use governor::clock::FakeRelativeClock;
     use jiff::Timestamp;
-    use spotreel_domain::api::ErrorCode;
+    use spotreel_api::ErrorCode;
     use spotreel_domain::api_key::{Access, Owner};
 
     use super::*;

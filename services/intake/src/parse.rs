@@ -4,9 +4,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL};
-use spotreel_domain::quote::QuoteQuery;
-use spotreel_domain::{TaskRequest, Violation};
+use spotreel_api::{ApiError, MAX_TASKS_PER_CALL, QuoteQuery, TaskRequest, Violation};
 
 use crate::error;
 
@@ -316,6 +314,6 @@ mod tests {
     fn a_list_has_an_end() {
         let text = format!("[{}{{}}]", "{},".repeat(MAX_TASKS_PER_CALL));
         let error = submission(text.as_bytes(), None).unwrap_err();
-        assert_eq!(error.code, spotreel_domain::api::ErrorCode::TooLarge);
+        assert_eq!(error.code, spotreel_api::ErrorCode::TooLarge);
     }
 }

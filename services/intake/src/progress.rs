@@ -10,10 +10,10 @@ use async_nats::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use spotreel_api::{Progress, RenderProgress, TaskView};
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{Recorded, names};
 use spotreel_domain::TaskId;
-use spotreel_domain::api::{Progress, RenderProgress, TaskView};
 
 /// Tasks of one generation, of which two are kept: more than a fleet renders at a time.
 const GENERATION: usize = 5_000;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use async_nats::Request;
 use async_nats::client::RequestErrorKind;
+use spotreel_api::{ApiError, ErrorReply, Quote, QuoteQuery};
 use spotreel_bus::names;
-use spotreel_domain::api::{ApiError, ErrorReply};
-use spotreel_domain::quote::{Quote, QuoteQuery};
 
 use crate::error;
 use crate::submit::{Intake, now};

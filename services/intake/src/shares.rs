@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use spotreel_api::ApiError;
 use spotreel_domain::Owner;
-use spotreel_domain::api::ApiError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::caller::Caller;
@@ -122,8 +122,8 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use spotreel_api::ErrorCode;
     use spotreel_domain::ApiKey;
-    use spotreel_domain::api::ErrorCode;
     use spotreel_domain::api_key::{Access, KeyId};
 
     use super::*;

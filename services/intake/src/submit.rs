@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use jiff::Timestamp;
+use spotreel_api::{
+    Accepted, AcceptedMany, ApiError, SubmitResult, TaskRequest, Valid, crop_percent,
+    size_of_picture,
+};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, TaskLog};
-use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, SubmitResult};
 use spotreel_domain::model::MAX_SEED;
-use spotreel_domain::request::{Valid, crop_percent, size_of_picture};
-use spotreel_domain::{Owner, Task, TaskId, TaskRequest};
+use spotreel_domain::{Owner, Task, TaskId};
 
 use crate::caller::Caller;
 use crate::commit::Committer;

@@ -1,10 +1,10 @@
 //! Operations on existing tasks: get, cancel, retry. The same for NATS and HTTP.
 
 use futures::{StreamExt, TryStreamExt};
+use spotreel_api::{ApiError, CancelledMany, ErrorCode, ListQuery, TaskView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, Recorded, names};
-use spotreel_domain::api::{ApiError, CancelledMany, ErrorCode, ListQuery, TaskView};
 use spotreel_domain::task::{Event, Refused, State};
 use spotreel_domain::{Task, TaskId};
 
@@ -149,10 +149,11 @@ mod tests {
     use std::time::Duration;
 
     use jiff::Timestamp;
+    use spotreel_api::TaskRequest;
     use spotreel_bootstrap::config::{Sources, load_from};
     use spotreel_bus::TaskLog;
     use spotreel_domain::api_key::{Access, KeyId};
-    use spotreel_domain::{ApiKey, Owner, TaskRequest};
+    use spotreel_domain::{ApiKey, Owner};
     use spotreel_packs::{PREFIX, Remote};
     use spotreel_s3::{Keys, Store};
     use spotreel_test_nats::{Nats, client};

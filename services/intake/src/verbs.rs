@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_nats::Client;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
+use spotreel_api::{ApiError, ListQuery, SubmitResult, TaskRef};
 use spotreel_bus::reply::json;
 use spotreel_bus::service::Request;
 use spotreel_domain::TaskId;
-use spotreel_domain::api::{ApiError, ListQuery, SubmitResult, TaskRef};
 
 use crate::caller::Caller;
 use crate::parse::{self, Submission};

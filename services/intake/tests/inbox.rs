@@ -80,7 +80,7 @@ async fn delivered_again_it_is_the_same_task() {
         .unwrap();
     let taken = queue.pull_ready(1).await.unwrap();
     assert_eq!(taken[0].stored_nanos, stored.time.unix_timestamp_nanos());
-    let request = spotreel_domain::TaskRequest {
+    let request = spotreel_api::TaskRequest {
         model: "ti2v-5B".into(),
         prompt: "x".into(),
         ..Default::default()
@@ -144,7 +144,7 @@ async fn a_refusal_of_a_list_names_64_broken_rules_at_most() {
     emptied(&stage).await;
     let event = event(&stage, "spotreel.rejected.1").await;
     let violations = event["data"]["error"]["violations"].as_array().unwrap();
-    assert_eq!(violations.len(), spotreel_domain::request::MAX_VIOLATIONS);
+    assert_eq!(violations.len(), spotreel_api::MAX_VIOLATIONS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use serde_json::{Value, json};
+use spotreel_api::KeyOrder;
 use spotreel_bus::keys::{self, MAX_KEYS};
-use spotreel_domain::api_key::{ApiKey, KeyId, KeyOrder, Token};
+use spotreel_domain::api_key::{ApiKey, KeyId, Token};
 use spotreel_test_nats::client;
 use stage::{Stage, until};
 

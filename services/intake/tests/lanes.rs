@@ -6,10 +6,11 @@ mod stage;
 mod web;
 
 use serde_json::json;
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::Append;
 use spotreel_bus::names::{TASKS, work_consumer};
-use spotreel_domain::{Lane, Model, Owner, Priority, Task, TaskId, TaskRequest};
+use spotreel_domain::{Lane, Model, Owner, Priority, Task, TaskId};
 use stage::{Stage, until};
 use web::Web;
 

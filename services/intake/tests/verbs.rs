@@ -393,7 +393,7 @@ async fn the_same_again_after_its_deadline_is_the_first_answer() {
 async fn what_is_refused_by_now_was_accepted_once_and_is_answered_again() {
     let stage = Stage::without_intake().await;
     let asked = json!({"model": "ti2v-5B", "prompt": "x", "id": "t", "quality": "fast"});
-    let request: spotreel_domain::TaskRequest = serde_json::from_value(asked.clone()).unwrap();
+    let request: spotreel_api::TaskRequest = serde_json::from_value(asked.clone()).unwrap();
     let now = spotreel_bootstrap::ambient::now();
     let mut valid = request.validate(now).unwrap();
     // As a version with other defaults wrote it.

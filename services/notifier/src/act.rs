@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use jiff::Timestamp;
+use spotreel_api::{CloudEvent, Video};
 use spotreel_bootstrap::{Health, ambient};
 use spotreel_bus::events::{EventStream, Topic};
 use spotreel_bus::jetstream::ApiError;
@@ -11,7 +12,6 @@ use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, TASKS};
 use spotreel_bus::{Delivery, Queue, Recorded, RecordedBatch, trace};
 use spotreel_domain::TaskId;
-use spotreel_domain::api::{CloudEvent, Video};
 use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
 use tokio_util::sync::CancellationToken;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::{Hand, Nats, provisioned, until};
+use spotreel_api::{BatchView, CloudEvent, TaskView};
 use spotreel_bootstrap::{Config, Health};
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
 use spotreel_bus::{BatchLog, Queue};
-use spotreel_domain::api::{BatchView, CloudEvent, TaskView};
 use spotreel_domain::batch::{Batch, PoolName, Status, Wanted};
 use spotreel_notifier::{DEFAULTS, Notifier, NotifierConfig, Said};
 use spotreel_s3::{Keys, Store};

@@ -35,9 +35,9 @@ mod view;
 use std::sync::Arc;
 
 use async_nats::Client;
+use spotreel_api::WhyQuery;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{BatchLog, TaskLog};
-use spotreel_domain::ops::WhyQuery;
 use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
 use spotreel_pool::arrivals::Arrivals;

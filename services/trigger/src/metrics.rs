@@ -1,9 +1,9 @@
 //! Metrics of every decision.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
+use spotreel_api::PoolWhy;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::ops::PoolWhy;
 use spotreel_domain::trigger::{Mode, Outcome, Prices, Verdict};
 
 const LOOKS: &str = "spotreel_trigger_looks_total";

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use spotreel_api::{PoolWhy, Why};
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::ledger::{self, Reserved};
-use spotreel_domain::ops::{PoolWhy, Why};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::trigger::{Decision, Forecast, Prices, Verdict, decide};
 use spotreel_pool::arrivals::Arrivals;

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use async_nats::Client;
 use futures::future::try_join_all;
 use jiff::Timestamp;
+use spotreel_api::{
+    ApiError, BatchView, BatchesQuery, ErrorCode, HoldOrder, Ordered, Quote, QuoteQuery,
+    ResumeOrder, RunOrder, Why, WhyQuery, quote,
+};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::BatchLog;
 use spotreel_bus::batches::{self, MAX_RECENT};
 use spotreel_bus::controls::{self, Hold, Run};
 use spotreel_bus::reply::{refuse, unavailable};
-use spotreel_domain::api::{ApiError, BatchView, ErrorCode};
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
-use spotreel_domain::ops::{
-    BatchesQuery, HoldOrder, Ordered, ResumeOrder, RunOrder, Why, WhyQuery,
-};
 use spotreel_domain::pool::{Cloud, Pools};
-use spotreel_domain::quote::{Quote, QuoteQuery, quote};
 use spotreel_pool::marks::Marks;
 
 use crate::prices::Market;

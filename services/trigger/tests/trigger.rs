@@ -7,12 +7,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use serde_json::json;
+use spotreel_api::{Ordered, PoolWhy};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Run};
+use spotreel_domain::Usd;
 use spotreel_domain::batch::{Blocked, Blocker, Ending, Instance, InstanceState, Status, Usage};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
-use spotreel_domain::{Usd, ops};
 use spotreel_localcloud::{Action, Plan, Rule as Fault};
 use spotreel_proto::worker::v1::Presence;
 use stage::{Stage, after, is_blocked, only, until};
@@ -214,7 +215,7 @@ async fn a_hold_stops_launches_until_it_is_taken_back_or_forced() {
     let refused = stage.order("hold", &json!({})).await;
     assert_eq!(refused["error"]["code"], "invalid", "{refused}");
     let order = json!({ "by": "ada", "reason": "the power is off" });
-    let held: ops::Ordered = serde_json::from_value(stage.order("hold", &order).await).unwrap();
+    let held: Ordered = serde_json::from_value(stage.order("hold", &order).await).unwrap();
     assert_eq!(held.pools, [stage::pool()]);
     stage.submit(1).await;
     let why = stage.until_blocked(BlockerKind::Hold).await;
@@ -391,7 +392,7 @@ async fn the_market_opens_and_shuts() {
         .start(&stage.one_pool("price = { below = 0.25, at_least = 1 }"))
         .await;
     stage.submit(1).await;
-    let short = |why: &ops::PoolWhy, cents: i64| {
+    let short = |why: &PoolWhy, cents: i64| {
         let price = why.decision.finding(RuleName::Price).unwrap();
         price.outcome == Outcome::Short && price.distance.dollars == Some(Usd::from_cents(cents))
     };

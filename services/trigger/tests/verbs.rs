@@ -5,11 +5,10 @@ mod stage;
 use std::time::Duration;
 
 use serde_json::json;
+use spotreel_api::{Ordered, PriceOf, Quote, Why};
 use spotreel_bus::kv;
 use spotreel_bus::names::LOG_ALL;
 use spotreel_domain::Usd;
-use spotreel_domain::ops::{Ordered, Why};
-use spotreel_domain::quote::{PriceOf, Quote};
 use spotreel_domain::trigger::Prices;
 use stage::{Stage, only, until};
 

@@ -2,11 +2,11 @@
 //! otherwise than it was written; what it calls may not panic at all.
 
 use jiff::Timestamp;
+use spotreel_api::{KeyOrder, ListQuery, TaskRef, TaskRequest, TaskView};
 use spotreel_bus::{Recorded, codec};
-use spotreel_domain::api::{ListQuery, TaskRef, TaskView};
-use spotreel_domain::api_key::{KeyOrder, Token};
+use spotreel_domain::api_key::Token;
 use spotreel_domain::task::{Artifact, Failure, FailureKind, Task};
-use spotreel_domain::{Owner, TaskId, TaskRequest};
+use spotreel_domain::{Owner, TaskId};
 use spotreel_engine_protocol::{FromEngine, LineBuffer, ToEngine, decode, encode};
 use spotreel_intake::images;
 use spotreel_intake::parse::{self, Submission};

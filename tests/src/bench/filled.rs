@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use async_nats::Client;
 use futures::stream::StreamExt;
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::TaskLog;
 use spotreel_bus::log::{Append, MAX_BATCH};
-use spotreel_domain::{Task, TaskId, TaskRequest};
+use spotreel_domain::{Task, TaskId};
 
 use super::server::{Server, Sync};
 

@@ -9,11 +9,12 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures::StreamExt;
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::codec;
 use spotreel_bus::log::{Append, MAX_BATCH};
 use spotreel_bus::names::{HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_OP};
-use spotreel_domain::{Task, TaskId, TaskRequest};
+use spotreel_domain::{Task, TaskId};
 
 use super::figure::{Figure, grouped};
 use super::front::{Call, Front, Named, task};

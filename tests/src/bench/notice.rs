@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
+use spotreel_api::Progress;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::kv;
-use spotreel_domain::api::Progress;
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, tag};
 use spotreel_localcloud::{Interruption, InterruptionKind};
 use spotreel_proto::worker::v1::State;

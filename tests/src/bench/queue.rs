@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Request};
+use spotreel_api::Why;
 use spotreel_bus::log::MAX_BATCH;
-use spotreel_domain::ops::Why;
 use tempfile::TempDir;
 
 use super::bounds::ms;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, Request, RequestErrorKind};
 use serde_json::{Value, json};
+use spotreel_api::{Accepted, ErrorCode, ErrorReply, TaskView};
 use spotreel_bus::names::{CANCEL, GET, INBOX_SUBJECT, RETRY, SUBMIT};
-use spotreel_domain::api::{Accepted, ErrorCode, ErrorReply, TaskView};
 use spotreel_domain::{Model, Priority, TaskId};
 
 use super::plan::{Draft, How, Moment, Name, Op, Plan};

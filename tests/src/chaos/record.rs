@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
+use spotreel_api::Accepted;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::api::Accepted;
 
 /// The reference, shared by everybody who acts.
 #[derive(Debug, Default)]

@@ -7,8 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use spotreel_bus::Recorded;
-use spotreel_domain::request::TaskSpec;
-use spotreel_domain::task::State;
+use spotreel_domain::task::{State, TaskSpec};
 
 use super::report::Verdict;
 use crate::harness::{Api, System, program};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Request};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use spotreel_domain::api::{Accepted, AcceptedMany, ApiError, ErrorReply, TaskView};
+use spotreel_api::{Accepted, AcceptedMany, ApiError, ErrorReply, TaskView};
 
 use super::eventually;
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_nats::Client;
 use serde_json::{Value, json};
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::{Append, AppendError};
 use spotreel_bus::names::{SWEEPER_MARK, leader_key};
 use spotreel_bus::{BatchLog, TaskLog, kv};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop, Wanted};
 use spotreel_domain::fleet::cloud::tag;
-use spotreel_domain::{Task, TaskId, TaskRequest};
+use spotreel_domain::{Task, TaskId};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 use spotreel_localcloud::{Action, Config, InstanceReport, LocalCloud, Plan, Rule};
 use spotreel_s3::{Store, StoreConfig};

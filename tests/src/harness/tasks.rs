@@ -1,10 +1,11 @@
 //! Tasks as tests write them: real ones, as small as the rules allow.
 
 use serde_json::{Value, json};
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::model::Priority;
 use spotreel_domain::task::Artifact;
-use spotreel_domain::{Event, Model, Task, TaskId, TaskRequest};
+use spotreel_domain::{Event, Model, Task, TaskId};
 
 /// A request for the smallest video, of so many steps.
 pub fn small(id: &str, steps: u32) -> Value {
@@ -33,8 +34,7 @@ pub fn submitted_as(id: &TaskId, model: Model, priority: Priority) -> (Event, Ta
         model: model.to_string(),
         prompt: "a red fox in the snow".into(),
         priority: Some(priority),
-        image: needs_image
-            .then(|| spotreel_domain::request::ImageSource::S3Key("images/fox.png".into())),
+        image: needs_image.then(|| spotreel_api::ImageSource::S3Key("images/fox.png".into())),
         seed: Some(7),
         ..TaskRequest::default()
     };

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spotreel_api::{ErrorCode, ListPage, TaskView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names::INBOX_SUBJECT;
-use spotreel_domain::api::{ErrorCode, ListPage, TaskView};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

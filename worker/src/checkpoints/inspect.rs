@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde::Deserialize;
 use spotreel_domain::Model;
-use spotreel_domain::request::TaskSpec;
+use spotreel_domain::task::TaskSpec;
 use spotreel_packs::PackError;
 
 use crate::engine::protocol::{CHECKPOINT_FORMAT, Phase};

@@ -3,8 +3,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::TaskRequest;
 
 use super::*;
 

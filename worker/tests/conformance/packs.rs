@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::request::TaskSpec;
-use spotreel_domain::{Model, TaskRequest};
+use spotreel_domain::Model;
+use spotreel_domain::task::TaskSpec;
 use spotreel_worker::checkpoints::inspect::inspect;
 use spotreel_worker::engine::protocol::{
     CHECKPOINT_FORMAT, EmbeddingsFile, ErrorKind, Phase, RenderTask,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use spotreel_domain::TaskRequest;
+use spotreel_api::TaskRequest;
 
 use super::BadLine;
 use crate::args;

@@ -3,8 +3,7 @@
 use jiff::Timestamp;
 use prost::Message;
 use spotreel_domain::model::Expert;
-use spotreel_domain::request::{TaskLora, TaskSpec};
-use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task};
+use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task, TaskLora, TaskSpec};
 use spotreel_domain::{Model, Owner, Priority, Quality, TaskId};
 use spotreel_proto::task::v1 as wire;
 
@@ -268,7 +267,7 @@ fn lora_from_wire(lora: wire::Lora) -> Result<TaskLora, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_domain::TaskRequest;
+    use spotreel_api::TaskRequest;
 
     use super::*;
 

@@ -65,8 +65,7 @@ pub struct Batch {
     pub at: Timestamp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     Requested,
     Launching,
@@ -88,7 +87,7 @@ pub struct Stop {
 
 /// A capacity pool that had no capacity, or interrupted instances, is not asked before `until`. Without one: the whole
 /// account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Penalty {
     pub place: Option<Place>,
     pub lifecycle: Lifecycle,

@@ -119,7 +119,7 @@ pub struct Launched {
 }
 
 /// Why a capacity pool gave fewer instances than requested.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlaceError {
     /// `None`: the error is about the request, not about a capacity pool.
     pub place: Option<Place>,
@@ -167,8 +167,7 @@ pub struct Seen {
     pub has_public_address: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloudState {
     Pending,
     Running,

@@ -19,7 +19,6 @@ mod refusals;
 mod residency;
 mod settle;
 pub mod tags;
-pub mod view;
 
 pub use learn::{DrainAnswer, Learned, Outcome};
 pub use leave::idle_that_stay;

@@ -5,6 +5,7 @@
 //! `started` event (the fence). An event cannot know its own sequence; whoever reads it fills them in
 //! ([`Task::placed_at`]).
 
+mod spec;
 mod transition;
 
 use std::time::Duration;
@@ -15,8 +16,8 @@ use utoipa::ToSchema;
 
 use crate::api_key::Owner;
 use crate::id::TaskId;
-use crate::request::TaskSpec;
 
+pub use spec::{MAX_LORA_NAME, TaskLora, TaskSpec, is_lora_name};
 pub use transition::{Refused, StartRuling};
 
 /// Attempts that a state keeps. The oldest go first: the newest explain why a task is where it is.
@@ -45,7 +46,7 @@ pub struct Task {
     pub owner: Option<Owner>,
     pub spec: TaskSpec,
     pub content_hash: String,
-    /// [`TaskRequest::digest`](crate::TaskRequest::digest); none for a task of an older version.
+    /// The digest of the request as the client wrote it; none for a task of an older version.
     pub request_digest: Option<[u8; 32]>,
     /// It waits in the back lane of its priority.
     pub back: bool,
@@ -169,8 +170,7 @@ pub struct Artifact {
 }
 
 /// The events of the log, by the token that stands in their subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     Queued,
     Started,

@@ -6,12 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     Artifact, Attempt, DECLINED_PER_FAILURE, Event, Failure, FailureKind, LONGEST_RETRY_DELAY,
-    LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, retry_delay,
+    LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, TaskSpec, retry_delay,
 };
 use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::model::Lane;
-use crate::request::TaskSpec;
 use crate::time::elapsed;
 
 /// A transition that the state does not allow.

@@ -1,23 +1,36 @@
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::request::TaskRequest;
+use crate::{Model, Priority};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
 fn queued() -> Task {
-    let request = TaskRequest {
-        model: "ti2v-5B".into(),
+    let spec = TaskSpec {
+        model: Model::Ti2v5b,
+        priority: Priority::Normal,
         prompt: "a red fox".into(),
-        ..Default::default()
+        negative_prompt: None,
+        width: 1280,
+        height: 704,
+        frames: 121,
+        fps: 24,
+        quality: None,
+        steps: 50,
+        guidance: 5.0,
+        guidance_high_noise: None,
+        shift: 5.0,
+        seed: 0,
+        image: None,
+        crop_percent: None,
+        loras: Vec::new(),
+        preview: false,
+        expires_at: None,
+        labels: BTreeMap::default(),
     };
-    let valid = request.validate(now()).unwrap();
-    let (event, task) = Task::submit(
-        TaskId::parse("t1").unwrap(),
-        valid.spec,
-        valid.content_hash,
-        now(),
-    );
+    let (event, task) = Task::submit(TaskId::parse("t1").unwrap(), spec, "hash".into(), now());
     task.placed_at(1, event)
 }
 
@@ -317,34 +330,6 @@ fn history_is_bounded() {
         (task.attempts.len(), task.attempts_total),
         (MAX_ATTEMPTS_KEPT, 40)
     );
-}
-
-#[test]
-fn an_owner_stays_and_is_shown() {
-    let (anna, ben) = (Owner::parse("anna").unwrap(), Owner::parse("ben").unwrap());
-    let request = TaskRequest {
-        model: "ti2v-5B".into(),
-        prompt: "a red fox".into(),
-        idempotency_key: Some("1".into()),
-        ..Default::default()
-    };
-    let of = |owner| request.validate_for(owner, now()).unwrap();
-    let [hers, his, nobodys] = [of(Some(&anna)), of(Some(&ben)), of(None)];
-    assert_ne!(hers.id, his.id);
-    assert_eq!(nobodys, request.validate(now()).unwrap());
-    assert_eq!(
-        hers.content_hash, nobodys.content_hash,
-        "it is of what the client said"
-    );
-    let (id, hash) = (hers.id.unwrap(), hers.content_hash);
-    let (_, task) = Task::submit_for(Some(anna.clone()), id, hers.spec, hash, now());
-    let (_, task) = task.started("w", "i", 0, now()).unwrap();
-    let (_, task) = task.cancelled(now()).unwrap();
-    let (_, task) = task.requeued(now()).unwrap();
-    assert_eq!(task.owner, Some(anna));
-    let shown = |task: &Task| serde_json::to_value(crate::api::TaskView::from(task)).unwrap();
-    assert_eq!(shown(&task)["owner"], "anna");
-    assert_eq!(shown(&queued()).get("owner"), None);
 }
 
 #[test]

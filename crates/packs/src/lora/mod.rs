@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use spotreel_domain::model::{Expert, Model};
-use spotreel_domain::request::is_lora_name;
+use spotreel_domain::task::is_lora_name;
 
 use crate::index::{bad_index, experts};
 use crate::{PackError, PackFile};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use spotreel_domain::model::Model;
-use spotreel_domain::request::is_lora_name;
+use spotreel_domain::task::is_lora_name;
 use spotreel_s3::{
     DeletePrefixError, GetBytesError, GetFileError, ListError, PutBytesError, PutFileError,
 };

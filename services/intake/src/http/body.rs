@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use spotreel_domain::api::ApiError;
+use spotreel_api::ApiError;
 
 use super::Api;
 use crate::caller::Caller;

@@ -11,9 +11,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
+use spotreel_api::ApiError;
 use spotreel_bus::names;
 use spotreel_domain::Owner;
-use spotreel_domain::api::ApiError;
 
 use super::lines::one_line;
 use super::problem::Problem;

@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use serde::Serialize;
-use utoipa::ToSchema;
+use spotreel_api::Uploaded;
 
 use super::Api;
 use super::body::{self, Place};
@@ -20,15 +19,6 @@ const MEDIA_TYPES: [&str; 4] = [
     "image/webp",
     "application/octet-stream",
 ];
-
-/// A picture that was kept.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Uploaded {
-    /// For a task's `image.s3_key`. The same picture has the same key.
-    s3_key: String,
-    width: u32,
-    height: u32,
-}
 
 /// Keeps a picture: JPEG, PNG or WebP of at most 20 MB, decoded and checked.
 #[utoipa::path(

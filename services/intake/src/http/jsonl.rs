@@ -12,8 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use spotreel_domain::TaskRequest;
-use spotreel_domain::api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult};
+use spotreel_api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult, TaskRequest};
 use tokio::sync::mpsc;
 
 use super::body::{self, Held};

@@ -16,7 +16,6 @@ mod problem;
 mod query;
 mod quotes;
 mod routes;
-mod schema;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use serde_json::Value;
+use spotreel_api::{ProblemBody, schema};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, Info, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
@@ -11,8 +12,8 @@ use utoipa::openapi::{
 };
 use utoipa::{IntoResponses, ToSchema};
 
-use super::problem::{CONTENT_TYPE, ProblemBody};
-use super::{routes, schema};
+use super::problem::CONTENT_TYPE;
+use super::routes;
 
 /// What every route may answer instead of what it promises.
 pub(super) struct Refusals;

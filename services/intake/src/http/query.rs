@@ -3,8 +3,8 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use spotreel_api::ApiError;
 use spotreel_domain::TaskId;
-use spotreel_domain::api::ApiError;
 
 use super::Api;
 use super::problem::Problem;

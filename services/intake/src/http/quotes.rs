@@ -4,11 +4,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use spotreel_domain::quote::Quote;
+use spotreel_api::Quote;
+use spotreel_api::schema::Quotable;
 
 use super::body::Place;
 use super::problem::Problem;
-use super::schema::Quotable;
 use super::{Api, body};
 use crate::caller::Caller;
 use crate::config::LARGEST_BODY;

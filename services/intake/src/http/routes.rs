@@ -9,10 +9,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
-use spotreel_bus::reply::guarded;
-use spotreel_domain::api::{
+use spotreel_api::schema::{Filters, Listed, Submittable, TaskRequestSchema, Unwanted};
+use spotreel_api::{
     Accepted, AcceptedMany, ApiError, CancelledMany, ListPage, ListQuery, SubmitResult, TaskView,
 };
+use spotreel_bus::reply::guarded;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,7 +22,6 @@ use utoipa_axum::routes;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::query::{Asked, Named};
-use super::schema::{Filters, Listed, Submittable, TaskRequestSchema, Unwanted};
 use super::{Api, body, events, images, jsonl, openapi, quotes};
 use crate::caller::Caller;
 pub(super) use crate::config::LARGEST_BODY;

@@ -23,8 +23,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use spotreel_domain::api::{ApiError, TaskView};
-use spotreel_domain::request::ImageSource;
+use spotreel_api::{ApiError, ImageSource, TaskView};
 use spotreel_s3::{GetBytesError, ObjectInfo, Store};
 use tokio::sync::Semaphore;
 

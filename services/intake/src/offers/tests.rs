@@ -1,7 +1,6 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use spotreel_domain::TaskRequest;
-use spotreel_domain::api::ErrorCode;
+use spotreel_api::{ErrorCode, TaskRequest};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_packs::PREFIX;
 use spotreel_s3::{Keys, Store, StoreConfig};

@@ -11,9 +11,9 @@ use futures::stream::BoxStream;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
+use spotreel_api::CloudEvent;
 use spotreel_bus::events::EventStream;
 use spotreel_domain::TaskId;
-use spotreel_domain::api::CloudEvent;
 
 use crate::stage::{Stage, until};
 

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use async_nats::Client;
+use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::TaskLog;
 use spotreel_bus::log::Append;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_domain::request::TaskRequest;
 use spotreel_domain::task::{Artifact, Failure, FailureKind, Refused};
 use spotreel_domain::{Event, Task, TaskId};
 pub use spotreel_test_nats::{Nats, until};

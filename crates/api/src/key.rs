@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::api_key::{
+    Access, ApiKey, KeyId, MAX_NOTE_BYTES, MAX_TASKS_PER_MINUTE, Owner, Token,
+};
 
-use super::{Access, ApiKey, KeyId, MAX_NOTE_BYTES, MAX_TASKS_PER_MINUTE, Owner, Token};
-use crate::request::Violation;
+use crate::error::Violation;
 use crate::whole;
 
 /// Of a key that says nothing else: one full call.

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
+use spotreel_domain::model::MAX_PROMPT_CHARS;
 use unicode_normalization::UnicodeNormalization;
-
-use crate::model::MAX_PROMPT_CHARS;
 
 pub fn check_text(
     field: &str,

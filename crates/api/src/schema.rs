@@ -1,40 +1,41 @@
-//! Schemas that no derive can write: a task's rules differ by its model.
+//! OpenAPI types that no derive can write: a task's rules differ by its model.
 
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
-use spotreel_domain::api::MAX_TASKS_PER_CALL;
 use spotreel_domain::id::MAX_TASK_ID;
 use spotreel_domain::model::{
     Expert, GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
 };
-use spotreel_domain::quote::MAX_QUOTED_TASKS;
-use spotreel_domain::request::{
-    LORA_STRENGTH, MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS, MAX_LORA_NAME, MAX_LORAS,
-    size_names,
-};
+use spotreel_domain::task::MAX_LORA_NAME;
 use spotreel_domain::{Model, Quality};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use crate::quote::MAX_QUOTED_TASKS;
+use crate::request::{
+    LORA_STRENGTH, MAX_IDEMPOTENCY_KEY, MAX_LABEL_CHARS, MAX_LABELS, MAX_LORAS, size_names,
+};
+use crate::task::MAX_TASKS_PER_CALL;
+
 /// A task as a client writes it: one of three, by its model.
-pub(super) struct TaskRequestSchema;
+pub struct TaskRequestSchema;
 
 /// A task, or a list of them.
-pub(super) struct Submittable;
+pub struct Submittable;
 
 /// A task that may lack its prompt and its image, and how many of it.
-pub(super) struct Quotable;
+pub struct Quotable;
 
 /// What a list is asked for, beside the filters.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(
     dead_code,
-    reason = "the type that is read is domain's ListQuery; this describes it"
+    reason = "the type that is read is ListQuery; this describes it"
 )]
-pub(super) struct Listed {
+pub struct Listed {
     #[param(inline)]
     state: Option<StateName>,
     #[param(minimum = 1, maximum = 500, default = 50)]
@@ -46,9 +47,9 @@ pub(super) struct Listed {
 #[into_params(parameter_in = Query)]
 #[expect(
     dead_code,
-    reason = "the type that is read is domain's ListQuery; this describes it"
+    reason = "the type that is read is ListQuery; this describes it"
 )]
-pub(super) struct Unwanted {
+pub struct Unwanted {
     #[param(inline)]
     state: Option<LiveStateName>,
     /// The most tasks that this call cancels.
@@ -61,9 +62,9 @@ pub(super) struct Unwanted {
 #[into_params(parameter_in = Query)]
 #[expect(
     dead_code,
-    reason = "the type that is read is domain's ListQuery; this describes it"
+    reason = "the type that is read is ListQuery; this describes it"
 )]
-pub(super) struct Filters {
+pub struct Filters {
     #[param(inline)]
     model: Option<Model>,
     /// `key=value`, or a key alone for any value.
@@ -105,7 +106,7 @@ enum StateName {
 
 /// The schemas that are written here, by name. They take the place of [`PLACEHOLDER`]s: the builders of utoipa know
 /// fewer words than JSON Schema has.
-pub(super) fn written() -> [(Cow<'static, str>, Value); 3] {
+pub fn written() -> [(Cow<'static, str>, Value); 3] {
     let task = format!("#/components/schemas/{}", TaskRequestSchema::name());
     let submission = json!({ "oneOf": [
         { "$ref": task },
@@ -182,7 +183,7 @@ fn of_model(model: Model) -> Value {
     let sizes = size_names(&limits);
     let frames: Vec<_> = (MIN_FRAMES..=limits.max_frames).step_by(4).collect();
     let text = |least: usize| {
-        // As the door: no control characters but those that end lines and a tab, and not only blanks, in any script.
+        // As intake: no control characters but those that end lines and a tab, and not only blanks, in any script.
         let pattern = if least == 0 {
             r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F]*$"
         } else {
@@ -270,9 +271,8 @@ fn of_model(model: Model) -> Value {
 mod tests {
     use std::collections::BTreeSet;
 
-    use spotreel_domain::TaskRequest;
-
     use super::*;
+    use crate::TaskRequest;
 
     #[test]
     fn every_field_of_a_request_is_in_the_page() {

@@ -1,18 +1,14 @@
-//! The JSON of answers and of public events.
-
-mod batch;
+//! Tasks: answers to submissions, a task's state, its progress, lists, uploads of first frames.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
+use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task, TaskSpec};
+use spotreel_domain::{Owner, TaskId};
 use utoipa::ToSchema;
 
-use crate::api_key::Owner;
-use crate::id::TaskId;
-use crate::request::{CROP_WARNING_PERCENT, TaskSpec, Violation};
-use crate::task::{Artifact, Attempt, Event, Failure, State, Task};
+use crate::error::ApiError;
+use crate::request::CROP_WARNING_PERCENT;
 use crate::whole;
-
-pub use batch::{BatchView, InstanceCounts};
 
 /// The most tasks in one call.
 pub const MAX_TASKS_PER_CALL: usize = 10_000;
@@ -194,98 +190,13 @@ impl From<Result<Accepted, ApiError>> for SubmitResult {
     }
 }
 
-/// Every refusal: a code for programs, a message that says what to do for people.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ApiError {
-    pub code: ErrorCode,
-    pub message: String,
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub violations: Vec<Violation>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub retry_after_s: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ErrorReply {
-    pub error: ApiError,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorCode {
-    /// The request breaks a rule: mend it.
-    Invalid,
-    /// The id is taken by a task of other content.
-    Conflict,
-    NotFound,
-    /// The task's state does not allow it.
-    NotAllowed,
-    QueueFull,
-    RateLimited,
-    TooLarge,
-    /// No key, or one that is not known or not good any more.
-    Unauthorized,
-    MethodNotAllowed,
-    UnsupportedMediaType,
-    /// The request did not arrive within its time.
-    Timeout,
-    /// Something behind the door is down: the same request is safe to send again.
-    Unavailable,
-    /// A fault in the program.
-    Internal,
-}
-
-impl ErrorCode {
-    pub const ALL: [Self; 13] = [
-        Self::Invalid,
-        Self::Conflict,
-        Self::NotFound,
-        Self::NotAllowed,
-        Self::QueueFull,
-        Self::RateLimited,
-        Self::TooLarge,
-        Self::Unauthorized,
-        Self::MethodNotAllowed,
-        Self::UnsupportedMediaType,
-        Self::Timeout,
-        Self::Unavailable,
-        Self::Internal,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Invalid => "invalid",
-            Self::Conflict => "conflict",
-            Self::NotFound => "not_found",
-            Self::NotAllowed => "not_allowed",
-            Self::QueueFull => "queue_full",
-            Self::RateLimited => "rate_limited",
-            Self::TooLarge => "too_large",
-            Self::Unauthorized => "unauthorized",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
-            Self::Internal => "internal",
-        }
-    }
-
-    /// The nearest HTTP status; NATS services carry it in `Nats-Service-Error-Code`.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::Invalid => 400,
-            Self::Unauthorized => 401,
-            Self::NotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::Timeout => 408,
-            Self::Conflict | Self::NotAllowed => 409,
-            Self::TooLarge => 413,
-            Self::UnsupportedMediaType => 415,
-            Self::RateLimited => 429,
-            Self::Internal => 500,
-            Self::QueueFull | Self::Unavailable => 503,
-        }
-    }
+/// A picture that was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Uploaded {
+    /// For a task's `image.s3_key`. The same picture has the same key.
+    pub s3_key: String,
+    pub width: u32,
+    pub height: u32,
 }
 
 /// `get`, `cancel` and `retry` name one task.
@@ -361,49 +272,46 @@ pub struct Progress {
     pub preview_image: Option<PreviewImage>,
 }
 
-/// A public event: CloudEvents 1.0, structured JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct CloudEvent<T> {
-    pub specversion: String,
-    pub id: String,
-    pub source: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub subject: String,
-    pub time: Timestamp,
-    pub datacontenttype: String,
-    pub data: T,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TaskRequest;
 
-impl<T> CloudEvent<T> {
-    pub fn new(id: String, kind: &str, subject: String, time: Timestamp, data: T) -> Self {
-        Self {
-            specversion: "1.0".into(),
-            id,
-            source: "/spotreel".into(),
-            kind: format!("io.spotreel.{kind}.v1"),
-            subject,
-            time,
-            datacontenttype: "application/json".into(),
-            data,
-        }
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
     }
-}
 
-impl CloudEvent<TaskView> {
-    /// The public twin of a log event.
-    pub fn of_task(sequence: u64, event: Event, task: &Task, video: Option<Video>) -> Self {
-        let mut view = TaskView::from(task);
-        if video.is_some() {
-            view.video = video;
-        }
-        let kind = format!("task.{}", event.as_str());
-        Self::new(
-            format!("{}/{sequence}", task.id),
-            &kind,
-            task.id.to_string(),
-            task.at,
-            view,
-        )
+    #[test]
+    fn an_owner_stays_and_is_shown() {
+        let (anna, ben) = (Owner::parse("anna").unwrap(), Owner::parse("ben").unwrap());
+        let request = TaskRequest {
+            model: "ti2v-5B".into(),
+            prompt: "a red fox".into(),
+            idempotency_key: Some("1".into()),
+            ..Default::default()
+        };
+        let of = |owner| request.validate_for(owner, now()).unwrap();
+        let [hers, his, nobodys] = [of(Some(&anna)), of(Some(&ben)), of(None)];
+        assert_ne!(hers.id, his.id);
+        assert_eq!(nobodys, request.validate(now()).unwrap());
+        assert_eq!(
+            hers.content_hash, nobodys.content_hash,
+            "it is of what the client said"
+        );
+        let (id, hash) = (hers.id.unwrap(), hers.content_hash);
+        let (_, task) = Task::submit_for(Some(anna.clone()), id, hers.spec, hash, now());
+        let (_, task) = task.started("w", "i", 0, now()).unwrap();
+        let (_, task) = task.cancelled(now()).unwrap();
+        let (_, task) = task.requeued(now()).unwrap();
+        assert_eq!(task.owner, Some(anna));
+        let shown = |task: &Task| serde_json::to_value(TaskView::from(task)).unwrap();
+        assert_eq!(shown(&task)["owner"], "anna");
+        let (_, nobodys) = Task::submit(
+            nobodys.id.unwrap(),
+            nobodys.spec,
+            nobodys.content_hash,
+            now(),
+        );
+        assert_eq!(shown(&nobodys).get("owner"), None);
     }
 }

@@ -1,10 +1,11 @@
 //! What a client said, to tell the same submission again from another one.
 
 use sha2::{Digest, Sha256};
+use spotreel_domain::model::MAX_PROMPT_CHARS;
+use spotreel_domain::task::{TaskLora, TaskSpec};
 
 use super::text::normal;
-use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskLora, TaskRequest, TaskSpec, Valid};
-use crate::model::MAX_PROMPT_CHARS;
+use super::{ImageSource, MAX_LABEL_CHARS, MAX_LABELS, TaskRequest, Valid};
 
 /// A character of UTF-8 has at most four bytes; what comes on top is for model, size and line ends.
 const MAX_BYTES: usize = 4 * (3 * MAX_PROMPT_CHARS + 2 * MAX_LABELS * MAX_LABEL_CHARS);

@@ -1,8 +1,9 @@
 //! A tier, or numbers of one's own.
 
+use spotreel_domain::model::Model;
+use spotreel_domain::quality::{Quality, Recipe};
+
 use super::TaskRequest;
-use crate::model::Model;
-use crate::quality::{Quality, Recipe};
 
 impl TaskRequest {
     /// What holds where the request gives no number. A tier is whole: distilled weights are right for their own four
@@ -35,7 +36,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::request::{ImageSource, Valid, Violation};
+    use crate::{ImageSource, Valid, Violation};
 
     fn request(model: Model) -> TaskRequest {
         TaskRequest {

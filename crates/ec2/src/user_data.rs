@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Model;
+use spotreel_domain::Model;
 
 const TEMPLATE: &str = include_str!("../../../deploy/user-data.sh");
 /// EC2 takes no more, before base64.

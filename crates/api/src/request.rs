@@ -1,4 +1,4 @@
-//! A client's request, and the rules that it must meet.
+//! A client's request, and the rules that it must meet. The limits of each model are domain's.
 //!
 //! A request is refused, never rounded: a video of another size than the one asked for is a surprise that was paid for.
 
@@ -12,14 +12,15 @@ mod text;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
+use spotreel_domain::model::{
+    GUIDANCE, ImageRule, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
+};
+use spotreel_domain::task::{TaskLora, TaskSpec};
+use spotreel_domain::{Owner, Quality, TaskId};
 
-use crate::api_key::Owner;
-use crate::id::TaskId;
-use crate::model::{GUIDANCE, ImageRule, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS};
-use crate::quality::Quality;
+use crate::error::Violation;
 use crate::whole;
-pub use loras::{LORA_STRENGTH, LoraRequest, MAX_LORA_NAME, MAX_LORAS, TaskLora, is_lora_name};
+pub use loras::{LORA_STRENGTH, LoraRequest, MAX_LORAS};
 pub use size::{CROP_WARNING_PERCENT, crop_percent, size_names, size_of_picture};
 use text::{check_text, has_at_most};
 
@@ -98,46 +99,6 @@ pub enum ImageSource {
     S3Key(String),
     /// JPEG, PNG or WebP in standard base64.
     Base64(String),
-}
-
-/// What is rendered, with every default filled in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TaskSpec {
-    pub model: Model,
-    pub priority: Priority,
-    pub prompt: String,
-    pub negative_prompt: Option<String>,
-    pub width: u32,
-    pub height: u32,
-    pub frames: u32,
-    pub fps: u32,
-    /// The tier that was asked for; absent: none, and then nothing of it is said or hashed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub quality: Option<Quality>,
-    pub steps: u32,
-    pub guidance: f64,
-    pub guidance_high_noise: Option<f64>,
-    pub shift: f64,
-    pub seed: u64,
-    /// S3 key of the first frame.
-    pub image: Option<String>,
-    /// How much of the picture is cut away to fill the size, in percent; absent without a picture.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub crop_percent: Option<u32>,
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub loras: Vec<TaskLora>,
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub preview: bool,
-    pub expires_at: Option<Timestamp>,
-    pub labels: std::collections::BTreeMap<String, String>,
-}
-
-/// One broken rule: where, which, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Violation {
-    pub field: String,
-    pub rule: String,
-    pub message: String,
 }
 
 /// A request that met every rule; the id, the seed, the image's key and what it decides, and the LoRAs' hashes are

@@ -1,7 +1,8 @@
 //! A video's size: the one that was asked for, or that of the picture.
 
+use spotreel_domain::model::{ImageRule, Limits, Model};
+
 use super::TaskRequest;
-use crate::model::{ImageRule, Limits, Model};
 
 /// More than this share of a picture cut away is told to the client: 16:9 loses 2 % in Wan's own 1280x704.
 pub const CROP_WARNING_PERCENT: u32 = 3;
@@ -96,7 +97,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::request::{ImageSource, Valid, Violation};
+    use crate::{ImageSource, Valid, Violation};
 
     fn validate(model: Model, size: Option<&str>) -> Result<Valid, Vec<Violation>> {
         let request = TaskRequest {

@@ -5,16 +5,15 @@ use std::ops::RangeInclusive;
 
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use spotreel_domain::model::{Expert, Model};
+use spotreel_domain::task::{MAX_LORA_NAME, TaskLora, is_lora_name};
 
 use super::TaskRequest;
-use crate::model::{Expert, Model};
 
 /// The LoRAs of one task. Each is merged into gigabytes of weights before the first step.
 pub const MAX_LORAS: usize = 3;
 /// Twice what people use; a negative strength takes a style away.
 pub const LORA_STRENGTH: RangeInclusive<f64> = -4.0..=4.0;
-pub const MAX_LORA_NAME: usize = 64;
 
 /// One LoRA as a client asks for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,18 +25,6 @@ pub struct LoraRequest {
     /// The one expert that it changes; absent: all that it has weights for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<Expert>,
-}
-
-/// One LoRA of a task.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct TaskLora {
-    pub name: String,
-    pub strength: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expert: Option<Expert>,
-    /// Of the LoRA's index in the bucket when the task was accepted: another LoRA of that name is not used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
 }
 
 /// Not one more is read than a task may have: there may be as many as a body holds.
@@ -81,15 +68,6 @@ impl From<&LoraRequest> for TaskLora {
             sha256: None,
         }
     }
-}
-
-/// Whether a LoRA may have this name: it stands in keys of the bucket.
-pub fn is_lora_name(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    let first = name.chars().next();
-    first.is_some_and(|c| c.is_ascii_alphanumeric())
-        && name.len() <= MAX_LORA_NAME
-        && name.chars().all(plain)
 }
 
 impl TaskRequest {

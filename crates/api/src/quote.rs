@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::PoolName;
+use spotreel_domain::fleet::cloud::Lifecycle;
+use spotreel_domain::fleet::observation::Quota;
+use spotreel_domain::model::{ImageRule, Model};
+use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig};
+use spotreel_domain::render_time::{Corrections, Gpu, Job, Weights};
+use spotreel_domain::task::TaskSpec;
+use spotreel_domain::trigger::{SizeInput, Sizing, size};
 use utoipa::ToSchema;
 
-use crate::batch::PoolName;
-use crate::fleet::cloud::Lifecycle;
-use crate::fleet::observation::Quota;
-use crate::model::{ImageRule, Model};
-use crate::money::Usd;
-use crate::pool::{Cloud, KindConfig, PoolConfig};
-use crate::render_time::{Corrections, Gpu, Job, Weights};
-use crate::request::{ImageSource, TaskRequest, TaskSpec, Violation};
-use crate::trigger::{SizeInput, Sizing, size};
+use crate::error::Violation;
+use crate::request::{ImageSource, TaskRequest};
 
 /// The most tasks of one quote: ten times what a queue takes by default.
 pub const MAX_QUOTED_TASKS: u64 = 1_000_000;

@@ -1,11 +1,11 @@
-//! A batch as people and programs see it.
+//! Batches as people and programs see them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Residency, Status, Stop};
 
-use super::CloudEvent;
-use crate::batch::{Batch, BatchId, Blocked, PoolName, Receipt, Residency, Status, Stop};
-use crate::money::Usd;
+use crate::whole;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchView {
@@ -103,15 +103,18 @@ impl BatchView {
     }
 }
 
-impl CloudEvent<BatchView> {
-    /// The public twin of an event of the batch log, stored at `stored_at`.
-    pub fn of_batch(sequence: u64, batch: &Batch, stored_at: Timestamp) -> Self {
-        Self::new(
-            format!("{}/{sequence}", batch.id),
-            &format!("batch.{}", batch.status.name()),
-            batch.id.to_string(),
-            stored_at,
-            BatchView::of(batch, stored_at),
-        )
-    }
+/// `spotreel.batches`: newest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchesQuery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// One batch alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
+    pub limit: Option<u32>,
 }

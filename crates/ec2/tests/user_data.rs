@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use spotreel_domain::Model;
-use spotreel_domain::user_data::UserData;
+use spotreel_ec2::UserData;
 
 const SECRET: &str = "hush-hush-42";
 const COMMANDS: [&str; 11] = [

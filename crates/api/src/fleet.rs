@@ -1,12 +1,22 @@
-//! The answers to `spotreel.fleet`, `spotreel.ops.stop` and `.drain`.
+//! `spotreel.fleet`: each pool with its batch, instances and workers.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::Usd;
+use spotreel_domain::batch::{Batch, Blocked, InstanceState, PoolName, Receipt, Status};
+use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+use spotreel_domain::pool::Cloud;
 
-use super::cloud::{Lifecycle, Place};
-use crate::batch::{Batch, Blocked, InstanceState, PoolName, Receipt, Status};
-use crate::money::Usd;
-use crate::pool::Cloud;
+/// What `spotreel.fleet` is asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FleetQuery {
+    /// Absent: every pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FleetView {
@@ -83,16 +93,6 @@ pub struct WorkerView {
     pub task: Option<String>,
     pub step: u32,
     pub steps: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Drained {
-    pub instance: String,
-    /// Absent: a machine of one's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<String>,
-    /// `ordered`, or what its worker answered.
-    pub answer: String,
 }
 
 impl BatchRef {

@@ -83,10 +83,7 @@ impl<T: TryFrom<u64>> Visitor<'_> for Whole<T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::TaskRequest;
-    use crate::api::ListQuery;
-    use crate::api_key::KeyOrder;
-    use crate::ops::BatchesQuery;
+    use crate::{BatchesQuery, KeyOrder, ListQuery, TaskRequest};
 
     #[test]
     fn a_whole_float_is_a_whole_number() {

@@ -1,0 +1,48 @@
+//! The JSON that clients send and receive: one type per message, used by both sides.
+//!
+//! A request type has a function that checks it and returns domain types: `TaskRequest::validate`, `KeyOrder::key`,
+//! `QuoteQuery::spec`. The checks are here because each violation names a field as the client wrote it. An answer type has a
+//! function that builds it from domain types: `TaskView::from`, `BatchView::of`, `PoolView::of`, [`quote()`]. Decisions are in
+//! `spotreel-domain`, the formats of the logs in `spotreel-bus`.
+//!
+//! Some domain types are part of these messages without a copy here, so they keep serde's derive (and utoipa's, for the HTTP
+//! API) in `spotreel-domain`. A new, renamed or removed field of one of them changes the API:
+//!
+//! - words that logs and configuration write the same way: ids, `Owner`, `PoolName`, `Model`, `Priority`, `Quality`, `Usd`,
+//!   `DrainMode`, `Lifecycle` and other enums without data;
+//! - records that are shown field by field, where a copy would be a second place for each field: `TaskSpec`, `Attempt`,
+//!   `Artifact`, `Failure`; `Stop`, `Blocked`, `Receipt`, `Residency`, `InstanceState`; trigger's `Decision` and `View`.
+
+mod batch;
+mod error;
+mod event;
+mod fleet;
+mod key;
+mod order;
+mod quote;
+mod request;
+pub mod schema;
+mod task;
+mod whole;
+mod why;
+
+pub use batch::{BatchView, BatchesQuery, InstanceCounts};
+pub use error::{ApiError, ErrorCode, ErrorReply, ProblemBody, Violation};
+pub use event::{CloudEvent, Rejection};
+pub use fleet::{BatchRef, FleetQuery, FleetView, InstanceView, PoolView, WorkerView};
+pub use key::{KeyCreated, KeyList, KeyOrder, KeyRef, KeyView, USUAL_TASKS_PER_MINUTE};
+pub use order::{
+    DrainOrder, DrainReply, DrainRequest, DrainState, Drained, HoldOrder, Ordered, ResumeOrder,
+    RunOrder, StopOrder,
+};
+pub use quote::{MAX_QUOTED_TASKS, Offer, PriceOf, Quote, QuoteQuery, quote};
+pub use request::{
+    CROP_WARNING_PERCENT, ImageSource, LORA_STRENGTH, LoraRequest, MAX_IDEMPOTENCY_KEY,
+    MAX_LABEL_CHARS, MAX_LABELS, MAX_LORAS, MAX_VIOLATIONS, TaskRequest, Valid, crop_percent,
+    size_names, size_of_picture,
+};
+pub use task::{
+    Accepted, AcceptedMany, CancelledMany, ListPage, ListQuery, MAX_TASKS_PER_CALL, PreviewImage,
+    Progress, RenderProgress, SubmitResult, TaskRef, TaskView, Uploaded, Video,
+};
+pub use why::{PoolWhy, Why, WhyQuery};
