@@ -46,6 +46,11 @@ const BAD: &[(&str, &str, &str)] = &[
         "limits.owner_log_percent",
     ),
     ("intake", "limits.poll=0s", "limits.poll"),
+    (
+        "intake",
+        "api.allow_origins=[\"a.example\"]",
+        "api.allow_origins",
+    ),
     ("intake", "api.followers=0", "api.connections"),
     ("intake", "api.body_memory_mib=27", "api.body_memory_mib"),
     (

@@ -183,7 +183,7 @@ fn of_model(model: Model) -> Value {
     let sizes = size_names(&limits);
     let frames: Vec<_> = (MIN_FRAMES..=limits.max_frames).step_by(4).collect();
     let text = |least: usize| {
-        // As intake: no control characters but those that end lines and a tab, and not only blanks, in any script.
+        // As the parser: no control characters but those that end lines and a tab, and not only blanks, in any script.
         let pattern = if least == 0 {
             r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F]*$"
         } else {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use spotreel_api::MAX_TASKS_PER_CALL;
 use spotreel_bootstrap::config::require;
@@ -79,7 +80,7 @@ pub struct LimitsConfig {
     pub poll: Duration,
 }
 
-/// What the workers behind this door can render.
+/// What the workers of this intake can render.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QualityConfig {
@@ -217,7 +218,21 @@ impl ApiConfig {
         (bound * self.owner_share_percent / 100).max(1)
     }
 
+    /// The allowed origins as headers name them. None: one of them is no origin.
+    pub fn origins(&self) -> Option<Vec<HeaderValue>> {
+        let parse = |origin: &String| {
+            let fits = origin.contains("://") && !origin.ends_with('/');
+            HeaderValue::try_from(origin).ok().filter(|_| fits)
+        };
+        self.allow_origins.iter().map(parse).collect()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
+        require(
+            self.origins().is_some(),
+            "api.allow_origins",
+            "must hold origins such as https://studio.example",
+        )?;
         let bounds = [
             self.connections,
             self.concurrent_requests,

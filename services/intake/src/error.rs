@@ -1,20 +1,39 @@
-//! The refusals that intake gives: a code for programs, a message that says what to do.
+//! Why intake did not start, and the refusals that it gives: a code for programs, a message that says what to do.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use spotreel_api::{ApiError, ErrorCode, Violation};
+use spotreel_bus::connect::ConnectError;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::{AppendError, ServiceError};
 use spotreel_domain::api_key::KeyId;
 use spotreel_domain::task::Refused;
 use spotreel_domain::{Owner, TaskId};
 
+/// Why intake did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("can't listen on {listen}: set api.listen to a free address, or to port 0 for any")]
+    Listen {
+        listen: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("the NATS API can't be offered")]
+    Offer(#[from] ServiceError),
+}
+
 /// Longest text in a refusal. What a client sent may be quoted in it, and that may be megabytes.
 const MAX_TEXT: usize = 400;
-/// When to come back after something behind the door was down: a restart of the server takes a few seconds.
+/// When to come back after NATS or the object store was down: a restart of the server takes a few seconds.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(2);
 
 /// What fills a bound here is a matter of seconds.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// Room comes back when the janitor has passed.
+const LOG_FULL_RETRY: Duration = Duration::from_secs(60);
 
 pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {
     Violation {
@@ -140,6 +159,22 @@ pub fn share_taken(owner: &Owner, each: usize, what: &str) -> ApiError {
 pub fn unread(error: &ReadError) -> ApiError {
     tracing::warn!(error = %spotreel_domain::chain(error), "reading the task log failed");
     unavailable("the task log cannot be read now")
+}
+
+/// The log did not take a write.
+pub fn unwritten(failure: &AppendError) -> ApiError {
+    match failure {
+        AppendError::Full => queue_full(
+            "the task log is full: send it again later".into(),
+            LOG_FULL_RETRY,
+        ),
+        AppendError::TooLarge => too_large("the task is larger than the log takes".into()),
+        AppendError::Conflict(_) => unavailable("others change this task at the same moment"),
+        AppendError::Unavailable(source) => {
+            tracing::warn!(error = %spotreel_domain::chain(&source), "writing an event failed");
+            unavailable("the task log cannot be written now")
+        }
+    }
 }
 
 /// Worth the same submission again: nothing is wrong with it.

@@ -4,7 +4,7 @@
 //! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
 //! INBOX); on `spotreel.progress.*` how far renders are, which it keeps in memory for `get` and `list`. **Asks** trigger
 //! on `spotreel.quote` for the quotes that HTTP asks for, and the bucket once a minute for the indexes of packs and
-//! tokenizers, and for those of LoRAs when a task names one (`offers.rs`). **Says** an answer to every request; into the
+//! tokenizers, and for those of LoRAs when a task names one (`submit/offers.rs`). **Says** an answer to every request; into the
 //! task log `queued` and `cancelled`; `spotreel.hint.<id>` after a cancellation; `…rejected` events for the inbox; to followers over HTTP
 //! what EVENTS says; into the bucket `spotreel-keys` the keys of the HTTP API.
 //! **Owns** no data: the log has the tasks, S3 has the pictures under their hash. Any number of intakes may run.
@@ -23,53 +23,41 @@
 //!
 //! Intake creates no stream: without one it is not ready, and says which is missing.
 
-mod caller;
-mod commit;
 pub mod config;
+mod deps;
 pub mod error;
-mod feed;
 pub mod http;
 pub mod images;
-mod inbox;
 mod keys;
-mod limits;
-mod list;
 mod metrics;
-mod offers;
-mod owners;
-mod pace;
-pub mod parse;
-mod progress;
-mod quote;
-mod serve;
-mod shares;
+mod nats;
 mod submit;
 mod tasks;
-mod tokens;
-mod verbs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use spotreel_bootstrap::Context;
+use jiff::Timestamp;
+use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::events::EventStream;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX};
 use spotreel_bus::{Queue, Room, TaskLog};
-use spotreel_packs::Remote;
-use spotreel_s3::Store;
 
-use crate::commit::Committer;
 pub use crate::config::IntakeConfig;
 use crate::config::LARGEST_MESSAGE_MIB;
+pub use crate::deps::Deps;
+pub use crate::error::StartError;
 use crate::images::Images;
-use crate::inbox::Inbox;
-use crate::limits::Limits;
-use crate::offers::Offers;
-use crate::pace::BytePace;
-use crate::progress::Board;
-use crate::submit::Intake;
+use crate::nats::inbox::{self, Inbox};
+use crate::nats::pace::BytePace;
+use crate::nats::verbs;
+use crate::submit::commit::Committer;
+use crate::submit::limits::Limits;
+use crate::submit::offers::Offers;
+pub use crate::submit::parse;
+use crate::tasks::progress::Board;
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../intake.toml");
@@ -79,38 +67,34 @@ const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// Between looks at the object store: images only, most tasks come without.
 const STORE_CHECK: Duration = Duration::from_secs(10);
 
-/// Connects, waits until everything that it needs is there, then opens the doors.
-pub async fn start(config: IntakeConfig, ctx: Context) -> anyhow::Result<()> {
-    let store = Store::connect(&config.s3.store()).await;
-    start_with(config, store, ctx).await.map(drop)
+/// What every request works with.
+#[derive(Clone)]
+struct Intake {
+    log: TaskLog,
+    committer: Committer,
+    images: Images,
+    limits: Arc<Limits>,
+    offers: Offers,
+    progress: Board,
 }
 
-/// As [`start`], with the store at hand. Gives the address of the HTTP API.
-pub async fn start_with(
+/// Waits until everything that intake needs is there, then takes requests. Returns the address of the HTTP API.
+pub async fn start(
     config: IntakeConfig,
-    store: Store,
+    deps: Deps,
     ctx: Context,
-) -> anyhow::Result<SocketAddr> {
+) -> Result<SocketAddr, StartError> {
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }
-    let listener = http::bind(&config.api).await?;
-    let client = spotreel_bus::connect(&config.nats, "intake", true).await?;
-    let limits = Arc::new(Limits::new(&client, config.limits.clone()).await);
-    let queue = wait_until_provisioned(&client, &limits, &ctx).await;
+    let (listener, address) = http::bind(&config.api).await?;
+    let Deps { nats, store, packs } = deps;
+    let limits = Arc::new(Limits::new(&nats, config.limits.clone()).await);
+    let queue = wait_until_provisioned(&nats, &limits, &ctx).await;
 
-    let log = TaskLog::open(&client).await;
+    let log = TaskLog::open(&nats).await;
     let (committer, committing) = Committer::new(log.clone(), &config.commit);
     ctx.tasks.spawn(committing);
-    let packs = match config.packs.bucket.as_str() {
-        "" => store.clone(),
-        bucket => {
-            let mut there = config.s3.store();
-            bucket.clone_into(&mut there.bucket);
-            Store::connect(&there).await
-        }
-    };
-    let packs = Remote::new(packs, &config.packs.prefix);
     let offers = Offers::new(packs, config.quality.clone());
     offers.begin().await;
     ctx.spawn("offers", offers.clone().watch(ctx.clone()));
@@ -126,10 +110,10 @@ pub async fn start_with(
 
     ctx.spawn("owners", watch_owners(limits.clone(), ctx.clone()));
     let progress = intake.progress.clone();
-    ctx.spawn("progress", progress.hear(client.clone(), ctx.clone()));
+    ctx.spawn("progress", progress.hear(nats.clone(), ctx.clone()));
     ctx.spawn("limits", watch_limits(limits, committer, ctx.clone()));
     ctx.spawn("store", watch_store(images, ctx.clone()));
-    let events = EventStream::open(&client).await;
+    let events = EventStream::open(&nats).await;
     #[expect(clippy::cast_possible_truncation, reason = "it is 9 MiB")]
     let largest = (LARGEST_MESSAGE_MIB << 20) as u32;
     let pace = Arc::new(BytePace::new(config.request_mib_per_second, largest));
@@ -142,11 +126,11 @@ pub async fn start_with(
     };
     ctx.spawn("inbox", inbox::run(inbox, ctx.clone()));
 
-    let keys = keys::ring(&client, &ctx);
-    let address = http::serve(listener, config.api, &intake, keys, &client, &ctx)?;
+    let keys = keys::ring(&nats, &ctx);
+    http::serve(listener, address, config.api, &intake, keys, &ctx);
     let (at_once, memory) = (config.concurrent_requests, config.request_memory_mib);
     let room = Room::new(at_once, memory);
-    let offered = serve::verbs(&intake, room, pace).offer(&client).await?;
+    let offered = verbs::all(&intake, room, pace).offer(&nats).await?;
     let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
     ctx.spawn("requests", async move {
         Ok(offered.answer(&stopping, &tasks).await?)
@@ -155,6 +139,12 @@ pub async fn start_with(
     // this, the subjects above are subscribed. What it answers does not matter here; the next poll reports it.
     let _ = intake.limits.poll().await;
     Ok(address)
+}
+
+/// The time in milliseconds, as the log keeps it: with more, the first answer and the same answer again would differ.
+fn now() -> Timestamp {
+    let now = ambient::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {

@@ -1,4 +1,4 @@
-//! Keys at the HTTP door: who may come in, whose tasks are seen, and how many may come.
+//! Keys of the HTTP API: who may come in, whose tasks are seen, and how many may come.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 

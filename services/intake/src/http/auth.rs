@@ -10,8 +10,8 @@ use spotreel_bus::KeyRefused;
 
 use super::Api;
 use super::problem::Problem;
-use crate::caller::Caller;
 use crate::error;
+use crate::keys::Caller;
 
 impl FromRequestParts<Api> for Caller {
     type Rejection = Problem;

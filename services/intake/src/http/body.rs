@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 use spotreel_api::ApiError;
 
 use super::Api;
-use crate::caller::Caller;
+use super::shares::{Share, Shares};
 use crate::config::{ApiConfig, LARGEST_BODY};
 use crate::error;
-use crate::shares::{Share, Shares};
+use crate::keys::Caller;
 
 const KIB: usize = 1_024;
 /// What a whole body may hold without asking: one on every connection still fits everywhere.

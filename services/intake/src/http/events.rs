@@ -15,14 +15,14 @@ use spotreel_api::ApiError;
 use spotreel_bus::names;
 use spotreel_domain::Owner;
 
+use super::feed::{Following, Told};
 use super::lines::one_line;
 use super::problem::Problem;
 use super::query::Named;
+use super::shares::Share;
 use super::{Api, UNBUFFERED};
-use crate::caller::Caller;
 use crate::error;
-use crate::feed::{Following, Told};
-use crate::shares::Share;
+use crate::keys::Caller;
 
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Below the minute after which proxies give up on a silent connection.

@@ -9,9 +9,9 @@ use spotreel_api::Uploaded;
 use super::Api;
 use super::body::{self, Place};
 use super::problem::Problem;
-use crate::caller::Caller;
 use crate::error;
 use crate::images::MAX_IMAGE_BYTES;
+use crate::keys::Caller;
 
 const MEDIA_TYPES: [&str; 4] = [
     "image/jpeg",

@@ -17,12 +17,12 @@ use tokio::sync::mpsc;
 
 use super::body::{self, Held};
 use super::lines::one_line;
-use super::routes::LARGEST_BODY;
 use super::{Api, UNBUFFERED};
-use crate::caller::Caller;
+use crate::config::LARGEST_BODY;
 use crate::error;
-use crate::parse::{self, Submission};
-use crate::submit::{Door, Outcome};
+use crate::keys::Caller;
+use crate::submit::parse::{self, Submission};
+use crate::submit::{Origin, Outcome};
 
 pub(super) const MEDIA_TYPE: &str = "application/jsonl";
 /// The same by its older names.
@@ -94,7 +94,7 @@ async fn submit_line(
     api.admit(caller, 1)?;
     let mut outcomes = api
         .intake
-        .submit(vec![Ok(request)], Door::Http, caller)
+        .submit(vec![Ok(request)], Origin::Http, caller)
         .await;
     outcomes.remove(0)
 }

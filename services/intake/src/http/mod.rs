@@ -1,4 +1,4 @@
-//! The HTTP API: what a web developer expects of one, over the same paths as the NATS doors.
+//! The HTTP API: what a web developer expects of one, over the same paths as the NATS API.
 //!
 //! Nothing here may be exhausted by who asks: connections, requests at work, bytes of bodies that have not arrived
 //! whole, uploads of lists and followers each have a number, and of that a part for each owner of keys. What comes beyond hears
@@ -7,6 +7,7 @@
 mod auth;
 mod body;
 mod events;
+mod feed;
 mod images;
 mod jsonl;
 mod lines;
@@ -16,23 +17,25 @@ mod problem;
 mod query;
 mod quotes;
 mod routes;
+mod shares;
+mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use async_nats::Client;
+use spotreel_api::ApiError;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::KeyRing;
 use tokio::net::TcpListener;
 
-use crate::caller::Caller;
+use self::body::Budget;
+use self::feed::Feed;
+use self::shares::Shares;
+use crate::Intake;
 use crate::config::{ApiConfig, Auth};
-use crate::feed::Feed;
-use crate::http::body::Budget;
-use crate::pace::KeyPace;
-use crate::shares::Shares;
-use crate::submit::Intake;
+use crate::error::StartError;
+use crate::keys::Caller;
+use crate::keys::pace::KeyPace;
 
 pub use openapi::document;
 
@@ -59,6 +62,20 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// Whether this caller may submit this number of tasks now, or other requests of the same weight.
+    pub fn admit(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
+        self.pace(caller, tasks)?;
+        self.intake.limits.pace(tasks)
+    }
+
+    /// By the caller's own rate alone.
+    pub fn pace(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
+        match caller {
+            Caller::Trusted => Ok(()),
+            Caller::Key(key) => self.pace.check(key, tasks),
+        }
+    }
+
     /// Whether the caller may still do what it began: its key is neither revoked nor expired.
     fn is_live(&self, caller: &Caller) -> bool {
         match (&self.keys, caller) {
@@ -69,30 +86,30 @@ impl Api {
 }
 
 /// Takes the address, so that a taken one fails at once and tests learn the port.
-pub(crate) async fn bind(config: &ApiConfig) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(config: &ApiConfig) -> Result<(TcpListener, SocketAddr), StartError> {
     let listen = config.listen;
-    TcpListener::bind(listen).await.with_context(|| {
-        format!("can't listen on {listen}: set api.listen to a free address, or to port 0 for any")
-    })
+    let taken = |source| StartError::Listen { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    Ok((listener, address))
 }
 
 /// Answers on the listener until the program stops.
 pub(crate) fn serve(
     listener: TcpListener,
+    address: SocketAddr,
     config: ApiConfig,
     intake: &Arc<Intake>,
     keys: KeyRing,
-    client: &Client,
     ctx: &Context,
-) -> anyhow::Result<SocketAddr> {
-    let address = listener.local_addr()?;
+) {
     if config.auth == Auth::Off {
         tracing::warn!(
             api = %address,
             "api.auth is off: everyone who can reach this address may submit, read and cancel every task"
         );
     }
-    let feed = Feed::new(client);
+    let feed = Feed::new(intake.log.client());
     ctx.spawn("feed", feed.clone().hear(ctx.clone()));
     let shares = |what, bound| Shares::new(what, bound, config.share(bound));
     let api = Api {
@@ -108,11 +125,10 @@ pub(crate) fn serve(
         config: Arc::new(config),
         ctx: ctx.clone(),
     };
-    let router = routes::router(&api)?;
+    let router = routes::router(&api);
     ctx.spawn(
         "api",
         listen::run(listener, router, api.config, ctx.clone()),
     );
     tracing::info!(api = %address, "HTTP API listening");
-    Ok(address)
 }

@@ -231,7 +231,8 @@ async fn aside<T: Send + 'static>(
     }
 }
 
-fn decode_text(text: &str) -> Result<Bytes, ApiError> {
+/// The bytes of a picture in base64, unread.
+pub fn decode_text(text: &str) -> Result<Bytes, ApiError> {
     const FIELD: &str = "image.base64";
     // Four characters hold three bytes: what is too long need not be decoded.
     if text.len() / 4 * 3 > MAX_IMAGE_BYTES + 2 {

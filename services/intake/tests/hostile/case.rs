@@ -1,7 +1,7 @@
 //! One request that must be refused, and how.
 
 use async_nats::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::first_violation;
 use super::stage::Stage;
@@ -56,19 +56,6 @@ pub fn case(
         field: field.into(),
         rule,
     }
-}
-
-/// A good task but for one key, whose value is JSON text.
-pub fn with(key: &'static str, value: &str, field: &'static str, rule: &'static str) -> Case {
-    let good = json!({"model": "ti2v-5B", "prompt": "a red fox"});
-    let others: String = ["model", "prompt"]
-        .iter()
-        .filter(|other| **other != key)
-        .map(|other| format!(",{other:?}:{}", good[other]))
-        .collect();
-    let payload = format!("{{{key:?}:{value}{others}}}");
-    let shown: String = value.chars().take(40).collect();
-    case(&format!("{key}: {shown}"), payload, field, rule)
 }
 
 impl Case {

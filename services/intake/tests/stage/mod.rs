@@ -17,8 +17,9 @@ use spotreel_bootstrap::config::{Sources, load_from};
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::TASKS;
 use spotreel_bus::provision::{self, Layout};
-use spotreel_intake::{DEFAULTS, IntakeConfig};
+use spotreel_intake::{DEFAULTS, Deps, IntakeConfig};
 use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_packs::Remote;
 use spotreel_s3::{Keys, Store};
 pub use spotreel_test_nats::until;
 use spotreel_test_nats::{Nats, client, password};
@@ -109,7 +110,14 @@ impl Stage {
             .overrides
             .push(("nats.password".into(), password("intake")));
         let config: IntakeConfig = load_from(&sources).unwrap();
-        let started = spotreel_intake::start_with(config, self.store.clone(), self.ctx.clone());
+        let deps = Deps {
+            nats: spotreel_bus::connect(&config.nats, "intake", true)
+                .await
+                .unwrap(),
+            packs: Remote::new(self.store.clone(), &config.packs.prefix),
+            store: self.store.clone(),
+        };
+        let started = spotreel_intake::start(config, deps, self.ctx.clone());
         let address = started.await.unwrap();
         let _ = self.address.set(address); // the first of two keeps its place
     }

@@ -20,13 +20,13 @@ use tokio::time::Instant;
 
 use crate::config::QualityConfig;
 use crate::error;
-use crate::tokens::Vocabulary;
+use crate::submit::tokens::Vocabulary;
 
 /// Between looks at the packs: they change when an operator pushes one.
 const POLL: Duration = Duration::from_secs(60);
 /// The same while a pack could not be read yet: tasks of `fast` wait for it.
 const POLL_UNREAD: Duration = Duration::from_secs(5);
-/// Before the doors open. A bucket that does not answer must not keep tasks out that ask for nothing of it.
+/// Before requests are taken. A bucket that does not answer must not keep tasks out that ask for nothing of it.
 const FIRST_POLL: Duration = Duration::from_secs(5);
 /// How long a LoRA's index is taken for the current one: a list may name it ten thousand times.
 const LORA_FRESH: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ impl Offers {
         }
     }
 
-    /// Looks at the packs for the first time, as long as doors may wait for it.
+    /// Looks at the packs for the first time, for as long as a start may wait for it.
     pub async fn begin(&self) {
         let _ = tokio::time::timeout(FIRST_POLL, self.poll()).await;
         if !self.has_looked() {

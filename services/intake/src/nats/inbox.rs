@@ -14,12 +14,12 @@ use spotreel_domain::TaskId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
-use crate::caller::Caller;
+use super::pace::BytePace;
 use crate::config::{InboxConfig, LARGEST_MESSAGE_MIB};
-use crate::error;
-use crate::pace::BytePace;
-use crate::parse::{self, Submission};
-use crate::submit::{Door, Intake, Outcome, now};
+use crate::keys::Caller;
+use crate::submit::parse::{self, Submission};
+use crate::submit::{Origin, Outcome};
+use crate::{Intake, error, now};
 
 /// How long one pull waits for a message: the longest that a stop waits for this loop.
 const PULL_WAIT: Duration = Duration::from_secs(2);
@@ -140,14 +140,17 @@ impl Inbox {
         }
         let paced = self.pace.check(delivery.length);
         paced.map_err(|error| self.later(&error))?;
-        let (mut requests, is_list) = match parse::submission(&delivery.payload, kind) {
-            Ok(Submission::One(request)) => (vec![Ok(*request)], false),
-            Ok(Submission::Many(requests)) => (requests, true),
+        let mut submission = match parse::submission(&delivery.payload, kind) {
+            Ok(submission) => submission,
             Err(error) => return self.reject(delivery.sequence, None, 0, error).await,
         };
         if let Some(key) = delivery.headers.get(MSG_ID) {
-            name_all(&mut requests, key.as_str(), is_list);
+            submission.name(key.as_str());
         }
+        let (requests, is_list) = match submission {
+            Submission::One(request) => (vec![Ok(*request)], false),
+            Submission::Many(requests) => (requests, true),
+        };
         let ids: Vec<_> = requests
             .iter()
             .map(|request| client_id(request.as_ref().ok()))
@@ -156,13 +159,13 @@ impl Inbox {
             .limits
             .pace(requests.len())
             .map_err(|error| self.later(&error))?;
-        let door = Door::Inbox {
+        let origin = Origin::Inbox {
             stream: INBOX,
             sequence: delivery.sequence,
             stored_nanos: delivery.stored_nanos,
             redelivered: delivery.delivered > 1,
         };
-        let outcomes = self.intake.submit(requests, door, &Caller::Trusted).await;
+        let outcomes = self.intake.submit(requests, origin, &Caller::Trusted).await;
         // First what may still be accepted: nothing is said twice when the message comes again.
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
             if error::is_transient(error) {
@@ -236,19 +239,6 @@ impl Inbox {
         error
             .retry_after_s
             .map_or(self.config.retry_after, Duration::from_secs)
-    }
-}
-
-/// Names each task by the message's own id, as HTTP does by `Idempotency-Key`.
-fn name_all(requests: &mut [Result<TaskRequest, ApiError>], key: &str, is_list: bool) {
-    for (index, request) in requests.iter_mut().enumerate() {
-        if let Ok(request) = request {
-            let key = match is_list {
-                true => format!("{key}/{index}"),
-                false => key.to_owned(),
-            };
-            request.name(key);
-        }
     }
 }
 

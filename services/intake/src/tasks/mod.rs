@@ -1,4 +1,7 @@
-//! Operations on existing tasks: get, cancel, retry. The same for NATS and HTTP.
+//! Operations on existing tasks: get, list, cancel, retry. The same for NATS and HTTP.
+
+pub mod list;
+pub mod progress;
 
 use futures::{StreamExt, TryStreamExt};
 use spotreel_api::{ApiError, CancelledMany, ErrorCode, ListQuery, TaskView};
@@ -8,10 +11,8 @@ use spotreel_bus::{AppendError, Recorded, names};
 use spotreel_domain::task::{Event, Refused, State};
 use spotreel_domain::{Task, TaskId};
 
-use crate::caller::Caller;
-use crate::error;
-use crate::list;
-use crate::submit::{Intake, now, unwritten};
+use crate::keys::Caller;
+use crate::{Intake, error, now};
 
 /// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 const CAS_TRIES: usize = 16;
@@ -117,7 +118,7 @@ impl Intake {
                 Err(AppendError::Conflict(newer)) => {
                     last = visible(caller, id, newer.map(|newer| *newer))?;
                 }
-                Err(failure) => return Err(unwritten(&failure)),
+                Err(failure) => return Err(error::unwritten(&failure)),
             }
         }
         Err(error::unavailable(
@@ -160,12 +161,12 @@ mod tests {
     use tokio::runtime::Handle;
     use tokio::task::block_in_place;
 
+    use super::progress::Board;
     use super::*;
-    use crate::commit::Committer;
     use crate::images::Images;
-    use crate::limits::Limits;
-    use crate::offers::Offers;
-    use crate::progress::Board;
+    use crate::submit::commit::Committer;
+    use crate::submit::limits::Limits;
+    use crate::submit::offers::Offers;
     use crate::{DEFAULTS, IntakeConfig};
 
     async fn intake(nats: &Nats) -> Intake {

@@ -11,9 +11,8 @@ use spotreel_bus::Recorded;
 use spotreel_bus::names::{EVERY_SUBJECT, TASKS};
 use spotreel_domain::{Model, Owner, Task, TaskId};
 
-use crate::caller::Caller;
-use crate::error;
-use crate::submit::Intake;
+use crate::keys::Caller;
+use crate::{Intake, error};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;
@@ -287,4 +286,47 @@ async fn newest(
     Ok(last.filter(|last| {
         last.sequence == recorded.sequence || (filter.live && filter.fits(&last.task))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submit::parse;
+
+    #[test]
+    fn each_refusal_of_a_query_names_its_field_and_rule() {
+        for (query, field, rule) in [
+            ("[]", "body", "object"),
+            ("\0", "body", "object"),
+            (r#"{"limit":0}"#, "limit", "range"),
+            (r#"{"limit":501}"#, "limit", "range"),
+            (r#"{"limit":4294967296}"#, "limit", "range"),
+            (r#"{"limit":-0}"#, "limit", "range"),
+            (r#"{"limit":1.5}"#, "limit", "type"),
+            (r#"{"limit":"10"}"#, "limit", "type"),
+            (r#"{"limit":true}"#, "limit", "type"),
+            (r#"{"limit":1,"limit":2}"#, "limit", "once"),
+            (r#"{"page":1}"#, "page", "unknown"),
+            (r#"{"cursor":-1}"#, "cursor", "range"),
+            (r#"{"cursor":18446744073709551616}"#, "cursor", "range"),
+            (r#"{"cursor":1e999}"#, "cursor", "range"),
+            (r#"{"state":"done"}"#, "state", "known"),
+            (r#"{"state":"queued\u0000"}"#, "state", "known"),
+            (r#"{"state":["queued"]}"#, "state", "type"),
+            (r#"{"state":""}"#, "state", "known"),
+            (r#"{"model":"wan"}"#, "model", "known"),
+            (r#"{"model":""}"#, "model", "known"),
+            (r#"{"model":">"}"#, "model", "known"),
+            (r#"{"label":""}"#, "label", "format"),
+            (r#"{"owner":"*"}"#, "owner", "token"),
+            (r#"{"id_prefix":">"}"#, "id_prefix", "token"),
+            (r#"{"since":1e999}"#, "since", "range"),
+        ] {
+            let parsed = parse::request::<ListQuery>(query.as_bytes(), None);
+            let checked = parsed.and_then(|query| check(&Caller::Trusted, &query, DEFAULT_LIMIT));
+            let refused = checked.err().expect("it is refused");
+            let first = &refused.violations[0];
+            assert_eq!((&*first.field, &*first.rule), (field, rule), "{query}");
+        }
+    }
 }

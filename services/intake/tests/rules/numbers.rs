@@ -1,6 +1,6 @@
 //! Numbers at the edges of what JSON, floats and 64 bits hold.
 
-use super::case::{Case, with};
+use super::{Case, with};
 
 pub fn cases() -> Vec<Case> {
     let long = "9".repeat(100_000);

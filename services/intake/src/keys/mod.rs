@@ -1,4 +1,7 @@
-//! API keys: the operators' orders, and the cache that the HTTP API uses.
+//! API keys: the operators' orders, the cache that the HTTP API uses, who calls, and each key's rate.
+
+mod caller;
+pub mod pace;
 
 use async_nats::Client;
 use spotreel_api::{ApiError, KeyCreated, KeyList, KeyOrder, KeyRef, KeyView};
@@ -7,8 +10,8 @@ use spotreel_bus::keys::{self, MAX_KEYS};
 use spotreel_bus::{KeyRing, jetstream};
 use spotreel_domain::api_key::{KeyId, SECRET_BYTES, Token};
 
-use crate::error;
-use crate::submit::now;
+pub use self::caller::Caller;
+use crate::{error, now};
 
 /// Two keys of one id are drawn once in a thousand years; twice in a row is no coincidence.
 const DRAWS: usize = 2;

@@ -1,5 +1,5 @@
-//! How many tasks a key may bring: a rate for each; and how many bytes all clients of NATS together. Another intake counts
-//! anew; over all tasks of one, [`Limits`](crate::limits::Limits) hold.
+//! How many tasks a minute each key may submit. Each intake counts for itself; over all tasks of one intake,
+//! [`Limits`](crate::submit::limits::Limits) hold.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
 use spotreel_api::ApiError;
 use spotreel_domain::ApiKey;
@@ -20,42 +20,6 @@ use crate::error;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Keys remembered at a time: twice as many as there may be, since revoked ones linger for a minute.
 const MOST_KEYS: usize = 2 * spotreel_bus::keys::MAX_KEYS;
-
-/// How many bytes over NATS are read in a second, from all clients together. To read JSON costs about as much a byte whatever is
-/// in it, so a flood costs no more of the processors than this.
-pub struct BytePace {
-    kib: DefaultDirectRateLimiter,
-    clock: DefaultClock,
-}
-
-impl BytePace {
-    /// `largest` is what one message may have: it must always pass alone.
-    pub fn new(mib_per_second: u32, largest: u32) -> Self {
-        let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-        let per_second = mib_per_second.saturating_mul(1_024);
-        let quota = Quota::per_second(at_least_one(per_second))
-            .allow_burst(at_least_one(per_second.max(largest.div_ceil(1_024))));
-        Self {
-            kib: RateLimiter::direct(quota),
-            clock: DefaultClock::default(),
-        }
-    }
-
-    /// Before anything of the message is read. The smallest one counts as a KiB.
-    pub fn check(&self, bytes: usize) -> Result<(), ApiError> {
-        let kib = u32::try_from(bytes / 1_024 + 1).ok();
-        let kib = kib.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
-        match self.kib.check_n(kib) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(not_yet)) => {
-                let message = "more arrives over NATS than is read: send this call again later";
-                let after = not_yet.wait_time_from(self.clock.now());
-                Err(error::rate_limited(message.into(), after))
-            }
-            Err(_) => Err(error::too_large("the message is too large".into())),
-        }
-    }
-}
 
 pub struct KeyPace<C: Clock = DefaultClock> {
     clock: C,
@@ -184,17 +148,6 @@ mod tests {
         clock.advance(Duration::from_secs(10));
         pace.check(&anna, 10).unwrap();
         assert!(pace.check(&anna, 1).is_err());
-    }
-
-    #[test]
-    fn what_arrives_is_paced_before_it_is_read() {
-        let pace = BytePace::new(1, 9 << 20);
-        // A message of the largest size passes, however low the rate is; and nothing more for some seconds.
-        pace.check(8 << 20).unwrap();
-        pace.check(1 << 19).unwrap();
-        let refused = pace.check(1 << 20).unwrap_err();
-        assert_eq!(refused.code, ErrorCode::RateLimited);
-        assert!(refused.retry_after_s.is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Bytes that are no JSON, JSON that is no task, and texts that are more than they look.
 
-use super::case::{Case, case, with};
+use super::{Case, case, with};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = encodings();
@@ -110,6 +110,12 @@ fn encodings() -> Vec<Case> {
 
 fn syntax() -> Vec<Case> {
     vec![
+        case(
+            "a hundred thousand brackets",
+            "[".repeat(100_000),
+            "body",
+            "json",
+        ),
         case("a comment", "{/* */\"model\":\"ti2v-5B\"}", "body", "json"),
         case(
             "two objects",

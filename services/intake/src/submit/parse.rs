@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-use spotreel_api::{ApiError, MAX_TASKS_PER_CALL, QuoteQuery, TaskRequest, Violation};
+use spotreel_api::{ApiError, MAX_TASKS_PER_CALL, QuoteQuery, TaskRef, TaskRequest, Violation};
+use spotreel_domain::TaskId;
 
 use crate::error;
 
@@ -17,6 +18,22 @@ const NO_TEXT: &str = "hex escape";
 pub enum Submission {
     One(Box<TaskRequest>),
     Many(Vec<Result<TaskRequest, ApiError>>),
+}
+
+impl Submission {
+    /// Names the task by the client's key; those of a list by the key, a slash and their index.
+    pub fn name(&mut self, key: &str) {
+        match self {
+            Self::One(request) => request.name(key.to_owned()),
+            Self::Many(requests) => {
+                for (index, request) in requests.iter_mut().enumerate() {
+                    if let Ok(request) = request {
+                        request.name(format!("{key}/{index}"));
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// `content_type` is the header, if there is one.
@@ -56,6 +73,12 @@ pub fn request<T: DeserializeOwned>(
     content_type: Option<&str>,
 ) -> Result<T, ApiError> {
     object(body(payload, content_type)?).map_err(refuse)
+}
+
+/// The task that `get`, `cancel` and `retry` name.
+pub fn task_id(payload: &[u8], content_type: Option<&str>) -> Result<TaskId, ApiError> {
+    let named: TaskRef = request(payload, content_type)?;
+    TaskId::parse(&named.id).map_err(|bad| error::broken("id", "token", bad.to_string()))
 }
 
 /// A question for a quote. What is wrong in its task is named as in a submission.
@@ -129,7 +152,7 @@ fn object<T: DeserializeOwned>(text: &str) -> Result<T, Violation> {
     Ok(read)
 }
 
-/// serde tells its rules apart by their words only; a unit test holds them.
+/// serde tells its rules apart by their words only; the table in `tests/rules` holds them.
 fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
     let text = error.to_string();
     if error.classify() != Category::Data {
@@ -232,35 +255,6 @@ impl<'de> Visitor<'de> for ListVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn broken(text: &str) -> (String, String) {
-        let error = submission(text.as_bytes(), None).unwrap_err();
-        let first = &error.violations[0];
-        (first.field.clone(), first.rule.clone())
-    }
-
-    #[test]
-    fn field_and_rule_are_named() {
-        let cases = [
-            (r#"{"modle":"x"}"#, "modle", "unknown"),
-            (r#"{"a.b`c":1}"#, "a.b`c", "unknown"),
-            (r#"{"frames":"x"}"#, "frames", "type"),
-            (r#"{"frames":-1}"#, "frames", "range"),
-            (r#"{"guidance":1e999}"#, "guidance", "range"),
-            (r#"{"priority":"urgent"}"#, "priority", "known"),
-            (r#"{"labels":{"a":1}}"#, "labels.a", "type"),
-            (r#"{"image":{"url":"x"}}"#, "image", "known"),
-            (r#"{"priority":1}"#, "priority", "type"),
-            (r#"{"model":"a","model":"b"}"#, "model", "once"),
-            (r#"{"expires_at":"soon"}"#, "expires_at", "format"),
-            (r#"{"prompt":"x""#, "body", "json"),
-            (r#"{} {}"#, "body", "json"),
-            ("7", "body", "object"),
-        ];
-        for (text, field, rule) in cases {
-            assert_eq!(broken(text), (field.into(), rule.into()), "{text}");
-        }
-    }
 
     #[test]
     fn each_of_a_list_stands_for_itself() {

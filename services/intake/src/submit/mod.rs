@@ -1,6 +1,15 @@
-//! From a request to an accepted task: the same path for NATS, HTTP and inbox.
+//! From a request to an accepted task: the same path for NATS, HTTP and the inbox.
+//!
+//! A request handler reads its bytes (`parse.rs`), asks `limits.rs` for the rate, and calls [`Intake::submit`]. For each task it
+//! checks the model's limits (`TaskRequest::validate_for` in domain) and what the packs allow (`offers.rs`), asks `limits.rs` for
+//! room, stores the picture (`images/`), names the LoRAs, and writes `queued` (`commit.rs`). The answer follows the write.
 
-use std::sync::Arc;
+pub mod commit;
+pub mod limits;
+pub mod offers;
+mod owners;
+pub mod parse;
+mod tokens;
 
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -9,36 +18,20 @@ use spotreel_api::{
     size_of_picture,
 };
 use spotreel_bootstrap::ambient;
+use spotreel_bus::AppendError;
 use spotreel_bus::log::Append;
-use spotreel_bus::{AppendError, TaskLog};
 use spotreel_domain::model::MAX_SEED;
 use spotreel_domain::{Owner, Task, TaskId};
 
-use crate::caller::Caller;
-use crate::commit::Committer;
-use crate::images::Images;
-use crate::limits::Limits;
-use crate::offers::Offers;
-use crate::progress::Board;
-use crate::{error, metrics};
+use crate::keys::Caller;
+use crate::{Intake, error, metrics, now};
 
 /// Tasks of one call on their way at once: enough to fill every batch that may be in flight.
 const AT_ONCE: usize = 4_000;
 
-/// What every verb works with.
-#[derive(Clone)]
-pub struct Intake {
-    pub log: TaskLog,
-    pub committer: Committer,
-    pub images: Images,
-    pub limits: Arc<Limits>,
-    pub offers: Offers,
-    pub progress: Board,
-}
-
 /// Where a submission came in.
 #[derive(Clone, Copy, Debug)]
-pub enum Door {
+pub enum Origin {
     Request,
     Http,
     /// Delivered again, a message gives the same tasks, judged by the time at which it was stored.
@@ -66,13 +59,13 @@ impl Intake {
     pub async fn submit(
         &self,
         requests: Vec<Result<TaskRequest, ApiError>>,
-        door: Door,
+        origin: Origin,
         caller: &Caller,
     ) -> Vec<Outcome> {
         let now = now();
         let owner = caller.owner();
         let candidates = requests.into_iter().enumerate().map(|(index, request)| {
-            let mut candidate = door.candidate(&request?, index, owner, now);
+            let mut candidate = origin.candidate(&request?, index, owner, now);
             candidate.valid = candidate.valid.and_then(|mut valid| {
                 self.offers.admit(&mut valid.spec)?;
                 Ok(valid)
@@ -84,7 +77,7 @@ impl Intake {
                 Ok(candidate) => self.submit_one(candidate, owner, now).await,
                 Err(error) => Err(error),
             };
-            metrics::submitted(door.name(), outcome.as_ref().map(drop));
+            metrics::submitted(origin.name(), outcome.as_ref().map(drop));
             outcome
         }));
         submitted.buffered(AT_ONCE).collect().await
@@ -152,13 +145,13 @@ impl Intake {
             Some(Err(AppendError::Conflict(Some(first)))) => {
                 answer_again(&first.task, owner, digest, Ok(valid))
             }
-            Some(Err(failure)) => Err(unwritten(&failure)),
+            Some(Err(failure)) => Err(error::unwritten(&failure)),
             None => Err(error::unavailable("intake is stopping")),
         }
     }
 }
 
-impl Door {
+impl Origin {
     fn candidate(
         self,
         request: &TaskRequest,
@@ -218,30 +211,6 @@ pub fn sum(outcomes: Vec<Outcome>) -> AcceptedMany {
         accepted,
         refused: results.len() - accepted,
         results,
-    }
-}
-
-/// The log keeps milliseconds: with more, the first answer and the same answer again would differ.
-pub fn now() -> Timestamp {
-    let now = ambient::now();
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
-}
-
-/// What a failed write means to the client.
-pub fn unwritten(failure: &AppendError) -> ApiError {
-    match failure {
-        AppendError::Full => error::queue_full(
-            "the task log is full: send it again later".into(),
-            std::time::Duration::from_secs(60),
-        ),
-        AppendError::TooLarge => error::too_large("the task is larger than the log takes".into()),
-        AppendError::Conflict(_) => {
-            error::unavailable("others change this task at the same moment")
-        }
-        AppendError::Unavailable(source) => {
-            tracing::warn!(error = %spotreel_domain::chain(&source), "writing an event failed");
-            error::unavailable("the task log cannot be written now")
-        }
     }
 }
 

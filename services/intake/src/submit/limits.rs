@@ -17,7 +17,7 @@ use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
 use spotreel_domain::{Lane, Model, Owner};
 
 use crate::config::LimitsConfig;
-use crate::owners::{Held, Owners};
+use crate::submit::owners::{Held, Owners};
 use crate::{error, metrics};
 
 /// Queues move in minutes: coming back sooner is of no use.

@@ -10,8 +10,8 @@ use spotreel_api::ApiError;
 use spotreel_domain::Owner;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::caller::Caller;
 use crate::error;
+use crate::keys::Caller;
 
 #[derive(Clone)]
 pub struct Shares {
