@@ -15,8 +15,8 @@ pub struct Launch {
     pub state: LaunchState,
 }
 
-#[derive(Clone, Debug, PartialEq)]
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchState {
     /// The request is durable, and the call may have been made; no answer is recorded. Its instances may exist without
     /// our knowing their ids; `empty_listings` counts the listings that showed none of them. `sealed`: the same token
     /// was refused for another request, so it is never sent again and the listings alone decide. `sends`: how often the
