@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use spotreel_test_nats::eventually;
+use spotreel_test_kit::eventually;
 
 /// Debug builds on a machine that compiles something else beside.
 pub const SOON: Duration = Duration::from_secs(90);

@@ -15,7 +15,7 @@ use spotreel_domain::workload::Sampled;
 use spotreel_domain::{Model, Task, TaskId, TaskRequest};
 use spotreel_pool::queue::Queues;
 use spotreel_pool::samples::Samples;
-use spotreel_test_nats::Nats;
+use spotreel_test_kit::Nats;
 
 const SHORT: u32 = 17;
 const LONG: u32 = 121;

@@ -155,7 +155,7 @@ mod tests {
     use spotreel_domain::{ApiKey, Owner, TaskRequest};
     use spotreel_packs::{PREFIX, Remote};
     use spotreel_s3::{Keys, Store};
-    use spotreel_test_nats::{Nats, client};
+    use spotreel_test_kit::{Nats, client};
     use tokio::runtime::Handle;
     use tokio::task::block_in_place;
 

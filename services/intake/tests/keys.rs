@@ -10,7 +10,7 @@ use async_nats::Client;
 use serde_json::{Value, json};
 use spotreel_bus::keys::{self, MAX_KEYS};
 use spotreel_domain::api_key::{ApiKey, KeyId, KeyOrder, Token};
-use spotreel_test_nats::client;
+use spotreel_test_kit::client;
 use stage::{Stage, until};
 
 /// As an operator.

@@ -23,8 +23,8 @@ use spotreel_domain::{Task, TaskId, TaskRequest};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::Presence;
 use spotreel_s3::{Keys, Store, StoreConfig};
-pub use spotreel_test_nats::until;
-use spotreel_test_nats::{Nats, password};
+pub use spotreel_test_kit::until;
+use spotreel_test_kit::{Nats, password};
 use tempfile::TempDir;
 
 const BUCKET: &str = "spotreel";

@@ -7,7 +7,7 @@
 )]
 
 use spotreel_bus::provision::{self, Layout};
-pub use spotreel_test_nats::{Nats, until};
+pub use spotreel_test_kit::{Nats, until};
 
 pub async fn provisioned() -> Nats {
     let nats = Nats::start().await;

@@ -31,8 +31,8 @@ use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
 use spotreel_fleet::{DEFAULTS, FleetConfig, Lead};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_proto::worker::v1::{Presence, State};
-pub use spotreel_test_nats::until;
-use spotreel_test_nats::{Nats, password};
+pub use spotreel_test_kit::until;
+use spotreel_test_kit::{Nats, password};
 use tempfile::TempDir;
 
 pub const ENV: &str = "test";

@@ -20,8 +20,8 @@ use spotreel_bus::provision::{self, Layout};
 use spotreel_intake::{DEFAULTS, IntakeConfig};
 use spotreel_localcloud::{Config, LocalCloud};
 use spotreel_s3::{Keys, Store};
-pub use spotreel_test_nats::until;
-use spotreel_test_nats::{Nats, client, password};
+pub use spotreel_test_kit::until;
+use spotreel_test_kit::{Nats, client, password};
 
 /// 128x128, a PNG in base64.
 pub const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAIAAAACACAAAAADmVT4XAAAAb0lEQVR42u3bsQ0AIAgAQTBO6RAO48RsoIUFzX1NwiXU5IreRgAAAAAAAAAAAAAAAAAAADQ3XwP7d8NxAgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIB76cEBAAAAAAAAAAAAAAAAAKAbUBwkArWJu+lXAAAAAElFTkSuQmCC";

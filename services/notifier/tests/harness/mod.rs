@@ -12,7 +12,7 @@ use spotreel_bus::provision::{self, Layout};
 use spotreel_domain::request::TaskRequest;
 use spotreel_domain::task::{Artifact, Failure, FailureKind, Refused};
 use spotreel_domain::{Event, Task, TaskId};
-pub use spotreel_test_nats::{Nats, until};
+pub use spotreel_test_kit::{Nats, until};
 
 pub async fn provisioned() -> Nats {
     let nats = Nats::start().await;
