@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Request};
 use futures::StreamExt;
-use harness::Nats;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -19,6 +16,7 @@ use serde_json::{Value, json};
 use spotreel_bus::service::Offered;
 use spotreel_bus::{Room, Service, names};
 use spotreel_domain::api::ApiError;
+use spotreel_test_kit::Nats;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
