@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 use serde_json::Value;
-use spotreel_test_nats::eventually;
+use spotreel_test_kit::eventually;
 use system::{Dev, SOON, document, marked, refusal, spotreel, until};
 use tempfile::TempDir;
 

@@ -5,11 +5,11 @@ mod scene;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use scene::*;
 use serde_json::json;
-use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_localcloud::{Action, Rule};
+use spotreel_test_kit::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_what_is_published_to_another_machine() {
@@ -75,28 +75,23 @@ async fn a_pull_that_was_killed_is_gone_on_with() {
         delay_ms: 100,
         ..Rule::new("GetObject", Action::Delay)
     };
-    let slow = Plan {
-        seed: 1,
-        rules: vec![slow],
-    };
     let asked = || s.cloud.faults().report()[0].matched;
     let args = ["pull", MODEL, "--packs", &packs, "--connections", "1"];
 
-    s.cloud.faults().set(slow.clone());
+    s.cloud.fail([slow.clone()]);
     let mut first = s.command(&args).spawn().expect("it can be run");
     let part = Path::new(&packs).join(MODEL).join(format!("{HIGH}.part"));
-    let began = Instant::now();
-    while fs::metadata(&part).map_or(0, |part| part.len()) < 3 * RANGE {
-        assert!(began.elapsed() < SOON, "it gets nowhere");
+    until("some of it is there", async || {
         assert_eq!(first.try_wait().expect("it is our child"), None);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        fs::metadata(&part).is_ok_and(|part| part.len() >= 3 * RANGE)
+    })
+    .await;
     first.kill().expect("it is our child"); // SIGKILL
     first.wait().expect("it is our child");
     let before = asked();
     assert!(!Path::new(&packs).join(MODEL).join(HIGH).exists());
 
-    s.cloud.faults().set(slow);
+    s.cloud.fail([slow]);
     let pulled = s.document(&args);
     assert_eq!(pulled["pack"], pack["pack"]);
     let files = pack["files"].as_u64().expect("it is a number");
@@ -126,10 +121,7 @@ async fn a_pull_ends_when_it_is_told_to() {
         delay_ms: 600_000,
         ..Rule::new("GetObject", Action::Delay)
     };
-    s.cloud.faults().set(Plan {
-        seed: 1,
-        rules: vec![stuck],
-    });
+    s.cloud.fail([stuck]);
     let mut command = s.command(&["pull", MODEL, "--packs", &packs]);
     let pulling = command.stderr(Stdio::piped()).spawn();
     let mut pulling = pulling.expect("it can be run");

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use scene::*;
 use serde_json::json;
-use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_localcloud::{Action, Rule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_old_version_left_goes_when_it_is_old_enough() {
@@ -61,10 +61,7 @@ async fn a_prune_that_is_told_to_end_leaves_no_lock() {
         delay_ms: 600_000,
         ..Rule::new("ListObjectsV2", Action::Delay)
     };
-    s.cloud.faults().set(Plan {
-        seed: 1,
-        rules: vec![slow],
-    });
+    s.cloud.fail([slow]);
     let pruning = s.command(&["prune"]).stderr(Stdio::piped()).spawn();
     let mut pruning = pruning.expect("it can be run");
     asked_for(&s, &mut pruning).await;
@@ -76,6 +73,6 @@ async fn a_prune_that_is_told_to_end_leaves_no_lock() {
     );
     let error = end(pruning);
     assert!(error.contains("nothing was removed"), "{error}");
-    s.cloud.faults().set(Plan::default());
+    s.cloud.faults().clear();
     s.say(&["prune"]);
 }

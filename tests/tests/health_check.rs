@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use spotreel_test_nats::{root, until};
+use spotreel_test_kit::{root, until};
 use tempfile::TempDir;
 
 const BUSY: &str = "wget: can't connect to remote host: Connection refused";

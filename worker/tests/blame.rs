@@ -15,7 +15,7 @@ use spot::{Stage, until};
 use spotreel_bootstrap::EXIT_UNFIT_MACHINE;
 use spotreel_domain::Task;
 use spotreel_domain::task::{Outcome, State};
-use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_localcloud::{Action, Rule};
 use spotreel_worker::checkpoints;
 
 const MODEL: &str = "ti2v-5B";
@@ -25,11 +25,6 @@ const EACH_STEP: (&str, &str) = ("checkpoint.every_steps", "1");
 const LEASE: Duration = Duration::from_secs(2);
 /// One read of an object is tried again by the client of S3, and where its body breaks off by the store.
 const MORE_THAN_ONE_READ_TRIES: u32 = 12;
-
-async fn ended(stage: &Stage, id: &str) -> Task {
-    until("the task ends", async || stage.task(id).await.is_terminal()).await;
-    stage.task(id).await
-}
 
 async fn rendered_by(stage: &Stage, id: &str, worker: &str) {
     until("a worker renders it", async || {
@@ -60,13 +55,6 @@ fn rule(operation: &str, action: Action, prefix: &str) -> Rule {
     }
 }
 
-fn fault(stage: &Stage, rule: Rule) {
-    stage.cloud.faults().set(Plan {
-        seed: 1,
-        rules: vec![rule],
-    });
-}
-
 /// The victim wakes, sees that another worker has the task, and then cannot read the log. Its ack would take the item from
 /// that worker for good: when it goes, nobody would ever render the task.
 #[tokio::test(flavor = "multi_thread")]
@@ -91,8 +79,7 @@ async fn a_failed_read_is_never_an_ack() {
     victim.left().await;
     drop(second);
     let _third = stage.worker("third", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    stage.rendered("a").await;
 }
 
 /// Looking for checkpoints takes longer than a lease: the worker that does keeps its item, and who is slower does not
@@ -107,11 +94,11 @@ async fn no_healthy_worker_is_declared_lost_while_storage_is_slow() {
         delay_ms: 3_000,
         ..Rule::new("ListObjectsV2", Action::Delay)
     };
-    fault(&stage, slow);
+    stage.cloud.fail([slow]);
     drop(first);
     // Long enough that each of them looks while the other renders.
     let _others = [stage.worker("w2", 500, &[]), stage.worker("w3", 500, &[])];
-    let task = ended(&stage, "a").await;
+    let task = stage.ended("a").await;
     assert_eq!(outcomes(&task), [Outcome::Lost, Outcome::Succeeded]);
 }
 
@@ -127,11 +114,7 @@ async fn who_is_back_first_after_an_outage_takes_nobodys_render() {
     stage.submit("a", 40).await;
     rendered_by(&stage, "a", "busy").await;
     let idler = stage.worker("idler", 0, &[("nats.url", &idle_url)]);
-    stage
-        .seen("idler", "it serves", |p| {
-            p.state() == spotreel_proto::worker::v1::State::Idle
-        })
-        .await;
+    stage.serves("idler").await;
     busy.stalled.send_replace(true);
     idle.cut.send_replace(true);
     tokio::time::sleep(LEASE).await; // the outage
@@ -141,7 +124,7 @@ async fn who_is_back_first_after_an_outage_takes_nobodys_render() {
     })
     .await;
     busy.stalled.send_replace(false);
-    let task = ended(&stage, "a").await;
+    let task = stage.ended("a").await;
     assert_eq!(outcomes(&task), [Outcome::Succeeded]);
 }
 
@@ -149,11 +132,7 @@ async fn who_is_back_first_after_an_outage_takes_nobodys_render() {
 async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
     let stage = Stage::set().await;
     let mut sick = stage.worker("sick", 0, &[QUICK]);
-    stage
-        .seen("sick", "it serves", |p| {
-            p.state() == spotreel_proto::worker::v1::State::Idle
-        })
-        .await;
+    stage.serves("sick").await;
     std::fs::remove_dir_all(stage.scratch("sick")).unwrap();
     std::fs::write(stage.scratch("sick"), "no directory any more").unwrap();
     let _healthy = stage.worker("healthy", 20, &[QUICK]);
@@ -161,8 +140,7 @@ async fn a_worker_without_scratch_ends_no_task_and_gives_its_machine_up() {
         stage.submit(&format!("t{n}"), 4).await;
     }
     for n in 0..8 {
-        let task = ended(&stage, &format!("t{n}")).await;
-        assert!(matches!(task.state, State::Succeeded { .. }));
+        let task = stage.rendered(&format!("t{n}")).await;
         assert_eq!(task.failures, 0);
     }
     assert_eq!(sick.left().await, Some(EXIT_UNFIT_MACHINE.into()));
@@ -222,15 +200,14 @@ async fn a_picture_that_storage_does_not_give_at_once_costs_the_task_nothing() {
         times: Some(MORE_THAN_ONE_READ_TRIES),
         ..rule("GetObject", Action::InternalError, key)
     };
-    fault(&stage, fails);
+    stage.cloud.fail([fails]);
     stage
         .submit_as("a", 4, MODEL, "a fox", |task| {
             task.spec.image = Some(key.into());
         })
         .await;
     let _worker = stage.worker("w1", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!(outcomes(&task), [Outcome::Succeeded]);
 }
 
@@ -245,11 +222,10 @@ async fn a_checkpoint_that_storage_does_not_give_at_once_is_asked_for_again() {
         times: Some(MORE_THAN_ONE_READ_TRIES),
         ..rule("GetObject", Action::InternalError, "checkpoints/")
     };
-    fault(&stage, fails);
+    stage.cloud.fail([fails]);
     first.signal(Signal::SIGTERM);
     let second = stage.worker("w2", 0, &settings);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    stage.rendered("a").await;
     let fired = stage.cloud.faults().report()[0].fired;
     assert_eq!(fired, MORE_THAN_ONE_READ_TRIES);
     assert!(!second.said().contains("checkpoint is not usable"));
@@ -262,8 +238,7 @@ async fn after_a_gate_failure_the_latents_are_not_decoded_again() {
     stage
         .submit_with("a", 6, MODEL, "a fox {{black@0#1}}")
         .await;
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!(outcomes(&task), [Outcome::Failed, Outcome::Succeeded]);
     assert_eq!(task.attempts[1].from_step, 0);
     until(
@@ -290,8 +265,7 @@ async fn a_finished_video_is_the_tasks_also_when_its_worker_is_found_to_be_lost(
     stage.submit("a", 4).await;
     first.left().await;
     let _second = stage.worker("w2", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!(outcomes(&task), [Outcome::Succeeded], "nobody was lost");
 }
 

@@ -50,9 +50,7 @@ async fn a_notice_costs_at_most_the_step_under_way() {
     stage.submit("a", MANY).await;
     reaches(&mut steps, 5).await;
     let _second = stage.worker("w2", 0, &[("cloud.metadata", "off")]);
-    stage
-        .seen("w2", "it serves", |p| p.state() == State::Idle)
-        .await;
+    stage.serves("w2").await;
     stage.metadata.notice(Duration::from_secs(20));
     // It may have left before anybody looked.
     let gone = stage
@@ -148,9 +146,7 @@ async fn after_a_rebalance_hint_rendering_goes_on_with_a_checkpoint_at_every_ste
 async fn a_drain_is_answered_when_everybody_can_read_it() {
     let stage = Stage::set().await;
     let mut worker = stage.worker("w1", STEP_MS, &[]);
-    let idle = stage
-        .seen("w1", "it serves", |p| p.state() == State::Idle)
-        .await;
+    let idle = stage.serves("w1").await;
     let tags = [&idle.pool, &idle.batch, &idle.launch].map(String::as_str);
     assert_eq!(tags, ["gpu", "gpu-7", "3"]);
     let machine = [
@@ -178,9 +174,7 @@ async fn a_drain_is_answered_when_everybody_can_read_it() {
 
     let none = [("models", "[\"i2v-A14B\"]")];
     let mut idle = stage.worker("w2", STEP_MS, &none);
-    stage
-        .seen("w2", "it serves", |p| p.state() == State::Idle)
-        .await;
+    stage.serves("w2").await;
     assert_eq!(stage.drain("finish").await, "drained");
     assert_eq!(idle.left().await, Some(0));
 }
@@ -203,9 +197,7 @@ async fn a_worker_without_work_stays_for_as_long_as_fleet_wants_it() {
     const LIMIT: Duration = Duration::from_secs(2);
     let stage = Stage::set().await;
     let mut worker = stage.worker("w1", 0, &[("idle.exit_after", "2s")]);
-    stage
-        .seen("w1", "it serves", |p| p.state() == State::Idle)
-        .await;
+    stage.serves("w1").await;
     let began = std::time::Instant::now();
     while began.elapsed() < 3 * LIMIT {
         stage.stay().await;
@@ -266,9 +258,7 @@ async fn an_orphan_and_one_whose_time_is_up_leave() {
     assert!(late.said().contains("the machine's time is up"));
     stage.metadata.tell("tags/instance/spotreel:expires-at", "");
     let mut orphan = stage.worker("w2", 0, &[("idle.orphan_after", "1s")]);
-    stage
-        .seen("w2", "it serves", |p| p.state() == State::Idle)
-        .await;
+    stage.serves("w2").await;
     stage.kill_nats();
     assert_eq!(orphan.left().await, Some(0));
     assert!(orphan.said().contains("cannot be reached"));

@@ -4,7 +4,7 @@
 
 mod spot;
 
-use spot::{Stage, until};
+use spot::Stage;
 
 /// One owner's long queue waits behind; another owner's tasks, submitted last, stand in front.
 #[tokio::test(flavor = "multi_thread")]
@@ -28,8 +28,7 @@ async fn a_task_in_front_comes_before_the_long_queue_behind_and_both_go_on() {
         .collect();
     let mut ends = Vec::new();
     for id in &ids {
-        until("it ends", async || stage.task(id).await.is_terminal()).await;
-        ends.push((stage.task(id).await.at, id.as_str()));
+        ends.push((stage.ended(id).await.at, id.as_str()));
     }
     ends.sort_unstable();
     let order: Vec<_> = ends.iter().map(|(_, id)| *id).collect();

@@ -4,33 +4,31 @@
 
 mod spot;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures::StreamExt;
-use spot::{Running, Stage, until};
+use spot::{Stage, until};
 use spotreel_api::Progress;
-use spotreel_domain::Task;
 use spotreel_domain::model::Expert;
-use spotreel_domain::task::{FailureKind, Outcome, State, TaskLora};
-use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_domain::task::TaskLora;
+use spotreel_domain::task::{FailureKind, Outcome, State};
+use spotreel_localcloud::{Action, Rule};
 use spotreel_packs::{AddLora, LoraFiles, PREFIX, Pack, PublishedLora, Remote};
+use spotreel_test_kit::{Program, tiny_pack};
 
 const MODEL: &str = "t2v-A14B";
 const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
 
 /// The tiny pack of the engine's own tests, pushed as a person would.
 async fn push(stage: &Stage) -> Pack {
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("engines/wan/packs/tiny")
-        .join(MODEL);
-    let copy = stage.dir.path().join("to-push").join(MODEL);
-    let pack = Pack::open(&tiny).unwrap();
+    let copy = stage.path("to-push").join(MODEL);
+    let pack = Pack::open(&tiny_pack(MODEL)).unwrap();
     for file in &pack.index.files {
         let to = copy.join(&file.path);
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(pack.path(file), to).unwrap();
     }
-    std::fs::copy(tiny.join("pack.json"), copy.join("pack.json")).unwrap();
+    std::fs::copy(tiny_pack(MODEL).join("pack.json"), copy.join("pack.json")).unwrap();
     let remote = Remote::new(stage.store.clone(), PREFIX);
     remote.push(&copy, |_| ()).await.unwrap();
     pack
@@ -49,8 +47,7 @@ fn afflict(stage: &Stage, key: &str, action: Action, change: impl FnOnce(&mut Ru
         ..Rule::new("GetObject", action)
     };
     change(&mut rule);
-    let rules = vec![rule];
-    stage.cloud.faults().set(Plan { seed: 0, rules });
+    stage.cloud.fail([rule]);
 }
 
 fn delay(stage: &Stage, key: &str, delay_ms: u64) {
@@ -58,10 +55,10 @@ fn delay(stage: &Stage, key: &str, delay_ms: u64) {
 }
 
 fn packs_dir(stage: &Stage) -> PathBuf {
-    stage.dir.path().join("packs")
+    stage.path("packs")
 }
 
-fn worker(stage: &Stage, step_ms: u32, settings: &[(&str, &str)]) -> Running {
+fn worker(stage: &Stage, step_ms: u32, settings: &[(&str, &str)]) -> Program {
     let dir = packs_dir(stage).display().to_string();
     let own = [
         ("packs.dir", dir.as_str()),
@@ -70,11 +67,6 @@ fn worker(stage: &Stage, step_ms: u32, settings: &[(&str, &str)]) -> Running {
         ("telemetry.log", "info,spotreel_worker=debug"),
     ];
     stage.worker("w1", step_ms, &[&own, settings].concat())
-}
-
-async fn ended(stage: &Stage, id: &str) -> Task {
-    until("the task ends", async || stage.task(id).await.is_terminal()).await;
-    stage.task(id).await
 }
 
 /// A LoRA of the bucket, as an operator adds it.
@@ -89,7 +81,7 @@ async fn add_lora(stage: &Stage, pack: &Pack) -> (Remote, PublishedLora) {
             low: file("low"),
         },
         strength: None,
-        scratch: stage.dir.path().join("lora"),
+        scratch: stage.path("lora"),
         source: None,
         license: None,
     };
@@ -134,7 +126,7 @@ async fn a_task_is_rendered_with_the_loras_that_it_names_as_they_were_when_it_wa
         stage
             .submit_as(id, 4, MODEL, "a red fox", |task| task.spec.loras = loras)
             .await;
-        videos.push(match ended(&stage, id).await.state {
+        videos.push(match stage.ended(id).await.state {
             State::Succeeded { artifact } => artifact.sha256,
             State::Failed { error } => {
                 assert_eq!(error.kind, FailureKind::Invalid);
@@ -178,21 +170,14 @@ async fn a_render_begins_before_its_last_file_is_here_and_a_prompt_is_encoded_on
     };
     let late = packs_dir(&stage).join(MODEL).join(LATE);
     assert!(!late.exists(), "step {step} after {last:?}");
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (1, 0));
     assert!(late.exists());
 
     stage.submit_with("b", 6, MODEL, "a red fox").await;
-    assert!(matches!(
-        ended(&stage, "b").await.state,
-        State::Succeeded { .. }
-    ));
+    stage.rendered("b").await;
     stage.submit_with("c", 6, MODEL, "a grey fox").await;
-    assert!(matches!(
-        ended(&stage, "c").await.state,
-        State::Succeeded { .. }
-    ));
+    stage.rendered("c").await;
     let said = worker.said();
     assert_eq!(
         said.matches("the text was encoded before").count(),
@@ -228,8 +213,7 @@ async fn a_file_that_will_not_come_costs_the_task_nothing() {
     })
     .await;
     let _second = stage.worker("w2", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (2, 0));
     let error = task.attempts[0].error.as_ref().unwrap();
     assert_eq!(error.kind, FailureKind::Model);
@@ -245,19 +229,13 @@ async fn what_was_whole_once_is_used_while_the_bucket_has_nothing() {
     push(&stage).await;
     stage.submit_with("a", 2, MODEL, "a red fox").await;
     let before = worker(&stage, 0, &[]);
-    assert!(matches!(
-        ended(&stage, "a").await.state,
-        State::Succeeded { .. }
-    ));
+    stage.rendered("a").await;
     drop(before);
     let pointer = format!("{PREFIX}{MODEL}/pack.json");
     stage.store.delete(&pointer).await.unwrap();
     stage.submit_with("b", 2, MODEL, "a red fox").await;
     let after = worker(&stage, 0, &[]);
-    assert!(matches!(
-        ended(&stage, "b").await.state,
-        State::Succeeded { .. }
-    ));
+    stage.rendered("b").await;
     assert!(after.said().contains("using the local pack"));
 }
 
@@ -270,8 +248,7 @@ async fn a_bucket_that_is_away_is_asked_again() {
     });
     stage.submit_with("a", 2, MODEL, "a red fox").await;
     let worker = worker(&stage, 0, &[("models", "[\"t2v-A14B\"]")]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (1, 0));
     assert!(worker.said().contains("pack pull failed"));
 }

@@ -5,7 +5,7 @@
 mod spot;
 
 use futures::StreamExt;
-use spot::{Stage, until};
+use spot::Stage;
 use spotreel_api::{PreviewImage, Progress};
 use spotreel_domain::task::{Artifact, State};
 
@@ -19,8 +19,7 @@ async fn is_jpeg(stage: &Stage, key: &str) -> bool {
 }
 
 async fn video(stage: &Stage, id: &str) -> Artifact {
-    until("the task ends", async || stage.task(id).await.is_terminal()).await;
-    match stage.task(id).await.state {
+    match stage.ended(id).await.state {
         State::Succeeded { artifact } => artifact,
         state => panic!("{state:?}"),
     }

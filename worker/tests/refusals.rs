@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use spot::{Stage, until};
-use spotreel_domain::Task;
 use spotreel_domain::task::{FailureKind, MAX_RETRIES, Outcome, State};
 use spotreel_worker::checkpoints;
 use spotreel_worker::engine::protocol::CHECKPOINT_FORMAT;
@@ -18,11 +17,6 @@ const MODEL: &str = "ti2v-5B";
 /// Delays of minutes, in milliseconds.
 const QUICK: (&str, &str) = ("retry.scale", "0.0001");
 const DEBUG: (&str, &str) = ("telemetry.log", "info,spotreel_worker=debug");
-
-async fn ended(stage: &Stage, id: &str) -> Task {
-    until("the task ends", async || stage.task(id).await.is_terminal()).await;
-    stage.task(id).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_weights_are_left_to_another_worker_at_once() {
@@ -46,8 +40,7 @@ async fn broken_weights_are_left_to_another_worker_at_once() {
         "it can render nothing and says so"
     );
     let _second = stage.worker("w2", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (2, 0));
     let declined = &task.attempts[0];
     assert_eq!(declined.outcome, Outcome::Interrupted);
@@ -76,8 +69,7 @@ async fn what_does_not_fit_is_declined_once_and_is_no_work_for_this_worker() {
     let asked = small.said().matches("line=\"fault Huge").count();
     assert_eq!(asked, 2);
     let _large = stage.worker("w2", 0, &[]);
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (2, 0));
 }
 
@@ -86,14 +78,13 @@ async fn what_runs_out_of_memory_is_tried_with_less_of_it() {
     let stage = Stage::set().await;
     let first = stage.worker("w1", 0, &[("checkpoint.every_steps", "1"), DEBUG]);
     stage.submit_with("a", 6, MODEL, "a fox {{large@3}}").await;
-    let task = ended(&stage, "a").await;
-    assert!(matches!(task.state, State::Succeeded { .. }));
+    let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (1, 0));
     // With a profile that a person chose it fails, and is tried again later.
     drop(first);
     let _chosen = stage.worker("w2", 0, &[("engine.profile", "sim"), QUICK]);
     stage.submit_with("b", 6, MODEL, "a fox {{large@3}}").await;
-    let task = ended(&stage, "b").await;
+    let task = stage.ended("b").await;
     assert!(matches!(task.state, State::Failed { .. }));
     assert_eq!(task.attempts_total, MAX_RETRIES + 1);
 }

@@ -5,16 +5,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_localcloud::TestCloud;
 use spotreel_s3::{Keys, Store, StoreConfig};
-use tempfile::TempDir;
+use spotreel_test_kit::{printed, refusal, tiny_pack, until, without_settings};
 
-pub const SOON: Duration = Duration::from_secs(60);
 pub const BUCKET: &str = "spotreel";
 pub const MODEL: &str = "t2v-A14B";
 pub const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
@@ -22,39 +20,34 @@ pub const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
 pub const RANGE: u64 = 8 << 20;
 
 pub struct Scene {
-    pub cloud: LocalCloud,
-    pub dir: TempDir,
+    pub cloud: TestCloud,
 }
 
 impl Scene {
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let config = Config::for_tests(dir.path().join("cloud"));
-        let cloud = LocalCloud::start(config).await.expect("it starts");
+        let cloud = TestCloud::start().await;
         let config = StoreConfig::at(&cloud.endpoint_url(), "us-east-1", BUCKET);
         let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
         let made = store.create_bucket_if_missing().await;
         made.expect("the bucket can be made");
-        Self { cloud, dir }
+        Self { cloud }
     }
 
     pub fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
+        self.cloud.dir.path().join(name).display().to_string()
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_spotreel"));
+        without_settings(&mut command);
         command
             .arg("models")
             .args(args)
             .env("AWS_ENDPOINT_URL", self.cloud.endpoint_url())
             .env("AWS_ACCESS_KEY_ID", "local")
             .env("AWS_SECRET_ACCESS_KEY", "local-secret")
-            .env("SPOTREEL_BUCKET", BUCKET)
-            .env_remove("AWS_REGION")
-            .env_remove("SPOTREEL_PACKS")
-            .env_remove("SPOTREEL_DIR");
+            .env("SPOTREEL_BUCKET", BUCKET);
         command
     }
 
@@ -63,16 +56,11 @@ impl Scene {
     }
 
     pub fn say(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        String::from_utf8(output.stdout).expect("it is text")
+        printed(&mut self.command(args))
     }
 
     pub fn refused(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        String::from_utf8(output.stderr).expect("it is text")
+        refusal(&mut self.command(args))
     }
 
     pub fn document(&self, args: &[&str]) -> Value {
@@ -88,10 +76,7 @@ impl Scene {
 }
 
 pub fn tiny() -> PathBuf {
-    let packs = "../worker/engines/wan/packs/tiny";
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(packs)
-        .join(MODEL)
+    tiny_pack(MODEL)
 }
 
 /// The tiny model with a larger expert, so that a pull takes a while.
@@ -116,12 +101,11 @@ pub fn grown(to: &str, bytes: usize) {
 
 /// Until it has met the first rule of the faults.
 pub async fn asked_for(s: &Scene, command: &mut Child) {
-    let began = Instant::now();
-    while s.cloud.faults().report()[0].matched == 0 {
-        assert!(began.elapsed() < SOON, "it asks for nothing");
+    until("it asks", async || {
         assert_eq!(command.try_wait().expect("it is our child"), None);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        s.cloud.faults().report()[0].matched > 0
+    })
+    .await;
 }
 
 /// What it says when it is told to end.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use spotreel_test_nats::eventually;
+use spotreel_test_kit::{eventually, printed};
 
 /// Debug builds on a machine that compiles something else beside.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -75,10 +75,7 @@ impl Dev {
     }
 
     pub fn say(&self, args: &[&str]) -> String {
-        let output = spotreel(&self.dir, args).output().expect("it can be run");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        String::from_utf8(output.stdout).expect("it is text")
+        printed(&mut spotreel(&self.dir, args))
     }
 
     pub fn pool(&self) -> Value {
@@ -154,7 +151,5 @@ pub fn document(text: &str) -> Value {
 
 /// What a command that fails says on stderr.
 pub fn refusal(dir: &Path, args: &[&str]) -> String {
-    let output = spotreel(dir, args).output().expect("it can be run");
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
-    String::from_utf8(output.stderr).expect("it is text")
+    spotreel_test_kit::refusal(&mut spotreel(dir, args))
 }

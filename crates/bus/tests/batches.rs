@@ -2,17 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use harness::{provisioned, until};
 use jiff::Timestamp;
 use spotreel_bus::log::AppendError;
 use spotreel_bus::{BatchLog, Leadership, controls, names};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status, Wanted};
+use spotreel_test_kit::{Nats, until};
 use tokio_util::sync::CancellationToken;
 
 fn at(seconds: i64) -> Timestamp {
@@ -43,7 +41,7 @@ fn with(batch: &Batch, status: Status) -> Batch {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_all_who_want_a_batch_one_gets_it() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let rivals = (0..8).map(|_| nats.client("trigger"));
     let mut tries = Vec::new();
     for rival in rivals {
@@ -67,7 +65,7 @@ async fn of_all_who_want_a_batch_one_gets_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_log_tells_each_batch_and_the_ledgers() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let (trigger, fleet) = (BatchLog::open(&trigger).await, BatchLog::open(&fleet).await);
     let before = Timestamp::UNIX_EPOCH;
@@ -127,7 +125,7 @@ async fn the_log_tells_each_batch_and_the_ledgers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_writes_what_is_anothers() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let first = requested("default", None);
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let refused = [
@@ -183,7 +181,7 @@ async fn nobody_writes_what_is_anothers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_order_stays_until_it_is_taken_back() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let trigger = nats.client("trigger").await;
     let mut changes = controls::watch(&nats.client("fleet").await).await.unwrap();
     assert_eq!(controls::all(&trigger).await.unwrap(), Default::default());
@@ -221,7 +219,7 @@ async fn an_order_stays_until_it_is_taken_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_leads_and_another_follows_at_once_or_after_the_lease() {
     const LEASE: Duration = Duration::from_secs(2);
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let candidate = async |name: &str| {
         let client = nats.client("fleet").await;
         let one = Leadership::new(&client, "fleet", name).await;

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
-use harness::provisioned;
 use spotreel_bus::bucket::{self, Bucket, Terms};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::names::MARKS_BUCKET;
+use spotreel_test_kit::Nats;
 
 fn only(revision: u64) -> Terms {
     Terms {
@@ -18,7 +16,7 @@ fn only(revision: u64) -> Terms {
 
 #[tokio::test]
 async fn a_key_is_written_and_deleted_only_at_the_revision_that_is_named() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let client = nats.client("provision").await;
     let ones: Bucket<u64> = Bucket::new(&client, MARKS_BUCKET, "one.");
     let others: Bucket<String> = Bucket::new(&client, MARKS_BUCKET, "other.");

@@ -2,16 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
 use std::sync::Mutex;
 
 use async_nats::Client;
-use harness::{provisioned, until};
 use jiff::Timestamp;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::{KeyRefused, KeyRing, keys, names};
 use spotreel_domain::api_key::{Access, ApiKey, KeyId, Owner, Token};
+use spotreel_test_kit::{Nats, until};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +73,7 @@ impl Followed {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_key_opens_from_its_making_to_its_revocation() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let intake = nats.client("intake").await;
     keys::put(&intake, &key(1)).await.unwrap();
     let followed = follow(&nats.client("intake").await);
@@ -105,7 +103,7 @@ async fn a_key_opens_from_its_making_to_its_revocation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_id_is_given_once_and_revoked_once() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let intake = nats.client("intake").await;
     assert!(keys::list(&intake).await.unwrap().is_empty());
     for number in [2, 1, 3] {
@@ -135,7 +133,7 @@ async fn an_id_is_given_once_and_revoked_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_but_intake_reads_or_writes_keys() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     keys::put(&nats.client("intake").await, &key(1))
         .await
         .unwrap();
@@ -166,7 +164,7 @@ async fn nobody_but_intake_reads_or_writes_keys() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_key_has_an_end() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let intake = nats.client("intake").await;
     let ends = ApiKey {
         expires_at: Some(at(50)),
@@ -189,7 +187,7 @@ async fn a_key_has_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn after_a_restart_the_ring_holds_what_the_bucket_holds() {
-    let mut nats = provisioned().await;
+    let mut nats = Nats::for_services().await;
     let intake = nats.client("intake").await;
     for number in [1, 2] {
         keys::put(&intake, &key(number)).await.unwrap();
@@ -224,7 +222,7 @@ async fn after_a_restart_the_ring_holds_what_the_bucket_holds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_bucket_that_is_missing_is_named_and_waited_for() {
-    let nats = harness::Nats::start().await;
+    let nats = Nats::start().await;
     let followed = follow(&nats.client("intake").await);
     until("the ring says what is missing", async || {
         let health = followed.ring.health();
@@ -241,7 +239,7 @@ async fn a_bucket_that_is_missing_is_named_and_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_no_key_opens_nothing() {
-    let nats = provisioned().await;
+    let nats = Nats::for_services().await;
     let root = nats.client("provision").await;
     keys::put(&root, &key(1)).await.unwrap();
     let followed = follow(&nats.client("intake").await);

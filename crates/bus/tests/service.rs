@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Request};
 use futures::StreamExt;
-use harness::Nats;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -17,8 +14,10 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spotreel_api::ApiError;
+use spotreel_api::ApiError;
 use spotreel_bus::service::Offered;
 use spotreel_bus::{Room, Service, names};
+use spotreel_test_kit::Nats;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_opentelemetry::OpenTelemetrySpanExt;

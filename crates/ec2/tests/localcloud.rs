@@ -9,16 +9,15 @@ use spotreel_domain::fleet::cloud::{
 };
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
-use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
+use spotreel_localcloud::{Action, Config, Rule, TestCloud};
 
 const ENV: &str = "test";
 const NOWHERE: &str = "i-0123456789abcdef0";
 
 struct Setup {
-    cloud: LocalCloud,
+    cloud: TestCloud,
     ec2: Ec2,
     template: Template,
-    _dir: tempfile::TempDir,
 }
 
 async fn setup() -> Setup {
@@ -26,30 +25,21 @@ async fn setup() -> Setup {
 }
 
 async fn setup_with(change: impl FnOnce(&mut Config)) -> Setup {
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = Config::for_tests(dir.path());
-    change(&mut config);
-    let keys = Keys {
-        access_key: config.access_key.clone(),
-        secret_key: config.secret_key.clone(),
+    let cloud = TestCloud::with(change).await;
+    let at = Ec2Config {
+        region: spotreel_localcloud::REGION.to_owned(),
+        endpoint_url: Some(cloud.endpoint_url()),
     };
-    let region = config.region.clone();
-    let cloud = LocalCloud::start(config).await.unwrap();
-    let endpoint_url = Some(cloud.endpoint_url());
-    let ec2 = Ec2::connect_with_keys(
-        &Ec2Config {
-            region,
-            endpoint_url,
-        },
-        keys,
-    )
-    .await;
+    let keys = Keys {
+        access_key: "local".to_owned(),
+        secret_key: "local-secret".to_owned(),
+    };
+    let ec2 = Ec2::connect_with_keys(&at, keys).await;
     let template = ec2.ensure_template(&spec()).await.unwrap();
     Setup {
         cloud,
         ec2,
         template,
-        _dir: dir,
     }
 }
 
@@ -81,11 +71,6 @@ impl Setup {
             overrides: overrides.collect(),
             tags: tags(ENV),
         }
-    }
-
-    fn fault(&self, rule: Rule) {
-        let rules = vec![rule];
-        self.cloud.faults().set(Plan { seed: 1, rules });
     }
 
     fn called(&self, action: &str) -> usize {
@@ -222,11 +207,11 @@ async fn a_lost_answer_may_have_launched() {
         let before = s.ec2.list(ENV).await.unwrap().instances.len();
         let calls = s.called("CreateFleet");
         let request = s.request(token, 2).await;
-        s.fault(Rule {
+        s.cloud.fail([Rule {
             times: Some(1),
             after: true,
             ..Rule::new("CreateFleet", action)
-        });
+        }]);
         let error = s.ec2.launch(&request).await.unwrap_err();
         assert_eq!(
             (error.class, error.maybe_running),
@@ -271,7 +256,7 @@ async fn a_refusal_has_launched_nothing() {
             ErrorClass::Capacity,
         ),
     ] {
-        s.fault(rule);
+        s.cloud.fail([rule]);
         let error = s.ec2.launch(&request).await.unwrap_err();
         assert_eq!(
             (error.class, error.maybe_running),
@@ -363,10 +348,10 @@ async fn the_quota_is_told_and_kept() {
     let answer = s.ec2.launch(&request).await.unwrap();
     assert_eq!(answer.instances[0].lifecycle, Lifecycle::OnDemand);
 
-    s.fault(Rule {
+    s.cloud.fail([Rule {
         code: Some("AccessDeniedException".to_owned()),
         ..Rule::new("GetServiceQuota", Action::Error)
-    });
+    }]);
     assert_eq!(s.ec2.quota(Lifecycle::Spot).await.unwrap(), None);
     s.cloud.shutdown().await;
 }
@@ -375,10 +360,10 @@ async fn the_quota_is_told_and_kept() {
 async fn the_young_are_listed_late() {
     let s = setup().await;
     let request = s.request("t-1", 1).await;
-    s.fault(Rule {
+    s.cloud.fail([Rule {
         for_ms: 60_000,
         ..Rule::new("DescribeInstances", Action::Hide)
-    });
+    }]);
     s.ec2.launch(&request).await.unwrap();
     assert!(s.ec2.list(ENV).await.unwrap().instances.is_empty());
     s.cloud.faults().clear();
@@ -389,14 +374,15 @@ async fn the_young_are_listed_late() {
 #[tokio::test]
 async fn reads_are_tried_again_and_launches_are_not() {
     let s = setup().await;
-    s.fault(Rule {
+    s.cloud.fail([Rule {
         times: Some(2),
         ..Rule::new("DescribeInstances", Action::Reset)
-    });
+    }]);
     s.ec2.list(ENV).await.unwrap();
     assert_eq!(s.called("DescribeInstances"), 3);
 
-    s.fault(Rule::new("DescribeInstances", Action::InternalError));
+    s.cloud
+        .fail([Rule::new("DescribeInstances", Action::InternalError)]);
     let error = s.ec2.list(ENV).await.unwrap_err();
     assert!(
         error.retryable() && matches!(error, CallError::NoAnswer { .. }),
@@ -426,7 +412,8 @@ async fn one_bad_id_does_not_save_the_others() {
     let running = |state| matches!(state, CloudState::Pending | CloudState::Running);
     assert!(!alive.iter().any(|i| running(i.state)), "{alive:?}");
 
-    s.fault(Rule::new("TerminateInstances", Action::InternalError));
+    s.cloud
+        .fail([Rule::new("TerminateInstances", Action::InternalError)]);
     let results = s.ec2.terminate(&ids).await;
     assert!(
         results

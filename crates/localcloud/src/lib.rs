@@ -28,6 +28,7 @@ mod ec2;
 mod faults;
 mod s3;
 mod server;
+mod test_cloud;
 
 use std::io;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub use ec2::{
     PoolReport, UnknownPool, Zone, zones_of,
 };
 pub use faults::{Action, Faults, Plan, Report, Rule};
+pub use test_cloud::TestCloud;
 
 /// How long requests under way may take once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(5);

@@ -30,7 +30,7 @@ fn interruption(instance: Option<&str>, kind: InterruptionKind, lead_s: f64) -> 
 async fn a_lost_answer_is_found_again_by_its_token() {
     let scene = Scene::new().await;
     let template = scene.ec2.template("").await;
-    scene.faults(vec![Rule {
+    scene.cloud.fail([Rule {
         after: true,
         ..once("CreateFleet", Action::Reset)
     }]);
@@ -81,7 +81,7 @@ async fn racing_calls_with_one_token_make_one_fleet() {
 async fn calls_fail_as_ordered() {
     let scene = Scene::new().await;
     let template = scene.ec2.template("").await;
-    scene.faults(vec![
+    scene.cloud.fail([
         once("DescribeInstances", Action::SlowDown),
         once("DescribeInstances", Action::InternalError),
         Rule {
@@ -114,7 +114,7 @@ async fn calls_fail_as_ordered() {
 async fn a_pool_refuses_and_a_launch_stops_halfway() {
     let scene = Scene::new().await;
     let template = scene.ec2.template("").await;
-    scene.faults(vec![
+    scene.cloud.fail([
         Rule {
             code: Some("UnfulfillableCapacity".to_owned()),
             zone: Some(ZONE.to_owned()),
@@ -145,7 +145,7 @@ async fn listings_can_be_behind() {
     let old = scene.ec2.fleet(&template, 1, "t1").await.instance_ids();
     scene.until_state(&old[0], "running").await;
     let hour = 3_600_000;
-    scene.faults(vec![Rule {
+    scene.cloud.fail([Rule {
         for_ms: hour,
         ..once("DescribeInstances", Action::Hide)
     }]);
@@ -160,7 +160,7 @@ async fn listings_can_be_behind() {
     scene.ec2.good("TerminateInstances", &by_id).await;
     scene.until_state(&old[0], "terminated").await;
     // As of an hour ago there was nothing at all.
-    scene.faults(vec![Rule {
+    scene.cloud.fail([Rule {
         for_ms: hour,
         ..once("DescribeInstances", Action::Stale)
     }]);
@@ -176,14 +176,14 @@ async fn a_terminate_that_is_answered_may_not_have_happened() {
     let template = scene.ec2.template(SLEEPS).await;
     let ids = scene.ec2.fleet(&template, 1, "t").await.instance_ids();
     let pid = scene.until_state(&ids[0], "running").await.pid.unwrap();
-    scene.faults(vec![Rule {
+    scene.cloud.fail([Rule {
         code: Some("InvalidInstanceID.NotFound".to_owned()),
         ..once("TerminateInstances", Action::Error)
     }]);
     let by_id = [("InstanceId.1", ids[0].as_str())];
     let missing = scene.ec2.call("TerminateInstances", &by_id).await;
     assert_eq!(missing.code(), "InvalidInstanceID.NotFound");
-    scene.faults(vec![Rule {
+    scene.cloud.fail([Rule {
         for_ms: 3_600_000,
         ..once("TerminateInstances", Action::TerminateSlowly)
     }]);
@@ -219,7 +219,7 @@ async fn the_market_warns_and_takes() {
     let ids = scene.ec2.fleet(&template, 1, "t").await.instance_ids();
     let id = &ids[0];
     scene.until_state(id, "running").await;
-    let dir = scene.dir.path().join("machines").join(id);
+    let dir = scene.cloud.data().join("machines").join(id);
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
     let written =
         |name: &'static str| until(name, move || read(name).filter(|text| !text.is_empty()));
@@ -253,7 +253,7 @@ async fn some_go_without_a_word() {
     let silent = interruption(None, InterruptionKind::Silent, 0.0);
     assert!(scene.cloud.interrupt(&silent).is_some());
     scene.until_state(&ids[0], "terminated").await;
-    let dir = scene.dir.path().join("machines").join(&ids[0]);
+    let dir = scene.cloud.data().join("machines").join(&ids[0]);
     assert!(!runs(pid) && !dir.join("told").exists());
     assert_eq!(scene.cloud.interrupt(&silent), None, "nobody is left");
 }

@@ -1,6 +1,6 @@
 //! EC2 as boto3 sees it: a client that nobody here wrote, with AWS's own model of the answers.
 
-use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_localcloud::TestCloud;
 use tokio::process::Command;
 
 const VCPU_QUOTA: u32 = 160;
@@ -16,12 +16,7 @@ async fn boto3_gets_what_aws_documents() {
         );
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config {
-        vcpu_quota: VCPU_QUOTA,
-        ..Config::for_tests(dir.path())
-    });
-    let cloud = cloud.await.unwrap();
+    let cloud = TestCloud::with(|config| config.vcpu_quota = VCPU_QUOTA).await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/py/ec2_boto3.py");
     let run = Command::new("python3")
         .arg(script)

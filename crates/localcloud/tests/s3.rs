@@ -10,8 +10,7 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures::future::join_all;
-use spotreel_localcloud::{Config, LocalCloud};
-use tempfile::TempDir;
+use spotreel_localcloud::{LocalCloud, TestCloud};
 
 const WRITERS: usize = 20;
 const ROUNDS: usize = 50;
@@ -27,11 +26,8 @@ fn client(cloud: &LocalCloud) -> Client {
     Client::from_conf(config.build())
 }
 
-async fn scene() -> (TempDir, LocalCloud, Client) {
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config::for_tests(dir.path()))
-        .await
-        .unwrap();
+async fn scene() -> (TestCloud, Client) {
+    let cloud = TestCloud::start().await;
     let client = client(&cloud);
     client
         .create_bucket()
@@ -39,7 +35,7 @@ async fn scene() -> (TempDir, LocalCloud, Client) {
         .send()
         .await
         .unwrap();
-    (dir, cloud, client)
+    (cloud, client)
 }
 
 fn code<T, E: ProvideErrorMetadata>(result: Result<T, E>) -> String {
@@ -93,7 +89,7 @@ async fn complete(client: &Client, key: &str, id: &str, parts: Vec<CompletedPart
 
 #[tokio::test]
 async fn of_racing_puts_one_wins() {
-    let (_dir, _cloud, client) = scene().await;
+    let (_cloud, client) = scene().await;
     for round in 0..ROUNDS {
         let key = format!("k{round}");
         let put = |writer: usize| {
@@ -127,7 +123,7 @@ async fn of_racing_puts_one_wins() {
 
 #[tokio::test]
 async fn of_racing_completes_one_wins() {
-    let (_dir, _cloud, client) = scene().await;
+    let (_cloud, client) = scene().await;
     for round in 0..ROUNDS {
         let key = format!("k{round}");
         let ready = join_all((0..WRITERS).map(|writer| {
@@ -156,7 +152,7 @@ async fn of_racing_completes_one_wins() {
 
 #[tokio::test]
 async fn an_upload_is_bound_to_its_key_and_its_parts() {
-    let (_dir, _cloud, client) = scene().await;
+    let (_cloud, client) = scene().await;
     let id = begin(&client, "k").await;
     let one = part(&client, "k", &id, 1, vec![1; 5 << 20]).await;
     let two = part(&client, "k", &id, 2, vec![2; 10]).await;
@@ -223,7 +219,7 @@ async fn an_upload_is_bound_to_its_key_and_its_parts() {
 
 #[tokio::test]
 async fn wrong_checksums_leave_nothing() {
-    let (dir, _cloud, client) = scene().await;
+    let (cloud, client) = scene().await;
     let put = || {
         client
             .put_object()
@@ -248,7 +244,7 @@ async fn wrong_checksums_leave_nothing() {
     let get = client.get_object().bucket("bucket").key("k").send().await;
     assert_eq!(code(get), "NoSuchKey");
     assert_eq!(
-        std::fs::read_dir(dir.path().join("incoming"))
+        std::fs::read_dir(cloud.data().join("incoming"))
             .unwrap()
             .count(),
         0
@@ -257,7 +253,7 @@ async fn wrong_checksums_leave_nothing() {
 
 #[tokio::test]
 async fn answers_carry_the_right_codes() {
-    let (_dir, _cloud, client) = scene().await;
+    let (_cloud, client) = scene().await;
     let get = client.get_object().bucket("nowhere").key("k").send().await;
     assert_eq!(code(get), "NoSuchBucket");
     let put = client.put_object().bucket("nowhere").key("k").send().await;
@@ -303,7 +299,7 @@ async fn answers_carry_the_right_codes() {
 
 #[tokio::test]
 async fn keys_stay_in_the_bucket_and_copies_keep_what_is_known() {
-    let (dir, _cloud, client) = scene().await;
+    let (cloud, client) = scene().await;
     let key = "../../../escaped";
     let put = client
         .put_object()
@@ -315,7 +311,7 @@ async fn keys_stay_in_the_bucket_and_copies_keep_what_is_known() {
         .send()
         .await
         .unwrap();
-    assert!(!dir.path().parent().unwrap().join("escaped").exists());
+    assert!(!cloud.dir.path().join("escaped").exists());
     let copy = client
         .copy_object()
         .bucket("bucket")
@@ -347,7 +343,7 @@ async fn keys_stay_in_the_bucket_and_copies_keep_what_is_known() {
 
 #[tokio::test]
 async fn faults_are_ordered_over_http() {
-    let (_dir, cloud, client) = scene().await;
+    let (cloud, client) = scene().await;
     let url = format!("http://{}/faults", cloud.admin_addr.unwrap());
     let http = reqwest::Client::new();
     let plan = r#"{"seed": 1, "rules": [

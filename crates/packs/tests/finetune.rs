@@ -48,7 +48,7 @@ fn packed(dir: &Path) -> Result<Pack, MakeError> {
 #[tokio::test]
 async fn distilled_transformers_go_with_their_pack_there_and_back() {
     let s = Scene::new().await;
-    published(s.dir.path());
+    published(s.cloud.dir.path());
     // Shards, as a finetune is published; and what versions of diffusers write or leave out.
     let shard = "diffusion_pytorch_model-00001-of-00001.safetensors";
     let (low, sharded) = (
@@ -64,7 +64,7 @@ async fn distilled_transformers_go_with_their_pack_there_and_back() {
     config["image_dim"] = Value::Null;
     fs::write(&path, config.to_string()).unwrap();
 
-    let pack = packed(s.dir.path()).unwrap();
+    let pack = packed(s.cloud.dir.path()).unwrap();
     let fast = pack.index.fast.as_ref().unwrap();
     assert_eq!((fast.recipe, fast.loras.len()), (Some(FAST), 0));
     let files = ["transformer", "transformer_2"].map(|name| format!("fast/{name}"));
@@ -97,9 +97,9 @@ async fn distilled_transformers_go_with_their_pack_there_and_back() {
     assert_eq!((&pulled.index, &pulled.sha256), (&pack.index, &pack.sha256));
     verify(&pulled.dir, |_| ()).unwrap();
     // The same input makes the same pack, and other weights another one.
-    assert_eq!(packed(s.dir.path()).unwrap().sha256, pack.sha256);
+    assert_eq!(packed(s.cloud.dir.path()).unwrap().sha256, pack.sha256);
     write_weights(&s.path("finetune"), &sharded, 77, Weights::default().bytes);
-    assert_ne!(packed(s.dir.path()).unwrap().sha256, pack.sha256);
+    assert_ne!(packed(s.cloud.dir.path()).unwrap().sha256, pack.sha256);
 }
 
 #[test]

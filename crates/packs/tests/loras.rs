@@ -326,7 +326,7 @@ async fn a_lora_is_added_found_fetched_and_removed() {
         "{taken:?}"
     );
     // A store that cannot tell what is there is no reason to write over it.
-    scene.rules(vec![Rule {
+    scene.cloud.fail(vec![Rule {
         key_prefix: Some(format!("{}loras/", spotreel_packs::PREFIX)),
         ..Rule::new("GetObject", Action::InternalError)
     }]);
@@ -335,7 +335,7 @@ async fn a_lora_is_added_found_fetched_and_removed() {
         matches!(unknown, Err(LoraRemoteError::Get { .. })),
         "{unknown:?}"
     );
-    scene.rules(Vec::new());
+    scene.cloud.faults().clear();
     assert_eq!(scene.remote.lora("fox").await.unwrap(), added);
     scene.remote.remove_lora("fox").await.unwrap();
     assert!(scene.remote.loras().await.unwrap().is_empty());

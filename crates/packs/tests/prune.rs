@@ -168,13 +168,13 @@ async fn an_index_that_cannot_be_read_keeps_everything() {
             "{source}"
         );
     }
-    s.rules(vec![Rule {
+    s.cloud.fail(vec![Rule {
         key_prefix: Some("models/x/".to_owned()),
         ..Rule::new("GetObject", Action::InternalError)
     }]);
     let error = s.prune(later).await.unwrap_err();
     assert!(matches!(error, PruneError::Get { .. }), "{error:?}");
-    s.rules(Vec::new());
+    s.cloud.faults().clear();
     s.replace("models/x/pack.json", right.into_bytes()).await;
     assert_eq!(keys_of(&s.prune(later).await.unwrap().blobs), unnamed);
 }
@@ -200,12 +200,12 @@ async fn an_upload_that_never_ended_goes() {
     };
     let made = s.made(T2V, big);
     // Cut off within the parts of its first large file, and not even the abort gets through.
-    s.rules(vec![
+    s.cloud.fail(vec![
         Rule::new("UploadPart", Action::InternalError),
         Rule::new("AbortMultipartUpload", Action::InternalError),
     ]);
     s.remote.push(&made.dir, |_| ()).await.unwrap_err();
-    s.rules(Vec::new());
+    s.cloud.faults().clear();
     s.push(Model::Ti2v5b, Weights::default()).await;
     let begun = s.store.list_unfinished(PREFIX).await.unwrap();
     assert_eq!(begun.len(), 1);
@@ -231,7 +231,7 @@ async fn a_push_that_meets_a_prune_sends_again_what_it_took() {
         delay_ms: 3000,
         ..Rule::new("DeleteObjects", Action::Delay)
     };
-    s.rules(vec![slow]);
+    s.cloud.fail(vec![slow]);
     let pruning = {
         let remote = s.remote.clone();
         tokio::spawn(async move {
@@ -273,11 +273,12 @@ async fn the_lock_is_one_prunes_alone_and_gone_after_it() {
     let error = s.remote.prune(later, "a test", &stop).await.unwrap_err();
     assert!(matches!(error, PruneError::Stopped), "{error:?}");
     assert!(!s.keys().await.contains(LOCK));
-    s.rules(vec![Rule::new("DeleteObjects", Action::InternalError)]);
+    s.cloud
+        .fail(vec![Rule::new("DeleteObjects", Action::InternalError)]);
     let error = s.prune(later).await.unwrap_err();
     assert!(matches!(error, PruneError::Delete(_)), "{error:?}");
     assert!(!s.keys().await.contains(LOCK) && unnamed.is_subset(&s.keys().await));
-    s.rules(vec![Rule {
+    s.cloud.fail(vec![Rule {
         times: Some(1),
         after: true,
         ..Rule::new("PutObject", Action::Reset)

@@ -213,7 +213,7 @@ async fn an_engine_may_begin_when_only_the_low_noise_expert_is_missing() {
         delay_ms: 400,
         ..Rule::new("GetObject", Action::Delay)
     };
-    s.rules(vec![slow]);
+    s.cloud.fail(vec![slow]);
     let (told, mut progress) = watch::channel(Progress::default());
     let (remote, packs) = (s.remote.clone(), s.path("packs"));
     let pulling = tokio::spawn(async move {
@@ -247,7 +247,7 @@ async fn two_pullers_take_turns() {
         delay_ms: 30,
         ..Rule::new("GetObject", Action::Delay)
     };
-    s.rules(vec![slow]);
+    s.cloud.fail(vec![slow]);
     let (one, two) = tokio::join!(s.pull_with(T2V, &options), s.pull_with(T2V, &options));
     same_files(&one.unwrap(), &two.unwrap());
     let ranges = pushed.index.files.iter();
@@ -284,7 +284,7 @@ async fn a_dropped_pull_is_gone_on_with() {
     let mut asked = 0;
     let mut ended = 0;
     loop {
-        s.rules(vec![slow.clone()]);
+        s.cloud.fail(vec![slow.clone()]);
         let pull = s.pull_with(T2V, &options);
         let pulled = tokio::time::timeout(Duration::from_millis(450), pull).await;
         asked += s.counted();
@@ -315,7 +315,7 @@ async fn passing_faults_are_survived() {
             probability: 0.5,
             ..Rule::new("GetObject", action)
         };
-        s.rules(vec![rule]);
+        s.cloud.fail(vec![rule]);
         let options = PullOptions {
             range_bytes: 20_000,
             ..PullOptions::default()

@@ -6,17 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use spotreel_api::TaskRequest;
-use spotreel_bootstrap::ambient;
-use spotreel_bus::TaskLog;
-use spotreel_bus::log::Append;
+use spotreel_domain::Model;
 use spotreel_domain::pool::{PoolConfig, Pools};
 use spotreel_domain::workload::Sampled;
-use spotreel_domain::{Model, Task, TaskId};
 use spotreel_pool::queue::Queues;
 use spotreel_pool::samples::Samples;
-use spotreel_test_nats::Nats;
+use spotreel_test_kit::{Logs, Nats, tasks};
 
 const SHORT: u32 = 17;
 const LONG: u32 = 121;
@@ -27,17 +24,16 @@ const AT_ONCE: usize = 64;
 
 struct Stage {
     nats: Nats,
-    log: TaskLog,
+    logs: Logs,
     queued: AtomicU32,
 }
 
 impl Stage {
     async fn set() -> Self {
         let nats = Nats::provisioned(Duration::from_secs(30)).await;
-        let log = TaskLog::open(&nats.client("provision").await).await;
         Self {
+            logs: Logs::of(&nats).await,
             nats,
-            log,
             queued: AtomicU32::new(0),
         }
     }
@@ -45,20 +41,15 @@ impl Stage {
     async fn queue(&self, tasks: &[(Model, u32)]) {
         for some in tasks.chunks(AT_ONCE) {
             let appends = some.iter().map(async |(model, frames)| {
-                let (number, now) = (self.queued.fetch_add(1, Ordering::Relaxed), ambient::now());
+                let number = self.queued.fetch_add(1, Ordering::Relaxed);
                 let request = TaskRequest {
-                    model: model.as_str().into(),
-                    prompt: "a red fox in the snow".into(),
                     frames: Some(*frames),
-                    ..TaskRequest::default()
+                    ..tasks::request(*model)
                 };
-                let valid = request.validate(now).unwrap();
-                let id = TaskId::parse(&format!("task-{number}")).unwrap();
-                let step = Task::submit(id, valid.spec, valid.content_hash, now);
-                let append = Append::new(step, 0, ambient::uuid_v4());
-                self.log.append(&append).await
+                let id = format!("task-{number}");
+                self.logs.submit_as(&id, &request, |_| {}).await
             });
-            try_join_all(appends).await.unwrap();
+            join_all(appends).await;
         }
     }
 

@@ -81,16 +81,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use futures::{StreamExt, stream};
-    use spotreel_localcloud::{Config, LocalCloud};
+    use spotreel_localcloud::TestCloud;
 
     use super::*;
     use crate::{Keys, StoreConfig};
 
     #[tokio::test]
     async fn unfinished_uploads_are_listed_over_pages_and_aborted() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config::for_tests(dir.path().join("cloud"));
-        let cloud = LocalCloud::start(config).await.unwrap();
+        let cloud = TestCloud::start().await;
         let config = StoreConfig::at(&cloud.endpoint_url(), "eu-central-1", "artifacts");
         let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;

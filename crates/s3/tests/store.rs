@@ -8,24 +8,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
-use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
+use spotreel_localcloud::{Action, LocalCloud, Rule, TestCloud};
 use spotreel_s3::*;
-use tempfile::TempDir;
 
 struct Scene {
-    cloud: LocalCloud,
+    cloud: TestCloud,
     store: Store,
-    dir: TempDir,
 }
 
 async fn scene() -> Scene {
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
-        .await
-        .unwrap();
+    let cloud = TestCloud::start().await;
     let store = connect(&cloud).await;
     store.create_bucket_if_missing().await.unwrap();
-    Scene { cloud, store, dir }
+    Scene { cloud, store }
 }
 
 async fn connect(cloud: &LocalCloud) -> Store {
@@ -58,13 +53,6 @@ fn none() -> HashMap<String, String> {
     HashMap::new()
 }
 
-fn fail(cloud: &LocalCloud, rule: Rule) {
-    cloud.faults().set(Plan {
-        seed: 1,
-        rules: vec![rule],
-    });
-}
-
 #[tokio::test]
 async fn a_file_goes_there_and_back() {
     let s = scene().await;
@@ -72,7 +60,7 @@ async fn a_file_goes_there_and_back() {
     s.store.create_bucket_if_missing().await.unwrap();
     for bytes in [0, 1, 70_000, 16 * 1024 * 1024, 30_000_000] {
         let body = noise(bytes);
-        let path = file(s.dir.path(), "in", &body);
+        let path = file(s.cloud.dir.path(), "in", &body);
         let key = format!("videos/{bytes} bytes.mp4");
         let about = HashMap::from([("task".to_owned(), "t1".to_owned())]);
         let sum = hex(&body);
@@ -86,7 +74,7 @@ async fn a_file_goes_there_and_back() {
         assert_eq!((info.bytes, info.sha256), (bytes as u64, Some(hex(&body))));
         assert_eq!(info.metadata["task"], "t1");
         assert!(info.last_modified.is_some());
-        let back = s.dir.path().join("back");
+        let back = s.cloud.dir.path().join("back");
         s.store.get_to_file(&key, &back).await.unwrap();
         assert!(std::fs::read(back).unwrap() == body, "{bytes}");
     }
@@ -94,7 +82,7 @@ async fn a_file_goes_there_and_back() {
     assert_eq!(s.store.head("videos/none").await.unwrap(), None);
     let missing = s
         .store
-        .get_to_file("videos/none", &s.dir.path().join("x"))
+        .get_to_file("videos/none", &s.cloud.dir.path().join("x"))
         .await;
     assert!(
         matches!(missing, Err(GetFileError::Missing { .. })),
@@ -107,7 +95,7 @@ async fn a_file_goes_there_and_back() {
 async fn a_file_that_is_not_what_was_hashed_is_refused() {
     let s = scene().await;
     for bytes in [1000, 17_000_000] {
-        let path = file(s.dir.path(), "in", &noise(bytes));
+        let path = file(s.cloud.dir.path(), "in", &noise(bytes));
         let put = s
             .store
             .put_file_if_absent("k", &path, &hex(b"other"), "a/b", none())
@@ -332,7 +320,7 @@ async fn passing_faults_are_survived() {
             times: Some(2),
             ..Rule::new("*", action)
         };
-        fail(&s.cloud, rule);
+        s.cloud.fail([rule]);
         let key = format!("{action:?}");
         let put = s
             .store
@@ -347,7 +335,7 @@ async fn passing_faults_are_survived() {
 async fn a_lost_answer_reads_as_exists() {
     let s = scene().await;
     let body = noise(17_000_000);
-    let path = file(s.dir.path(), "in", &body);
+    let path = file(s.cloud.dir.path(), "in", &body);
     for (op, key) in [("PutObject", "small"), ("CompleteMultipartUpload", "large")] {
         for action in [Action::InternalError, Action::Reset] {
             let rule = Rule {
@@ -355,9 +343,9 @@ async fn a_lost_answer_reads_as_exists() {
                 after: true,
                 ..Rule::new(op, action)
             };
-            fail(&s.cloud, rule);
+            s.cloud.fail([rule]);
             let key = format!("{key}-{action:?}");
-            let small = file(s.dir.path(), "small", b"x");
+            let small = file(s.cloud.dir.path(), "small", b"x");
             let (path, body) = match op {
                 "PutObject" => (&small, &b"x"[..]),
                 _ => (&path, &body[..]),
@@ -376,7 +364,7 @@ async fn a_lost_answer_reads_as_exists() {
 #[tokio::test]
 async fn what_lasts_is_told() {
     let s = scene().await;
-    fail(&s.cloud, Rule::new("*", Action::SlowDown));
+    s.cloud.fail([Rule::new("*", Action::SlowDown)]);
     let put = s
         .store
         .put_bytes("k", Bytes::from("x"), "a/b", true, none())
@@ -389,10 +377,7 @@ async fn what_lasts_is_told() {
 
 #[tokio::test]
 async fn readiness_names_what_is_wrong() {
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config::for_tests(dir.path()))
-        .await
-        .unwrap();
+    let cloud = TestCloud::start().await;
     let store = connect(&cloud).await;
     let check = store.check().await;
     assert!(

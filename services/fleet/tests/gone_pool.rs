@@ -5,17 +5,16 @@
 
 mod stage;
 
-use std::net::SocketAddr;
-
 use serde_json::json;
 use spotreel_api::FleetView;
-use spotreel_bootstrap::{Context, ambient};
+use spotreel_bootstrap::ambient;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, DrainMode, Instance, PoolName, Receipt, Status, Wanted};
-use spotreel_domain::fleet::cloud::{Lifecycle, Place, tag};
+use spotreel_domain::batch::{Batch, DrainMode, Instance, Receipt, Status};
+use spotreel_domain::fleet::cloud::tag;
 use spotreel_fleet::Lead;
 use spotreel_proto::worker::v1::State;
-use stage::{ENV, Stage, until};
+use spotreel_test_kit::{pool, spot_instance};
+use stage::{ENV, Stage, context, failing, stop, until};
 
 const POOL: &str = r#"
 models = ["ti2v-5B"]
@@ -24,19 +23,9 @@ rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
 patience = { moving = "200ms", calm = "500ms" }
 "#;
 
-fn context() -> Context {
-    Context::new("fleet", SocketAddr::from(([127, 0, 0, 1], 0)))
-}
-
-async fn end(fleet: &Context) {
-    fleet.stopping.cancel();
-    fleet.tasks.close();
-    fleet.tasks.wait().await;
-}
-
 /// Writes another pools.toml for the fleet that comes next.
 fn change_pools(stage: &Stage, change: impl FnOnce(String) -> String) {
-    let path = stage.dir.path().join("pools.toml");
+    let path = stage.cloud.dir.path().join("pools.toml");
     let before = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, change(before)).unwrap();
 }
@@ -47,31 +36,20 @@ fn rename(stage: &Stage) {
     });
 }
 
-/// What `/readyz` says of a check that fails.
-fn failing(fleet: &Context, check: &str) -> Option<String> {
-    let health = fleet.health.readiness();
-    let check = health.checks.get(check).filter(|check| !check.ok)?;
-    check.reason.clone()
-}
-
 /// Two machines run, and one of them renders.
 async fn running(stage: &Stage) -> Vec<String> {
-    let root = stage.root().clone();
+    let workers = stage.workers.clone();
     for task in ["a", "b"] {
         stage.submit(task).await;
     }
-    let fleet = context();
+    let fleet = context("fleet");
     stage.start_fleet_as(Lead::ByLease, &fleet).await;
     stage.request(2).await;
-    let batch = stage
-        .until_batch("two machines", |batch| batch.instances.len() == 2)
-        .await;
+    let batch = stage.until_machines(2).await;
     let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
-    root.workers.come_up(&ids[0], State::Busy).await;
-    stage
-        .until_batch("it serves", |batch| batch.status == Status::Running)
-        .await;
-    end(&fleet).await;
+    workers.come_up(&ids[0], State::Busy).await;
+    stage.until_status(&Status::Running).await;
+    stop(&fleet).await;
     ids
 }
 
@@ -87,9 +65,7 @@ async fn the_batch_of_a_renamed_pool_is_drained_settled_and_told_of() {
         said.contains("not in pools.toml any more") && said.contains("default-1")
     })
     .await;
-    let batch = stage
-        .until_batch("settled", |batch| !batch.is_active())
-        .await;
+    let batch = stage.until_over().await;
     assert_eq!(batch.status, Status::Settled);
     let stop = batch.stop.clone().unwrap();
     assert_eq!((stop.by.as_str(), stop.mode), ("fleet", DrainMode::Now));
@@ -116,11 +92,9 @@ async fn a_batch_that_is_newer_than_the_fleet_is_left_to_a_fleet_that_has_its_po
     stage.submit("a").await;
     stage.request(1).await;
     rename(&stage);
-    let older = context();
+    let older = context("fleet");
     stage.start_fleet_as(Lead::ByLease, &older).await;
-    stage
-        .until_batch("the older batch settles", |batch| !batch.is_active())
-        .await;
+    stage.until_over().await;
     stage.request(1).await;
     until("health says what to do", async || {
         let said = failing(&older, "pool default").unwrap_or_default();
@@ -128,7 +102,7 @@ async fn a_batch_that_is_newer_than_the_fleet_is_left_to_a_fleet_that_has_its_po
     })
     .await;
     assert_eq!(stage.batch().await.stop, None);
-    end(&older).await;
+    stop(&older).await;
     change_pools(&stage, |pools| {
         pools.replace("[pool.renamed]", "[pool.default]")
     });
@@ -141,7 +115,7 @@ async fn a_batch_that_is_newer_than_the_fleet_is_left_to_a_fleet_that_has_its_po
 async fn an_operators_order_to_finish_is_kept_when_the_pool_goes() {
     let stage = Stage::set(POOL).await;
     let ids = running(&stage).await;
-    let fleet = context();
+    let fleet = context("fleet");
     stage.start_fleet_as(Lead::ByLease, &fleet).await;
     until("fleet answers", async || {
         let checks = fleet.health.readiness().checks;
@@ -150,7 +124,7 @@ async fn an_operators_order_to_finish_is_kept_when_the_pool_goes() {
     .await;
     let order = serde_json::json!({ "mode": "finish", "by": "anna" });
     stage.ask("ops.stop", &order).await;
-    end(&fleet).await;
+    stop(&fleet).await;
     rename(&stage);
     stage.start_fleet().await;
     let idle_is_gone = |batch: &Batch| batch.instance(&ids[1]).is_some_and(Instance::is_gone);
@@ -172,9 +146,7 @@ async fn the_batch_of_a_pool_that_has_no_cloud_any_more_is_drained() {
         format!("{own}{other}")
     });
     stage.start_fleet().await;
-    let batch = stage
-        .until_batch("settled", |batch| !batch.is_active())
-        .await;
+    let batch = stage.until_over().await;
     let reason = batch.stop.unwrap().reason.unwrap();
     assert!(reason.contains("cloud = \"none\""), "{reason}");
     assert!(stage.running().is_empty());
@@ -186,16 +158,14 @@ async fn machines_with_the_tag_of_a_pool_that_is_gone_are_ended() {
     let ids = running(&stage).await;
     // Nothing in the record names the second one.
     stage.set_key("sweep.orphan_grace", "1s");
-    let log = &stage.root().batches;
-    let pool = PoolName::parse("default").unwrap();
-    let last = log.last(&pool).await.unwrap().unwrap();
-    let mut batch = last.batch;
-    batch.instances.retain(|instance| instance.id != ids[1]);
-    batch.status = Status::Failed {
-        reason: "a test ended it".into(),
+    let end = |batch: &mut Batch| {
+        batch.instances.retain(|instance| instance.id != ids[1]);
+        batch.status = Status::Failed {
+            reason: "a test ended it".into(),
+        };
+        batch.ended_at = Some(ambient::now());
     };
-    batch.ended_at = Some(ambient::now());
-    log.append(&batch, last.sequence).await.unwrap();
+    stage.logs.update(&pool("default"), end).await;
     rename(&stage);
     stage.start_fleet().await;
     until("both are ended", async || stage.running().is_empty()).await;
@@ -209,43 +179,24 @@ async fn what_a_pool_that_is_gone_spends_counts_and_is_shown_while_it_runs() {
     let stage = Stage::set(&pools).await;
     stage.submit("a").await;
     // Its machine is missing from all listings, and so its end takes minutes.
-    let pool = PoolName::parse("gone").unwrap();
-    let now = ambient::now();
-    let wanted = Wanted {
-        rule: "length".into(),
-        why: "a test wants it".into(),
-        units: 1,
-        slot: None,
-        deadline: now + std::time::Duration::from_secs(3_600),
+    let gone = pool("gone");
+    let spent = |batch: &mut Batch| {
+        batch.instances.push(Instance {
+            cost: Usd::from_cents(1_000),
+            ..spot_instance("i-0000000000000000f", "g5.xlarge", ambient::now())
+        });
     };
-    let mut gone = Batch::request(&pool, None, wanted, now).unwrap();
-    let place = Place {
-        kind: "g5.xlarge".into(),
-        zone: "us-east-2a".into(),
-    };
-    gone.instances.push(Instance {
-        cost: Usd::from_cents(1_000),
-        ready_at: Some(now),
-        ..Instance::bought(
-            "i-0000000000000000f".into(),
-            place,
-            Lifecycle::Spot,
-            1,
-            now,
-            Usd::from_cents(30),
-        )
-    });
-    stage.root().batches.append(&gone, 0).await.unwrap();
+    stage.logs.request_as(&gone, 1, spent).await;
     stage.start_fleet().await;
     stage.request(1).await;
-    let batch = stage.until_batch("over", |batch| !batch.is_active()).await;
+    let batch = stage.until_over().await;
     let Status::Failed { reason } = &batch.status else {
         panic!("{:?}", batch.status);
     };
     assert!(reason.contains("budget is spent"), "{reason}");
     assert_eq!(stage.calls("CreateFleet"), 0);
     let view: FleetView = serde_json::from_value(stage.ask("fleet", &json!({})).await).unwrap();
-    let shown = view.pools.iter().find(|view| view.pool == pool).unwrap();
+    let shown = view.pools.iter().find(|view| view.pool == gone).unwrap();
     let note = shown.note.as_deref().unwrap();
     assert!(note.contains("not in pools.toml any more"), "{note}");
     assert!(shown.cost >= Usd::from_cents(1_000));

@@ -19,17 +19,16 @@ patience = { moving = "200ms", calm = "500ms" }
 async fn a_batch_comes_works_and_leaves_nothing_on_moto() {
     let url = std::env::var("SPOTREEL_MOTO_URL").expect("tests/py/moto_server.sh sets it");
     let stage = Stage::over_moto(url, POOL).await;
-    let root = stage.root().clone();
+    let workers = stage.workers.clone();
     for task in ["a", "b", "c"] {
         stage.submit(task).await;
     }
     stage.start_fleet().await;
     stage.request(3).await;
-    let has_three = |batch: &spotreel_domain::batch::Batch| batch.instances.len() == 3;
-    let batch = stage.until_batch("three machines", has_three).await;
+    let batch = stage.until_machines(3).await;
     let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
     for id in &ids {
-        root.workers.come_up(id, State::Idle).await;
+        workers.come_up(id, State::Idle).await;
     }
     let all_serve = |batch: &spotreel_domain::batch::Batch| {
         let mut states = batch.instances.iter().map(|instance| &instance.state);
@@ -37,12 +36,10 @@ async fn a_batch_comes_works_and_leaves_nothing_on_moto() {
     };
     stage.until_batch("all serve", all_serve).await;
     for id in &ids {
-        let hand = root.workers.take(&root.tasks, id).await;
-        root.workers.succeed(&root.tasks, id, hand).await;
+        let hand = workers.take(id).await;
+        workers.succeed(id, hand).await;
     }
-    let batch = stage
-        .until_batch("settled", |batch| batch.status == Status::Settled)
-        .await;
+    let batch = stage.until_status(&Status::Settled).await;
     assert_eq!(batch.tasks_done, 3);
     // moto's one price is a hundredth of a cent an hour.
     let receipt = Receipt::of(&batch, batch.ended_at.unwrap());

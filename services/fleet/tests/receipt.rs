@@ -59,7 +59,7 @@ async fn a_receipt_is_the_clouds_bill_to_the_cent() {
     for zone in ["us-east-2a", "us-east-2b", "us-east-2c"] {
         stage.cloud.set_price("g5.xlarge", zone, PRICE).unwrap();
     }
-    let workers = stage.root().workers.clone();
+    let workers = stage.workers.clone();
     for task in ["a", "b", "c", "d"] {
         stage.submit(task).await;
     }
@@ -113,9 +113,7 @@ async fn a_receipt_is_the_clouds_bill_to_the_cent() {
     interrupt(&stage, old, InterruptionKind::Silent);
     let order = json!({ "pool": "default", "mode": "now", "by": "anna" });
     stage.ask("ops.stop", &order).await;
-    let batch = stage
-        .until_batch("it is over", |batch| !batch.is_active())
-        .await;
+    let batch = stage.until_over().await;
 
     let receipt = Receipt::of(&batch, ambient::now());
     assert!(receipt.lines.len() > 4, "others were bought in their place");

@@ -4,9 +4,9 @@ mod stage;
 
 use spotreel_domain::batch::{Batch, Blocker};
 use spotreel_domain::fleet::cloud::{Lifecycle, tag};
-use spotreel_localcloud::{Action, Plan, Rule};
+use spotreel_localcloud::{Action, Rule};
 use spotreel_proto::worker::v1::State;
-use stage::{ENV, Stage, template_of_spot, until};
+use stage::{ENV, Stage, failing, template_of_spot, until};
 
 /// Two zones are left where one is not to be had, and refusals wait for a moment only.
 const POOL: &str = r#"
@@ -18,29 +18,13 @@ patience = { moving = "100ms", calm = "500ms", throttled = "300ms" }
 
 async fn stage_with(rule: Rule) -> Stage {
     let stage = Stage::set(POOL).await;
-    set(&stage, rule);
+    stage.cloud.fail([rule]);
     stage.submit("a").await;
     stage
 }
 
-fn set(stage: &Stage, rule: Rule) {
-    let rules = vec![rule];
-    stage.cloud.faults().set(Plan { seed: 0, rules });
-}
-
-fn has_a_machine(batch: &Batch) -> bool {
-    batch.instances.len() == 1
-}
-
-/// What `/readyz` says of a check that fails.
-fn failing(stage: &Stage, check: &str) -> Option<String> {
-    let health = stage.ctx.health.readiness();
-    let check = health.checks.get(check).filter(|check| !check.ok)?;
-    check.reason.clone()
-}
-
 fn refused(stage: &Stage) -> bool {
-    failing(stage, "pool default launches").is_some()
+    failing(&stage.ctx, "pool default launches").is_some()
 }
 
 fn denied() -> Rule {
@@ -63,7 +47,7 @@ async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
     stage.start_fleet().await;
     stage.request(1).await;
     until("fleet is not ready and says why", async || {
-        let said = failing(&stage, "pool default launches");
+        let said = failing(&stage.ctx, "pool default launches");
         said.is_some_and(|reason| reason.contains("grant ec2:RunInstances"))
     })
     .await;
@@ -75,10 +59,10 @@ async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
     };
     stage.until_batch("blocked", says_so).await;
     stage.cloud.faults().clear();
-    let batch = stage.until_batch("mended", has_a_machine).await;
+    let batch = stage.until_machines(1).await;
     assert_eq!(batch.id.number, 1, "within the same batch");
     until("it is ready again", async || {
-        failing(&stage, "pool default launches").is_none()
+        failing(&stage.ctx, "pool default launches").is_none()
     })
     .await;
 }
@@ -91,27 +75,25 @@ async fn a_refusal_is_forgotten_once_the_batch_has_ended() {
     until("fleet says so", async || refused(&stage)).await;
     let order = serde_json::json!({ "mode": "now", "by": "anna" });
     stage.ask("ops.stop", &order).await;
-    stage
-        .until_batch("settled", |batch| !batch.is_active())
-        .await;
+    stage.until_over().await;
     until("it is ready again", async || !refused(&stage)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_forgotten_once_the_machines_that_run_suffice() {
     let stage = Stage::set(POOL).await;
-    let root = stage.root().clone();
+    let workers = stage.workers.clone();
     stage.submit("a").await;
     stage.start_fleet().await;
     stage.request(1).await;
-    let batch = stage.until_batch("a machine", has_a_machine).await;
+    let batch = stage.until_machines(1).await;
     let id = batch.instances[0].id.clone();
-    root.workers.come_up(&id, State::Idle).await;
-    set(&stage, denied());
+    workers.come_up(&id, State::Idle).await;
+    stage.cloud.fail([denied()]);
     stage.submit("b").await;
     until("a second machine is refused", async || refused(&stage)).await;
-    let hand = root.workers.take(&root.tasks, &id).await;
-    root.workers.succeed(&root.tasks, &id, hand).await;
+    let hand = workers.take(&id).await;
+    workers.succeed(&id, hand).await;
     until("one is enough for one task", async || !refused(&stage)).await;
     assert!(stage.batch().await.is_active());
 }
@@ -126,7 +108,7 @@ async fn credentials_that_have_expired_are_waited_for() {
     let stage = Box::pin(stage_with(expired)).await;
     stage.start_fleet().await;
     stage.request(1).await;
-    let batch = stage.until_batch("a machine", has_a_machine).await;
+    let batch = stage.until_machines(1).await;
     assert_eq!((batch.id.number, batch.launches.len()), (1, 3));
 }
 
@@ -141,11 +123,11 @@ async fn a_subnet_that_was_deleted_is_left_out_of_the_next_launch() {
         times: Some(1),
         ..Rule::new("CreateFleet", Action::Error)
     };
-    set(&stage, deleted);
+    stage.cloud.fail([deleted]);
     stage.submit("a").await;
     stage.start_fleet().await;
     stage.request(1).await;
-    let batch = stage.until_batch("a machine", has_a_machine).await;
+    let batch = stage.until_machines(1).await;
     assert_ne!(batch.instances[0].place.zone, gone.zone);
     let zones: Vec<_> = batch
         .penalties
@@ -164,7 +146,7 @@ async fn a_template_that_is_unfit_blocks_with_its_cure_until_it_is_mended() {
     stage.request(1).await;
     let cure = "has no version 3: set template.version to one that it has";
     until("fleet is not ready and says why", async || {
-        failing(&stage, "pool default").is_some_and(|reason| reason.contains(cure))
+        failing(&stage.ctx, "pool default").is_some_and(|reason| reason.contains(cure))
     })
     .await;
     let says_so = |batch: &Batch| {
@@ -176,7 +158,7 @@ async fn a_template_that_is_unfit_blocks_with_its_cure_until_it_is_mended() {
     assert_eq!(stage.calls("CreateFleet"), 0);
     let third = template_of_spot("#!/bin/bash\nexec sleep 601\n");
     assert_eq!(stage.ec2.ensure_template(&third).await.unwrap().version, 3);
-    stage.until_batch("a machine", has_a_machine).await;
+    stage.until_machines(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +181,7 @@ async fn the_template_is_looked_at_again_when_a_launch_is_refused() {
     let looks = || stage.calls("DescribeLaunchTemplateVersions");
     let before = looks();
     stage.request(1).await;
-    stage.until_batch("a machine", has_a_machine).await;
+    stage.until_machines(1).await;
     until("it was looked at again", async || looks() > before).await;
 }
 
@@ -215,7 +197,7 @@ async fn a_persons_tags_are_on_what_spot_and_on_demand_bring() {
     stage.set_key("template.version", &spot.version.to_string());
     stage.start_fleet().await;
     stage.request(1).await;
-    stage.until_batch("a machine", has_a_machine).await;
+    stage.until_machines(1).await;
     for pool in stage.cloud.pools() {
         let cloud = &stage.cloud;
         let full = cloud.set_capacity(&pool.instance_type, &pool.zone, pool.used);

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{kv, names};
-use spotreel_domain::batch::{Batch, InstanceState, PoolName, Receipt, Status, Wanted};
+use spotreel_domain::batch::{Batch, InstanceState, Receipt, Status};
 use spotreel_proto::worker::v1::State;
 use stage::Stage;
 
@@ -22,36 +22,26 @@ patience = { moving = "200ms", calm = "500ms" }
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_that_stay_are_told_so_and_outlive_the_batchs_deadline() {
     let stage = Stage::set(POOL).await;
-    let root = stage.root().clone();
+    let workers = stage.workers.clone();
     let mode = |units: u32| json!({ "mode": "resident", "since": null, "resident_units": units });
-    kv::put_mark(&root.client, "mode.default", &mode(1))
+    let logs = &stage.logs;
+    kv::put_mark(&logs.client, "mode.default", &mode(1))
         .await
         .unwrap();
-    let pool = PoolName::parse("default").unwrap();
-    let now = ambient::now();
-    let deadline = now + Duration::from_secs(4);
-    let wanted = Wanted {
-        rule: "hybrid".to_owned(),
-        why: "machines stay".to_owned(),
-        units: 1,
-        slot: None,
-        deadline,
+    let deadline = ambient::now() + Duration::from_secs(4);
+    let stays = |batch: &mut Batch| {
+        (batch.rule, batch.deadline) = ("hybrid".to_owned(), deadline);
     };
-    let batch = Batch::request(&pool, None, wanted, now).unwrap();
-    root.batches.append(&batch, 0).await.unwrap();
+    logs.request_as(&stage::pool(), 1, stays).await;
     stage.start_fleet().await;
-    let batch = stage
-        .until_batch("a machine without any task", |batch| {
-            batch.instances.len() == 1
-        })
-        .await;
+    let batch = stage.until_machines(1).await;
     let id = batch.instances[0].id.clone();
-    let mut words = root
+    let mut words = logs
         .client
         .subscribe(names::worker_stay(&id))
         .await
         .unwrap();
-    root.workers.come_up(&id, State::Idle).await;
+    workers.come_up(&id, State::Idle).await;
     while ambient::now() < deadline + Duration::from_secs(1) {
         words.next().await.unwrap();
     }
@@ -59,12 +49,10 @@ async fn machines_that_stay_are_told_so_and_outlive_the_batchs_deadline() {
     assert_eq!(batch.status, Status::Running);
     assert_eq!(batch.instances[0].state, InstanceState::Serving);
 
-    kv::put_mark(&root.client, "mode.default", &mode(0))
+    kv::put_mark(&logs.client, "mode.default", &mode(0))
         .await
         .unwrap();
-    let batch = stage
-        .until_batch("nothing is to stay", |batch| !batch.is_active())
-        .await;
+    let batch = stage.until_over().await;
     assert_eq!(batch.status, Status::Settled);
     assert_eq!(batch.instances.len(), 1);
     let books = Receipt::of(&batch, ambient::now()).residency.unwrap();

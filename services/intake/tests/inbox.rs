@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use spotreel_bus::names::{EVENTS, INBOX, LOG_ALL};
-use spotreel_domain::TaskId;
+use spotreel_domain::{Model, TaskId};
 use stage::{Stage, until};
 
 async fn publish(stage: &Stage, payload: &Value) {
@@ -81,15 +81,11 @@ async fn delivered_again_it_is_the_same_task() {
     let taken = queue.pull_ready(1).await.unwrap();
     assert_eq!(taken[0].stored_nanos, stored.time.unix_timestamp_nanos());
     let request = spotreel_api::TaskRequest {
-        model: "ti2v-5B".into(),
         prompt: "x".into(),
-        ..Default::default()
+        ..spotreel_test_kit::tasks::request(Model::Ti2v5b)
     };
-    let now = spotreel_bootstrap::ambient::now();
-    let valid = request.validate(now).unwrap();
-    let step = spotreel_domain::Task::submit(id.clone(), valid.spec, valid.content_hash, now);
-    let append = spotreel_bus::log::Append::new(step, 0, spotreel_bootstrap::ambient::uuid_v4());
-    stage.log.append(&append).await.unwrap();
+    let logs = stage.logs().await;
+    logs.submit_as(&id.to_string(), &request, |_| {}).await;
     taken[0].nak(std::time::Duration::ZERO).await.unwrap();
     stage.start_intake(&[]).await;
     emptied(&stage).await;

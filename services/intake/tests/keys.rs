@@ -4,24 +4,17 @@
 
 mod stage;
 
-use std::time::Duration;
-
 use async_nats::Client;
 use serde_json::{Value, json};
 use spotreel_api::KeyOrder;
 use spotreel_bus::keys::{self, MAX_KEYS};
 use spotreel_domain::api_key::{ApiKey, KeyId, Token};
-use spotreel_test_nats::client;
+use spotreel_test_kit::{ask, client};
 use stage::{Stage, until};
 
 /// As an operator.
 async fn order(operator: &Client, verb: &str, payload: &Value) -> Value {
-    let request = async_nats::Request::new()
-        .payload(payload.to_string().into())
-        .timeout(Some(Duration::from_secs(30)));
-    let subject = format!("spotreel.ops.key.{verb}");
-    let answer = operator.send_request(subject, request).await.unwrap();
-    serde_json::from_slice(&answer.payload).unwrap()
+    ask(operator, &format!("spotreel.ops.key.{verb}"), payload).await
 }
 
 /// Within the services' account nothing renames a reply subject: whether an order's answer goes to an inbox is all that keeps it

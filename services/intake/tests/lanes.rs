@@ -6,11 +6,9 @@ mod stage;
 mod web;
 
 use serde_json::json;
-use spotreel_api::TaskRequest;
-use spotreel_bootstrap::ambient;
-use spotreel_bus::log::Append;
 use spotreel_bus::names::{TASKS, work_consumer};
-use spotreel_domain::{Lane, Model, Owner, Priority, Task, TaskId};
+use spotreel_domain::{Lane, Model, Owner, Priority, Task};
+use spotreel_test_kit::tasks;
 use stage::{Stage, until};
 use web::Web;
 
@@ -74,19 +72,13 @@ async fn tasks_without_an_owner_share_one_front() {
 async fn an_intake_that_starts_knows_who_has_a_long_queue() {
     const QUEUED: u64 = 20;
     let stage = Stage::without_intake().await;
+    let logs = stage.logs().await;
     for number in 0..QUEUED {
-        let request = TaskRequest {
-            model: "ti2v-5B".into(),
-            prompt: "a red fox".into(),
-            ..TaskRequest::default()
-        };
-        let now = ambient::now();
-        let valid = request.validate(now).unwrap();
-        let owner = Owner::parse("anna").unwrap();
-        let id = TaskId::parse(&format!("t{number}")).unwrap();
-        let step = Task::submit_for(Some(owner), id, valid.spec, valid.content_hash, now);
-        let append = Append::new(step, 0, ambient::uuid_v4());
-        stage.log.append(&append).await.unwrap();
+        let request = tasks::request(Model::Ti2v5b);
+        let anna = Owner::parse("anna").unwrap();
+        let change = |task: &mut Task| task.owner = Some(anna);
+        logs.submit_as(&format!("t{number}"), &request, change)
+            .await;
     }
     let most = QUEUED.to_string();
     let settings = [

@@ -9,11 +9,6 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use spotreel_bootstrap::ambient;
-use spotreel_bootstrap::config::{Sources, load_from};
-use spotreel_bus::log::Append;
-use spotreel_domain::task::{Artifact, Event};
-use spotreel_domain::{Task, TaskId};
 use spotreel_intake::{DEFAULTS, IntakeConfig};
 use stage::Stage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,47 +25,18 @@ const KEY: &str = "renders/v/1/2.mp4";
 async fn finished(stage: &Stage, id: &str) {
     let task = json!({ "model": "ti2v-5B", "prompt": "a red fox", "id": id });
     stage.submit(&task).await;
-    let id = TaskId::parse(id).unwrap();
-    step(stage, &id, |task| {
-        task.started("w", "i", 0, ambient::now()).unwrap()
-    })
-    .await;
-    let artifact = Artifact {
-        bucket: stage.store.bucket().to_owned(),
-        key: KEY.into(),
-        sha256: "00".into(),
-        bytes: VIDEO.len() as u64,
-        width: 1280,
-        height: 704,
-        frames: 5,
-        fps: 24,
-        engine: "sim".into(),
-        poster: None,
-    };
-    step(stage, &id, |task| {
-        task.succeeded(artifact, ambient::now()).unwrap()
-    })
-    .await;
+    let logs = stage.logs().await;
+    let started = logs.started(&logs.last(id).await).await;
+    logs.succeeded(&started, KEY).await;
     let put = stage
         .store
         .put_bytes(KEY, VIDEO.into(), "video/mp4", true, Default::default());
     put.await.unwrap();
 }
 
-async fn step(stage: &Stage, id: &TaskId, next: impl FnOnce(&Task) -> (Event, Task)) {
-    let last = stage.log.last(id).await.unwrap().unwrap();
-    let append = Append::new(next(&last.task), last.sequence, ambient::uuid_v4());
-    stage.log.append(&append).await.unwrap();
-}
-
 #[test]
 fn idle_connections_outlive_those_of_load_balancers() {
-    let sources = Sources {
-        name: "intake",
-        defaults: DEFAULTS,
-        ..Sources::default()
-    };
-    let config: IntakeConfig = load_from(&sources).unwrap();
+    let config: IntakeConfig = spotreel_test_kit::load_config("intake", DEFAULTS, &[]);
     assert!(config.api.keep_alive > THEIR_IDLE_TIME);
 }
 

@@ -271,7 +271,7 @@ async fn images_are_stored_once_and_named_by_their_hash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_is_found_and_traces_go_on() {
     let stage = Stage::set().await;
-    let operator = spotreel_test_nats::client(&stage.url, "operator").await;
+    let operator = spotreel_test_kit::client(&stage.url, "operator").await;
     let found = operator
         .request("$SRV.INFO.spotreel-intake", "".into())
         .await

@@ -2,25 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-#[path = "../../notifier/tests/harness/mod.rs"]
-mod harness;
-
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use harness::{Hand, Nats, Written, provisioned, until};
 use spotreel_bootstrap::{Config, Context, ambient};
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
 use spotreel_bus::{AppendError, LogRoom, Queue};
 use spotreel_domain::task::State;
-use spotreel_domain::{Event, Lane, Model, Priority};
-use spotreel_localcloud::LocalCloud;
+use spotreel_domain::{Event, Lane, Model, Priority, Task};
+use spotreel_localcloud::TestCloud;
 use spotreel_monitor::janitor::Janitor;
 use spotreel_monitor::net::Net;
 use spotreel_monitor::{DEFAULTS, MonitorConfig, Verdict, reconcile};
 use spotreel_s3::{Keys, Store, StoreConfig};
-use tempfile::TempDir;
+use spotreel_test_kit::{Logs, Nats, Written, context, failing, stop, tasks, until};
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -40,15 +35,14 @@ fn config() -> MonitorConfig {
 
 struct System {
     nats: Nats,
-    hand: Hand,
+    hand: Logs,
     store: Store,
-    _cloud: LocalCloud,
-    _dir: TempDir,
+    _cloud: TestCloud,
 }
 
 impl System {
     async fn start() -> Self {
-        Self::over(provisioned().await).await
+        Self::over(Nats::for_services().await).await
     }
 
     async fn with_a_small_log() -> Self {
@@ -57,18 +51,13 @@ impl System {
             tasks_max_bytes: 100_000,
             ..Default::default()
         };
-        spotreel_bus::provision::apply(&nats.client("provision").await, &layout)
-            .await
-            .unwrap();
+        nats.provision(&layout).await;
         Self::over(nats).await
     }
 
     async fn over(nats: Nats) -> Self {
-        let hand = Hand::of(&nats).await;
-        let dir = tempfile::tempdir().unwrap();
-        let cloud = LocalCloud::start(spotreel_localcloud::Config::for_tests(dir.path()))
-            .await
-            .unwrap();
+        let hand = Logs::of(&nats).await;
+        let cloud = TestCloud::start().await;
         let at = StoreConfig {
             endpoint_url: Some(cloud.endpoint_url()),
             force_path_style: true,
@@ -82,20 +71,19 @@ impl System {
             hand,
             store,
             _cloud: cloud,
-            _dir: dir,
         }
     }
 
     /// Runs monitor as its own user, until it is told to stop or the test ends.
     async fn monitor(&self, config: MonitorConfig) -> Context {
-        let ctx = Context::new("monitor", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let ctx = context("monitor");
         let client = self.nats.client("monitor").await;
         spotreel_monitor::start_with(config, ctx.clone(), client, self.store.clone()).await;
         ctx
     }
 
     fn janitor(&self, config: MonitorConfig) -> std::sync::Arc<Janitor> {
-        let (log, store) = (self.hand.log.clone(), self.store.clone());
+        let (log, store) = (self.hand.tasks.clone(), self.store.clone());
         Janitor::new(log, store, config.janitor, SOON).into()
     }
 
@@ -118,7 +106,7 @@ impl System {
     }
 
     async fn last(&self, task: &Written) -> spotreel_bus::Recorded {
-        let last = self.hand.log.last(&task.task.id).await.unwrap();
+        let last = self.hand.tasks.last(&task.task.id).await.unwrap();
         last.expect("the task is in the log")
     }
 
@@ -156,7 +144,7 @@ impl System {
 
     async fn events(&self, task: &Written) -> Vec<Event> {
         self.hand
-            .log
+            .tasks
             .history(&task.task.id)
             .await
             .unwrap()
@@ -172,22 +160,22 @@ async fn counts_become_the_runnable_tasks_with_nobody_pulling() {
     let hand = &system.hand;
     let work = system.work().await;
     // Rendered to its end, and the worker died before its ack.
-    let done = hand.submit("done", None).await;
+    let done = hand.submit("done").await;
     let held = work.pull(Duration::from_secs(2)).await.unwrap().unwrap();
     assert_eq!(held.sequence, done.sequence);
     let done = hand.started(&done).await;
     hand.succeeded(&done, "renders/done/2.mp4").await;
     // Failed without an ack, then retried by a person: two entries, one of them live.
-    let twice = hand.submit("twice", None).await;
+    let twice = hand.submit("twice").await;
     let held = work.pull(Duration::from_secs(2)).await.unwrap().unwrap();
     assert_eq!(held.sequence, twice.sequence);
     let twice = hand.failed(&hand.started(&twice).await).await;
     let twice = hand.requeued(&twice).await;
     // Cancelled while it waited, and intake died before it deleted the entry.
-    let cancelled = hand.submit("cancelled", None).await;
+    let cancelled = hand.submit("cancelled").await;
     hand.cancelled(&cancelled).await;
     // Runnable: this one, and the second round of the one before.
-    let waiting = hand.submit("waiting", None).await;
+    let waiting = hand.submit("waiting").await;
     assert_eq!(system.length().await, 5);
 
     let ctx = system.monitor(config()).await;
@@ -213,17 +201,15 @@ async fn counts_become_the_runnable_tasks_with_nobody_pulling() {
     );
     assert!(work.pull(Duration::ZERO).await.unwrap().is_none());
     until("monitor is ready", async || ctx.health.readiness().ready).await;
-    ctx.stopping.cancel();
-    ctx.tasks.close();
-    ctx.tasks.wait().await;
+    stop(&ctx).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_a_finished_task_the_end_the_named_video_and_its_poster_stay() {
     let system = System::start().await;
     let hand = &system.hand;
-    let task = hand.submit("t1", None).await;
-    let live = hand.submit("t2", None).await;
+    let task = hand.submit("t1").await;
+    let live = hand.submit("t2").await;
     let task = hand
         .succeeded(&hand.started(&task).await, "renders/t1/3.mp4")
         .await;
@@ -264,12 +250,12 @@ async fn of_a_finished_task_the_end_the_named_video_and_its_poster_stay() {
     .await;
     assert_eq!(system.events(&live).await, [Event::Queued]);
     // The id is taken: a submission of it finds the end.
-    let last = hand.log.last(&task.task.id).await.unwrap().unwrap();
+    let last = hand.tasks.last(&task.task.id).await.unwrap().unwrap();
     assert_eq!(
         (last.event, last.sequence),
         (Event::Succeeded, task.sequence)
     );
-    let again = spotreel_domain::Task::submit(
+    let again = Task::submit(
         task.task.id.clone(),
         task.task.spec.clone(),
         task.task.content_hash.clone(),
@@ -277,7 +263,7 @@ async fn of_a_finished_task_the_end_the_named_video_and_its_poster_stay() {
     );
     let again = spotreel_bus::log::Append::new(again, 0, ambient::uuid_v4());
     assert!(matches!(
-        hand.log.append(&again).await,
+        hand.tasks.append(&again).await,
         Err(AppendError::Conflict(Some(_)))
     ));
 }
@@ -286,10 +272,10 @@ async fn of_a_finished_task_the_end_the_named_video_and_its_poster_stay() {
 async fn the_janitor_leaves_a_new_round_alone_and_waits_out_the_grace() {
     let system = System::start().await;
     let hand = &system.hand;
-    let first = hand.submit("t1", None).await;
+    let first = hand.submit("t1").await;
     let first = hand.failed(&hand.started(&first).await).await;
     system.put("checkpoints/t1/2/10").await;
-    let end = hand.log.last(&first.task.id).await.unwrap().unwrap();
+    let end = hand.tasks.last(&first.task.id).await.unwrap().unwrap();
 
     // Redelivered early, as after a restart of the server: it waits for the rest.
     let mut patient = config();
@@ -313,9 +299,9 @@ async fn the_janitor_leaves_a_new_round_alone_and_waits_out_the_grace() {
 async fn old_ends_go_and_free_the_id() {
     let system = System::start().await;
     let hand = &system.hand;
-    let old = hand.submit("old", None).await;
+    let old = hand.submit("old").await;
     hand.cancelled(&old).await;
-    let live = hand.submit("live", None).await;
+    let live = hand.submit("live").await;
     let _ctx = system.monitor(config()).await;
     system.all_notified().await;
     until("only the end is left", async || {
@@ -333,32 +319,40 @@ async fn old_ends_go_and_free_the_id() {
             == 1
     })
     .await;
-    assert!(hand.log.last(&old.task.id).await.unwrap().is_none());
+    assert!(hand.tasks.last(&old.task.id).await.unwrap().is_none());
     assert_eq!(system.events(&live).await, [Event::Queued]);
-    hand.submit("old", None).await;
+    hand.submit("old").await;
+}
+
+/// Clients must leave more time than that.
+async fn expiring(hand: &Logs, id: &str, rest: Duration) -> Written {
+    let deadline = ambient::now() + rest;
+    let request = tasks::request(Model::Ti2v5b);
+    let change = |task: &mut Task| task.spec.expires_at = Some(deadline);
+    hand.submit_as(id, &request, change).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn deadlines_end_what_waits_and_what_is_rendered() {
     let system = System::start().await;
     let hand = &system.hand;
-    let soon = Some(Duration::from_secs(2));
-    let waits = hand.submit("waits", soon).await;
-    let renders = hand.submit("renders", soon).await;
+    let soon = Duration::from_secs(2);
+    let waits = expiring(hand, "waits", soon).await;
+    let renders = expiring(hand, "renders", soon).await;
     hand.started(&renders).await;
-    let succeeds = hand.submit("succeeds", soon).await;
+    let succeeds = expiring(hand, "succeeds", soon).await;
     let succeeds = hand
         .succeeded(&hand.started(&succeeds).await, "renders/succeeds/1.mp4")
         .await;
     // Its first round was to end soon; the second has no deadline any more.
-    let past = hand.submit("past", Some(Duration::from_millis(1))).await;
+    let past = expiring(hand, "past", Duration::from_millis(1)).await;
     let deadline = past.task.spec.expires_at.unwrap();
     until("its deadline passes", async || ambient::now() > deadline).await;
     let past = hand.requeued(&hand.cancelled(&past).await).await;
-    let later = hand.submit("later", Some(Duration::from_secs(3600))).await;
+    let later = expiring(hand, "later", Duration::from_secs(3600)).await;
     let _ctx = system.monitor(config()).await;
 
-    let state = async |task: &Written| hand.log.last(&task.task.id).await.unwrap().unwrap();
+    let state = async |task: &Written| hand.tasks.last(&task.task.id).await.unwrap().unwrap();
     until("both are expired", async || {
         state(&waits).await.event == Event::Expired && state(&renders).await.event == Event::Expired
     })
@@ -384,14 +378,14 @@ async fn deadlines_end_what_waits_and_what_is_rendered() {
 async fn the_end_of_an_ids_second_life_deletes_nothing_of_the_first() {
     let system = System::start().await;
     let hand = &system.hand;
-    let first = hand.submit("t1", None).await;
+    let first = hand.submit("t1").await;
     let first = hand.cancelled(&first).await;
-    for event in hand.log.history(&first.task.id).await.unwrap() {
-        hand.log.delete(event.sequence).await.unwrap();
+    for event in hand.tasks.history(&first.task.id).await.unwrap() {
+        hand.tasks.delete(event.sequence).await.unwrap();
     }
     // The id is free, and its first owner still has his video and a checkpoint.
     let theirs = ["checkpoints/t1/1/00010-2.ckpt", "renders/t1/1/2.mp4"];
-    let second = hand.submit("t1", None).await;
+    let second = hand.submit("t1").await;
     let entry = second.sequence;
     let named = format!("renders/t1/{entry}/{}.mp4", entry + 1);
     let surplus = format!("checkpoints/t1/{entry}/00010-{}.ckpt", entry + 1);
@@ -417,7 +411,7 @@ async fn the_end_of_an_ids_second_life_deletes_nothing_of_the_first() {
 }
 
 /// What a program of a newer version writes: well-formed, and with a state that this version does not know.
-async fn newer(hand: &Hand, subject: &str) -> u64 {
+async fn newer(hand: &Logs, subject: &str) -> u64 {
     let context = async_nats::jetstream::new(hand.client.clone());
     let stored = context.publish(subject.to_owned(), "".into()).await;
     stored.unwrap().await.unwrap().sequence
@@ -428,20 +422,15 @@ async fn an_event_of_a_newer_version_is_held_and_what_it_stands_for_is_kept() {
     let system = System::start().await;
     let hand = &system.hand;
     // Its history holds an event that this version cannot read.
-    let mut task = hand.submit("t2", None).await;
+    let mut task = hand.submit("t2").await;
     task.sequence = newer(hand, "spotreel.log.t2.started").await;
     let ended = hand.cancelled(&task).await;
     let end = newer(hand, "spotreel.log.t1.failed").await;
     system.put("checkpoints/t2/9/10").await;
     system.all_notified().await;
     let ctx = system.monitor(config()).await;
-    let reason = |consumer: &str| {
-        let checks = ctx.health.readiness().checks;
-        let reason = checks.get(&format!("consumer {consumer}"));
-        reason.and_then(|check| check.reason.clone())
-    };
     let says = |consumer: &str, subject: &str| {
-        reason(consumer)
+        failing(&ctx, &format!("consumer {consumer}"))
             .is_some_and(|reason| reason.contains("newer version") && reason.contains(subject))
     };
     until("the sweeper says that it is too old", async || {
@@ -463,7 +452,7 @@ async fn an_event_of_a_newer_version_is_held_and_what_it_stands_for_is_kept() {
         assert!(info.ack_floor.stream_sequence < end, "{consumer}");
     }
     assert_eq!(system.keys().await, ["checkpoints/t2/9/10"]);
-    let last = hand.log.last(&ended.task.id).await.unwrap().unwrap();
+    let last = hand.tasks.last(&ended.task.id).await.unwrap().unwrap();
     assert_eq!(last.sequence, ended.sequence);
 }
 
@@ -473,22 +462,22 @@ async fn a_task_whose_work_item_is_gone_is_queued_again() {
     let hand = &system.hand;
     let work = system.work().await;
     // Acked before its end while it waited, and while a worker rendered that is no more.
-    let waiting = hand.submit("waiting", None).await;
-    let rendered = hand.submit("rendered", None).await;
+    let waiting = hand.submit("waiting").await;
+    let rendered = hand.submit("rendered").await;
     let held = [work.pull(SOON).await, work.pull(SOON).await];
     let rendered = hand.started(&rendered).await;
     // In the log no more.
-    let deleted = hand.started(&hand.submit("deleted", None).await).await;
-    hand.log.delete(deleted.task.entry).await.unwrap();
+    let deleted = hand.started(&hand.submit("deleted").await).await;
+    hand.tasks.delete(deleted.task.entry).await.unwrap();
     // Handed back, to be delivered again later: this one is well.
-    let delayed = hand.submit("delayed", None).await;
+    let delayed = hand.submit("delayed").await;
     let back = work.pull(SOON).await.unwrap().unwrap();
     assert_eq!(back.sequence, delayed.sequence);
     back.nak(Duration::from_secs(600)).await.unwrap();
     for delivery in held {
         delivery.unwrap().unwrap().ack().await.unwrap();
     }
-    let fresh = hand.submit("fresh", None).await;
+    let fresh = hand.submit("fresh").await;
 
     let ctx = system.monitor(config()).await;
     let lost = [&waiting, &rendered, &deleted];
@@ -507,9 +496,7 @@ async fn a_task_whose_work_item_is_gone_is_queued_again() {
         system.length().await == 5
     })
     .await;
-    ctx.stopping.cancel();
-    ctx.tasks.close();
-    ctx.tasks.wait().await;
+    stop(&ctx).await;
     for task in lost {
         let last = system.last(task).await;
         let now = last.task;
@@ -537,8 +524,8 @@ async fn a_task_whose_work_item_is_gone_is_queued_again() {
 async fn a_task_that_a_live_worker_renders_is_left_to_it_without_its_item() {
     let system = System::start().await;
     let hand = &system.hand;
-    let task = hand.started(&hand.submit("t1", None).await).await;
-    hand.log.delete(task.task.entry).await.unwrap();
+    let task = hand.started(&hand.submit("t1").await).await;
+    hand.tasks.delete(task.task.entry).await.unwrap();
     let mut presence = spotreel_bus::kv::presences(&hand.client).await.unwrap();
     assert!(presence.is_empty());
     presence.push(spotreel_proto::worker::v1::Presence {
@@ -551,7 +538,7 @@ async fn a_task_that_a_live_worker_renders_is_left_to_it_without_its_item() {
         .unwrap();
     let mut hasty = config();
     hasty.net.patience = Duration::ZERO;
-    let net = Net::new(hand.log.clone(), hasty.net.clone());
+    let net = Net::new(hand.tasks.clone(), hasty.net.clone());
     let janitor = system.janitor(hasty);
     assert_eq!(net.look(&janitor).await.unwrap(), 0);
     spotreel_bus::kv::remove_presence(&hand.client, "w1")
@@ -566,15 +553,15 @@ async fn a_task_that_a_live_worker_renders_is_left_to_it_without_its_item() {
 async fn of_a_task_that_goes_on_entry_start_and_last_event_stay() {
     let system = System::start().await;
     let hand = &system.hand;
-    let mut task = hand.submit("t1", None).await;
+    let mut task = hand.submit("t1").await;
     for _ in 0..10 {
         task = hand.interrupted(&hand.started(&task).await).await;
     }
     let (queued, start) = (task.task.entry, task.task.start);
     let ctx = system.monitor(config()).await;
     // Two passes of the net, at least, while notifier has heard nothing.
-    let waits = hand.started(&hand.submit("t2", None).await).await;
-    hand.log.delete(waits.task.entry).await.unwrap();
+    let waits = hand.started(&hand.submit("t2").await).await;
+    hand.tasks.delete(waits.task.entry).await.unwrap();
     until("a pass was made", async || {
         system.last(&waits).await.event == Event::Queued
     })
@@ -585,7 +572,7 @@ async fn of_a_task_that_goes_on_entry_start_and_last_event_stay() {
         system.events(&task).await == [Event::Queued, Event::Started, Event::Interrupted]
     })
     .await;
-    let left = hand.log.history(&task.task.id).await.unwrap();
+    let left = hand.tasks.history(&task.task.id).await.unwrap();
     let left: Vec<_> = left.iter().map(|event| event.sequence).collect();
     assert_eq!(left, [queued, start, task.sequence]);
     ctx.stopping.cancel();
@@ -599,12 +586,12 @@ async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
     let system = System::with_a_small_log().await;
     let hand = &system.hand;
     let full = async || system.room().await.used_percent();
-    let live = hand.submit("live", None).await;
+    let live = hand.submit("live").await;
     let mut ended = Vec::new();
     while full().await < 75 {
-        let task = hand.submit(&format!("t{}", ended.len()), None).await;
+        let task = hand.submit(&format!("t{}", ended.len())).await;
         hand.cancelled(&task).await;
-        hand.log.delete(task.sequence).await.unwrap();
+        hand.tasks.delete(task.sequence).await.unwrap();
         ended.push(task);
     }
     let mut config = config();
@@ -614,7 +601,7 @@ async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
     until("there is room, of the oldest", async || {
         let mut there = Vec::new();
         for task in &ended {
-            there.push(hand.log.last(&task.task.id).await.unwrap().is_some());
+            there.push(hand.tasks.last(&task.task.id).await.unwrap().is_some());
         }
         let gone = there.iter().filter(|there| !**there).count();
         assert!(gone < ended.len() / 2, "no more than is needed: {there:?}");
@@ -628,20 +615,20 @@ async fn a_log_that_fills_up_loses_its_oldest_finished_tasks_first() {
 async fn in_a_log_that_is_nearly_full_no_task_is_queued_again() {
     let system = System::with_a_small_log().await;
     let hand = &system.hand;
-    let task = hand.started(&hand.submit("t1", None).await).await;
-    hand.log.delete(task.task.entry).await.unwrap();
+    let task = hand.started(&hand.submit("t1").await).await;
+    hand.tasks.delete(task.task.entry).await.unwrap();
     let mut others = Vec::new();
     while !system.room().await.is_used_to(ENDS_ONLY_PERCENT) {
         let id = format!("other-{}", others.len());
-        others.push(hand.submit(&id, None).await);
+        others.push(hand.submit(&id).await);
     }
     let mut hasty = config();
     hasty.net.patience = Duration::ZERO;
-    let net = Net::new(hand.log.clone(), hasty.net.clone());
+    let net = Net::new(hand.tasks.clone(), hasty.net.clone());
     let janitor = system.janitor(hasty);
     assert_eq!(net.look(&janitor).await.unwrap(), 0);
     for other in others {
-        hand.log.delete(other.sequence).await.unwrap();
+        hand.tasks.delete(other.sequence).await.unwrap();
     }
     assert_eq!(net.look(&janitor).await.unwrap(), 1);
 }

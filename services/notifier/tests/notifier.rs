@@ -2,19 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-mod harness;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::{Hand, Nats, provisioned, until};
 use spotreel_api::{BatchView, CloudEvent, TaskView};
 use spotreel_bootstrap::{Config, Health};
+use spotreel_bus::Queue;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
-use spotreel_bus::{BatchLog, Queue};
-use spotreel_domain::batch::{Batch, PoolName, Status, Wanted};
+use spotreel_domain::batch::Status;
 use spotreel_notifier::{DEFAULTS, Notifier, NotifierConfig, Said};
 use spotreel_s3::{Keys, Store};
+use spotreel_test_kit::{Logs, Nats, pool, until};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +58,7 @@ struct Public {
 }
 
 /// All public events, in order.
-async fn public(hand: &Hand) -> Vec<Public> {
+async fn public(hand: &Logs) -> Vec<Public> {
     let context = async_nats::jetstream::new(hand.client.clone());
     let stream = context.get_stream(EVENTS).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
@@ -83,7 +81,7 @@ async fn public(hand: &Hand) -> Vec<Public> {
     all
 }
 
-async fn log_end(hand: &Hand) -> u64 {
+async fn log_end(hand: &Logs) -> u64 {
     let context = async_nats::jetstream::new(hand.client.clone());
     context
         .get_stream(TASKS)
@@ -96,13 +94,13 @@ async fn log_end(hand: &Hand) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_event_once_and_in_order_with_two_notifiers() {
-    let nats = provisioned().await;
-    let hand = Arc::new(Hand::of(&nats).await);
+    let nats = Nats::for_services().await;
+    let hand = Arc::new(Logs::of(&nats).await);
     let both = [run(&nats).await, run(&nats).await];
     let writers = (0..5).map(|n| {
         let hand = Arc::clone(&hand);
         tokio::spawn(async move {
-            let task = hand.submit(&format!("t{n}"), None).await;
+            let task = hand.submit(&format!("t{n}")).await;
             let task = hand.started(&task).await;
             hand.succeeded(&task, &format!("renders/t{n}/{}.mp4", task.sequence))
                 .await;
@@ -146,10 +144,9 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_crash_between_publish_and_ack_says_nothing_twice() {
-    let nats = provisioned().await;
-    let hand = Hand::of(&nats).await;
-    let task = hand.submit("t1", None).await;
-    hand.started(&task).await;
+    let nats = Nats::for_services().await;
+    let hand = Logs::of(&nats).await;
+    hand.started(&hand.submit("t1").await).await;
 
     // The crash: published, and never acked. The lease is ended early.
     let dying = notifier(&nats).await;
@@ -188,21 +185,16 @@ async fn a_crash_between_publish_and_ack_says_nothing_twice() {
     next.task.abort();
     let _ = next.task.await;
     let _other = run(&nats).await;
-    let started = hand.log.last(&task.task.id).await.unwrap().unwrap();
-    let started = harness::Written {
-        task: started.task,
-        sequence: started.sequence,
-    };
-    hand.cancelled(&started).await;
+    hand.cancelled(&hand.last("t1").await).await;
     until("the end is said", async || public(&hand).await.len() == 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_later_round_is_heard_again() {
-    let nats = provisioned().await;
-    let hand = Hand::of(&nats).await;
+    let nats = Nats::for_services().await;
+    let hand = Logs::of(&nats).await;
     let _running = run(&nats).await;
-    let first = hand.submit("t1", None).await;
+    let first = hand.submit("t1").await;
     let first = hand.failed(&hand.started(&first).await).await;
     let second = hand.requeued(&first).await;
     hand.failed(&hand.started(&second).await).await;
@@ -236,15 +228,15 @@ async fn a_later_round_is_heard_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
-    let nats = provisioned().await;
-    let hand = Hand::of(&nats).await;
+    let nats = Nats::for_services().await;
+    let hand = Logs::of(&nats).await;
     let context = async_nats::jetstream::new(hand.client.clone());
     let garbage = context
         .publish("spotreel.log.t0.failed", "garbage".into())
         .await
         .unwrap();
     garbage.await.unwrap();
-    let written = hand.submit("t1", None).await;
+    let written = hand.submit("t1").await;
     let mut append = spotreel_bus::log::Append::new(
         written.task.cancelled(written.task.at).unwrap(),
         written.sequence,
@@ -252,7 +244,7 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
     );
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     append.headers.insert("traceparent", trace);
-    hand.log.append(&append).await.unwrap();
+    hand.tasks.append(&append).await.unwrap();
     let running = run(&nats).await;
     until("both events are said", async || {
         public(&hand).await.len() == 2
@@ -264,8 +256,8 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_event_of_a_newer_version_is_held_and_nothing_behind_it_is_told() {
-    let nats = provisioned().await;
-    let hand = Hand::of(&nats).await;
+    let nats = Nats::for_services().await;
+    let hand = Logs::of(&nats).await;
     let context = async_nats::jetstream::new(hand.client.clone());
     // An event whose name this version does not know, and a known one whose state it does not know.
     for (subject, payload) in [
@@ -282,7 +274,7 @@ async fn an_event_of_a_newer_version_is_held_and_nothing_behind_it_is_told() {
             reason.is_some_and(|reason| reason.contains(subject) && reason.contains("newer"))
         })
         .await;
-        hand.submit(&format!("behind-{sequence}"), None).await;
+        hand.submit(&format!("behind-{sequence}")).await;
         running.stopping.cancel();
         running.task.await.unwrap();
         assert!(public(&hand).await.is_empty());
@@ -301,26 +293,10 @@ async fn an_event_of_a_newer_version_is_held_and_nothing_behind_it_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_are_told_beside_tasks_each_event_once() {
-    let nats = provisioned().await;
-    let hand = Hand::of(&nats).await;
-    let log = BatchLog::open(&hand.client).await;
-    let wanted = Wanted {
-        rule: "threshold".into(),
-        why: "12 tasks wait".into(),
-        units: 2,
-        slot: None,
-        deadline: spotreel_bootstrap::ambient::now(),
-    };
-    let pool = PoolName::parse("default").unwrap();
-    let now = spotreel_bootstrap::ambient::now();
-    let requested = Batch::request(&pool, None, wanted, now).unwrap();
-    let failed = Batch {
-        status: Status::Failed {
-            reason: "no place under the cap".into(),
-        },
-        ..requested.clone()
-    };
-    let first = log.append(&requested, 0).await.unwrap();
+    let nats = Nats::for_services().await;
+    let hand = Logs::of(&nats).await;
+    let pool = pool("default");
+    hand.request(&pool, 2).await;
 
     // A crash between publish and ack.
     let dying = notifier(&nats).await;
@@ -334,8 +310,13 @@ async fn batches_are_told_beside_tasks_each_event_once() {
     }
     delivery.nak(Duration::ZERO).await.unwrap();
 
-    log.append(&failed, first).await.unwrap();
-    hand.submit("t1", None).await;
+    hand.update(&pool, |batch| {
+        batch.status = Status::Failed {
+            reason: "no place under the cap".into(),
+        };
+    })
+    .await;
+    hand.submit("t1").await;
     let both = [run(&nats).await, run(&nats).await];
     let context = async_nats::jetstream::new(hand.client.clone());
     let stream = context.get_stream(EVENTS).await.unwrap();

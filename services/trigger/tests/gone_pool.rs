@@ -1,48 +1,24 @@
 //! A batch that still runs while its pool is not in pools.toml any more.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
-
 mod stage;
-
-use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Instance, PoolName, Wanted};
-use spotreel_domain::fleet::cloud::{Lifecycle, Place};
+use spotreel_domain::batch::{Batch, Instance};
 use spotreel_domain::trigger::BlockerKind;
+use spotreel_test_kit::{pool, spot_instance};
 use stage::{Stage, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_spends_counts_and_why_names_it() {
     let stage = Stage::set().await;
-    let pool = PoolName::parse("renamed").unwrap();
-    let now = ambient::now();
-    let wanted = Wanted {
-        rule: "length".into(),
-        why: "a test wants it".into(),
-        units: 1,
-        slot: None,
-        deadline: now + Duration::from_secs(3_600),
+    let spent = |batch: &mut Batch| {
+        batch.instances.push(Instance {
+            cost: Usd::from_cents(300),
+            ..spot_instance("i-1", "g6.xlarge", ambient::now())
+        });
     };
-    let mut gone = Batch::request(&pool, None, wanted, now).unwrap();
-    let place = Place {
-        kind: "g6.xlarge".into(),
-        zone: stage::ZONE.into(),
-    };
-    gone.instances.push(Instance {
-        cost: Usd::from_cents(300),
-        ready_at: Some(now),
-        ..Instance::bought(
-            "i-1".into(),
-            place,
-            Lifecycle::Spot,
-            1,
-            now,
-            Usd::from_cents(30),
-        )
-    });
-    stage.root.batches.append(&gone, 0).await.unwrap();
+    stage.root.request_as(&pool("renamed"), 1, spent).await;
     let rules = "length = { at_least = 1 }\nbudgets = { per_day = 3 }";
     let _trigger = stage.start(&stage.one_pool(rules)).await;
     stage.submit(1).await;

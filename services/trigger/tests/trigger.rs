@@ -12,10 +12,10 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Run};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Blocked, Blocker, Ending, Instance, InstanceState, Status, Usage};
-use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
-use spotreel_localcloud::{Action, Plan, Rule as Fault};
+use spotreel_localcloud::{Action, Rule as Fault};
 use spotreel_proto::worker::v1::Presence;
+use spotreel_test_kit::spot_instance;
 use stage::{Stage, after, is_blocked, only, until};
 
 const HUNDRED: &str = "length = { at_least = 100 }";
@@ -288,7 +288,7 @@ async fn an_order_makes_one_batch_though_trigger_dies_before_it_is_forgotten() {
         .await
         .unwrap();
     stage.until_batch(1).await;
-    until("dead", async || program.child.try_wait().unwrap().is_some()).await;
+    until("dead", async || !program.is_running()).await;
     assert_eq!(stage.orders_to_run().await.len(), 1);
     // The batch is over before anybody looks again.
     stage.end(|_| {}).await;
@@ -306,7 +306,7 @@ async fn a_trigger_that_dies_before_it_asks_has_asked_for_nothing() {
     let pools = stage.one_pool(ONE);
     stage.submit(1).await;
     let mut program = stage.run(&pools, &[("SPOTREEL_CRASH_AT", "before-request")]);
-    until("dead", async || program.child.try_wait().unwrap().is_some()).await;
+    until("dead", async || !program.is_running()).await;
     assert!(stage.batches().await.is_empty());
     let _trigger = stage.start(&pools).await;
     stage.until_batch(1).await;
@@ -357,13 +357,10 @@ async fn no_machine_is_bought_while_the_log_is_too_full_to_start_a_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_prices_launch_nothing_and_say_why() {
     let stage = Stage::set().await;
-    stage.cloud.faults().set(Plan {
-        rules: vec![Fault {
-            code: Some("UnauthorizedOperation".to_owned()),
-            ..Fault::new("DescribeSpotPriceHistory", Action::Error)
-        }],
-        ..Plan::default()
-    });
+    stage.cloud.fail([Fault {
+        code: Some("UnauthorizedOperation".to_owned()),
+        ..Fault::new("DescribeSpotPriceHistory", Action::Error)
+    }]);
     let _trigger = stage.start(&stage.one_pool(ONE)).await;
     stage.submit(1).await;
     let why = stage
@@ -426,27 +423,13 @@ async fn what_batches_have_cost_counts_against_the_budget_after_a_restart() {
         .end(|batch| {
             let now = ambient::now();
             batch.instances.push(Instance {
-                id: "i-1".into(),
-                place: Place {
-                    kind: "g6.xlarge".into(),
-                    zone: stage::ZONE.into(),
-                },
-                lifecycle: Lifecycle::Spot,
-                launch: 1,
-                launched_at: now,
-                ready_at: Some(now),
                 state: InstanceState::Gone {
                     ending: Ending::Terminated,
                     at: now,
                 },
-                silent_since: None,
-                absences: 0,
-                absent_since: None,
-                hinted: false,
-                rate: Usd::from_cents(30),
                 cost: SPENT,
-                billed_to: now,
                 usage: Usage::default(),
+                ..spot_instance("i-1", "g6.xlarge", now)
             });
         })
         .await;
@@ -506,16 +489,13 @@ async fn two_pools_ask_for_no_batches_on_the_same_money() {
 async fn hints_that_cannot_be_read_stand_in_nobodys_way() {
     let stage = Stage::set().await;
     // As in a private subnet that has an endpoint for EC2 only, with a role that may not describe instance types.
-    stage.cloud.faults().set(Plan {
-        rules: vec![
-            Fault::new("GetServiceQuota", Action::Reset),
-            Fault {
-                code: Some("UnauthorizedOperation".to_owned()),
-                ..Fault::new("DescribeInstanceTypes", Action::Error)
-            },
-        ],
-        ..Plan::default()
-    });
+    stage.cloud.fail([
+        Fault::new("GetServiceQuota", Action::Reset),
+        Fault {
+            code: Some("UnauthorizedOperation".to_owned()),
+            ..Fault::new("DescribeInstanceTypes", Action::Error)
+        },
+    ]);
     stage.submit(1).await;
     let _trigger = stage.start(&stage.one_pool(ONE)).await;
     stage.until_batch(1).await;

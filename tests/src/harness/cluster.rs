@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use async_nats::Client;
-use spotreel_test_nats::{Server, client, eventually, free_port, layout, provision, root};
+use spotreel_test_kit::{Server, client, eventually, free_port, layout, provision, root};
 use tempfile::TempDir;
 
 pub const NODES: usize = 3;

@@ -16,5 +16,5 @@ pub use cloud::Cloud;
 pub use cluster::NatsCluster;
 pub use fleet::{FleetOptions, FleetStage};
 pub use program::Program;
-pub use spotreel_test_nats::{self as nats, Nats, Process, always, eventually, free_port, root};
+pub use spotreel_test_kit::{self as nats, Nats, Process, always, eventually, free_port, root};
 pub use system::{System, SystemOptions};

@@ -1,7 +1,6 @@
 //! An engine, a directory for what it makes, and what is asked of it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 use spotreel_packs::Pack;
+use spotreel_test_kit::binary;
 use spotreel_worker::engine::protocol::{
     CheckpointInfo, CheckpointPolicy, EmbeddingsInfo, FEATURE_FAULTS, FinishedInfo, RenderRequest,
     RenderTask,
@@ -26,28 +26,15 @@ pub fn command() -> Vec<String> {
     static COMMAND: OnceLock<Vec<String>> = OnceLock::new();
     let command = COMMAND.get_or_init(|| match std::env::var("SPOTREEL_ENGINE") {
         Ok(command) => command.split_whitespace().map(str::to_owned).collect(),
-        Err(_) => [&sim().display().to_string(), "--allow-faults", "--packs"]
-            .map(str::to_owned)
-            .to_vec(),
+        Err(_) => [
+            &binary("spotreel-engine-sim").display().to_string(),
+            "--allow-faults",
+            "--packs",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     });
     command.clone()
-}
-
-/// Beside this test's own binary; built if nobody did.
-fn sim() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().unwrap().parent().unwrap();
-    let path = profile.join("spotreel-engine-sim");
-    if !path.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-p", "spotreel-engine-sim", "--target-dir"]);
-        build.arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success());
-    }
-    path
 }
 
 pub fn config() -> EngineConfig {
@@ -228,8 +215,7 @@ pub fn expectation(task: &RenderTask) -> Expectation {
 }
 
 pub fn tiny_pack() -> PathBuf {
-    let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("engines/wan/packs/tiny");
-    packs.join(MODEL)
+    spotreel_test_kit::tiny_pack(MODEL)
 }
 
 pub fn embeddings(events: &[RenderEvent]) -> Vec<EmbeddingsInfo> {

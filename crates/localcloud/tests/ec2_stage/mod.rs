@@ -8,8 +8,7 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use reqwest::StatusCode;
-use spotreel_localcloud::{Config, InstanceReport, LocalCloud, Plan, Rule};
-use tempfile::TempDir;
+use spotreel_localcloud::{Config, InstanceReport, TestCloud};
 
 /// Far more than anything here takes; who waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,8 +156,7 @@ pub fn fleet<'a>(template: &'a str, target: &'a str, token: &'a str) -> Vec<(&'a
 }
 
 pub struct Scene {
-    pub dir: TempDir,
-    pub cloud: LocalCloud,
+    pub cloud: TestCloud,
     pub ec2: Ec2,
 }
 
@@ -168,16 +166,9 @@ impl Scene {
     }
 
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::for_tests(dir.path());
-        change(&mut config);
-        let cloud = LocalCloud::start(config).await.unwrap();
+        let cloud = TestCloud::with(change).await;
         let ec2 = Ec2::new(cloud.endpoint_url());
-        Self { dir, cloud, ec2 }
-    }
-
-    pub fn faults(&self, rules: Vec<Rule>) {
-        self.cloud.faults().set(Plan { seed: 1, rules });
+        Self { cloud, ec2 }
     }
 
     pub fn find(&self, id: &str) -> Option<InstanceReport> {

@@ -12,10 +12,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize_to_file};
 use serde_json::{Value, json};
 use spotreel_domain::model::Model;
-use spotreel_localcloud::{Action, Config, LocalCloud, Plan, Rule};
+use spotreel_localcloud::{Action, Rule, TestCloud};
 use spotreel_packs::*;
 use spotreel_s3::{Keys, Store, StoreConfig};
-use tempfile::TempDir;
 use tokio::sync::watch;
 
 pub const T2V: Model = Model::T2vA14b;
@@ -24,18 +23,14 @@ pub const LATE: &str = "transformer_2/diffusion_pytorch_model.safetensors";
 pub const HIGH: &str = "transformer/diffusion_pytorch_model.safetensors";
 
 pub struct Scene {
-    pub cloud: LocalCloud,
+    pub cloud: TestCloud,
     pub store: Store,
     pub remote: Remote,
-    pub dir: TempDir,
 }
 
 impl Scene {
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
-            .await
-            .unwrap();
+        let cloud = TestCloud::start().await;
         let config = StoreConfig::at(&cloud.endpoint_url(), "us-east-2", "models");
         let keys = Keys::new("local", "local-secret");
         let store = Store::connect_with_keys(&config, keys).await;
@@ -44,12 +39,11 @@ impl Scene {
             cloud,
             remote: Remote::new(store.clone(), PREFIX),
             store,
-            dir,
         }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.cloud.dir.path().join(name)
     }
 
     /// Made, and in the bucket.
@@ -85,15 +79,11 @@ impl Scene {
             key_prefix: Some(format!("{PREFIX}blobs/")),
             ..Rule::new("GetObject", Action::Delay)
         };
-        self.rules(vec![rule]);
+        self.cloud.fail([rule]);
     }
 
     pub fn counted(&self) -> u64 {
         self.cloud.faults().report()[0].matched
-    }
-
-    pub fn rules(&self, rules: Vec<Rule>) {
-        self.cloud.faults().set(Plan { seed: 1, rules });
     }
 
     pub fn blob(&self, pack: &Pack, path: &str) -> String {

@@ -147,17 +147,14 @@ fn visible(caller: &Caller, id: &TaskId, last: Option<Recorded>) -> Result<Recor
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use jiff::Timestamp;
-    use spotreel_api::TaskRequest;
-    use spotreel_bootstrap::config::{Sources, load_from};
     use spotreel_bus::TaskLog;
     use spotreel_domain::api_key::{Access, KeyId};
-    use spotreel_domain::{ApiKey, Owner};
+    use spotreel_domain::{ApiKey, Model, Owner};
     use spotreel_packs::{PREFIX, Remote};
     use spotreel_s3::{Keys, Store};
-    use spotreel_test_nats::{Nats, client};
+    use spotreel_test_kit::{Nats, load_config, tasks};
     use tokio::runtime::Handle;
     use tokio::task::block_in_place;
 
@@ -170,13 +167,8 @@ mod tests {
     use crate::{DEFAULTS, IntakeConfig};
 
     async fn intake(nats: &Nats) -> Intake {
-        let sources = Sources {
-            name: "intake",
-            defaults: DEFAULTS,
-            ..Sources::default()
-        };
-        let config: IntakeConfig = load_from(&sources).unwrap();
-        let root = client(&nats.url, "provision").await;
+        let config: IntakeConfig = load_config("intake", DEFAULTS, &[]);
+        let root = nats.client("provision").await;
         let log = TaskLog::open(&root).await;
         let store = Store::connect_with_keys(&config.s3.store(), Keys::new("a", "b")).await;
         let (committer, committing) = Committer::new(log.clone(), &config.commit);
@@ -197,21 +189,14 @@ mod tests {
 
     /// An owner's first event of the task `t`.
     fn first(name: &str) -> Append {
-        let request = TaskRequest {
-            model: "ti2v-5B".into(),
-            prompt: "a red fox".into(),
-            ..TaskRequest::default()
-        };
-        let valid = request.validate(now()).unwrap();
-        let id = TaskId::parse("t").unwrap();
-        let hash = valid.content_hash;
-        let step = Task::submit_for(Some(owner(name)), id, valid.spec, hash, now());
+        let request = tasks::request(Model::Ti2v5b);
+        let step = tasks::queued("t", &request, |task| task.owner = Some(owner(name)));
         Append::new(step, 0, ambient::uuid_v4())
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn an_id_that_another_owner_takes_meanwhile_is_not_there_any_more() {
-        let nats = Nats::provisioned(Duration::from_secs(20)).await;
+        let nats = Nats::for_services().await;
         let intake = intake(&nats).await;
         let anna = Caller::Key(Arc::new(ApiKey {
             id: KeyId::from_random(1),

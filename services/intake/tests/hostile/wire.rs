@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use spotreel_test_nats::password;
+use spotreel_test_kit::password;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};

@@ -8,21 +8,18 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message, Request};
 use serde_json::Value;
 use spotreel_bootstrap::Context;
-use spotreel_bootstrap::config::{Sources, load_from};
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::TASKS;
-use spotreel_bus::provision::{self, Layout};
 use spotreel_intake::{DEFAULTS, Deps, IntakeConfig};
-use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_localcloud::TestCloud;
 use spotreel_packs::Remote;
 use spotreel_s3::{Keys, Store};
-pub use spotreel_test_nats::until;
-use spotreel_test_nats::{Nats, client, password};
+use spotreel_test_kit::{Logs, Nats, ask, context, load_config, password, request, stop};
+pub use spotreel_test_kit::{client as connect, until};
 
 /// 128x128, a PNG in base64.
 pub const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAIAAAACACAAAAADmVT4XAAAAb0lEQVR42u3bsQ0AIAgAQTBO6RAO48RsoIUFzX1NwiXU5IreRgAAAAAAAAAAAAAAAAAAADQ3XwP7d8NxAgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIB76cEBAAAAAAAAAAAAAAAAAKAbUBwkArWJu+lXAAAAAElFTkSuQmCC";
@@ -30,7 +27,7 @@ pub const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAIAAAACACAAAAADmVT4XAAAAb0lEQ
 pub struct Stage {
     _nats: Nats,
     pub url: String,
-    pub cloud: LocalCloud,
+    pub cloud: TestCloud,
     pub store: Store,
     pub ctx: Context,
     /// As a client of the product.
@@ -40,7 +37,6 @@ pub struct Stage {
     pub log: TaskLog,
     /// Of the HTTP API.
     address: OnceLock<SocketAddr>,
-    _dir: tempfile::TempDir,
 }
 
 impl Drop for Stage {
@@ -62,54 +58,35 @@ impl Stage {
     }
 
     pub async fn without_intake() -> Self {
-        let shown = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(shown)
-            .with_test_writer()
-            .try_init();
-        let dir = tempfile::tempdir().unwrap();
-        let nats = Nats::start().await;
-        let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
-            .await
-            .unwrap();
-        let mut sources = sources(&[]);
-        sources
-            .overrides
-            .push(("s3.endpoint_url".into(), cloud.endpoint_url()));
-        sources
-            .overrides
-            .push(("s3.force_path_style".into(), "true".into()));
-        let config: IntakeConfig = load_from(&sources).unwrap();
+        let (nats, cloud) = (Nats::for_services().await, TestCloud::start().await);
+        let url = cloud.endpoint_url();
+        let at = [
+            ("s3.endpoint_url", url.as_str()),
+            ("s3.force_path_style", "true"),
+        ];
         let keys = Keys::new("local", "local-secret");
-        let store = Store::connect_with_keys(&config.s3.store(), keys).await;
+        let store = Store::connect_with_keys(&config(&at).s3.store(), keys).await;
         store.create_bucket_if_missing().await.unwrap();
         let root = nats.client("provision").await;
-        let client = nats.client("client").await;
-        let log = TaskLog::open(&root).await;
-        provision::apply(&root, &Layout::default()).await.unwrap();
         Self {
             url: nats.url.clone(),
+            client: nats.client("client").await,
             _nats: nats,
             cloud,
             store,
-            ctx: context(),
-            client,
+            ctx: context("intake"),
+            log: TaskLog::open(&root).await,
             root,
-            log,
             address: OnceLock::new(),
-            _dir: dir,
         }
     }
 
     pub async fn start_intake(&self, overrides: &[(&str, &str)]) {
-        let mut sources = sources(overrides);
-        sources
-            .overrides
-            .push(("nats.url".into(), self.url.clone()));
-        sources
-            .overrides
-            .push(("nats.password".into(), password("intake")));
-        let config: IntakeConfig = load_from(&sources).unwrap();
+        let own = [
+            ("nats.url", self.url.as_str()),
+            ("nats.password", &password("intake")),
+        ];
+        let config = config(&[overrides, &own].concat());
         let deps = Deps {
             nats: spotreel_bus::connect(&config.nats, "intake", true)
                 .await
@@ -124,10 +101,8 @@ impl Stage {
 
     /// Stops intake, and starts another one over what it left. It has another address.
     pub async fn restart_intake(&mut self, overrides: &[(&str, &str)]) {
-        self.ctx.stopping.cancel();
-        self.ctx.tasks.close();
-        self.ctx.tasks.wait().await;
-        self.ctx = context();
+        stop(&self.ctx).await;
+        self.ctx = context("intake");
         self.address = OnceLock::new();
         self.start_intake(overrides).await;
     }
@@ -157,26 +132,23 @@ impl Stage {
         payload: impl Into<Vec<u8>>,
         headers: HeaderMap,
     ) -> Message {
-        let request = async_nats::Request::new()
-            .payload(payload.into().into())
-            .headers(headers)
-            .timeout(Some(Duration::from_secs(30)));
-        self.client
-            .send_request(format!("spotreel.{verb}"), request)
-            .await
-            .unwrap()
+        let payload = bytes::Bytes::from(payload.into());
+        let asked = || {
+            let asked = Request::new().payload(payload.clone());
+            asked.headers(headers.clone())
+        };
+        request(&self.client, &format!("spotreel.{verb}"), asked).await
+    }
+
+    /// To write the log beside intake.
+    pub async fn logs(&self) -> Logs {
+        Logs::over(self.root.clone()).await
     }
 
     /// As an operator.
     pub async fn order(&self, verb: &str, order: &Value) -> Value {
-        let operator = client(&self.url, "operator").await;
-        let request = async_nats::Request::new()
-            .payload(order.to_string().into())
-            .timeout(Some(Duration::from_secs(30)));
-        let answer = operator
-            .send_request(format!("spotreel.{verb}"), request)
-            .await;
-        serde_json::from_slice(&answer.unwrap().payload).unwrap()
+        let operator = connect(&self.url, "operator").await;
+        ask(&operator, &format!("spotreel.{verb}"), order).await
     }
 
     pub async fn submit(&self, task: &Value) -> Value {
@@ -202,23 +174,11 @@ impl Stage {
     }
 }
 
-fn context() -> Context {
-    Context::new("intake", SocketAddr::from(([127, 0, 0, 1], 0)))
-}
-
-pub async fn connect(url: &str, user: &str) -> Client {
-    client(url, user).await
-}
-
-fn sources(overrides: &[(&str, &str)]) -> Sources<'static> {
-    Sources {
-        name: "intake",
-        defaults: DEFAULTS,
-        overrides: [("api.listen", "127.0.0.1:0"), ("api.auth", "off")]
-            .iter()
-            .chain(overrides)
-            .map(|(key, value)| ((*key).into(), (*value).into()))
-            .collect(),
-        ..Sources::default()
-    }
+fn config(overrides: &[(&str, &str)]) -> IntakeConfig {
+    let keys = [("api.listen", "127.0.0.1:0"), ("api.auth", "off")];
+    let keys = keys.iter().chain(overrides);
+    let keys: Vec<_> = keys
+        .map(|(key, value)| ((*key).into(), (*value).into()))
+        .collect();
+    load_config("intake", DEFAULTS, &keys)
 }

@@ -6,31 +6,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use spotreel_api::{ImageSource, PoolWhy, TaskRequest, Why};
-use spotreel_bootstrap::config::{Sources, load_from};
+use spotreel_api::{ImageSource, TaskRequest};
+use spotreel_api::{PoolWhy, Why};
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::log::Append;
-use spotreel_bus::names::SWEEPER_MARK;
-use spotreel_bus::provision::{self, Layout};
-use spotreel_bus::{BatchLog, TaskLog, controls, kv};
+use spotreel_bus::controls;
+use spotreel_domain::Model;
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::trigger::{BlockerKind, Verdict};
-use spotreel_domain::{Model, Task, TaskId};
 use spotreel_ec2::{Ec2, Ec2Config, Keys};
-use spotreel_localcloud::{Config, LocalCloud};
-pub use spotreel_test_nats::until;
-use spotreel_test_nats::{Nats, free_port, password};
+use spotreel_localcloud::{Config, TestCloud};
+pub use spotreel_test_kit::until;
+use spotreel_test_kit::{
+    Logs, Nats, ask, command, context, free_port, load_config, metric, page, password, stop, tasks,
+};
 use spotreel_trigger::{DEFAULTS, TriggerConfig};
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub const ZONE: &str = "us-east-2a";
 /// Far more than anything here takes; a condition that is not met by then never will be.
@@ -40,19 +36,11 @@ const ENOUGH_LOOKS: usize = 6;
 
 pub struct Stage {
     nats: Nats,
-    pub cloud: LocalCloud,
-    pub root: Root,
+    pub cloud: TestCloud,
+    pub root: Logs,
     client: Client,
     operator: Client,
-    pub dir: TempDir,
     submitted: AtomicU32,
-}
-
-/// The services' account, with every right.
-pub struct Root {
-    pub client: Client,
-    pub batches: BatchLog,
-    pub tasks: TaskLog,
 }
 
 /// A trigger within the test's process.
@@ -62,20 +50,13 @@ pub struct Trigger {
 
 /// A trigger as a program of its own.
 pub struct Program {
-    pub child: Child,
+    process: spotreel_test_kit::Program,
     http: SocketAddr,
 }
 
 impl Drop for Trigger {
     fn drop(&mut self) {
         self.ctx.stopping.cancel();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -89,29 +70,13 @@ impl Stage {
 
     /// As [`Stage::set`] without a mark of the sweeper, in a changed cloud.
     pub async fn unswept(change: impl FnOnce(&mut Config)) -> Self {
-        let shown = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(shown)
-            .with_test_writer()
-            .try_init();
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::for_tests(dir.path().join("cloud"));
-        change(&mut config);
-        let cloud = LocalCloud::start(config).await.unwrap();
-        let nats = Nats::start().await;
-        let client = nats.client("provision").await;
-        provision::apply(&client, &Layout::default()).await.unwrap();
+        let nats = Nats::for_services().await;
         Self {
-            cloud,
-            root: Root {
-                batches: BatchLog::open(&client).await,
-                tasks: TaskLog::open(&client).await,
-                client,
-            },
+            cloud: TestCloud::with(change).await,
+            root: Logs::of(&nats).await,
             client: nats.client("client").await,
             operator: nats.client("operator").await,
             nats,
-            dir,
             submitted: AtomicU32::new(0),
         }
     }
@@ -126,10 +91,7 @@ impl Stage {
 
     /// The sweeper says, as of so long from now, that all is swept.
     pub async fn swept(&self, from_now: SignedDuration) {
-        let mark = json!({ "at": ambient::now() + from_now, "log_sequence": 0 });
-        kv::put_mark(&self.root.client, SWEEPER_MARK, &mark)
-            .await
-            .unwrap();
+        self.root.swept(ambient::now() + from_now).await.unwrap();
     }
 
     /// One pool of g6.xlarge in one zone, with these rules and no others.
@@ -142,7 +104,8 @@ impl Stage {
     }
 
     pub fn settings(&self, pools: &str) -> Vec<(String, String)> {
-        let path = self.dir.path().join(format!("{}.toml", ambient::uuid_v4()));
+        let file = format!("{}.toml", ambient::uuid_v4());
+        let path = self.cloud.dir.path().join(file);
         std::fs::write(&path, pools).unwrap();
         [
             ("pools", path.display().to_string()),
@@ -164,7 +127,7 @@ impl Stage {
             true => None,
             false => Some(self.ec2(&config.ec2).await),
         };
-        let ctx = Context::new("trigger", SocketAddr::from(([127, 0, 0, 1], 0)));
+        let ctx = context("trigger");
         let client = self.nats.client("trigger").await;
         spotreel_trigger::start_with(config, pools, ec2, client, ctx.clone())
             .await
@@ -185,17 +148,16 @@ impl Stage {
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut settings = self.settings(pools);
         settings.push(("http.listen".to_owned(), http.to_string()));
-        let child = binary(&settings)
+        let mut command = binary(&settings);
+        command
             .envs([
                 ("AWS_ACCESS_KEY_ID", "local"),
                 ("AWS_SECRET_ACCESS_KEY", "local-secret"),
             ])
-            .envs(variables.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Program { child, http }
+            .envs(variables.iter().copied());
+        let log = self.cloud.dir.path().join(format!("{http}.log"));
+        let process = spotreel_test_kit::Program::start(command, &log);
+        Program { process, http }
     }
 
     /// Queues tasks; returns when the last of them was stored.
@@ -206,19 +168,14 @@ impl Stage {
     pub async fn submit_for(&self, model: &str, tasks: u32) {
         for _ in 0..tasks {
             let number = self.submitted.fetch_add(1, Ordering::Relaxed);
-            let now = ambient::now();
-            let takes_image = model == Model::I2vA14b.as_str();
+            let model = Model::parse(model).unwrap();
+            let image = ImageSource::S3Key("images/any".into());
             let request = TaskRequest {
-                model: model.into(),
-                prompt: "a red fox in the snow".into(),
-                image: takes_image.then(|| ImageSource::S3Key("images/any".into())),
-                ..TaskRequest::default()
+                image: (model == Model::I2vA14b).then_some(image),
+                ..tasks::request(model)
             };
-            let valid = request.validate(now).unwrap();
-            let id = TaskId::parse(&format!("task-{number}")).unwrap();
-            let step = Task::submit(id, valid.spec, valid.content_hash, now);
-            let append = Append::new(step, 0, ambient::uuid_v4());
-            self.root.tasks.append(&append).await.unwrap();
+            let id = format!("task-{number}");
+            self.root.submit_as(&id, &request, |_| {}).await;
         }
     }
 
@@ -241,32 +198,23 @@ impl Stage {
 
     /// The newest batch ends, as fleet would write it down, after whatever `change` says has become of it.
     pub async fn end(&self, change: impl FnOnce(&mut Batch)) -> Batch {
-        let last = self.root.batches.last(&pool()).await.unwrap().unwrap();
-        let now = ambient::now();
-        let mut batch = Batch {
-            status: Status::Settled,
-            ended_at: Some(now),
-            at: now,
-            ..last.batch
+        let end = |batch: &mut Batch| {
+            let now = ambient::now();
+            batch.status = Status::Settled;
+            (batch.ended_at, batch.at) = (Some(now), now);
+            change(batch);
         };
-        change(&mut batch);
-        self.root
-            .batches
-            .append(&batch, last.sequence)
-            .await
-            .unwrap();
-        batch
+        self.root.update(&pool(), end).await
     }
 
     /// Asks as a client, over the border between the accounts.
     pub async fn ask(&self, subject: &str, body: &Value) -> Value {
-        request(&self.client, subject, body).await
+        ask(&self.client, subject, body).await
     }
 
     /// Orders as an operator.
     pub async fn order(&self, verb: &str, body: &Value) -> Value {
-        let subject = format!("spotreel.ops.{verb}");
-        request(&self.operator, &subject, body).await
+        ask(&self.operator, &format!("spotreel.ops.{verb}"), body).await
     }
 
     /// A client may not give orders: the server drops them, and nobody answers.
@@ -328,37 +276,27 @@ impl Stage {
 impl Trigger {
     /// Stops it, and waits for all that it has begun.
     pub async fn stop(self) {
-        self.ctx.stopping.cancel();
-        self.ctx.tasks.close();
-        self.ctx.tasks.wait().await;
+        stop(&self.ctx).await;
     }
 }
 
 impl Program {
-    /// The body of a page.
-    pub async fn get(&self, path: &str) -> Option<String> {
-        let mut stream = tokio::net::TcpStream::connect(self.http).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: trigger\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
     }
 
-    /// The value of a metric without labels.
+    /// The body of a page.
+    pub async fn get(&self, path: &str) -> Option<String> {
+        page(&format!("http://{}{path}", self.http)).await
+    }
+
     pub async fn metric(&self, name: &str) -> Option<f64> {
-        let page = self.get("/metrics").await?;
-        let line = page.lines().find(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with([' ', '{']))
-        })?;
-        line.rsplit_once(' ')?.1.parse().ok()
+        metric(&self.get("/metrics").await?, name)
     }
 }
 
 pub fn pool() -> PoolName {
-    PoolName::parse("default").unwrap()
+    spotreel_test_kit::pool("default")
 }
 
 /// The keys of a pool that buys g6.xlarge under this cap in this zone. As if its card held all models.
@@ -388,42 +326,15 @@ pub fn is_blocked(why: &PoolWhy, by: BlockerKind) -> bool {
 
 /// The configuration with these settings.
 pub fn config(settings: &[(String, String)]) -> TriggerConfig {
-    let sources = Sources {
-        name: "trigger",
-        defaults: DEFAULTS,
-        overrides: settings.to_vec(),
-        ..Sources::default()
-    };
-    load_from(&sources).unwrap()
+    load_config("trigger", DEFAULTS, settings)
 }
 
 /// The binary, not yet started, with these settings and no others.
 pub fn binary(settings: &[(String, String)]) -> Command {
-    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_spotreel-trigger")));
-    for (key, value) in settings {
-        command.arg("--set").arg(format!("{key}={value}"));
-    }
-    command
+    let settings = settings.iter().map(|(key, value)| (key, value));
+    command(env!("CARGO_BIN_EXE_spotreel-trigger"), settings)
 }
 
 pub fn after(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
-}
-
-/// A program that has started is heard of a moment later.
-async fn request(client: &Client, subject: &str, body: &Value) -> Value {
-    let began = Instant::now();
-    loop {
-        let request = async_nats::Request::new()
-            .payload(body.to_string().into())
-            .timeout(Some(Duration::from_secs(10)));
-        match client.send_request(subject.to_owned(), request).await {
-            Ok(answer) => return serde_json::from_slice(&answer.payload).unwrap(),
-            Err(error) => {
-                let nobody = error.kind() == async_nats::RequestErrorKind::NoResponders;
-                assert!(nobody && began.elapsed() < PATIENCE, "{subject}: {error}");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -1,20 +1,14 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use spotreel_api::{ErrorCode, TaskRequest};
-use spotreel_localcloud::{Config, LocalCloud};
+use spotreel_localcloud::TestCloud;
 use spotreel_packs::PREFIX;
 use spotreel_s3::{Keys, Store, StoreConfig};
 
 use super::*;
 
 async fn store(endpoint: String) -> Store {
-    let config = StoreConfig {
-        bucket: "spotreel".into(),
-        region: "us-east-1".into(),
-        endpoint_url: Some(endpoint),
-        force_path_style: true,
-        public_endpoint_url: None,
-    };
+    let config = StoreConfig::at(&endpoint, "us-east-1", "spotreel");
     Store::connect_with_keys(&config, Keys::new("local", "local-secret")).await
 }
 
@@ -91,10 +85,7 @@ async fn what_could_not_be_asked_for_is_unavailable_and_not_refused_for_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pack_offers_fast_before_its_tokenizer_can_be_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
-        .await
-        .unwrap();
+    let cloud = TestCloud::start().await;
     let store = store(cloud.endpoint_url()).await;
     store.create_bucket_if_missing().await.unwrap();
     let offers = offers(store.clone(), Vec::new());
@@ -114,10 +105,7 @@ async fn a_pack_offers_fast_before_its_tokenizer_can_be_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_missing_is_not_asked_for_again_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let cloud = LocalCloud::start(Config::for_tests(dir.path().join("cloud")))
-        .await
-        .unwrap();
+    let cloud = TestCloud::start().await;
     let store = store(cloud.endpoint_url()).await;
     store.create_bucket_if_missing().await.unwrap();
     let offers = offers(store.clone(), Vec::new());

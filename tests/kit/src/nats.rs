@@ -39,11 +39,24 @@ impl Nats {
         nats
     }
 
-    /// Up and provisioned, with leases as short as a test wants them.
+    /// Up, with what services find in their account.
+    pub async fn for_services() -> Self {
+        let nats = Self::start().await;
+        nats.provision(&Layout::default()).await;
+        nats
+    }
+
+    /// Up and provisioned in both accounts, with leases as short as a test wants them.
     pub async fn provisioned(lease: Duration) -> Self {
         let nats = Self::start().await;
         provision(&nats.url, &layout(lease, 1)).await;
         nats
+    }
+
+    /// Streams, consumers and buckets in the services' account.
+    pub async fn provision(&self, layout: &Layout) {
+        let made = provision::apply(&self.client("provision").await, layout).await;
+        made.expect("the services' account can be provisioned");
     }
 
     /// Starts it over the data that it has, and waits until it takes clients.
