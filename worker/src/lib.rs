@@ -15,32 +15,14 @@
 //! - After a kill at any point there are a lease that expires, checkpoints for the next worker, and perhaps a finished
 //!   video that the next worker finds.
 
-pub mod attempt;
-pub mod checkpoints;
-pub mod cloud;
 pub mod config;
-pub mod crash;
-pub mod drain;
-pub mod embeddings;
+mod crash;
 pub mod engine;
-pub mod finish;
 pub mod gate;
-pub mod host;
-pub mod idle;
-pub mod leave;
-pub mod loras;
-pub mod outcome;
+pub mod machine;
 pub mod packs;
-pub mod prepare;
-pub mod presence;
-pub mod previews;
-pub mod progress;
-pub mod render;
-pub mod room;
-pub mod salvage;
-pub mod server;
-pub mod take;
-pub mod wellness;
+mod server;
+pub mod task;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,11 +38,13 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cloud::Cloud;
 use crate::config::WorkerConfig;
-use crate::leave::{By, Leave};
+use crate::machine::cloud::Cloud;
+use crate::machine::leave::{By, Leave};
+use crate::machine::wellness::Wellness;
+use crate::machine::{drain, idle, presence};
 use crate::packs::Keeper;
-use crate::wellness::Wellness;
+use crate::task::{interruption, render, take};
 
 /// How often a worker looks again for consumers that are not provisioned yet.
 const PROVISION_RETRY: Duration = Duration::from_secs(1);
@@ -87,7 +71,7 @@ pub struct Worker {
     pub presence: presence::Board,
     pub leave: Leave,
     pub stay: idle::Stay,
-    pub measured: salvage::Measured,
+    pub measured: interruption::Measured,
     pub scratch: std::path::PathBuf,
 }
 
@@ -115,7 +99,7 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         presence: board.clone(),
         leave: Leave::new(board),
         stay: idle::Stay::default(),
-        measured: salvage::Measured::default(),
+        measured: interruption::Measured::default(),
         instance,
         on_cloud: cloud.is_some(),
         name,

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use async_nats::{Client, ConnectErrorKind};
 use spotreel_bus::connect::{ConnectError, connect};
 
-use crate::cloud::Mode;
 use crate::config::WorkerConfig;
+use crate::machine::cloud::Mode;
 
 /// Connects. A server that is down is waited for. On a bought machine nobody corrects a setting, so one that cannot be
 /// right ends the worker at once; elsewhere names and passwords may still be made while it waits.

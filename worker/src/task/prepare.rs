@@ -13,15 +13,15 @@ use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
 use spotreel_s3::{GetBytesError, RequestError};
 
-use crate::checkpoints::{self, FetchError, Stored};
+use crate::Worker;
 use crate::engine::protocol::{
     CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
     ResumeFrom,
 };
 use crate::engine::{EngineFailure, Load};
-use crate::host::{Host, gone};
-use crate::packs::Here;
-use crate::{Worker, embeddings, loras};
+use crate::machine::host::{Host, gone};
+use crate::packs::{Here, embeddings, loras};
+use crate::task::checkpoints::{self, FetchError, Stored};
 
 /// How long storage is asked again for a checkpoint or a picture before the task is handed back: a render that begins
 /// anew costs more than the wait.

@@ -12,19 +12,20 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::attempt::Begun;
-use crate::checkpoints::{self, Stored, Uploads};
 use crate::engine::protocol::{ErrorKind, Phase};
 use crate::engine::{Blame, EngineFailure, Render, RenderEvent};
-use crate::finish::{Finish, Rendered};
-use crate::host::{self, Host, Ready};
-use crate::leave::By;
-use crate::prepare::Prepared;
-use crate::previews::Previews;
-use crate::progress::Reporter;
-use crate::salvage::Plan;
-use crate::take::{Next, Take, Taken};
-use crate::{Worker, crash, embeddings, packs};
+use crate::machine::host::{self, Host, Ready};
+use crate::machine::leave::By;
+use crate::packs::{self, embeddings};
+use crate::task::begin::Begun;
+use crate::task::checkpoints::{self, Stored, Uploads};
+use crate::task::finish::{Finish, Rendered};
+use crate::task::interruption::Plan;
+use crate::task::prepare::Prepared;
+use crate::task::previews::Previews;
+use crate::task::progress::Reporter;
+use crate::task::take::{Next, Take, Taken};
+use crate::{Worker, crash};
 
 /// Videos on their way to S3 while the next one renders. With one, memory and disk stay bounded, and an upload that is
 /// slower than a render holds the renders back.

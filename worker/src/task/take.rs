@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Worker;
+use crate::machine::presence::Board;
+use crate::machine::wellness::Fitness;
 use crate::packs::Keeper;
-use crate::presence::Board;
-use crate::wellness::Fitness;
 
 /// One in this number of looks starts with normal priority, so that a stream of high priority cannot hold back the rest for ever.
 const LOW_END_FIRST: u64 = 8;

@@ -12,8 +12,8 @@ use spotreel_s3::GetFileError;
 use crate::Worker;
 use crate::engine::EngineFailure;
 use crate::engine::protocol::{ErrorKind, LoraFile};
-use crate::host::gone;
-use crate::prepare::{patience, scratch};
+use crate::machine::host::gone;
+use crate::task::prepare::{patience, scratch};
 
 /// Files that are kept: those of two tasks with three LoRAs for two experts. Each has 1 GiB at most.
 const KEPT: usize = 12;

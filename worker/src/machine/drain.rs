@@ -10,8 +10,8 @@ use spotreel_bus::{kv, names};
 use spotreel_proto::worker::v1::State;
 use tokio::sync::oneshot;
 
-use crate::leave::{By, Leave};
-use crate::presence::Board;
+use crate::machine::leave::{By, Leave};
+use crate::machine::presence::Board;
 
 #[derive(Debug, Deserialize)]
 struct Request {

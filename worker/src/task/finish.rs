@@ -12,9 +12,9 @@ use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::Store;
 
-use crate::checkpoints;
 use crate::gate::{self, Expectation, GateError, VideoFacts};
-use crate::{Worker, crash, previews};
+use crate::task::{checkpoints, previews};
+use crate::{Worker, crash};
 
 /// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
 const UPLOAD_GIVE_UP_AFTER: Duration = Duration::from_secs(600);

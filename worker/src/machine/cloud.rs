@@ -12,8 +12,8 @@ use spotreel_proto::worker::v1::Presence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::leave::{By, Leave};
-use crate::presence::Board;
+use crate::machine::leave::{By, Leave};
+use crate::machine::presence::Board;
 
 /// The SDK's own name for another address than 169.254.169.254.
 const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";

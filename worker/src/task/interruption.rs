@@ -10,7 +10,7 @@ use spotreel_domain::Model;
 use spotreel_domain::request::TaskSpec;
 use tokio::time::Instant;
 
-use crate::leave::By;
+use crate::machine::leave::By;
 
 /// Time to decode, until this machine has measured its own: about that of an A10G for 81 frames at 480p.
 const DECODE_UNMEASURED: Duration = Duration::from_secs(40);

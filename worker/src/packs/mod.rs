@@ -1,6 +1,8 @@
 //! Keeps model packs on this machine's disk: pulls them in the order of the worker's models, a model that a task asks for
 //! before all others, and makes room by what was not used for longest.
 
+pub mod embeddings;
+pub mod loras;
 mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineFailure;
 use crate::engine::protocol::ErrorKind;
-use crate::host::gone;
+use crate::machine::host::gone;
 
 /// The code of a failure that is the keeper's: it may be over once the pack is here.
 pub const CODE: &str = "pack";
