@@ -15,7 +15,7 @@ use crate::engine::{Deadlines, Graces};
 use crate::machine::cloud::CloudSection;
 use crate::machine::idle::IdleSection;
 use crate::packs::PacksSection;
-use crate::task::interruption;
+use crate::task::interruption::InterruptionPolicy;
 
 /// Durations are multiplied by them: a negative or an endless one has no product.
 const FACTORS: RangeInclusive<f64> = 0.0..=1_000.0;
@@ -38,7 +38,7 @@ pub struct WorkerConfig {
     pub retry: RetrySection,
     pub stop: StopSection,
     pub cloud: CloudSection,
-    pub salvage: interruption::Rule,
+    pub salvage: InterruptionPolicy,
     pub idle: IdleSection,
     pub nats: NatsConfig,
     pub s3: StoreConfig,

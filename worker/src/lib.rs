@@ -22,6 +22,7 @@ pub mod gate;
 pub mod machine;
 pub mod packs;
 mod server;
+mod storage;
 pub mod task;
 
 use std::sync::Arc;
@@ -30,8 +31,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::{Queue, TaskLog, Uptime, names};
-use spotreel_domain::Lane;
+use spotreel_bus::{TaskLog, Uptime};
 use spotreel_packs::Remote;
 use spotreel_s3::Store;
 use tokio::sync::oneshot;
@@ -42,12 +42,10 @@ use crate::config::WorkerConfig;
 use crate::machine::cloud::Cloud;
 use crate::machine::leave::{By, Leave};
 use crate::machine::wellness::Wellness;
-use crate::machine::{drain, idle, presence};
-use crate::packs::Keeper;
-use crate::task::{interruption, render, take};
+use crate::machine::{drain, idle, presence, scratch};
+use crate::packs::PackCache;
+use crate::task::{interruption, take};
 
-/// How often a worker looks again for consumers that are not provisioned yet.
-const PROVISION_RETRY: Duration = Duration::from_secs(1);
 /// What `auto` is on a machine of a cloud: without work, and without the server.
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
 const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
@@ -65,7 +63,7 @@ pub struct Worker {
     pub wellness: Wellness,
     pub store: Store,
     /// None: the engine brings its own packs.
-    pub packs: Option<Keeper>,
+    pub packs: Option<PackCache>,
     /// Where LoRAs lie.
     pub loras: Remote,
     pub presence: presence::Board,
@@ -85,13 +83,11 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         Cloud::find(&config.cloud),
         packs::remote(&config.packs, &config.s3)
     );
-    let packs = Keeper::of(&config.packs, &config.models, &loras);
+    let packs = PackCache::of(&config.packs, &config.models, &loras);
     let name = config.effective_name();
     let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
-    // Whatever an earlier life left here is of no use: what counts lies in S3.
-    let _ = tokio::fs::remove_dir_all(&scratch).await;
-    tokio::fs::create_dir_all(&scratch)
+    scratch::empty(&scratch)
         .await
         .with_context(|| format!("cannot create scratch {}", scratch.display()))?;
     let board = presence::Board::new(&name, &instance, &config.models);
@@ -151,10 +147,10 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     let stay = worker.stay.clone();
     ctx.tasks
         .spawn(stay.listen(client.clone(), worker.instance.clone(), stopping()));
-    if let Some(keeper) = worker.packs.clone() {
+    if let Some(cache) = worker.packs.clone() {
         ctx.health.expect("packs");
         let leaving = worker.leave.leaving().clone();
-        ctx.tasks.spawn(keeper.keep(ctx.health.clone(), leaving));
+        ctx.tasks.spawn(cache.keep(ctx.health.clone(), leaving));
     }
     let (listening, listens) = oneshot::channel();
     ctx.tasks.spawn(drain::listen(
@@ -178,20 +174,14 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     let (worker, ctx_inside) = (Arc::clone(worker), ctx.clone());
     ctx.spawn("render", async move {
         let ended = ended.drop_guard();
-        let sources = open_queues(&worker, &ctx_inside).await;
+        let sources = take::open_queues(&worker, &ctx_inside).await;
         // Known before the first task is taken.
         worker.look_for_room().await;
         // An error means that the listener ended: the worker is told to stop.
         let _ = listens.await;
-        let take = take::Take::new(
-            sources,
-            idle_limit,
-            worker.presence.clone(),
-            worker.packs.clone(),
-            Arc::clone(&worker),
-        );
+        let take = take::Take::new(sources, idle_limit, Arc::clone(&worker));
         let leave = worker.leave.clone();
-        Box::pin(render::run(worker, take, ctx_inside.clone())).await?;
+        Box::pin(task::run(worker, take, ctx_inside.clone())).await?;
         leave.until_taken(&ctx_inside.stopping).await;
         drop(ended);
         // Whoever gave the order to leave: the program ends as one that was told to.
@@ -211,34 +201,6 @@ async fn obey_signals(
         () = ended.cancelled() => {}
         () = stopping.cancelled() => leave.order(By::Signal(Instant::now() + within), "told to stop"),
     }
-}
-
-/// The consumers are made by `spotreel provision`; until they are there, the worker is not ready and says why.
-async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<take::Source> {
-    let leaving = worker.leave.leaving();
-    let mut sources = Vec::new();
-    for model in worker.config.models.iter().copied() {
-        for lane in Lane::ALL {
-            let consumer = names::work_consumer(model, lane);
-            while !leaving.is_cancelled() {
-                match Queue::open(worker.log.client(), names::TASKS, &consumer).await {
-                    Ok(queue) => {
-                        sources.push(take::Source { model, lane, queue });
-                        break;
-                    }
-                    Err(error) => ctx.health.set("queues", Err(error)),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(PROVISION_RETRY) => {}
-                    () = leaving.cancelled() => {}
-                }
-            }
-        }
-    }
-    if !leaving.is_cancelled() {
-        ctx.health.set::<&str>("queues", Ok(()));
-    }
-    sources
 }
 
 impl Worker {

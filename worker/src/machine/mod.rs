@@ -7,4 +7,6 @@ pub mod idle;
 pub mod leave;
 pub mod presence;
 mod room;
+pub mod scratch;
+pub mod suitability;
 pub mod wellness;

@@ -3,29 +3,26 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use spotreel_bus::Recorded;
-use spotreel_bus::queue::retry;
-use spotreel_domain::chain;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
-use spotreel_s3::{GetBytesError, RequestError};
+use spotreel_s3::GetBytesError;
 
-use crate::Worker;
+use crate::engine::Load;
 use crate::engine::protocol::{
     CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
     ResumeFrom,
 };
-use crate::engine::{EngineFailure, Load};
-use crate::machine::host::{Host, gone};
-use crate::packs::{Here, embeddings, loras};
+use crate::machine::host::Host;
+use crate::machine::scratch;
+use crate::machine::suitability::Unsuitable;
+use crate::packs::{ReadyPack, embeddings, loras};
 use crate::task::checkpoints::{self, FetchError, Stored};
+use crate::task::error::AttemptError;
+use crate::{Worker, storage};
 
-/// How long storage is asked again for a checkpoint or a picture before the task is handed back: a render that begins
-/// anew costs more than the wait.
-const READ_GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Intake admits no larger one.
 const MAX_IMAGE_BYTES: u64 = 20 << 20;
 
@@ -57,26 +54,21 @@ impl Prepared {
         checkpoints: &mut VecDeque<Stored>,
         profile: Option<&str>,
         dir: &Path,
-    ) -> Result<Self, EngineFailure> {
+    ) -> Result<Self, AttemptError> {
         let task = &started.task;
         let model = task.spec.model;
         // Before the minutes of a load, and even those of a pull.
-        if let Some(failure) = host.cannot(&task.spec) {
-            return Err(failure);
-        }
+        host.check_size(&task.spec).map_err(Unsuitable::from)?;
         let pack = match &worker.packs {
-            Some(keeper) => Some(
-                keeper
+            Some(cache) => Some(
+                cache
                     .ready(model, worker.config.engine.deadlines.load)
                     .await?,
             ),
             None => None,
         };
         let index = pack.as_ref().map(|here| &here.pack.index);
-        let lacking = host.lacks_fast(&task.spec, index);
-        if let Some(failure) = lacking.or_else(|| host.lacks_loras(&task.spec)) {
-            return Err(failure);
-        }
+        host.check_offer(&task.spec, index)?;
         let key = index.and_then(|index| embeddings::key(host.hello()?, index, &task.spec));
         let format = host
             .hello()
@@ -117,7 +109,7 @@ impl Prepared {
     }
 }
 
-fn load(worker: &Worker, model: Model, profile: Option<&str>, pack: Option<&Here>) -> Load {
+fn load(worker: &Worker, model: Model, profile: Option<&str>, pack: Option<&ReadyPack>) -> Load {
     let configured = worker.config.engine.profile.as_str();
     let configured = Some(configured).filter(|profile| !profile.is_empty());
     let load = Load {
@@ -125,10 +117,10 @@ fn load(worker: &Worker, model: Model, profile: Option<&str>, pack: Option<&Here
         ..Load::of(model.as_str())
     };
     match (&worker.packs, pack) {
-        (Some(keeper), Some(here)) => {
-            keeper.loaded(model);
+        (Some(cache), Some(here)) => {
+            cache.loaded(model);
             Load {
-                pack_dir: Some(keeper.dir().to_owned()),
+                pack_dir: Some(cache.dir().to_owned()),
                 verified: true,
                 arriving: here.arriving.clone(),
                 ..load
@@ -146,47 +138,20 @@ impl Files {
         format: Option<&str>,
         embeddings_key: Option<&str>,
         dir: &Path,
-    ) -> Result<Self, EngineFailure> {
+    ) -> Result<Self, AttemptError> {
         let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
         for dir in [&work_dir, &out_dir] {
             let made = tokio::fs::create_dir_all(dir).await;
-            made.map_err(|error| scratch(dir, &error))?;
+            made.map_err(scratch::at(dir))?;
         }
-        let mut resume = None;
-        while let Some(stored) = checkpoints.pop_front() {
-            let fetched = retry(patience(), || async {
-                checkpoints::fetch(&worker.store, &stored, &task.spec, format, &work_dir)
-                    .await
-                    .map_err(|error| match error {
-                        FetchError::Storage(error) => passing(error, FetchError::Storage),
-                        other => backoff::Error::Permanent(other),
-                    })
-            });
-            match fetched.await {
-                Ok(from) => {
-                    resume = Some((from, stored));
-                    break;
-                }
-                Err(FetchError::Unusable(why)) => {
-                    tracing::warn!(task = %task.id, key = stored.key, error = why, "checkpoint is not usable");
-                }
-                Err(FetchError::Storage(error)) => {
-                    return Err(EngineFailure::of_storage(format!(
-                        "checkpoint {}: {}",
-                        stored.key,
-                        chain(&error)
-                    )));
-                }
-                Err(FetchError::Scratch { path, source }) => return Err(scratch(&path, &source)),
-            }
-        }
+        let resume = newest_usable(worker, task, checkpoints, format, &work_dir).await?;
         let image = match &task.spec.image {
             None => None,
             Some(key) => {
                 let path = work_dir.join("image");
                 let bytes = image(worker, key).await?;
                 let written = tokio::fs::write(&path, bytes).await;
-                written.map_err(|error| scratch(&path, &error))?;
+                written.map_err(scratch::at(&path))?;
                 Some(path)
             }
         };
@@ -207,43 +172,45 @@ impl Files {
     }
 }
 
-/// The picture of a task. One that is not there, or is too large, is the task's own fault.
-async fn image(worker: &Worker, key: &str) -> Result<Bytes, EngineFailure> {
-    let got = retry(patience(), || async {
-        let got = worker.store.get_bytes(key, MAX_IMAGE_BYTES).await;
-        got.map_err(|error| match error {
-            GetBytesError::Request(error) => passing(error, GetBytesError::Request),
-            other => backoff::Error::Permanent(other),
-        })
-    });
-    match got.await {
-        Ok(bytes) => Ok(bytes),
-        Err(GetBytesError::Request(error)) => {
-            let message = format!("image {key}: {}", chain(&error));
-            Err(EngineFailure::of_storage(message))
+/// Brings the first checkpoint that can be used.
+async fn newest_usable(
+    worker: &Worker,
+    task: &Task,
+    checkpoints: &mut VecDeque<Stored>,
+    format: Option<&str>,
+    work_dir: &Path,
+) -> Result<Option<(ResumeFrom, Stored)>, AttemptError> {
+    while let Some(stored) = checkpoints.pop_front() {
+        let fetched = storage::read(FetchError::retryable, || {
+            checkpoints::fetch(&worker.store, &stored, &task.spec, format, work_dir)
+        });
+        match fetched.await {
+            Ok(from) => return Ok(Some((from, stored))),
+            Err(FetchError::Unusable(why)) => {
+                tracing::warn!(task = %task.id, key = stored.key, error = why, "checkpoint is not usable");
+            }
+            Err(FetchError::Storage(source)) => {
+                let key = stored.key;
+                return Err(AttemptError::Checkpoint { key, source });
+            }
+            Err(FetchError::Scratch(error)) => return Err(error.into()),
         }
-        Err(error) => Err(gone(&chain(&error))),
     }
+    Ok(None)
 }
 
-pub(crate) fn scratch(path: &Path, error: &std::io::Error) -> EngineFailure {
-    EngineFailure::of_scratch(format!("cannot write {}: {error}", path.display()))
-}
-
-/// What time may mend is tried again.
-fn passing<E>(error: RequestError, wrap: impl FnOnce(RequestError) -> E) -> backoff::Error<E> {
-    match error.retryable() {
-        true => backoff::Error::transient(wrap(error)),
-        false => backoff::Error::Permanent(wrap(error)),
-    }
-}
-
-pub(crate) fn patience() -> backoff::ExponentialBackoff {
-    backoff::ExponentialBackoffBuilder::new()
-        .with_initial_interval(Duration::from_millis(200))
-        .with_max_interval(Duration::from_secs(10))
-        .with_max_elapsed_time(Some(READ_GIVE_UP_AFTER))
-        .build()
+/// The picture of a task. One that is not there, or is too large, is the task's own fault.
+async fn image(worker: &Worker, key: &str) -> Result<Bytes, AttemptError> {
+    let got = storage::read(GetBytesError::retryable, || {
+        worker.store.get_bytes(key, MAX_IMAGE_BYTES)
+    });
+    got.await.map_err(|error| match error {
+        GetBytesError::Request(source) => {
+            let key = key.to_owned();
+            AttemptError::Image { key, source }
+        }
+        error => AttemptError::BadImage(error),
+    })
 }
 
 fn render_task(spec: &TaskSpec, image: Option<PathBuf>, loras: Vec<LoraFile>) -> RenderTask {
