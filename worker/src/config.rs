@@ -20,8 +20,6 @@ use crate::task::interruption::InterruptionPolicy;
 /// Durations are multiplied by them: a negative or an endless one has no product.
 const FACTORS: RangeInclusive<f64> = 0.0..=1_000.0;
 
-pub const DEFAULTS: &str = include_str!("../worker.toml");
-
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerConfig {

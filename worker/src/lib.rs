@@ -15,20 +15,20 @@
 //! - After a kill at any point there are a lease that expires, checkpoints for the next worker, and perhaps a finished
 //!   video that the next worker finds.
 
-pub mod config;
+mod config;
 mod crash;
+mod deps;
 pub mod engine;
+mod error;
 pub mod gate;
-pub mod machine;
-pub mod packs;
-mod server;
+mod machine;
+mod packs;
 mod storage;
 pub mod task;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{TaskLog, Uptime};
@@ -38,13 +38,19 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::WorkerConfig;
+pub use config::WorkerConfig;
+pub use deps::Deps;
+pub use error::StartError;
+
 use crate::machine::cloud::Cloud;
 use crate::machine::leave::{By, Leave};
 use crate::machine::wellness::Wellness;
 use crate::machine::{drain, idle, presence, scratch};
 use crate::packs::PackCache;
 use crate::task::{interruption, take};
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../worker.toml");
 
 /// What `auto` is on a machine of a cloud: without work, and without the server.
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
@@ -73,23 +79,24 @@ pub struct Worker {
     pub scratch: std::path::PathBuf,
 }
 
-pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
+pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     ctx.health.expect("queues");
     ctx.health.expect("engine");
-    let client = server::reach(&config).await?;
-    let log = TaskLog::open(&client).await;
-    let (store, cloud, loras) = tokio::join!(
-        Store::connect(&config.s3),
-        Cloud::find(&config.cloud),
-        packs::remote(&config.packs, &config.s3)
-    );
-    let packs = PackCache::of(&config.packs, &config.models, &loras);
+    let Deps {
+        nats,
+        store,
+        cloud,
+        remote,
+    } = deps;
+    let packs = PackCache::of(&config.packs, &config.models, &remote);
     let name = config.effective_name();
     let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
-    scratch::empty(&scratch)
-        .await
-        .with_context(|| format!("cannot create scratch {}", scratch.display()))?;
+    let emptied = scratch::empty(&scratch).await;
+    emptied.map_err(|source| StartError::Scratch {
+        dir: scratch.clone(),
+        source,
+    })?;
     let board = presence::Board::new(&name, &instance, &config.models);
     let worker = Arc::new(Worker {
         presence: board.clone(),
@@ -99,12 +106,12 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         instance,
         on_cloud: cloud.is_some(),
         name,
-        log,
-        uptime: Uptime::new(client.clone()),
+        log: TaskLog::open(&nats).await,
+        uptime: Uptime::new(nats.clone()),
         wellness: Wellness::new(&scratch, ctx.health.clone()),
         store,
         packs,
-        loras,
+        loras: remote,
         scratch,
         config,
     });
@@ -113,12 +120,12 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         instance = worker.instance,
         "worker started"
     );
-    live(&worker, cloud, client, &ctx);
+    live(&worker, cloud, nats, &ctx);
     Ok(())
 }
 
 /// All that a worker does from its start to its end, each thing by itself.
-fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Context) {
+fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, nats: Client, ctx: &Context) {
     let (board, leave) = (&worker.presence, &worker.leave);
     let (idle, is_cloud) = (&worker.config.idle, cloud.is_some());
     let idle_limit = idle.exit_after.effective(is_cloud, IDLE_ON_CLOUD);
@@ -139,14 +146,14 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         watching.watch_room(&until).await;
     });
     ctx.tasks.spawn(idle::watch_server(
-        client.clone(),
+        nats.clone(),
         orphan_limit,
         leave.clone(),
         stopping(),
     ));
     let stay = worker.stay.clone();
     ctx.tasks
-        .spawn(stay.listen(client.clone(), worker.instance.clone(), stopping()));
+        .spawn(stay.listen(nats.clone(), worker.instance.clone(), stopping()));
     if let Some(cache) = worker.packs.clone() {
         ctx.health.expect("packs");
         let leaving = worker.leave.leaving().clone();
@@ -154,7 +161,7 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     }
     let (listening, listens) = oneshot::channel();
     ctx.tasks.spawn(drain::listen(
-        client.clone(),
+        nats.clone(),
         worker.instance.clone(),
         board.clone(),
         leave.clone(),
@@ -163,8 +170,7 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     ));
     // The presence outlives the signal: it says what is still in hand.
     let ended = CancellationToken::new();
-    ctx.tasks
-        .spawn(board.clone().announce(client, ended.clone()));
+    ctx.tasks.spawn(board.clone().announce(nats, ended.clone()));
     ctx.tasks.spawn(obey_signals(
         leave.clone(),
         worker.config.stop.finish_within,
