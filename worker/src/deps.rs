@@ -9,7 +9,7 @@ use spotreel_s3::Store;
 
 use crate::config::WorkerConfig;
 use crate::error::StartError;
-use crate::machine::cloud::{Cloud, Mode};
+use crate::machine::cloud::{Cloud, MetadataMode};
 use crate::packs;
 
 pub struct Deps {
@@ -42,7 +42,7 @@ impl Deps {
 /// Connects to NATS. A server that is down is waited for. On a bought machine nobody corrects a setting, so one that cannot be
 /// right ends the worker at once; elsewhere names and passwords may still be made while it waits.
 async fn reach(config: &WorkerConfig, name: &str) -> Result<Client, StartError> {
-    if config.cloud.metadata == Mode::On {
+    if config.cloud.metadata == MetadataMode::On {
         match connect(&config.nats, name, false).await {
             Ok(client) => return Ok(client),
             Err(source) => {

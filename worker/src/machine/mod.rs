@@ -5,6 +5,7 @@ pub mod drain;
 pub mod host;
 pub mod idle;
 pub mod leave;
+mod metadata;
 pub mod presence;
 mod room;
 pub mod scratch;

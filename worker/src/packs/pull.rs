@@ -22,7 +22,7 @@ const AGAIN_AFTER_A_PERSON: Duration = Duration::from_secs(5 * 60);
 
 /// What the cache has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextPull {
     /// A task waits for it, or nothing else is here: others make room for it.
     Wanted(Model),
     Ahead(Model),
@@ -39,13 +39,13 @@ impl PackCache {
             self.tell(&health);
             let next = self.next(&skipped);
             let another = |wanted: &Option<Model>| {
-                wanted.is_some_and(|model| next != Next::Wanted(model) && self.is_due(model))
+                wanted.is_some_and(|model| next != NextPull::Wanted(model) && self.is_due(model))
             };
             let work = async {
                 match next {
-                    Next::Wanted(model) => self.pull(model, true, &health).await,
-                    Next::Ahead(model) => self.pull(model, false, &health).await,
-                    Next::Nothing => {
+                    NextPull::Wanted(model) => self.pull(model, true, &health).await,
+                    NextPull::Ahead(model) => self.pull(model, false, &health).await,
+                    NextPull::Nothing => {
                         tokio::time::sleep_until(self.next_retry()).await;
                         true
                     }
@@ -55,25 +55,25 @@ impl PackCache {
                 () = leaving.cancelled() => return,
                 // A pull that is dropped goes on later from where it was.
                 _ = wanted.wait_for(another) => skipped.clear(),
-                pulled = work => if let (Next::Ahead(model), false) = (next, pulled) {
+                pulled = work => if let (NextPull::Ahead(model), false) = (next, pulled) {
                     skipped.insert(model);
                 },
             }
         }
     }
 
-    pub(super) fn next(&self, skipped: &BTreeSet<Model>) -> Next {
+    pub(super) fn next(&self, skipped: &BTreeSet<Model>) -> NextPull {
         let due = |model: &Model| self.is_due(*model);
         let wanted = *self.wanted.borrow();
         if let Some(model) = wanted.filter(due) {
-            return Next::Wanted(model);
+            return NextPull::Wanted(model);
         }
         let any_here = self.models.iter().any(|model| self.is_here(*model));
         let mut models = self.models.iter().copied().filter(due);
         match models.find(|model| !skipped.contains(model)) {
-            Some(model) if !any_here => Next::Wanted(model),
-            Some(model) => Next::Ahead(model),
-            None => Next::Nothing,
+            Some(model) if !any_here => NextPull::Wanted(model),
+            Some(model) => NextPull::Ahead(model),
+            None => NextPull::Nothing,
         }
     }
 

@@ -5,7 +5,7 @@ use spotreel_bootstrap::Health;
 use spotreel_domain::task::{Failure, FailureKind};
 use spotreel_packs::RemoteError;
 
-use super::pull::Next;
+use super::pull::NextPull;
 use super::*;
 use crate::task::error::AttemptError;
 
@@ -44,7 +44,7 @@ fn missing(cache: &PackCache, model: Model) {
     cache.failed(model, &RemoteError::NoPack { bucket, model }.into());
 }
 
-fn next(cache: &PackCache) -> Next {
+fn next(cache: &PackCache) -> NextPull {
     cache.next(&BTreeSet::new())
 }
 
@@ -57,18 +57,18 @@ fn record(error: PackUnavailable) -> Failure {
 async fn first_in_order_then_what_a_task_wants_then_what_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path(), 0).await;
-    assert_eq!(next(&cache), Next::Wanted(FIRST), "nothing is here yet");
+    assert_eq!(next(&cache), NextPull::Wanted(FIRST), "nothing is here yet");
     let waits = cache.ready(SECOND, SOON).await;
     assert!(record(waits.unwrap_err()).message.ends_with("(pack)"));
-    assert_eq!(next(&cache), Next::Wanted(SECOND));
+    assert_eq!(next(&cache), NextPull::Wanted(SECOND));
     here(&cache, SECOND, &["late"]);
-    assert_eq!(next(&cache), Next::Wanted(SECOND), "a file is missing");
+    assert_eq!(next(&cache), NextPull::Wanted(SECOND), "a file is missing");
     assert_eq!(cache.ready(SECOND, SOON).await.unwrap().arriving.len(), 1);
     here(&cache, SECOND, &[]);
-    assert_eq!(next(&cache), Next::Ahead(FIRST));
-    assert_eq!(cache.next(&BTreeSet::from([FIRST])), Next::Nothing);
+    assert_eq!(next(&cache), NextPull::Ahead(FIRST));
+    assert_eq!(cache.next(&BTreeSet::from([FIRST])), NextPull::Nothing);
     here(&cache, FIRST, &[]);
-    assert_eq!(next(&cache), Next::Nothing);
+    assert_eq!(next(&cache), NextPull::Nothing);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn a_pack_that_does_not_come_is_told_at_once_and_tasks_of_it_are_left_to_o
     missing(&cache, FIRST);
     assert_eq!(
         next(&cache),
-        Next::Wanted(SECOND),
+        NextPull::Wanted(SECOND),
         "the other is tried meanwhile"
     );
     let error = cache.ready(FIRST, Duration::from_secs(60)).await;
