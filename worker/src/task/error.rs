@@ -181,13 +181,13 @@ fn advice(needed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_bootstrap::{Health, ambient};
+    use spotreel_bootstrap::ambient;
+    use spotreel_domain::render_time::Job;
     use spotreel_domain::request::TaskSpec;
     use spotreel_domain::{Model, TaskRequest};
 
     use super::*;
-    use crate::config::EngineSection;
-    use crate::machine::host::Host;
+    use crate::machine::suitability::Misfits;
 
     const MODEL: Model = Model::T2vA14b;
 
@@ -203,13 +203,7 @@ mod tests {
             frames: 5,
             ..large.clone()
         };
-        let section = EngineSection {
-            command: Vec::new(),
-            profile: String::new(),
-            deadlines: Default::default(),
-            graces: Default::default(),
-        };
-        let mut host = Host::new(section, Health::new(), true);
+        let mut misfits = Misfits::default();
         let reported = |code: &str| {
             let message = "1280x720, 81 frames do not fit on NVIDIA L4".to_owned();
             let failure = EngineFailure {
@@ -220,21 +214,18 @@ mod tests {
             AttemptError::from(EngineError::from(failure))
         };
         let (failure, passing) = (reported("does_not_fit"), reported("out_of_memory"));
-        host.misfits.remember(&large, passing.too_large());
-        assert_eq!(
-            host.check_size(&large),
-            Ok(()),
-            "that may go well another time"
-        );
-        host.misfits.remember(&large, failure.too_large());
-        let again = host.check_size(&large).unwrap_err();
+        misfits.remember(&large, passing.too_large());
+        let found = misfits.check(&Job::of(&large));
+        assert_eq!(found, Ok(()), "that may go well another time");
+        misfits.remember(&large, failure.too_large());
+        let again = misfits.check(&Job::of(&large)).unwrap_err();
         assert_eq!(Some(&again), failure.too_large().as_ref());
-        assert_eq!(host.check_size(&small), Ok(()));
+        assert_eq!(misfits.check(&Job::of(&small)), Ok(()));
         let other = TaskSpec {
             model: Model::I2vA14b,
             ..large.clone()
         };
-        assert_eq!(host.check_size(&other), Ok(()));
+        assert_eq!(misfits.check(&Job::of(&other)), Ok(()));
         let said = failure.record();
         assert_eq!(said, AttemptError::from(Unsuitable::from(again)).record());
         assert_eq!(said.kind, FailureKind::Oom);
