@@ -210,7 +210,7 @@ fn every_sample_configuration_is_taken_by_its_program() {
         ("monitor", "services/monitor/monitor.toml"),
         ("trigger", "services/trigger/trigger.toml"),
         ("fleet", "services/fleet/fleet.toml"),
-        ("worker", "worker/src/worker.toml"),
+        ("worker", "worker/worker.toml"),
     ] {
         let checked = Command::new(binary(&format!("spotreel-{name}")))
             .arg("--check-config")

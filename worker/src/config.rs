@@ -11,16 +11,14 @@ use spotreel_bus::{NatsConfig, names};
 use spotreel_domain::Model;
 use spotreel_s3::StoreConfig;
 
-use crate::cloud::CloudSection;
 use crate::engine::{Deadlines, Graces};
-use crate::idle::IdleSection;
+use crate::machine::cloud::CloudSection;
+use crate::machine::idle::IdleSection;
 use crate::packs::PacksSection;
-use crate::salvage;
+use crate::task::interruption::InterruptionPolicy;
 
 /// Durations are multiplied by them: a negative or an endless one has no product.
 const FACTORS: RangeInclusive<f64> = 0.0..=1_000.0;
-
-pub const DEFAULTS: &str = include_str!("worker.toml");
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +36,7 @@ pub struct WorkerConfig {
     pub retry: RetrySection,
     pub stop: StopSection,
     pub cloud: CloudSection,
-    pub salvage: salvage::Rule,
+    pub salvage: InterruptionPolicy,
     pub idle: IdleSection,
     pub nats: NatsConfig,
     pub s3: StoreConfig,

@@ -15,55 +15,43 @@
 //! - After a kill at any point there are a lease that expires, checkpoints for the next worker, and perhaps a finished
 //!   video that the next worker finds.
 
-pub mod attempt;
-pub mod checkpoints;
-pub mod cloud;
-pub mod config;
-pub mod crash;
-pub mod drain;
-pub mod embeddings;
+mod config;
+mod crash;
+mod deps;
 pub mod engine;
-pub mod finish;
+mod error;
 pub mod gate;
-pub mod host;
-pub mod idle;
-pub mod leave;
-pub mod loras;
-pub mod outcome;
-pub mod packs;
-pub mod prepare;
-pub mod presence;
-pub mod previews;
-pub mod progress;
-pub mod render;
-pub mod room;
-pub mod salvage;
-pub mod server;
-pub mod take;
-pub mod wellness;
+mod machine;
+mod packs;
+mod storage;
+pub mod task;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::{Queue, TaskLog, Uptime, names};
-use spotreel_domain::Lane;
+use spotreel_bus::{TaskLog, Uptime};
 use spotreel_packs::Remote;
 use spotreel_s3::Store;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cloud::Cloud;
-use crate::config::WorkerConfig;
-use crate::leave::{By, Leave};
-use crate::packs::Keeper;
-use crate::wellness::Wellness;
+pub use config::WorkerConfig;
+pub use deps::Deps;
+pub use error::StartError;
 
-/// How often a worker looks again for consumers that are not provisioned yet.
-const PROVISION_RETRY: Duration = Duration::from_secs(1);
+use crate::machine::cloud::Cloud;
+use crate::machine::leave::{By, Leave};
+use crate::machine::wellness::Wellness;
+use crate::machine::{drain, idle, presence, scratch};
+use crate::packs::PackCache;
+use crate::task::{interruption, take};
+
+/// Every key with its default.
+pub const DEFAULTS: &str = include_str!("../worker.toml");
+
 /// What `auto` is on a machine of a cloud: without work, and without the server.
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
 const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
@@ -81,50 +69,49 @@ pub struct Worker {
     pub wellness: Wellness,
     pub store: Store,
     /// None: the engine brings its own packs.
-    pub packs: Option<Keeper>,
+    pub packs: Option<PackCache>,
     /// Where LoRAs lie.
     pub loras: Remote,
     pub presence: presence::Board,
     pub leave: Leave,
     pub stay: idle::Stay,
-    pub measured: salvage::Measured,
+    pub measured: interruption::Measured,
     pub scratch: std::path::PathBuf,
 }
 
-pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
+pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     ctx.health.expect("queues");
     ctx.health.expect("engine");
-    let client = server::reach(&config).await?;
-    let log = TaskLog::open(&client).await;
-    let (store, cloud, loras) = tokio::join!(
-        Store::connect(&config.s3),
-        Cloud::find(&config.cloud),
-        packs::remote(&config.packs, &config.s3)
-    );
-    let packs = Keeper::of(&config.packs, &config.models, &loras);
+    let Deps {
+        nats,
+        store,
+        cloud,
+        remote,
+    } = deps;
+    let packs = PackCache::of(&config.packs, &config.models, &remote);
     let name = config.effective_name();
     let instance = config.effective_instance(cloud.as_ref().map(|c| c.machine.instance.as_str()));
     let scratch = config.effective_scratch(&name);
-    // Whatever an earlier life left here is of no use: what counts lies in S3.
-    let _ = tokio::fs::remove_dir_all(&scratch).await;
-    tokio::fs::create_dir_all(&scratch)
-        .await
-        .with_context(|| format!("cannot create scratch {}", scratch.display()))?;
+    let emptied = scratch::empty(&scratch).await;
+    emptied.map_err(|source| StartError::Scratch {
+        dir: scratch.clone(),
+        source,
+    })?;
     let board = presence::Board::new(&name, &instance, &config.models);
     let worker = Arc::new(Worker {
         presence: board.clone(),
         leave: Leave::new(board),
         stay: idle::Stay::default(),
-        measured: salvage::Measured::default(),
+        measured: interruption::Measured::default(),
         instance,
         on_cloud: cloud.is_some(),
         name,
-        log,
-        uptime: Uptime::new(client.clone()),
+        log: TaskLog::open(&nats).await,
+        uptime: Uptime::new(nats.clone()),
         wellness: Wellness::new(&scratch, ctx.health.clone()),
         store,
         packs,
-        loras,
+        loras: remote,
         scratch,
         config,
     });
@@ -133,12 +120,12 @@ pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
         instance = worker.instance,
         "worker started"
     );
-    live(&worker, cloud, client, &ctx);
+    live(&worker, cloud, nats, &ctx);
     Ok(())
 }
 
 /// All that a worker does from its start to its end, each thing by itself.
-fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Context) {
+fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, nats: Client, ctx: &Context) {
     let (board, leave) = (&worker.presence, &worker.leave);
     let (idle, is_cloud) = (&worker.config.idle, cloud.is_some());
     let idle_limit = idle.exit_after.effective(is_cloud, IDLE_ON_CLOUD);
@@ -159,22 +146,22 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
         watching.watch_room(&until).await;
     });
     ctx.tasks.spawn(idle::watch_server(
-        client.clone(),
+        nats.clone(),
         orphan_limit,
         leave.clone(),
         stopping(),
     ));
     let stay = worker.stay.clone();
     ctx.tasks
-        .spawn(stay.listen(client.clone(), worker.instance.clone(), stopping()));
-    if let Some(keeper) = worker.packs.clone() {
+        .spawn(stay.listen(nats.clone(), worker.instance.clone(), stopping()));
+    if let Some(cache) = worker.packs.clone() {
         ctx.health.expect("packs");
         let leaving = worker.leave.leaving().clone();
-        ctx.tasks.spawn(keeper.keep(ctx.health.clone(), leaving));
+        ctx.tasks.spawn(cache.keep(ctx.health.clone(), leaving));
     }
     let (listening, listens) = oneshot::channel();
     ctx.tasks.spawn(drain::listen(
-        client.clone(),
+        nats.clone(),
         worker.instance.clone(),
         board.clone(),
         leave.clone(),
@@ -183,8 +170,7 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     ));
     // The presence outlives the signal: it says what is still in hand.
     let ended = CancellationToken::new();
-    ctx.tasks
-        .spawn(board.clone().announce(client, ended.clone()));
+    ctx.tasks.spawn(board.clone().announce(nats, ended.clone()));
     ctx.tasks.spawn(obey_signals(
         leave.clone(),
         worker.config.stop.finish_within,
@@ -194,20 +180,14 @@ fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, client: Client, ctx: &Contex
     let (worker, ctx_inside) = (Arc::clone(worker), ctx.clone());
     ctx.spawn("render", async move {
         let ended = ended.drop_guard();
-        let sources = open_queues(&worker, &ctx_inside).await;
+        let sources = take::open_queues(&worker, &ctx_inside).await;
         // Known before the first task is taken.
         worker.look_for_room().await;
         // An error means that the listener ended: the worker is told to stop.
         let _ = listens.await;
-        let take = take::Take::new(
-            sources,
-            idle_limit,
-            worker.presence.clone(),
-            worker.packs.clone(),
-            Arc::clone(&worker),
-        );
+        let take = take::Take::new(sources, idle_limit, Arc::clone(&worker));
         let leave = worker.leave.clone();
-        Box::pin(render::run(worker, take, ctx_inside.clone())).await?;
+        Box::pin(task::run(worker, take, ctx_inside.clone())).await?;
         leave.until_taken(&ctx_inside.stopping).await;
         drop(ended);
         // Whoever gave the order to leave: the program ends as one that was told to.
@@ -227,34 +207,6 @@ async fn obey_signals(
         () = ended.cancelled() => {}
         () = stopping.cancelled() => leave.order(By::Signal(Instant::now() + within), "told to stop"),
     }
-}
-
-/// The consumers are made by `spotreel provision`; until they are there, the worker is not ready and says why.
-async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<take::Source> {
-    let leaving = worker.leave.leaving();
-    let mut sources = Vec::new();
-    for model in worker.config.models.iter().copied() {
-        for lane in Lane::ALL {
-            let consumer = names::work_consumer(model, lane);
-            while !leaving.is_cancelled() {
-                match Queue::open(worker.log.client(), names::TASKS, &consumer).await {
-                    Ok(queue) => {
-                        sources.push(take::Source { model, lane, queue });
-                        break;
-                    }
-                    Err(error) => ctx.health.set("queues", Err(error)),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(PROVISION_RETRY) => {}
-                    () = leaving.cancelled() => {}
-                }
-            }
-        }
-    }
-    if !leaving.is_cancelled() {
-        ctx.health.set::<&str>("queues", Ok(()));
-    }
-    sources
 }
 
 impl Worker {

@@ -1,9 +1,10 @@
-//! `spotreel-worker`.
+//! `spotreel-worker`: see the library.
+
+use spotreel_worker::{DEFAULTS, Deps, start};
 
 fn main() -> std::process::ExitCode {
-    spotreel_bootstrap::run(
-        "worker",
-        spotreel_worker::config::DEFAULTS,
-        spotreel_worker::start,
-    )
+    spotreel_bootstrap::run("worker", DEFAULTS, |config, ctx| async move {
+        let deps = Deps::connect(&config, &ctx).await?;
+        Ok(start(config, deps, ctx).await?)
+    })
 }

@@ -16,7 +16,7 @@ use spotreel_bootstrap::EXIT_UNFIT_MACHINE;
 use spotreel_domain::Task;
 use spotreel_domain::task::{Outcome, State};
 use spotreel_localcloud::{Action, Rule};
-use spotreel_worker::checkpoints;
+use spotreel_worker::task::checkpoints;
 
 const MODEL: &str = "ti2v-5B";
 /// Delays of minutes, in milliseconds.

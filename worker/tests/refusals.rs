@@ -10,8 +10,8 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use spot::{Stage, until};
 use spotreel_domain::task::{FailureKind, MAX_RETRIES, Outcome, State};
-use spotreel_worker::checkpoints;
 use spotreel_worker::engine::protocol::CHECKPOINT_FORMAT;
+use spotreel_worker::task::checkpoints;
 
 const MODEL: &str = "ti2v-5B";
 /// Delays of minutes, in milliseconds.

@@ -16,6 +16,8 @@ pub enum EngineError {
     Spawn(#[source] io::Error),
     #[error("the engine supports versions {theirs:?} of the contract, this worker {PROTO:?}")]
     Version { theirs: [u32; 2] },
+    #[error("no engine is running")]
+    NotRunning,
     #[error("the model {model} is not loaded")]
     NotLoaded { model: String },
     #[error("a load or a render was aborted; the engine is being killed")]
@@ -31,6 +33,17 @@ pub enum EngineError {
 impl From<EngineFailure> for EngineError {
     fn from(failure: EngineFailure) -> Self {
         Self::Failed(Box::new(failure))
+    }
+}
+
+impl EngineError {
+    /// What the engine, or its end, said.
+    #[must_use]
+    pub fn failure(&self) -> Option<&EngineFailure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        }
     }
 }
 
@@ -52,21 +65,6 @@ pub struct EngineFailure {
     pub stepped: bool,
 }
 
-/// Whose fault a failure is; only the task's own counts against it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    Task,
-    /// Another worker, with whole weights, a larger accelerator or a scratch directory, may render it.
-    Worker,
-    /// Nobody can render anything before they are well again.
-    Surroundings,
-}
-
-/// The code of a failure of the scratch directory.
-pub const CODE_SCRATCH: &str = "scratch";
-/// The code of a failure of object storage.
-pub const CODE_STORAGE: &str = "storage";
-
 impl fmt::Display for EngineFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.kind, self.code, self.message)
@@ -76,7 +74,7 @@ impl fmt::Display for EngineFailure {
 impl std::error::Error for EngineFailure {}
 
 impl EngineFailure {
-    fn new(kind: ErrorKind, code: &str, message: String) -> Self {
+    pub(crate) fn new(kind: ErrorKind, code: &str, message: String) -> Self {
         Self {
             kind,
             code: code.to_owned(),
@@ -85,24 +83,6 @@ impl EngineFailure {
             engine_alive: false,
             needed_bytes: None,
             stepped: false,
-        }
-    }
-
-    /// The scratch directory cannot be used.
-    pub fn of_scratch(message: String) -> Self {
-        let failure = Self::new(ErrorKind::Retryable, CODE_SCRATCH, message);
-        Self {
-            engine_alive: true,
-            ..failure
-        }
-    }
-
-    /// Object storage does not answer, or refuses what every worker needs.
-    pub fn of_storage(message: String) -> Self {
-        let failure = Self::new(ErrorKind::Retryable, CODE_STORAGE, message);
-        Self {
-            engine_alive: true,
-            ..failure
         }
     }
 
@@ -117,19 +97,6 @@ impl EngineFailure {
     #[must_use]
     pub fn does_not_fit(&self) -> bool {
         self.kind == ErrorKind::Oom && self.code == CODE_DOES_NOT_FIT
-    }
-
-    /// Whose fault it is. An engine that ends before its first step has not met anything that is the task's own.
-    #[must_use]
-    pub fn blame(&self) -> Blame {
-        let died_at_once = !self.engine_alive && !self.stepped;
-        match (self.kind, self.code.as_str()) {
-            (_, CODE_STORAGE) => Blame::Surroundings,
-            (_, CODE_SCRATCH) | (ErrorKind::Model, _) => Blame::Worker,
-            (ErrorKind::Retryable | ErrorKind::Device, _) if died_at_once => Blame::Worker,
-            _ if self.does_not_fit() => Blame::Worker,
-            _ => Blame::Task,
-        }
     }
 
     /// An end without a word. Another machine may do better, unless the accelerator is what broke.

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 pub use config::{Deadlines, EngineConfig, Graces, Load};
-pub use failure::{Blame, EngineError, EngineFailure};
+pub use failure::{EngineError, EngineFailure};
 pub use render::{Render, RenderEvent};
 pub use spotreel_engine_protocol as protocol;
 

@@ -9,11 +9,11 @@ use nix::sys::statvfs::statvfs;
 use spotreel_domain::Model;
 use spotreel_packs::{Pack, PackError, PullError};
 
-use super::Keeper;
+use super::PackCache;
 
 const GIGABYTE: u64 = 1_000_000_000;
 
-impl Keeper {
+impl PackCache {
     /// Whether the pack may be pulled. For one that is wanted, others go: those first that were not used for longest, and
     /// never the one that is loaded.
     pub(super) async fn make_room(&self, pack: &Pack, wanted: bool) -> Result<bool, PullError> {
@@ -37,9 +37,9 @@ impl Keeper {
     }
 
     pub(super) fn least_used(&self, but: Model) -> Option<Model> {
-        let shelf = self.shelf.borrow();
+        let state = self.state.borrow();
         let there = |model: &Model| self.dir().join(model.as_str()).exists();
-        let may_go = |model: &Model| *model != but && Some(*model) != shelf.loaded;
+        let may_go = |model: &Model| *model != but && Some(*model) != state.loaded;
         // Of those that were never used, the last in the worker's own order.
         let mut models: Vec<_> = self.models.iter().rev().copied().collect();
         let strangers = Model::ALL
@@ -47,14 +47,14 @@ impl Keeper {
             .filter(|model| !self.models.contains(model));
         models.splice(..0, strangers);
         let candidates = models.into_iter().filter(may_go).filter(there);
-        candidates.min_by_key(|model| shelf.used.get(model).copied())
+        candidates.min_by_key(|model| state.used.get(model).copied())
     }
 
     async fn remove(&self, model: Model) -> Result<(), PackError> {
         let path = self.dir().join(model.as_str());
         tracing::info!(%model, path = %path.display(), "pack deleted to make room");
-        self.shelf.send_modify(|shelf| {
-            shelf.standing.remove(&model);
+        self.state.send_modify(|state| {
+            state.standing.remove(&model);
         });
         tokio::fs::remove_dir_all(&path)
             .await

@@ -6,11 +6,11 @@ use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::Model;
 use spotreel_domain::task::TaskSpec;
-use spotreel_worker::checkpoints::inspect::inspect;
 use spotreel_worker::engine::protocol::{
     CHECKPOINT_FORMAT, EmbeddingsFile, ErrorKind, Phase, RenderTask,
 };
 use spotreel_worker::engine::{Load, RenderEvent};
+use spotreel_worker::task::checkpoints::inspect::inspect;
 
 use super::stage::{
     Bench, LATE, MODEL, STEPS, checkpoints, embeddings, finished, sha256, tiny_pack, tiny_png,

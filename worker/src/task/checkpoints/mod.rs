@@ -3,7 +3,7 @@
 pub mod inspect;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use spotreel_domain::Task;
 use spotreel_domain::chain;
@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::crash;
 use crate::engine::protocol::{CHECKPOINT_FORMAT, CheckpointInfo, ResumeFrom};
+use crate::machine::scratch::ScratchError;
 
 /// Kept of one round: the newest, and the one before it should the newest prove unusable.
 const KEPT: usize = 2;
@@ -66,11 +67,14 @@ pub enum FetchError {
     Unusable(String),
     #[error(transparent)]
     Storage(RequestError),
-    #[error("cannot write {}", path.display())]
-    Scratch {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+}
+
+impl FetchError {
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.retryable())
+    }
 }
 
 async fn all(store: &Store, task: &Task) -> anyhow::Result<Vec<Stored>> {
@@ -103,7 +107,7 @@ pub async fn fetch(
         Ok(info) => info,
         Err(GetFileError::Request(error)) => return Err(FetchError::Storage(error)),
         Err(GetFileError::File { path, source }) => {
-            return Err(FetchError::Scratch { path, source });
+            return Err(ScratchError { path, source }.into());
         }
         Err(error) => {
             if let GetFileError::Corrupt { .. } | GetFileError::Unverifiable { .. } = error {

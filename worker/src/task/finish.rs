@@ -1,7 +1,7 @@
 //! From the engine's file to the task's video: gate, S3, `succeeded`, ack, in this order.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
@@ -10,11 +10,13 @@ use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
 use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
-use spotreel_s3::Store;
+use spotreel_s3::{HeadError, PutFileError, Store};
+use tokio::task::JoinError;
 
-use crate::checkpoints;
 use crate::gate::{self, Expectation, GateError, VideoFacts};
-use crate::{Worker, crash, previews};
+use crate::task::error::Blame;
+use crate::task::{checkpoints, previews};
+use crate::{Worker, crash};
 
 /// How long a finished video is offered to S3 before the attempt counts as failed: a render costs more than the wait.
 const UPLOAD_GIVE_UP_AFTER: Duration = Duration::from_secs(600);
@@ -72,73 +74,103 @@ pub async fn find_artifact(store: &Store, task: &Task) -> anyhow::Result<Option<
     Ok(None)
 }
 
-/// What became of a rendered file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// It lies in S3, and the task names it or is somebody else's.
-    Stored,
-    /// The gate refused it.
-    Refused,
-    /// It could not be read again from the scratch directory.
-    Unreadable,
-    /// Storage did not take it.
-    Hindered,
+/// What an engine has made.
+pub struct Rendered {
+    pub video: PathBuf,
+    pub poster: Option<PathBuf>,
+    /// Its name and version.
+    pub engine: String,
 }
 
-/// What an engine has made.
-pub struct Rendered<'a> {
-    pub video: &'a Path,
-    pub poster: Option<&'a Path>,
-    /// Its name and version.
-    pub engine: &'a str,
+/// Why a rendered file did not become the task's video.
+#[derive(Debug, thiserror::Error)]
+enum FinishError {
+    /// It could not be read again from the scratch directory.
+    #[error(transparent)]
+    Unreadable(GateError),
+    #[error("the video was refused")]
+    Refused(#[source] GateError),
+    #[error("the check of the video broke")]
+    Check(#[source] JoinError),
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+}
+
+/// Why a video is not in storage.
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error("another worker has the task")]
+    Superseded,
+    #[error(transparent)]
+    Put(#[from] PutFileError),
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error("{key} holds something else than what was put there")]
+    Other { key: String },
+    #[error("{key} is not there after it was put")]
+    Missing { key: String },
+}
+
+impl FinishError {
+    fn class(&self) -> (Blame, FailureKind) {
+        match self {
+            Self::Unreadable(_) => (Blame::Worker, FailureKind::Worker),
+            Self::Refused(_) | Self::Check(_) => (Blame::Task, FailureKind::Gate),
+            Self::Upload(_) => (Blame::Surroundings, FailureKind::Storage),
+        }
+    }
 }
 
 impl Worker {
     /// Takes a rendered file all the way.
-    pub async fn finish(&self, started: &Recorded, lease: Lease, rendered: Rendered<'_>) -> Finish {
-        let Rendered {
-            video,
-            poster,
-            engine,
-        } = rendered;
-        let task = &started.task;
-        let facts = match self.check(task, video).await {
-            Ok(facts) => facts,
-            Err(Failure {
-                kind: FailureKind::Worker,
-                message,
-            }) => {
-                let kind = FailureKind::Worker;
-                let delivery = lease.release().await;
-                self.decline(started, &delivery, Failure { kind, message })
-                    .await;
-                return Finish::Unreadable;
+    pub async fn finish(&self, started: &Recorded, lease: Lease, rendered: &Rendered) {
+        let error = match self.store_video(started, &lease, rendered).await {
+            Ok(artifact) => {
+                self.succeed(started, lease, artifact).await;
+                return self.wellness.stored();
             }
-            Err(failure) => {
-                let delivery = lease.release().await;
-                self.fail(started, &delivery, failure).await;
+            Err(error) => error,
+        };
+        let task = &started.task;
+        let delivery = lease.release().await;
+        let (blame, kind) = error.class();
+        let message = chain(&error);
+        self.failed(started, &delivery, blame, Failure { kind, message })
+            .await;
+        match blame {
+            Blame::Task => {
                 let refused = Task {
                     checkpoints_void_to: started.sequence,
                     ..task.clone()
                 };
                 checkpoints::remove_void(&self.store, &refused).await;
-                return Finish::Refused;
+                self.wellness.refused(&task.id);
             }
-        };
-        let key = key(task, started.sequence);
-        if let Err(message) = self.upload(task, &key, video, &facts, engine, &lease).await {
-            let kind = FailureKind::Storage;
-            let delivery = lease.release().await;
-            self.hinder(started, &delivery, Failure { kind, message })
-                .await;
-            return Finish::Hindered;
+            Blame::Worker => self.wellness.handed_back(&task.id),
+            Blame::Surroundings => {
+                self.wellness.doubt_storage();
+                self.wellness.handed_back(&task.id);
+            }
         }
+    }
+
+    /// The gate, then the upload.
+    async fn store_video(
+        &self,
+        started: &Recorded,
+        lease: &Lease,
+        rendered: &Rendered,
+    ) -> Result<Artifact, FinishError> {
+        let task = &started.task;
+        let facts = check(task, &rendered.video).await?;
+        let key = key(task, started.sequence);
+        self.upload(task, &key, rendered, &facts, lease).await?;
         crash::point("after-upload");
-        let poster = match poster {
+        let poster = match &rendered.poster {
             Some(path) => self.upload_poster(task, &key, path).await,
             None => None,
         };
-        let artifact = Artifact {
+        Ok(Artifact {
             bucket: self.store.bucket().to_owned(),
             key,
             sha256: facts.sha256,
@@ -147,11 +179,9 @@ impl Worker {
             height: facts.height,
             frames: facts.frames,
             fps: task.spec.fps,
-            engine: engine.to_owned(),
+            engine: rendered.engine.clone(),
             poster,
-        };
-        self.succeed(started, lease, artifact).await;
-        Finish::Stored
+        })
     }
 
     /// The video lies in S3: say so, then ack.
@@ -184,30 +214,6 @@ impl Worker {
         }
     }
 
-    async fn check(&self, task: &Task, video: &Path) -> Result<VideoFacts, Failure> {
-        let expectation = Expectation {
-            width: task.spec.width,
-            height: task.spec.height,
-            frames: task.spec.frames,
-            fps: task.spec.fps,
-        };
-        let path = video.to_owned();
-        let checked = tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await;
-        let (kind, message) = match checked {
-            Ok(Ok(facts)) => return Ok(facts),
-            Ok(Err(error @ GateError::Read(_))) => (FailureKind::Worker, chain(&error)),
-            Ok(Err(error)) => {
-                let message = format!("the video was refused: {}", chain(&error));
-                (FailureKind::Gate, message)
-            }
-            Err(error) => {
-                let message = format!("the check of the video broke: {error}");
-                (FailureKind::Gate, message)
-            }
-        };
-        Err(Failure { kind, message })
-    }
-
     /// A video without a poster is as good: it is offered once.
     async fn upload_poster(&self, task: &Task, key: &str, path: &Path) -> Option<String> {
         let key = poster_key(key);
@@ -224,17 +230,16 @@ impl Worker {
         &self,
         task: &Task,
         key: &str,
-        video: &Path,
+        rendered: &Rendered,
         facts: &VideoFacts,
-        engine: &str,
         lease: &Lease,
-    ) -> Result<(), String> {
+    ) -> Result<(), UploadError> {
         let metadata: HashMap<String, String> = [
             ("width", facts.width.to_string()),
             ("height", facts.height.to_string()),
             ("frames", facts.frames.to_string()),
             ("fps", task.spec.fps.to_string()),
-            ("engine", engine.to_owned()),
+            ("engine", rendered.engine.clone()),
             ("task", task.id.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -247,13 +252,13 @@ impl Worker {
         retry(patience, || async {
             // Whoever took the task over decides; our write of the end will be refused.
             if lease.superseded().is_cancelled() {
-                let error = "another worker has the task".to_owned();
-                return Err(backoff::Error::Permanent(error));
+                return Err(backoff::Error::Permanent(UploadError::Superseded));
             }
-            let put = self.put_and_look(key, video, facts, &metadata).await;
+            let put = self
+                .put_and_look(key, &rendered.video, facts, &metadata)
+                .await;
             put.map_err(|error| {
-                let error = format!("{error:#}");
-                tracing::warn!(task = %task.id, error, "video upload failed; retrying");
+                tracing::warn!(task = %task.id, error = chain(&error), "video upload failed; retrying");
                 backoff::Error::transient(error)
             })
         })
@@ -266,20 +271,39 @@ impl Worker {
         video: &Path,
         facts: &VideoFacts,
         metadata: &HashMap<String, String>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), UploadError> {
         self.store
             .put_file_if_absent(key, video, &facts.sha256, "video/mp4", metadata.clone())
             .await?;
-        match self.store.head(key).await? {
+        let key = key.to_owned();
+        match self.store.head(&key).await? {
             Some(info)
                 if info.bytes == facts.bytes && info.sha256.as_deref() == Some(&facts.sha256) =>
             {
                 Ok(())
             }
-            Some(_) => anyhow::bail!("{key} holds something else than what was put there"),
-            None => anyhow::bail!("{key} is not there after it was put"),
+            Some(_) => Err(UploadError::Other { key }),
+            None => Err(UploadError::Missing { key }),
         }
     }
+}
+
+/// Passes a video through the gate.
+async fn check(task: &Task, video: &Path) -> Result<VideoFacts, FinishError> {
+    let expectation = Expectation {
+        width: task.spec.width,
+        height: task.spec.height,
+        frames: task.spec.frames,
+        fps: task.spec.fps,
+    };
+    let path = video.to_owned();
+    let checked = tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await;
+    checked
+        .map_err(FinishError::Check)?
+        .map_err(|error| match error {
+            GateError::Read(_) => FinishError::Unreadable(error),
+            error => FinishError::Refused(error),
+        })
 }
 
 #[cfg(test)]

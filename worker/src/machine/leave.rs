@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::presence::Board;
+use crate::machine::presence::Board;
 
 /// What becomes of a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

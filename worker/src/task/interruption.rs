@@ -1,5 +1,5 @@
-//! What becomes of a render when the worker has to leave: finish it, or hand it back with a checkpoint. Pure: time and
-//! measurements are arguments.
+//! The interruption policy: when the worker has to leave, a render is finished, or handed back with a checkpoint. Pure: time
+//! and measurements are arguments.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use spotreel_domain::Model;
 use spotreel_domain::task::TaskSpec;
 use tokio::time::Instant;
 
-use crate::leave::By;
+use crate::machine::leave::By;
 
 /// Time to decode, until this machine has measured its own: about that of an A10G for 81 frames at 480p.
 const DECODE_UNMEASURED: Duration = Duration::from_secs(40);
@@ -19,7 +19,7 @@ const UPLOAD_UNMEASURED: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub struct InterruptionPolicy {
     /// What is kept of a notice for the checkpoint, its upload and the handing back.
     #[serde(with = "humantime_serde")]
     pub margin: Duration,
@@ -64,7 +64,7 @@ impl Remainder {
     }
 }
 
-impl Rule {
+impl InterruptionPolicy {
     /// `patience`: how long a checkpoint is waited for when nothing but politeness presses.
     pub fn plan(&self, by: By, rest: &Remainder, patience: Duration, now: Instant) -> Plan {
         let hand_back = |until| match rest.steps_done {
@@ -144,7 +144,7 @@ fn pixels(spec: &TaskSpec) -> f64 {
 mod tests {
     use super::*;
 
-    const RULE: Rule = Rule {
+    const RULE: InterruptionPolicy = InterruptionPolicy {
         margin: Duration::from_secs(20),
         safety: 1.25,
     };

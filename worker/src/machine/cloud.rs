@@ -1,34 +1,25 @@
-//! Instance metadata (IMDSv2): the identity of the instance, and interruption notices.
+//! The instance as its metadata describe it: its identity, interruption notices, the end of its life.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use aws_config::imds::Client;
-use aws_config::imds::client::error::ImdsError;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use spotreel_bootstrap::ambient;
 use spotreel_proto::worker::v1::Presence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::leave::{By, Leave};
-use crate::presence::Board;
+use crate::machine::leave::{By, Leave};
+use crate::machine::metadata::{Metadata, MetadataError};
+use crate::machine::presence::Board;
 
 /// The SDK's own name for another address than 169.254.169.254.
 const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 const DISABLED: &str = "AWS_EC2_METADATA_DISABLED";
 /// What the firmware of an EC2 machine calls its maker.
 const VENDOR: &str = "/sys/class/dmi/id/sys_vendor";
-/// A poll that fails is followed by the next; one more try within it is for a lost packet.
-const ATTEMPTS: u32 = 2;
 /// Asked at the start until it answers, so often: a machine that was told to ask has a service that may still come up.
 const TRIES_AT_START: u32 = 10;
 const PAUSE_AT_START: Duration = Duration::from_millis(500);
-/// Number of refusals in a row after which the client's token is dropped: the SDK repeats a refused token for ever.
-const REFUSALS: u32 = 2;
-/// Clocks that differ by no more than this agree: the service tells whole seconds.
-const CLOCKS_AGREE_S: i64 = 2;
 /// A Spot machine that EC2 takes within its first hour is free (AWS, "Billing for interrupted Spot Instances").
 const FREE_IF_TAKEN_WITHIN: Duration = Duration::from_secs(3_600);
 /// EC2 takes a machine some moments after the time of its notice. Fleet waits as long (`patience.drain`).
@@ -38,7 +29,7 @@ const BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum MetadataMode {
     Auto,
     On,
     Off,
@@ -47,7 +38,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CloudSection {
-    pub metadata: Mode,
+    pub metadata: MetadataMode,
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
 }
@@ -68,9 +59,7 @@ pub struct Machine {
 }
 
 pub struct Cloud {
-    client: Client,
-    refusals: u32,
-    clock: ServiceClock,
+    metadata: Metadata,
     pub machine: Machine,
 }
 
@@ -79,14 +68,6 @@ pub struct Cloud {
 struct Seen {
     goes_at: Option<Timestamp>,
     rebalance: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum MetadataError {
-    #[error("the metadata service refused the session token")]
-    Refused,
-    #[error("the metadata service cannot be reached: {0}")]
-    Away(String),
 }
 
 #[derive(Deserialize)]
@@ -122,14 +103,16 @@ impl CloudSection {
     fn wanted(&self) -> bool {
         let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         match self.metadata {
-            Mode::On => true,
-            Mode::Off => false,
-            Mode::Auto if is_set(ENDPOINT) => true,
-            Mode::Auto if std::env::var(DISABLED).is_ok_and(|v| v.eq_ignore_ascii_case("true")) => {
+            MetadataMode::On => true,
+            MetadataMode::Off => false,
+            MetadataMode::Auto if is_set(ENDPOINT) => true,
+            MetadataMode::Auto
+                if std::env::var(DISABLED).is_ok_and(|v| v.eq_ignore_ascii_case("true")) =>
+            {
                 false
             }
             // No question over the network: elsewhere it would be answered by silence.
-            Mode::Auto => {
+            MetadataMode::Auto => {
                 std::fs::read_to_string(VENDOR).is_ok_and(|v| v.starts_with("Amazon EC2"))
             }
         }
@@ -142,11 +125,9 @@ impl Cloud {
         if !config.wanted() {
             return None;
         }
-        let told = config.metadata == Mode::On || std::env::var_os(ENDPOINT).is_some();
+        let told = config.metadata == MetadataMode::On || std::env::var_os(ENDPOINT).is_some();
         let mut cloud = Self {
-            client: client(),
-            refusals: 0,
-            clock: ServiceClock::default(),
+            metadata: Metadata::new(),
             machine: Machine::default(),
         };
         for _ in 0..if told { TRIES_AT_START } else { 1 } {
@@ -168,8 +149,9 @@ impl Cloud {
     }
 
     async fn describe(&self) -> Result<Machine, MetadataError> {
-        let text =
-            async |path: &str| Ok::<_, MetadataError>(self.get(path).await?.unwrap_or_default());
+        let text = async |path: &str| {
+            Ok::<_, MetadataError>(self.metadata.get(path).await?.unwrap_or_default())
+        };
         let tag = async |name: &str| text(&format!("tags/instance/spotreel:{name}")).await;
         let (instance, instance_type, zone, lifecycle) = tokio::try_join!(
             text("instance-id"),
@@ -179,7 +161,10 @@ impl Cloud {
         )?;
         let (pool, batch, launch, expires_at) =
             tokio::try_join!(tag("pool"), tag("batch"), tag("launch"), tag("expires-at"))?;
-        let document = self.read("dynamic/instance-identity/document").await?;
+        let document = self
+            .metadata
+            .read("dynamic/instance-identity/document")
+            .await?;
         let identity = serde_json::from_str::<Identity>(&document.unwrap_or_default());
         if !expires_at.is_empty() && expires_at.parse::<Timestamp>().is_err() {
             tracing::error!(expires_at, "tag spotreel:expires-at is not a time");
@@ -212,7 +197,7 @@ impl Cloud {
                 _ = tick.tick() => {}
                 () = until.cancelled() => return,
             }
-            let now = self.clock.now();
+            let now = self.metadata.now();
             let expires_at = &mut self.machine.expires_at;
             if let Some(at) = expires_at.take_if(|at| now + BEFORE_EXPIRY >= *at) {
                 board.update(|presence| presence.notice_at_ms = at.as_millisecond());
@@ -220,7 +205,7 @@ impl Cloud {
             }
             let seen = self.look().await;
             if let Some(at) = seen.goes_at {
-                let goes = instant(at, self.clock.now());
+                let goes = instant(at, self.metadata.now());
                 board.update(|presence| presence.notice_at_ms = at.as_millisecond());
                 if self.machine.is_free_at(at) {
                     leave.is_free_until(goes + TAKEN_LATE);
@@ -242,12 +227,12 @@ impl Cloud {
     /// An error is a poll that saw nothing: notices are best effort, and the next poll comes soon.
     async fn look(&mut self) -> Seen {
         let looked = tokio::try_join!(
-            self.get("spot/instance-action"),
-            self.get("events/recommendations/rebalance")
+            self.metadata.get("spot/instance-action"),
+            self.metadata.get("events/recommendations/rebalance")
         );
         match looked {
             Ok((action, rebalance)) => {
-                self.refusals = 0;
+                self.metadata.polled(None);
                 Seen {
                     goes_at: action.map(|text| self.goes_at(&text)),
                     rebalance: rebalance.is_some(),
@@ -255,12 +240,7 @@ impl Cloud {
             }
             Err(error) => {
                 tracing::debug!(%error, "reading instance metadata failed");
-                if let MetadataError::Refused = error {
-                    self.refusals += 1;
-                }
-                if self.refusals >= REFUSALS {
-                    (self.client, self.refusals) = (client(), 0);
-                }
+                self.metadata.polled(Some(&error));
                 Seen::default()
             }
         }
@@ -272,69 +252,10 @@ impl Cloud {
             Ok(action) => action.time,
             Err(error) => {
                 tracing::error!(%error, action, "interruption notice has no time");
-                self.clock.now() + BEFORE_EXPIRY
+                self.metadata.now() + BEFORE_EXPIRY
             }
         }
     }
-
-    async fn get(&self, path: &str) -> Result<Option<String>, MetadataError> {
-        self.read(&format!("meta-data/{path}")).await
-    }
-
-    /// None: there is no such thing. Those answers tell the service's time.
-    async fn read(&self, path: &str) -> Result<Option<String>, MetadataError> {
-        match self.client.get(format!("/latest/{path}")).await {
-            Ok(text) => Ok(Some(String::from(text))),
-            Err(ImdsError::ErrorResponse(error)) => match error.response().status().as_u16() {
-                404 => {
-                    let headers = error.response().headers();
-                    self.clock.hear(headers.get("date"));
-                    Ok(None)
-                }
-                401 => Err(MetadataError::Refused),
-                status => Err(MetadataError::Away(format!("status {status}"))),
-            },
-            Err(error) => Err(MetadataError::Away(spotreel_domain::chain(&error))),
-        }
-    }
-}
-
-/// The clock of the metadata service, against which notices are written. This machine's own may be wrong.
-#[derive(Default)]
-struct ServiceClock {
-    /// How many seconds it is ahead of ours.
-    ahead: AtomicI64,
-}
-
-impl ServiceClock {
-    /// `date`: the header of an answer. It has whole seconds: where the clocks agree, ours is the finer one.
-    fn hear(&self, date: Option<&str>) {
-        let Some(at) = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()) else {
-            return;
-        };
-        let ahead = at.timestamp().duration_since(ambient::now()).as_secs();
-        let ahead = if ahead.abs() <= CLOCKS_AGREE_S {
-            0
-        } else {
-            ahead
-        };
-        if self.ahead.swap(ahead, Ordering::Relaxed) != ahead && ahead != 0 {
-            tracing::warn!(
-                ahead,
-                "clock of this machine is wrong: using the metadata service's clock for notices"
-            );
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        let ahead = SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed));
-        let now = ambient::now();
-        now.checked_add(ahead).unwrap_or(now)
-    }
-}
-
-fn client() -> Client {
-    Client::builder().max_attempts(ATTEMPTS).build()
 }
 
 fn instant(at: Timestamp, now: Timestamp) -> Instant {

@@ -11,8 +11,8 @@ use spotreel_domain::batch::DrainMode;
 use spotreel_proto::worker::v1::State;
 use tokio::sync::oneshot;
 
-use crate::leave::{By, Leave};
-use crate::presence::Board;
+use crate::machine::leave::{By, Leave};
+use crate::machine::presence::Board;
 
 /// Between two tries to learn whether the order was given before anybody listened.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

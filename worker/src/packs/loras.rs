@@ -2,25 +2,60 @@
 
 use std::path::{Path, PathBuf};
 
-use spotreel_bus::retry;
-use spotreel_domain::chain;
+use spotreel_domain::Model;
 use spotreel_domain::model::Expert;
 use spotreel_domain::task::{TaskLora, TaskSpec};
 use spotreel_packs::{LoraFile as Stored, LoraRemoteError, PublishedLora, transformer_of};
 use spotreel_s3::GetFileError;
 
-use crate::Worker;
-use crate::engine::EngineFailure;
-use crate::engine::protocol::{ErrorKind, LoraFile};
-use crate::host::gone;
-use crate::prepare::{patience, scratch};
+use crate::engine::protocol::LoraFile;
+use crate::machine::scratch::{self, ScratchError};
+use crate::{Worker, storage};
 
 /// Files that are kept: those of two tasks with three LoRAs for two experts. Each has 1 GiB at most.
 const KEPT: usize = 12;
 
+/// Why a LoRA of a task is not on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    /// Storage does not answer, or refuses what every worker needs.
+    #[error("LoRA {name}")]
+    Storage {
+        name: String,
+        source: LoraRemoteError,
+    },
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    #[error("the LoRA {name:?} cannot be used")]
+    Unusable {
+        name: String,
+        source: LoraRemoteError,
+    },
+    #[error("the LoRA {name:?} is one of {model}")]
+    OtherModel { name: String, model: Model },
+    #[error("the LoRA {name:?} is another than when the task was accepted: submit the task again")]
+    Changed { name: String },
+}
+
+impl LoraError {
+    fn new(lora: &TaskLora, error: LoraRemoteError) -> Self {
+        let name = lora.name.clone();
+        match error {
+            LoraRemoteError::Fetch {
+                source: GetFileError::File { path, source },
+                ..
+            } => ScratchError { path, source }.into(),
+            source if source.retryable() || matches!(source, LoraRemoteError::Get { .. }) => {
+                Self::Storage { name, source }
+            }
+            source => Self::Unusable { name, source },
+        }
+    }
+}
+
 /// What the task names, in its order. One that is not there, or not as it was when the task was accepted, is the task's
 /// own fault.
-pub async fn fetch(worker: &Worker, spec: &TaskSpec) -> Result<Vec<LoraFile>, EngineFailure> {
+pub async fn fetch(worker: &Worker, spec: &TaskSpec) -> Result<Vec<LoraFile>, LoraError> {
     let dir = worker.scratch.join("loras");
     let mut files = Vec::new();
     for lora in &spec.loras {
@@ -52,23 +87,20 @@ async fn published(
     worker: &Worker,
     spec: &TaskSpec,
     lora: &TaskLora,
-) -> Result<PublishedLora, EngineFailure> {
-    let found = retry(patience(), || async {
-        worker.loras.lora(&lora.name).await.map_err(passing)
-    });
-    let found = found.await.map_err(|error| failure(lora, &error))?;
+) -> Result<PublishedLora, LoraError> {
+    let found = storage::read(LoraRemoteError::retryable, || worker.loras.lora(&lora.name));
+    let found = found.await.map_err(|error| LoraError::new(lora, error))?;
+    let name = lora.name.clone();
     if found.index.model != spec.model {
-        return Err(unfit(lora, &format!("is one of {}", found.index.model)));
+        let model = found.index.model;
+        return Err(LoraError::OtherModel { name, model });
     }
     if lora
         .sha256
         .as_ref()
         .is_some_and(|known| *known != found.sha256)
     {
-        return Err(unfit(
-            lora,
-            "is another than when the task was accepted: submit the task again",
-        ));
+        return Err(LoraError::Changed { name });
     }
     Ok(found)
 }
@@ -79,21 +111,20 @@ async fn bring(
     dir: &Path,
     lora: &TaskLora,
     stored: &Stored,
-) -> Result<PathBuf, EngineFailure> {
+) -> Result<PathBuf, LoraError> {
     let path = dir.join(format!("{}.safetensors", stored.sha256));
     if tokio::fs::try_exists(&path).await.unwrap_or(false) {
         return Ok(path);
     }
     let made = tokio::fs::create_dir_all(dir).await;
-    made.map_err(|error| scratch(dir, &error))?;
+    made.map_err(scratch::at(dir))?;
     let part = path.with_extension("part");
-    let fetched = retry(patience(), || async {
-        let fetched = worker.loras.fetch_lora(&lora.name, stored, &part).await;
-        fetched.map_err(passing)
+    let fetched = storage::read(LoraRemoteError::retryable, || {
+        worker.loras.fetch_lora(&lora.name, stored, &part)
     });
-    fetched.await.map_err(|error| failure(lora, &error))?;
+    fetched.await.map_err(|error| LoraError::new(lora, error))?;
     let named = tokio::fs::rename(&part, &path).await;
-    named.map_err(|error| scratch(&path, &error))?;
+    named.map_err(scratch::at(&path))?;
     Ok(path)
 }
 
@@ -116,36 +147,5 @@ async fn forget(dir: &Path, needed: &[LoraFile]) {
     for (_, path) in others.into_iter().take(surplus) {
         // Fetched again when it is wanted.
         let _ = tokio::fs::remove_file(path).await;
-    }
-}
-
-fn passing(error: LoraRemoteError) -> backoff::Error<LoraRemoteError> {
-    match error.retryable() {
-        true => backoff::Error::transient(error),
-        false => backoff::Error::Permanent(error),
-    }
-}
-
-fn failure(lora: &TaskLora, error: &LoraRemoteError) -> EngineFailure {
-    match error {
-        LoraRemoteError::Fetch {
-            source: GetFileError::File { path, source },
-            ..
-        } => scratch(path, source),
-        error if error.retryable() => {
-            EngineFailure::of_storage(format!("LoRA {}: {}", lora.name, chain(error)))
-        }
-        LoraRemoteError::Get { .. } => {
-            EngineFailure::of_storage(format!("LoRA {}: {}", lora.name, chain(error)))
-        }
-        error => unfit(lora, &format!("cannot be used: {}", chain(error))),
-    }
-}
-
-fn unfit(lora: &TaskLora, why: &str) -> EngineFailure {
-    EngineFailure {
-        kind: ErrorKind::Invalid,
-        code: "lora".into(),
-        ..gone(&format!("the LoRA {:?} {why}", lora.name))
     }
 }

@@ -9,8 +9,9 @@ use spotreel_domain::Task;
 use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling};
 
-use crate::checkpoints::{self, Stored};
-use crate::{Worker, finish};
+use crate::Worker;
+use crate::task::checkpoints::{self, Stored};
+use crate::task::finish;
 
 /// Delay before a failed read of the log or of storage is repeated.
 const AGAIN: Duration = Duration::from_secs(5);

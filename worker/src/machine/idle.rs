@@ -14,7 +14,7 @@ use spotreel_bus::names;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::leave::{By, Leave};
+use crate::machine::leave::{By, Leave};
 
 /// How often the connection is looked at; the limits are minutes.
 const LOOK: Duration = Duration::from_secs(1);

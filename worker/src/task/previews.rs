@@ -12,7 +12,7 @@ use spotreel_s3::Store;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::checkpoints;
+use crate::task::checkpoints;
 
 const CONTENT_TYPE: &str = "image/jpeg";
 /// No picture of an engine is larger, the first frame in full size included.

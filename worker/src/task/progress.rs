@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::Worker;
 use crate::engine::protocol::StepInfo;
-use crate::leave::By;
-use crate::salvage::{Plan, Remainder};
+use crate::machine::leave::By;
+use crate::task::interruption::{Plan, Remainder};
 
 /// Steps that the next one is judged by: models with two experts change their pace half-way.
 const STEPS_MEASURED: usize = 3;

@@ -1,29 +1,23 @@
-//! Chooses the next work item: high priority first, the loaded model first, and no queue starves.
+//! Pulls the next work item; `order.rs` says which queue is asked first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spotreel_bootstrap::Context;
 use spotreel_bus::queue::QueueError;
-use spotreel_bus::{Delivery, Queue};
+use spotreel_bus::{Delivery, Queue, names};
 use spotreel_domain::{Lane, Model};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Worker;
-use crate::packs::Keeper;
-use crate::presence::Board;
-use crate::wellness::Fitness;
+use crate::machine::wellness::Fitness;
+use crate::task::order;
 
-/// One in this number of looks starts with normal priority, so that a stream of high priority cannot hold back the rest for ever.
-const LOW_END_FIRST: u64 = 8;
-/// One in this number of looks starts with the model that was served longest ago, so that the loaded one cannot hold back
-/// the others for ever. Not a multiple of the above, or of both only the low end would ever be seen.
-const LEAST_SERVED_FIRST: u64 = 13;
-/// At every fifth look the back lane of a priority comes before its front one, so that short queues of many owners cannot hold
-/// back the long one of another for ever. No divisor of the others, for the same reason.
-const BACK_FIRST: u64 = 5;
+/// How often a worker looks again for consumers that are not provisioned yet.
+const PROVISION_RETRY: Duration = Duration::from_secs(1);
 /// Between two looks while this worker could render nothing.
 const UNWELL: Duration = Duration::from_secs(1);
 /// Between two looks while the server does not answer.
@@ -57,8 +51,6 @@ pub struct Take {
     sources: Vec<Source>,
     looks: u64,
     idle_limit: Option<Duration>,
-    board: Board,
-    packs: Option<Keeper>,
     worker: Arc<Worker>,
     /// At which look a model was served last.
     served: BTreeMap<Model, u64>,
@@ -66,20 +58,40 @@ pub struct Take {
     idle_since: Option<Instant>,
 }
 
+/// The consumers are made by `spotreel provision`; until they are there, the worker is not ready and says why.
+pub async fn open_queues(worker: &Worker, ctx: &Context) -> Vec<Source> {
+    let leaving = worker.leave.leaving();
+    let mut sources = Vec::new();
+    for model in worker.config.models.iter().copied() {
+        for lane in Lane::ALL {
+            let consumer = names::work_consumer(model, lane);
+            while !leaving.is_cancelled() {
+                match Queue::open(worker.log.client(), names::TASKS, &consumer).await {
+                    Ok(queue) => {
+                        sources.push(Source { model, lane, queue });
+                        break;
+                    }
+                    Err(error) => ctx.health.set("queues", Err(error)),
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(PROVISION_RETRY) => {}
+                    () = leaving.cancelled() => {}
+                }
+            }
+        }
+    }
+    if !leaving.is_cancelled() {
+        ctx.health.set::<&str>("queues", Ok(()));
+    }
+    sources
+}
+
 impl Take {
-    pub fn new(
-        sources: Vec<Source>,
-        idle_limit: Option<Duration>,
-        board: Board,
-        packs: Option<Keeper>,
-        worker: Arc<Worker>,
-    ) -> Self {
+    pub fn new(sources: Vec<Source>, idle_limit: Option<Duration>, worker: Arc<Worker>) -> Self {
         Self {
             sources,
             looks: 0,
             idle_limit,
-            board,
-            packs,
             worker,
             served: BTreeMap::new(),
             idle_since: None,
@@ -139,7 +151,7 @@ impl Take {
                 continue;
             }
             // Only a look that found nothing starts the clock.
-            self.idle_since = match self.board.holds_any() {
+            self.idle_since = match self.worker.presence.holds_any() {
                 true => None,
                 false => self.idle_since.or_else(|| Some(Instant::now())),
             };
@@ -187,13 +199,13 @@ impl Take {
 
     /// Nothing whose pack does not come.
     fn order(&self, loaded: Option<Model>) -> Vec<Source> {
-        let packs = self.packs.as_ref();
+        let packs = self.worker.packs.as_ref();
         let may = |source: &&Source| packs.is_none_or(|packs| packs.may_come(source.model));
         let mut order: Vec<_> = self.sources.iter().filter(may).cloned().collect();
         let is_here = |model| packs.is_none_or(|packs| packs.is_here(model));
         let (looks, served) = (self.looks, &self.served);
         let what = |source: &Source| (source.lane, source.model);
-        sort(&mut order, what, loaded, is_here, looks, served);
+        order::sort(&mut order, what, loaded, is_here, looks, served);
         order
     }
 
@@ -215,12 +227,12 @@ impl Take {
             let enough = enough.clone();
             pulls.spawn(async move { (source.queue.pull_until(wait, &enough).await, source) });
         }
-        let held = self.board.holds_any();
+        let held = self.worker.presence.holds_any();
         let mut first = None;
         loop {
             tokio::select! {
                 // The clock of an idle worker starts now.
-                () = self.board.free(), if held && !enough.is_cancelled() => enough.cancel(),
+                () = self.worker.presence.free(), if held && !enough.is_cancelled() => enough.cancel(),
                 done = pulls.join_next() => match done {
                     None => return first,
                     Some(Ok((Ok(Some(delivery)), source))) => {
@@ -241,104 +253,10 @@ impl Take {
     }
 }
 
-/// Of one lane what is loaded, then what is on the disk, then the others.
-fn sort<T>(
-    sources: &mut [T],
-    what: impl Fn(&T) -> (Lane, Model),
-    loaded: Option<Model>,
-    is_here: impl Fn(Model) -> bool,
-    looks: u64,
-    served: &BTreeMap<Model, u64>,
-) {
-    let back_first = looks.is_multiple_of(BACK_FIRST);
-    let rank = |lane: Lane| (lane.priority, lane.back != back_first);
-    sources.sort_by_cached_key(|source| {
-        let (lane, model) = what(source);
-        (rank(lane), Some(model) != loaded, !is_here(model))
-    });
-    if looks.is_multiple_of(LEAST_SERVED_FIRST) {
-        sources.sort_by_key(|source| {
-            let (lane, model) = what(source);
-            (rank(lane), served.get(&model))
-        });
-    }
-    if looks.is_multiple_of(LOW_END_FIRST) {
-        sources.sort_by_key(|source| std::cmp::Reverse(what(source).0.priority));
-    }
-}
-
 async fn hand_back(mut pulls: JoinSet<(Result<Option<Delivery>, QueueError>, Source)>) {
     while let Some(done) = pulls.join_next().await {
         if let Ok((Ok(Some(surplus)), _)) = done {
             let _ = surplus.nak(Duration::ZERO).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use spotreel_domain::Priority;
-
-    use super::*;
-
-    fn queues() -> Vec<(Lane, Model)> {
-        let of = |lane| Model::ALL.map(|model| (lane, model));
-        Lane::ALL.into_iter().flat_map(of).collect()
-    }
-
-    fn order(loaded: Option<Model>, here: &[Model], looks: u64) -> Vec<(Lane, Model)> {
-        let mut order = queues();
-        let is_here = |model| here.contains(&model);
-        sort(
-            &mut order,
-            |queue| *queue,
-            loaded,
-            is_here,
-            looks,
-            &BTreeMap::new(),
-        );
-        order
-    }
-
-    #[test]
-    fn what_is_loaded_comes_before_what_is_here_before_the_others() {
-        let (loaded, here, away) = (Model::I2vA14b, Model::T2vA14b, Model::Ti2v5b);
-        let found = order(Some(loaded), &[loaded, here], 1);
-        let models = [loaded, here, away].repeat(Lane::ALL.len());
-        assert_eq!(
-            found.iter().map(|queue| queue.1).collect::<Vec<_>>(),
-            models
-        );
-        let lanes: Vec<_> = found.iter().step_by(3).map(|queue| queue.0).collect();
-        assert_eq!(lanes, Lane::ALL);
-        let first = |looks| order(Some(loaded), &[], looks)[0].0;
-        assert_eq!(first(LOW_END_FIRST), Lane::front(Priority::Normal));
-        assert_eq!(first(BACK_FIRST), Lane::back(Priority::High));
-        let both = LOW_END_FIRST * BACK_FIRST;
-        assert_eq!(first(both), Lane::back(Priority::Normal));
-    }
-
-    /// Every queue always has work, and each task loads its model.
-    #[test]
-    fn nobody_starves() {
-        /// Of a thousand looks, by lane: as much for each as is promised, shared by three models.
-        const LEAST: [u32; 4] = [150, 30, 15, 1];
-        let mut served = BTreeMap::new();
-        let mut taken: BTreeMap<_, u32> = BTreeMap::new();
-        let mut loaded = None;
-        for looks in 1..=10_000 {
-            let mut order = queues();
-            let is_here = |model| model == Model::Ti2v5b;
-            sort(&mut order, |queue| *queue, loaded, is_here, looks, &served);
-            let (lane, model) = order[0];
-            *taken.entry((lane, model)).or_default() += 1;
-            served.insert(model, looks);
-            loaded = Some(model);
-        }
-        assert_eq!(taken.len(), queues().len(), "{taken:?}");
-        for ((lane, model), count) in taken {
-            let at = Lane::ALL.iter().position(|each| *each == lane).unwrap();
-            assert!(count >= 10 * LEAST[at], "{lane:?} {model}: {count}");
         }
     }
 }

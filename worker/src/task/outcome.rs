@@ -3,16 +3,32 @@
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
-use spotreel_bus::{AppendError, Delivery, Recorded};
+use spotreel_bus::{AppendError, Delivery, Lease, Recorded};
 use spotreel_domain::chain;
 use spotreel_domain::task::{Failure, Refused, StartRuling, State};
 use spotreel_domain::{Event, Task};
 
 use crate::Worker;
+use crate::task::error::Blame;
 
 impl Worker {
+    /// The attempt failed. Whose fault it is decides what becomes of the task.
+    pub async fn failed(
+        &self,
+        started: &Recorded,
+        delivery: &Delivery,
+        blame: Blame,
+        why: Failure,
+    ) {
+        match blame {
+            Blame::Task => self.fail(started, delivery, why).await,
+            Blame::Worker => self.decline(started, delivery, why).await,
+            Blame::Surroundings => self.hinder(started, delivery, why).await,
+        }
+    }
+
     /// The attempt failed: back in the queue after a delay, or the end of the task.
-    pub async fn fail(&self, started: &Recorded, delivery: &Delivery, failure: Failure) {
+    async fn fail(&self, started: &Recorded, delivery: &Delivery, failure: Failure) {
         tracing::warn!(task = %started.task.id, kind = ?failure.kind, error = failure.message, "attempt failed");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "failed").increment(1);
         let now = ambient::now();
@@ -21,6 +37,16 @@ impl Worker {
             .attempt_failed(failure, now)
             .map(|(event, task)| (event, self.scaled(task)));
         self.end(started, delivery, step).await;
+    }
+
+    /// The log has a newer event of the task: another program has decided.
+    pub async fn superseded(&self, started: &Recorded, lease: Lease) {
+        let last = self.log.last(&started.task.id).await;
+        if let Err(error) = &last {
+            tracing::warn!(task = %started.task.id, error = chain(error), "reading the task log failed; the work item keeps its lease");
+        }
+        let delivery = lease.release().await;
+        self.let_go(&delivery, last.ok().flatten().as_ref()).await;
     }
 
     /// Handed back by order: no failure, and another worker has it at once.
@@ -33,7 +59,7 @@ impl Worker {
     }
 
     /// Handed back because this worker cannot render it: no failure of the task, but not for ever.
-    pub async fn decline(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
+    async fn decline(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
         tracing::warn!(task = %started.task.id, kind = ?why.kind, error = why.message, "task declined");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "declined").increment(1);
         let step = started.task.declined(why, ambient::now());
@@ -42,7 +68,7 @@ impl Worker {
     }
 
     /// Handed back because storage fails: no failure of the task, and no attempt of any worker before storage answers.
-    pub async fn hinder(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
+    async fn hinder(&self, started: &Recorded, delivery: &Delivery, why: Failure) {
         tracing::warn!(task = %started.task.id, error = why.message, "storage failed; task handed back");
         metrics::counter!("spotreel_worker_attempts_total", "outcome" => "hindered").increment(1);
         let step = started.task.hindered(why, ambient::now());
