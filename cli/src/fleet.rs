@@ -6,8 +6,9 @@ use spotreel_domain::fleet::view::{FleetView, InstanceView, PoolView, WorkerView
 
 use crate::args::FleetArgs;
 use crate::connection::{Api, Settings};
+use crate::done::Done;
+use crate::orders::OfPool;
 use crate::print::{self, field, line, span};
-use crate::{Done, orders::OfPool};
 
 /// What is known of the cloud is told to be old once it is older than this: fleet looks every quarter of a minute while
 /// all is calm, and every minute without a batch.

@@ -6,9 +6,9 @@ use spotreel_domain::batch::{DrainMode, PoolName};
 use spotreel_domain::fleet::view::{BatchRef, Drained};
 use spotreel_domain::ops::{HoldOrder, Ordered, ResumeOrder, RunOrder};
 
-use crate::Done;
 use crate::args::{DrainArgs, HoldArgs, ResumeArgs, RunArgs, StopArgs};
 use crate::connection::{Api, Settings};
+use crate::done::Done;
 use crate::print::{self, line};
 
 /// What `spotreel.fleet` is asked.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_OP};
+use crate::retry::retry;
 
 /// How long one try to append waits for its answer.
 pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +20,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// `R` is an event as the log in question records it.
 #[derive(Debug, thiserror::Error)]
-pub enum AppendError<R = crate::log::Recorded> {
+pub enum AppendError<R> {
     /// Somebody else wrote first; the newest event tells what to do now.
     #[error("another event was written first")]
     Conflict(Option<Box<R>>),
@@ -101,7 +102,7 @@ impl Write {
             .with_max_interval(Duration::from_secs(2))
             .with_max_elapsed_time(Some(GIVE_UP_AFTER))
             .build();
-        crate::queue::retry(policy, || self.try_send(client, &last)).await
+        retry(policy, || self.try_send(client, &last)).await
     }
 
     async fn try_send<R, F>(
