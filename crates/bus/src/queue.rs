@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, HeaderMap, Request};
-use backoff::backoff::Backoff;
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_domain::task::LONGEST_RETRY_DELAY;

@@ -1,5 +1,7 @@
 //! Trying again, with the delays of the `backoff` crate.
 
+use backoff::backoff::Backoff;
+
 /// Runs `operation` until it succeeds, fails for good, or the policy is exhausted. The `backoff` crate gives the
 /// delays; its own runner is not used because it wants a runtime feature of its own.
 pub async fn retry<T, E, F, Fut>(

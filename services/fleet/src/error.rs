@@ -2,7 +2,6 @@
 
 use spotreel_bootstrap::ConfigError;
 use spotreel_bus::batches::AppendError;
-use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError as BusError;
 use spotreel_bus::log::ReadError;

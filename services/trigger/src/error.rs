@@ -1,7 +1,6 @@
 //! What can go wrong, one enum per operation.
 
 use spotreel_bootstrap::ConfigError;
-use spotreel_bus::RecordedBatch;
 use spotreel_bus::batches::AppendError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;

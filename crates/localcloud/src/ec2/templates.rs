@@ -1,7 +1,5 @@
 //! Launch templates and their versions.
 
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
