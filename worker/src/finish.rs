@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
-use spotreel_bus::retry::retry;
+use spotreel_bus::queue::retry;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
 use spotreel_domain::chain;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use spotreel_bus::retry::retry;
+use spotreel_bus::queue::retry;
 use spotreel_domain::chain;
 use spotreel_domain::model::Expert;
 use spotreel_domain::request::{TaskLora, TaskSpec};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use spotreel_bus::Recorded;
-use spotreel_bus::retry::retry;
+use spotreel_bus::queue::retry;
 use spotreel_domain::chain;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_OP};
-use crate::retry::retry;
 
 /// How long one try to append waits for its answer.
 pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,7 +19,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// `R` is an event as the log in question records it.
 #[derive(Debug, thiserror::Error)]
-pub enum AppendError<R> {
+pub enum AppendError<R = crate::log::Recorded> {
     /// Somebody else wrote first; the newest event tells what to do now.
     #[error("another event was written first")]
     Conflict(Option<Box<R>>),
@@ -102,7 +101,7 @@ impl Write {
             .with_max_interval(Duration::from_secs(2))
             .with_max_elapsed_time(Some(GIVE_UP_AFTER))
             .build();
-        retry(policy, || self.try_send(client, &last)).await
+        crate::queue::retry(policy, || self.try_send(client, &last)).await
     }
 
     async fn try_send<R, F>(

@@ -15,17 +15,13 @@ use serde_json::json;
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use tokio::time::Instant;
 
-use crate::append::{self, Entry, ReadError, Write, last_message};
+use crate::append::{AppendError, Entry, ReadError, Write, last_message};
 use crate::codec;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, Start, Stored};
 use crate::log::Recorded;
 use crate::names::{self, BATCHES, TASKS};
-use crate::queue::Delivery;
 use crate::trace;
-
-/// Why a state of a batch was not written.
-pub type AppendError = append::AppendError<RecordedBatch>;
 
 /// Messages of one direct get.
 const PAGE: usize = 500;
@@ -137,7 +133,11 @@ impl BatchLog {
 
     /// Writes the state of a pool's batch, if the pool's newest event is still the one with the sequence `expected`
     /// (0: the pool has none). One request where nothing is in the way.
-    pub async fn append(&self, batch: &Batch, expected: u64) -> Result<u64, AppendError> {
+    pub async fn append(
+        &self,
+        batch: &Batch,
+        expected: u64,
+    ) -> Result<u64, AppendError<RecordedBatch>> {
         let mut headers = HeaderMap::new();
         trace::inject(&mut headers);
         let write = Write {
@@ -344,17 +344,4 @@ async fn ends(
         }
     }
     Ok(wanted)
-}
-
-impl Delivery {
-    /// The event of the batch log that was delivered.
-    pub fn recorded_batch(&self) -> Result<RecordedBatch, ReadError> {
-        RecordedBatch::from_parts(
-            &self.subject,
-            self.sequence,
-            &self.payload,
-            self.headers.clone(),
-            self.stored_nanos,
-        )
-    }
 }

@@ -21,7 +21,6 @@ pub mod names;
 pub mod provision;
 pub mod queue;
 pub mod reply;
-pub mod retry;
 pub mod room;
 pub mod service;
 pub mod trace;

@@ -9,16 +9,12 @@ use jiff::Timestamp;
 use spotreel_domain::{Event, Task, TaskId};
 use uuid::Uuid;
 
-pub use crate::append::ReadError;
+pub use crate::append::{AppendError, ReadError};
 use crate::append::{Entry, TRY_TIMEOUT, Write, last_message};
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck, Start};
 use crate::names::{self, TASKS};
-use crate::queue::Delivery;
 use crate::trace;
-
-/// Why an event of a task was not written.
-pub type AppendError = crate::append::AppendError<Recorded>;
 
 /// The server's limit for one atomic batch.
 pub const MAX_BATCH: usize = 1_000;
@@ -239,18 +235,5 @@ impl TaskLog {
     /// Takes a work item, or an event that no one needs any more, out of the log.
     pub async fn delete(&self, sequence: u64) -> Result<(), ApiError> {
         jetstream::delete_message(&self.client, TASKS, sequence).await
-    }
-}
-
-impl Delivery {
-    /// The log event that was delivered.
-    pub fn recorded(&self) -> Result<Recorded, ReadError> {
-        Recorded::from_parts(
-            &self.subject,
-            self.sequence,
-            &self.payload,
-            self.headers.clone(),
-            self.stored_nanos,
-        )
     }
 }

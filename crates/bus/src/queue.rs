@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, HeaderMap, Request};
+use backoff::backoff::Backoff;
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_domain::task::LONGEST_RETRY_DELAY;
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::RecordedBatch;
 use crate::connect::REQUEST_TIMEOUT;
-use crate::retry::retry;
+use crate::log::{ReadError, Recorded};
 
 /// Slack for the server's answer that a pull has expired.
 const PULL_SLACK: Duration = Duration::from_secs(1);
@@ -233,6 +235,28 @@ impl Queue {
 }
 
 impl Delivery {
+    /// The log event that was delivered.
+    pub fn recorded(&self) -> Result<Recorded, ReadError> {
+        Recorded::from_parts(
+            &self.subject,
+            self.sequence,
+            &self.payload,
+            self.headers.clone(),
+            self.stored_nanos,
+        )
+    }
+
+    /// The event of the batch log that was delivered.
+    pub fn recorded_batch(&self) -> Result<RecordedBatch, ReadError> {
+        RecordedBatch::from_parts(
+            &self.subject,
+            self.sequence,
+            &self.payload,
+            self.headers.clone(),
+            self.stored_nanos,
+        )
+    }
+
     /// Done for good. Returns once the server has said so.
     pub async fn ack(&self) -> Result<(), QueueError> {
         self.say("+ACK".into()).await
@@ -272,5 +296,28 @@ impl Delivery {
                 .map_err(|_| backoff::Error::transient(QueueError::NoAnswer))
         })
         .await
+    }
+}
+
+/// Runs `operation` until it succeeds, fails for good, or the policy is exhausted. The `backoff` crate gives the
+/// delays; its own runner is not used because it wants a runtime feature of its own.
+pub async fn retry<T, E, F, Fut>(
+    mut policy: backoff::ExponentialBackoff,
+    mut operation: F,
+) -> Result<T, E>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, backoff::Error<E>>>,
+{
+    policy.reset();
+    loop {
+        match operation().await {
+            Ok(done) => return Ok(done),
+            Err(backoff::Error::Permanent(error)) => return Err(error),
+            Err(backoff::Error::Transient { err, .. }) => match policy.next_backoff() {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => return Err(err),
+            },
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use harness::{provisioned, until};
 use jiff::Timestamp;
-use spotreel_bus::batches::AppendError;
+use spotreel_bus::log::AppendError;
 use spotreel_bus::{BatchLog, Leadership, controls, names};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status, Wanted};
 use tokio_util::sync::CancellationToken;

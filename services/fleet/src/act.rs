@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use serde::Deserialize;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::batches::AppendError;
+use spotreel_bus::log::AppendError;
 use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Leaving, Status};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};

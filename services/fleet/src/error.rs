@@ -1,10 +1,10 @@
 //! Errors at the start and in a reconcile pass, and refusals of requests.
 
 use spotreel_bootstrap::ConfigError;
-use spotreel_bus::batches::AppendError;
+use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError as BusError;
-use spotreel_bus::log::ReadError;
+use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_bus::reply::refuse;
 use spotreel_domain::api::{ApiError, ErrorCode};
 use spotreel_domain::batch::PoolName;
@@ -46,7 +46,7 @@ pub enum RoundError {
     #[error("the batch log cannot be read")]
     Record(#[from] ReadError),
     #[error("writing to the batch log failed")]
-    Append(#[source] Box<AppendError>),
+    Append(#[source] Box<AppendError<RecordedBatch>>),
     #[error("orders cannot be read or written")]
     Controls(#[from] BusError),
     #[error("there is no connection to NATS")]

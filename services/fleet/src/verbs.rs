@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::batches::AppendError;
 use spotreel_bus::batches::RecordedBatch;
+use spotreel_bus::log::AppendError;
 use spotreel_bus::reply::unavailable;
 use spotreel_domain::api::ApiError;
 use spotreel_domain::batch::{

@@ -2,9 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::batches::AppendError;
 use spotreel_bus::controls::{self, Ordered, Run};
 use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};

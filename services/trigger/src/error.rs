@@ -1,9 +1,9 @@
 //! What can go wrong, one enum per operation.
 
 use spotreel_bootstrap::ConfigError;
-use spotreel_bus::batches::AppendError;
+use spotreel_bus::RecordedBatch;
 use spotreel_bus::jetstream::ApiError;
-use spotreel_bus::log::ReadError;
+use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_domain::batch::{PoolName, StillActive};
 use spotreel_domain::pool::PoolProblems;
 use spotreel_pool::queue::CountError;
@@ -47,7 +47,7 @@ pub enum LookError {
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
     #[error("the batch could not be written to the log")]
-    Append(#[from] AppendError),
+    Append(#[from] AppendError<RecordedBatch>),
     #[error(transparent)]
     Active(#[from] StillActive),
     #[error("a completed order could not be deleted")]
