@@ -27,7 +27,7 @@ pub use models::{
     VerifyModelArgs,
 };
 pub use provision::ProvisionArgs;
-pub use submit::{PriorityArg, QualityArg, QuoteArgs, SubmitArgs};
+pub use submit::{QuoteArgs, SubmitArgs};
 pub use tasks::{CancelArgs, GetArgs, IdsArgs, ListArgs, StatusArgs, WatchArgs};
 pub use values::duration;
 use values::{finite, pair, strength};

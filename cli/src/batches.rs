@@ -9,9 +9,10 @@ use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, 
 
 use crate::args::BatchesArgs;
 use crate::connection::{Api, Settings};
+use crate::done::Done;
+use crate::fleet;
 use crate::fleet::word;
 use crate::print::{self, field, line, relative, short, span};
-use crate::{Done, fleet};
 
 /// Of one batch's story. A night with a hundred interruptions has some hundreds.
 const MOST_EVENTS: usize = 2_000;

@@ -14,7 +14,8 @@ use tempfile::NamedTempFile;
 
 use crate::args::GetArgs;
 use crate::connection::{Api, CallError, Settings};
-use crate::{Done, print};
+use crate::done::Done;
+use crate::print;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A download may take long; silence in it may not.

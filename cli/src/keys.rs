@@ -8,9 +8,9 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
 use spotreel_domain::api_key::Access;
 
-use crate::Done;
 use crate::args::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 use crate::connection::{Api, Settings};
+use crate::done::Done;
 use crate::print::{self, field, line, relative, short};
 
 /// Of a note in a table.

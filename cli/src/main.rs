@@ -4,6 +4,7 @@ mod args;
 mod batches;
 mod connection;
 mod dev;
+mod done;
 mod fleet;
 mod get;
 mod keys;
@@ -27,13 +28,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command, FleetCommand};
 use crate::connection::Settings;
-
-/// What a command came to; an error is `Failed` with a sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Done {
-    Well,
-    Failed,
-}
+use crate::done::Done;
 
 fn main() -> ExitCode {
     init_log();

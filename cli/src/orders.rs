@@ -7,9 +7,9 @@ use spotreel_api::{
 use spotreel_bus::names;
 use spotreel_domain::batch::{DrainMode, PoolName};
 
-use crate::Done;
 use crate::args::{DrainArgs, HoldArgs, ResumeArgs, RunArgs, StopArgs};
 use crate::connection::{Api, Settings};
+use crate::done::Done;
 use crate::print::{self, line};
 
 pub async fn run(settings: &Settings, args: RunArgs) -> anyhow::Result<Done> {

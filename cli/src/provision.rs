@@ -8,7 +8,8 @@ use spotreel_s3::{CheckError, Store, StoreConfig};
 
 use crate::args::ProvisionArgs;
 use crate::connection::{Settings, open};
-use crate::{Done, print};
+use crate::done::Done;
+use crate::print;
 
 #[derive(Serialize)]
 struct Summary<'a> {

@@ -2,12 +2,12 @@
 
 use spotreel_api::{Offer, PriceOf, Quote, QuoteQuery, TaskRequest};
 use spotreel_bus::names;
-use spotreel_domain::Usd;
+use spotreel_domain::{Quality, Usd};
 
 use crate::args::QuoteArgs;
 use crate::connection::{Api, Settings};
+use crate::done::Done;
 use crate::print::{self, field, line, span, table};
-use crate::{Done, submit};
 
 pub async fn run(settings: &Settings, args: QuoteArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
@@ -16,7 +16,7 @@ pub async fn run(settings: &Settings, args: QuoteArgs) -> anyhow::Result<Done> {
             model: args.model,
             size: args.size,
             frames: args.frames,
-            quality: args.quality.map(submit::quality),
+            quality: args.quality.map(Quality::from),
             steps: args.steps,
             ..TaskRequest::default()
         },

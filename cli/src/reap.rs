@@ -10,9 +10,9 @@ use spotreel_domain::fleet::orphan;
 use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Done;
 use crate::args::{Ec2Args, ReapArgs};
 use crate::connection::{Settings, SettingsError};
+use crate::done::Done;
 use crate::print::{self, line, relative};
 
 /// As fleet's own defaults are.

@@ -1,5 +1,6 @@
 //! One task from flags, or a file of them.
 
+mod image;
 mod lines;
 mod upload;
 
@@ -9,8 +10,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
@@ -21,18 +20,18 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
 use spotreel_domain::{Priority, Quality};
 
+use self::image::image;
 use self::lines::{BadLine, Defaults, Line};
-use crate::args::{PriorityArg, QualityArg, SubmitArgs};
+use crate::args::SubmitArgs;
 use crate::connection::{Api, CallError, Settings};
-use crate::{Done, print, watch};
+use crate::done::Done;
+use crate::{print, watch};
 
 /// A call that got no answer is sent again: every task has a name by then, so it is the same task.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Maximum number of bad lines of a file that are shown.
 const MOST_SHOWN: usize = 20;
-/// The server takes no larger picture.
-const MAX_IMAGE_BYTES: usize = 20_000_000;
 
 pub async fn run(settings: &Settings, args: SubmitArgs) -> anyhow::Result<Done> {
     let (ids, sent) = match &args.file {
@@ -213,7 +212,7 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         negative_prompt: args.negative_prompt.clone(),
         size: args.size.clone(),
         frames: args.frames,
-        quality: args.quality.map(quality),
+        quality: args.quality.map(Quality::from),
         steps: args.steps,
         guidance: args.guidance,
         guidance_high_noise: args.guidance_high_noise,
@@ -222,7 +221,7 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         image: args.image.as_deref().map(image).transpose()?,
         loras: args.loras.clone(),
         preview: args.preview.then_some(true),
-        priority: args.priority.map(priority),
+        priority: args.priority.map(Priority::from),
         expires_at,
         labels: labels(args)?,
     })
@@ -233,7 +232,7 @@ fn defaults(args: &SubmitArgs) -> anyhow::Result<Defaults> {
     Ok(Defaults {
         idempotency_key: args.idempotency_key.clone(),
         labels: labels(args)?,
-        priority: args.priority.map(priority),
+        priority: args.priority.map(Priority::from),
     })
 }
 
@@ -245,39 +244,6 @@ fn labels(args: &SubmitArgs) -> anyhow::Result<BTreeMap<String, String>> {
         }
     }
     Ok(labels)
-}
-
-fn priority(priority: PriorityArg) -> Priority {
-    match priority {
-        PriorityArg::High => Priority::High,
-        PriorityArg::Normal => Priority::Normal,
-    }
-}
-
-pub fn quality(tier: QualityArg) -> Quality {
-    match tier {
-        QualityArg::Fast => Quality::Fast,
-        QualityArg::Standard => Quality::Standard,
-        QualityArg::Best => Quality::Best,
-    }
-}
-
-/// A file that is there is sent along; any other text that begins with `images/` is a key.
-pub fn image(text: &str) -> anyhow::Result<ImageSource> {
-    if !Path::new(text).exists() && text.starts_with("images/") {
-        return Ok(ImageSource::S3Key(text.to_owned()));
-    }
-    let bytes = std::fs::read(text).with_context(|| {
-        format!("image {text:?} is neither a readable file nor a key under images/")
-    })?;
-    if bytes.len() > MAX_IMAGE_BYTES {
-        bail!(
-            "image {text:?} has {}, at most 20 MB are taken: make it smaller, for instance with \
-             `ffmpeg -i {text} -vf scale=1920:-1 small.jpg`; no video is wider than 1920",
-            print::bytes(bytes.len() as u64)
-        );
-    }
-    Ok(ImageSource::Base64(STANDARD.encode(bytes)))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -8,8 +8,9 @@ use spotreel_domain::task::Attempt;
 
 use crate::args::{CancelArgs, IdsArgs, ListArgs, StatusArgs};
 use crate::connection::{Api, CallError, Settings};
+use crate::done::Done;
 use crate::print::{self, field, relative, short};
-use crate::{Done, watch};
+use crate::watch;
 
 /// What is asked for at once.
 const PAGE: u32 = 200;

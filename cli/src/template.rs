@@ -10,8 +10,9 @@ use spotreel_ec2::{TemplateSpec, UserData};
 
 use crate::args::TemplateArgs;
 use crate::connection::Settings;
+use crate::done::Done;
 use crate::print::{self, line};
-use crate::{Done, reap};
+use crate::reap;
 
 pub async fn run(settings: &Settings, args: TemplateArgs) -> anyhow::Result<Done> {
     let script = match &args.user_data {

@@ -17,7 +17,8 @@ use self::board::Board;
 pub use self::board::sentence;
 use crate::args::WatchArgs;
 use crate::connection::{Api, CallError, Settings};
-use crate::{Done, print};
+use crate::done::Done;
+use crate::print;
 
 const TASK_EVENTS: &str = "spotreel.task.*.*";
 /// How often tasks are looked up, and how many of them each time.

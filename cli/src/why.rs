@@ -7,9 +7,9 @@ use spotreel_bus::names;
 use spotreel_domain::pool::Cloud;
 use spotreel_domain::trigger::{Budgets, Decision, Distance, Outcome, Prices, Verdict};
 
-use crate::Done;
 use crate::args::WhyArgs;
 use crate::connection::{Api, Settings};
+use crate::done::Done;
 use crate::print::{self, field, line, relative};
 
 pub async fn run(settings: &Settings, args: WhyArgs) -> anyhow::Result<Done> {

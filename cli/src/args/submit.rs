@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use spotreel_api::LoraRequest;
 use spotreel_domain::model::Expert;
+use spotreel_domain::{Priority, Quality};
 
 use super::values::{ahead, finite, pair};
 
@@ -152,11 +153,30 @@ pub enum PriorityArg {
     Normal,
 }
 
+impl From<PriorityArg> for Priority {
+    fn from(priority: PriorityArg) -> Self {
+        match priority {
+            PriorityArg::High => Self::High,
+            PriorityArg::Normal => Self::Normal,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum QualityArg {
     Fast,
     Standard,
     Best,
+}
+
+impl From<QualityArg> for Quality {
+    fn from(tier: QualityArg) -> Self {
+        match tier {
+            QualityArg::Fast => Self::Fast,
+            QualityArg::Standard => Self::Standard,
+            QualityArg::Best => Self::Best,
+        }
+    }
 }
 
 /// A LoRA as `--lora` names it.

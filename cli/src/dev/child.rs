@@ -8,8 +8,8 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
-use crate::Done;
 use crate::args::DevChildArgs;
+use crate::done::Done;
 
 /// Asks the kernel to end this process with `dev`, however that ends, and becomes the program. A process of its own
 /// does this because std can run it between fork and exec only as unsafe code.

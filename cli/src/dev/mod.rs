@@ -29,9 +29,9 @@ use self::machines::Templates;
 use self::ports::Ports;
 use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
 use self::secrets::{S3_ACCESS_KEY, Secrets};
-use crate::Done;
 use crate::args::DevArgs;
 use crate::connection::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER};
+use crate::done::Done;
 use crate::provision;
 
 /// Runs until SIGINT or SIGTERM.

@@ -6,10 +6,10 @@ use serde::Serialize;
 use spotreel_domain::model::Model;
 use spotreel_packs::{Pack, PackError, Remote, RemoteError};
 
-use super::{SHORT_HASH, explain, remote, said};
-use crate::Done;
+use super::remote::{SHORT_HASH, explain, remote, said};
 use crate::args::ListModelsArgs;
 use crate::connection::Settings;
+use crate::done::Done;
 use crate::print::{self, bytes, line, table};
 
 #[derive(Serialize)]

@@ -4,10 +4,10 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use spotreel_packs::{AddLora, LoraError, LoraFiles, LoraRemoteError, PublishedLora};
 
-use super::{SHORT_HASH, remote};
-use crate::Done;
+use super::remote::{SHORT_HASH, remote};
 use crate::args::{AddLoraArgs, ListLorasArgs, LoraArgs, LoraCommand, RemoveLoraArgs};
 use crate::connection::Settings;
+use crate::done::Done;
 use crate::print::{self, bytes, line};
 
 pub async fn run(settings: &Settings, args: LoraArgs) -> anyhow::Result<Done> {

@@ -4,30 +4,27 @@ mod bar;
 mod list;
 mod lora;
 mod prune;
+mod remote;
+mod stop;
 mod tokenizer;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Map, Value, json};
 use spotreel_packs::{
     FastRecipe, FastSteps, FastWeights, MakeError, Pack, PackError, Progress, PullOptions, Recipe,
-    Remote, make, verify,
+    make, verify,
 };
-use spotreel_s3::{Keys, Store, StoreConfig};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use crate::Done;
+use self::remote::{SHORT_HASH, explain, remote};
+use self::stop::told_to_end;
 use crate::args::{
-    BucketArgs, ModelsArgs, ModelsCommand, PackModelArgs, PullModelsArgs, PushModelArgs,
-    VerifyModelArgs,
+    ModelsArgs, ModelsCommand, PackModelArgs, PullModelsArgs, PushModelArgs, VerifyModelArgs,
 };
-use crate::connection::{Settings, SettingsError};
+use crate::connection::Settings;
+use crate::done::Done;
 use crate::print::{self, bytes, line};
-
-const DEFAULT_REGION: &str = "us-east-1";
-/// Of a pack's hash, where a person reads it.
-const SHORT_HASH: usize = 12;
 
 pub async fn run(settings: &Settings, args: ModelsArgs) -> anyhow::Result<Done> {
     match args.command {
@@ -59,18 +56,6 @@ async fn pull(settings: &Settings, args: PullModelsArgs) -> anyhow::Result<Done>
         show(&pack, "here", args.json);
     }
     Ok(Done::Well)
-}
-
-/// The first process of a container dies of no signal that it does not ask for.
-async fn told_to_end() {
-    let heard = async |kind| match signal(kind) {
-        Ok(mut signal) => signal.recv().await,
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        _ = heard(SignalKind::interrupt()) => {}
-        _ = heard(SignalKind::terminate()) => {}
-    }
 }
 
 async fn check(args: VerifyModelArgs) -> anyhow::Result<Done> {
@@ -157,46 +142,6 @@ async fn push(settings: &Settings, args: PushModelArgs) -> anyhow::Result<Done> 
     Ok(Done::Well)
 }
 
-/// Where `args` say, else the local cloud of `--dir`, else AWS by its own settings.
-async fn remote(settings: &Settings, args: &BucketArgs) -> anyhow::Result<Remote> {
-    let bucket = said(settings, args.bucket.as_ref(), "SPOTREEL_BUCKET")?;
-    let bucket = bucket.context("name the bucket: --bucket, or SPOTREEL_BUCKET")?;
-    let endpoint_url = said(settings, args.s3_endpoint.as_ref(), "AWS_ENDPOINT_URL")?;
-    let region = said(settings, args.region.as_ref(), "AWS_REGION")?;
-    let config = StoreConfig {
-        bucket,
-        region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
-        force_path_style: endpoint_url.is_some(),
-        endpoint_url,
-        public_endpoint_url: None,
-    };
-    let dir = settings.args.dir.as_ref();
-    let store = match dir.filter(|_| args.s3_endpoint.is_none()) {
-        None => Store::connect(&config).await,
-        Some(_) => {
-            let of_dir =
-                |name| Ok::<_, SettingsError>(settings.variable(name)?.unwrap_or_default());
-            let keys = Keys {
-                access_key: of_dir("AWS_ACCESS_KEY_ID")?,
-                secret_key: of_dir("AWS_SECRET_ACCESS_KEY")?,
-            };
-            Store::connect_with_keys(&config, keys).await
-        }
-    };
-    Ok(Remote::new(store, &args.prefix))
-}
-
-fn said(
-    settings: &Settings,
-    flag: Option<&String>,
-    name: &str,
-) -> Result<Option<String>, SettingsError> {
-    match flag {
-        Some(value) => Ok(Some(value.clone())),
-        None => settings.variable(name),
-    }
-}
-
 /// The authors publish the weights twice, and only one of the two can be used.
 fn advise(error: MakeError) -> anyhow::Error {
     let unlike = matches!(&error, MakeError::Pack(PackError::MissingFile { .. }));
@@ -207,18 +152,6 @@ fn advise(error: MakeError) -> anyhow::Error {
         ),
         false => error,
     }
-}
-
-/// With the code, which is what scripts and logs of an engine say as well.
-fn explain(code: &str, error: impl Into<anyhow::Error>) -> anyhow::Error {
-    let error = error.into();
-    match code {
-        "unreachable" => {
-            error.context("check AWS_ENDPOINT_URL, AWS_REGION and the AWS credentials")
-        }
-        _ => error,
-    }
-    .context(code.to_owned())
 }
 
 fn view(pack: &Pack) -> Value {

@@ -11,10 +11,11 @@ use spotreel_packs::Unused;
 use spotreel_s3::Listed;
 use tokio_util::sync::CancellationToken;
 
-use super::{SHORT_HASH, remote, told_to_end};
-use crate::Done;
+use super::remote::{SHORT_HASH, remote};
+use super::stop::told_to_end;
 use crate::args::PruneModelsArgs;
 use crate::connection::Settings;
+use crate::done::Done;
 use crate::print::{self, bytes, line, relative, span, table};
 
 pub async fn run(settings: &Settings, args: PruneModelsArgs) -> anyhow::Result<Done> {

@@ -1,9 +1,9 @@
-//! Reading objects, and links to them.
+//! Reading objects.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
@@ -13,7 +13,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::key::{KeyError, check_key};
-use crate::put::SHA256_METADATA;
+use crate::store::SHA256_METADATA;
 use crate::{RequestError, Store};
 
 /// The SDK tries a request again, but not a body that breaks off; that is ours.
@@ -71,17 +71,6 @@ pub enum GetBytesError {
     Request(#[from] RequestError),
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum PresignError {
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// S3 takes one second to seven days.
-    #[error("a link cannot be valid for {}s", expires.as_secs())]
-    Expiry { expires: Duration },
-    #[error(transparent)]
-    Request(#[from] RequestError),
-}
-
 macro_rules! retryable_by_request {
     ($($error:ident),*) => {$(
         impl $error {
@@ -91,7 +80,7 @@ macro_rules! retryable_by_request {
         }
     )*};
 }
-retryable_by_request!(HeadError, GetFileError, GetBytesError, PresignError);
+retryable_by_request!(HeadError, GetFileError, GetBytesError);
 
 impl Store {
     /// None if there is no such object.

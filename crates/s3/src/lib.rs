@@ -5,6 +5,7 @@
 //! [`Store::get_to_file`] believes no byte that does not match it. Any S3 will do; the endpoint is configuration.
 
 mod bucket;
+mod credentials;
 mod error;
 mod get;
 mod key;
@@ -18,9 +19,9 @@ mod unfinished;
 
 pub use bucket::{CheckError, CreateBucketError};
 pub use error::RequestError;
-pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo, PresignError};
+pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo};
 pub use key::KeyError;
-pub use link::Link;
+pub use link::{Link, PresignError};
 pub use list::{DeleteError, DeleteManyError, DeletePrefixError, ListError, Listed};
 pub use put::{Put, PutBytesError, PutFileError};
 pub use range::GetRangeError;

@@ -1,14 +1,11 @@
 //! Presigned links: what anybody who has one may do with an object, until it expires.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::presigning::PresigningConfig;
-use parking_lot::Mutex;
 
-use crate::key::check_key;
-use crate::{PresignError, RequestError, Store};
+use crate::key::{KeyError, check_key};
+use crate::{RequestError, Store};
 
 /// A URL, and how long it can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,43 +15,20 @@ pub struct Link {
     pub lasts: Duration,
 }
 
-/// Credentials as another provider gives them. Keeps in mind when the newest expire.
-#[derive(Clone, Debug)]
-pub(crate) struct Watched {
-    inner: SharedCredentialsProvider,
-    expiry: Arc<Mutex<Option<SystemTime>>>,
+#[derive(Debug, thiserror::Error)]
+pub enum PresignError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// S3 takes one second to seven days.
+    #[error("a link cannot be valid for {}s", expires.as_secs())]
+    Expiry { expires: Duration },
+    #[error(transparent)]
+    Request(#[from] RequestError),
 }
 
-impl Watched {
-    pub fn new(inner: SharedCredentialsProvider) -> Self {
-        Self {
-            inner,
-            expiry: Arc::default(),
-        }
-    }
-
-    /// How much of `wanted` the credentials that were given last are valid for.
-    fn at_most(&self, wanted: Duration) -> Duration {
-        let expiry = *self.expiry.lock();
-        expiry.map_or(wanted, |at| {
-            let left = at.duration_since(now()).unwrap_or_default();
-            wanted.min(left)
-        })
-    }
-}
-
-impl ProvideCredentials for Watched {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            let credentials = self.inner.provide_credentials().await?;
-            let mut expiry = self.expiry.lock();
-            *expiry = credentials.expiry();
-            drop(expiry);
-            Ok(credentials)
-        })
+impl PresignError {
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Request(request) if request.retryable())
     }
 }
 
@@ -97,20 +71,16 @@ fn valid_for(expires: Duration) -> Result<PresigningConfig, PresignError> {
     PresigningConfig::expires_in(expires).map_err(|_| PresignError::Expiry { expires })
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "credentials expire by the clock on the wall, and this crate has no other source of it"
-)]
-fn now() -> SystemTime {
-    SystemTime::now()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use aws_credential_types::Credentials;
+    use aws_credential_types::provider::SharedCredentialsProvider;
 
     use super::*;
-    use crate::{StoreConfig, store::Store};
+    use crate::StoreConfig;
+    use crate::credentials::now;
 
     #[tokio::test]
     async fn a_link_never_claims_to_live_longer_than_the_credentials_that_signed_it() {

@@ -17,7 +17,7 @@ use crate::put::{NewObject, Put, PutFileError};
 use crate::{RequestError, Store};
 
 /// Small enough to send again without pain, large enough that 10,000 parts make 80 GB.
-pub(crate) const PART_SIZE: u64 = 8 * 1024 * 1024;
+const PART_SIZE: u64 = 8 * 1024 * 1024;
 /// Enough to fill a 10 Gbit/s line at S3's usual rate per connection; 32 MiB of memory.
 const PARTS_IN_FLIGHT: usize = 4;
 

@@ -11,13 +11,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::key::{KeyError, check_key};
-use crate::multipart::PART_SIZE;
+use crate::store::SHA256_METADATA;
 use crate::{RequestError, Store};
 
-/// Under which name an object's metadata carries the SHA-256 of its bytes, in hex.
-pub(crate) const SHA256_METADATA: &str = "sha256";
 /// Up to here one request: cheaper than a multipart upload's three, and still a try of seconds.
-const MAX_SINGLE: u64 = 2 * PART_SIZE;
+const MAX_SINGLE: u64 = 16 * 1024 * 1024;
 /// S3 answers 409 when two conditional writes meet; one of them has won by the next try.
 const CONFLICT_TRIES: u32 = 5;
 

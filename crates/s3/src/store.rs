@@ -11,7 +11,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Builder, Credentials, Region};
 use serde::{Deserialize, Serialize};
 
-use crate::link::Watched;
+use crate::credentials::Watched;
 
 /// The SDK's standard number; whoever calls has tries of its own above these.
 const MAX_ATTEMPTS: u32 = 3;
@@ -22,6 +22,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 /// All tries together.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Under which name an object's metadata carries the SHA-256 of its bytes, in hex.
+pub(crate) const SHA256_METADATA: &str = "sha256";
 
 /// Where the bucket is. Credentials are not here: they come from the environment, as everywhere in AWS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use spotreel_api::TaskRequest;
 
 use super::BadLine;
 use crate::args;
-use crate::submit::image;
+use crate::submit::image::image;
 
 /// Each task's number and JSON. The marks that Windows puts before and behind lines mean nothing.
 pub fn tasks(text: &str) -> Result<Vec<(usize, String)>, BadLine> {

@@ -2,16 +2,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Launcher;
 use super::error::Refusal;
 use super::filters::{Filters, numbered, page};
+use super::launcher::{Answer, Launcher};
 use super::market::{HISTORY, InstanceKind};
 use super::query::Node;
-use super::state::{State, dollars, stamp};
-use super::templates::Answer;
+use super::state::{State, VPC_ID, dollars, stamp};
 use super::xml::{Element, item};
 
-pub(crate) const VPC_ID: &str = "vpc-00000000000000001";
 const PRODUCT: &str = "Linux/UNIX";
 const PAGE: (usize, usize) = (5, 1000);
 const PRICE_PAGE: (usize, usize) = (1, 1000);

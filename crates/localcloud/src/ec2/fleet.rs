@@ -1,43 +1,25 @@
 //! CreateFleet of type `instant`: what the market gives is launched, what it refuses is told.
 
 mod answer;
+mod offer;
 mod order;
 mod records;
 
 use jiff::Timestamp;
 
-use super::Launcher;
 use super::allocation::{Limits, Pool, allocate};
 use super::error::Refusal;
+use super::launcher::{Answer, Launcher};
 use super::query::Node;
 use super::state::{Blueprint, Failed, Fleet, Lifecycle, Placed, State, dollars, new_uuid};
-use super::templates::{self, Answer};
+use super::templates;
 use super::xml::Element;
 use crate::faults::{Action, Rule};
 use answer::{describe_failed, describe_placed};
+use offer::MOST_INSTANCES;
+pub(crate) use offer::Offer;
 use order::{Order, read};
 pub(crate) use records::{delete, list};
-
-/// No launch here is larger; what AWS allows, a machine that runs processes cannot bear.
-const MOST_INSTANCES: u32 = 1000;
-
-/// One override of a fleet, as it was asked for, with what it means here.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Offer {
-    pub template_id: String,
-    pub version: u64,
-    pub kind: String,
-    pub zone: String,
-    pub zone_id: String,
-    pub subnet_id: String,
-    pub image_id: String,
-    /// Micro-dollars an hour for one unit; none: the on-demand price.
-    pub max_price: Option<i64>,
-    pub weight: f64,
-    priority: Option<String>,
-    /// The template tags requests for Spot instances.
-    tags_requests: bool,
-}
 
 pub(crate) fn create(
     state: &mut State,

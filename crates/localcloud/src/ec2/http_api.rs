@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::calls::{Call, Recorded};
 use super::error::Refusal;
+use super::launcher::Answer;
 use super::query::Node;
 use super::state::{State, new_uuid};
-use super::templates::Answer;
 use super::xml::render;
 use super::{Ec2, Launcher, describe, fleet, instances, quotas, signature, templates};
 use crate::clock::now_us;

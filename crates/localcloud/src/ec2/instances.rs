@@ -6,20 +6,18 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::Launcher;
 use super::error::Refusal;
 use super::filters::{Filters, page};
+use super::launcher::{Answer, Launcher};
 use super::query::Node;
-use super::state::{Cause, Instance, Phase, State, Tags, stamp, well_formed};
-use super::templates::{Answer, tag_items, tag_values};
+use super::state::{Cause, Instance, Phase, State, Tags, VPC_ID, stamp, well_formed};
+use super::tags::{check_tags, tag_items, tag_values};
 use super::xml::{Element, item};
 use crate::faults::{Action, Rule};
 
 const PAGE: (usize, usize) = (5, 1000);
-/// AWS's limits.
+/// AWS's limit.
 const MOST_TAGS: usize = 50;
-const LONGEST_KEY: usize = 128;
-const LONGEST_VALUE: usize = 256;
 const CONSOLE_KEPT: usize = 64 * 1024;
 
 const FILTERS: [&str; 12] = [
@@ -272,21 +270,6 @@ fn show_tags(state: &State, id: &str) {
     }
 }
 
-/// What tags may be, whoever sets them.
-pub(crate) fn check_tags(tags: &Tags) -> Result<(), Refusal> {
-    for (key, value) in tags {
-        let message = if key.to_ascii_lowercase().starts_with("aws:") {
-            "Tag keys starting with 'aws:' are reserved for internal use".to_owned()
-        } else if key.chars().count() > LONGEST_KEY || value.chars().count() > LONGEST_VALUE {
-            format!("Tag {key} is too long")
-        } else {
-            continue;
-        };
-        return Err(Refusal::new("InvalidParameterValue", message));
-    }
-    Ok(())
-}
-
 fn resources<'a>(state: &mut State, request: &'a Node) -> Result<Vec<&'a str>, Refusal> {
     let ids = request.texts("ResourceId");
     if ids.is_empty() {
@@ -368,7 +351,7 @@ fn describe(seen: &Seen<'_>) -> Element {
     if phase != Phase::Terminated {
         element = element
             .text("subnetId", &of.subnet_id)
-            .text("vpcId", super::describe::VPC_ID)
+            .text("vpcId", VPC_ID)
             .text("privateIpAddress", &instance.private_ip)
             .text("ipAddress", &instance.public_ip);
     }

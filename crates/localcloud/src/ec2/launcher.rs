@@ -10,6 +10,10 @@ use super::error::Refusal;
 use super::machine::CONSOLE;
 use super::query::Node;
 use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, State};
+use super::xml::Element;
+
+/// What a handler returns.
+pub(crate) type Answer = Result<Element, Refusal>;
 
 pub(crate) struct Launcher<'a> {
     pub(super) ec2: &'a Arc<Ec2>,

@@ -23,6 +23,7 @@ mod quotas;
 mod reports;
 mod signature;
 mod state;
+mod tags;
 mod templates;
 mod tokens;
 mod xml;

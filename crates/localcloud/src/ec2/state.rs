@@ -10,11 +10,15 @@ use tokio::time::Instant;
 
 use super::bill::Bill;
 use super::error::Refusal;
+use super::fleet::Offer;
 use super::imds::Imds;
 use super::market::Market;
 use super::query::Node;
 use super::tokens::Tokens;
 use crate::clock::unique;
+
+/// The one network of this cloud.
+pub(crate) const VPC_ID: &str = "vpc-00000000000000001";
 
 pub(crate) type Tags = BTreeMap<String, String>;
 
@@ -190,14 +194,14 @@ impl Instance {
 /// One launch of one override, as CreateFleet and DescribeFleets tell it.
 #[derive(Debug, Clone)]
 pub(crate) struct Placed {
-    pub offer: super::fleet::Offer,
+    pub offer: Offer,
     pub lifecycle: Lifecycle,
     pub instance_ids: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Failed {
-    pub offer: super::fleet::Offer,
+    pub offer: Offer,
     pub lifecycle: Lifecycle,
     pub code: String,
     pub message: String,

@@ -1,24 +1,20 @@
 //! Launch templates and their versions.
 
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::Launcher;
 use super::error::Refusal;
 use super::filters::{Filters, numbered, page};
-use super::instances::check_tags;
+use super::launcher::{Answer, Launcher};
 use super::query::Node;
-use super::state::{State, Tags, Template, Version, id_of, stamp, well_formed};
+use super::state::{State, Template, Version, id_of, stamp, well_formed};
+use super::tags::{check_tags, tag_items, tag_values};
 use super::xml::{Element, item};
 
 /// AWS's limit, before base64.
 const LONGEST_USER_DATA: usize = 16 * 1024;
 const NAME_LENGTHS: std::ops::RangeInclusive<usize> = 3..=128;
 const PAGE: (usize, usize) = (1, 200);
-
-pub(crate) type Answer = Result<Element, Refusal>;
 
 pub(crate) fn create(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let name = request.required("LaunchTemplateName")?;
@@ -230,19 +226,6 @@ fn check(data: &Node) -> Result<(), Refusal> {
         return Err(Refusal::invalid(behavior, name));
     }
     Ok(())
-}
-
-/// What tags answer to the filters `tag:KEY` and `tag-key`.
-pub(crate) fn tag_values<'a>(tags: &'a Tags, filter: &str) -> Vec<&'a str> {
-    match filter.strip_prefix("tag:") {
-        Some(key) => tags.get(key).map(String::as_str).into_iter().collect(),
-        None => tags.keys().map(String::as_str).collect(),
-    }
-}
-
-pub(crate) fn tag_items(tags: &BTreeMap<String, String>) -> impl Iterator<Item = Element> {
-    tags.iter()
-        .map(|(key, value)| item().text("key", key).text("value", value))
 }
 
 fn describe(template: &Template, name: &str) -> Element {

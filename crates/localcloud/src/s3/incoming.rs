@@ -12,8 +12,8 @@ use s3s::dto::{self, StreamingBlob};
 use s3s::{S3Result, TrailingHeaders, s3_error};
 use tokio::io::{AsyncWriteExt, BufWriter};
 
+use super::answer::internal;
 use super::blob::{Checksums, TempFile};
-use super::internal;
 use crate::clock;
 
 /// Large enough that a 16 MiB body takes few system calls.

@@ -13,8 +13,8 @@ use parking_lot::{Mutex, MutexGuard};
 use s3s::dto::ETagCondition;
 use s3s::{S3Result, s3_error};
 
+use super::answer::internal;
 use super::blob::{self, Meta, TempFile, file_name};
-use super::internal;
 use super::upload::Upload;
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! S3 over a directory: the operations that the product and its tools use, right in the corners where it counts
 //! (write-once races, failed checksums, lost uploads). What is not here answers 501, never a silent success.
 
+mod answer;
 mod blob;
 mod incoming;
 mod index;
@@ -14,24 +15,11 @@ use std::io;
 use std::path::Path;
 
 use s3s::dto::*;
-use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Request, S3Response};
 
+use answer::Answer;
 use index::Index;
 pub(crate) use operation::Operation;
-
-/// A failure of the disk: told as `InternalError`, with the reason in our log.
-fn internal(error: io::Error) -> S3Error {
-    tracing::error!(%error, "object store directory failed");
-    S3Error::with_source(s3s::S3ErrorCode::InternalError, error.into())
-}
-
-/// Refuses what would otherwise be dropped in silence.
-fn refuse_unsupported(asked: &[(&str, bool)]) -> S3Result {
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((what, _)) => Err(s3_error!(NotImplemented, "{what} is not supported here")),
-        None => Ok(()),
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct DirectoryS3 {
@@ -44,8 +32,6 @@ impl DirectoryS3 {
         Ok(Self { index })
     }
 }
-
-type Answer<T> = S3Result<S3Response<T>>;
 
 #[async_trait::async_trait]
 impl S3 for DirectoryS3 {

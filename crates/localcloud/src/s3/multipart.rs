@@ -5,11 +5,11 @@ use std::sync::Arc;
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::answer::{Answer, internal, refuse_unsupported};
 use super::blob::{self, Attributes, Checksums, Meta};
 use super::incoming::{self, Claims};
 use super::index::{Bucket, Condition, Index};
 use super::upload::{self, Begun, MAX_PARTS, Part as StoredPart, Upload};
-use super::{Answer, internal, refuse_unsupported};
 use crate::clock;
 
 /// S3's own ceiling for a page of parts or uploads.

@@ -8,11 +8,11 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use super::answer::{Answer, internal, refuse_unsupported};
 use super::blob::{self, Attributes, Checksums, Meta, TempFile};
 use super::incoming::{self, Claims};
 use super::index::{Condition, Index};
 use super::listing::{self, Query};
-use super::{Answer, internal, refuse_unsupported};
 use crate::clock;
 
 const READ_BUFFER: usize = 256 * 1024;

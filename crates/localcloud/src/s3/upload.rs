@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 
+use super::answer::internal;
 use super::blob::{self, Attributes, Checksums, Meta, TempFile};
 use super::incoming::from_dto;
-use super::internal;
 use crate::clock;
 
 /// S3: every part but the last.

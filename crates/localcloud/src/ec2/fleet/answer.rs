@@ -1,8 +1,8 @@
 //! Fleets, launches and refusals as XML.
 
-use super::Offer;
+use super::offer::Offer;
 use crate::ec2::state::{Failed, Fleet, Lifecycle, Placed, State, dollars, stamp};
-use crate::ec2::templates::tag_items;
+use crate::ec2::tags::tag_items;
 use crate::ec2::xml::{Element, item};
 
 fn describe_offer(offer: &Offer) -> Element {

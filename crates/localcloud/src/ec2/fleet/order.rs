@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::{MOST_INSTANCES, Offer};
+use super::offer::{MOST_INSTANCES, Offer};
 use crate::ec2::allocation::Strategy;
 use crate::ec2::error::Refusal;
-use crate::ec2::instances::check_tags;
 use crate::ec2::query::Node;
 use crate::ec2::state::{Lifecycle, State, Tags, micros};
+use crate::ec2::tags::check_tags;
 use crate::ec2::templates;
 
 /// AWS's limit for an instant fleet.

@@ -1,12 +1,11 @@
 //! What becomes of fleets: DescribeFleets and DeleteFleets.
 
 use super::answer::describe;
-use crate::ec2::Launcher;
 use crate::ec2::error::Refusal;
 use crate::ec2::filters::{numbered, page};
+use crate::ec2::launcher::{Answer, Launcher};
 use crate::ec2::query::Node;
 use crate::ec2::state::{Cause, State};
-use crate::ec2::templates::Answer;
 use crate::ec2::xml::{Element, item};
 
 /// AWS's limit.

@@ -11,51 +11,12 @@ use jiff::Timestamp;
 
 use super::Market;
 use super::draw::{Dice, Die};
-use super::trace::Interruption;
+use super::interruption::{Interruption, Reason, Reclaim, ReclaimKind, Running};
 
 /// Minimum time between two reclaims of a capacity pool; also the time step of the hazard.
 const SLOT_MS: i64 = 60_000;
 /// All that a strike takes goes within this time, which is less than three minutes.
 const SPREAD_MS: f64 = 150_000.0;
-
-/// A Spot instance that runs.
-#[derive(Clone, Debug)]
-pub struct Running {
-    pub instance_id: String,
-    pub kind: String,
-    pub zone: String,
-    pub since: Timestamp,
-    /// None: whatever it costs.
-    pub max_price: Option<i64>,
-}
-
-/// What happens to an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reclaim {
-    pub instance_id: String,
-    /// When, in the time that was asked about.
-    pub at: Timestamp,
-    pub kind: ReclaimKind,
-    pub reason: Reason,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReclaimKind {
-    /// It is told, and goes after this much of the cloud's time.
-    Notice { lead: Duration },
-    /// It is told that it may be interrupted.
-    Rebalance,
-    /// It goes at once, without a word.
-    Silent,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    Price,
-    Capacity,
-    Hazard,
-    Script,
-}
 
 /// What a strike does to one of the instances it takes.
 struct Fate {

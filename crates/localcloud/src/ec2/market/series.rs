@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::MarketConfig;
+use super::config::MarketConfig;
 use super::draw::Dice;
 
 /// How much of a stray is left a step later: half of it after seven steps.

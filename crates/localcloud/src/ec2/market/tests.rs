@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use super::config::default_kinds;
 use super::*;
 
 mod reclaims;

@@ -19,12 +19,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::reclaim::{ReclaimKind, Running};
+use super::interruption::{ANY, Interruption, ReclaimKind};
 use super::{HISTORY, Market};
 
 /// A trace is read whole; AWS's history of all GPU types for 90 days is a few megabytes.
 const LARGEST: u64 = 64 << 20;
-const ANY: &str = "*";
 
 /// Why a trace is refused.
 #[derive(Debug, thiserror::Error)]
@@ -37,23 +36,6 @@ pub enum TraceError {
         line: usize,
         rule: String,
     },
-}
-
-/// An interruption that the trace orders.
-#[derive(Debug)]
-pub(super) struct Interruption {
-    pub at: Timestamp,
-    kind: String,
-    zone: String,
-    pub count: usize,
-    pub reclaim: ReclaimKind,
-}
-
-impl Interruption {
-    pub fn means(&self, instance: &Running) -> bool {
-        let fits = |pattern: &str, name: &str| pattern == ANY || pattern == name;
-        fits(&self.kind, &instance.kind) && fits(&self.zone, &instance.zone)
-    }
 }
 
 /// A row as it is written, in either form.
