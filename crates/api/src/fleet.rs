@@ -1,6 +1,5 @@
 //! `spotreel.fleet`: each pool with its batch, instances and workers.
 
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
