@@ -455,7 +455,7 @@ impl Pool {
 }
 
 #[derive(Deserialize)]
-struct Reply {
+struct DrainReply {
     #[serde(default)]
     state: String,
 }
@@ -483,7 +483,7 @@ pub async fn tell_to_drain(
         .timeout(Some(DRAIN_TIMEOUT));
     let subject = names::worker_drain(instance);
     match client.send_request(subject, request).await {
-        Ok(reply) => match serde_json::from_slice::<Reply>(&reply.payload) {
+        Ok(reply) => match serde_json::from_slice::<DrainReply>(&reply.payload) {
             Ok(reply) if reply.state == "drained" => DrainAnswer::Drained,
             Ok(reply) if reply.state == "draining" => DrainAnswer::Draining,
             _ => DrainAnswer::Unknown,

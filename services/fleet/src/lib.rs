@@ -6,7 +6,7 @@
 //! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
 //! | [`gone`] | the clock | finds batches of pools that the configuration does not have, and starts a loop that drains each |
 //! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |
-//! | [`inbox`] | messages | wakes the pools |
+//! | [`wake`] | messages | wakes the pools |
 //! | [`serve`] | requests | answers `spotreel.fleet`, `spotreel.ops.stop`, `spotreel.ops.drain` |
 //!
 //! **Says** `launching`, `running`, `draining`, `settled` and `failed` in the batch log, drain orders to workers, and
@@ -29,9 +29,10 @@ mod cloud;
 mod conditions;
 mod config;
 mod crash;
+mod deps;
 mod error;
+mod fleet;
 mod gone;
-mod inbox;
 mod metrics;
 mod observe;
 mod pace;
@@ -39,33 +40,24 @@ mod reconcile;
 mod serve;
 mod sweep;
 mod verbs;
+mod wake;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State;
-use jiff::Timestamp;
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::batches::RecordedBatch;
-use spotreel_bus::log::ReadError;
 use spotreel_bus::{BatchLog, Leadership};
-use spotreel_domain::Usd;
-use spotreel_domain::batch::PoolName;
-use spotreel_domain::fleet::Policy;
-use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::pool::{PoolConfig, PoolTemplate, Pools};
-use spotreel_ec2::Ec2;
 use spotreel_pool::samples::Samples;
-use spotreel_pool::spend::Ledger;
+
+pub use crate::config::FleetConfig;
+pub use crate::crash::POINTS as CRASH_POINTS;
+pub use crate::deps::Deps;
+pub use crate::error::StartError;
+pub use crate::fleet::Lead;
 
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
-pub use crate::config::FleetConfig;
-pub use crate::crash::POINTS as CRASH_POINTS;
-pub use crate::error::StartError;
-use crate::inbox::{Bell, Bells};
+use crate::fleet::Fleet;
 use crate::reconcile::Pool;
 use crate::sweep::Sweep;
 
@@ -77,53 +69,11 @@ const CONNECTION_LOOK: Duration = Duration::from_secs(1);
 /// The first sweep goes before everything; a cloud that does not answer is not waited for longer.
 const FIRST_SWEEP: Duration = Duration::from_secs(40);
 
-/// Who runs rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lead {
-    ByLease,
-    /// As one who believes to lead: safe, since every write is a compare-and-set, and made to show it.
-    Always,
-}
-
-/// What all parts share.
-pub struct Fleet {
-    pub(crate) config: FleetConfig,
-    pub(crate) pools: Pools,
-    pub(crate) batches: BatchLog,
-    /// Held by a pool while it decides and writes: what one buys, the next one counts.
-    pub(crate) ledger: tokio::sync::Mutex<Ledger>,
-    pub(crate) samples: Samples,
-    pub(crate) cloud: Option<Arc<Cloud>>,
-    pub(crate) conditions: Arc<Conditions>,
-    pub(crate) bells: Bells,
-    pub(crate) ctx: Context,
-    leadership: Arc<Leadership>,
-    lead: Lead,
-    /// When its configuration was read.
-    pub(crate) started_at: Timestamp,
-}
-
-pub async fn start(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
-    let pools = config.load_pools()?;
-    let ec2 = match pools.kinds().is_empty() {
-        true => None,
-        false => Some(Ec2::connect(&config.ec2).await),
-    };
-    start_with(config, ec2, Lead::ByLease, ctx).await
-}
-
-/// As [`start`], with the cloud at hand.
-pub async fn start_with(
-    config: FleetConfig,
-    ec2: Option<Ec2>,
-    lead: Lead,
-    ctx: Context,
-) -> anyhow::Result<()> {
+pub async fn start(config: FleetConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
     let started_at = ambient::now();
+    let Deps { nats, ec2, lead } = deps;
     let pools = config.load_pools()?;
-    // It comes when it comes: what has to end is ended without it.
-    let client = spotreel_bus::connect(&config.nats, "fleet", true).await?;
     let conditions = Arc::new(Conditions::new(&ctx.health));
     conditions.expect("nats");
     let cloud = ec2.map(|ec2| {
@@ -133,8 +83,8 @@ pub async fn start_with(
     let name = format!("{} {}", ctx.name, std::process::id());
     let bells = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
     let fleet = Arc::new(Fleet {
-        leadership: Arc::new(Leadership::new(&client, "fleet", &name).await),
-        batches: BatchLog::open(&client).await,
+        leadership: Arc::new(Leadership::new(&nats, "fleet", &name).await),
+        batches: BatchLog::open(&nats).await,
         ledger: Default::default(),
         samples: Samples::default(),
         bells: bells.collect(),
@@ -146,33 +96,21 @@ pub async fn start_with(
         lead,
         started_at,
     });
+
     if let Some(cloud) = &fleet.cloud {
-        live(&fleet, cloud).await;
+        spawn_ec2_loops(&fleet, cloud).await;
     }
-    let stopping = ctx.stopping.clone();
-    let gone = gone::watch(Arc::clone(&fleet), stopping);
+    let gone = gone::watch(Arc::clone(&fleet), ctx.stopping.clone());
     ctx.spawn("gone", until_stopped(gone));
-    watch(&fleet, &client);
-    ctx.tasks.spawn(answer(fleet, client));
+    let waking = wake::listen(nats, fleet.bells.clone(), ctx.stopping.clone());
+    ctx.spawn("wake", until_stopped(waking));
+    ctx.tasks.spawn(watch_connection(Arc::clone(&fleet)));
+    ctx.tasks.spawn(answer(fleet));
     Ok(())
 }
 
-/// Without it machines are still bought and ended: a program that cannot answer goes on, and says so.
-async fn answer(fleet: Arc<Fleet>, client: Client) {
-    let ctx = &fleet.ctx;
-    let answered = match serve::verbs(&fleet).offer(&client).await {
-        Ok(offered) => offered.answer(&ctx.stopping, &ctx.tasks).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = answered {
-        let error = spotreel_domain::chain(&error);
-        tracing::error!(error, "requests are not answered");
-        fleet.conditions.set("requests", Err(error));
-    }
-}
-
-/// All that has to do with machines.
-async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
+/// Terminates what has expired, then starts the loops that need EC2.
+async fn spawn_ec2_loops(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
     let (ctx, stopping) = (&fleet.ctx, || fleet.ctx.stopping.clone());
     let bought = fleet.bought();
     let life = bought
@@ -217,109 +155,33 @@ async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
     }
 }
 
-fn watch(fleet: &Arc<Fleet>, client: &Client) {
-    let (ctx, stopping) = (&fleet.ctx, fleet.ctx.stopping.clone());
-    let listening = inbox::listen(client.clone(), fleet.bells.clone(), stopping.clone());
-    ctx.spawn("inbox", until_stopped(listening));
-    let fleet = Arc::clone(fleet);
-    ctx.tasks.spawn(async move {
-        let mut tick = tokio::time::interval(CONNECTION_LOOK);
-        while stopping.run_until_cancelled(tick.tick()).await.is_some() {
-            let said = match fleet.is_connected() {
-                true => Ok(()),
-                false => Err("there is no connection".to_owned()),
-            };
-            fleet.conditions.set("nats", said);
-        }
-    });
-}
-
 async fn until_stopped(run: impl Future<Output = ()>) -> anyhow::Result<()> {
     run.await;
     Ok(())
 }
 
-impl Fleet {
-    /// The pools that buy machines, with their policies as configured.
-    fn bought(&self) -> BTreeMap<PoolName, (Policy, Template)> {
-        let pools = self.pools.pool.iter();
-        pools
-            .filter(|(_, pool)| pool.cloud == spotreel_domain::pool::Cloud::Aws)
-            .map(|(name, pool)| {
-                let policy = self.policy(name, pool);
-                let template = policy.template.clone();
-                (name.clone(), (policy, template))
-            })
-            .collect()
-    }
-
-    /// Whether this fleet buys machines for the pool.
-    pub(crate) fn buys(&self, pool: &PoolName) -> bool {
-        let config = self.pools.pool.get(pool);
-        config.is_some_and(|config| config.cloud == spotreel_domain::pool::Cloud::Aws)
-    }
-
-    pub(crate) fn policy(&self, name: &PoolName, pool: &PoolConfig) -> Policy {
-        let FleetConfig {
-            env,
-            project,
-            template,
-            tags,
-            ..
-        } = &self.config;
-        let global = PoolTemplate {
-            id: template
-                .id
-                .clone()
-                .or(template.name.clone())
-                .unwrap_or_default(),
-            version: template.version.unwrap_or_default(),
-            on_demand_version: template.on_demand_version,
+async fn watch_connection(fleet: Arc<Fleet>) {
+    let stopping = &fleet.ctx.stopping;
+    let mut tick = tokio::time::interval(CONNECTION_LOOK);
+    while stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        let said = match fleet.is_connected() {
+            true => Ok(()),
+            false => Err("there is no connection".to_owned()),
         };
-        let mut policy = pool.policy(name, env, project, global);
-        for (key, value) in tags {
-            let of_pool = policy.tags.entry(key.clone());
-            of_pool.or_insert_with(|| value.clone());
-        }
-        policy.most_per_hour = self.most_per_hour();
-        policy
+        fleet.conditions.set("nats", said);
     }
+}
 
-    /// The largest hourly budget of the pools that launch instances; `None` if one of them has none.
-    fn most_per_hour(&self) -> Option<Usd> {
-        let buying = self.pools.pool.iter().filter(|(name, _)| self.buys(name));
-        let limits = buying.map(|(_, pool)| pool.rules.budgets.per_hour);
-        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
-    }
-
-    pub(crate) fn is_connected(&self) -> bool {
-        self.batches.client().connection_state() == State::Connected
-    }
-
-    pub(crate) fn is_leader(&self) -> bool {
-        self.lead == Lead::Always || self.leadership.is_leader()
-    }
-
-    /// Returns once this fleet leads.
-    pub(crate) async fn leads(&self) {
-        if self.lead == Lead::ByLease {
-            self.leadership.elected().await;
-        }
-    }
-
-    /// Returns at once while this fleet does not lead, and else never.
-    pub(crate) async fn follows(&self) {
-        if self.is_leader() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    pub(crate) fn said_record(&self, read: &Result<Option<RecordedBatch>, ReadError>) {
-        let said = read.as_ref().map(drop).map_err(ToString::to_string);
-        self.conditions.set("batch log", said);
-    }
-
-    pub(crate) fn bell(&self, pool: &PoolName) -> Option<&Arc<Bell>> {
-        self.bells.get(pool)
+/// If the requests cannot be subscribed to, fleet says so and still launches and terminates instances.
+async fn answer(fleet: Arc<Fleet>) {
+    let ctx = &fleet.ctx;
+    let answered = match serve::verbs(&fleet).offer(fleet.batches.client()).await {
+        Ok(offered) => offered.answer(&ctx.stopping, &ctx.tasks).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = answered {
+        let error = spotreel_domain::chain(&error);
+        tracing::error!(error, "requests are not answered");
+        fleet.conditions.set("requests", Err(error));
     }
 }

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::act::{self, Called, Replay};
 use crate::cloud::{Cloud, Listed};
 use crate::error::{ObserveError, RoundError};
-use crate::inbox::Bell;
 use crate::observe::Counted;
 use crate::pace::Pace;
+use crate::wake::Bell;
 use crate::{Fleet, crash, metrics, observe};
 
 /// Maximum number of lost compare-and-set races in a row; more is no coincidence.

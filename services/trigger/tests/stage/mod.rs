@@ -29,7 +29,7 @@ use spotreel_ec2::{Ec2, Ec2Config, Keys};
 use spotreel_localcloud::{Config, LocalCloud};
 pub use spotreel_test_nats::until;
 use spotreel_test_nats::{Nats, free_port, password};
-use spotreel_trigger::{DEFAULTS, TriggerConfig};
+use spotreel_trigger::{DEFAULTS, Deps, TriggerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -160,14 +160,13 @@ impl Stage {
     /// Starts a trigger with these pools.
     pub async fn start(&self, pools: &str) -> Trigger {
         let config = config(&self.settings(pools));
-        let pools = config.load_pools().unwrap();
-        let ec2 = match pools.kinds().is_empty() {
+        let ec2 = match config.load_pools().unwrap().kinds().is_empty() {
             true => None,
             false => Some(self.ec2(&config.ec2).await),
         };
         let ctx = Context::new("trigger", SocketAddr::from(([127, 0, 0, 1], 0)));
-        let client = self.nats.client("trigger").await;
-        spotreel_trigger::start_with(config, pools, ec2, client, ctx.clone())
+        let nats = self.nats.client("trigger").await;
+        spotreel_trigger::start(config, Deps { nats, ec2 }, ctx.clone())
             .await
             .unwrap();
         Trigger { ctx }
@@ -321,7 +320,9 @@ impl Stage {
         assert_eq!(all.len(), batches, "{all:#?}");
     }
 
-    pub async fn orders_to_run(&self) -> BTreeMap<PoolName, controls::Ordered<controls::Run>> {
+    pub async fn orders_to_run(
+        &self,
+    ) -> BTreeMap<PoolName, controls::StandingOrder<controls::Run>> {
         controls::all(&self.root.client).await.unwrap().runs
     }
 }
