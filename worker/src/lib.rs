@@ -29,6 +29,7 @@ pub mod host;
 pub mod idle;
 pub mod leave;
 pub mod loras;
+mod metrics;
 pub mod outcome;
 pub mod packs;
 pub mod prepare;
@@ -92,6 +93,7 @@ pub struct Worker {
 }
 
 pub async fn start(config: WorkerConfig, ctx: Context) -> anyhow::Result<()> {
+    metrics::describe();
     ctx.health.expect("queues");
     ctx.health.expect("engine");
     let client = server::reach(&config).await?;

@@ -91,6 +91,7 @@ pub async fn start_with(
     store: Store,
     ctx: Context,
 ) -> anyhow::Result<SocketAddr> {
+    metrics::describe();
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }
