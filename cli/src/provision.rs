@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde::Serialize;
 use spotreel_bus::NatsConfig;
-use spotreel_bus::provision::{Layout, Outcome, Report, apply, apply_clients};
+use spotreel_bus::provision::{Layout, ProvisionOutcome, Report, apply, apply_clients};
 use spotreel_s3::{CheckError, Store, StoreConfig};
 
 use crate::args::ProvisionArgs;
@@ -49,7 +49,7 @@ pub async fn run(settings: &Settings, args: ProvisionArgs) -> anyhow::Result<Don
     }
     let as_wanted = !reports
         .iter()
-        .any(|report| matches!(report.outcome, Outcome::Differs { .. }));
+        .any(|report| matches!(report.outcome, ProvisionOutcome::Differs { .. }));
     if args.json {
         print::json(&Summary {
             as_wanted,
@@ -93,10 +93,10 @@ async fn bucket(name: &str, args: &ProvisionArgs) -> anyhow::Result<Report> {
     };
     let store = Store::connect(&config).await;
     let outcome = match store.check().await {
-        Ok(()) => Outcome::AsWanted,
+        Ok(()) => ProvisionOutcome::AsWanted,
         Err(CheckError::NoBucket { .. }) => {
             store.create_bucket_if_missing().await?;
-            Outcome::Created
+            ProvisionOutcome::Created
         }
         Err(error) => return Err(error).context("check AWS_ENDPOINT_URL and the AWS credentials"),
     };
@@ -111,9 +111,9 @@ fn show(reports: &[Report]) {
         .iter()
         .map(|report| {
             let outcome = match &report.outcome {
-                Outcome::Created => "created".to_owned(),
-                Outcome::AsWanted => "as wanted".to_owned(),
-                Outcome::Differs { differences } => {
+                ProvisionOutcome::Created => "created".to_owned(),
+                ProvisionOutcome::AsWanted => "as wanted".to_owned(),
+                ProvisionOutcome::Differs { differences } => {
                     format!("DIFFERS, left as it is: {}", differences.join("; "))
                 }
             };

@@ -7,7 +7,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::events::EventStream;
 use spotreel_bus::log::{Append, AppendError};
 use spotreel_bus::names::{self, TASKS};
-use spotreel_bus::provision::{self, Outcome};
+use spotreel_bus::provision::{self, ProvisionOutcome};
 use spotreel_bus::{Queue, TaskLog};
 use spotreel_domain::task::{Failure, FailureKind, StartRuling, State};
 use spotreel_domain::{Event, Lane, Model, Priority, TaskId};
@@ -202,7 +202,7 @@ async fn a_consumer_made_anew_counts_only_what_can_run() {
         .expect("it can be applied");
     let made: Vec<_> = reports
         .iter()
-        .filter(|report| report.outcome != Outcome::AsWanted)
+        .filter(|report| report.outcome != ProvisionOutcome::AsWanted)
         .collect();
     assert_eq!(
         made.len(),

@@ -22,6 +22,7 @@ pub mod engine;
 mod error;
 pub mod gate;
 mod machine;
+mod metrics;
 mod packs;
 mod storage;
 pub mod task;
@@ -80,6 +81,7 @@ pub struct Worker {
 }
 
 pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
+    metrics::describe();
     ctx.health.expect("queues");
     ctx.health.expect("engine");
     let Deps {

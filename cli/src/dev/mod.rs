@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use spotreel_bus::NatsConfig;
-use spotreel_bus::provision::{Layout, Outcome};
+use spotreel_bus::provision::{Layout, ProvisionOutcome};
 use spotreel_domain::pool::Pools;
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -133,7 +133,7 @@ async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
         ..Layout::default()
     };
     for report in provision::streams(admin, Some(&clients), &layout).await? {
-        if let Outcome::Differs { differences } = report.outcome {
+        if let ProvisionOutcome::Differs { differences } = report.outcome {
             eprintln!(
                 "{} is left as it is: {}",
                 report.name,

@@ -1,6 +1,5 @@
 //! `spotreel.fleet`: each pool with its batch, instances and workers.
 
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::Usd;

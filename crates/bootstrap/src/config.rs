@@ -129,22 +129,22 @@ pub fn load_from<C: DeserializeOwned>(sources: &Sources<'_>) -> Result<C, Config
         environment::nested(key, value)
     };
 
-    let mut layers = vec![Layer::new(
+    let mut layers = vec![ConfigLayer::new(
         format!("the defaults of {}", sources.name),
         defaults,
     )];
     if let Some(path) = sources.file {
-        layers.push(Layer::new(
+        layers.push(ConfigLayer::new(
             format!("the file {}", path.display()),
             read(path, sources.named_by)?,
         ));
     }
     for setting in environment::settings(sources.name, &sections, &sources.variables) {
         let origin = format!("the environment variable {}", setting.variable);
-        layers.push(Layer::new(origin, typed(&setting.key, &setting.text)));
+        layers.push(ConfigLayer::new(origin, typed(&setting.key, &setting.text)));
     }
     for (key, text) in &sources.overrides {
-        layers.push(Layer::new(format!("--set {key}"), typed(key, text)));
+        layers.push(ConfigLayer::new(format!("--set {key}"), typed(key, text)));
     }
 
     let figment = layers.into_iter().fold(Figment::new(), Figment::merge);
@@ -238,18 +238,18 @@ fn explain(name: &str, error: &figment::Error) -> ConfigError {
 }
 
 /// One layer, with the name that errors give it.
-struct Layer {
+struct ConfigLayer {
     origin: String,
     dict: Dict,
 }
 
-impl Layer {
+impl ConfigLayer {
     fn new(origin: String, dict: Dict) -> Self {
         Self { origin, dict }
     }
 }
 
-impl Provider for Layer {
+impl Provider for ConfigLayer {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.origin.clone())
     }
@@ -259,10 +259,10 @@ impl Provider for Layer {
     }
 }
 
-impl fmt::Debug for Layer {
+impl fmt::Debug for ConfigLayer {
     /// The origin only: a layer may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Layer")
+        f.debug_struct("ConfigLayer")
             .field("origin", &self.origin)
             .finish_non_exhaustive()
     }

@@ -7,13 +7,13 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-struct Rule {
+struct CrashRule {
     point: String,
     probability: f64,
     state: u64,
 }
 
-static RULES: OnceLock<Mutex<Vec<Rule>>> = OnceLock::new();
+static RULES: OnceLock<Mutex<Vec<CrashRule>>> = OnceLock::new();
 
 /// Dies here, if told to.
 pub fn point(name: &'static str) {
@@ -37,12 +37,12 @@ pub fn point(name: &'static str) {
     }
 }
 
-fn parse(text: &str) -> Vec<Rule> {
+fn parse(text: &str) -> Vec<CrashRule> {
     text.split(',')
         .filter(|one| !one.is_empty())
         .map(|one| {
             let mut parts = one.split(':');
-            Rule {
+            CrashRule {
                 point: parts.next().unwrap_or_default().to_owned(),
                 probability: parts.next().and_then(|p| p.parse().ok()).unwrap_or(1.0),
                 state: parts.next().and_then(|s| s.parse().ok()).unwrap_or(1),
@@ -51,7 +51,7 @@ fn parse(text: &str) -> Vec<Rule> {
         .collect()
 }
 
-impl Rule {
+impl CrashRule {
     /// SplitMix64 (Steele, Lea, Flood 2014), as a fraction of one.
     fn draw(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);

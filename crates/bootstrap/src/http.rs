@@ -19,7 +19,7 @@ use crate::pages::Pages;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
-struct Shared {
+struct ListenerState {
     health: Health,
     pages: Pages,
     metrics: PrometheusHandle,
@@ -47,7 +47,7 @@ pub(crate) async fn serve(
     metrics: PrometheusHandle,
 ) {
     tokio::spawn(upkeep(metrics.clone()));
-    let shared = Shared {
+    let shared = ListenerState {
         health,
         pages,
         metrics,
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     }
 }
 
-fn router(shared: Shared) -> Router {
+fn router(shared: ListenerState) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -66,7 +66,7 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn readyz(State(shared): State<Shared>) -> Response {
+async fn readyz(State(shared): State<ListenerState>) -> Response {
     let readiness = shared.health.readiness();
     let status = if readiness.ready {
         StatusCode::OK
@@ -76,7 +76,7 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-async fn render(State(shared): State<Shared>) -> Response {
+async fn render(State(shared): State<ListenerState>) -> Response {
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
         shared.metrics.render(),
@@ -84,7 +84,7 @@ async fn render(State(shared): State<Shared>) -> Response {
         .into_response()
 }
 
-async fn page(State(shared): State<Shared>, method: Method, uri: Uri) -> Response {
+async fn page(State(shared): State<ListenerState>, method: Method, uri: Uri) -> Response {
     match shared.pages.find(uri.path()) {
         None => StatusCode::NOT_FOUND.into_response(),
         Some(_) if method != Method::GET => StatusCode::METHOD_NOT_ALLOWED.into_response(),

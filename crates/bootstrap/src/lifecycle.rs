@@ -28,7 +28,7 @@ pub struct Context {
     pub stopping: CancellationToken,
     /// What the program waits for before it ends, [`Context::spawn`]ed or not.
     pub tasks: TaskTracker,
-    failure: Arc<OnceLock<Failure>>,
+    failure: Arc<OnceLock<ProgramFailure>>,
 }
 
 impl Context {
@@ -61,7 +61,7 @@ impl Context {
                 Ok(Ok(())) => ctx.fail(task, "it ended before it was told to"),
                 Ok(Err(error)) => {
                     if error.is::<UnfitMachine>() {
-                        let _ = ctx.failure.set(Failure::UnfitMachine);
+                        let _ = ctx.failure.set(ProgramFailure::UnfitMachine);
                     }
                     ctx.fail(task, &format!("{error:#}"));
                 }
@@ -70,15 +70,26 @@ impl Context {
         });
     }
 
+    /// As [`Context::spawn`], for a loop that repeats what fails.
+    pub fn spawn_loop<F>(&self, task: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(task, async move {
+            future.await;
+            Ok(())
+        });
+    }
+
     /// Stops the program as failed.
     pub(crate) fn fail(&self, task: &str, reason: &str) {
         tracing::error!(task, reason, "a task failed; stopping");
         // The first failure counts: the others follow from it.
-        let _ = self.failure.set(Failure::Program);
+        let _ = self.failure.set(ProgramFailure::Program);
         self.stopping.cancel();
     }
 
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<ProgramFailure> {
         self.failure.get().copied()
     }
 }
@@ -91,14 +102,14 @@ pub struct UnfitMachine(pub String);
 
 /// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum ProgramFailure {
     Program,
     UnfitMachine,
 }
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ProgramEnd {
     /// Every task finished.
     Clean,
     /// Tasks were cut off, by the deadline or by a second signal.
@@ -134,7 +145,7 @@ pub(crate) async fn live<F>(
     start: F,
     signals: &mut Signals,
     grace: Duration,
-) -> Ending
+) -> ProgramEnd
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -150,14 +161,14 @@ where
     ctx.health.set("stopping", Err("the program is stopping"));
     ctx.tasks.close();
     tokio::select! {
-        () = ctx.tasks.wait() => Ending::Clean,
+        () = ctx.tasks.wait() => ProgramEnd::Clean,
         () = tokio::time::sleep(grace) => {
             tracing::error!(tasks = ctx.tasks.len(), ?grace, "shutdown.grace is over; aborting the remaining tasks");
-            Ending::Hard
+            ProgramEnd::Hard
         }
         signal = signals.next() => {
             tracing::warn!(signal, tasks = ctx.tasks.len(), "second signal; aborting the remaining tasks");
-            Ending::Hard
+            ProgramEnd::Hard
         }
     }
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-type Page = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
+type PageFn = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
 /// The pages of one program, by path. Clones share them.
 #[derive(Clone, Default)]
 pub struct Pages {
-    pages: Arc<Mutex<BTreeMap<&'static str, Page>>>,
+    pages: Arc<Mutex<BTreeMap<&'static str, PageFn>>>,
 }
 
 impl Pages {
@@ -25,12 +25,12 @@ impl Pages {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Value> + Send + 'static,
     {
-        let page: Page = Arc::new(move || Box::pin(page()));
+        let page: PageFn = Arc::new(move || Box::pin(page()));
         let mut pages = self.pages.lock();
         pages.insert(path, page);
     }
 
-    pub(crate) fn find(&self, path: &str) -> Option<Page> {
+    pub(crate) fn find(&self, path: &str) -> Option<PageFn> {
         let pages = self.pages.lock();
         pages.get(path).cloned()
     }

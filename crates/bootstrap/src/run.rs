@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime::Runtime;
 
 use crate::config::{self, ConfigError, Sources};
-use crate::lifecycle::{Context, Ending, Failure, Signals, live};
+use crate::lifecycle::{Context, ProgramEnd, ProgramFailure, Signals, live};
 use crate::sections::Config;
 use crate::{http, metrics, probe, telemetry};
 
@@ -201,10 +201,10 @@ where
     });
 
     let code = match (ctx.failure(), ending) {
-        (Some(Failure::UnfitMachine), _) => EXIT_UNFIT_MACHINE,
-        (Some(Failure::Program), _) => EXIT_FAILED,
-        (None, Ending::Hard) => EXIT_HARD_STOP,
-        (None, Ending::Clean) => 0,
+        (Some(ProgramFailure::UnfitMachine), _) => EXIT_UNFIT_MACHINE,
+        (Some(ProgramFailure::Program), _) => EXIT_FAILED,
+        (None, ProgramEnd::Hard) => EXIT_HARD_STOP,
+        (None, ProgramEnd::Clean) => 0,
     };
     tracing::info!(code, "stopped");
     telemetry.shutdown();

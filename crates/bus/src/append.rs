@@ -60,7 +60,7 @@ impl ReadError {
 }
 
 /// An event as it stands in its log.
-pub(crate) trait Entry {
+pub(crate) trait LogEntry {
     fn sequence(&self) -> u64;
     fn headers(&self) -> &HeaderMap;
 }
@@ -94,7 +94,7 @@ impl Write {
         last: impl Fn() -> F,
     ) -> Result<u64, AppendError<R>>
     where
-        R: Entry,
+        R: LogEntry,
         F: Future<Output = Result<Option<R>, ReadError>>,
     {
         let policy = backoff::ExponentialBackoffBuilder::new()
@@ -111,7 +111,7 @@ impl Write {
         last: &impl Fn() -> F,
     ) -> Result<u64, backoff::Error<AppendError<R>>>
     where
-        R: Entry,
+        R: LogEntry,
         F: Future<Output = Result<Option<R>, ReadError>>,
     {
         use backoff::Error::Permanent;
@@ -148,7 +148,7 @@ impl Write {
         }
     }
 
-    fn is_told_by(&self, entry: &impl Entry) -> bool {
+    fn is_told_by(&self, entry: &impl LogEntry) -> bool {
         let op = entry.headers().get(HEADER_OP);
         op.is_some_and(|op| op.as_str() == self.op)
     }

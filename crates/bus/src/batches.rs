@@ -15,7 +15,7 @@ use serde_json::json;
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use tokio::time::Instant;
 
-use crate::append::{AppendError, Entry, ReadError, Write, last_message};
+use crate::append::{AppendError, LogEntry, ReadError, Write, last_message};
 use crate::codec;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, Start, Stored};
@@ -35,11 +35,11 @@ pub const MAX_RECENT: u64 = 100;
 pub struct BatchLog {
     client: Client,
     stream: Stream<()>,
-    listed: Arc<Mutex<Option<Listed>>>,
+    listed: Arc<Mutex<Option<ListedPools>>>,
 }
 
 /// The pools that the log knows.
-struct Listed {
+struct ListedPools {
     at: Instant,
     pools: Vec<PoolName>,
 }
@@ -104,7 +104,7 @@ impl RecordedBatch {
     }
 }
 
-impl Entry for RecordedBatch {
+impl LogEntry for RecordedBatch {
     fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -193,7 +193,7 @@ impl BatchLog {
 
     /// The pools that have ever had a batch which the log remembers; one that had its first within a minute may be missing.
     pub async fn pools(&self) -> Result<Vec<PoolName>, ReadError> {
-        let fresh = |listed: &&Listed| listed.at.elapsed() < LISTED_GOOD_FOR;
+        let fresh = |listed: &&ListedPools| listed.at.elapsed() < LISTED_GOOD_FOR;
         let known = {
             let listed = self.listed.lock();
             listed.as_ref().filter(fresh).map(|l| l.pools.clone())
@@ -202,7 +202,7 @@ impl BatchLog {
             return Ok(pools);
         }
         let pools: Vec<_> = self.newest_numbers().await?.into_keys().collect();
-        *self.listed.lock() = Some(Listed {
+        *self.listed.lock() = Some(ListedPools {
             at: Instant::now(),
             pools: pools.clone(),
         });

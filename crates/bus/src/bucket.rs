@@ -69,14 +69,14 @@ pub struct Terms {
 
 /// A key and its value, not read yet.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct BucketEntry {
     pub key: String,
     pub revision: u64,
     pub stored_at: Timestamp,
     payload: Bytes,
 }
 
-impl Entry {
+impl BucketEntry {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         Ok(serde_json::from_slice(&self.payload)?)
     }
@@ -112,7 +112,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
     }
 
     /// The key's entry, read at the leader: a replica may not have it yet.
-    pub async fn get(&self, key: &str) -> Result<Option<Entry>, ApiError> {
+    pub async fn get(&self, key: &str) -> Result<Option<BucketEntry>, ApiError> {
         #[derive(Deserialize)]
         struct Found {
             message: Message,
@@ -135,7 +135,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
             Err(error) => return Err(error),
         };
         let payload = BASE64.decode(found.data).unwrap_or_default();
-        let entry = Entry {
+        let entry = BucketEntry {
             key: key.to_owned(),
             revision: found.seq,
             stored_at: found.time,
@@ -175,7 +175,7 @@ pub async fn read(
     client: &Client,
     bucket: &'static str,
     patterns: &[&str],
-) -> Result<Vec<Entry>, ApiError> {
+) -> Result<Vec<BucketEntry>, ApiError> {
     let filters: Vec<_> = patterns
         .iter()
         .map(|keys| bucket_key(bucket, keys))
@@ -186,7 +186,7 @@ pub async fn read(
         .into_iter()
         .filter(|one| one.headers.get(OPERATION).is_none());
     let entries = live.filter_map(|one| {
-        Some(Entry {
+        Some(BucketEntry {
             key: key_of(bucket, &one.subject)?.to_owned(),
             revision: one.sequence,
             stored_at: one.stored_at,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::batch::PoolName;
 
-use crate::bucket::{self, Bucket, Entry, Terms};
+use crate::bucket::{self, Bucket, BucketEntry, Terms};
 use crate::jetstream::ApiError;
 use crate::names::CONTROLS_BUCKET;
 
@@ -39,7 +39,7 @@ pub struct Run {
 
 /// An order, and its revision in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ordered<T> {
+pub struct StandingOrder<T> {
     pub order: T,
     pub revision: u64,
 }
@@ -47,8 +47,8 @@ pub struct Ordered<T> {
 /// All that is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Controls {
-    pub holds: BTreeMap<PoolName, Ordered<Hold>>,
-    pub runs: BTreeMap<PoolName, Ordered<Run>>,
+    pub holds: BTreeMap<PoolName, StandingOrder<Hold>>,
+    pub runs: BTreeMap<PoolName, StandingOrder<Run>>,
 }
 
 /// Everything in force, in one round trip. Any replica answers.
@@ -66,14 +66,14 @@ pub async fn all(client: &Client) -> Result<Controls, ApiError> {
 
 /// An order that cannot be read is an error: a hold that is not understood must not be taken for none.
 fn keep<T: DeserializeOwned>(
-    orders: &mut BTreeMap<PoolName, Ordered<T>>,
+    orders: &mut BTreeMap<PoolName, StandingOrder<T>>,
     pool: &str,
-    entry: &Entry,
+    entry: &BucketEntry,
 ) -> Result<(), ApiError> {
     let (order, revision) = (entry.json()?, entry.revision);
     match PoolName::parse(pool) {
         Ok(pool) => {
-            orders.insert(pool, Ordered { order, revision });
+            orders.insert(pool, StandingOrder { order, revision });
         }
         Err(error) => tracing::warn!(%error, pool, "order has an invalid pool name; ignored"),
     }

@@ -58,15 +58,15 @@ impl ApiError {
 }
 
 #[derive(Deserialize)]
-struct Failure {
+struct ApiFailure {
     err_code: Option<u64>,
     #[serde(default)]
     description: String,
 }
 
 #[derive(Deserialize)]
-struct Answer<T> {
-    error: Option<Failure>,
+struct ApiAnswer<T> {
+    error: Option<ApiFailure>,
     #[serde(flatten)]
     body: Option<T>,
 }
@@ -98,7 +98,7 @@ pub async fn request<T: DeserializeOwned>(
             RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
             _ => ApiError::Unknown(subject.to_owned()),
         })?;
-    let answer: Answer<T> = serde_json::from_slice(&answer.payload)?;
+    let answer: ApiAnswer<T> = serde_json::from_slice(&answer.payload)?;
     match (answer.error, answer.body) {
         (Some(failure), _) => Err(classify(failure)),
         (None, Some(body)) => Ok(body),
@@ -106,7 +106,7 @@ pub async fn request<T: DeserializeOwned>(
     }
 }
 
-fn classify(failure: Failure) -> ApiError {
+fn classify(failure: ApiFailure) -> ApiError {
     let code = failure.err_code.unwrap_or_default();
     let wrong_sequence = failure.description.contains("wrong last sequence");
     match code {

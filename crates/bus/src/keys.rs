@@ -113,11 +113,11 @@ enum Lost {
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     client: Client,
-    held: Arc<watch::Sender<Held>>,
+    held: Arc<watch::Sender<HeldKeys>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldKeys {
     keys: HashMap<KeyId, ApiKey>,
     /// Whether they are those of the bucket now.
     current: Result<(), Lost>,
@@ -126,7 +126,7 @@ struct Held {
 impl KeyRing {
     /// Empty, and not ready.
     pub fn new(client: &Client) -> Self {
-        let held = Held {
+        let held = HeldKeys {
             keys: HashMap::new(),
             current: Err(Lost::NotYet),
         };
@@ -263,7 +263,7 @@ impl KeyRing {
     fn hold(&self, keys: HashMap<KeyId, ApiKey>) {
         tracing::debug!(keys = keys.len(), "API keys loaded");
         let current = Ok(());
-        self.held.send_replace(Held { keys, current });
+        self.held.send_replace(HeldKeys { keys, current });
     }
 
     /// Whether that is news.

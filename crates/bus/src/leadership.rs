@@ -47,7 +47,7 @@ struct Mark {
 
 /// A revision of the lease, and since when it is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Watched {
+struct WatchedLease {
     revision: u64,
     since: Instant,
 }
@@ -112,7 +112,7 @@ impl Leadership {
     }
 
     /// One look at the lease, and one try to take or renew it. Returns what was seen of another's.
-    async fn step(&self, watched: Option<Watched>) -> Result<Option<Watched>, ReadError> {
+    async fn step(&self, watched: Option<WatchedLease>) -> Result<Option<WatchedLease>, ReadError> {
         let began = Instant::now();
         let last = last_message(&self.stream, &self.subject).await?;
         let revision = last.as_ref().map_or(0, |last| last.sequence);
@@ -120,7 +120,7 @@ impl Leadership {
         let holder = mark.and_then(|mark| mark.holder);
         let seen = match watched {
             Some(before) if before.revision == revision => before,
-            _ => Watched {
+            _ => WatchedLease {
                 revision,
                 since: Instant::now(),
             },

@@ -10,7 +10,7 @@ use spotreel_domain::{Event, Task, TaskId};
 use uuid::Uuid;
 
 pub use crate::append::ReadError;
-use crate::append::{self, Entry, TRY_TIMEOUT, Write, last_message};
+use crate::append::{self, LogEntry, TRY_TIMEOUT, Write, last_message};
 use crate::codec;
 use crate::jetstream::{self, ApiError, PubAck, Start};
 use crate::names::{self, TASKS};
@@ -115,7 +115,7 @@ impl Recorded {
     }
 }
 
-impl Entry for Recorded {
+impl LogEntry for Recorded {
     fn sequence(&self) -> u64 {
         self.sequence
     }

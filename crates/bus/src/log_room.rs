@@ -18,25 +18,25 @@ pub struct LogRoom {
 }
 
 #[derive(Deserialize)]
-struct StreamInfo {
-    config: Config,
-    state: State,
+struct LogInfo {
+    config: LogConfig,
+    state: LogState,
 }
 
 #[derive(Deserialize)]
-struct Config {
+struct LogConfig {
     max_bytes: i64,
 }
 
 #[derive(Deserialize)]
-struct State {
+struct LogState {
     bytes: u64,
 }
 
 impl LogRoom {
     /// Asks the server.
     pub async fn of_log(client: &Client) -> Result<Self, ApiError> {
-        let info: StreamInfo = jetstream::stream_info(client, TASKS).await?;
+        let info: LogInfo = jetstream::stream_info(client, TASKS).await?;
         Ok(Self {
             bytes: info.state.bytes,
             max_bytes: u64::try_from(info.config.max_bytes).unwrap_or_default(),

@@ -60,7 +60,7 @@ impl Default for Layout {
 /// What was done about one thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ProvisionOutcome {
     Created,
     AsWanted,
     /// It exists and differs; it is left as it is.
@@ -73,7 +73,7 @@ pub enum Outcome {
 pub struct Report {
     pub name: String,
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ProvisionOutcome,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -313,7 +313,7 @@ async fn apply_stream(context: &Context, wanted: Config) -> Result<Report, Provi
                     .create_stream(wanted)
                     .await
                     .map_err(|error| failed(error.to_string()))?;
-                Outcome::Created
+                ProvisionOutcome::Created
             }
             _ => return Err(failed(error.to_string())),
         },
@@ -354,7 +354,7 @@ async fn apply_consumer(
                 .create_consumer_strict(wanted)
                 .await
                 .map_err(|error| failed(error.to_string()))?;
-            Outcome::Created
+            ProvisionOutcome::Created
         }
     };
     Ok(Report { name, outcome })
@@ -370,7 +370,7 @@ async fn is_swept(tasks: &Stream) -> bool {
 }
 
 /// Compares what is wanted with what is there, by the server's own words for it; what the server adds is ignored.
-fn compare<T: Serialize>(wanted: &T, there: &T) -> Outcome {
+fn compare<T: Serialize>(wanted: &T, there: &T) -> ProvisionOutcome {
     let (wanted, there) = (serde_json::json!(wanted), serde_json::json!(there));
     let mut differences = Vec::new();
     for (key, value) in wanted.as_object().into_iter().flatten() {
@@ -387,7 +387,7 @@ fn compare<T: Serialize>(wanted: &T, there: &T) -> Outcome {
         }
     }
     match differences.is_empty() {
-        true => Outcome::AsWanted,
-        false => Outcome::Differs { differences },
+        true => ProvisionOutcome::AsWanted,
+        false => ProvisionOutcome::Differs { differences },
     }
 }

@@ -23,7 +23,7 @@ pub struct Room {
 }
 
 /// What one request has of it.
-pub struct Share {
+pub struct RoomShare {
     places: Arc<Semaphore>,
     _held: OwnedSemaphorePermit,
     _kib: Option<OwnedSemaphorePermit>,
@@ -41,7 +41,7 @@ impl Room {
 
     /// Lets a request of `bytes` in, before anything of it is read. At once or not at all: whoever waited would hold its
     /// bytes meanwhile.
-    pub fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
+    pub fn admit(&self, bytes: usize) -> Result<RoomShare, ApiError> {
         let message = "too many requests, or too large ones, arrive at the same time: send it again a little later";
         self.share(bytes).ok_or_else(|| ApiError {
             retry_after_s: Some(RETRY_AFTER_S),
@@ -49,9 +49,9 @@ impl Room {
         })
     }
 
-    fn share(&self, bytes: usize) -> Option<Share> {
+    fn share(&self, bytes: usize) -> Option<RoomShare> {
         let kib = u32::try_from(bytes.saturating_sub(FREE).div_ceil(KIB)).ok()?;
-        Some(Share {
+        Some(RoomShare {
             places: self.places.clone(),
             _held: self.held.clone().try_acquire_owned().ok()?,
             _kib: match kib {
@@ -62,7 +62,7 @@ impl Room {
     }
 }
 
-impl Share {
+impl RoomShare {
     /// Its place among the requests at work, once there is one.
     pub async fn enter(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;

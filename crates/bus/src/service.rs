@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::reply::{guarded, json, refuse};
-use crate::room::Share;
+use crate::room::RoomShare;
 use crate::{Reply, Room, names, trace};
 
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ impl Request {
 }
 
 type Handler = Box<dyn Fn(Request) -> BoxFuture<'static, Result<Vec<u8>, ApiError>> + Send + Sync>;
-type Pace = Box<dyn Fn(usize) -> Result<(), ApiError> + Send + Sync>;
+type PaceCheck = Box<dyn Fn(usize) -> Result<(), ApiError> + Send + Sync>;
 
 /// The verbs of a program, not offered yet. Handlers share an `S`.
 pub struct Service<S> {
@@ -63,7 +63,7 @@ pub struct Service<S> {
     description: &'static str,
     state: Arc<S>,
     room: Room,
-    pace: Option<Pace>,
+    pace: Option<PaceCheck>,
     verbs: Vec<Verb>,
 }
 
@@ -179,7 +179,7 @@ pub struct Offered {
     _service: service::Service,
     endpoints: Vec<(Arc<Verb>, Endpoint)>,
     room: Room,
-    pace: Option<Pace>,
+    pace: Option<PaceCheck>,
 }
 
 impl Offered {
@@ -239,7 +239,7 @@ impl Offered {
         }
     }
 
-    fn admit(&self, bytes: usize) -> Result<Share, ApiError> {
+    fn admit(&self, bytes: usize) -> Result<RoomShare, ApiError> {
         let share = self.room.admit(bytes)?;
         self.pace.as_ref().map_or(Ok(()), |pace| pace(bytes))?;
         Ok(share)

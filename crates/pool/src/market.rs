@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
-pub struct FeedConfig {
+pub struct MarketFeedConfig {
     /// How often prices are asked for.
     pub every: Duration,
     /// Older ones are not known.
@@ -30,14 +30,14 @@ pub struct FeedConfig {
 }
 
 /// Asks again and again, and keeps what was answered.
-pub struct Feed {
+pub struct MarketFeed {
     ec2: Ec2,
     kinds: Vec<String>,
-    config: FeedConfig,
-    known: Mutex<Known>,
+    config: MarketFeedConfig,
+    known: Mutex<KnownPrices>,
 }
 
-struct Known {
+struct KnownPrices {
     /// When prices were last answered.
     at: Option<(Instant, Timestamp)>,
     /// Each with the time of the last answer that had it: a place may be missing from one.
@@ -57,9 +57,9 @@ pub struct Unknown {
     pub reason: String,
 }
 
-impl Feed {
-    pub fn new(ec2: Ec2, kinds: Vec<String>, config: FeedConfig) -> Self {
-        let known = Known {
+impl MarketFeed {
+    pub fn new(ec2: Ec2, kinds: Vec<String>, config: MarketFeedConfig) -> Self {
+        let known = KnownPrices {
             at: None,
             spot: BTreeMap::new(),
             failing: Some((ambient::now(), "they have not been asked for yet".into())),
@@ -194,7 +194,7 @@ impl Feed {
         left(&known.limits, &known.vcpus, running)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, KnownPrices> {
         self.known.lock()
     }
 }

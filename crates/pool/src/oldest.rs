@@ -25,10 +25,10 @@ pub struct Oldest(Mutex<BTreeMap<(Model, Lane), Front>>);
 struct Front {
     /// All entries up to it were finished when the others were read.
     acked_to: u64,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueueEntry>,
 }
 
-struct Entry {
+struct QueueEntry {
     sequence: u64,
     id: TaskId,
     stored_at: Timestamp,
@@ -51,7 +51,7 @@ impl Oldest {
             let entries = log.scan(&filter, acked_to + 1, MOST_LOOKED_THROUGH).await?;
             front.entries = entries
                 .into_iter()
-                .map(|entry| Entry {
+                .map(|entry| QueueEntry {
                     sequence: entry.sequence,
                     id: entry.task.id,
                     stored_at: entry.stored_at,
@@ -78,7 +78,7 @@ impl Front {
         self.entries.retain(|entry| entry.sequence > acked_to);
     }
 
-    fn waiting(&self, in_hand: &BTreeSet<&str>) -> Option<(usize, &Entry)> {
+    fn waiting(&self, in_hand: &BTreeSet<&str>) -> Option<(usize, &QueueEntry)> {
         let mut entries = self.entries.iter().enumerate();
         entries.find(|(_, entry)| !in_hand.contains(entry.id.as_str()))
     }

@@ -26,10 +26,10 @@ pub struct CountError {
 
 /// The queues of all models that some pool renders.
 #[derive(Clone, Debug, Default)]
-pub struct Queues(BTreeMap<(Model, Lane), Queue>);
+pub struct Queues(BTreeMap<(Model, Lane), QueueCounts>);
 
 #[derive(Clone, Copy, Debug)]
-pub struct Queue {
+pub struct QueueCounts {
     pub pending: u64,
     /// Delivered and not acknowledged.
     pub in_hand: u64,
@@ -38,7 +38,7 @@ pub struct Queue {
     pub oldest: Option<Timestamp>,
 }
 
-impl Queue {
+impl QueueCounts {
     pub fn length(&self) -> u64 {
         self.pending + self.in_hand
     }
@@ -61,11 +61,11 @@ impl Queues {
         Ok(Self(counted.into_iter().collect()))
     }
 
-    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&(Model, Lane), &Queue)> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&(Model, Lane), &QueueCounts)> {
         self.0.iter()
     }
 
-    fn of<'a>(&'a self, models: &'a [Model]) -> impl Iterator<Item = (Model, &'a Queue)> {
+    fn of<'a>(&'a self, models: &'a [Model]) -> impl Iterator<Item = (Model, &'a QueueCounts)> {
         let queues = self.0.iter().map(|((model, _), queue)| (*model, queue));
         queues.filter(|(model, _)| models.contains(model))
     }
@@ -113,7 +113,7 @@ pub async fn log_is_full(client: &Client) -> Result<bool, ApiError> {
 }
 
 /// Of the server's long answer only the counts are read: every look asks for each model and lane.
-async fn count(client: &Client, consumer: &str) -> Result<Queue, ApiError> {
+async fn count(client: &Client, consumer: &str) -> Result<QueueCounts, ApiError> {
     #[derive(Deserialize)]
     struct Info {
         num_pending: u64,
@@ -125,7 +125,7 @@ async fn count(client: &Client, consumer: &str) -> Result<Queue, ApiError> {
         stream_seq: u64,
     }
     let asked = jetstream::consumer_info::<Info>(client, TASKS, consumer);
-    asked.await.map(|info| Queue {
+    asked.await.map(|info| QueueCounts {
         pending: info.num_pending,
         in_hand: info.num_ack_pending,
         acked_to: info.ack_floor.stream_seq,
@@ -139,7 +139,7 @@ impl Queues {
     pub(crate) fn with<const N: usize>(queues: [(Model, u64, u64); N]) -> Self {
         let lane = Lane::ALL[0];
         let queue = |(model, pending, in_hand)| {
-            let queue = Queue {
+            let queue = QueueCounts {
                 pending,
                 in_hand,
                 acked_to: 0,

@@ -13,8 +13,8 @@ use spotreel_domain::{Lane, Model};
 use spotreel_proto::worker::v1::Presence;
 use tokio::time::Instant;
 
-use crate::queue::{Queue, Queues};
-use spread::Task;
+use crate::queue::{QueueCounts, Queues};
+use spread::SampledTask;
 
 /// A long queue changes slowly, and costs up to some tenths of a second to read.
 const GOOD_FOR: Duration = Duration::from_secs(30);
@@ -23,17 +23,17 @@ const SHORT_GOOD_FOR: Duration = Duration::from_secs(5);
 
 /// What is kept of each queue.
 #[derive(Default)]
-pub struct Samples(Mutex<BTreeMap<(Model, Lane), Kept>>);
+pub struct Samples(Mutex<BTreeMap<(Model, Lane), QueueSample>>);
 
-struct Kept {
+struct QueueSample {
     at: Instant,
     length: u64,
-    tasks: Vec<Task>,
+    tasks: Vec<SampledTask>,
 }
 
 /// Some tasks of each model.
 #[derive(Clone, Debug, Default)]
-pub struct Looked(BTreeMap<Model, Vec<Task>>);
+pub struct Looked(BTreeMap<Model, Vec<SampledTask>>);
 
 impl Samples {
     /// Of each queue that is not empty. One that cannot be read now is left out: of its tasks the model is known.
@@ -60,7 +60,7 @@ impl Samples {
         looked
     }
 
-    fn is_fresh(&self, key: &(Model, Lane), queue: &Queue) -> bool {
+    fn is_fresh(&self, key: &(Model, Lane), queue: &QueueCounts) -> bool {
         let kept = self.lock();
         let Some(kept) = kept.get(key) else {
             return false;
@@ -72,8 +72,8 @@ impl Samples {
         }
     }
 
-    fn keep(&self, key: (Model, Lane), queue: &Queue, tasks: Vec<Task>) {
-        let kept = Kept {
+    fn keep(&self, key: (Model, Lane), queue: &QueueCounts, tasks: Vec<SampledTask>) {
+        let kept = QueueSample {
             at: Instant::now(),
             length: queue.length(),
             tasks,
@@ -81,7 +81,7 @@ impl Samples {
         self.lock().insert(key, kept);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Model, Lane), Kept>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Model, Lane), QueueSample>> {
         self.0.lock()
     }
 }
@@ -89,7 +89,7 @@ impl Samples {
 impl Looked {
     pub fn sampled(&self, workers: &[Presence]) -> BTreeMap<Model, Vec<Sampled>> {
         let in_hand: BTreeSet<&str> = workers.iter().map(|w| w.task.as_str()).collect();
-        let sampled = |task: &Task| Sampled {
+        let sampled = |task: &SampledTask| Sampled {
             job: task.job,
             in_hand: in_hand.contains(task.id.as_str()),
             stands_for: task.stands_for,

@@ -21,7 +21,7 @@ pub type TemplateName = Template;
 
 /// What the cloud has of what the pools name.
 #[derive(Clone, Debug, Default)]
-pub struct Findings {
+pub struct CheckFindings {
     templates: BTreeMap<PoolName, Template>,
     subnets: BTreeSet<(String, String)>,
     kinds: BTreeSet<String>,
@@ -31,7 +31,7 @@ pub struct Findings {
     pub problems: BTreeMap<PoolName, Vec<String>>,
 }
 
-impl Findings {
+impl CheckFindings {
     /// The policy without what the cloud does not have. Before anything was found it has no template, and so launches
     /// nothing.
     pub fn fit(&self, policy: &Policy) -> Policy {
@@ -70,7 +70,7 @@ impl Findings {
 pub async fn look(
     ec2: &Ec2,
     policies: &BTreeMap<PoolName, (Policy, TemplateName)>,
-) -> Result<Findings, CallError> {
+) -> Result<CheckFindings, CallError> {
     let kinds: BTreeSet<String> = policies
         .values()
         .flat_map(|(policy, _)| policy.kinds.iter().map(|kind| kind.name.clone()))
@@ -80,7 +80,7 @@ pub async fn look(
     let (infos, places) = tokio::join!(ec2.kinds(&kinds), ec2.offerings(&kinds));
     let (infos, unread_kinds) = known_or_said(infos);
     let (places, unread_places) = known_or_said(places);
-    let mut findings = Findings::default();
+    let mut findings = CheckFindings::default();
     match &infos {
         Some(infos) => {
             let usable = infos.iter().filter(|info| info.gpus == 1);
@@ -256,7 +256,7 @@ fn known_or_said<T>(read: Result<T, CallError>) -> (Option<T>, Option<String>) {
 async fn check_subnets(
     ec2: &Ec2,
     policy: &Policy,
-    findings: &mut Findings,
+    findings: &mut CheckFindings,
     problems: &mut Vec<String>,
 ) -> Result<(), CallError> {
     let name = &policy.pool;
@@ -294,7 +294,7 @@ async fn check_subnets(
 
 /// Says what is wrong, and what will be.
 pub fn report(
-    findings: &Findings,
+    findings: &CheckFindings,
     policies: &BTreeMap<PoolName, (Policy, TemplateName)>,
     quotas: &BTreeMap<Lifecycle, u32>,
     market: Option<&Market>,

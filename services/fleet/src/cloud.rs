@@ -13,12 +13,12 @@ use spotreel_domain::fleet::cloud::Seen;
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
-use spotreel_pool::market::{Feed, FeedConfig, rarer, rest};
+use spotreel_pool::market::{MarketFeed, MarketFeedConfig, rarer, rest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::check::{self, Findings};
+use crate::check::{self, CheckFindings};
 use crate::conditions::Conditions;
 use crate::config::PricesConfig;
 use crate::metrics;
@@ -31,7 +31,7 @@ const HOURS_OF_A_MONTH: u32 = 30 * 24;
 pub struct Cloud {
     pub ec2: Ec2,
     env: String,
-    feed: Feed,
+    feed: MarketFeed,
     /// Quotas were asked for.
     hinted: Notify,
     /// How often the pools are held against the cloud.
@@ -44,13 +44,13 @@ pub struct Cloud {
     recheck: Notify,
     /// Held while the cloud is listed: who comes meanwhile waits for the next listing, and shares it.
     listing: tokio::sync::Mutex<()>,
-    known: Mutex<Known>,
+    known: Mutex<LastKnown>,
 }
 
 #[derive(Default)]
-struct Known {
+struct LastKnown {
     listed: Option<Listed>,
-    findings: Findings,
+    findings: CheckFindings,
     /// Why the pools could not be held against the cloud when that was last tried.
     unchecked: Option<String>,
 }
@@ -94,14 +94,14 @@ impl Cloud {
         conditions.expect(check::LISTING);
         conditions.expect(check::PRICES);
         conditions.expect(check::POOLS);
-        let feed = FeedConfig {
+        let feed = MarketFeedConfig {
             every: prices.every,
             good_for: prices.good_for,
             hints_every: prices.check_every,
             on_demand: prices.on_demand,
         };
         Self {
-            feed: Feed::new(ec2.clone(), kinds, feed),
+            feed: MarketFeed::new(ec2.clone(), kinds, feed),
             hinted: Notify::new(),
             ec2,
             env: env.to_owned(),
@@ -261,7 +261,7 @@ impl Cloud {
 
     fn report(
         &self,
-        findings: &Findings,
+        findings: &CheckFindings,
         policies: &BTreeMap<PoolName, (Policy, check::TemplateName)>,
     ) {
         let (quotas, market) = (self.feed.limits(), self.market());
@@ -274,7 +274,7 @@ impl Cloud {
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, LastKnown> {
         self.known.lock()
     }
 }

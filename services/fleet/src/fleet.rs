@@ -20,11 +20,12 @@ use spotreel_pool::spend::Ledger;
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
 use crate::config::FleetConfig;
-use crate::inbox::{Bell, Bells};
+use crate::wake::{Bell, Bells};
 
-/// Who makes reconcile passes.
+/// Which fleets make reconcile passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lead {
+    /// The one that holds the lease.
     ByLease,
     /// Without a lease, for tests: safe, since every write is a compare-and-set.
     Always,

@@ -2,11 +2,11 @@
 //!
 //! | loop | woken by | does |
 //! |---|---|---|
-//! | one [`Pool`] each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
-//! | [`Sweep`], on every fleet | the clock | terminates expired instances, and orphans |
+//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
+//! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
 //! | [`gone`] | the clock | finds batches of pools that the configuration does not have, and starts a loop that drains each |
 //! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |
-//! | [`inbox`] | messages | wakes the pools |
+//! | [`wake`] | messages | wakes the pools |
 //! | [`serve`] | requests | answers `spotreel.fleet`, `spotreel.ops.stop`, `spotreel.ops.drain` |
 //!
 //! **Says** `launching`, `running`, `draining`, `settled` and `failed` in the batch log, drain orders to workers, and
@@ -29,10 +29,10 @@ mod cloud;
 mod conditions;
 mod config;
 mod crash;
+mod deps;
 mod error;
 mod fleet;
 mod gone;
-mod inbox;
 mod metrics;
 mod observe;
 mod pace;
@@ -41,22 +41,23 @@ mod reconcile;
 mod serve;
 mod sweep;
 mod verbs;
+mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{BatchLog, Leadership};
-use spotreel_ec2::Ec2;
 use spotreel_pool::samples::Samples;
+
+pub use crate::config::FleetConfig;
+pub use crate::crash::POINTS as CRASH_POINTS;
+pub use crate::deps::Deps;
+pub use crate::error::StartError;
+pub use crate::fleet::Lead;
 
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
-pub use crate::config::FleetConfig;
-pub use crate::crash::POINTS as CRASH_POINTS;
-pub use crate::error::StartError;
-pub use crate::fleet::Lead;
 use crate::fleet::{Fleet, until_stopped};
 use crate::pool::Pool;
 use crate::sweep::Sweep;
@@ -69,27 +70,11 @@ const CONNECTION_LOOK: Duration = Duration::from_secs(1);
 /// The first sweep goes before everything; a cloud that does not answer is not waited for longer.
 const FIRST_SWEEP: Duration = Duration::from_secs(40);
 
-pub async fn start(config: FleetConfig, ctx: Context) -> anyhow::Result<()> {
-    let pools = config.load_pools()?;
-    let ec2 = match pools.kinds().is_empty() {
-        true => None,
-        false => Some(Ec2::connect(&config.ec2).await),
-    };
-    start_with(config, ec2, Lead::ByLease, ctx).await
-}
-
-/// As [`start`], with the cloud at hand.
-pub async fn start_with(
-    config: FleetConfig,
-    ec2: Option<Ec2>,
-    lead: Lead,
-    ctx: Context,
-) -> anyhow::Result<()> {
+pub async fn start(config: FleetConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
     let started_at = ambient::now();
+    let Deps { nats, ec2, lead } = deps;
     let pools = config.load_pools()?;
-    // It comes when it comes: what has to end is ended without it.
-    let client = spotreel_bus::connect(&config.nats, "fleet", true).await?;
     let conditions = Arc::new(Conditions::new(&ctx.health));
     conditions.expect("nats");
     let cloud = ec2.map(|ec2| {
@@ -99,8 +84,8 @@ pub async fn start_with(
     let name = format!("{} {}", ctx.name, std::process::id());
     let bells = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
     let fleet = Arc::new(Fleet {
-        leadership: Arc::new(Leadership::new(&client, "fleet", &name).await),
-        batches: BatchLog::open(&client).await,
+        leadership: Arc::new(Leadership::new(&nats, "fleet", &name).await),
+        batches: BatchLog::open(&nats).await,
         ledger: Default::default(),
         samples: Samples::default(),
         bells: bells.collect(),
@@ -112,33 +97,21 @@ pub async fn start_with(
         lead,
         started_at,
     });
+
     if let Some(cloud) = &fleet.cloud {
-        live(&fleet, cloud).await;
+        spawn_ec2_loops(&fleet, cloud).await;
     }
-    let stopping = ctx.stopping.clone();
-    let gone = gone::watch(Arc::clone(&fleet), stopping);
+    let gone = gone::watch(Arc::clone(&fleet), ctx.stopping.clone());
     ctx.spawn("gone", until_stopped(gone));
-    watch(&fleet, &client);
-    ctx.tasks.spawn(answer(fleet, client));
+    let waking = wake::listen(nats, fleet.bells.clone(), ctx.stopping.clone());
+    ctx.spawn("wake", until_stopped(waking));
+    ctx.tasks.spawn(watch_connection(Arc::clone(&fleet)));
+    ctx.tasks.spawn(answer(fleet));
     Ok(())
 }
 
-/// Without it machines are still bought and ended: a program that cannot answer goes on, and says so.
-async fn answer(fleet: Arc<Fleet>, client: Client) {
-    let ctx = &fleet.ctx;
-    let answered = match serve::verbs(&fleet).offer(&client).await {
-        Ok(offered) => offered.answer(&ctx.stopping, &ctx.tasks).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = answered {
-        let error = spotreel_domain::chain(&error);
-        tracing::error!(error, "requests are not answered");
-        fleet.conditions.set("requests", Err(error));
-    }
-}
-
-/// All that has to do with machines.
-async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
+/// Terminates what has expired, then starts the loops that need EC2.
+async fn spawn_ec2_loops(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
     let (ctx, stopping) = (&fleet.ctx, || fleet.ctx.stopping.clone());
     let bought = fleet.bought();
     let life = bought
@@ -183,19 +156,28 @@ async fn live(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
     }
 }
 
-fn watch(fleet: &Arc<Fleet>, client: &Client) {
-    let (ctx, stopping) = (&fleet.ctx, fleet.ctx.stopping.clone());
-    let listening = inbox::listen(client.clone(), fleet.bells.clone(), stopping.clone());
-    ctx.spawn("inbox", until_stopped(listening));
-    let fleet = Arc::clone(fleet);
-    ctx.tasks.spawn(async move {
-        let mut tick = tokio::time::interval(CONNECTION_LOOK);
-        while stopping.run_until_cancelled(tick.tick()).await.is_some() {
-            let said = match fleet.is_connected() {
-                true => Ok(()),
-                false => Err("there is no connection".to_owned()),
-            };
-            fleet.conditions.set("nats", said);
-        }
-    });
+async fn watch_connection(fleet: Arc<Fleet>) {
+    let stopping = &fleet.ctx.stopping;
+    let mut tick = tokio::time::interval(CONNECTION_LOOK);
+    while stopping.run_until_cancelled(tick.tick()).await.is_some() {
+        let said = match fleet.is_connected() {
+            true => Ok(()),
+            false => Err("there is no connection".to_owned()),
+        };
+        fleet.conditions.set("nats", said);
+    }
+}
+
+/// If the requests cannot be subscribed to, fleet says so and still launches and terminates instances.
+async fn answer(fleet: Arc<Fleet>) {
+    let ctx = &fleet.ctx;
+    let answered = match serve::verbs(&fleet).offer(fleet.batches.client()).await {
+        Ok(offered) => offered.answer(&ctx.stopping, &ctx.tasks).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = answered {
+        let error = spotreel_domain::chain(&error);
+        tracing::error!(error, "requests are not answered");
+        fleet.conditions.set("requests", Err(error));
+    }
 }

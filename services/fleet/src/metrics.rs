@@ -2,47 +2,35 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use spotreel_domain::batch::{Batch, Blocker, Ending, InstanceState, Leaving, Receipt};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::money::Usd;
 
-const UNITS: &str = "spotreel_fleet_gpus";
-const LAUNCHES: &str = "spotreel_fleet_launches_total";
-const INTERRUPTIONS: &str = "spotreel_fleet_interruptions_total";
-const TERMINATIONS: &str = "spotreel_fleet_terminations_total";
-const RATE: &str = "spotreel_fleet_dollars_per_hour";
-const COST: &str = "spotreel_fleet_batch_dollars";
-const ROUNDS: &str = "spotreel_fleet_rounds_total";
-const BLOCKED: &str = "spotreel_fleet_blocked";
-const LISTING_AGE: &str = "spotreel_fleet_listing_age_seconds";
-const PRICES_AGE: &str = "spotreel_fleet_prices_age_seconds";
-const CONDITION: &str = "spotreel_fleet_condition";
+spotreel_bootstrap::metrics! {
+    Gauge UNITS = "spotreel_fleet_gpus", Count, "Instances, one GPU each, by pool and state";
+    Counter LAUNCHES = "spotreel_fleet_launches_total", Count,
+        "CreateFleet calls, by pool and outcome";
+    Counter INTERRUPTIONS = "spotreel_fleet_interruptions_total", Count,
+        "Instances interrupted by EC2, by pool";
+    Counter TERMINATIONS = "spotreel_fleet_terminations_total", Count,
+        "Instances terminated by fleet, by pool and reason";
+    Gauge RATE = "spotreel_fleet_dollars_per_hour", Dollars,
+        "Current cost per hour in dollars, by pool";
+    Gauge COST = "spotreel_fleet_batch_dollars", Dollars,
+        "Cost of the active batch in dollars, by pool";
+    Counter ROUNDS = "spotreel_fleet_rounds_total", Count, "Reconcile passes, by pool and outcome";
+    Gauge BLOCKED = "spotreel_fleet_blocked", Count,
+        "1 while the pool's batch cannot launch, by pool and reason";
+    Gauge LISTING_AGE = "spotreel_fleet_listing_age_seconds", Seconds,
+        "Time since the last listing of instances";
+    Gauge PRICES_AGE = "spotreel_fleet_prices_age_seconds", Seconds,
+        "Time since the last known Spot prices";
+    Gauge CONDITION = "spotreel_fleet_condition", Count,
+        "1 while something cannot be seen or done, by what it is";
+}
 
 const STATES: [&str; 4] = ["booting", "serving", "draining", "terminating"];
-
-pub fn describe() {
-    describe_gauge!(UNITS, "Instances, one GPU each, by pool and state");
-    describe_counter!(LAUNCHES, "CreateFleet calls, by pool and outcome");
-    describe_counter!(INTERRUPTIONS, "Instances interrupted by EC2, by pool");
-    describe_counter!(
-        TERMINATIONS,
-        "Instances terminated by fleet, by pool and reason"
-    );
-    describe_gauge!(RATE, "Current cost per hour in dollars, by pool");
-    describe_gauge!(COST, "Cost of the active batch in dollars, by pool");
-    describe_counter!(ROUNDS, "Reconcile passes, by pool and outcome");
-    describe_gauge!(
-        BLOCKED,
-        "1 while the pool's batch cannot launch, by pool and reason"
-    );
-    describe_gauge!(LISTING_AGE, "Time since the last listing of instances");
-    describe_gauge!(PRICES_AGE, "Time since the last known Spot prices");
-    describe_gauge!(
-        CONDITION,
-        "1 while something cannot be seen or done, by what it is"
-    );
-}
 
 pub fn launched(pool: &str, outcome: &'static str) {
     counter!(LAUNCHES, "pool" => pool.to_owned(), "outcome" => outcome).increment(1);

@@ -25,12 +25,12 @@ pub struct Pace {
     /// As it was found there.
     found: Option<Corrections>,
     /// The last end that was learnt from.
-    learnt_to: Option<(BatchId, Place)>,
+    learnt_to: Option<(BatchId, LogPosition)>,
     looked: Option<Instant>,
 }
 
 /// Where an end stands in the log.
-struct Place {
+struct LogPosition {
     sequence: u64,
     stored_at: Timestamp,
 }
@@ -87,7 +87,7 @@ impl Pace {
             .collect();
         new.sort_by_key(|end| end.sequence);
         if let Some(end) = new.last() {
-            let place = Place {
+            let place = LogPosition {
                 sequence: end.sequence,
                 stored_at: end.stored_at,
             };

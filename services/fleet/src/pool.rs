@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use crate::cloud::Cloud;
 use crate::error::{ObserveError, RoundError};
 use crate::fleet::Fleet;
-use crate::inbox::Bell;
 use crate::metrics;
 use crate::pace::Pace;
+use crate::wake::Bell;
 
 /// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 pub const CAS_TRIES: usize = 16;

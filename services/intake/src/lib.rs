@@ -84,6 +84,7 @@ pub async fn start(
     deps: Deps,
     ctx: Context,
 ) -> Result<SocketAddr, StartError> {
+    metrics::describe();
     for check in ["nats", "store"] {
         ctx.health.expect(check);
     }

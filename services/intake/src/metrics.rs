@@ -5,13 +5,20 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use spotreel_api::ApiError;
 
-const HTTP_SECONDS: &str = "spotreel_intake_http_seconds";
-const COMMIT_SECONDS: &str = "spotreel_intake_commit_seconds";
-const COMMIT_BATCH: &str = "spotreel_intake_commit_batch_tasks";
-const ACCEPTED: &str = "spotreel_intake_accepted_total";
-const REFUSED: &str = "spotreel_intake_refused_total";
-const QUEUED: &str = "spotreel_intake_queue_tasks";
-const LOG_USED: &str = "spotreel_intake_log_used_ratio";
+spotreel_bootstrap::metrics! {
+    Histogram HTTP_SECONDS = "spotreel_intake_http_seconds", Seconds,
+        "Time to answer a request over HTTP, by method, path and status";
+    Histogram COMMIT_SECONDS = "spotreel_intake_commit_seconds", Seconds,
+        "Time to write a group of submitted tasks to the log";
+    Histogram COMMIT_BATCH = "spotreel_intake_commit_batch_tasks", Count,
+        "Tasks that were written to the log together";
+    Counter ACCEPTED = "spotreel_intake_accepted_total", Count,
+        "Accepted tasks, by the API they came from";
+    Counter REFUSED = "spotreel_intake_refused_total", Count,
+        "Refused tasks, by the API they came from and the code of the refusal";
+    Gauge QUEUED = "spotreel_intake_queue_tasks", Count, "Unfinished tasks of all queues";
+    Gauge LOG_USED = "spotreel_intake_log_used_ratio", Count, "Used part of the task log, 0 to 1";
+}
 
 pub fn http(method: &Method, path: String, status: StatusCode, took: Duration) {
     let labels = [

@@ -15,7 +15,7 @@ const RAREST_MARK: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MonitorConfig {
-    pub inbox: InboxConfig,
+    pub inbox: ConsumerConfig,
     pub sweeper: SweeperConfig,
     pub janitor: JanitorConfig,
     pub net: NetConfig,
@@ -31,7 +31,7 @@ pub struct MonitorConfig {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct InboxConfig {
+pub struct ConsumerConfig {
     #[serde(with = "humantime_serde")]
     pub pull_wait: Duration,
     #[serde(with = "humantime_serde")]

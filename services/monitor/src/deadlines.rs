@@ -12,8 +12,8 @@ use spotreel_bus::{AppendError, Recorded, TaskLog};
 use spotreel_domain::Task;
 
 use crate::config::DeadlinesConfig;
-use crate::error::ActError;
-use crate::inbox::Verdict;
+use crate::consume::Handled;
+use crate::error::HandleError;
 use crate::metrics;
 
 pub const CONSUMER: &str = CONSUMER_DEADLINES;
@@ -28,27 +28,27 @@ impl Deadlines {
         Self { log, config }
     }
 
-    pub async fn hear(self: Arc<Self>, queued: Recorded) -> Result<Verdict, ActError> {
+    pub async fn handle(self: Arc<Self>, queued: Recorded) -> Result<Handled, HandleError> {
         match remaining(&queued.task, ambient::now()) {
-            None => Ok(Verdict::Done),
+            None => Ok(Handled::Done),
             Some(Duration::ZERO) => self.end(&queued).await,
-            Some(rest) => Ok(Verdict::Later(rest.min(self.config.longest_wait))),
+            Some(rest) => Ok(Handled::Later(rest.min(self.config.longest_wait))),
         }
     }
 
     /// Ends the round that this entry began, if it still goes on.
-    async fn end(&self, queued: &Recorded) -> Result<Verdict, ActError> {
+    async fn end(&self, queued: &Recorded) -> Result<Handled, HandleError> {
         let (id, entry) = (&queued.task.id, queued.sequence);
         loop {
             let Some(last) = self.log.last(id).await? else {
-                return Ok(Verdict::Done);
+                return Ok(Handled::Done);
             };
             if last.task.entry != entry {
-                return Ok(Verdict::Done);
+                return Ok(Handled::Done);
             }
             // Refused: it has ended already.
             let Ok(step) = last.task.expired(ambient::now()) else {
-                return Ok(Verdict::Done);
+                return Ok(Handled::Done);
             };
             let append = Append::new(step, last.sequence, ambient::uuid_v4());
             match self.log.append(&append).await {
@@ -61,7 +61,7 @@ impl Deadlines {
         tracing::info!(task = %id, "expired");
         // A crash from here on is mended by the sweeper, and by the worker's next renewal.
         let gone = self.log.delete(entry).await;
-        gone.map_err(|source| ActError::Delete {
+        gone.map_err(|source| HandleError::Delete {
             sequence: entry,
             source,
         })?;
@@ -70,7 +70,7 @@ impl Deadlines {
             .client()
             .publish(names::hint(id), Bytes::new())
             .await;
-        Ok(Verdict::Done)
+        Ok(Handled::Done)
     }
 }
 

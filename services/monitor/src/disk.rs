@@ -12,14 +12,14 @@ const GB: u64 = 1_000_000_000;
 /// Of a disk so small that `disk.least_free_gb` is a large part of it, a tenth is asked for.
 const LEAST_FREE_PART: u64 = 10;
 
-/// Says once when there is little room, and once when there is enough again.
+/// Says once when there is little space, and once when there is enough again.
 pub(crate) struct DiskWatch {
     config: DiskConfig,
     little: bool,
     failing: bool,
 }
 
-struct Room {
+struct DiskSpace {
     free: u64,
     total: u64,
 }
@@ -37,8 +37,8 @@ impl DiskWatch {
         let Some(dir) = self.config.dir.as_deref() else {
             return;
         };
-        let room = match Room::of(dir) {
-            Ok(room) => room,
+        let space = match DiskSpace::of(dir) {
+            Ok(space) => space,
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(%error, dir = %dir.display(), "disk.dir cannot be checked: the disk under NATS is not monitored");
@@ -47,9 +47,9 @@ impl DiskWatch {
             }
         };
         self.failing = false;
-        metrics::disk(room.free, room.total);
-        let little = room.is_little(self.config.least_free_gb);
-        let free_mb = room.free / 1_000_000;
+        metrics::disk(space.free, space.total);
+        let little = space.is_little(self.config.least_free_gb);
+        let free_mb = space.free / 1_000_000;
         match (little, self.little) {
             (true, false) => tracing::error!(
                 free_mb,
@@ -63,7 +63,7 @@ impl DiskWatch {
     }
 }
 
-impl Room {
+impl DiskSpace {
     fn of(dir: &Path) -> nix::Result<Self> {
         let found = statvfs(dir)?;
         Ok(Self {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn little_room_is_less_than_was_asked_for_and_of_a_small_disk_less_than_a_tenth() {
-        let little = |free, total| Room { free, total }.is_little(2);
+        let little = |free, total| DiskSpace { free, total }.is_little(2);
         assert!(!little(3 * GB, 500 * GB));
         assert!(little(GB, 500 * GB));
         assert!(!little(GB, 8 * GB));
@@ -94,8 +94,8 @@ mod tests {
     #[test]
     fn a_directory_is_on_a_disk_with_a_size() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::of(dir.path()).unwrap();
-        assert!(room.total > 0 && room.free <= room.total);
-        assert!(Room::of(&dir.path().join("nowhere")).is_err());
+        let space = DiskSpace::of(dir.path()).unwrap();
+        assert!(space.total > 0 && space.free <= space.total);
+        assert!(DiskSpace::of(&dir.path().join("nowhere")).is_err());
     }
 }

@@ -1,13 +1,20 @@
 //! What can go wrong, one enum per operation.
 
 use spotreel_bus::AppendError;
+use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
 use spotreel_s3::{DeleteError, ListError};
 
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
 /// Why an event could not be handled now. It comes back, and is decided anew.
 #[derive(Debug, thiserror::Error)]
-pub enum ActError {
+pub enum HandleError {
     #[error("the log could not be read")]
     Read(#[from] ReadError),
     #[error("message {sequence} of the log could not be deleted")]
@@ -15,7 +22,10 @@ pub enum ActError {
     #[error("the event could not be written")]
     Append(#[from] AppendError),
     #[error("info of consumer {consumer} could not be read")]
-    Look { consumer: String, source: LookError },
+    Look {
+        consumer: String,
+        source: ConsumerInfoError,
+    },
     #[error("size of the log could not be read")]
     Room(#[source] ApiError),
     #[error("presence record of worker {worker} could not be read")]
@@ -26,7 +36,7 @@ pub enum ActError {
     Object(#[from] DeleteError),
 }
 
-impl ActError {
+impl HandleError {
     /// Whether an event that a newer version wrote is in the way.
     pub fn is_newer_version(&self) -> bool {
         match self {
@@ -38,7 +48,7 @@ impl ActError {
 
 /// Why the server did not say how things stand.
 #[derive(Debug, thiserror::Error)]
-pub enum LookError {
+pub enum ConsumerInfoError {
     #[error(transparent)]
     Consumer(#[from] async_nats::jetstream::stream::ConsumerError),
     #[error(transparent)]

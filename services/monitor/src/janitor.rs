@@ -18,8 +18,8 @@ use spotreel_domain::task::State;
 use spotreel_s3::Store;
 
 use crate::config::JanitorConfig;
-use crate::error::ActError;
-use crate::inbox::Verdict;
+use crate::consume::Handled;
+use crate::error::HandleError;
 use crate::{metrics, reconcile};
 
 pub const CONSUMER: &str = CONSUMER_JANITOR;
@@ -47,23 +47,25 @@ impl Janitor {
         }
     }
 
-    pub async fn hear(self: Arc<Self>, end: Recorded) -> Result<Verdict, ActError> {
+    pub async fn handle(self: Arc<Self>, end: Recorded) -> Result<Handled, HandleError> {
         let age = age(&end, ambient::now());
         if age < self.config.grace {
-            return Ok(Verdict::Later(self.config.grace - age));
+            return Ok(Handled::Later(self.config.grace - age));
         }
         let Some(last) = self.log.last(&end.task.id).await? else {
-            return Ok(Verdict::Done);
+            return Ok(Handled::Done);
         };
         if last.sequence != end.sequence {
             self.trim(&last).await?;
-            return Ok(Verdict::Done);
+            return Ok(Handled::Done);
         }
         if !self.everyone_is_past(&HEARERS, end.sequence).await? {
-            return Ok(Verdict::Later(self.retry_after));
+            return Ok(Handled::Later(self.retry_after));
         }
         match self.drop_history(&end).await {
-            Err(ActError::Read(error @ ReadError::Decode { .. })) if !error.is_newer_version() => {
+            Err(HandleError::Read(error @ ReadError::Decode { .. }))
+                if !error.is_newer_version() =>
+            {
                 let error = spotreel_domain::chain(&error);
                 tracing::error!(error, task = %end.task.id, "history of a task cannot be read; it stays in the log");
                 metrics::unreadable(CONSUMER);
@@ -83,12 +85,12 @@ impl Janitor {
         };
         self.drop_objects(&end, &Task::renders(id), &named).await?;
         self.drop_objects(&end, &Task::checkpoints(id), &[]).await?;
-        Ok(Verdict::Done)
+        Ok(Handled::Done)
     }
 
     /// Drops what a task that goes on needs no more: all but its work item, its newest start and its last event. Events that
     /// somebody has still to hear stay, and so do those of the last minutes, for people who look into the log.
-    pub(crate) async fn trim(&self, last: &Recorded) -> Result<(), ActError> {
+    pub(crate) async fn trim(&self, last: &Recorded) -> Result<(), HandleError> {
         let task = &last.task;
         if task.is_terminal() {
             return Ok(());
@@ -117,21 +119,25 @@ impl Janitor {
     }
 
     /// False once a new round has begun, or the task is gone.
-    pub(crate) async fn is_last(&self, end: &Recorded) -> Result<bool, ActError> {
+    pub(crate) async fn is_last(&self, end: &Recorded) -> Result<bool, HandleError> {
         let last = self.log.last(&end.task.id).await?;
         Ok(last.is_some_and(|last| last.sequence == end.sequence))
     }
 
-    async fn everyone_is_past(&self, consumers: &[&str], sequence: u64) -> Result<bool, ActError> {
+    async fn everyone_is_past(
+        &self,
+        consumers: &[&str],
+        sequence: u64,
+    ) -> Result<bool, HandleError> {
         Ok(self.heard_up_to(consumers).await? >= sequence)
     }
 
     /// All of the consumers are past every event, up to this one, that was in the log before the question.
-    pub(crate) async fn heard_up_to(&self, consumers: &[&str]) -> Result<u64, ActError> {
+    pub(crate) async fn heard_up_to(&self, consumers: &[&str]) -> Result<u64, HandleError> {
         let mut heard = u64::MAX;
         for consumer in consumers {
             let info = reconcile::consumer(self.log.client(), consumer).await;
-            let info = info.map_err(|source| ActError::Look {
+            let info = info.map_err(|source| HandleError::Look {
                 consumer: (*consumer).to_owned(),
                 source,
             })?;
@@ -144,7 +150,7 @@ impl Janitor {
     }
 
     /// Message by message: a purge would leave counts behind.
-    async fn drop_history(&self, end: &Recorded) -> Result<(), ActError> {
+    async fn drop_history(&self, end: &Recorded) -> Result<(), HandleError> {
         loop {
             let history = self.log.history(&end.task.id).await?;
             let early: Vec<u64> = history
@@ -168,7 +174,7 @@ impl Janitor {
         end: &Recorded,
         prefix: &str,
         named: &[&String],
-    ) -> Result<(), ActError> {
+    ) -> Result<(), HandleError> {
         for object in self.store.list(prefix).await? {
             if named.contains(&&object.key) || !end.task.owns_object(&object.key) {
                 continue;
@@ -182,9 +188,9 @@ impl Janitor {
         Ok(())
     }
 
-    pub(crate) async fn delete(&self, sequence: u64) -> Result<(), ActError> {
+    pub(crate) async fn delete(&self, sequence: u64) -> Result<(), HandleError> {
         let gone = self.log.delete(sequence).await;
-        gone.map_err(|source| ActError::Delete { sequence, source })?;
+        gone.map_err(|source| HandleError::Delete { sequence, source })?;
         metrics::removed();
         Ok(())
     }

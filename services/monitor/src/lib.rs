@@ -26,10 +26,11 @@
 //! safe to run twice. Any number of monitors may run.
 
 mod config;
+mod consume;
 pub mod deadlines;
+mod deps;
 mod disk;
 mod error;
-mod inbox;
 pub mod janitor;
 mod metrics;
 mod mirror;
@@ -41,17 +42,16 @@ pub mod sweeper;
 
 use std::sync::Arc;
 
-use async_nats::Client;
 use spotreel_bootstrap::Context;
 use spotreel_bus::TaskLog;
-use spotreel_s3::Store;
 
 pub use config::MonitorConfig;
-pub use error::ActError;
-pub use inbox::Verdict;
+pub use consume::Handled;
+pub use deps::Deps;
+pub use error::{HandleError, StartError};
 
+use consume::Consumer;
 use deadlines::Deadlines;
-use inbox::Inbox;
 use janitor::Janitor;
 use net::Net;
 use reconcile::Reconcile;
@@ -60,72 +60,44 @@ use sweeper::Sweeper;
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../monitor.toml");
 
-pub async fn start(config: MonitorConfig, ctx: Context) -> anyhow::Result<()> {
+pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
-    let client = spotreel_bus::connect(&config.nats, "monitor", true).await?;
-    let store = Store::connect(&config.s3).await;
-    start_with(config, ctx, client, store).await;
-    Ok(())
-}
-
-/// As [`start`], over connections that are made already.
-pub async fn start_with(config: MonitorConfig, ctx: Context, client: Client, store: Store) {
-    let log = TaskLog::open(&client).await;
-    let inbox =
-        |consumer, concurrent| Inbox::new(&client, consumer, concurrent, &config.inbox, &ctx);
+    let Deps { nats, store } = deps;
+    let log = TaskLog::open(&nats).await;
+    let consumer = |name, concurrent| Consumer::new(&nats, name, concurrent, &config.inbox, &ctx);
 
     let sweeper = Arc::new(Sweeper::new(log.clone()));
-    let events = inbox(sweeper::CONSUMER, config.sweeper.concurrent);
-    ctx.spawn("sweeper", async move {
-        events.serve(|event| Arc::clone(&sweeper).hear(event)).await;
-        Ok(())
+    let events = consumer(sweeper::CONSUMER, config.sweeper.concurrent);
+    ctx.spawn_loop("sweeper", async move {
+        events.run(|event| Arc::clone(&sweeper).handle(event)).await;
     });
-    let mark = sweeper::mark(
-        client.clone(),
-        config.sweeper.mark_every,
-        ctx.health.clone(),
-        ctx.stopping.clone(),
-    );
-    ctx.spawn("sweeper's mark", async move {
-        mark.await;
-        Ok(())
-    });
+    let every = config.sweeper.mark_every;
+    let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
+    let mark = sweeper::mark(nats.clone(), every, health, stopping);
+    ctx.spawn_loop("sweeper's mark", mark);
 
-    let janitor = Arc::new(Janitor::new(
-        log.clone(),
-        store,
-        config.janitor.clone(),
-        config.inbox.retry_after,
-    ));
-    let events = inbox(janitor::CONSUMER, config.janitor.concurrent);
+    let retry_after = config.inbox.retry_after;
+    let janitor = Janitor::new(log.clone(), store, config.janitor.clone(), retry_after);
+    let janitor = Arc::new(janitor);
     let removal = Arc::clone(&janitor).remove(ctx.stopping.clone());
+    ctx.spawn_loop("removal", removal);
     let net = Net::new(log.clone(), config.net.clone());
     let (trimmer, stopping) = (Arc::clone(&janitor), ctx.stopping.clone());
-    ctx.spawn("net", async move {
-        net.run(&trimmer, stopping).await;
-        Ok(())
-    });
-    ctx.spawn("janitor", async move {
-        events.serve(|event| Arc::clone(&janitor).hear(event)).await;
-        Ok(())
-    });
-    ctx.spawn("removal", async move {
-        removal.await;
-        Ok(())
+    ctx.spawn_loop("net", async move { net.run(&trimmer, stopping).await });
+    let events = consumer(janitor::CONSUMER, config.janitor.concurrent);
+    ctx.spawn_loop("janitor", async move {
+        events.run(|event| Arc::clone(&janitor).handle(event)).await;
     });
 
     let deadlines = Arc::new(Deadlines::new(log, config.deadlines.clone()));
-    let events = inbox(deadlines::CONSUMER, config.deadlines.concurrent);
-    ctx.spawn("deadlines", async move {
+    let events = consumer(deadlines::CONSUMER, config.deadlines.concurrent);
+    ctx.spawn_loop("deadlines", async move {
         events
-            .serve(|event| Arc::clone(&deadlines).hear(event))
+            .run(|event| Arc::clone(&deadlines).handle(event))
             .await;
-        Ok(())
     });
 
-    let reconcile = Reconcile::new(client, config.reconcile, config.disk, &ctx);
-    ctx.spawn("reconcile", async move {
-        reconcile.run().await;
-        Ok(())
-    });
+    let reconcile = Reconcile::new(nats, config.reconcile, config.disk, &ctx);
+    ctx.spawn_loop("reconcile", async move { reconcile.run().await });
+    Ok(())
 }

@@ -1,75 +1,39 @@
 //! What monitor counts and measures.
 
 use jiff::Timestamp;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use spotreel_domain::{Lane, Model, Priority};
 
-const SWEPT: &str = "spotreel_monitor_swept_total";
-const REMOVED: &str = "spotreel_monitor_removed_events_total";
-const OBJECTS: &str = "spotreel_monitor_removed_objects_total";
-const EXPIRED: &str = "spotreel_monitor_expired_total";
-const RESTORED: &str = "spotreel_monitor_restored_total";
-const RETRIES: &str = "spotreel_monitor_retries_total";
-const UNREADABLE: &str = "spotreel_monitor_unreadable_total";
-const HELD: &str = "spotreel_monitor_held_total";
-const MARK: &str = "spotreel_monitor_sweeper_mark_timestamp_seconds";
-const PENDING: &str = "spotreel_consumer_pending";
-const ACK_PENDING: &str = "spotreel_consumer_ack_pending";
-const QUEUE: &str = "spotreel_queue_length";
-const LOG_BYTES: &str = "spotreel_log_bytes";
-const LOG_MAX: &str = "spotreel_log_max_bytes";
-const DISK_FREE: &str = "spotreel_store_disk_free_bytes";
-const DISK_SIZE: &str = "spotreel_store_disk_bytes";
-const COPY_BEHIND: &str = "spotreel_monitor_events_copy_behind";
-
-pub fn describe() {
-    describe_counter!(SWEPT, "Work items of ended rounds deleted from the log");
-    describe_counter!(REMOVED, "Events deleted from the log");
-    describe_counter!(
-        OBJECTS,
-        "Checkpoints and unnamed videos deleted from the store"
-    );
-    describe_counter!(EXPIRED, "Tasks ended at their deadline");
-    describe_counter!(
-        RESTORED,
-        "Unfinished tasks queued again because their work item was missing"
-    );
-    describe_counter!(
-        RETRIES,
-        "Events whose handling failed and was repeated, by consumer"
-    );
-    describe_counter!(
-        UNREADABLE,
-        "Messages of the log that are not protobuf and were skipped, by consumer"
-    );
-    describe_counter!(
-        HELD,
-        "Deliveries of events of a newer version, which were handed back, by consumer"
-    );
-    describe_gauge!(
-        MARK,
-        "Unix time of the last pass that found no obsolete work item"
-    );
-    describe_gauge!(
-        PENDING,
-        "Events that were not yet delivered to a consumer of the log"
-    );
-    describe_gauge!(
-        ACK_PENDING,
-        "Events that were delivered to a consumer of the log and are not acked"
-    );
-    describe_gauge!(
-        QUEUE,
-        "Queued and started tasks, by model, priority and lane"
-    );
-    describe_gauge!(LOG_BYTES, "Bytes of the task log");
-    describe_gauge!(
-        COPY_BEHIND,
-        "Events that the clients' copy of EVENTS does not have yet"
-    );
-    describe_gauge!(LOG_MAX, "Maximum bytes of the task log");
-    describe_gauge!(DISK_FREE, "Free bytes of the disk under the NATS server");
-    describe_gauge!(DISK_SIZE, "Bytes of the disk under the NATS server");
+spotreel_bootstrap::metrics! {
+    Counter SWEPT = "spotreel_monitor_swept_total", Count,
+        "Work items of ended rounds deleted from the log";
+    Counter REMOVED = "spotreel_monitor_removed_events_total", Count, "Events deleted from the log";
+    Counter OBJECTS = "spotreel_monitor_removed_objects_total", Count,
+        "Checkpoints and unnamed videos deleted from the store";
+    Counter EXPIRED = "spotreel_monitor_expired_total", Count, "Tasks ended at their deadline";
+    Counter RESTORED = "spotreel_monitor_restored_total", Count,
+        "Unfinished tasks queued again because their work item was missing";
+    Counter RETRIES = "spotreel_monitor_retries_total", Count,
+        "Events whose handling failed and was repeated, by consumer";
+    Counter UNREADABLE = "spotreel_monitor_unreadable_total", Count,
+        "Messages of the log that are not protobuf and were skipped, by consumer";
+    Counter HELD = "spotreel_monitor_held_total", Count,
+        "Deliveries of events of a newer version, which were handed back, by consumer";
+    Gauge MARK = "spotreel_monitor_sweeper_mark_timestamp_seconds", Seconds,
+        "Unix time of the last pass that found no obsolete work item";
+    Gauge PENDING = "spotreel_consumer_pending", Count,
+        "Events that were not yet delivered to a consumer of the log";
+    Gauge ACK_PENDING = "spotreel_consumer_ack_pending", Count,
+        "Events that were delivered to a consumer of the log and are not acked";
+    Gauge QUEUE = "spotreel_queue_length", Count,
+        "Queued and started tasks, by model, priority and lane";
+    Gauge LOG_BYTES = "spotreel_log_bytes", Bytes, "Bytes of the task log";
+    Gauge LOG_MAX = "spotreel_log_max_bytes", Bytes, "Maximum bytes of the task log";
+    Gauge DISK_FREE = "spotreel_store_disk_free_bytes", Bytes,
+        "Free bytes of the disk under the NATS server";
+    Gauge DISK_SIZE = "spotreel_store_disk_bytes", Bytes, "Bytes of the disk under the NATS server";
+    Gauge COPY_BEHIND = "spotreel_monitor_events_copy_behind", Count,
+        "Events that the clients' copy of EVENTS does not have yet";
 }
 
 pub fn copy_behind(events: u64) {

@@ -18,41 +18,41 @@ const CHECK: &str = "clients' copy of EVENTS";
 const STILL_AT_MOST: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
-struct StreamInfo {
-    state: State,
+struct CopyInfo {
+    state: CopyState,
     mirror: Option<Mirror>,
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct CopyState {
     last_seq: u64,
 }
 
 #[derive(Debug, Deserialize)]
 struct Mirror {
-    error: Option<Problem>,
+    error: Option<MirrorProblem>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Problem {
+struct MirrorProblem {
     description: String,
 }
 
 pub(crate) struct MirrorWatch {
     client: Client,
-    progress: Progress,
+    progress: CopyProgress,
     failing: bool,
 }
 
 /// How far the copy was when it was last seen to move, and when that was.
 #[derive(Default)]
-struct Progress(Option<(u64, Instant)>);
+struct CopyProgress(Option<(u64, Instant)>);
 
 impl MirrorWatch {
     pub fn new(client: Client) -> Self {
         Self {
             client,
-            progress: Progress::default(),
+            progress: CopyProgress::default(),
             failing: false,
         }
     }
@@ -83,16 +83,16 @@ impl MirrorWatch {
         health.set(CHECK, found);
     }
 
-    async fn read(&self) -> Result<(u64, StreamInfo), ApiError> {
+    async fn read(&self) -> Result<(u64, CopyInfo), ApiError> {
         // The copy first: the original can only be further then.
         let copy = jetstream::ask(&self.client, MIRROR_INFO).await?;
-        let original: StreamInfo = jetstream::stream_info(&self.client, EVENTS).await?;
+        let original: CopyInfo = jetstream::stream_info(&self.client, EVENTS).await?;
         Ok((original.state.last_seq, copy))
     }
 }
 
-impl Progress {
-    fn judge(&mut self, original: u64, copy: &StreamInfo, now: Instant) -> Result<(), String> {
+impl CopyProgress {
+    fn judge(&mut self, original: u64, copy: &CopyInfo, now: Instant) -> Result<(), String> {
         let at = copy.state.last_seq;
         let behind = original.saturating_sub(at);
         let since = match self.0 {
@@ -140,13 +140,13 @@ impl Progress {
 mod tests {
     use super::*;
 
-    fn copy(json: &str) -> StreamInfo {
+    fn copy(json: &str) -> CopyInfo {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn a_copy_that_stands_still_or_reports_an_error_is_unhealthy() {
-        let mut watch = Progress::default();
+        let mut watch = CopyProgress::default();
         let start = Instant::now();
         let at = |last: u64| {
             copy(&format!(
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_was_there_and_is_gone_is_unhealthy() {
-        let mut watch = Progress::default();
+        let mut watch = CopyProgress::default();
         let start = Instant::now();
         let gone = ApiError::Refused {
             code: 10_059,

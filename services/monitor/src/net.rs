@@ -20,9 +20,9 @@ use spotreel_domain::{Event, Lane, Model, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NetConfig;
-use crate::error::ActError;
+use crate::error::HandleError;
 use crate::janitor::{Janitor, age};
-use crate::pages::Pages;
+use crate::pages::LogPages;
 use crate::{metrics, reconcile};
 
 const NAME: &str = "net";
@@ -69,7 +69,7 @@ impl Net {
     }
 
     /// One pass. Returns how many tasks were queued again.
-    pub async fn look(&self, janitor: &Janitor) -> Result<usize, ActError> {
+    pub async fn look(&self, janitor: &Janitor) -> Result<usize, HandleError> {
         let mut restored = 0;
         for model in Model::ALL {
             for lane in Lane::ALL {
@@ -93,19 +93,19 @@ impl Net {
     }
 
     /// The items that the queue will not deliver any more.
-    async fn below_floor(&self, model: Model, lane: Lane) -> Result<usize, ActError> {
+    async fn below_floor(&self, model: Model, lane: Lane) -> Result<usize, HandleError> {
         let name = work_consumer(model, lane);
         let floor = match reconcile::consumer(self.log.client(), &name).await {
             Ok(info) => info.ack_floor.stream_sequence,
             Err(source) => {
-                return Err(ActError::Look {
+                return Err(HandleError::Look {
                     consumer: name,
                     source,
                 });
             }
         };
         let filter = work_filter(model, lane);
-        let mut pages = Pages::new(&self.log, &filter, 1, NAME);
+        let mut pages = LogPages::new(&self.log, &filter, 1, NAME);
         let mut restored = 0;
         loop {
             let items = pages.next().await?;
@@ -125,12 +125,12 @@ impl Net {
     }
 
     /// The tasks that an attempt was made at, as far as this pass comes.
-    async fn attempted(&self) -> Result<BTreeSet<TaskId>, ActError> {
+    async fn attempted(&self) -> Result<BTreeSet<TaskId>, HandleError> {
         let mut from = *self.from.lock();
         let mut tasks = BTreeSet::new();
         for (event, from) in ATTEMPTS.into_iter().zip(&mut from) {
             let filter = format!("spotreel.log.*.{}", event.as_str());
-            let mut pages = Pages::new(&self.log, &filter, *from, NAME);
+            let mut pages = LogPages::new(&self.log, &filter, *from, NAME);
             for _ in 0..PAGES_A_PASS {
                 let events = pages.next().await?;
                 if events.is_empty() {
@@ -146,14 +146,17 @@ impl Net {
     }
 
     /// Queues a task again whose item is gone, unless it has just moved or a worker still renders it.
-    async fn restore(&self, last: &Recorded) -> Result<bool, ActError> {
+    async fn restore(&self, last: &Recorded) -> Result<bool, HandleError> {
         let (id, now) = (&last.task.id, ambient::now());
         if age(last, now) < self.config.patience || self.is_rendered(last).await? {
             return Ok(false);
         }
         // Nobody would start it now.
         let room = LogRoom::of_log(self.log.client()).await;
-        if room.map_err(ActError::Room)?.is_used_to(ENDS_ONLY_PERCENT) {
+        if room
+            .map_err(HandleError::Room)?
+            .is_used_to(ENDS_ONLY_PERCENT)
+        {
             return Ok(false);
         }
         // Refused: it has ended, and the sweeper sees to its item.
@@ -175,12 +178,12 @@ impl Net {
 
     /// Whether the worker of the running attempt still says that it has the task in hand: its item may be gone, and the video
     /// comes all the same.
-    async fn is_rendered(&self, last: &Recorded) -> Result<bool, ActError> {
+    async fn is_rendered(&self, last: &Recorded) -> Result<bool, HandleError> {
         let Some(attempt) = last.task.running() else {
             return Ok(false);
         };
         let presence = kv::presence(self.log.client(), &attempt.worker).await;
-        let presence = presence.map_err(|source| ActError::Presence {
+        let presence = presence.map_err(|source| HandleError::Presence {
             worker: attempt.worker.clone(),
             source,
         })?;

@@ -9,7 +9,7 @@ use crate::metrics;
 pub(crate) const PAGE: usize = 500;
 
 /// Reads what matches a filter, from a sequence on.
-pub(crate) struct Pages<'a> {
+pub(crate) struct LogPages<'a> {
     log: &'a TaskLog,
     filter: &'a str,
     reader: &'static str,
@@ -18,7 +18,7 @@ pub(crate) struct Pages<'a> {
     page: usize,
 }
 
-impl<'a> Pages<'a> {
+impl<'a> LogPages<'a> {
     /// `reader` stands in the metric of what cannot be read.
     pub fn new(log: &'a TaskLog, filter: &'a str, from: u64, reader: &'static str) -> Self {
         Self {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{DiskConfig, ReconcileConfig};
 use crate::disk::DiskWatch;
-use crate::error::LookError;
+use crate::error::ConsumerInfoError;
 use crate::metrics;
 use crate::mirror::MirrorWatch;
 
@@ -35,7 +35,7 @@ pub(crate) struct Reconcile {
 
 /// Said once when it begins and once when it is over.
 #[derive(Default)]
-struct Known {
+struct Reported {
     crowded: bool,
     failing: bool,
 }
@@ -54,7 +54,7 @@ impl Reconcile {
 
     pub async fn run(&self) {
         let mut tick = tokio::time::interval(self.config.every);
-        let mut known = Known::default();
+        let mut known = Reported::default();
         let mut mirror = MirrorWatch::new(self.client.clone());
         let mut disk = DiskWatch::new(self.disk.clone());
         loop {
@@ -87,7 +87,7 @@ impl Reconcile {
         }
     }
 
-    async fn look(&self, known: &mut Known) -> Result<(), LookError> {
+    async fn look(&self, known: &mut Reported) -> Result<(), ConsumerInfoError> {
         for name in HEARERS {
             let info = consumer(&self.client, name).await?;
             metrics::lag(name, info.num_pending, info.num_ack_pending as u64);
@@ -101,7 +101,7 @@ impl Reconcile {
         self.measure_log(known).await
     }
 
-    async fn measure_log(&self, known: &mut Known) -> Result<(), LookError> {
+    async fn measure_log(&self, known: &mut Reported) -> Result<(), ConsumerInfoError> {
         let room = LogRoom::of_log(&self.client).await?;
         metrics::log_room(room.bytes, room.max_bytes);
         let crowded = room.is_used_to(self.config.log_warn_percent);
@@ -119,7 +119,7 @@ impl Reconcile {
 }
 
 /// How a consumer of the task log stands now.
-pub async fn consumer(client: &Client, name: &str) -> Result<Info, LookError> {
+pub async fn consumer(client: &Client, name: &str) -> Result<Info, ConsumerInfoError> {
     let context = async_nats::jetstream::new(client.clone());
     let found: Result<PullConsumer, ConsumerError> =
         context.get_consumer_from_stream(name, TASKS).await;

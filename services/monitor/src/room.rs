@@ -12,9 +12,9 @@ use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER,
 use spotreel_bus::{LogRoom, Recorded};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::ActError;
+use crate::error::HandleError;
 use crate::janitor::{CONSUMER, Janitor, age};
-use crate::pages::Pages;
+use crate::pages::LogPages;
 
 /// Who must have heard a task's end before it goes, the janitor itself among them: it has seen to the objects then.
 const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR];
@@ -51,8 +51,8 @@ impl Janitor {
     }
 
     /// Removes finished tasks from the head of the log, up to the first event that is younger than they are kept.
-    pub async fn remove_old_once(&self, now: Timestamp) -> Result<usize, ActError> {
-        let mut pages = Pages::new(&self.log, EVERY_SUBJECT, 1, CONSUMER);
+    pub async fn remove_old_once(&self, now: Timestamp) -> Result<usize, HandleError> {
+        let mut pages = LogPages::new(&self.log, EVERY_SUBJECT, 1, CONSUMER);
         let mut removed = 0;
         loop {
             let events = pages.next().await?;
@@ -66,14 +66,14 @@ impl Janitor {
     }
 
     /// Removes finished tasks, oldest first, while the log is fuller than it should be. Only the grace is left to them.
-    pub async fn make_room_once(&self, now: Timestamp) -> Result<usize, ActError> {
+    pub async fn make_room_once(&self, now: Timestamp) -> Result<usize, HandleError> {
         if !self.is_fuller_than(self.config.room_percent).await? {
             self.look_from(1);
             return Ok(0);
         }
         let aim = self.config.room_percent.saturating_sub(SPARE_PERCENT);
         let from = *self.room_from.lock();
-        let mut pages = Pages::new(&self.log, EVERY_SUBJECT, from, CONSUMER);
+        let mut pages = LogPages::new(&self.log, EVERY_SUBJECT, from, CONSUMER);
         let mut removed = 0;
         'look: for _ in 0..PAGES_A_LOOK {
             let events = pages.next().await?;
@@ -107,12 +107,12 @@ impl Janitor {
         *self.room_from.lock() = sequence;
     }
 
-    async fn is_fuller_than(&self, percent: u64) -> Result<bool, ActError> {
+    async fn is_fuller_than(&self, percent: u64) -> Result<bool, HandleError> {
         let room = LogRoom::of_log(self.log.client()).await;
-        Ok(room.map_err(ActError::Room)?.is_used_to(percent))
+        Ok(room.map_err(HandleError::Room)?.is_used_to(percent))
     }
 
-    async fn remove_ended(&self, events: &[Recorded]) -> Result<usize, ActError> {
+    async fn remove_ended(&self, events: &[Recorded]) -> Result<usize, HandleError> {
         if !events.iter().any(|event| event.event.is_terminal()) {
             return Ok(0);
         }
@@ -130,7 +130,7 @@ impl Janitor {
     }
 
     /// Removes the end of a task, if it is the last event of the task and the only one.
-    async fn remove_end(&self, end: &Recorded) -> Result<bool, ActError> {
+    async fn remove_end(&self, end: &Recorded) -> Result<bool, HandleError> {
         let goes = self.is_last(end).await? && self.log.history(&end.task.id).await?.len() == 1;
         if goes {
             self.delete(end.sequence).await?;

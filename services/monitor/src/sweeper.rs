@@ -13,8 +13,8 @@ use spotreel_bus::{Recorded, TaskLog, kv};
 use spotreel_domain::{Event, Task};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ActError, LookError};
-use crate::inbox::Verdict;
+use crate::consume::Handled;
+use crate::error::{ConsumerInfoError, HandleError};
 use crate::{metrics, reconcile};
 
 pub const CONSUMER: &str = CONSUMER_SWEEPER;
@@ -30,15 +30,15 @@ impl Sweeper {
         Self { log }
     }
 
-    pub async fn hear(self: Arc<Self>, event: Recorded) -> Result<Verdict, ActError> {
+    pub async fn handle(self: Arc<Self>, event: Recorded) -> Result<Handled, HandleError> {
         if let Some(sequence) = ended_entry(event.event, &event.task) {
             self.log
                 .delete(sequence)
                 .await
-                .map_err(|source| ActError::Delete { sequence, source })?;
+                .map_err(|source| HandleError::Delete { sequence, source })?;
             metrics::swept();
         }
-        Ok(Verdict::Done)
+        Ok(Handled::Done)
     }
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn mark(
     }
 }
 
-async fn try_mark(client: &Client) -> Result<(), LookError> {
+async fn try_mark(client: &Client) -> Result<(), ConsumerInfoError> {
     let at = ambient::now();
     let consumer = reconcile::consumer(client, CONSUMER).await?;
     let caught_up = consumer.num_pending == 0 && consumer.num_ack_pending == 0;

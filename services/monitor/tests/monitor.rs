@@ -13,7 +13,7 @@ use spotreel_domain::{Event, Lane, Model, Priority, Task};
 use spotreel_localcloud::TestCloud;
 use spotreel_monitor::janitor::Janitor;
 use spotreel_monitor::net::Net;
-use spotreel_monitor::{DEFAULTS, MonitorConfig, Verdict, reconcile};
+use spotreel_monitor::{DEFAULTS, Deps, Handled, MonitorConfig, reconcile};
 use spotreel_s3::{Keys, Store, StoreConfig};
 use spotreel_test_kit::{Logs, Nats, Written, context, failing, stop, tasks, until};
 
@@ -77,8 +77,13 @@ impl System {
     /// Runs monitor as its own user, until it is told to stop or the test ends.
     async fn monitor(&self, config: MonitorConfig) -> Context {
         let ctx = context("monitor");
-        let client = self.nats.client("monitor").await;
-        spotreel_monitor::start_with(config, ctx.clone(), client, self.store.clone()).await;
+        let deps = Deps {
+            nats: self.nats.client("monitor").await,
+            store: self.store.clone(),
+        };
+        spotreel_monitor::start(config, deps, ctx.clone())
+            .await
+            .unwrap();
         ctx
     }
 
@@ -280,15 +285,15 @@ async fn the_janitor_leaves_a_new_round_alone_and_waits_out_the_grace() {
     // Redelivered early, as after a restart of the server: it waits for the rest.
     let mut patient = config();
     patient.janitor.grace = Duration::from_secs(600);
-    let verdict = system.janitor(patient).hear(end.clone()).await.unwrap();
-    assert!(matches!(verdict, Verdict::Later(rest) if rest > Duration::from_secs(500)));
+    let verdict = system.janitor(patient).handle(end.clone()).await.unwrap();
+    assert!(matches!(verdict, Handled::Later(rest) if rest > Duration::from_secs(500)));
 
     hand.requeued(&first).await;
     let mut hasty = config();
     hasty.janitor.grace = Duration::ZERO;
     assert_eq!(
-        system.janitor(hasty).hear(end).await.unwrap(),
-        Verdict::Done
+        system.janitor(hasty).handle(end).await.unwrap(),
+        Handled::Done
     );
     let kept = [Event::Queued, Event::Started, Event::Failed, Event::Queued];
     assert_eq!(system.events(&first).await, kept);

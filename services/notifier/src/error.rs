@@ -1,7 +1,14 @@
 //! What can go wrong, one enum per operation.
 
+use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_s3::PresignError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
 
 /// Why an event was not published by this try. The next one may do it.
 #[derive(Debug, thiserror::Error)]

@@ -19,29 +19,28 @@
 
 mod act;
 mod config;
+mod consume;
+mod deps;
 mod error;
 mod metrics;
 
 use spotreel_bootstrap::Context;
-use spotreel_s3::Store;
 
-pub use act::{Entry, Log, Notifier, Said};
+pub use act::{Notifier, Said};
 pub use config::NotifierConfig;
-pub use error::NotifyError;
+pub use deps::Deps;
+pub use error::{NotifyError, StartError};
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../notifier.toml");
 
-pub async fn start(config: NotifierConfig, ctx: Context) -> anyhow::Result<()> {
+pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
-    let client = spotreel_bus::connect(&config.nats, "notifier", true).await?;
-    let store = Store::connect(&config.s3).await;
-    let notifier = Notifier::new(&client, store, config).await;
+    let notifier = Notifier::new(&deps.nats, deps.store, config).await;
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);
-    ctx.spawn("notifier", async move {
+    ctx.spawn_loop("notifier", async move {
         notifier.run(&health, &stopping).await;
-        Ok(())
     });
     Ok(())
 }

@@ -2,32 +2,19 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, histogram};
 
-const EVENTS: &str = "spotreel_notifier_events_total";
-const RETRIES: &str = "spotreel_notifier_retries_total";
-const UNREADABLE: &str = "spotreel_notifier_unreadable_total";
-const HELD: &str = "spotreel_notifier_held_total";
-const DELAY: &str = "spotreel_notifier_delay_seconds";
-
-pub fn describe() {
-    describe_counter!(
-        EVENTS,
-        "Handled log events, by event and by whether they were already published"
-    );
-    describe_counter!(RETRIES, "Failed attempts to publish an event");
-    describe_counter!(
-        UNREADABLE,
-        "Messages of the log that are not protobuf and were skipped"
-    );
-    describe_counter!(
-        HELD,
-        "Deliveries of events of a newer version, which were handed back"
-    );
-    describe_histogram!(
-        DELAY,
-        "Time from an event's write to the log to its write to EVENTS"
-    );
+spotreel_bootstrap::metrics! {
+    Counter EVENTS = "spotreel_notifier_events_total", Count,
+        "Handled log events, by event and by whether they were already published";
+    Counter RETRIES = "spotreel_notifier_retries_total", Count,
+        "Failed attempts to publish an event";
+    Counter UNREADABLE = "spotreel_notifier_unreadable_total", Count,
+        "Messages of the log that are not protobuf and were skipped";
+    Counter HELD = "spotreel_notifier_held_total", Count,
+        "Deliveries of events of a newer version, which were handed back";
+    Histogram DELAY = "spotreel_notifier_delay_seconds", Seconds,
+        "Time from an event's write to the log to its write to EVENTS";
 }
 
 pub fn said(event: &'static str, outcome: &'static str, delay: Duration) {

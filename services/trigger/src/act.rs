@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::controls::{self, Ordered, Run};
+use spotreel_bus::controls::{self, Run, StandingOrder};
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
@@ -11,11 +11,11 @@ use spotreel_domain::trigger::{Decision, Fire, Mode, ModeState};
 use spotreel_pool::marks::{self, Marks, ModeMark};
 
 use crate::error::ActError;
-use crate::view::{Reader, Seen, mode_differs};
+use crate::observe::{Snapshot, StateReader, mode_differs};
 
 /// What became of a batch that was wanted.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum RequestOutcome {
     Requested(Box<Batch>),
     /// Somebody else wrote to the pool's log first: what was decided is void.
     Late,
@@ -23,12 +23,12 @@ pub enum Outcome {
 
 /// Asks for a batch, if nothing has been written to the pool's log since it was read.
 pub async fn request(
-    reader: &Reader,
-    seen: &mut Seen,
+    reader: &StateReader,
+    seen: &mut Snapshot,
     name: &PoolName,
     pool: &PoolConfig,
     fire: &Fire,
-) -> Result<Outcome, ActError> {
+) -> Result<RequestOutcome, ActError> {
     let last = seen.newest.get(name);
     // The batch answers the order, however our clock stands to that of whoever took it: an order that is no younger
     // than the newest batch is done.
@@ -46,17 +46,17 @@ pub async fn request(
     // Whatever the answer: without one it may be in the log, and after a conflict another trigger's batch is.
     seen.requested.push(batch.clone());
     match reader.batches.append(&batch, expected).await {
-        Ok(_) => Ok(Outcome::Requested(Box::new(batch))),
-        Err(AppendError::Conflict(_)) => Ok(Outcome::Late),
+        Ok(_) => Ok(RequestOutcome::Requested(Box::new(batch))),
+        Err(AppendError::Conflict(_)) => Ok(RequestOutcome::Late),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Takes back an order to run that a batch has answered. Whoever asked for the batch may have died before it did so.
 pub async fn forget_order(
-    reader: &Reader,
+    reader: &StateReader,
     name: &PoolName,
-    order: &Ordered<Run>,
+    order: &StandingOrder<Run>,
 ) -> Result<(), ActError> {
     match controls::remove_run(&reader.client, name, order.revision).await {
         // A newer order stands there, or another trigger was first.
@@ -67,7 +67,7 @@ pub async fn forget_order(
 
 /// Writes the mode down where it differs from what stands there, or where that grows old; fleet reads it.
 pub async fn keep_mode(
-    reader: &Reader,
+    reader: &StateReader,
     name: &PoolName,
     marks: &Marks,
     decision: &Decision,

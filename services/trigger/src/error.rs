@@ -1,9 +1,10 @@
 //! What can go wrong, one enum per operation.
 
 use spotreel_bootstrap::ConfigError;
-use spotreel_bus::RecordedBatch;
+use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::{AppendError, ReadError};
+use spotreel_bus::{RecordedBatch, ServiceError};
 use spotreel_domain::batch::{PoolName, StillActive};
 use spotreel_domain::pool::PoolProblems;
 use spotreel_pool::queue::CountError;
@@ -22,6 +23,10 @@ pub enum StartError {
         zone: String,
         region: String,
     },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Requests(#[from] ServiceError),
 }
 
 /// Why the truth could not be read. Nothing is decided then.

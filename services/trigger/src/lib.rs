@@ -5,7 +5,7 @@
 //! **Says** `spotreel.batchlog.<pool>.<n>.requested`, and the status record `mode.<pool>`. **Answers** `spotreel.why`,
 //! `spotreel.quote`, `spotreel.batches`, `spotreel.ops.run`, `.hold`, `.resume`, and `GET /why`. **Owns** no durable data.
 //!
-//! Each reconcile pass reads the current state ([`view`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for
+//! Each reconcile pass reads the current state ([`observe`]), asks the pure [`decide`](spotreel_domain::trigger::decide) for
 //! every pool, and carries out the result ([`act`]). Every hint starts a pass; the time between passes has a minimum and a
 //! maximum.
 //!
@@ -23,23 +23,21 @@
 mod act;
 mod config;
 mod crash;
+mod deps;
 mod error;
-mod inbox;
 mod metrics;
+mod observe;
 mod prices;
 mod reconcile;
 mod serve;
 mod verbs;
-mod view;
+mod wake;
 
 use std::sync::Arc;
 
-use async_nats::Client;
 use spotreel_api::WhyQuery;
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_bus::{BatchLog, TaskLog};
-use spotreel_domain::pool::Pools;
-use spotreel_ec2::Ec2;
 use spotreel_pool::arrivals::Arrivals;
 use spotreel_pool::oldest::Oldest;
 use spotreel_pool::samples::Samples;
@@ -47,91 +45,78 @@ use spotreel_pool::spend::Ledger;
 
 pub use config::TriggerConfig;
 pub use crash::POINTS as CRASH_POINTS;
+pub use deps::Deps;
 pub use error::StartError;
 
-use prices::Market;
+use observe::StateReader;
+use prices::PoolPrices;
 use reconcile::{Reconcile, Shown};
-use verbs::Desk;
-use view::Reader;
+use verbs::Requests;
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../trigger.toml");
 
-pub async fn start(config: TriggerConfig, ctx: Context) -> anyhow::Result<()> {
-    let pools = config.load_pools()?;
-    let client = spotreel_bus::connect(&config.nats, "trigger", true).await?;
-    let ec2 = match pools.kinds().is_empty() {
-        true => None,
-        false => Some(Ec2::connect(&config.ec2).await),
-    };
-    start_with(config, pools, ec2, client, ctx).await
-}
-
-/// As [`start`], over connections that are made already.
-pub async fn start_with(
-    config: TriggerConfig,
-    pools: Pools,
-    ec2: Option<Ec2>,
-    client: Client,
-    ctx: Context,
-) -> anyhow::Result<()> {
+pub async fn start(config: TriggerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
     ctx.health.expect(reconcile::CHECK);
-    let pools = Arc::new(pools);
+    let Deps { nats, ec2 } = deps;
+    let pools = Arc::new(config.load_pools()?);
+    let batches = BatchLog::open(&nats).await;
     let shown = Shown::new();
-    let arrivals = Arc::<Arrivals>::default();
-    let batches = BatchLog::open(&client).await;
 
-    let market = ec2.map(|ec2| Arc::new(Market::new(ec2, &pools, &config.prices)));
-    if let Some(market) = market.clone() {
+    let prices = ec2.map(|ec2| Arc::new(PoolPrices::new(ec2, &pools, &config.prices)));
+    if let Some(prices) = prices.clone() {
         let (wake, asking) = (shown.wake.clone(), ctx.clone());
-        ctx.spawn("prices", async move {
-            Box::pin(market.run(&wake, &asking)).await;
-            Ok(())
+        ctx.spawn_loop("prices", async move {
+            Box::pin(prices.run(&wake, &asking)).await;
         });
     }
 
+    let arrivals = Arc::<Arrivals>::default();
+    let waking = wake::on_tasks(
+        nats.clone(),
+        shown.wake.clone(),
+        arrivals.clone(),
+        ctx.clone(),
+    );
+    ctx.spawn_loop("new tasks", waking);
+    let waking = wake::on_changes(nats.clone(), shown.wake.clone(), ctx.clone());
+    ctx.spawn_loop("batches and orders", waking);
+
     let reconcile = Reconcile {
-        reader: Reader {
+        reader: StateReader {
             samples: Samples::default(),
-            client: client.clone(),
-            log: TaskLog::open(&client).await,
+            client: nats.clone(),
+            log: TaskLog::open(&nats).await,
             batches: batches.clone(),
             pools: pools.clone(),
             oldest: Oldest::default(),
             started: ambient::now(),
         },
         pools: pools.clone(),
-        market: market.clone(),
-        arrivals: arrivals.clone(),
+        prices: prices.clone(),
+        arrivals,
         config: config.reconcile,
         ctx: ctx.clone(),
         shown: shown.clone(),
         ledger: Ledger::default(),
         said: Default::default(),
     };
-    ctx.spawn("reconcile", async move {
-        reconcile.run().await;
-        Ok(())
-    });
-    let hearing = inbox::hear_tasks(client.clone(), shown.wake.clone(), arrivals, ctx.clone());
-    ctx.spawn("new tasks", hearing);
-    let hearing = inbox::hear_changes(client.clone(), shown.wake.clone(), ctx.clone());
-    ctx.spawn("batches and orders", hearing);
+    ctx.spawn_loop("reconcile", reconcile.run());
 
-    let desk = Arc::new(Desk {
-        client: client.clone(),
+    let requests = Arc::new(Requests {
+        client: nats.clone(),
         batches,
         pools,
         shown,
-        market,
+        prices,
     });
-    let page = desk.clone();
+    let page = requests.clone();
     ctx.pages.add("/why", move || {
-        let desk = page.clone();
-        async move { serde_json::json!(desk.why(WhyQuery::default()).await.ok()) }
+        let requests = page.clone();
+        async move { serde_json::json!(requests.why(WhyQuery::default()).await.ok()) }
     });
-    let offered = serve::verbs(&desk).offer(&client).await?;
+    let offered = serve::verbs(&requests).offer(&nats).await?;
     let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
     ctx.spawn("requests", async move {
         Ok(offered.answer(&stopping, &tasks).await?)

@@ -1,63 +1,37 @@
 //! Metrics of every decision.
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use spotreel_api::PoolWhy;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
 use spotreel_domain::trigger::{Mode, Outcome, Prices, Verdict};
 
-const LOOKS: &str = "spotreel_trigger_looks_total";
-const QUEUED: &str = "spotreel_trigger_queued_tasks";
-const WORK: &str = "spotreel_trigger_work_tasks";
-const ARRIVALS: &str = "spotreel_trigger_arrivals_per_hour";
-const OLDEST: &str = "spotreel_trigger_oldest_queued_timestamp_seconds";
-const OUTCOME: &str = "spotreel_trigger_rule_outcome";
-const TASKS_SHORT: &str = "spotreel_trigger_rule_short_tasks";
-const WAIT: &str = "spotreel_trigger_rule_wait_seconds";
-const DOLLARS: &str = "spotreel_trigger_rule_price_above_dollars";
-const PRICE: &str = "spotreel_trigger_price_dollars";
-const HELD: &str = "spotreel_trigger_held";
-const BLOCKED: &str = "spotreel_trigger_blocked";
-const RESIDENT: &str = "spotreel_trigger_resident";
-const SPENT: &str = "spotreel_trigger_spent_dollars";
-const REQUESTED: &str = "spotreel_trigger_batches_requested_total";
-const FAILED: &str = "spotreel_trigger_failures_total";
-
-pub fn describe() {
-    describe_counter!(LOOKS, "Reconcile passes");
-    describe_gauge!(QUEUED, "Queued tasks, by pool");
-    describe_gauge!(WORK, "Unfinished tasks, by pool");
-    describe_gauge!(ARRIVALS, "Tasks that arrived in the last hour, by pool");
-    describe_gauge!(
-        OLDEST,
-        "Unix time at which the oldest queued task was submitted; 0 if none is queued"
-    );
-    describe_gauge!(
-        OUTCOME,
-        "State of a rule: 2 fires, 1 waits for time, 0 lacks tasks, -1 is off"
-    );
-    describe_gauge!(TASKS_SHORT, "Tasks that a rule still lacks");
-    describe_gauge!(WAIT, "Seconds that a rule still waits");
-    describe_gauge!(
-        DOLLARS,
-        "Dollars by which the price is above a rule's limit"
-    );
-    describe_gauge!(
-        PRICE,
-        "Lowest usable price of a unit hour in dollars, by pool"
-    );
-    describe_gauge!(HELD, "1 while an operator holds launches, by pool");
-    describe_gauge!(
-        BLOCKED,
-        "1 while a rule fires and something stands against it"
-    );
-    describe_gauge!(
-        RESIDENT,
-        "Units that stay without tasks (hybrid mode), by pool"
-    );
-    describe_gauge!(SPENT, "Cost of all pools in dollars, by period (UTC)");
-    describe_counter!(REQUESTED, "Requested batches, by pool and rule");
-    describe_counter!(FAILED, "Failed decisions, by pool");
+spotreel_bootstrap::metrics! {
+    Counter LOOKS = "spotreel_trigger_looks_total", Count, "Reconcile passes";
+    Gauge QUEUED = "spotreel_trigger_queued_tasks", Count, "Queued tasks, by pool";
+    Gauge WORK = "spotreel_trigger_work_tasks", Count, "Unfinished tasks, by pool";
+    Gauge ARRIVALS = "spotreel_trigger_arrivals_per_hour", Count,
+        "Tasks that arrived in the last hour, by pool";
+    Gauge OLDEST = "spotreel_trigger_oldest_queued_timestamp_seconds", Seconds,
+        "Unix time at which the oldest queued task was submitted; 0 if none is queued";
+    Gauge OUTCOME = "spotreel_trigger_rule_outcome", Count,
+        "State of a rule: 2 fires, 1 waits for time, 0 lacks tasks, -1 is off";
+    Gauge TASKS_SHORT = "spotreel_trigger_rule_short_tasks", Count, "Tasks that a rule still lacks";
+    Gauge WAIT = "spotreel_trigger_rule_wait_seconds", Seconds, "Seconds that a rule still waits";
+    Gauge DOLLARS = "spotreel_trigger_rule_price_above_dollars", Dollars,
+        "Dollars by which the price is above a rule's limit";
+    Gauge PRICE = "spotreel_trigger_price_dollars", Dollars,
+        "Lowest usable price of a unit hour in dollars, by pool";
+    Gauge HELD = "spotreel_trigger_held", Count, "1 while an operator holds launches, by pool";
+    Gauge BLOCKED = "spotreel_trigger_blocked", Count,
+        "1 while a rule fires and something stands against it";
+    Gauge RESIDENT = "spotreel_trigger_resident", Count,
+        "Units that stay without tasks (hybrid mode), by pool";
+    Gauge SPENT = "spotreel_trigger_spent_dollars", Dollars,
+        "Cost of all pools in dollars, by period (UTC)";
+    Counter REQUESTED = "spotreel_trigger_batches_requested_total", Count,
+        "Requested batches, by pool and rule";
+    Counter FAILED = "spotreel_trigger_failures_total", Count, "Failed decisions, by pool";
 }
 
 pub fn looked() {

@@ -13,20 +13,20 @@ use spotreel_domain::fleet::{Policy, offers};
 use spotreel_domain::pool::{Cloud, PoolTemplate, Pools};
 use spotreel_domain::trigger::{Prices, Quote};
 use spotreel_ec2::Ec2;
-use spotreel_pool::market::{Feed, FeedConfig};
+use spotreel_pool::market::{MarketFeed, MarketFeedConfig};
 use tokio::sync::Notify;
 
 use crate::config::PricesConfig;
 
-pub struct Market {
-    feed: Feed,
+pub struct PoolPrices {
+    feed: MarketFeed,
     /// Of the pools that buy machines.
     policies: BTreeMap<PoolName, Policy>,
 }
 
-impl Market {
+impl PoolPrices {
     pub fn new(ec2: Ec2, pools: &Arc<Pools>, config: &PricesConfig) -> Self {
-        let feed = FeedConfig {
+        let feed = MarketFeedConfig {
             every: config.every,
             good_for: config.good_for,
             hints_every: config.every,
@@ -43,7 +43,7 @@ impl Market {
             (name.clone(), pool.policy(name, "", "", template))
         });
         Self {
-            feed: Feed::new(ec2, pools.kinds(), feed),
+            feed: MarketFeed::new(ec2, pools.kinds(), feed),
             policies: policies.collect(),
         }
     }

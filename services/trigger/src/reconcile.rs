@@ -16,13 +16,13 @@ use spotreel_pool::spend::Ledger;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::act::{self, Outcome};
+use crate::act::{self, RequestOutcome};
 use crate::config::ReconcileConfig;
 use crate::crash;
 use crate::error::{ActError, LookError};
 use crate::metrics;
-use crate::prices::Market;
-use crate::view::{Known, Reader, Seen};
+use crate::observe::{PoolFacts, Snapshot, StateReader};
+use crate::prices::PoolPrices;
 
 /// The readiness check: the truth can be read.
 pub const CHECK: &str = "nats";
@@ -30,9 +30,9 @@ pub const CHECK: &str = "nats";
 const LONGEST_ANSWER: Duration = Duration::from_secs(3);
 
 pub struct Reconcile {
-    pub reader: Reader,
+    pub reader: StateReader,
     pub pools: Arc<Pools>,
-    pub market: Option<Arc<Market>>,
+    pub prices: Option<Arc<PoolPrices>>,
     pub arrivals: Arc<Arrivals>,
     pub config: ReconcileConfig,
     pub ctx: Context,
@@ -147,7 +147,7 @@ impl Reconcile {
         Duration::try_from(next_look.duration_since(ambient::now())).unwrap_or_default()
     }
 
-    async fn read(&mut self, now: Timestamp) -> Result<Seen, LookError> {
+    async fn read(&mut self, now: Timestamp) -> Result<Snapshot, LookError> {
         let seen = self.reader.read(now).await?;
         let newest = seen.newest_batches();
         let updated = self.ledger.update(&self.reader.batches, &newest, now);
@@ -155,22 +155,22 @@ impl Reconcile {
         Ok(seen)
     }
 
-    fn decide(&self, name: &PoolName, pool: &PoolConfig, seen: &Seen) -> PoolWhy {
+    fn decide(&self, name: &PoolName, pool: &PoolConfig, seen: &Snapshot) -> PoolWhy {
         let all = seen.newest_batches();
         let newest = seen.newest.get(name).map(|last| &last.batch);
-        let market = self.market.as_ref();
+        let prices = self.prices.as_ref();
         let running = all.iter().copied().filter(|batch| batch.is_active());
         let load = seen.load(name, pool);
         let kinds = load.kinds();
-        let quota = market
-            .map(|market| market.quota(running))
+        let quota = prices
+            .map(|prices| prices.quota(running))
             .unwrap_or_default();
-        let known = Known {
+        let facts = PoolFacts {
             past: self.ledger.past(name, newest),
-            prices: market.map_or(Prices::NoCloud, |market| {
-                market.of(name, kinds, newest, &quota)
+            prices: prices.map_or(Prices::NoCloud, |prices| {
+                prices.of(name, kinds, newest, &quota)
             }),
-            quota_units: market.and_then(|market| market.quota_units(name, kinds, newest, &quota)),
+            quota_units: prices.and_then(|prices| prices.quota_units(name, kinds, newest, &quota)),
             spend: self.ledger.spend(&all, seen.at),
             reserved: self.reserved(name, seen),
             boot: self.ledger.boot(name),
@@ -178,7 +178,7 @@ impl Reconcile {
             seconds_per_task: self.ledger.seconds_per_task(name),
             arrivals_per_hour: self.arrivals.within_the_hour(&pool.models, seen.at),
         };
-        let view = seen.view(name, pool, &self.reader, known);
+        let view = seen.view(name, pool, &self.reader, facts);
         let mut decision = decide(&view, &pool.rules, seen.at);
         if pool.cloud == Cloud::None {
             leave_to_workers(&mut decision);
@@ -195,7 +195,7 @@ impl Reconcile {
 
     /// What fleet is about to launch for the other pools, with what was asked for a moment ago: two pools may not count on
     /// the same money.
-    fn reserved(&self, name: &PoolName, seen: &Seen) -> Reserved {
+    fn reserved(&self, name: &PoolName, seen: &Snapshot) -> Reserved {
         let batches = seen.newest_batches().into_iter().chain(&seen.requested);
         let cap = |pool: &PoolName| {
             let kinds = self.pools.pool.get(pool).map(|pool| &pool.kinds);
@@ -209,7 +209,7 @@ impl Reconcile {
         &self,
         name: &PoolName,
         pool: &PoolConfig,
-        seen: &mut Seen,
+        seen: &mut Snapshot,
         decision: &Decision,
     ) -> Result<(), ActError> {
         let reader = &self.reader;
@@ -217,14 +217,14 @@ impl Reconcile {
         if let Verdict::Launch(fire) = &decision.verdict {
             crash::point("before-request");
             match act::request(reader, seen, name, pool, fire).await? {
-                Outcome::Requested(batch) => {
+                RequestOutcome::Requested(batch) => {
                     tracing::info!(batch = %batch.id, rule = batch.rule, units = batch.units, why = batch.why,
                         size = fire.size.sentence, "batch requested");
                     metrics::requested(name, &batch.rule);
                     answered = Some(batch.requested_at);
                     crash::point("after-request");
                 }
-                Outcome::Late => {
+                RequestOutcome::Late => {
                     tracing::debug!(pool = %name, "another trigger requested a batch first");
                     self.shown.wake.notify_one();
                 }

@@ -18,7 +18,7 @@ use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::pool::{Cloud, Pools};
 use spotreel_pool::marks::Marks;
 
-use crate::prices::Market;
+use crate::prices::PoolPrices;
 use crate::reconcile::Shown;
 
 /// Of batches, where nobody says how many.
@@ -26,16 +26,16 @@ const USUAL_LIMIT: u32 = 20;
 /// Of what people write: it is shown in every decision, and longer texts are not read.
 const LONGEST_TEXT: usize = 200;
 
-/// Where questions and orders are taken.
-pub struct Desk {
+/// What the handlers of requests share.
+pub struct Requests {
     pub client: Client,
     pub batches: BatchLog,
     pub pools: Arc<Pools>,
     pub shown: Shown,
-    pub market: Option<Arc<Market>>,
+    pub prices: Option<Arc<PoolPrices>>,
 }
 
-impl Desk {
+impl Requests {
     pub async fn why(self: Arc<Self>, query: WhyQuery) -> Result<Why, ApiError> {
         let wanted = query.pool.map(|pool| self.named(&pool)).transpose()?;
         let mut why = self.shown.ask().await;
@@ -61,9 +61,9 @@ impl Desk {
         let marks = marks.map_err(|error| unavailable("what was rendered before", &error))?;
         let newest = newest.map_err(|error| unavailable("the batch log", &error))?;
         let newest = newest.as_ref().map(|last| &last.batch);
-        let market = self.market.as_ref();
-        let prices = market.and_then(|market| market.by_kind(name, newest));
-        let quota = market.map(|market| market.quota([])).unwrap_or_default();
+        let known = self.prices.as_ref();
+        let prices = known.and_then(|known| known.by_kind(name, newest));
+        let quota = known.map(|known| known.quota([])).unwrap_or_default();
         let (prices, learnt) = (prices.as_ref(), marks.pace(name));
         let pool = (name, pool);
         Ok(quote(&spec, query.tasks, pool, prices, &quota, &learnt))

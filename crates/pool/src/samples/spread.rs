@@ -33,14 +33,14 @@ const EACH: usize = 2;
 
 /// A task that was looked at.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub struct SampledTask {
     pub id: TaskId,
     pub job: Job,
     /// Number of tasks of its queue that it stands for.
     pub stands_for: f64,
 }
 
-struct Entry {
+struct SampledEntry {
     sequence: u64,
     /// Entries of the queue from this one on.
     left: u64,
@@ -61,7 +61,7 @@ pub async fn read(
     client: &Client,
     (model, lane): (Model, Lane),
     acked_to: u64,
-) -> Result<Vec<Task>, ReadError> {
+) -> Result<Vec<SampledTask>, ReadError> {
     let filter = names::work_filter(model, lane);
     let first = entries(client, &filter, acked_to + 1, FIRST).await?;
     let (length, read) = (first.first().map_or(0, |entry| entry.left), first.len());
@@ -114,13 +114,13 @@ fn take_widest(unread: &mut Vec<Stretch>) -> Option<Stretch> {
 
 impl Stretch {
     /// Where the queue grows or shrinks meanwhile, positions move a little, but never out of their stretch.
-    fn position(&self, length: u64, entry: &Entry) -> u64 {
+    fn position(&self, length: u64, entry: &SampledEntry) -> u64 {
         let (least, most) = (self.positions.start, self.positions.end - 1);
         length.saturating_sub(entry.left).clamp(least, most)
     }
 
     /// What is still unread after a read from `middle` on.
-    fn without(&self, middle: u64, length: u64, found: &[Entry]) -> Vec<Self> {
+    fn without(&self, middle: u64, length: u64, found: &[SampledEntry]) -> Vec<Self> {
         let sequences = self.sequences.start..middle;
         let (Some(first), Some(last)) = (found.first(), found.last()) else {
             let positions = self.positions.clone();
@@ -162,9 +162,9 @@ fn shares(all: &Range<u64>, read: &[Range<u64>]) -> Vec<f64> {
     shares
 }
 
-impl Entry {
-    fn task(self, stands_for: f64) -> Task {
-        Task {
+impl SampledEntry {
+    fn task(self, stands_for: f64) -> SampledTask {
+        SampledTask {
             id: self.id,
             job: self.job,
             stands_for,
@@ -177,7 +177,7 @@ async fn entries(
     filter: &str,
     from: u64,
     most: usize,
-) -> Result<Vec<Entry>, ReadError> {
+) -> Result<Vec<SampledEntry>, ReadError> {
     let page = jetstream::page(client, TASKS, filter, Start::Sequence(from), most).await?;
     let read = page.into_iter().map(|stored| {
         let left = stored.headers.get("Nats-Num-Pending");
@@ -189,7 +189,7 @@ async fn entries(
             stored.headers,
             stored.stored_at.as_nanosecond(),
         )?;
-        Ok(Entry {
+        Ok(SampledEntry {
             sequence: recorded.sequence,
             left: left.unwrap_or_default(),
             job: Job::of(&recorded.task.spec),

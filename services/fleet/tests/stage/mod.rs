@@ -18,7 +18,7 @@ use spotreel_bootstrap::Context;
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::fleet::cloud::tag;
 use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
-use spotreel_fleet::{DEFAULTS, FleetConfig, Lead};
+use spotreel_fleet::{DEFAULTS, Deps, FleetConfig, Lead};
 use spotreel_localcloud::{Config, TestCloud};
 use spotreel_test_kit::{Logs, Nats, POLL, ask, load_config, password};
 pub use spotreel_test_kit::{context, failing, stop, until};
@@ -167,8 +167,14 @@ impl Stage {
     }
 
     pub async fn start_fleet_as(&self, lead: Lead, ctx: &Context) {
-        let ec2 = Some(self.ec2.clone());
-        spotreel_fleet::start_with(self.config(), ec2, lead, ctx.clone())
+        let config = self.config();
+        let nats = spotreel_bus::connect(&config.nats, "fleet", true).await;
+        let deps = Deps {
+            nats: nats.unwrap(),
+            ec2: Some(self.ec2.clone()),
+            lead,
+        };
+        spotreel_fleet::start(config, deps, ctx.clone())
             .await
             .unwrap();
     }

@@ -26,7 +26,7 @@ pub use spotreel_test_kit::until;
 use spotreel_test_kit::{
     Logs, Nats, ask, command, context, free_port, load_config, metric, page, password, stop, tasks,
 };
-use spotreel_trigger::{DEFAULTS, TriggerConfig};
+use spotreel_trigger::{DEFAULTS, Deps, TriggerConfig};
 
 pub const ZONE: &str = "us-east-2a";
 /// Far more than anything here takes; a condition that is not met by then never will be.
@@ -122,14 +122,13 @@ impl Stage {
     /// Starts a trigger with these pools.
     pub async fn start(&self, pools: &str) -> Trigger {
         let config = config(&self.settings(pools));
-        let pools = config.load_pools().unwrap();
-        let ec2 = match pools.kinds().is_empty() {
+        let ec2 = match config.load_pools().unwrap().kinds().is_empty() {
             true => None,
             false => Some(self.ec2(&config.ec2).await),
         };
         let ctx = context("trigger");
-        let client = self.nats.client("trigger").await;
-        spotreel_trigger::start_with(config, pools, ec2, client, ctx.clone())
+        let nats = self.nats.client("trigger").await;
+        spotreel_trigger::start(config, Deps { nats, ec2 }, ctx.clone())
             .await
             .unwrap();
         Trigger { ctx }
@@ -268,7 +267,9 @@ impl Stage {
         assert_eq!(all.len(), batches, "{all:#?}");
     }
 
-    pub async fn orders_to_run(&self) -> BTreeMap<PoolName, controls::Ordered<controls::Run>> {
+    pub async fn orders_to_run(
+        &self,
+    ) -> BTreeMap<PoolName, controls::StandingOrder<controls::Run>> {
         controls::all(&self.root.client).await.unwrap().runs
     }
 }

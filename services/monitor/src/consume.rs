@@ -1,4 +1,4 @@
-//! The loop over a consumer that all of monitor's parts share: an event in, a verdict out.
+//! Reads the log through a durable consumer: pulls events, hands each to the part of monitor that handles it, and acks it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use spotreel_bus::{Delivery, Queue, Recorded};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::InboxConfig;
-use crate::error::ActError;
+use crate::config::ConsumerConfig;
+use crate::error::HandleError;
 use crate::metrics;
 
 /// Number of renewals during one lease.
@@ -25,34 +25,34 @@ const HELD_FOR: Duration = Duration::from_secs(5);
 /// Time without a redelivery after which a newer monitor must have handled the event.
 const HELD_AT_MOST: Duration = Duration::from_secs(20);
 
-/// What is to become of an event that was heard.
+/// What the handler of an event decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Handled {
     /// Nothing is left to do, now or later.
     Done,
     /// Deliver it again after this delay.
     Later(Duration),
 }
 
-pub(crate) struct Inbox {
+pub(crate) struct Consumer {
     client: Client,
     consumer: &'static str,
     check: String,
     concurrent: usize,
-    config: InboxConfig,
+    config: ConsumerConfig,
     health: Health,
     stopping: CancellationToken,
     /// The last event of a newer version that was handed back, and when.
     held: Mutex<Option<(String, Instant)>>,
 }
 
-impl Inbox {
+impl Consumer {
     /// Not ready until the consumer has been found; it is never made here.
     pub fn new(
         client: &Client,
         consumer: &'static str,
         concurrent: usize,
-        config: &InboxConfig,
+        config: &ConsumerConfig,
         ctx: &Context,
     ) -> Self {
         let check = format!("consumer {consumer}");
@@ -69,15 +69,15 @@ impl Inbox {
         }
     }
 
-    /// Hears events until told to stop; those in hand are finished.
-    pub async fn serve<H, F>(&self, hear: H)
+    /// Handles events until told to stop; those in hand are finished.
+    pub async fn run<H, F>(&self, handle: H)
     where
         H: Fn(Recorded) -> F,
-        F: Future<Output = Result<Verdict, ActError>>,
+        F: Future<Output = Result<Handled, HandleError>>,
     {
         while !self.stopping.is_cancelled() {
             let error = match Queue::open(&self.client, TASKS, self.consumer).await {
-                Ok(queue) => match self.drain(&queue, &hear).await {
+                Ok(queue) => match self.drain(&queue, &handle).await {
                     Ok(()) => return,
                     Err(error) => error,
                 },
@@ -92,10 +92,10 @@ impl Inbox {
         }
     }
 
-    async fn drain<H, F>(&self, queue: &Queue, hear: &H) -> Result<(), QueueError>
+    async fn drain<H, F>(&self, queue: &Queue, handle: &H) -> Result<(), QueueError>
     where
         H: Fn(Recorded) -> F,
-        F: Future<Output = Result<Verdict, ActError>>,
+        F: Future<Output = Result<Handled, HandleError>>,
     {
         while !self.stopping.is_cancelled() {
             let mut batch = queue.pull_ready(self.concurrent).await?;
@@ -106,21 +106,21 @@ impl Inbox {
             join_all(
                 batch
                     .iter()
-                    .map(|delivery| self.handle(delivery, queue.ack_wait(), hear)),
+                    .map(|delivery| self.handle(delivery, queue.ack_wait(), handle)),
             )
             .await;
         }
         Ok(())
     }
 
-    async fn handle<H, F>(&self, delivery: &Delivery, ack_wait: Duration, hear: &H)
+    async fn handle<H, F>(&self, delivery: &Delivery, ack_wait: Duration, handle: &H)
     where
         H: Fn(Recorded) -> F,
-        F: Future<Output = Result<Verdict, ActError>>,
+        F: Future<Output = Result<Handled, HandleError>>,
     {
-        let verdict = match delivery.recorded() {
+        let handled = match delivery.recorded() {
             Ok(recorded) => tokio::select! {
-                verdict = hear(recorded) => verdict,
+                handled = handle(recorded) => handled,
                 never = renew(delivery, ack_wait / RENEWALS_PER_LEASE) => match never {},
             },
             Err(error) if error.is_newer_version() => Err(error.into()),
@@ -136,12 +136,12 @@ impl Inbox {
                     "event is not protobuf; skipped"
                 );
                 metrics::unreadable(self.consumer);
-                Ok(Verdict::Done)
+                Ok(Handled::Done)
             }
         };
-        let said = match verdict {
-            Ok(Verdict::Done) => delivery.ack().await,
-            Ok(Verdict::Later(delay)) => delivery.nak(delay).await,
+        let said = match handled {
+            Ok(Handled::Done) => delivery.ack().await,
+            Ok(Handled::Later(delay)) => delivery.nak(delay).await,
             Err(error) if error.is_newer_version() => {
                 self.hold(delivery, &error);
                 delivery.nak(HELD_FOR).await
@@ -164,9 +164,9 @@ impl Inbox {
     }
 }
 
-impl Inbox {
+impl Consumer {
     /// Not ready while an event of a newer version waits: only a newer monitor knows what it asks for.
-    fn hold(&self, delivery: &Delivery, error: &ActError) {
+    fn hold(&self, delivery: &Delivery, error: &HandleError) {
         let error = spotreel_domain::chain(error);
         let (consumer, subject, sequence) = (self.consumer, &delivery.subject, delivery.sequence);
         if delivery.delivered == 1 {

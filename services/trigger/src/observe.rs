@@ -1,5 +1,5 @@
-//! Reading the truth: the queues' counts, the workers, the marks, the orders, the batch log; all at the same time, and
-//! all anew for every decision. What each fact is, `spotreel_pool` says.
+//! Reads the state for one pass: queue lengths, workers, status records, orders and the batch log, all at the same time.
+//! `spotreel_pool` defines each fact.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use spotreel_proto::worker::v1::Presence;
 
 use crate::error::LookError;
 
-pub struct Reader {
+pub struct StateReader {
     pub client: Client,
     pub log: TaskLog,
     pub batches: BatchLog,
@@ -39,8 +39,8 @@ pub struct Reader {
     pub started: Timestamp,
 }
 
-/// What stood on the server at the time of one look.
-pub struct Seen {
+/// The state on the NATS server at the time of one pass.
+pub struct Snapshot {
     pub at: Timestamp,
     pub queues: Queues,
     /// What some of the tasks are.
@@ -54,8 +54,8 @@ pub struct Seen {
     pub requested: Vec<Batch>,
 }
 
-impl Reader {
-    pub async fn read(&self, now: Timestamp) -> Result<Seen, LookError> {
+impl StateReader {
+    pub async fn read(&self, now: Timestamp) -> Result<Snapshot, LookError> {
         let client = &self.client;
         let (waiting, marks, controls, newest, log_is_full) = futures::try_join!(
             self.waiting(),
@@ -73,7 +73,7 @@ impl Reader {
             let mut batches = newest.values().map(|last: &RecordedBatch| &last.batch);
             batches.any(|batch| batch.instance(id).is_some_and(Instance::is_gone))
         };
-        Ok(Seen {
+        Ok(Snapshot {
             at: now,
             rendering: workers::rendering(&self.pools, &queues, &workers, has_ended),
             queues,
@@ -104,7 +104,7 @@ impl Reader {
     }
 }
 
-impl Seen {
+impl Snapshot {
     pub fn newest_batches(&self) -> Vec<&Batch> {
         self.newest.values().map(|last| &last.batch).collect()
     }
@@ -116,9 +116,15 @@ impl Seen {
     }
 
     /// Everything that the decision about this pool is made on.
-    pub fn view(&self, name: &PoolName, pool: &PoolConfig, reader: &Reader, known: Known) -> View {
+    pub fn view(
+        &self,
+        name: &PoolName,
+        pool: &PoolConfig,
+        reader: &StateReader,
+        facts: PoolFacts,
+    ) -> View {
         let newest = self.newest.get(name).map(|last| &last.batch);
-        let work = known.load.tasks;
+        let work = facts.load.tasks;
         let starts = pool.cloud == Cloud::Aws;
         let rendering = self.rendering.get(name).copied().unwrap_or_default();
         let queued = work - rendering.min(work);
@@ -132,12 +138,12 @@ impl Seen {
                 Err(NotSwept::Never) => Some(reader.started),
                 Err(NotSwept::Since(at)) => Some(at),
             },
-            past: known.past,
+            past: facts.past,
             active_batch: newest
                 .filter(|batch| batch.is_active())
                 .map(|batch| batch.id.to_string()),
-            prices: known.prices,
-            quota_units: known.quota_units,
+            prices: facts.prices,
+            quota_units: facts.quota_units,
             hold: self.controls.holds.get(name).map(|held| Hold {
                 by: held.order.by.clone(),
                 reason: held.order.reason.clone(),
@@ -148,13 +154,13 @@ impl Seen {
                 at: ordered.order.at,
                 force: ordered.order.force,
             }),
-            spend: known.spend,
-            reserved: known.reserved,
-            seconds_per_task: known.seconds_per_task,
-            seconds_modelled: known.load.seconds,
-            startup_s: starts.then(|| known.load.startup(known.boot).as_secs()),
-            unrenderable: known.load.unrenderable,
-            arrivals_per_hour: known.arrivals_per_hour,
+            spend: facts.spend,
+            reserved: facts.reserved,
+            seconds_per_task: facts.seconds_per_task,
+            seconds_modelled: facts.load.seconds,
+            startup_s: starts.then(|| facts.load.startup(facts.boot).as_secs()),
+            unrenderable: facts.load.unrenderable,
+            arrivals_per_hour: facts.arrivals_per_hour,
             mode: self.marks.mode(name).state,
             resident_units: self.marks.mode(name).resident_units,
             pool_blockers: newest
@@ -179,8 +185,8 @@ impl Seen {
     }
 }
 
-/// What does not stand on the server, or was read less often.
-pub struct Known {
+/// Facts about a pool that are not in a [`Snapshot`]: they were computed, or are read less often.
+pub struct PoolFacts {
     pub past: Past,
     pub prices: Prices,
     pub quota_units: Option<u32>,

@@ -23,11 +23,11 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Bell {
     rung: Notify,
-    why: Mutex<Why>,
+    why: Mutex<WakeReason>,
 }
 
 #[derive(Default)]
-struct Why {
+struct WakeReason {
     /// The newest event that was heard of the pool's batches; our own come back, too.
     heard: Option<Batch>,
     other: bool,
@@ -45,7 +45,7 @@ impl Bell {
 
     /// Whether it was rung for more than the state that is known.
     pub fn has_news(&self, known: Option<&Batch>) -> bool {
-        let Why { heard, other } = std::mem::take(&mut *self.why());
+        let WakeReason { heard, other } = std::mem::take(&mut *self.why());
         other || heard.is_some_and(|heard| Some(&heard) != known)
     }
 
@@ -54,7 +54,7 @@ impl Bell {
         self.rung.notify_one();
     }
 
-    fn why(&self) -> MutexGuard<'_, Why> {
+    fn why(&self) -> MutexGuard<'_, WakeReason> {
         self.why.lock()
     }
 }
@@ -62,11 +62,11 @@ impl Bell {
 pub type Bells = BTreeMap<PoolName, Arc<Bell>>;
 
 /// What of a presence matters to fleet; that it was said again does not.
-type Said = (i32, i64, bool);
+type WorkerNews = (i32, i64, bool);
 
 /// Rings until told to stop.
 pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
-    let mut workers = HashMap::<String, Said>::new();
+    let mut workers = HashMap::<String, WorkerNews>::new();
     while !stopping.is_cancelled() {
         let subscribed = async {
             let batches = client.subscribe(BATCHLOG_ALL).await?;
@@ -93,7 +93,7 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
     }
 }
 
-fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, Said>) {
+fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, WorkerNews>) {
     let subject = message.subject.as_str();
     if let Some((id, _)) = parse_batchlog_subject(subject) {
         if let (Some(bell), Ok(batch)) =

@@ -18,31 +18,24 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Delay before the log is read after a message: a plain subscriber receives a message before it is stored.
 const STORED_AFTER: Duration = Duration::from_millis(5);
 
-type HearError = Box<dyn std::error::Error + Send + Sync>;
+type WakeError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Hears of new tasks, after they are stored, until told to stop.
-pub async fn hear_tasks(
-    client: Client,
-    wake: Arc<Notify>,
-    heard: Arc<Arrivals>,
-    ctx: Context,
-) -> anyhow::Result<()> {
+/// Wakes trigger after each new task is stored, until told to stop.
+pub async fn on_tasks(client: Client, wake: Arc<Notify>, heard: Arc<Arrivals>, ctx: Context) {
     while !ctx.stopping.is_cancelled() {
         let hearing = Box::pin(tasks(&client, &wake, &heard));
         again(&ctx, "new tasks", hearing).await;
     }
-    Ok(())
 }
 
-/// Hears of batches and of orders.
-pub async fn hear_changes(client: Client, wake: Arc<Notify>, ctx: Context) -> anyhow::Result<()> {
+/// Wakes trigger after each change of a batch or an order, until told to stop.
+pub async fn on_changes(client: Client, wake: Arc<Notify>, ctx: Context) {
     while !ctx.stopping.is_cancelled() {
         again(&ctx, "batches and orders", changes(&client, &wake)).await;
     }
-    Ok(())
 }
 
-async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), HearError> {
+async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), WakeError> {
     let context = async_nats::jetstream::new(client.clone());
     let consumer = push::OrderedConfig {
         deliver_subject: client.new_inbox(),
@@ -71,7 +64,7 @@ async fn tasks(client: &Client, wake: &Notify, heard: &Arrivals) -> Result<(), H
     Ok(())
 }
 
-async fn changes(client: &Client, wake: &Notify) -> Result<(), HearError> {
+async fn changes(client: &Client, wake: &Notify) -> Result<(), WakeError> {
     let batches = client.subscribe(BATCHLOG_ALL).await?;
     let orders = controls::watch(client).await?;
     let mut changes = futures::stream::select(batches, orders);
@@ -83,7 +76,7 @@ async fn changes(client: &Client, wake: &Notify) -> Result<(), HearError> {
 }
 
 /// Hears until told to stop, or until that ends too early: then waits a little.
-async fn again(ctx: &Context, what: &str, hearing: impl Future<Output = Result<(), HearError>>) {
+async fn again(ctx: &Context, what: &str, hearing: impl Future<Output = Result<(), WakeError>>) {
     let Some(ended) = ctx.stopping.run_until_cancelled(hearing).await else {
         return;
     };

@@ -1,0 +1,26 @@
+//! The servers that trigger talks to.
+
+use async_nats::Client;
+use spotreel_bootstrap::Context;
+use spotreel_ec2::Ec2;
+
+use crate::config::TriggerConfig;
+use crate::error::StartError;
+
+pub struct Deps {
+    pub nats: Client,
+    /// `None` if no pool launches instances.
+    pub ec2: Option<Ec2>,
+}
+
+impl Deps {
+    /// Does not wait for NATS: the connection is made as soon as there is a server.
+    pub async fn connect(config: &TriggerConfig, ctx: &Context) -> Result<Self, StartError> {
+        let nats = spotreel_bus::connect(&config.nats, ctx.name, true).await?;
+        let ec2 = match config.load_pools()?.kinds().is_empty() {
+            true => None,
+            false => Some(Ec2::connect(&config.ec2).await),
+        };
+        Ok(Self { nats, ec2 })
+    }
+}
