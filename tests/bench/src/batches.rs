@@ -1,12 +1,13 @@
 //! A queue becomes a machine, and the machine becomes nothing: how long the two ends of a batch take.
 
+use spotreel_tests::harness::eventually;
+use spotreel_tests::harness::tasks;
+
 use super::bounds::Bounds;
 use super::figure::Figure;
 use super::path::Path;
 use super::stage::Stage;
 use super::tap::{PATIENCE, now_us};
-use crate::harness::eventually;
-use crate::harness::tasks;
 
 /// Tasks that make a batch; which number it is makes no difference.
 const THRESHOLD: u64 = 2;

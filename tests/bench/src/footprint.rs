@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use spotreel_tests::harness::process;
+use spotreel_tests::harness::{Program, System, SystemOptions};
+
 use super::figure::Figure;
-use crate::harness::nats::password;
-use crate::harness::program::Spec;
-use crate::harness::{Program, System, SystemOptions};
-use crate::soak::process;
 
 /// Of each program: a control plane fits the smallest machine that there is.
 const MEMORY_MB: f64 = 30.0;
@@ -23,14 +22,10 @@ pub async fn run() -> Vec<Figure> {
         ..SystemOptions::default()
     })
     .await;
-    let others = ["trigger", "fleet"].map(|name| {
-        Spec::new(name, system.dir())
-            .env("SPOTREEL_NATS__URL", &system.nats.url)
-            .env("SPOTREEL_NATS__USER", name)
-            .env("SPOTREEL_NATS__PASSWORD", &password(name))
-    });
-    let [trigger, fleet] = others;
-    let (trigger, fleet) = tokio::join!(Program::start(trigger), Program::start(fleet));
+    let (trigger, fleet) = tokio::join!(
+        Program::start(system.spec("trigger")),
+        Program::start(system.spec("fleet"))
+    );
     let mut others = [trigger, fleet];
     let mut programs: Vec<(String, u32)> = Vec::new();
     let services = [

@@ -3,12 +3,12 @@
 use async_nats::{Client, Request};
 use bytes::Bytes;
 use spotreel_bus::names::SUBMIT;
+use spotreel_tests::harness::program::Spec;
+use spotreel_tests::harness::{Cloud, Program};
 use tempfile::TempDir;
 
 use super::server::{Server, Sync};
 use super::tap::PATIENCE;
-use crate::harness::program::Spec;
-use crate::harness::{Cloud, Program};
 
 /// More than can come: what is measured is how fast it goes, not how much is let in.
 const NO_LIMIT: &str = "1000000000";
@@ -57,9 +57,9 @@ impl Front {
 }
 
 pub fn spec(server: &Server, cloud: &Cloud, dir: &TempDir) -> Spec {
-    Spec::new("intake", dir.path())
-        .envs(server.environment("intake"))
-        .envs(cloud.environment())
+    server
+        .spec("intake", dir.path())
+        .envs(cloud.access.variables())
         .set("limits.tasks_per_second", NO_LIMIT)
         .set("limits.burst", NO_LIMIT)
         .set("limits.max_queued", NO_LIMIT)
@@ -109,7 +109,10 @@ impl Call {
 pub fn task(named: Named, number: usize) -> String {
     let id = match named {
         Named::ByIntake => String::new(),
-        Named::ByClient => format!("\"id\":\"{}\",", crate::harness::tasks::name("bench")),
+        Named::ByClient => format!(
+            "\"id\":\"{}\",",
+            spotreel_tests::harness::tasks::name("bench")
+        ),
     };
     format!(
         "{{{id}\"model\":\"t2v-A14B\",\"prompt\":\"{PROMPT} Take {number}.\",\"size\":\"832x480\",\"frames\":81,\"seed\":{number}}}"

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use spotreel_tests::bench::{self, MANY, Options, PARTS};
+use spotreel_bench::{MANY, Options, PARTS, engine_tap};
 
 /// Measures real programs against what bounds them in the same run
 #[derive(Parser)]
@@ -34,7 +34,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(log) = &args.engine_tap {
-        return bench::engine_tap::run(log, &args.engine).unwrap_or_else(|error| {
+        return engine_tap::run(log, &args.engine).unwrap_or_else(|error| {
             eprintln!("spotreel-bench: the engine's tap: {error}");
             ExitCode::FAILURE
         });
@@ -50,8 +50,8 @@ async fn measure(args: Args) -> ExitCode {
         queued: args.queued,
         only: args.only,
     };
-    let figures = Box::pin(bench::run(&options)).await;
-    println!("{}", bench::table(&figures));
+    let figures = Box::pin(spotreel_bench::run(&options)).await;
+    println!("{}", spotreel_bench::table(&figures));
     for figure in figures.iter().filter(|figure| figure.goal.is_some()) {
         println!("{}: {}", figure.name, figure.setting);
     }
@@ -61,7 +61,7 @@ async fn measure(args: Args) -> ExitCode {
         began.elapsed().as_secs_f64(),
         load.trim()
     );
-    match bench::write(&figures, &args.out) {
+    match spotreel_bench::write(&figures, &args.out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!(

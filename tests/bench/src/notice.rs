@@ -10,6 +10,7 @@ use spotreel_domain::api::Progress;
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, tag};
 use spotreel_localcloud::{Interruption, InterruptionKind};
 use spotreel_proto::worker::v1::State;
+use spotreel_tests::harness::{eventually, tasks};
 
 use super::bounds::Bounds;
 use super::figure::Figure;
@@ -17,7 +18,6 @@ use super::path::ms_between;
 use super::samples::Samples;
 use super::stage::{KIND, STEP_MS, Stage};
 use super::tap::{PATIENCE, now_us};
-use crate::harness::{eventually, tasks};
 
 const GOAL: f64 = 3.0;
 /// The most that a task may have.

@@ -10,14 +10,14 @@ use serde_json::{Map, json};
 use spotreel_domain::model::Model;
 use spotreel_packs::{Compute, PREFIX, Pack, Progress, PullOptions, Recipe, Remote, make};
 use spotreel_s3::Store;
+use spotreel_tests::harness::cloud::Cloud;
+use spotreel_tests::harness::program::binary;
+use spotreel_tests::harness::{eventually, root};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::figure::Figure;
 use super::samples::Samples;
-use crate::harness::cloud::{ACCESS_KEY, BUCKET, Cloud, SECRET_KEY};
-use crate::harness::program::binary;
-use crate::harness::{eventually, root};
 
 const GOAL: f64 = 0.8;
 const MODEL: Model = Model::T2vA14b;
@@ -160,10 +160,9 @@ async fn killed_half_way(cloud: &Cloud, dir: &Path) {
     let mut pulling: Child = Command::new(binary("spotreel"))
         .args(["models", "pull", MODEL.as_str(), "--packs"])
         .arg(packs(dir))
-        .env("AWS_ENDPOINT_URL", &cloud.endpoint)
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        .env("SPOTREEL_BUCKET", BUCKET)
+        .env("AWS_ENDPOINT_URL", &cloud.access.endpoint)
+        .envs(cloud.access.keys())
+        .env("SPOTREEL_BUCKET", &cloud.access.bucket)
         .stdout(Stdio::null())
         .spawn()
         .expect("it can be run");

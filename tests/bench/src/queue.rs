@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, Request};
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_domain::ops::Why;
+use spotreel_tests::harness::Program;
+use spotreel_tests::harness::fleet::Mark;
 use tempfile::TempDir;
 
 use super::bounds::ms;
 use super::figure::{Figure, grouped};
 use super::filled::Filled;
 use super::samples::Samples;
-use super::stage::Mark;
 use super::tap::PATIENCE;
-use crate::harness::Program;
-use crate::harness::program::Spec;
 
 const GOAL: f64 = 1.05;
 const LOOKS: usize = 150;
@@ -79,7 +78,7 @@ impl Queue {
     async fn over(filled: &Filled) -> Self {
         let dir = TempDir::with_prefix("spotreel-bench-").expect("a directory can be made");
         // A pool with machines of its own: the rules are held against the queue, and nothing is launched.
-        let trigger = Spec::new("trigger", dir.path()).envs(filled.server.environment("trigger"));
+        let trigger = filled.server.spec("trigger", dir.path());
         Self {
             _mark: Mark::keep(&filled.server.client("provision").await),
             client: filled.server.client("client").await,

@@ -6,6 +6,7 @@ use async_nats::{Client, Request};
 use serde_json::{Value, json};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names::{GET, LIST, SUBMIT};
+use spotreel_tests::harness::tasks;
 
 use super::bounds::ms;
 use super::figure::{Figure, grouped};
@@ -13,7 +14,6 @@ use super::filled::{Filled, id};
 use super::front::Front;
 use super::samples::Samples;
 use super::tap::PATIENCE;
-use crate::harness::tasks;
 
 const GOAL: f64 = 1.5;
 const ROUNDS: usize = 200;

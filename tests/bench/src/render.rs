@@ -6,13 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spotreel_tests::harness::{System, SystemOptions, eventually, tasks};
 
 use super::engine_tap::{self, Passed};
 use super::figure::Figure;
 use super::path::ms_between;
 use super::samples::Samples;
-use crate::harness::program::binary;
-use crate::harness::{System, SystemOptions, eventually, tasks};
 
 const IDLE_GOAL: f64 = 0.005;
 const CHECKPOINT_GOAL: f64 = 1.01;
@@ -43,20 +42,17 @@ async fn system() -> System {
 
 /// One more worker, with the tap before its engine.
 async fn tapped(system: &mut System, log: &Path, every_steps: u32) -> usize {
-    let engine = binary("spotreel-engine-sim").display().to_string();
     let tap = std::env::current_exe().expect("a program knows where it lies");
-    let command = json!([
+    let mut command = vec![
         tap.display().to_string(),
-        "--engine-tap",
+        "--engine-tap".to_owned(),
         log.display().to_string(),
-        "--",
-        engine,
-        "--step-ms",
-        STEP_MS.to_string()
-    ]);
+        "--".to_owned(),
+    ];
+    command.extend(system.site.programs.engine(Some(STEP_MS.into())));
     let spec = system
         .worker_spec()
-        .set("engine.command", &command.to_string())
+        .engine(&command)
         .set("checkpoint.every_steps", &every_steps.to_string());
     system.add_worker_as(spec).await
 }

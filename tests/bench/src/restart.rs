@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use spotreel_tests::harness::program::Spec;
+use spotreel_tests::harness::{Cloud, Program};
 use tempfile::TempDir;
 
 use super::bounds::ms;
@@ -11,8 +13,6 @@ use super::filled::Filled;
 use super::front;
 use super::samples::Samples;
 use super::tap::PATIENCE;
-use crate::harness::program::Spec;
-use crate::harness::{Cloud, Program};
 
 const GOAL: f64 = 2.0;
 const ROUNDS: usize = 3;
@@ -31,13 +31,10 @@ pub async fn run(filled: &mut Filled) -> Vec<Figure> {
         for (name, samples) in PROGRAMS.into_iter().zip(&mut programs) {
             let spec = match name {
                 "intake" => front::spec(&filled.server, &cloud, &dir),
-                name => Spec::new(name, dir.path())
-                    .envs(filled.server.environment(name))
-                    .envs(if name == "trigger" {
-                        Vec::new()
-                    } else {
-                        cloud.environment()
-                    }),
+                name => filled
+                    .server
+                    .spec(name, dir.path())
+                    .envs(cloud.access.variables()),
             };
             samples.add(ready_after(spec).await);
         }

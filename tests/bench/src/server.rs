@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use spotreel_bus::provision::Layout;
+use spotreel_programs::nats::login;
+use spotreel_tests::harness::nats::{self, client, layout, password, provision};
+use spotreel_tests::harness::program::Spec;
+use spotreel_tests::harness::root;
 use tempfile::TempDir;
-
-use crate::harness::nats::{self, client, layout, password, provision};
-use crate::harness::root;
 
 const ALWAYS: &str = "sync_interval: always";
 /// Of every stream that holds tasks or events: a million of them.
@@ -90,12 +91,8 @@ impl Server {
         client(&self.url, user).await
     }
 
-    /// How a program finds it.
-    pub fn environment(&self, user: &str) -> Vec<(String, String)> {
-        vec![
-            ("SPOTREEL_NATS__URL".to_owned(), self.url.clone()),
-            ("SPOTREEL_NATS__USER".to_owned(), user.to_owned()),
-            ("SPOTREEL_NATS__PASSWORD".to_owned(), password(user)),
-        ]
+    /// A program that is connected to it, and knows of no cloud.
+    pub fn spec(&self, name: &str, dir: &Path) -> Spec {
+        Spec::new(name, dir).envs(login(&self.url, name, &password(name)))
     }
 }

@@ -1,31 +1,26 @@
 //! The real programs between a real nats-server, as it is deployed, and the local cloud in this process, whose list of
 //! calls says to the microsecond when each arrived.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::Client;
-use serde_json::json;
-use spotreel_bootstrap::ambient;
-use spotreel_bus::kv;
-use spotreel_bus::names::SWEEPER_MARK;
 use spotreel_domain::fleet::cloud::Template;
-use spotreel_ec2::{Ec2, Ec2Config, Keys, Subnet, SubnetFilter, TemplateSpec};
-use spotreel_localcloud::{Call, Config, LocalCloud};
-use spotreel_s3::{Store, StoreConfig};
+use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
+use spotreel_localcloud::{Call, LocalCloud};
+use spotreel_programs::{Invocation, Site};
+use spotreel_s3::Store;
+use spotreel_tests::harness::cloud::{ec2, store};
+use spotreel_tests::harness::fleet::{Mark, in_process, subnets_of};
+use spotreel_tests::harness::nats::password;
+use spotreel_tests::harness::program::{Spec, site};
+use spotreel_tests::harness::{Api, Nats, Program, eventually};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 
 use super::tap::{PATIENCE, Tap};
-use crate::harness::nats::password;
-use crate::harness::program::{Spec, binary};
-use crate::harness::{Api, Nats, Program, eventually};
 
 pub const ENV: &str = "bench";
 pub const KIND: &str = "g5.xlarge";
-const BUCKET: &str = "spotreel";
-/// As monitor says that all is swept, where there is no monitor.
-const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Longer than any round.
 const LEASE: Duration = Duration::from_secs(30);
 /// Milliseconds of a step of the simulated engine.
@@ -40,26 +35,11 @@ pub struct Stage {
     pub template: Template,
     pub subnets: Vec<Subnet>,
     pub cloud: LocalCloud,
-    pub nats: Nats,
+    _nats: Nats,
     pub dir: TempDir,
-    keys: Keys,
+    site: Site,
     _intake: Program,
     _mark: Mark,
-}
-
-/// Marks until it is dropped.
-pub struct Mark(JoinHandle<()>);
-
-impl Mark {
-    pub fn keep(client: &Client) -> Self {
-        Self(tokio::spawn(mark(client.clone())))
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Stage {
@@ -70,43 +50,22 @@ impl Stage {
     async fn build() -> Self {
         let dir = TempDir::with_prefix("spotreel-bench-").expect("a directory can be made");
         let nats = Nats::provisioned(LEASE).await;
-        let config = Config::for_tests(dir.path().join("cloud"));
-        let keys = Keys {
-            access_key: config.access_key.clone(),
-            secret_key: config.secret_key.clone(),
-        };
-        let region = config.region.clone();
+        let (config, access) = in_process(&dir);
+        let site = site(&nats.url, &access);
         let cloud = LocalCloud::start(config).await.expect("the cloud starts");
-        let endpoint_url = Some(cloud.endpoint_url());
-        let at = Ec2Config {
-            region: region.clone(),
-            endpoint_url: endpoint_url.clone(),
-        };
-        let ec2 = Ec2::connect_with_keys(&at, keys.clone()).await;
-        let s3 = StoreConfig {
-            bucket: BUCKET.into(),
-            region,
-            endpoint_url,
-            force_path_style: true,
-            public_endpoint_url: None,
-        };
-        let s3_keys = spotreel_s3::Keys::new(&keys.access_key, &keys.secret_key);
-        let store = Store::connect_with_keys(&s3, s3_keys).await;
+        let ec2 = ec2(&site.cloud).await;
+        let store = store(&site.cloud).await;
         store
             .create_bucket_if_missing()
             .await
             .expect("a bucket can be made");
-        let script = user_data(&nats, &cloud, &keys);
+        let script = user_data(&site);
         let spec = TemplateSpec::new("spotreel-worker", "ami-0abcdef1234567890", script);
         let template = ec2.ensure_template(&spec).await.expect("a template");
         let subnets = ec2.subnets(&SubnetFilter::Default).await;
 
         let client = nats.client("provision").await;
-        let intake = Spec::new("intake", dir.path())
-            .env("SPOTREEL_NATS__URL", &nats.url)
-            .env("SPOTREEL_NATS__USER", "intake")
-            .env("SPOTREEL_NATS__PASSWORD", &password("intake"))
-            .envs(storage(&cloud, &keys));
+        let intake = service(&site, "intake", dir.path());
         Self {
             api: Api::new(nats.client("client").await),
             tap: Tap::open(&client).await,
@@ -118,20 +77,15 @@ impl Stage {
             store,
             template,
             cloud,
-            nats,
+            _nats: nats,
             dir,
-            keys,
+            site,
         }
     }
 
     /// Trigger and fleet over one pool that buys one machine at a time. All is as shipped, but for what is not waited
     /// for in a measured path: the patience after an end was asked for.
     pub async fn services(&self, threshold: u64) -> [Program; 2] {
-        let subnets: Vec<_> = self
-            .subnets
-            .iter()
-            .map(|of| format!("{{ id = \"{}\", zone = \"{}\" }}", of.id, of.zone))
-            .collect();
         let pools = self.dir.path().join("pools.toml");
         let text = format!(
             "[pool.default]\nmodels = [\"ti2v-5B\"]\ncloud = \"aws\"\nsubnets = [{subnets}]\n\
@@ -140,20 +94,11 @@ impl Stage {
              age = \"off\"\nprice = \"off\"\nschedule = \"off\"\n\
              sizing = {{ tasks_per_gpu_hour = 20.0, target = \"2h\", min = 1, max = 1 }}\n\
              [pool.default.patience]\nmoving = \"200ms\"\n",
-            subnets = subnets.join(", ")
+            subnets = subnets_of(&self.subnets)
         );
         std::fs::write(&pools, text).expect("the pools can be written");
         let spec = |name: &str| {
-            Spec::new(name, self.dir.path())
-                .env("SPOTREEL_NATS__URL", &self.nats.url)
-                .env("SPOTREEL_NATS__USER", name)
-                .env("SPOTREEL_NATS__PASSWORD", &password(name))
-                .env("AWS_ACCESS_KEY_ID", &self.keys.access_key)
-                .env("AWS_SECRET_ACCESS_KEY", &self.keys.secret_key)
-                .env("AWS_EC2_METADATA_DISABLED", "true")
-                .set("pools", &pools.display().to_string())
-                .set("ec2.region", self.ec2.region())
-                .set("ec2.endpoint_url", &self.cloud.endpoint_url())
+            service(&self.site, name, self.dir.path()).buying(&pools, &self.site.cloud)
         };
         let fleet = spec("fleet")
             .set("env", ENV)
@@ -208,48 +153,27 @@ impl Stage {
     }
 }
 
+fn service(site: &Site, name: &str, dir: &Path) -> Spec {
+    Spec::of(site.service(name, &password(name)), name, dir)
+}
+
 /// A machine is its worker, with the simulated engine. It never leaves by itself, and looks for a notice five times a second.
-fn user_data(nats: &Nats, cloud: &LocalCloud, keys: &Keys) -> String {
-    let engine = binary("spotreel-engine-sim").display().to_string();
-    let engine = json!([engine, "--step-ms", STEP_MS.to_string()]);
-    let variables = [
-        ("SPOTREEL_NATS__URL".to_owned(), nats.url.clone()),
-        ("SPOTREEL_NATS__USER".to_owned(), "worker".to_owned()),
-        ("SPOTREEL_NATS__PASSWORD".to_owned(), password("worker")),
-        ("SPOTREEL_TELEMETRY__FORMAT".to_owned(), "json".to_owned()),
-    ];
+fn user_data(site: &Site) -> String {
+    let mut variables = site.instance_variables(&password("worker"));
+    variables.extend(site.cloud.keys());
+    variables.push(("SPOTREEL_TELEMETRY__FORMAT".to_owned(), "json".to_owned()));
     let exports: String = variables
         .into_iter()
-        .chain(storage(cloud, keys))
         .map(|(name, value)| format!("export {name}='{value}'\n"))
         .collect();
+    let worker = Invocation::new(site.programs.path("worker"))
+        .set("cloud.poll", "200ms")
+        .set("idle.exit_after", "off")
+        .engine(&site.programs.engine(Some(STEP_MS.into())));
     format!(
         "#!/bin/bash\nset -eu\nfor name in ${{!SPOTREEL_@}}; do unset \"$name\"; done\n{exports}\
          unset AWS_EC2_METADATA_DISABLED\nmkdir -p scratch\n\
-         exec '{worker}' --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\" --set cloud.poll=200ms \
-         --set idle.exit_after=off --set engine.command='{engine}'\n",
-        worker = binary("spotreel-worker").display(),
+         exec {worker} --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\"\n",
+        worker = worker.shell_line(),
     )
-}
-
-fn storage(cloud: &LocalCloud, keys: &Keys) -> Vec<(String, String)> {
-    [
-        ("SPOTREEL_S3__BUCKET", BUCKET),
-        ("SPOTREEL_S3__ENDPOINT_URL", &cloud.endpoint_url()),
-        ("SPOTREEL_S3__FORCE_PATH_STYLE", "true"),
-        ("AWS_ACCESS_KEY_ID", &keys.access_key),
-        ("AWS_SECRET_ACCESS_KEY", &keys.secret_key),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec()
-}
-
-async fn mark(client: Client) {
-    loop {
-        let mark = json!({ "at": ambient::now(), "log_sequence": 0 });
-        // Without a server there is nobody who could read it.
-        let _ = kv::put_mark(&client, SWEEPER_MARK, &mark).await;
-        tokio::time::sleep(MARK_EVERY).await;
-    }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spotreel_domain::task::{Attempt, Outcome};
 use spotreel_domain::{Event, Task};
+use spotreel_tests::Verdict;
 
 use super::check::draft_of;
 use super::evidence::Evidence;
 use super::plan::{Fate, LEASE, Plan};
 use super::record::{Accident, Book};
-use super::report::Verdict;
 use super::spot::market::Machine;
 use super::spot::watch::Seen;
 

@@ -9,12 +9,12 @@ use spotreel_bus::Recorded;
 use spotreel_domain::task::{Artifact, LOST_PER_FAILURE, MAX_RETRIES, Outcome, State};
 use spotreel_domain::{Event, Task};
 use spotreel_s3::Store;
+use spotreel_tests::Verdict;
 use spotreel_worker::gate::{self, Expectation};
 
 use super::evidence::{self, Evidence, Story};
 use super::plan::{Draft, Fate, Name, Plan};
 use super::record::{Book, Refusal};
-use super::report::Verdict;
 
 /// Starts of one round that only kills from outside can explain; more is a task that never ends.
 const MOST_STARTS: usize = 60;

@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use spotreel_bus::jetstream::delete_message;
 use spotreel_bus::kv;
 use spotreel_bus::names::BATCHES;
+use spotreel_tests::harness::{Program, System};
 
 use super::plan::{Accident, Op, Program as Name, Timed};
 use super::record::{self, Record};
 use super::spot::market::{Admin, Machine, signal_machine, signal_worker};
 use super::spot::{CAPACITY, Spot};
-use crate::harness::{Program, System};
 
 /// What a place that takes machines gives each of them.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);

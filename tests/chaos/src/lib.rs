@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use spotreel_tests::Verdict;
+use spotreel_tests::harness::{System, SystemOptions};
 use tokio::task::JoinSet;
 
 use drive::Driver;
@@ -23,12 +25,10 @@ use evidence::Evidence;
 use faults::Saboteur;
 use plan::{LEASE, Op, Plan, Timed};
 use record::Record;
-use report::{Report, Verdict};
+use report::Report;
 use spot::check::Books;
 use spot::watch::Watch;
 use spot::{Spot, records};
-
-use crate::harness::{System, SystemOptions};
 
 /// Long enough to be interrupted in the middle of, short enough for many.
 pub const STEP_MS: u32 = 200;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use spotreel_tests::chaos::{self, Options};
+use spotreel_chaos::Options;
 
 /// Hurts a real system while tasks go through, then checks that none was lost, doubled or spoilt
 #[derive(Parser)]
@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
         keep: args.keep,
         most: Duration::from_secs(60 * args.minutes_max),
     };
-    match Box::pin(chaos::run(&options)).await {
+    match Box::pin(spotreel_chaos::run(&options)).await {
         Ok(report) => {
             println!("{report}");
             ExitCode::from(u8::from(!report.passed()))

@@ -3,20 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use spotreel_tests::Verdict;
+
 use super::evidence::{Evidence, Story};
 use super::spot::check::Books;
 use super::spot::money::Costs;
 use super::spot::steps::{Lost, Tally};
-
-/// One invariant, held against the evidence.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    pub invariant: &'static str,
-    pub says: &'static str,
-    /// How many things it was held against: a check of nothing proves nothing.
-    pub checked: usize,
-    pub offences: Vec<String>,
-}
 
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -27,25 +19,6 @@ pub struct Report {
     pub verdicts: Vec<Verdict>,
     /// The run in a few lines.
     pub summary: Vec<(&'static str, String)>,
-}
-
-impl Verdict {
-    pub fn new(invariant: &'static str, says: &'static str) -> Self {
-        Self {
-            invariant,
-            says,
-            checked: 0,
-            offences: Vec::new(),
-        }
-    }
-
-    /// Counts a check, and notes what is wrong with it.
-    pub fn check(&mut self, holds: bool, offence: impl FnOnce() -> String) {
-        self.checked += 1;
-        if !holds {
-            self.offences.push(offence());
-        }
-    }
 }
 
 impl Report {

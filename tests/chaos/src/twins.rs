@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 use spotreel_bus::Recorded;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::task::State;
-
-use super::report::Verdict;
-use crate::harness::{Api, System, program};
+use spotreel_tests::Verdict;
+use spotreel_tests::harness::{Api, System};
 
 /// So many are made again, if there are more.
 const MOST: usize = 20;
@@ -65,11 +64,8 @@ pub async fn compare(
 
 /// One worker, whose engine takes directives for what they are in production: text.
 async fn calm_worker(system: &mut System) {
-    let engine = program::binary("spotreel-engine-sim");
-    let spec = system.worker_spec().set(
-        "engine.command",
-        &json!([engine.display().to_string()]).to_string(),
-    );
+    let engine = system.site.programs.engine(None);
+    let spec = system.worker_spec().engine(&engine);
     system.add_worker_as(spec).await;
 }
 

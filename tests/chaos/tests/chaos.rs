@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotreel_tests::chaos::{self, Options};
+use spotreel_chaos::Options;
 
 /// It kills fleet while nobody can read what was spent, then storage and NATS, and the market takes machines with and
 /// without a word.
@@ -18,7 +18,7 @@ async fn nothing_is_lost_under_faults() {
         keep: false,
         most: Duration::from_secs(100),
     };
-    let report = Box::pin(chaos::run(&options))
+    let report = Box::pin(spotreel_chaos::run(&options))
         .await
         .expect("the run comes to its end");
     assert!(report.passed(), "{report}");

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names::INBOX_SUBJECT;
 use spotreel_domain::api::{ErrorCode, ListPage, TaskView};
+use spotreel_tests::harness::{Api, tasks};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::system::Soaked;
-use crate::harness::{Api, tasks};
 
 /// Tasks of one list.
 const LIST: usize = 3;

@@ -9,8 +9,7 @@ use serde_json::json;
 use spotreel_bus::connect::REQUEST_TIMEOUT;
 use spotreel_bus::jetstream::{self, ApiError};
 use spotreel_bus::names::EVENTS;
-
-use crate::chaos::report::Verdict;
+use spotreel_tests::Verdict;
 
 /// For the last events to cross the border.
 const CROSSED_WITHIN: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! A whole system under steady work for as long as one likes, and what grew meanwhile.
+//! `spotreel-soak`: a whole system under steady work for as long as one likes, and what grew meanwhile.
 //!
 //! Finished tasks are tidied and forgotten within a minute here instead of a month, so that all that a task leaves behind
 //! goes while the run goes on: what keeps growing is a leak. Only public events and videos stay, one for one.
@@ -6,25 +6,34 @@
 mod clients;
 mod copy;
 mod ledger;
-pub mod process;
 mod system;
 mod verdicts;
 mod watch;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
+
 use ledger::Ledger;
 use system::Soaked;
-pub use verdicts::Report;
+use verdicts::Report;
 use watch::Watch;
 
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub lasts: Duration,
-    /// Tasks a second, over all doors.
-    pub rate: f64,
-    pub workers: usize,
+/// Keeps a real system at work, then says whether memory, files, consumers or streams grew beyond what tasks explain
+#[derive(Parser)]
+#[command(name = "spotreel-soak", version)]
+struct Args {
+    /// Duration in minutes
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Tasks per second, over all APIs together
+    #[arg(long, default_value_t = 1.0)]
+    rate: f64,
+    /// Number of workers
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
 }
 
 /// Between two looks at everything.
@@ -32,8 +41,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// For the last tasks to end, and for the janitor to forget them.
 const CALM_WITHIN: Duration = Duration::from_secs(240);
 
-pub async fn run(options: &Options) -> Report {
-    let mut soaked = Box::pin(Soaked::start(options.workers)).await;
+#[tokio::main]
+async fn main() -> ExitCode {
+    let report = Box::pin(run(&Args::parse())).await;
+    println!("{report}");
+    ExitCode::from(u8::from(!report.passed()))
+}
+
+async fn run(args: &Args) -> Report {
+    let lasts = Duration::from_secs(60 * args.minutes);
+    let mut soaked = Box::pin(Soaked::start(args.workers)).await;
     let ledger = Arc::<Ledger>::default();
     let mut watch = Watch::new(&soaked).await;
     watch.follow(soaked.processes());
@@ -43,12 +60,12 @@ pub async fn run(options: &Options) -> Report {
     println!(
         "soak: {} processes, {} tasks a second for {:.0?}",
         watch.last().processes.len(),
-        options.rate,
-        options.lasts
+        args.rate,
+        lasts
     );
-    let clients = clients::start(&soaked, &ledger, options.rate);
+    let clients = clients::start(&soaked, &ledger, args.rate);
     let began = Instant::now();
-    while began.elapsed() < options.lasts {
+    while began.elapsed() < lasts {
         tokio::time::sleep(LOOK_EVERY).await;
         watch.look().await;
         watch.tell(began.elapsed(), &ledger.counts());

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use async_nats::Client;
-
-use crate::harness::nats::password;
-use crate::harness::program::Spec;
-use crate::harness::{Program, System, SystemOptions};
+use spotreel_tests::harness::{Program, System, SystemOptions, process};
 
 const LEASE: Duration = Duration::from_secs(10);
 /// Finished tasks are tidied, and forgotten, after so long.
@@ -43,14 +40,10 @@ impl Soaked {
             ..SystemOptions::default()
         })
         .await;
-        let others = ["trigger", "fleet"].map(|name| {
-            Spec::new(name, system.dir())
-                .env("SPOTREEL_NATS__URL", &system.nats.url)
-                .env("SPOTREEL_NATS__USER", name)
-                .env("SPOTREEL_NATS__PASSWORD", &password(name))
-        });
-        let [trigger, fleet] = others;
-        let (trigger, fleet) = tokio::join!(Program::start(trigger), Program::start(fleet));
+        let (trigger, fleet) = tokio::join!(
+            Program::start(system.spec("trigger")),
+            Program::start(system.spec("fleet"))
+        );
         Self {
             client: system.nats.client("client").await,
             observer: system.nats.client("provision").await,
@@ -75,7 +68,7 @@ impl Soaked {
         for (number, worker) in self.system.workers.iter_mut().enumerate() {
             let id = worker.id();
             found.push((format!("worker-{number}"), id));
-            let engines = super::process::children(id);
+            let engines = process::children(id);
             found.extend(
                 engines
                     .into_iter()
@@ -83,11 +76,14 @@ impl Soaked {
             );
         }
         let port = self.system.nats.port.to_string();
-        let cloud = self.system.cloud.endpoint.trim_start_matches("http://");
-        found.extend(super::process::of("nats-server", &port).map(|id| ("nats-server".into(), id)));
-        found.extend(
-            super::process::of("spotreel-localcloud", cloud).map(|id| ("localcloud".into(), id)),
-        );
+        let cloud = self
+            .system
+            .cloud
+            .access
+            .endpoint
+            .trim_start_matches("http://");
+        found.extend(process::of("nats-server", &port).map(|id| ("nats-server".into(), id)));
+        found.extend(process::of("spotreel-localcloud", cloud).map(|id| ("localcloud".into(), id)));
         found
     }
 }

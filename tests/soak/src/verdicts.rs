@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use spotreel_bus::names::{BATCHES, EVENTS, INBOX, TASKS};
+use spotreel_tests::Verdict;
 
 use super::ledger::{Book, Ledger};
 use super::system::{GRACE, KEPT, REMOVED_EVERY};
 use super::watch::{Look, Watch};
-use crate::chaos::report::Verdict;
 
 /// Of the run, left out before memory is looked at: pools, caches and buffers fill. A worker has all its buffers once it
 /// has decoded a video while it rendered the next, which may take two minutes.

@@ -8,8 +8,8 @@ use async_nats::jetstream::{self, Context};
 use futures::TryStreamExt;
 use spotreel_bus::names::TASKS;
 use spotreel_s3::Store;
+use spotreel_tests::harness::process::{self, Sample};
 
-use super::process::{self, Sample};
 use super::system::Soaked;
 
 pub struct Watch {

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{Accident, LEASE, Op, Program, Timed};
-use crate::chaos::spot::KINDS;
+use crate::spot::KINDS;
 
 /// Rules of the local cloud; lost answers are those that fail after the work was done.
 const STORAGE: [&str; 5] = [

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
+use spotreel_tests::Verdict;
 
 use super::check::{Books, ours};
 use super::market::Bill;
 use super::records::Story;
 use super::{BUDGET, KINDS};
-use crate::chaos::report::Verdict;
-use crate::chaos::spot;
+use crate::spot;
 
 /// A run moves prices down to this part, and a launch is held against the prices of its moment.
 const LEAST_PERCENT: u32 = 60;

@@ -8,15 +8,15 @@ use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::batch::{InstanceState, Leaving, Status};
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, client_token};
 use spotreel_domain::task::Outcome;
+use spotreel_tests::Verdict;
 
 use super::budgets;
 use super::market::{Call, Machine};
 use super::records::Story;
 use super::watch::Seen;
 use super::{ENV, KINDS, Spot};
-use crate::chaos::evidence::Evidence;
-use crate::chaos::record::Book;
-use crate::chaos::report::Verdict;
+use crate::evidence::Evidence;
+use crate::record::Book;
 
 /// All that is known when nothing runs any more.
 pub struct Books<'a> {

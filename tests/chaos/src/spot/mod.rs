@@ -20,14 +20,16 @@ use spotreel_bootstrap::{EXIT_UNFIT_MACHINE, ambient};
 use spotreel_domain::Model;
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, Template, tag};
 use spotreel_domain::money::Usd;
-use spotreel_ec2::{Ec2, Ec2Config, Keys, Subnet, SubnetFilter, TemplateSpec};
+use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
+use spotreel_programs::{FAULTS, Invocation};
+use spotreel_tests::harness::cloud::ec2;
+use spotreel_tests::harness::fleet::subnets_of;
+use spotreel_tests::harness::nats::password;
+use spotreel_tests::harness::program::programs;
+use spotreel_tests::harness::{Cloud, Program, System};
 
 use self::market::Machine;
 use super::STEP_MS;
-use crate::harness::cloud::{ACCESS_KEY, SECRET_KEY};
-use crate::harness::nats::password;
-use crate::harness::program::binary;
-use crate::harness::{Cloud, Program, System};
 
 /// On every machine of the run.
 pub const ENV: &str = "chaos";
@@ -56,7 +58,6 @@ pub const BUDGET: Usd = Usd::from_cents(500);
 pub const CAPACITY: u32 = 4;
 /// A type that the pool does not buy, for the machines that are none of fleet's business.
 const OTHER_KIND: &str = "g5.2xlarge";
-const REGION: &str = "us-east-2";
 const IMAGE: &str = "ami-0abcdef1234567890";
 const SCRIPT: &str = "chaos-worker";
 /// While this file is there, machines end before they serve.
@@ -121,15 +122,7 @@ impl Spot {
         let arms = system.dir().join("arms");
         std::fs::create_dir_all(&arms)?;
         let cloud = Cloud::start_with(cloud_arguments(system, &arms)).await;
-        let keys = Keys {
-            access_key: ACCESS_KEY.to_owned(),
-            secret_key: SECRET_KEY.to_owned(),
-        };
-        let at = Ec2Config {
-            region: REGION.to_owned(),
-            endpoint_url: Some(cloud.endpoint.clone()),
-        };
-        let ec2 = Ec2::connect_with_keys(&at, keys).await;
+        let ec2 = ec2(&cloud.access).await;
         let mut templates = Vec::new();
         for pool in &POOLS {
             let name = format!("{SCRIPT}-{}", pool.name);
@@ -143,9 +136,7 @@ impl Spot {
         let program = |name: &str| {
             system
                 .spec(name)
-                .set("pools", &pools.display().to_string())
-                .set("ec2.endpoint_url", &cloud.endpoint)
-                .set("ec2.region", REGION)
+                .buying(&pools, &cloud.access)
                 .set("prices.every", "2s")
                 .set("prices.good_for", "20s")
         };
@@ -230,15 +221,9 @@ impl Spot {
 }
 
 fn cloud_arguments(system: &System, arms: &Path) -> Vec<String> {
-    let mut variables = vec![
-        ("SPOTREEL_NATS__URL".to_owned(), system.nats.url.clone()),
-        ("SPOTREEL_NATS__USER".to_owned(), "worker".to_owned()),
-        ("SPOTREEL_NATS__PASSWORD".to_owned(), password("worker")),
-        ("CHAOS_ARMS".to_owned(), arms.display().to_string()),
-    ];
-    // A machine of a cloud has metadata.
-    let found = system.cloud.environment().into_iter();
-    variables.extend(found.filter(|(key, _)| key != "AWS_EC2_METADATA_DISABLED"));
+    let mut variables = system.site.instance_variables(&password("worker"));
+    variables.extend(system.site.cloud.keys());
+    variables.push(("CHAOS_ARMS".to_owned(), arms.display().to_string()));
     let mut arguments: Vec<String> = [
         ("--grace-ms", MACHINE_GRACE_MS.to_string()),
         ("--boot-ms", BOOT_MS.to_string()),
@@ -254,16 +239,12 @@ fn cloud_arguments(system: &System, arms: &Path) -> Vec<String> {
 
 /// What a machine does: a worker, started again when it crashes; when it leaves, so does the machine.
 fn user_data(models: &[Model]) -> String {
-    let engine = json!([
-        binary("spotreel-engine-sim").display().to_string(),
-        "--step-ms",
-        STEP_MS.to_string(),
-        "--allow-faults"
-    ]);
+    let programs = programs();
+    let mut engine = programs.engine(Some(STEP_MS.into()));
+    engine.push(FAULTS.to_owned());
     let checkpoint_every = CHECKPOINT_EVERY.to_string();
     let settings = [
         ("models", json!(models).to_string()),
-        ("engine.command", engine.to_string()),
         ("retry.scale", "0.02".to_owned()),
         ("checkpoint.every_steps", checkpoint_every),
         ("stop.finish_within", "1s".to_owned()),
@@ -282,13 +263,15 @@ fn user_data(models: &[Model]) -> String {
     let mut script = format!(
         "#!/bin/bash\n\
          trap 'ending=1' TERM\n\
+         unset ${{!SPOTREEL_LOCALCLOUD_@}}\n\
          if [ -e \"$CHAOS_ARMS/{BROKEN}\" ]; then echo 'a parameter is missing'; exit 1; fi\n\
          if mv \"$CHAOS_ARMS/next\" armed 2>/dev/null; then export SPOTREEL_CRASH_AT=$(cat armed); fi\n",
     );
-    let mut worker = binary("spotreel-worker").display().to_string();
+    let mut worker = Invocation::new(programs.path("worker")).engine(&engine);
     for (key, value) in settings {
-        let _ = write!(worker, " --set '{key}={value}'");
+        worker = worker.set(key, &value);
     }
+    let worker = worker.shell_line();
     let _ = write!(
         script,
         "for life in $(seq {LIVES}); do\n\
@@ -305,16 +288,13 @@ fn user_data(models: &[Model]) -> String {
 
 /// Minutes become seconds.
 fn pools_toml(subnets: &[Subnet], templates: &[Template], instances: u32) -> String {
-    let subnets: Vec<_> = subnets
-        .iter()
-        .map(|subnet| format!("{{ id = \"{}\", zone = \"{}\" }}", subnet.id, subnet.zone))
-        .collect();
+    let subnets = subnets_of(subnets);
     let pools = POOLS.iter().zip(templates);
     let pools = pools.map(|(pool, template)| pool_toml(pool, template, &subnets, instances));
     pools.collect()
 }
 
-fn pool_toml(pool: &Pool, template: &Template, subnets: &[String], instances: u32) -> String {
+fn pool_toml(pool: &Pool, template: &Template, subnets: &str, instances: u32) -> String {
     let Template { id, version } = template;
     let bought = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
     let kinds: Vec<_> = bought
@@ -332,7 +312,7 @@ fn pool_toml(pool: &Pool, template: &Template, subnets: &[String], instances: u3
 models = {models}
 cloud = "aws"
 template = {{ id = "{id}", version = {version} }}
-subnets = [{}]
+subnets = [{subnets}]
 kinds = [{}]
 batch_deadline = "10m"
 
@@ -370,7 +350,6 @@ moving = "300ms"
 calm = "1s"
 
 "#,
-        subnets.join(", "),
         kinds.join(", "),
         name = pool.name,
         models = json!(pool.models),

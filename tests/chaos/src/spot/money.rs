@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use spotreel_domain::batch::Receipt;
+use spotreel_tests::Verdict;
 
 use super::KINDS;
 use super::market::Bill;
 use super::records::Story;
-use crate::chaos::record::Book;
-use crate::chaos::report::Verdict;
+use crate::record::Book;
 
 /// Fleet knows that a machine is gone once a listing shows it: rounds, faults of the cloud and its own deaths come
 /// before that. So many seconds of a machine's price may stand between receipt and bill.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_tests::Verdict;
 
 use super::watch::{Said, Seen};
-use crate::chaos::check::draft_of;
-use crate::chaos::evidence::Evidence;
-use crate::chaos::plan::{Fate, Plan};
-use crate::chaos::record::{Accident, Book};
-use crate::chaos::report::Verdict;
+use crate::check::draft_of;
+use crate::evidence::Evidence;
+use crate::plan::{Fate, Plan};
+use crate::record::{Accident, Book};
 
 /// A step may end between the order to leave and the checkpoint.
 const UNDER_WAY: u32 = 1;
