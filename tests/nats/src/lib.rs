@@ -15,7 +15,7 @@ pub use nats::{Nats, layout, provision};
 pub use port::free_port;
 pub use process::Process;
 pub use server::Server;
-pub use users::{USERS, client, config, password};
+pub use users::{client, config, password};
 
 /// The repository's root.
 pub fn root() -> std::path::PathBuf {
