@@ -1,7 +1,7 @@
 //! What the tests across services share: real servers, real programs, and ways to hurt them.
 
-pub mod bench;
 pub mod cases;
-pub mod chaos;
 pub mod harness;
-pub mod soak;
+mod verdict;
+
+pub use verdict::Verdict;

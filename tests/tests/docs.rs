@@ -128,7 +128,7 @@ fn every_permission_is_described() {
         "what the accounts name",
         code.split('"').skip(1).step_by(2),
     );
-    for user in spotreel_tests::harness::nats::USERS {
+    for user in spotreel_programs::nats::USERS {
         let Some((_, section)) = text.split_once(&format!("#### `{user}`\n")) else {
             panic!("user {user} has no section of its own");
         };

@@ -103,6 +103,7 @@ async fn a_log_that_fills_up_still_takes_the_events_of_its_tasks() {
     system
         .intake
         .spec
+        .run
         .settings
         .push(("limits.poll".into(), "50ms".into()));
     system.intake.begin();
@@ -234,6 +235,7 @@ async fn history_is_kept_until_every_reader_has_it() {
         system
             .monitor
             .spec
+            .run
             .settings
             .push((key.into(), value.into()));
     }

@@ -35,7 +35,7 @@ async fn a_quote_over_http_is_the_one_over_nats() {
     let trigger = system
         .spec("trigger")
         .set("pools", &pools.display().to_string())
-        .set("ec2.endpoint_url", &system.cloud.endpoint);
+        .set("ec2.endpoint_url", &system.cloud.access.endpoint);
     let _trigger = Program::start(trigger).await;
     let quoted = eventually("a quote has Spot's price", SOON, || async {
         let answer = post().await;

@@ -129,7 +129,7 @@ pub struct SubmitArgs {
 }
 
 /// Flags of one task: each line of a file sets them itself.
-const TASK_FLAGS: [&str; 15] = [
+pub(super) const TASK_FLAGS: [&str; 15] = [
     "prompt",
     "negative_prompt",
     "size",

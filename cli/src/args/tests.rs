@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::CommandFactory;
 use jiff::Timestamp;
 use spotreel_domain::model::Expert;
 
-use super::submit::lora;
+use super::submit::{TASK_FLAGS, lora};
 use super::values::{Since, since};
 use super::*;
 
@@ -117,6 +118,28 @@ fn a_file_says_everything_itself() {
     assert!(parse("spotreel submit").is_err());
     assert!(parse("spotreel submit --prompt fox --label a").is_err());
     assert!(parse("spotreel --dir d submit --prompt fox --label a=b").is_ok());
+}
+
+#[test]
+fn every_flag_of_submit_belongs_to_one_task_or_goes_with_a_file() {
+    const WITH_A_FILE: [&str; 8] = [
+        "stray",
+        "model",
+        "priority",
+        "idempotency_key",
+        "labels",
+        "file",
+        "wait",
+        "json",
+    ];
+    let command = Cli::command();
+    let submit = command.find_subcommand("submit").unwrap();
+    let flags: BTreeSet<_> = submit
+        .get_arguments()
+        .map(|arg| arg.get_id().as_str())
+        .collect();
+    let known: BTreeSet<_> = TASK_FLAGS.into_iter().chain(WITH_A_FILE).collect();
+    assert_eq!(flags, known);
 }
 
 #[test]

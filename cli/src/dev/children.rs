@@ -11,6 +11,7 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
+use spotreel_programs::Invocation;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -33,9 +34,7 @@ const CONFIGURATION_REFUSED: i32 = 2;
 pub struct Spec {
     /// In messages, in pids.json and of its log.
     pub name: String,
-    pub program: PathBuf,
-    pub args: Vec<String>,
-    pub variables: Vec<(String, String)>,
+    pub run: Invocation,
     /// Answers 200 when the program is ready.
     pub ready_url: Option<String>,
     /// Of a server that has to be started again when its disk was full.
@@ -207,8 +206,8 @@ fn spawn(home: &Home, spec: &Spec) -> anyhow::Result<Child> {
     command
         .arg("dev-child")
         .arg(std::process::id().to_string())
-        .arg(&spec.program)
-        .args(&spec.args)
+        .arg(&spec.run.program)
+        .args(spec.run.arguments())
         .env(MARK, &home.dir)
         .stdin(Stdio::null())
         .stderr(log.try_clone().context("cannot share the log")?)
@@ -220,10 +219,10 @@ fn spawn(home: &Home, spec: &Spec) -> anyhow::Result<Child> {
             command.env_remove(name);
         }
     }
-    command.envs(spec.variables.iter().map(|(name, value)| (name, value)));
+    command.envs(spec.run.variables.iter().cloned());
     command
         .spawn()
-        .with_context(|| format!("cannot start {}", spec.program.display()))
+        .with_context(|| format!("cannot start {}", spec.run.program.display()))
 }
 
 /// Variables of the person's own environment that would lead a program elsewhere.

@@ -9,9 +9,9 @@ use anyhow::Context;
 use spotreel_domain::Model;
 use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, Pools};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, TemplateSpec};
+use spotreel_programs::{Invocation, quoted};
 
-use super::programs::{BUCKET, Plan, REGION, engine_command, sibling};
-use super::secrets::S3_ACCESS_KEY;
+use super::programs::Plan;
 
 /// On every machine as a tag, and what `spotreel fleet reap` asks for here.
 pub const ENV: &str = "dev";
@@ -26,55 +26,36 @@ pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {
 }
 
 fn worker_env(plan: &Plan<'_>) -> String {
-    [
-        ("SPOTREEL_NATS__URL", plan.nats_url().as_str()),
-        ("SPOTREEL_NATS__USER", "worker"),
-        ("SPOTREEL_NATS__PASSWORD", plan.secrets.of("worker")),
-        ("SPOTREEL_S3__BUCKET", BUCKET),
-        ("SPOTREEL_S3__REGION", REGION),
-        ("SPOTREEL_S3__ENDPOINT_URL", &plan.s3_url()),
-        ("SPOTREEL_S3__FORCE_PATH_STYLE", "true"),
-        ("AWS_REGION", REGION),
-    ]
-    .map(|(name, value)| format!("{name}={}\n", quoted(value)))
-    .concat()
+    let variables = plan.site.instance_variables(plan.secrets.of("worker"));
+    let lines = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={}\n", quoted(value)));
+    lines.collect()
 }
 
 /// What a machine of a pool with these models runs. Its directory bears the instance's id, which is a better name for the
 /// worker than this host's.
 fn user_data(plan: &Plan<'_>, models: &[Model]) -> anyhow::Result<String> {
-    let engine = serde_json::to_string(&engine_command(plan.args)?)?;
-    let models = serde_json::to_string(models)?;
-    let settings = [
+    let worker = Invocation::new(plan.site.programs.path("worker"))
         // A notice is seen at once, and a machine whose `dev` was killed does not stay for long.
-        "cloud.poll=1s".to_owned(),
-        "idle.orphan_after=30s".to_owned(),
-        format!("engine.command={engine}"),
-        format!("models={models}"),
-    ];
-    let settings: String = settings
-        .iter()
-        .map(|setting| format!(" --set {}", quoted(setting)))
-        .collect();
+        .set("cloud.poll", "1s")
+        .set("idle.orphan_after", "30s")
+        .engine(&plan.engine())
+        .set("models", &serde_json::to_string(models)?)
+        .shell_line();
     Ok(format!(
         "#!/bin/bash
 set -eu
 unset ${{!SPOTREEL_LOCALCLOUD_@}}
 set -a; . {env}; set +a
 mkdir -p scratch
-exec {worker} --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\"{settings}
+exec {worker} --set name=\"${{PWD##*/}}\" --set scratch=\"$PWD/scratch\"
 ",
         env = quoted(&plan.dir.join(WORKER_ENV).display().to_string()),
-        worker = quoted(&sibling("spotreel-worker")?.display().to_string()),
     ))
 }
 
-/// As one word of a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// The same, and as it stands where it needs no quotes.
+/// As one word of a shell, in quotes only where it needs them.
 pub fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     match text.chars().all(plain) {
@@ -92,13 +73,14 @@ pub struct Templates {
 impl Templates {
     /// Makes them, and tells each pool which is its own.
     pub async fn make(plan: &Plan<'_>, pools: &mut Pools) -> anyhow::Result<Self> {
+        let cloud = plan.site.cloud.clone();
         let config = Ec2Config {
-            region: REGION.to_owned(),
-            endpoint_url: Some(plan.s3_url()),
+            region: cloud.region,
+            endpoint_url: Some(cloud.endpoint),
         };
         let keys = Keys {
-            access_key: S3_ACCESS_KEY.to_owned(),
-            secret_key: plan.secrets.s3().to_owned(),
+            access_key: cloud.access_key,
+            secret_key: cloud.secret_key,
         };
         let ec2 = Box::pin(Ec2::connect_with_keys(&config, keys)).await;
         leave_out_types(&ec2, pools).await?;
@@ -160,13 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_what_was_quoted() {
-        let text = "it's $HOME; `id`";
-        let shell = std::process::Command::new("sh")
-            .args(["-c", &format!("printf %s {}", quoted(text))])
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(shell.stdout).unwrap(), text);
+    fn only_what_needs_them_stands_in_quotes() {
         assert_eq!(word("/tmp/a-b.c"), "/tmp/a-b.c");
         assert_eq!(word("/tmp/a b"), "'/tmp/a b'");
     }

@@ -28,7 +28,7 @@ use self::children::Children;
 use self::machines::Templates;
 use self::ports::Ports;
 use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
-use self::secrets::{S3_ACCESS_KEY, Secrets};
+use self::secrets::Secrets;
 use crate::args::DevArgs;
 use crate::connection::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER};
 use crate::done::Done;
@@ -61,11 +61,13 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
     let fixed = args.nats_port.map(|port| (NATS, port));
     let ports = Ports::settle(&dir, &programs::port_names(&args), fixed)?;
     let nats_conf = nats::write_configuration(&dir)?;
+    let site = programs::site(&ports, &secrets)?;
     let plan = Plan {
         dir: &dir,
         args: &args,
         ports: &ports,
         secrets: &secrets,
+        site,
         nats_server,
         nats_conf,
     };
@@ -102,9 +104,9 @@ async fn bring_up(
     let others = plan.others()?;
     machines::write_files(plan)?;
     children.start(plan.nats());
-    children.start(plan.localcloud()?);
+    children.start(plan.localcloud());
     let admin = NatsConfig {
-        url: plan.nats_url(),
+        url: plan.site.nats_url.clone(),
         user: Some("provision".into()),
         password: Some(plan.secrets.of("provision").to_owned()),
         creds: None,
@@ -141,8 +143,9 @@ async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
             );
         }
     }
-    let store = StoreConfig::at(&plan.s3_url(), programs::REGION, programs::BUCKET);
-    let keys = Keys::new(S3_ACCESS_KEY, plan.secrets.s3());
+    let cloud = &plan.site.cloud;
+    let store = StoreConfig::at(&cloud.endpoint, &cloud.region, &cloud.bucket);
+    let keys = Keys::new(&cloud.access_key, &cloud.secret_key);
     let store = Box::pin(Store::connect_with_keys(&store, keys)).await;
     store
         .create_bucket_if_missing()
@@ -161,8 +164,9 @@ async fn take_down(children: &mut Children) {
 }
 
 fn endpoints(plan: &Plan<'_>) -> String {
+    let cloud = &plan.site.cloud;
     let values = [
-        ("NATS_URL", plan.nats_url()),
+        ("NATS_URL", plan.site.nats_url.clone()),
         ("NATS_USER", "client".to_owned()),
         ("NATS_PASSWORD", plan.secrets.of("client").to_owned()),
         ("SPOTREEL_API", plan.api_url()),
@@ -170,11 +174,11 @@ fn endpoints(plan: &Plan<'_>) -> String {
         (OPERATOR_PASSWORD, plan.secrets.of("operator").to_owned()),
         ("SPOTREEL_ENV", machines::ENV.to_owned()),
         ("SPOTREEL_CLOUD_ADMIN", plan.admin_url()),
-        ("AWS_ENDPOINT_URL", plan.s3_url()),
-        ("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", plan.secrets.s3().to_owned()),
-        ("AWS_REGION", programs::REGION.to_owned()),
-        ("SPOTREEL_BUCKET", programs::BUCKET.to_owned()),
+        ("AWS_ENDPOINT_URL", cloud.endpoint.clone()),
+        ("AWS_ACCESS_KEY_ID", cloud.access_key.clone()),
+        ("AWS_SECRET_ACCESS_KEY", cloud.secret_key.clone()),
+        ("AWS_REGION", cloud.region.clone()),
+        ("SPOTREEL_BUCKET", cloud.bucket.clone()),
     ];
     values
         .map(|(name, value)| format!("{name}={value}\n"))
@@ -198,9 +202,9 @@ In another terminal:
 
 For other programs: set -a; . {dir}/{ENDPOINTS}; set +a
 Ctrl-C stops everything; the tasks are kept.",
-        plan.nats_url(),
+        plan.site.nats_url,
         plan.api_url(),
-        plan.s3_url(),
+        plan.site.cloud.endpoint,
     ));
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 const SERVER_CONF: &str = include_str!("../../../deploy/nats/nats-server.conf");
-pub const ACCOUNTS_CONF: &str = include_str!("../../../deploy/nats/accounts.conf");
+const ACCOUNTS_CONF: &str = include_str!("../../../deploy/nats/accounts.conf");
 
 /// The first version with all that the streams use.
 const LEAST: (u32, u32) = (2, 14);

@@ -1,12 +1,11 @@
 //! The pools of `dev`: one for all models, or those of a person's own file. Their machines are those of the local cloud.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use spotreel_bootstrap::config::{ConfigError, Sources, as_toml, load_from};
 use spotreel_domain::Model;
-use spotreel_domain::money::Usd;
-use spotreel_domain::pool::{Cloud, PoolTemplate, Pools, SubnetConfig};
+use spotreel_domain::pool::{Cloud, PoolConfig, PoolTemplate, Pools, SubnetConfig};
 
 use super::programs::REGION;
 use crate::args::DevArgs;
@@ -17,13 +16,8 @@ const FILE: &str = "pools.toml";
 const ONLY: &str = "default";
 /// The local cloud's zones, each with one subnet.
 const ZONES: [&str; 3] = ["a", "b", "c"];
-/// Instance types and the most that an hour of each may cost, in cents. The last one has the memory for the A14B models.
-const KINDS: [(&str, i64); 4] = [
-    ("g6.xlarge", 36),
-    ("g5.xlarge", 45),
-    ("g6.2xlarge", 45),
-    ("g6e.xlarge", 85),
-];
+/// Instance types of a pool's presets, which have their caps. The last one has the memory for the A14B models.
+const KINDS: [&str; 4] = ["g6.xlarge", "g5.xlarge", "g6.2xlarge", "g6e.xlarge"];
 
 /// The pools as trigger and fleet get them, but for the launch templates, which do not exist yet.
 pub fn load(dir: &Path, args: &DevArgs) -> anyhow::Result<Pools> {
@@ -82,8 +76,10 @@ fn written(name: &str, args: &DevArgs, template: Option<&PoolTemplate>) -> Strin
         let SubnetConfig { id, zone } = subnet;
         format!("  {{ id = \"{id}\", zone = \"{zone}\" }},\n")
     });
-    let kinds = KINDS.iter().map(|(name, cents)| {
-        let cap = Usd::from_cents(*cents).to_decimal();
+    let presets = PoolConfig::default().kinds;
+    let kinds = KINDS.iter().map(|name| {
+        let preset = presets.iter().find(|kind| kind.name == *name);
+        let cap = preset.expect("each type is a preset").cap.to_decimal();
         format!("  {{ name = \"{name}\", cap = {cap} }},\n")
     });
     format!(
@@ -155,8 +151,8 @@ pub fn write(dir: &Path, pools: &Pools, args: &DevArgs) -> anyhow::Result<()> {
     super::write_atomically(&dir.join(FILE), &format!("{head}{text}"))
 }
 
-pub fn path(dir: &Path) -> String {
-    dir.join(FILE).display().to_string()
+pub fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
 }
 
 /// What a person is told when everything is up.
@@ -170,7 +166,7 @@ pub fn greeting(pools: &Pools, args: &DevArgs) -> String {
             args.trigger_at, args.max_instances,
         ),
         (Some(path), None) => {
-            let pool = |(name, pool): (_, &spotreel_domain::pool::PoolConfig)| {
+            let pool = |(name, pool): (_, &PoolConfig)| {
                 let models: Vec<_> = pool.models.iter().map(|model| model.as_str()).collect();
                 let own = match pool.cloud {
                     Cloud::Aws => "",
@@ -197,7 +193,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
-    use spotreel_domain::pool::PoolConfig;
+    use spotreel_domain::money::Usd;
 
     use super::*;
     use crate::args::{Cli, Command};
@@ -313,7 +309,7 @@ models = ["t2v-A14B", "i2v-A14B"]
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         write(&dir, &load(&dir, &args("")).unwrap(), &args("")).unwrap();
-        let refused = load(&dir, &args(&format!("--pools {}", path(&dir)))).unwrap_err();
+        let refused = load(&dir, &args(&format!("--pools {}", path(&dir).display()))).unwrap_err();
         assert!(refused.to_string().contains("copy it"), "{refused}");
     }
 }

@@ -5,22 +5,10 @@ use std::path::Path;
 
 use anyhow::Context;
 use spotreel_bootstrap::{Secret, ambient};
+use spotreel_programs::nats;
 
 const FILE: &str = "secrets.json";
 
-/// The users of `deploy/nats/accounts.conf`.
-pub const NATS_USERS: [&str; 10] = [
-    "provision",
-    "intake",
-    "trigger",
-    "fleet",
-    "notifier",
-    "monitor",
-    "worker",
-    "clients-provision",
-    "client",
-    "operator",
-];
 /// The name of the local cloud's secret key; its access key is no secret.
 const S3: &str = "s3";
 pub const S3_ACCESS_KEY: &str = "spotreel-dev";
@@ -46,7 +34,7 @@ impl Secrets {
             }
         };
         let before = texts.len();
-        for name in NATS_USERS.into_iter().chain([S3]) {
+        for name in nats::USERS.into_iter().chain([S3]) {
             texts.entry(name.to_owned()).or_insert_with(draw);
         }
         if texts.len() > before {
@@ -69,17 +57,6 @@ impl Secrets {
 
     pub fn s3(&self) -> &str {
         self.of(S3)
-    }
-
-    /// The variables that accounts.conf reads the passwords from.
-    pub fn nats_variables(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        NATS_USERS.into_iter().map(|user| {
-            let name = user.replace('-', "_").to_uppercase();
-            (
-                format!("SPOTREEL_{name}_PASSWORD"),
-                self.of(user).to_owned(),
-            )
-        })
     }
 }
 
@@ -110,22 +87,5 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn every_password_of_the_accounts_is_given() {
-        let dir = tempfile::tempdir().unwrap();
-        let secrets = Secrets::open(dir.path()).unwrap();
-        let given: Vec<_> = secrets.nats_variables().map(|(name, _)| name).collect();
-        for word in super::super::nats::ACCOUNTS_CONF
-            .split("password: $")
-            .skip(1)
-        {
-            let name: String = word
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
-            assert!(given.contains(&name), "{name}");
-        }
     }
 }

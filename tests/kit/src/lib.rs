@@ -24,7 +24,7 @@ pub use process::Process;
 pub use program::{Program, binary, command, metric, page, printed, refusal, without_settings};
 pub use server::Server;
 pub use service::{context, failing, load_config, stop};
-pub use users::{USERS, client, config, password};
+pub use users::{client, config, password};
 
 /// The repository's root.
 pub fn root() -> std::path::PathBuf {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::users::passwords;
-use super::{POLL, Process, free_port, root, until};
+use spotreel_programs::nats;
+
+use super::{POLL, Process, free_port, password, root, until};
 
 /// A server with an empty disk greets in a tenth of a second; this is for a machine that does much else.
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -36,14 +37,9 @@ impl Server {
     /// Starts it over the data that it has, and does not wait.
     pub fn spawn(&mut self) {
         self.process = None;
-        let mut command = Command::new(program());
-        command
-            .arg("-c")
-            .arg(&self.config)
-            .args(["-a", "127.0.0.1", "-p", &self.port.to_string()])
-            .arg("-sd")
-            .arg(&self.data)
-            .envs(passwords());
+        let run = nats::server(program(), &self.config, self.port, &self.data, password);
+        let mut command = Command::new(&run.program);
+        command.args(run.arguments()).envs(run.variables.clone());
         let process = Process::start(command, &self.log);
         self.process = Some(process.expect("nats-server can be started"));
     }

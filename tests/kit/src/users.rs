@@ -6,19 +6,6 @@ use spotreel_bus::{NatsConfig, connect};
 
 use super::until;
 
-pub const USERS: [&str; 10] = [
-    "provision",
-    "intake",
-    "trigger",
-    "fleet",
-    "notifier",
-    "monitor",
-    "worker",
-    "clients-provision",
-    "client",
-    "operator",
-];
-
 pub fn password(user: &str) -> String {
     format!("{user}-of-a-test")
 }
@@ -48,15 +35,4 @@ pub async fn client(url: &str, user: &str) -> Client {
     })
     .await;
     client
-}
-
-/// As the server's configuration names them.
-pub(crate) fn passwords() -> impl Iterator<Item = (String, String)> {
-    USERS.into_iter().map(|user| {
-        let variable = format!(
-            "SPOTREEL_{}_PASSWORD",
-            user.to_uppercase().replace('-', "_")
-        );
-        (variable, password(user))
-    })
 }

@@ -1,26 +1,26 @@
 //! The local cloud as a program, so that it can be killed like one.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
+use spotreel_ec2::{Ec2, Ec2Config};
+use spotreel_programs::CloudAccess;
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tempfile::TempDir;
 
-use super::program::{binary, keep_settings_from};
+use super::program::{command, programs};
 use super::{Process, eventually, free_port};
 
-pub const BUCKET: &str = "spotreel";
-pub const REGION: &str = "eu-central-1";
-pub const ACCESS_KEY: &str = "local";
-pub const SECRET_KEY: &str = "secret-of-a-test";
+/// Where the local cloud's market lies.
+const REGION: &str = "us-east-2";
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cloud {
-    pub endpoint: String,
+    pub access: CloudAccess,
     /// Where faults are ordered.
     pub admin: String,
-    listen: String,
+    admin_address: SocketAddr,
     arguments: Vec<String>,
     dir: TempDir,
     process: Option<Process>,
@@ -36,14 +36,17 @@ impl Cloud {
     pub async fn start_with(arguments: Vec<String>) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-cloud-").expect("a temporary directory can be made");
-        let (listen, admin) = (
-            format!("127.0.0.1:{}", free_port()),
-            format!("127.0.0.1:{}", free_port()),
-        );
+        let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut cloud = Self {
-            endpoint: format!("http://{listen}"),
+            access: CloudAccess {
+                endpoint: format!("http://127.0.0.1:{}", free_port()),
+                region: REGION.to_owned(),
+                bucket: "spotreel".to_owned(),
+                access_key: "local".to_owned(),
+                secret_key: "secret-of-a-test".to_owned(),
+            },
             admin: format!("http://{admin}"),
-            listen,
+            admin_address: admin,
             arguments,
             dir,
             process: None,
@@ -59,20 +62,12 @@ impl Cloud {
     }
 
     pub async fn begin(&mut self) {
-        let mut command = Command::new(binary("spotreel-localcloud"));
-        keep_settings_from(&mut command);
-        command
-            .args([
-                "--listen",
-                &self.listen,
-                "--admin",
-                self.admin.trim_start_matches("http://"),
-            ])
-            .arg("--dir")
-            .arg(self.dir())
-            .args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY])
+        let run = self
+            .access
+            .localcloud(&programs(), self.admin_address, &self.dir())
             .args(&self.arguments);
-        let process = Process::start(command, &self.log()).expect("the local cloud can be started");
+        let process = Process::start(command(&run), &self.log());
+        let process = process.expect("the local cloud can be started");
         self.process = Some(process);
         eventually("the local cloud answers", UP_WITHIN, || async {
             let answer = reqwest::get(format!("{}/readyz", self.admin)).await.ok()?;
@@ -137,23 +132,26 @@ impl Cloud {
 
     /// The bucket.
     pub async fn store(&self) -> Store {
-        let config = StoreConfig::at(&self.endpoint, REGION, BUCKET);
-        let keys = Keys::new(ACCESS_KEY, SECRET_KEY);
-        Store::connect_with_keys(&config, keys).await
+        store(&self.access).await
     }
+}
 
-    /// What a program needs in its environment to find it.
-    pub fn environment(&self) -> Vec<(String, String)> {
-        [
-            ("SPOTREEL_S3__BUCKET", BUCKET),
-            ("SPOTREEL_S3__REGION", REGION),
-            ("SPOTREEL_S3__ENDPOINT_URL", &self.endpoint),
-            ("SPOTREEL_S3__FORCE_PATH_STYLE", "true"),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .to_vec()
-    }
+/// The bucket of a cloud.
+pub async fn store(cloud: &CloudAccess) -> Store {
+    let config = StoreConfig::at(&cloud.endpoint, &cloud.region, &cloud.bucket);
+    let keys = Keys::new(&cloud.access_key, &cloud.secret_key);
+    Store::connect_with_keys(&config, keys).await
+}
+
+/// The other half of a cloud.
+pub async fn ec2(cloud: &CloudAccess) -> Ec2 {
+    let config = Ec2Config {
+        region: cloud.region.clone(),
+        endpoint_url: Some(cloud.endpoint.clone()),
+    };
+    let keys = spotreel_ec2::Keys {
+        access_key: cloud.access_key.clone(),
+        secret_key: cloud.secret_key.clone(),
+    };
+    Ec2::connect_with_keys(&config, keys).await
 }

@@ -15,21 +15,22 @@ use spotreel_bus::{BatchLog, TaskLog, kv};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop, Wanted};
 use spotreel_domain::fleet::cloud::tag;
 use spotreel_domain::{Task, TaskId};
-use spotreel_ec2::{Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
+use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
 use spotreel_localcloud::{Action, Config, InstanceReport, LocalCloud, Plan, Rule};
-use spotreel_s3::{Store, StoreConfig};
+use spotreel_programs::{CloudAccess, Invocation, Site};
+use spotreel_s3::Store;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::cloud::{ec2, store};
 use super::nats::password;
-use super::program::{Spec, binary};
-use super::{Nats, Program, eventually};
+use super::program::{Spec, binary, command, programs, site};
+use super::{Nats, Program, eventually, free_port};
 
 /// What carries this tag is ours.
 pub const ENV: &str = "matrix";
 pub const POOL: &str = "default";
 const MODEL: &str = "ti2v-5B";
-const BUCKET: &str = "spotreel";
 const CRASH_AT: &str = "SPOTREEL_CRASH_AT";
 const ROUNDS: &str = "spotreel_fleet_rounds_total";
 /// As monitor says that all is swept, where there is no monitor.
@@ -91,6 +92,29 @@ fn patience() -> BTreeMap<&'static str, &'static str> {
     .into()
 }
 
+/// Says that all is swept, as monitor does, until it is dropped.
+pub struct Mark(JoinHandle<()>);
+
+impl Mark {
+    pub fn keep(client: &Client) -> Self {
+        let client = client.clone();
+        Self(tokio::spawn(async move {
+            loop {
+                let mark = json!({ "at": ambient::now(), "log_sequence": 0 });
+                // Without a server there is nobody who could read it.
+                let _ = kv::put_mark(&client, SWEEPER_MARK, &mark).await;
+                tokio::time::sleep(MARK_EVERY).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub struct FleetStage {
     pub fleet: Program,
     pub cloud: LocalCloud,
@@ -100,12 +124,12 @@ pub struct FleetStage {
     pub tasks: TaskLog,
     pub nats: Nats,
     pub dir: TempDir,
-    mark: JoinHandle<()>,
+    site: Site,
+    _mark: Mark,
 }
 
 impl Drop for FleetStage {
     fn drop(&mut self) {
-        self.mark.abort();
         if std::thread::panicking() {
             eprintln!("== fleet\n{}", self.fleet.log_text());
             eprintln!("== cloud\n{:#?}", self.cloud.instances());
@@ -125,7 +149,7 @@ impl FleetStage {
     pub async fn that_dies_at(point: &str, options: FleetOptions) -> Self {
         let mut stage = Self::without_fleet(options).await;
         let crash = (CRASH_AT.to_owned(), point.to_owned());
-        stage.fleet.spec.environment.push(crash);
+        stage.fleet.spec.run.variables.push(crash);
         stage.start().await;
         stage
     }
@@ -138,37 +162,31 @@ impl FleetStage {
     async fn build(options: FleetOptions) -> Self {
         let dir = TempDir::with_prefix("spotreel-fleet-").expect("a directory can be made");
         let nats = Nats::provisioned(LEASE).await;
-        let mut config = Config::for_tests(dir.path().join("cloud"));
+        let (mut config, access) = in_process(&dir);
         config.machine_grace = Duration::from_secs(2);
-        config.instance_variables = worker_variables(&nats);
+        let site = site(&nats.url, &access);
+        let mut variables = site.instance_variables(&password("worker"));
+        variables.extend(site.cloud.keys());
+        variables.push(("SPOTREEL_PULL_WAIT".to_owned(), "1s".to_owned()));
+        config.instance_variables = variables;
         (options.cloud)(&mut config);
-        let keys = Keys {
-            access_key: config.access_key.clone(),
-            secret_key: config.secret_key.clone(),
-        };
-        let region = config.region.clone();
         let cloud = LocalCloud::start(config).await.expect("the cloud starts");
-        let at = Ec2Config {
-            region,
-            endpoint_url: Some(cloud.endpoint_url()),
-        };
-        let ec2 = Ec2::connect_with_keys(&at, keys.clone()).await;
-        let user_data = options.user_data.replace("{cloud}", &cloud.endpoint_url());
-        let spec = TemplateSpec::new("spotreel-worker", "ami-0abcdef1234567890", user_data);
+        let ec2 = ec2(&site.cloud).await;
+        let spec = TemplateSpec::new(
+            "spotreel-worker",
+            "ami-0abcdef1234567890",
+            options.user_data,
+        );
         let template = ec2.ensure_template(&spec).await.expect("a template");
         let subnets = ec2.subnets(&SubnetFilter::Default).await.expect("subnets");
 
         let mut text = format!("[pool.{POOL}]\ncloud = \"aws\"\nmodels = [\"{MODEL}\"]\n");
-        let subnets: Vec<_> = subnets
-            .iter()
-            .map(|of| format!("{{ id = \"{}\", zone = \"{}\" }}", of.id, of.zone))
-            .collect();
         let kinds: Vec<_> = options
             .kinds
             .iter()
             .map(|(name, cap)| format!("{{ name = \"{name}\", cap = {cap} }}"))
             .collect();
-        let (subnets, kinds, bid) = (subnets.join(", "), kinds.join(", "), options.bid);
+        let (subnets, kinds, bid) = (subnets_of(&subnets), kinds.join(", "), options.bid);
         // One task keeps one machine busy for the whole target: a machine a task.
         let max = options.max;
         let sizing =
@@ -187,20 +205,13 @@ impl FleetStage {
         let pools = dir.path().join("pools.toml");
         std::fs::write(&pools, text).expect("the pools can be written");
 
-        let mut spec = Spec::new("fleet", dir.path())
-            .env("SPOTREEL_NATS__URL", &nats.url)
-            .env("SPOTREEL_NATS__USER", "fleet")
-            .env("SPOTREEL_NATS__PASSWORD", &password("fleet"))
-            .env("AWS_ACCESS_KEY_ID", &keys.access_key)
-            .env("AWS_SECRET_ACCESS_KEY", &keys.secret_key)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+        let run = site.service("fleet", &password("fleet"));
+        let mut spec = Spec::of(run, "fleet", dir.path())
+            .buying(&pools, &site.cloud)
             .env("SPOTREEL_TELEMETRY__LOG", "info,spotreel_fleet=debug")
             .set("env", ENV)
-            .set("pools", &pools.display().to_string())
             .set("template.id", &template.id)
             .set("template.version", &template.version.to_string())
-            .set("ec2.region", ec2.region())
-            .set("ec2.endpoint_url", &cloud.endpoint_url())
             .set("rounds.gap", "20ms")
             .set("sweep.every", "500ms")
             .set("sweep.orphan_grace", "2s");
@@ -208,25 +219,17 @@ impl FleetStage {
             spec = spec.set(key, value);
         }
         let client = nats.client("provision").await;
-        let marking = client.clone();
-        let mark = tokio::spawn(async move {
-            loop {
-                let mark = json!({ "at": ambient::now(), "log_sequence": 0 });
-                // Without a server there is nobody who could read it.
-                let _ = kv::put_mark(&marking, SWEEPER_MARK, &mark).await;
-                tokio::time::sleep(MARK_EVERY).await;
-            }
-        });
         Self {
             fleet: Program::idle(spec),
             batches: BatchLog::open(&client).await,
             tasks: TaskLog::open(&client).await,
-            client,
             cloud,
             ec2,
             nats,
             dir,
-            mark,
+            site,
+            _mark: Mark::keep(&client),
+            client,
         }
     }
 
@@ -241,7 +244,8 @@ impl FleetStage {
         assert_eq!(code, None, "it was killed, and did not leave");
         self.fleet
             .spec
-            .environment
+            .run
+            .variables
             .retain(|(key, _)| key != CRASH_AT);
     }
 
@@ -262,33 +266,20 @@ impl FleetStage {
 
     /// `spotreel fleet reap`, which knows the cloud and nothing else.
     pub fn reaper(&self, how: &[&str]) -> Command {
-        let mut command = Command::new(binary("spotreel"));
-        for (key, _) in std::env::vars_os() {
-            let text = key.to_string_lossy();
-            if text.starts_with("SPOTREEL_") || text.starts_with("AWS_") {
-                command.env_remove(&key);
-            }
-        }
-        command
-            .args(["fleet", "reap", "--env", ENV])
-            .args(["--region", self.ec2.region()])
-            .args(["--endpoint", &self.cloud.endpoint_url()])
-            .args(how)
-            .env("AWS_ACCESS_KEY_ID", "local")
-            .env("AWS_SECRET_ACCESS_KEY", "local-secret")
-            .env("AWS_EC2_METADATA_DISABLED", "true");
-        command
+        let cloud = &self.site.cloud;
+        let run = Invocation::new(binary("spotreel"))
+            .args(["fleet", "reap", "--env", ENV, "--region", &cloud.region])
+            .args(["--endpoint", &cloud.endpoint])
+            .args(how.iter().copied())
+            .envs(cloud.variables());
+        command(&run)
     }
 
     /// A second fleet beside the first, not started yet.
     pub fn another_fleet(&self) -> Program {
-        let first = self.fleet.spec.clone();
-        let mut spec = Spec::new("fleet", self.dir.path());
-        // The first is where its health listens.
-        spec.environment
-            .extend(first.environment.into_iter().skip(1));
-        spec.settings = first.settings;
-        Program::idle(spec)
+        // Where it listens goes before where the first does.
+        let run = self.fleet.spec.run.clone();
+        Program::idle(Spec::of(run, "fleet", self.dir.path()))
     }
 
     pub fn faults(&self, rules: Vec<Rule>) {
@@ -498,9 +489,7 @@ impl FleetStage {
 
     /// The bucket, made if it is missing.
     pub async fn store(&self) -> Store {
-        let config = StoreConfig::at(&self.cloud.endpoint_url(), self.ec2.region(), BUCKET);
-        let keys = spotreel_s3::Keys::new("local", "local-secret");
-        let store = Store::connect_with_keys(&config, keys).await;
+        let store = store(&self.site.cloud).await;
         store
             .create_bucket_if_missing()
             .await
@@ -534,28 +523,35 @@ pub fn worker_user_data(step_ms: u32) -> String {
 
 /// The same with more arguments for the worker.
 pub fn worker_user_data_with(step_ms: u32, more: &str) -> String {
-    let engine = binary("spotreel-engine-sim").display().to_string();
-    let engine = json!([engine, "--step-ms", step_ms.to_string()]);
-    let worker = binary("spotreel-worker");
+    let programs = programs();
+    let worker = Invocation::new(programs.path("worker"))
+        .engine(&programs.engine(Some(step_ms.into())))
+        .set("cloud.poll", "200ms");
     format!(
         // What the tests themselves are told is no key of a worker.
-        "#!/bin/bash\nunset SPOTREEL_BIN_DIR SPOTREEL_NATS_SERVER\nexec {} --set 'engine.command={engine}' --set cloud.poll=200ms \
-         --set s3.endpoint_url={{cloud}} {more}\n",
-        worker.display()
+        "#!/bin/bash\nunset SPOTREEL_BIN_DIR SPOTREEL_NATS_SERVER\nexec {} {more}\n",
+        worker.shell_line()
     )
 }
 
-fn worker_variables(nats: &Nats) -> Vec<(String, String)> {
-    [
-        ("SPOTREEL_NATS__URL", nats.url.as_str()),
-        ("SPOTREEL_NATS__USER", "worker"),
-        ("SPOTREEL_NATS__PASSWORD", &password("worker")),
-        ("SPOTREEL_S3__BUCKET", BUCKET),
-        ("SPOTREEL_S3__FORCE_PATH_STYLE", "true"),
-        ("SPOTREEL_PULL_WAIT", "1s"),
-        ("AWS_ACCESS_KEY_ID", "local"),
-        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .to_vec()
+/// A cloud within this process, and how programs reach it.
+pub fn in_process(dir: &TempDir) -> (Config, CloudAccess) {
+    let mut config = Config::for_tests(dir.path().join("cloud"));
+    config.listen.set_port(free_port());
+    let access = CloudAccess {
+        endpoint: format!("http://{}", config.listen),
+        region: config.region.clone(),
+        bucket: "spotreel".to_owned(),
+        access_key: config.access_key.clone(),
+        secret_key: config.secret_key.clone(),
+    };
+    (config, access)
+}
+
+/// As a pools file names them.
+pub fn subnets_of(subnets: &[Subnet]) -> String {
+    let each = subnets
+        .iter()
+        .map(|of| format!("{{ id = \"{}\", zone = \"{}\" }}", of.id, of.zone));
+    each.collect::<Vec<_>>().join(", ")
 }

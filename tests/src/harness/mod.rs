@@ -7,6 +7,7 @@ pub mod api;
 pub mod cloud;
 pub mod cluster;
 pub mod fleet;
+pub mod process;
 pub mod program;
 pub mod system;
 pub mod tasks;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use spotreel_programs::{CloudAccess, Invocation, Programs, Site};
+
 use super::{Process, eventually, free_port};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -12,9 +14,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub name: String,
-    pub environment: Vec<(String, String)>,
-    /// `--set key=value`.
-    pub settings: Vec<(String, String)>,
+    pub run: Invocation,
     pub log: PathBuf,
     port: u16,
     /// Of the HTTP API; intake's alone.
@@ -29,19 +29,22 @@ pub struct Program {
 impl Spec {
     /// `name` without its `spotreel-`; its log goes to a file in `dir`.
     pub fn new(name: &str, dir: &Path) -> Self {
+        Self::of(Invocation::new(programs().path(name)), name, dir)
+    }
+
+    /// The same for a program that knows where the others are.
+    pub fn of(run: Invocation, name: &str, dir: &Path) -> Self {
         let (port, api_port) = (free_port(), free_port());
-        let environment = [
-            ("SPOTREEL_HTTP__LISTEN", format!("127.0.0.1:{port}")),
-            (
+        let run = run
+            .listening(([127, 0, 0, 1], port).into())
+            .env(
                 "SPOTREEL_INTAKE_API__LISTEN",
-                format!("127.0.0.1:{api_port}"),
-            ),
-            ("SPOTREEL_INTAKE_API__AUTH", "off".to_owned()),
-        ];
+                &format!("127.0.0.1:{api_port}"),
+            )
+            .env("SPOTREEL_INTAKE_API__AUTH", "off");
         Self {
             name: format!("spotreel-{name}"),
-            environment: environment.map(|(name, value)| (name.into(), value)).into(),
-            settings: Vec::new(),
+            run,
             log: dir.join(format!("{name}-{port}.log")),
             port,
             api_port,
@@ -54,17 +57,29 @@ impl Spec {
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.environment.push((key.into(), value.into()));
+        self.run = self.run.env(key, value);
         self
     }
 
-    pub fn envs(mut self, all: Vec<(String, String)>) -> Self {
-        self.environment.extend(all);
+    pub fn envs(mut self, all: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.run = self.run.envs(all);
+        self
+    }
+
+    /// For trigger and fleet: the pools of this file, with instances of this cloud.
+    pub fn buying(mut self, pools: &Path, cloud: &CloudAccess) -> Self {
+        self.run = self.run.buying(pools, cloud);
+        self
+    }
+
+    /// For a worker: the command of its engine.
+    pub fn engine(mut self, command: &[String]) -> Self {
+        self.run = self.run.engine(command);
         self
     }
 
     pub fn set(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((key.into(), value.into()));
+        self.run = self.run.set(key, value);
         self
     }
 }
@@ -95,18 +110,7 @@ impl Program {
     /// Starts it again, whatever it was doing.
     pub fn begin(&mut self) {
         self.process = None;
-        let mut command = Command::new(binary(&self.spec.name));
-        keep_settings_from(&mut command);
-        command.envs(
-            self.spec
-                .environment
-                .iter()
-                .map(|(key, value)| (key, value)),
-        );
-        for (key, value) in &self.spec.settings {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
-        let process = Process::start(command, &self.spec.log);
+        let process = Process::start(command(&self.spec.run), &self.spec.log);
         self.process = Some(process.unwrap_or_else(|error| panic!("{}: {error}", self.spec.name)));
     }
 
@@ -196,13 +200,23 @@ impl Program {
     }
 }
 
+/// Those programs with this NATS server and this cloud.
+pub fn site(nats_url: &str, cloud: &CloudAccess) -> Site {
+    Site {
+        programs: programs(),
+        nats_url: nats_url.to_owned(),
+        cloud: cloud.clone(),
+    }
+}
+
 async fn is_ready(url: &str) -> bool {
     let answer = reqwest::get(format!("{url}/readyz")).await;
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
-/// What this process was told is not for its children.
-pub fn keep_settings_from(command: &mut Command) {
+/// The program with what it is told, and nothing of what this process was told.
+pub fn command(run: &Invocation) -> Command {
+    let mut command = Command::new(&run.program);
     for (key, _) in std::env::vars_os() {
         let text = key.to_string_lossy();
         if ["SPOTREEL_", "NATS_", "OTEL_", "AWS_"]
@@ -212,6 +226,14 @@ pub fn keep_settings_from(command: &mut Command) {
             command.env_remove(&key);
         }
     }
+    command.args(run.arguments());
+    command.envs(run.variables.iter().cloned());
+    command
+}
+
+/// Those that a system consists of.
+pub fn programs() -> Programs {
+    Programs::in_dir(&bin_dir()).unwrap_or_else(|missing| panic!("{missing}"))
 }
 
 /// Where a program lies: SPOTREEL_BIN_DIR, or where this test was built to.

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use spotreel_bus::TaskLog;
+use spotreel_programs::{FAULTS, Site};
 use tempfile::TempDir;
 
 use super::nats::password;
-use super::program::{Spec, binary};
+use super::program::{Spec, site};
 use super::{Api, Cloud, Nats, Program};
 
 #[derive(Clone, Debug)]
@@ -44,6 +45,7 @@ pub struct System {
     pub monitor: Program,
     pub cloud: Cloud,
     pub nats: Nats,
+    pub site: Site,
     options: SystemOptions,
     dir: TempDir,
 }
@@ -59,7 +61,8 @@ impl System {
         let dir =
             TempDir::with_prefix("spotreel-system-").expect("a temporary directory can be made");
         let (nats, cloud) = tokio::join!(Nats::provisioned(options.lease), Cloud::start());
-        let spec = |name| spec(name, &dir, &nats, &cloud, &options);
+        let site = site(&nats.url, &cloud.access);
+        let spec = |name| service(&site, name, &dir, &options);
         let (intake, notifier, monitor) = tokio::join!(
             Program::start(spec("intake")),
             Program::start(spec("notifier")),
@@ -72,6 +75,7 @@ impl System {
             monitor,
             cloud,
             nats,
+            site,
             options,
             dir,
         };
@@ -83,7 +87,7 @@ impl System {
 
     /// How a service is started: what it needs to know of NATS and S3 is in it.
     pub fn spec(&self, name: &str) -> Spec {
-        spec(name, &self.dir, &self.nats, &self.cloud, &self.options)
+        service(&self.site, name, &self.dir, &self.options)
     }
 
     /// Where the programs' logs lie.
@@ -94,21 +98,20 @@ impl System {
     /// How the next worker will be started.
     pub fn worker_spec(&self) -> Spec {
         let number = self.workers.len();
-        let engine = binary("spotreel-engine-sim").display().to_string();
-        let mut command = vec![
-            engine,
-            "--step-ms".to_owned(),
-            self.options.step_ms.to_string(),
-        ];
+        let mut engine = self.site.programs.engine(Some(self.options.step_ms.into()));
         if self.options.faults {
-            command.push("--allow-faults".to_owned());
+            engine.push(FAULTS.to_owned());
         }
         let scratch = self.dir.path().join(format!("scratch-{number}"));
-        let mut spec = spec("worker", &self.dir, &self.nats, &self.cloud, &self.options)
-            .set("name", &format!("w{number}"))
-            .set("scratch", &scratch.display().to_string())
-            .set("engine.command", &serde_json::json!(command).to_string());
-        spec.settings
+        let name = format!("w{number}");
+        let run = self
+            .site
+            .worker(&name, &password("worker"), &scratch)
+            .engine(&engine);
+        let mut spec =
+            Spec::of(run, "worker", self.dir.path()).envs(self.options.environment.clone());
+        spec.run
+            .settings
             .extend(self.options.worker_settings.iter().cloned());
         spec
     }
@@ -158,11 +161,7 @@ impl System {
     }
 }
 
-fn spec(name: &str, dir: &TempDir, nats: &Nats, cloud: &Cloud, options: &SystemOptions) -> Spec {
-    Spec::new(name, dir.path())
-        .env("SPOTREEL_NATS__URL", &nats.url)
-        .env("SPOTREEL_NATS__USER", name)
-        .env("SPOTREEL_NATS__PASSWORD", &password(name))
-        .envs(cloud.environment())
-        .envs(options.environment.clone())
+fn service(site: &Site, name: &str, dir: &TempDir, options: &SystemOptions) -> Spec {
+    let run = site.service(name, &password(name));
+    Spec::of(run, name, dir.path()).envs(options.environment.clone())
 }

@@ -1,0 +1,25 @@
+//! One seed of the chaos run, small enough for every test run; `make chaos` does more.
+
+use std::time::Duration;
+
+use spotreel_chaos::Options;
+
+/// It kills fleet while nobody can read what was spent, then storage and NATS, and the market takes machines with and
+/// without a word.
+const SEED: u64 = 22;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_under_faults() {
+    let options = Options {
+        seed: SEED,
+        tasks: 25,
+        instances: 3,
+        dir: None,
+        keep: false,
+        most: Duration::from_secs(100),
+    };
+    let report = Box::pin(spotreel_chaos::run(&options))
+        .await
+        .expect("the run comes to its end");
+    assert!(report.passed(), "{report}");
+}
