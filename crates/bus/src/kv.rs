@@ -7,6 +7,7 @@ use async_nats::{Client, SubscribeError, Subscriber};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::time::elapsed;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::bucket::{self, Bucket, Protobuf, Terms};
@@ -60,7 +61,7 @@ pub fn worker_of(subject: &str) -> Option<&str> {
 /// Whether a worker that said so then still counts. The server removes what is older than its TTL; but one that was killed and
 /// started again (2.15.1) has been seen to remove nothing any more, and then a dead worker would render its task for ever.
 fn is_recent(stored_at: Timestamp, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(stored_at)).unwrap_or_default() < PRESENCE_TTL
+    elapsed(stored_at, now) < PRESENCE_TTL
 }
 
 /// By the clock that stamps what is stored: the reader's own may be wrong.

@@ -274,11 +274,7 @@ impl Pool {
             }
             Err(error) => Err(error.to_string()),
         };
-        let check = format!("pool {} spend", self.name);
-        self.fleet
-            .conditions
-            .set(&check, read.as_ref().map(drop).map_err(Clone::clone));
-        read.ok()
+        self.known_or_said("spend", read)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cloud::Cloud;
-use crate::error::{ObserveError, RoundError};
+use crate::error::RoundError;
 use crate::fleet::Fleet;
 use crate::metrics;
 use crate::pace::Pace;
@@ -158,7 +158,8 @@ impl Pool {
         }
     }
 
-    pub fn known_or_said<T>(&self, what: &str, read: Result<T, ObserveError>) -> Option<T> {
+    /// The fact, if it could be read; sets its check.
+    pub fn known_or_said<T, E: ToString>(&self, what: &str, read: Result<T, E>) -> Option<T> {
         let check = format!("pool {} {what}", self.name);
         let said = read.as_ref().map(drop).map_err(ToString::to_string);
         self.fleet.conditions.set(&check, said);

@@ -1,4 +1,5 @@
-//! The reconcile loop of a pool: lists the instances, reads the record, decides, writes, acts.
+//! The reconcile loop of a pool: lists the instances, reads the record, decides, writes, acts. Its state is in
+//! [`pool`](crate::pool), what a pass reads in [`observe`], the effects in [`act`].
 //!
 //! Safety comes from this order. An instance that is listed and in no record has no owner, since the listing is older
 //! than the record. Nothing is called before it is durable. A fleet that was overtaken loses at the write and calls

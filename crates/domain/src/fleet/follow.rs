@@ -90,7 +90,7 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
     }
     meter::read(instance, shown, seen);
     // An instance that shut itself down after an interruption notice counts as interrupted: it had no other reason.
-    let taken = was_told_to_go(instance) || shown.is_taken();
+    let taken = instance.is_taken() || shown.is_taken();
     match shown.state {
         CloudState::Terminated if !instance.is_gone() => {
             let by_itself = shown
@@ -127,14 +127,6 @@ fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
         }
         _ => {}
     }
-}
-
-fn was_told_to_go(instance: &Instance) -> bool {
-    matches!(
-        instance.state,
-        InstanceState::Draining { why, .. } | InstanceState::Terminating { why, .. }
-            if why == Leaving::Interruption
-    )
 }
 
 fn is_here(instance: &Instance) -> bool {

@@ -167,9 +167,7 @@ fn aged(
         let sentence = "the age of the oldest task is not known".to_owned();
         return finding(rule, Outcome::NotYet, Distance::default(), sentence);
     };
-    let left = Duration::try_from(later(baseline, after).duration_since(now))
-        .ok()
-        .filter(|left| !left.is_zero());
+    let left = Some(elapsed(now, later(baseline, after))).filter(|left| !left.is_zero());
     let passed = span(elapsed(baseline, now));
     let sentence = match left {
         Some(left) => format!("{passed} of {} {what}, {} to go", span(after), span(left)),
