@@ -35,7 +35,7 @@ pub struct Fleet {
     pub(crate) config: FleetConfig,
     pub(crate) pools: Pools,
     pub(crate) batches: BatchLog,
-    /// Held by a pool while it decides and writes: what one buys, the next one counts.
+    /// Locked by a pool while it decides and writes, so that the next one counts what it buys.
     pub(crate) ledger: tokio::sync::Mutex<Ledger>,
     pub(crate) samples: Samples,
     pub(crate) cloud: Option<Arc<Cloud>>,
@@ -49,7 +49,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The pools that buy machines, with their policies as configured.
+    /// The pools for which this fleet launches instances, with their policies as configured.
     pub(crate) fn bought(&self) -> BTreeMap<PoolName, (Policy, Template)> {
         let pools = self.pools.pool.iter();
         pools
@@ -62,7 +62,7 @@ impl Fleet {
             .collect()
     }
 
-    /// Whether this fleet buys machines for the pool.
+    /// Whether this fleet launches instances for the pool.
     pub(crate) fn buys(&self, pool: &PoolName) -> bool {
         let config = self.pools.pool.get(pool);
         config.is_some_and(|config| config.cloud == spotreel_domain::pool::Cloud::Aws)
