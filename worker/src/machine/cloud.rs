@@ -232,7 +232,7 @@ impl Cloud {
         );
         match looked {
             Ok((action, rebalance)) => {
-                self.metadata.accepted();
+                self.metadata.polled(None);
                 Seen {
                     goes_at: action.map(|text| self.goes_at(&text)),
                     rebalance: rebalance.is_some(),
@@ -240,7 +240,7 @@ impl Cloud {
             }
             Err(error) => {
                 tracing::debug!(%error, "reading instance metadata failed");
-                self.metadata.failed(&error);
+                self.metadata.polled(Some(&error));
                 Seen::default()
             }
         }

@@ -25,7 +25,8 @@ pub enum MetadataError {
 pub struct Metadata {
     client: Client,
     refusals: u32,
-    clock: ServiceClock,
+    /// How many seconds its clock, against which notices are written, is ahead of ours. This machine's own may be wrong.
+    ahead: AtomicI64,
 }
 
 impl Metadata {
@@ -33,24 +34,16 @@ impl Metadata {
         Self {
             client: client(),
             refusals: 0,
-            clock: ServiceClock::default(),
+            ahead: AtomicI64::default(),
         }
     }
 
-    /// The time of the service.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    /// The service answered.
-    pub fn accepted(&mut self) {
-        self.refusals = 0;
-    }
-
-    /// It did not.
-    pub fn failed(&mut self, error: &MetadataError) {
-        if let MetadataError::Refused = error {
-            self.refusals += 1;
+    /// Counts refusals in a row, by the result of a poll.
+    pub fn polled(&mut self, error: Option<&MetadataError>) {
+        match error {
+            None => self.refusals = 0,
+            Some(MetadataError::Refused) => self.refusals += 1,
+            Some(MetadataError::Away(_)) => {}
         }
         if self.refusals >= REFUSALS {
             (self.client, self.refusals) = (client(), 0);
@@ -68,7 +61,7 @@ impl Metadata {
             Err(ImdsError::ErrorResponse(error)) => match error.response().status().as_u16() {
                 404 => {
                     let headers = error.response().headers();
-                    self.clock.hear(headers.get("date"));
+                    self.hear(headers.get("date"));
                     Ok(None)
                 }
                 401 => Err(MetadataError::Refused),
@@ -77,16 +70,7 @@ impl Metadata {
             Err(error) => Err(MetadataError::Away(spotreel_domain::chain(&error))),
         }
     }
-}
 
-/// The clock of the metadata service, against which notices are written. This machine's own may be wrong.
-#[derive(Default)]
-struct ServiceClock {
-    /// How many seconds it is ahead of ours.
-    ahead: AtomicI64,
-}
-
-impl ServiceClock {
     /// `date`: the header of an answer. It has whole seconds: where the clocks agree, ours is the finer one.
     fn hear(&self, date: Option<&str>) {
         let Some(at) = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()) else {
@@ -106,7 +90,8 @@ impl ServiceClock {
         }
     }
 
-    fn now(&self) -> Timestamp {
+    /// The time of the service.
+    pub fn now(&self) -> Timestamp {
         let ahead = SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed));
         let now = ambient::now();
         now.checked_add(ahead).unwrap_or(now)

@@ -51,7 +51,7 @@ pub enum AttemptError {
 }
 
 impl AttemptError {
-    /// What the engine said, or how it ended. None: the failure is the worker's own, and its engine can render on.
+    /// What went wrong with the engine. None: the failure is the worker's own, and its engine can render on.
     pub fn engine(&self) -> Option<&EngineError> {
         match self {
             Self::Engine(error) => Some(error),
@@ -59,25 +59,31 @@ impl AttemptError {
         }
     }
 
+    /// What the engine said, or how its process ended.
+    pub fn engine_failure(&self) -> Option<&EngineFailure> {
+        self.engine().and_then(EngineError::failure)
+    }
+
     /// If the task does not fit this accelerator.
     pub fn too_large(&self) -> Option<TooLarge> {
         match self {
             Self::Unsuitable(Unsuitable::TooLarge(why)) => Some(why.clone()),
-            Self::Engine(error) => {
-                let failure = error.failure().filter(|failure| failure.does_not_fit())?;
+            _ => {
+                let failure = self
+                    .engine_failure()
+                    .filter(|failure| failure.does_not_fit())?;
                 Some(TooLarge {
                     message: failure.message.clone(),
                     needed_bytes: failure.needed_bytes,
                 })
             }
-            _ => None,
         }
     }
 
     /// Whether the model's weights on this machine are missing or broken: every task of the model would fail here.
     pub fn spoils_model(&self) -> bool {
-        let failure = self.engine().and_then(EngineError::failure);
-        failure.is_some_and(|failure| failure.kind == ErrorKind::Model)
+        self.engine_failure()
+            .is_some_and(|failure| failure.kind == ErrorKind::Model)
     }
 
     /// Whether the failure leaves the other tasks: this one does not fit, or its model's files are unusable.
@@ -92,7 +98,7 @@ impl AttemptError {
     /// As it stands in the task's record: with its code, what machine would do, and the last lines of the engine's log.
     pub fn record(&self) -> Failure {
         let (_, kind, code) = self.class();
-        let failure = self.engine().and_then(EngineError::failure);
+        let failure = self.engine_failure();
         let text = failure.map_or_else(|| chain(self), |failure| failure.message.clone());
         let mut message = format!("{text} ({code})");
         let too_large = self.too_large().and_then(|why| why.needed_bytes);
@@ -181,13 +187,13 @@ fn advice(needed: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_bootstrap::{Health, ambient};
+    use spotreel_bootstrap::ambient;
+    use spotreel_domain::render_time::Job;
     use spotreel_domain::request::TaskSpec;
     use spotreel_domain::{Model, TaskRequest};
 
     use super::*;
-    use crate::config::EngineSection;
-    use crate::machine::host::Host;
+    use crate::machine::suitability::Misfits;
 
     const MODEL: Model = Model::T2vA14b;
 
@@ -203,13 +209,7 @@ mod tests {
             frames: 5,
             ..large.clone()
         };
-        let section = EngineSection {
-            command: Vec::new(),
-            profile: String::new(),
-            deadlines: Default::default(),
-            graces: Default::default(),
-        };
-        let mut host = Host::new(section, Health::new(), true);
+        let mut misfits = Misfits::default();
         let reported = |code: &str| {
             let message = "1280x720, 81 frames do not fit on NVIDIA L4".to_owned();
             let failure = EngineFailure {
@@ -220,21 +220,18 @@ mod tests {
             AttemptError::from(EngineError::from(failure))
         };
         let (failure, passing) = (reported("does_not_fit"), reported("out_of_memory"));
-        host.misfits.remember(&large, passing.too_large());
-        assert_eq!(
-            host.check_size(&large),
-            Ok(()),
-            "that may go well another time"
-        );
-        host.misfits.remember(&large, failure.too_large());
-        let again = host.check_size(&large).unwrap_err();
+        misfits.remember(&large, passing.too_large());
+        let found = misfits.check(&Job::of(&large));
+        assert_eq!(found, Ok(()), "that may go well another time");
+        misfits.remember(&large, failure.too_large());
+        let again = misfits.check(&Job::of(&large)).unwrap_err();
         assert_eq!(Some(&again), failure.too_large().as_ref());
-        assert_eq!(host.check_size(&small), Ok(()));
+        assert_eq!(misfits.check(&Job::of(&small)), Ok(()));
         let other = TaskSpec {
             model: Model::I2vA14b,
             ..large.clone()
         };
-        assert_eq!(host.check_size(&other), Ok(()));
+        assert_eq!(misfits.check(&Job::of(&other)), Ok(()));
         let said = failure.record();
         assert_eq!(said, AttemptError::from(Unsuitable::from(again)).record());
         assert_eq!(said.kind, FailureKind::Oom);

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use spotreel_bus::Recorded;
 use spotreel_domain::request::TaskSpec;
 use spotreel_domain::{Model, Task};
@@ -12,8 +11,7 @@ use spotreel_s3::GetBytesError;
 
 use crate::engine::Load;
 use crate::engine::protocol::{
-    CheckpointPolicy, EmbeddingsFile, LoraFile, PreviewPolicy, RenderRequest, RenderTask,
-    ResumeFrom,
+    CheckpointPolicy, LoraFile, PreviewPolicy, RenderRequest, RenderTask, ResumeFrom,
 };
 use crate::machine::host::Host;
 use crate::machine::scratch;
@@ -36,15 +34,6 @@ pub struct Prepared {
     pub late: Option<Model>,
 }
 
-struct Files {
-    resume: Option<(ResumeFrom, Stored)>,
-    image: Option<PathBuf>,
-    loras: Vec<LoraFile>,
-    embeddings: Option<EmbeddingsFile>,
-    work_dir: PathBuf,
-    out_dir: PathBuf,
-}
-
 impl Prepared {
     /// Takes checkpoints from the front until one can be used. `profile`: how the model is to lie in memory.
     pub async fn new(
@@ -56,52 +45,55 @@ impl Prepared {
         dir: &Path,
     ) -> Result<Self, AttemptError> {
         let task = &started.task;
-        let model = task.spec.model;
+        let spec = &task.spec;
         // Before the minutes of a load, and even those of a pull.
-        host.check_size(&task.spec).map_err(Unsuitable::from)?;
+        host.check_size(spec).map_err(Unsuitable::from)?;
+        let patience = worker.config.engine.deadlines.load;
         let pack = match &worker.packs {
-            Some(cache) => Some(
-                cache
-                    .ready(model, worker.config.engine.deadlines.load)
-                    .await?,
-            ),
+            Some(cache) => Some(cache.ready(spec.model, patience).await?),
             None => None,
         };
         let index = pack.as_ref().map(|here| &here.pack.index);
-        host.check_offer(&task.spec, index)?;
-        let key = index.and_then(|index| embeddings::key(host.hello()?, index, &task.spec));
-        let format = host
-            .hello()
-            .and_then(|hello| hello.checkpoint_format.clone());
-        let files = Files::gather(
-            worker,
-            task,
-            checkpoints,
-            format.as_deref(),
-            key.as_deref(),
-            dir,
-        );
-        let files = files.await?;
-        let load = load(worker, model, profile, pack.as_ref());
-        host.load(model, load).await?;
-        let (resume, resumed_from) = files.resume.unzip();
+        host.check_offer(spec, index)?;
+
+        let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
+        for dir in [&work_dir, &out_dir] {
+            let made = tokio::fs::create_dir_all(dir).await;
+            made.map_err(scratch::at(dir))?;
+        }
+        let hello = host.hello();
+        let key = index.and_then(|index| embeddings::key(hello?, index, spec));
+        let format = hello.and_then(|hello| hello.checkpoint_format.as_deref());
+        let resume = newest_usable(worker, task, checkpoints, format, &work_dir).await?;
+        let image = image(worker, spec, &work_dir).await?;
+        let loras = loras::fetch(worker, spec).await?;
+        // A checkpoint has the text in it.
+        let embeddings = match key.as_deref().filter(|_| resume.is_none()) {
+            None => None,
+            Some(key) => embeddings::fetch(&worker.store, key, &work_dir).await,
+        };
+        let load = load(worker, spec.model, profile, pack.as_ref());
+        host.load(spec.model, load).await?;
+
+        let (resume, resumed_from) = resume.unzip();
+        let is_late = pack.is_some_and(|here| !here.arriving.is_empty());
         Ok(Self {
             resumed_from,
             embeddings: key,
-            late: pack.filter(|here| !here.arriving.is_empty()).map(|_| model),
+            late: is_late.then_some(spec.model),
             request: RenderRequest {
                 id: format!("{}-{}", task.id, started.sequence),
                 attempt: task.attempts_total,
-                task: render_task(&task.spec, files.image, files.loras),
-                work_dir: files.work_dir,
-                out_dir: files.out_dir,
+                task: render_task(spec, image, loras),
+                work_dir,
+                out_dir,
                 resume,
-                embeddings: files.embeddings,
+                embeddings,
                 checkpoint: CheckpointPolicy {
                     every_steps: worker.config.checkpoint.every_steps,
                     min_interval_s: worker.config.checkpoint.min_interval.as_secs_f64(),
                 },
-                preview: task.spec.preview.then_some(PreviewPolicy {
+                preview: spec.preview.then_some(PreviewPolicy {
                     every_steps: worker.config.preview.every_steps,
                 }),
             },
@@ -127,48 +119,6 @@ fn load(worker: &Worker, model: Model, profile: Option<&str>, pack: Option<&Read
             }
         }
         _ => load,
-    }
-}
-
-impl Files {
-    async fn gather(
-        worker: &Worker,
-        task: &Task,
-        checkpoints: &mut VecDeque<Stored>,
-        format: Option<&str>,
-        embeddings_key: Option<&str>,
-        dir: &Path,
-    ) -> Result<Self, AttemptError> {
-        let (work_dir, out_dir) = (dir.join("work"), dir.join("out"));
-        for dir in [&work_dir, &out_dir] {
-            let made = tokio::fs::create_dir_all(dir).await;
-            made.map_err(scratch::at(dir))?;
-        }
-        let resume = newest_usable(worker, task, checkpoints, format, &work_dir).await?;
-        let image = match &task.spec.image {
-            None => None,
-            Some(key) => {
-                let path = work_dir.join("image");
-                let bytes = image(worker, key).await?;
-                let written = tokio::fs::write(&path, bytes).await;
-                written.map_err(scratch::at(&path))?;
-                Some(path)
-            }
-        };
-        let loras = loras::fetch(worker, &task.spec).await?;
-        // A checkpoint has the text in it.
-        let embeddings = match embeddings_key.filter(|_| resume.is_none()) {
-            None => None,
-            Some(key) => embeddings::fetch(&worker.store, key, &work_dir).await,
-        };
-        Ok(Self {
-            resume,
-            image,
-            loras,
-            embeddings,
-            work_dir,
-            out_dir,
-        })
     }
 }
 
@@ -200,17 +150,28 @@ async fn newest_usable(
 }
 
 /// The picture of a task. One that is not there, or is too large, is the task's own fault.
-async fn image(worker: &Worker, key: &str) -> Result<Bytes, AttemptError> {
+async fn image(
+    worker: &Worker,
+    spec: &TaskSpec,
+    work_dir: &Path,
+) -> Result<Option<PathBuf>, AttemptError> {
+    let Some(key) = &spec.image else {
+        return Ok(None);
+    };
     let got = storage::read(GetBytesError::retryable, || {
         worker.store.get_bytes(key, MAX_IMAGE_BYTES)
     });
-    got.await.map_err(|error| match error {
+    let bytes = got.await.map_err(|error| match error {
         GetBytesError::Request(source) => {
-            let key = key.to_owned();
+            let key = key.clone();
             AttemptError::Image { key, source }
         }
         error => AttemptError::BadImage(error),
-    })
+    })?;
+    let path = work_dir.join("image");
+    let written = tokio::fs::write(&path, bytes).await;
+    written.map_err(scratch::at(&path))?;
+    Ok(Some(path))
 }
 
 fn render_task(spec: &TaskSpec, image: Option<PathBuf>, loras: Vec<LoraFile>) -> RenderTask {
