@@ -51,7 +51,7 @@ pub enum AttemptError {
 }
 
 impl AttemptError {
-    /// What the engine said, or how it ended. None: the failure is the worker's own, and its engine can render on.
+    /// What went wrong with the engine. None: the failure is the worker's own, and its engine can render on.
     pub fn engine(&self) -> Option<&EngineError> {
         match self {
             Self::Engine(error) => Some(error),
@@ -59,25 +59,31 @@ impl AttemptError {
         }
     }
 
+    /// What the engine said, or how its process ended.
+    pub fn engine_failure(&self) -> Option<&EngineFailure> {
+        self.engine().and_then(EngineError::failure)
+    }
+
     /// If the task does not fit this accelerator.
     pub fn too_large(&self) -> Option<TooLarge> {
         match self {
             Self::Unsuitable(Unsuitable::TooLarge(why)) => Some(why.clone()),
-            Self::Engine(error) => {
-                let failure = error.failure().filter(|failure| failure.does_not_fit())?;
+            _ => {
+                let failure = self
+                    .engine_failure()
+                    .filter(|failure| failure.does_not_fit())?;
                 Some(TooLarge {
                     message: failure.message.clone(),
                     needed_bytes: failure.needed_bytes,
                 })
             }
-            _ => None,
         }
     }
 
     /// Whether the model's weights on this machine are missing or broken: every task of the model would fail here.
     pub fn spoils_model(&self) -> bool {
-        let failure = self.engine().and_then(EngineError::failure);
-        failure.is_some_and(|failure| failure.kind == ErrorKind::Model)
+        self.engine_failure()
+            .is_some_and(|failure| failure.kind == ErrorKind::Model)
     }
 
     /// Whether the failure leaves the other tasks: this one does not fit, or its model's files are unusable.
@@ -92,7 +98,7 @@ impl AttemptError {
     /// As it stands in the task's record: with its code, what machine would do, and the last lines of the engine's log.
     pub fn record(&self) -> Failure {
         let (_, kind, code) = self.class();
-        let failure = self.engine().and_then(EngineError::failure);
+        let failure = self.engine_failure();
         let text = failure.map_or_else(|| chain(self), |failure| failure.message.clone());
         let mut message = format!("{text} ({code})");
         let too_large = self.too_large().and_then(|why| why.needed_bytes);

@@ -36,7 +36,6 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::engine::EngineError;
 use crate::machine::host::{self, Host, Ready};
 use crate::machine::leave::By;
 use crate::machine::scratch;
@@ -157,17 +156,12 @@ async fn attempt(
     ctx: &Context,
 ) -> Option<(Model, AttemptError)> {
     // Begin. In hand from here on, whatever becomes of it.
-    let Taken {
-        delivery,
-        ack_wait,
-        others,
-    } = taken;
-    if let Some((id, _)) = names::parse_log_subject(&delivery.subject) {
+    if let Some((id, _)) = names::parse_log_subject(&taken.delivery.subject) {
         worker.presence.render(Some(&id));
     }
-    let lease = Lease::hold(worker.log.clone(), delivery, ack_wait);
+    let lease = Lease::hold(worker.log.clone(), taken.delivery, taken.ack_wait);
     let begun = worker.begin(lease).await;
-    drop(others);
+    drop(taken.others);
     let Begun {
         started,
         lease,
@@ -254,7 +248,7 @@ async fn hand_over(
 
 /// What a failure says of this worker.
 fn note(worker: &Worker, task: &Task, error: &AttemptError) {
-    if let Some(failure) = error.engine().and_then(EngineError::failure)
+    if let Some(failure) = error.engine_failure()
         && failure.stepped
     {
         worker.wellness.rendered();

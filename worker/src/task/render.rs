@@ -5,7 +5,6 @@ use std::path::Path;
 
 use spotreel_bus::{Lease, Recorded};
 
-use crate::engine::EngineError;
 use crate::engine::protocol::ErrorKind;
 use crate::machine::host::Host;
 use crate::task::checkpoints::{self, Stored};
@@ -65,8 +64,10 @@ pub async fn render(
         let End::Failed(error) = &end else {
             return end;
         };
-        let failure = error.engine().and_then(EngineError::failure);
-        let Some(failure) = failure.filter(|failure| failure.engine_alive) else {
+        let Some(failure) = error
+            .engine_failure()
+            .filter(|failure| failure.engine_alive)
+        else {
             return end;
         };
         match (failure.kind, resumed_from) {
