@@ -4,11 +4,9 @@ use spotreel_api::{FleetQuery, FleetView, InstanceView, PoolView, WorkerView};
 use spotreel_bus::names;
 use spotreel_domain::batch::InstanceState;
 
-use crate::Done;
 use crate::args::FleetArgs;
 use crate::connection::{Api, Settings};
 use crate::done::Done;
-use crate::orders::OfPool;
 use crate::print::{self, field, line, span};
 
 /// What is known of the cloud is told to be old once it is older than this: fleet looks every quarter of a minute while

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use spotreel_api::{
-    Accepted, AcceptedMany, ApiError, ErrorCode, ErrorReply, ImageSource, SubmitResult, TaskRequest,
+    Accepted, AcceptedMany, ApiError, ErrorCode, ErrorReply, SubmitResult, TaskRequest,
 };
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;

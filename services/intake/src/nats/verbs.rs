@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::Client;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
-use spotreel_api::{ApiError, ListQuery, SubmitResult, TaskRef};
+use spotreel_api::{ApiError, ListQuery, SubmitResult};
 use spotreel_bus::reply::json;
 use spotreel_bus::service::Request;
 use spotreel_bus::{Room, Service, names};
