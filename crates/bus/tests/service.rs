@@ -14,7 +14,6 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spotreel_api::ApiError;
-use spotreel_api::ApiError;
 use spotreel_bus::service::Offered;
 use spotreel_bus::{Room, Service, names};
 use spotreel_test_kit::Nats;
