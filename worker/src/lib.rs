@@ -1,9 +1,17 @@
 //! The worker: takes tasks from the queue, has an engine render them, and puts the videos in S3.
 //!
+//! | folder | what |
+//! |---|---|
+//! | [`task`] | the path of one task, from a work item to the end of its attempt |
+//! | `machine` | the instance, its engine process, and when the worker leaves |
+//! | `packs` | the pack cache, LoRAs, encoded text |
+//! | [`gate`] | the check of a finished video |
+//! | [`engine`] | the engine as a child process |
+//!
 //! **Hears** work items of the task log (one lease at a time, one more while the last video uploads), hints that a
-//! task was cancelled, fleet's request to drain, the notices of its machine's cloud, SIGTERM. **Says** `started`, `succeeded`, `attempt_failed`, `failed`, `interrupted` and `lost`
-//! by compare-and-set, progress on core NATS, its presence in the workers' bucket. **Owns** a scratch directory and
-//! one engine process; nothing in them is needed after a crash.
+//! task was cancelled, fleet's request to drain, the notices of its machine's cloud, SIGTERM. **Says** `started`,
+//! `succeeded`, `attempt_failed`, `failed`, `interrupted` and `lost` by compare-and-set, progress on core NATS, its presence
+//! in the workers' bucket. **Owns** a scratch directory and one engine process; nothing in them is needed after a crash.
 //!
 //! - The sequence of its own `started` event is the fence: after a newer event in the log, the task no longer belongs to
 //!   this worker.
