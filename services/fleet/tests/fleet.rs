@@ -30,13 +30,7 @@ patience = { moving = "200ms", calm = "500ms" }
 async fn a_batch_comes_works_and_leaves_nothing() {
     let stage = Stage::set(POOL).await;
     let workers = stage.workers.clone();
-    for task in ["a", "b", "c"] {
-        stage.submit(task).await;
-    }
-    stage.start_fleet().await;
-    stage.request(3).await;
-    let batch = stage.until_machines(3).await;
-    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    let ids = stage.bring_up(&["a", "b", "c"]).await;
     for id in &ids {
         workers.come_up(id, State::Idle).await;
     }
@@ -116,11 +110,7 @@ async fn what_another_pool_spends_counts_while_both_run() {
     );
     let stage = Stage::set(&pools).await;
     let workers = stage.workers.clone();
-    stage.submit("a").await;
-    stage.start_fleet().await;
-    stage.request(1).await;
-    let batch = stage.until_machines(1).await;
-    let id = &batch.instances[0].id;
+    let id = &stage.bring_up(&["a"]).await[0];
     workers.come_up(id, State::Idle).await;
     let _hand = workers.take(id).await;
     stage.until_status(&Status::Running).await;
@@ -163,9 +153,7 @@ async fn what_such_tasks_took_goes_before_what_is_configured_and_a_mean_of_the_p
     };
     stage.logs.update(&before.id.pool, end).await;
 
-    for task in ["a", "b", "c"] {
-        stage.submit(task).await;
-    }
+    stage.submit_all(&["a", "b", "c"]).await;
     // Two hours for each that is like these.
     let last = stage.logs.tasks.scan("spotreel.log.>", 1, 1).await.unwrap();
     let run = Run {
@@ -198,9 +186,7 @@ async fn a_stop_lets_finish_and_a_stop_at_once_does_not() {
     for mode in ["finish", "now"] {
         let stage = Stage::set(POOL).await;
         let workers = stage.workers.clone();
-        for task in ["a", "b", "c", "d"] {
-            stage.submit(task).await;
-        }
+        stage.submit_all(&["a", "b", "c", "d"]).await;
         stage.start_fleet().await;
         stage.request(2).await;
         let batch = stage
@@ -236,13 +222,7 @@ async fn a_stop_lets_finish_and_a_stop_at_once_does_not() {
 async fn one_machine_is_drained_by_order_and_the_view_tells() {
     let stage = Stage::set(POOL).await;
     let workers = stage.workers.clone();
-    for task in ["a", "b"] {
-        stage.submit(task).await;
-    }
-    stage.start_fleet().await;
-    stage.request(2).await;
-    let batch = stage.until_machines(2).await;
-    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    let ids = stage.bring_up(&["a", "b"]).await;
     for id in &ids {
         workers.come_up(id, State::Busy).await;
     }
@@ -301,9 +281,7 @@ async fn machines_that_never_boot_end_the_batch_and_hold_the_pool_until_the_conf
     let broken = "#!/bin/bash\necho the registry says 429\nexit 1\n";
     let mut stage = Stage::with_machines(&pool, broken).await;
     let logs = stage.logs.clone();
-    for task in ["a", "b", "c"] {
-        stage.submit(task).await;
-    }
+    stage.submit_all(&["a", "b", "c"]).await;
     let first = context("fleet");
     stage.start_fleet_as(Lead::ByLease, &first).await;
     stage.request(3).await;
@@ -403,9 +381,7 @@ async fn without_nats_what_has_expired_is_ended() {
 async fn two_fleets_that_both_believe_to_lead_do_no_harm() {
     let stage = Stage::set(POOL).await;
     let workers = stage.workers.clone();
-    for task in ["a", "b", "c"] {
-        stage.submit(task).await;
-    }
+    stage.submit_all(&["a", "b", "c"]).await;
     let other = context("fleet");
     stage.start_fleet_as(Lead::Always, &stage.ctx).await;
     stage.start_fleet_as(Lead::Always, &other).await;

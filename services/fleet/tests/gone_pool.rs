@@ -39,9 +39,7 @@ fn rename(stage: &Stage) {
 /// Two machines run, and one of them renders.
 async fn running(stage: &Stage) -> Vec<String> {
     let workers = stage.workers.clone();
-    for task in ["a", "b"] {
-        stage.submit(task).await;
-    }
+    stage.submit_all(&["a", "b"]).await;
     let fleet = context("fleet");
     stage.start_fleet_as(Lead::ByLease, &fleet).await;
     stage.request(2).await;

@@ -20,13 +20,7 @@ async fn a_batch_comes_works_and_leaves_nothing_on_moto() {
     let url = std::env::var("SPOTREEL_MOTO_URL").expect("tests/py/moto_server.sh sets it");
     let stage = Stage::over_moto(url, POOL).await;
     let workers = stage.workers.clone();
-    for task in ["a", "b", "c"] {
-        stage.submit(task).await;
-    }
-    stage.start_fleet().await;
-    stage.request(3).await;
-    let batch = stage.until_machines(3).await;
-    let ids: Vec<_> = batch.instances.iter().map(|i| i.id.clone()).collect();
+    let ids = stage.bring_up(&["a", "b", "c"]).await;
     for id in &ids {
         workers.come_up(id, State::Idle).await;
     }

@@ -60,9 +60,7 @@ async fn a_receipt_is_the_clouds_bill_to_the_cent() {
         stage.cloud.set_price("g5.xlarge", zone, PRICE).unwrap();
     }
     let workers = stage.workers.clone();
-    for task in ["a", "b", "c", "d"] {
-        stage.submit(task).await;
-    }
+    stage.submit_all(&["a", "b", "c", "d"]).await;
     stage.start_fleet().await;
     stage.request(4).await;
     let batch = stage

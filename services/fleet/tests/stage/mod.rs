@@ -224,6 +224,22 @@ impl Stage {
         self.logs.submit(id).await;
     }
 
+    pub async fn submit_all(&self, ids: &[&str]) {
+        for id in ids {
+            self.submit(id).await;
+        }
+    }
+
+    /// These tasks, a fleet, and a batch with a machine for each of them; the machines' ids.
+    pub async fn bring_up(&self, tasks: &[&str]) -> Vec<String> {
+        self.submit_all(tasks).await;
+        self.start_fleet().await;
+        self.request(u32::try_from(tasks.len()).unwrap()).await;
+        let batch = self.until_machines(tasks.len()).await;
+        let machines = batch.instances.into_iter();
+        machines.map(|machine| machine.id).collect()
+    }
+
     /// Asks as an operator.
     pub async fn ask(&self, verb: &str, body: &Value) -> Value {
         ask(&self.operator, &format!("spotreel.{verb}"), body).await
