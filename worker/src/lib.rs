@@ -34,15 +34,14 @@ mod metrics;
 mod packs;
 mod storage;
 pub mod task;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use spotreel_bootstrap::{Context, ambient};
+use spotreel_bootstrap::Context;
 use spotreel_bus::{TaskLog, Uptime};
-use spotreel_packs::Remote;
-use spotreel_s3::Store;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::WorkerConfig;
 pub use deps::Deps;
 pub use error::StartError;
+pub use worker::Worker;
 
 use crate::machine::cloud::Cloud;
 use crate::machine::leave::{By, Leave};
@@ -64,29 +64,6 @@ pub const DEFAULTS: &str = include_str!("../worker.toml");
 /// What `auto` is on a machine of a cloud: without work, and without the server.
 const IDLE_ON_CLOUD: Duration = Duration::from_secs(5 * 60);
 const ORPHANED_ON_CLOUD: Duration = Duration::from_secs(10 * 60);
-
-/// What every part of a running worker needs.
-pub struct Worker {
-    pub name: String,
-    pub instance: String,
-    /// The machine is a cloud's, and costs money.
-    pub on_cloud: bool,
-    pub config: WorkerConfig,
-    pub log: TaskLog,
-    /// Of the connection to NATS.
-    pub uptime: Uptime,
-    pub wellness: Wellness,
-    pub store: Store,
-    /// None: the engine brings its own packs.
-    pub packs: Option<PackCache>,
-    /// Where LoRAs lie.
-    pub loras: Remote,
-    pub presence: presence::Board,
-    pub leave: Leave,
-    pub stay: idle::Stay,
-    pub measured: interruption::Measured,
-    pub scratch: std::path::PathBuf,
-}
 
 pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
@@ -216,15 +193,5 @@ async fn obey_signals(
         biased;
         () = ended.cancelled() => {}
         () = stopping.cancelled() => leave.order(By::Signal(Instant::now() + within), "told to stop"),
-    }
-}
-
-impl Worker {
-    pub fn append(
-        &self,
-        step: (spotreel_domain::Event, spotreel_domain::Task),
-        expected: u64,
-    ) -> spotreel_bus::log::Append {
-        spotreel_bus::log::Append::new(step, expected, ambient::uuid_v7())
     }
 }

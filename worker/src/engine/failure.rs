@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use spotreel_engine_protocol::{
@@ -101,7 +102,7 @@ impl EngineFailure {
 
     /// An end without a word. Another machine may do better, unless the accelerator is what broke.
     pub(super) fn exited(status: ExitStatus) -> Self {
-        let message = super::describe(status);
+        let message = describe(status);
         if status.code() == Some(EXIT_DEVICE) {
             return Self::new(ErrorKind::Device, "device", message);
         }
@@ -113,11 +114,31 @@ impl EngineFailure {
     }
 
     pub(super) fn broken(error: &LineError) -> Self {
-        Self::contract(&super::explain(error))
+        Self::contract(&explain(error))
     }
 
     /// The engine broke the contract: a bug of it, or of this worker, so the task deserves another try elsewhere.
     pub(super) fn contract(why: &str) -> Self {
         Self::new(ErrorKind::Retryable, "protocol", why.to_owned())
+    }
+}
+
+/// An exit in words.
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the engine exited with status {code}"),
+        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("the engine was killed by {name}"),
+            Err(_) => format!("the engine was killed by signal {signal}"),
+        },
+        (None, None) => "the engine ended".to_owned(),
+    }
+}
+
+/// A violation in words, its source included.
+fn explain(error: &LineError) -> String {
+    match error {
+        LineError::NotAMessage(source) => format!("{error}: {source}"),
+        LineError::TooLong => error.to_string(),
     }
 }

@@ -16,7 +16,6 @@ mod process;
 mod render;
 
 use std::collections::VecDeque;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -281,25 +280,5 @@ impl Engine {
         failure.engine_alive = self.is_alive();
         failure.log_tail = self.logs.tail();
         failure
-    }
-}
-
-/// An exit in words.
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("the engine exited with status {code}"),
-        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
-            Ok(name) => format!("the engine was killed by {name}"),
-            Err(_) => format!("the engine was killed by signal {signal}"),
-        },
-        (None, None) => "the engine ended".to_owned(),
-    }
-}
-
-/// A violation in words, its source included.
-fn explain(error: &LineError) -> String {
-    match error {
-        LineError::NotAMessage(source) => format!("{error}: {source}"),
-        LineError::TooLong => error.to_string(),
     }
 }

@@ -4,8 +4,9 @@ use openh264::OpenH264API;
 use openh264::decoder::{DecodedYUV, Decoder, DecoderConfig, Flush};
 use openh264::formats::YUVSource;
 
+use super::error::GateError;
+use super::expectation::Expectation;
 use super::mp4::Index;
-use super::{Expectation, GateError, check_size};
 
 /// Frames that are kept to look at, spread evenly, the first and the last among them.
 const LOOKS: usize = 5;
@@ -148,7 +149,7 @@ impl Viewer {
     fn see(&mut self, picture: &DecodedYUV<'_>) -> Result<(), GateError> {
         let (width, height) = picture.dimensions();
         let number = |side| u32::try_from(side).unwrap_or(u32::MAX);
-        check_size(number(width), number(height), &self.expected)?;
+        self.expected.check_size(number(width), number(height))?;
         let last = (self.expected.frames as usize).saturating_sub(1);
         let look = Look::at(picture);
         if let Some(previous) = &self.previous {

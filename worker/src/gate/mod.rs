@@ -4,28 +4,22 @@
 //! encoder that drops frames under pressure writes a perfectly well-formed file. What it checks is what was asked
 //! for, so that it passes any renderer's honest work and judges no taste.
 
+mod error;
+mod expectation;
 mod look;
 mod mp4;
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use error::GateError;
+pub use expectation::Expectation;
 use look::{Look, Looks};
 
 /// Larger than any video a task can ask for at the highest quality; a bound on memory.
 const MAX_BYTES: u64 = 1 << 30;
-
-/// What the task asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expectation {
-    pub width: u32,
-    pub height: u32,
-    pub frames: u32,
-    pub fps: u32,
-}
 
 /// What the file really is.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,48 +31,6 @@ pub struct VideoFacts {
     pub duration_s: f64,
     pub bytes: u64,
     pub sha256: String,
-}
-
-/// Why a video is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum GateError {
-    #[error("the video cannot be read")]
-    Read(#[source] io::Error),
-    #[error("the video has {bytes} bytes, more than any task can ask for")]
-    TooLarge { bytes: u64 },
-    #[error("not a playable MP4: {0}")]
-    Mp4(&'static str),
-    #[error(
-        "the index is behind the data: browsers would download the whole file before they play it"
-    )]
-    NotFaststart,
-    #[error("the codec is {0}, not H.264")]
-    Codec(String),
-    #[error("the video is {width}x{height}, but {expected_width}x{expected_height} was requested")]
-    Size {
-        width: u32,
-        height: u32,
-        expected_width: u32,
-        expected_height: u32,
-    },
-    #[error("the index has {frames} frames, but {expected} were requested")]
-    Frames { frames: usize, expected: u32 },
-    #[error("the frame rate is not {expected} frames per second")]
-    FrameRate { expected: u32 },
-    #[error("frame {frame} cannot be decoded")]
-    Decode {
-        frame: usize,
-        #[source]
-        source: openh264::Error,
-    },
-    #[error("{decoded} frames were decoded, but {expected} were requested")]
-    Decoded { decoded: usize, expected: u32 },
-    #[error("the video is black")]
-    Black,
-    #[error("the video shows one flat colour")]
-    Flat,
-    #[error("the video does not move")]
-    Frozen,
 }
 
 /// Checks a video against what was asked for. Blocking, and as long as decoding takes: seconds.
@@ -100,7 +52,7 @@ pub fn check(path: &Path, expected: &Expectation) -> Result<VideoFacts, GateErro
 /// As [`check`], except for reading.
 pub fn check_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, GateError> {
     let index = mp4::read(file)?;
-    check_size(index.width, index.height, expected)?;
+    expected.check_size(index.width, index.height)?;
     if index.samples.len() != expected.frames as usize {
         return Err(GateError::Frames {
             frames: index.samples.len(),
@@ -118,18 +70,6 @@ pub fn check_bytes(file: &[u8], expected: &Expectation) -> Result<VideoFacts, Ga
         duration_s: f64::from(expected.frames) / f64::from(expected.fps),
         bytes: file.len() as u64,
         sha256: hex::encode(Sha256::digest(file)),
-    })
-}
-
-fn check_size(width: u32, height: u32, expected: &Expectation) -> Result<(), GateError> {
-    if (width, height) == (expected.width, expected.height) {
-        return Ok(());
-    }
-    Err(GateError::Size {
-        width,
-        height,
-        expected_width: expected.width,
-        expected_height: expected.height,
     })
 }
 

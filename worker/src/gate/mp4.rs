@@ -3,7 +3,7 @@
 //! Own code, because the file comes from a process that may be broken: parsers at hand index into tables without
 //! looking, or reserve as much memory as a broken count asks for. Here every read is checked and every count bounded.
 
-use super::GateError;
+use super::error::GateError;
 
 /// Ten minutes at 60 frames a second; a bound on memory.
 const MAX_SAMPLES: usize = 36_000;
