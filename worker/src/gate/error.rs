@@ -1,3 +1,5 @@
+//! Why a video is refused.
+
 use std::io;
 
 /// Why a video is refused.

@@ -1,3 +1,5 @@
+//! What the task asked for, and the check of the size.
+
 use super::error::GateError;
 
 /// What the task asked for.
