@@ -6,26 +6,24 @@ set -u
 store=$1
 # Two of the files that the server writes streams in, 8 MiB each.
 room_kib=16384
-# In a tmpfs, so it is gone whenever the container starts: a server that still reads its streams back is left alone.
-was_well=${TMPDIR:-/tmp}/was-well
-# Left by a check that found it unwell: a stream that is just being made is unwell for a moment, too.
+# Left by a check that found it unwell: a stream that is just being made is unwell for a moment, too. It is in a tmpfs, so it
+# is gone whenever the container starts.
 was_unwell=${TMPDIR:-/tmp}/was-unwell
 
 ask() { wget -Y off -qO /dev/null http://127.0.0.1:8222/healthz 2>&1; }
 
 if said=$(ask); then
-  touch "$was_well"
   rm -f "$was_unwell"
   exit 0
 fi
-# Only its own word counts; a server that does not answer may be busy.
+# Only its own word counts: a server that does not answer may be busy, and one that still reads its streams answers 500.
 case $said in *" 503 "*) ;; *) exit 1 ;; esac
 free_kib=$(df -Pk "$store" | awk 'NR == 2 { print $4 }')
 if [ "$free_kib" -lt "$room_kib" ]; then
   echo "the disk of $store is full: nothing can be stored"
-elif [ -e "$was_well" ] && [ ! -e "$was_unwell" ]; then
+elif [ ! -e "$was_unwell" ]; then
   touch "$was_unwell"
-elif [ -e "$was_well" ]; then
+else
   told="nats-server stores nothing more since a write failed, and $((free_kib / 1024)) MiB are free now: it is started again"
   echo "$told"
   # Into the container's log, too.

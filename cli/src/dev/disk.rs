@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+use reqwest::StatusCode;
 
 use super::ready;
 
@@ -30,14 +31,13 @@ impl Disk {
             return std::future::pending().await;
         };
         let dir = self.dir.display();
-        let (mut was_well, mut unwell, mut told) = (false, 0, false);
+        let (mut unwell, mut told) = (0, false);
         loop {
             tokio::time::sleep(LOOK).await;
             match self.is_well(&http).await {
-                Some(true) => (was_well, unwell) = (true, 0),
-                // One that was never well reads its streams back.
-                Some(false) if was_well => unwell += 1,
-                Some(false) | None => {}
+                Some(true) => unwell = 0,
+                Some(false) => unwell += 1,
+                None => {}
             }
             if unwell < UNWELL_LOOKS {
                 continue;
@@ -59,14 +59,52 @@ impl Disk {
         }
     }
 
-    /// What the server says of itself: that it stores, or that it does not. None: it does not answer, and may be busy.
+    /// What the server says of itself: 200 (it stores) or 503 (it does not). None: it does not answer and may be busy, or it
+    /// answers 500 because it is still reading its streams. So a server that has been unwell since it started counts, too:
+    /// its first write may already have found the disk full.
     async fn is_well(&self, http: &reqwest::Client) -> Option<bool> {
         let answer = http.get(&self.health_url).send().await.ok()?;
-        Some(answer.status().is_success())
+        match answer.status() {
+            StatusCode::OK => Some(true),
+            StatusCode::SERVICE_UNAVAILABLE => Some(false),
+            _ => None,
+        }
     }
 }
 
 /// Bytes; of a disk that cannot be looked at none.
 fn free(dir: &Path) -> u64 {
     statvfs(dir).map_or(0, |found| found.blocks_available() * found.fragment_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_unwell_from_its_start_is_restarted_and_one_that_still_starts_is_not()
+    {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let disk = Disk {
+            dir: std::env::temp_dir(),
+            health_url: format!("http://{}/healthz", server.local_addr().unwrap()),
+        };
+        let answers = async {
+            for status in ["500 Starting", "503 Unwell", "503 Unwell"] {
+                let (mut asked, _) = server.accept().await.unwrap();
+                asked.read(&mut [0; 1024]).await.unwrap();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+                asked.write_all(answer.as_bytes()).await.unwrap();
+            }
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            () = disk.was_full() => {}
+            () = answers => {}
+        }
+    }
 }

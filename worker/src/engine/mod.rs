@@ -20,7 +20,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use spotreel_engine_protocol::{
-    EngineHello, ErrorKind, FromEngine, LineError, PROTO, RenderRequest, ToEngine, negotiate,
+    EngineHello, ErrorKind, FromEngine, PROTO, RenderRequest, ToEngine, negotiate,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
