@@ -58,8 +58,9 @@ test-api: tools build ## Test the HTTP API against its OpenAPI description with 
 	tests/py/api.sh
 
 .PHONY: lint
-lint: ## Check formatting, clippy lints, and cargo-deny if it is installed
+lint: ## Check formatting, circles of imports, clippy lints, and cargo-deny if it is installed
 	cargo fmt --all --check
+	python3 tests/py/structure.py --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v cargo-deny >/dev/null; then \
 	  cargo deny --locked check bans licenses sources; \
