@@ -23,11 +23,13 @@
 //!
 //! Intake creates no stream: without one it is not ready, and says which is missing.
 
+mod clock;
 pub mod config;
 mod deps;
 pub mod error;
 pub mod http;
 pub mod images;
+mod intake;
 mod keys;
 mod metrics;
 mod nats;
@@ -39,8 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use jiff::Timestamp;
-use spotreel_bootstrap::{Context, ambient};
+use spotreel_bootstrap::Context;
 use spotreel_bus::events::EventStream;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX};
 use spotreel_bus::{Queue, Room, TaskLog};
@@ -50,6 +51,7 @@ use crate::config::LARGEST_MESSAGE_MIB;
 pub use crate::deps::Deps;
 pub use crate::error::StartError;
 use crate::images::Images;
+use crate::intake::Intake;
 use crate::nats::inbox::{self, Inbox};
 use crate::nats::pace::BytePace;
 use crate::nats::verbs;
@@ -66,17 +68,6 @@ pub const DEFAULTS: &str = include_str!("../intake.toml");
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// Between looks at the object store: images only, most tasks come without.
 const STORE_CHECK: Duration = Duration::from_secs(10);
-
-/// What every request works with.
-#[derive(Clone)]
-struct Intake {
-    log: TaskLog,
-    committer: Committer,
-    images: Images,
-    limits: Arc<Limits>,
-    offers: Offers,
-    progress: Board,
-}
 
 /// Waits until everything that intake needs is there, then takes requests. Returns the address of the HTTP API.
 pub async fn start(
@@ -140,12 +131,6 @@ pub async fn start(
     // this, the subjects above are subscribed. What it answers does not matter here; the next poll reports it.
     let _ = intake.limits.poll().await;
     Ok(address)
-}
-
-/// The time in milliseconds, as the log keeps it: with more, the first answer and the same answer again would differ.
-fn now() -> Timestamp {
-    let now = ambient::now();
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {

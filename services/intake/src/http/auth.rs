@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::KeyRefused;
 
-use super::Api;
+use super::api::Api;
 use super::problem::Problem;
 use crate::error;
 use crate::keys::Caller;

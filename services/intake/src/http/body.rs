@@ -1,4 +1,4 @@
-//! Bodies: how long, how large, how many bytes of them at once.
+//! Bodies: how long, how large, and the place of their request among those at work.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,91 +8,19 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use spotreel_api::ApiError;
 
-use super::Api;
-use super::shares::{Share, Shares};
-use crate::config::{ApiConfig, LARGEST_BODY};
+use super::api::Api;
+use super::budget::Held;
+use super::shares::Share;
 use crate::error;
 use crate::keys::Caller;
 
-const KIB: usize = 1_024;
-/// What a whole body may hold without asking: one on every connection still fits everywhere.
-const FREE: usize = 16 * KIB;
-
-/// The memory that all bodies together may hold.
-#[derive(Clone)]
-pub(super) struct Budget {
-    kib: Shares,
-}
-
-/// Bytes with the part of the budget that they take, until they are dropped.
-pub(super) struct Held {
-    bytes: BytesMut,
-    /// Number of bytes that need no share.
-    free: usize,
-    share: Share,
-}
-
-impl Budget {
-    pub fn new(config: &ApiConfig) -> Self {
-        let all = config.body_memory_mib * KIB;
-        let each = config.share(all).max(LARGEST_BODY.div_ceil(KIB));
-        Self {
-            kib: Shares::new("KiB of bodies in memory", all, each),
-        }
-    }
-
-    /// For a whole body.
-    fn hold(&self, caller: &Caller) -> Held {
-        Held {
-            bytes: BytesMut::new(),
-            free: FREE,
-            share: self.kib.none_yet(Some(caller)),
-        }
-    }
-
-    /// For one of many that are held at the same time: all of it counts.
-    pub fn hold_part(&self, caller: &Caller) -> Held {
-        Held {
-            free: 0,
-            ..self.hold(caller)
-        }
-    }
-}
-
-impl Held {
-    /// Adds to what is held. The budget gives at once or not at all: who waited would keep what it has meanwhile, and
-    /// all would wait for each other.
-    pub fn add(&mut self, chunk: &[u8]) -> Result<(), ApiError> {
-        let wanted = (self.bytes.len() + chunk.len())
-            .saturating_sub(self.free)
-            .div_ceil(KIB);
-        let had = self.share.size();
-        if wanted > had {
-            self.share.grow(wanted - had)?;
-        }
-        self.bytes.extend_from_slice(chunk);
-        Ok(())
-    }
-
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes, and their part of the budget, which is theirs for as long as somebody holds them.
-    pub fn into_parts(self) -> (Bytes, Share) {
-        (self.bytes.freeze(), self.share)
-    }
-}
+const MIB: usize = 1 << 20;
 
 /// The place of a request among those at work: taken before the handler runs, or once the body has arrived.
 #[derive(Clone, Default)]
@@ -207,7 +135,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<Option<String>, ApiError
 }
 
 pub(super) fn too_large(largest: usize) -> ApiError {
-    let mib = largest / KIB / KIB;
+    let mib = largest / MIB;
     error::too_large(format!(
         "the body is larger than {mib} MiB: send it in pieces, pictures by POST /v1/images"
     ))

@@ -15,12 +15,12 @@ use spotreel_api::ApiError;
 use spotreel_bus::names;
 use spotreel_domain::Owner;
 
+use super::api::Api;
 use super::feed::{Following, Told};
-use super::lines::one_line;
+use super::lines::{UNBUFFERED, one_line};
 use super::problem::Problem;
 use super::query::Named;
 use super::shares::Share;
-use super::{Api, UNBUFFERED};
 use crate::error;
 use crate::keys::Caller;
 

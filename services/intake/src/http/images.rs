@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use spotreel_api::Uploaded;
 
-use super::Api;
+use super::api::Api;
 use super::body::{self, Place};
 use super::problem::Problem;
 use crate::error;

@@ -15,9 +15,10 @@ use futures::{Stream, StreamExt, stream};
 use spotreel_api::{ApiError, MAX_TASKS_PER_CALL, SubmitResult, TaskRequest};
 use tokio::sync::mpsc;
 
-use super::body::{self, Held};
-use super::lines::one_line;
-use super::{Api, UNBUFFERED};
+use super::api::Api;
+use super::body;
+use super::budget::Held;
+use super::lines::{UNBUFFERED, one_line};
 use crate::config::LARGEST_BODY;
 use crate::error;
 use crate::keys::Caller;

@@ -1,4 +1,4 @@
-//! JSON in streams whose records are lines.
+//! JSON in streams whose records are lines, and the header of their answers.
 
 use std::borrow::Cow;
 
@@ -8,6 +8,9 @@ const LINE_ENDS: [(char, &str); 3] = [
     ('\u{2028}', "\\u2028"),
     ('\u{2029}', "\\u2029"),
 ];
+
+/// Tells nginx, and those who took the name from it, to pass on a stream as it comes.
+pub(super) const UNBUFFERED: [(&str, &str); 1] = [("x-accel-buffering", "no")];
 
 /// The same JSON, on what every reader takes for one line.
 pub(super) fn one_line(json: &str) -> Cow<'_, str> {

@@ -4,8 +4,10 @@
 //! whole, uploads of lists and followers each have a number, and of that a part for each owner of keys. What comes beyond hears
 //! `503`, or `429` where it is the owner's part, and when to come back.
 
+mod api;
 mod auth;
 mod body;
+mod budget;
 mod events;
 mod feed;
 mod images;
@@ -23,67 +25,20 @@ mod tasks;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use spotreel_api::ApiError;
-use spotreel_bootstrap::{Context, ambient};
+use spotreel_bootstrap::Context;
 use spotreel_bus::KeyRing;
 use tokio::net::TcpListener;
 
-use self::body::Budget;
+use self::api::Api;
+use self::budget::Budget;
 use self::feed::Feed;
 use self::shares::Shares;
-use crate::Intake;
 use crate::config::{ApiConfig, Auth};
 use crate::error::StartError;
-use crate::keys::Caller;
+use crate::intake::Intake;
 use crate::keys::pace::KeyPace;
 
-pub use openapi::document;
-
-/// Tells nginx, and those who took the name from it, to pass on a stream as it comes.
-const UNBUFFERED: [(&str, &str); 1] = [("x-accel-buffering", "no")];
-
-/// What every route works with.
-#[derive(Clone)]
-pub(crate) struct Api {
-    intake: Arc<Intake>,
-    feed: Feed,
-    /// None: `api.auth` is off.
-    keys: Option<KeyRing>,
-    pace: Arc<KeyPace>,
-    config: Arc<ApiConfig>,
-    budget: Budget,
-    /// Requests at work.
-    places: Shares,
-    /// Bodies that have not arrived whole.
-    arriving: Shares,
-    uploads: Shares,
-    followers: Shares,
-    ctx: Context,
-}
-
-impl Api {
-    /// Whether this caller may submit this number of tasks now, or other requests of the same weight.
-    pub fn admit(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
-        self.pace(caller, tasks)?;
-        self.intake.limits.pace(tasks)
-    }
-
-    /// By the caller's own rate alone.
-    pub fn pace(&self, caller: &Caller, tasks: usize) -> Result<(), ApiError> {
-        match caller {
-            Caller::Trusted => Ok(()),
-            Caller::Key(key) => self.pace.check(key, tasks),
-        }
-    }
-
-    /// Whether the caller may still do what it began: its key is neither revoked nor expired.
-    fn is_live(&self, caller: &Caller) -> bool {
-        match (&self.keys, caller) {
-            (Some(keys), Caller::Key(key)) => keys.is_live(key, ambient::now()),
-            _ => true,
-        }
-    }
-}
+pub use routes::document;
 
 /// Takes the address, so that a taken one fails at once and tests learn the port.
 pub(crate) async fn bind(config: &ApiConfig) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -1,10 +1,8 @@
-//! The description of the API, made from the routes themselves.
+//! What the description of the API says beside its routes: the refusals that all share, and the frame around them.
 
 use std::collections::BTreeMap;
 
-use axum::Json;
-use serde_json::Value;
-use spotreel_api::{ProblemBody, schema};
+use spotreel_api::ProblemBody;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, Info, License, OpenApi, OpenApiBuilder, Ref, RefOr, Response,
@@ -13,7 +11,6 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, ToSchema};
 
 use super::problem::CONTENT_TYPE;
-use super::routes;
 
 /// What every route may answer instead of what it promises.
 pub(super) struct Refusals;
@@ -100,23 +97,4 @@ pub(super) fn frame() -> OpenApi {
             tag("quotes", "What tasks will take and cost."),
         ]))
         .build()
-}
-
-/// The whole description, OpenAPI 3.1.
-pub fn document() -> Value {
-    let described = routes::described().into_openapi();
-    let mut document = serde_json::to_value(described).expect("a description has string keys only");
-    for (name, schema) in schema::written() {
-        document["components"]["schemas"][name.as_ref()] = schema;
-    }
-    document
-}
-
-/// This description.
-#[utoipa::path(
-    get, path = "/v1/openapi.json", tag = "description", operation_id = "describe", security(()),
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Value))
-)]
-pub(super) async fn show() -> Json<Value> {
-    Json(document())
 }

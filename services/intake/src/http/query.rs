@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use spotreel_api::ApiError;
 use spotreel_domain::TaskId;
 
-use super::Api;
+use super::api::Api;
 use super::problem::Problem;
 use crate::error;
 

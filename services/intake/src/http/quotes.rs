@@ -13,13 +13,15 @@ use spotreel_api::schema::Quotable;
 use spotreel_api::{ApiError, ErrorReply, Quote, QuoteQuery};
 use spotreel_bus::names;
 
-use super::body::Place;
+use super::api::Api;
+use super::body::{self, Place};
 use super::problem::Problem;
-use super::{Api, body};
+use crate::clock::now;
 use crate::config::LARGEST_BODY;
+use crate::error;
+use crate::intake::Intake;
 use crate::keys::Caller;
 use crate::submit::parse;
-use crate::{Intake, error, now};
 
 /// Trigger reads one key for it, in milliseconds; this is for one that is overrun.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -1,24 +1,27 @@
-//! The routes, and what goes around every request.
+//! The routes, the description made from them, and what goes around every request.
 
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, LINK, LOCATION};
 use axum::http::{HeaderName, Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::Value;
+use spotreel_api::schema;
 use spotreel_bus::reply::guarded;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{Api, events, images, jsonl, openapi, quotes, tasks};
+use super::{events, images, jsonl, openapi, quotes, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -27,7 +30,7 @@ use crate::{error, metrics};
 const READ_BODIES: [&str; 3] = ["/v1/tasks", "/v1/images", "/v1/quotes"];
 
 /// Every route with its description.
-pub(super) fn described() -> OpenApiRouter<Api> {
+fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(tasks::submit, tasks::list, tasks::cancel_many))
         .routes(routes!(tasks::get, tasks::cancel))
@@ -37,7 +40,26 @@ pub(super) fn described() -> OpenApiRouter<Api> {
         .routes(routes!(events::of_all))
         .routes(routes!(images::upload))
         .routes(routes!(quotes::quote))
-        .routes(routes!(openapi::show))
+        .routes(routes!(show))
+}
+
+/// The whole description, OpenAPI 3.1.
+pub fn document() -> Value {
+    let described = described().into_openapi();
+    let mut document = serde_json::to_value(described).expect("a description has string keys only");
+    for (name, schema) in schema::written() {
+        document["components"]["schemas"][name.as_ref()] = schema;
+    }
+    document
+}
+
+/// This description.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "description", operation_id = "describe", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Value))
+)]
+async fn show() -> Json<Value> {
+    Json(document())
 }
 
 pub(super) fn router(api: &Api) -> Router {

@@ -10,10 +10,11 @@ use spotreel_api::{
     Accepted, AcceptedMany, ApiError, CancelledMany, ListPage, ListQuery, SubmitResult, TaskView,
 };
 
-use super::body::Place;
+use super::api::Api;
+use super::body::{self, Place};
+use super::jsonl;
 use super::problem::Problem;
 use super::query::{Asked, Named};
-use super::{Api, body, jsonl};
 use crate::config::LARGEST_BODY;
 use crate::error;
 use crate::keys::Caller;

@@ -4,9 +4,6 @@
 
 use image::metadata::Orientation;
 
-use super::header::{Flaw, Kind};
-use super::{jpeg, png, webp};
-
 /// Begins the camera data of a JPEG, and of careless writers of other formats.
 pub const EXIF: &[u8] = b"Exif\0\0";
 
@@ -17,17 +14,6 @@ pub struct Bare {
     pub orientation: Option<Orientation>,
     /// ICC, unchecked. None for a PNG, whose decoder unpacks the profile within its limits.
     pub profile: Option<Vec<u8>>,
-}
-
-impl Bare {
-    /// The header was read before, so the file is whole.
-    pub fn new(bytes: &[u8], kind: Kind) -> Result<Self, Flaw> {
-        match kind {
-            Kind::Jpeg => jpeg::bare(bytes),
-            Kind::Png => Ok(png::bare(bytes)),
-            Kind::WebP => Ok(webp::bare(bytes)),
-        }
-    }
 }
 
 /// How the picture lies. Camera data that cannot be read says nothing: viewers show the picture as it lies.

@@ -14,6 +14,7 @@ use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
 use super::bare::Bare;
 use super::header::{Flaw, Header, Kind, MAX_ASPECT, SIDES};
+use super::{jpeg, png, webp};
 
 /// A decoded pixel has four bytes at most: RGBA.
 const PIXEL_BYTES: u64 = 4;
@@ -34,7 +35,7 @@ pub struct Normal {
 }
 
 pub fn normalise(bytes: &[u8], header: &Header) -> Result<Normal, Flaw> {
-    let bare = Bare::new(bytes, header.kind)?;
+    let bare = bare(bytes, header.kind)?;
     let read = Cursor::new(&bare.bytes);
     let upright = match header.kind {
         Kind::Jpeg => JpegDecoder::new(read).and_then(|decoder| run(decoder, header, &bare)),
@@ -55,6 +56,15 @@ pub fn normalise(bytes: &[u8], header: &Header) -> Result<Normal, Flaw> {
         width,
         height,
     })
+}
+
+/// The header was read before, so the file is whole.
+fn bare(bytes: &[u8], kind: Kind) -> Result<Bare, Flaw> {
+    match kind {
+        Kind::Jpeg => jpeg::bare(bytes),
+        Kind::Png => Ok(png::bare(bytes)),
+        Kind::WebP => Ok(webp::bare(bytes)),
+    }
 }
 
 /// The pixels, as much again for what a decoder keeps beside them, and one profile. A PNG's profile is compressed: without

@@ -11,7 +11,8 @@ use spotreel_bus::{KeyRing, jetstream};
 use spotreel_domain::api_key::{KeyId, SECRET_BYTES, Token};
 
 pub use self::caller::Caller;
-use crate::{error, now};
+use crate::clock::now;
+use crate::error;
 
 /// Two keys of one id are drawn once in a thousand years; twice in a row is no coincidence.
 const DRAWS: usize = 2;

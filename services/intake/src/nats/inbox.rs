@@ -15,11 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use super::pace::BytePace;
+use crate::clock::now;
 use crate::config::{InboxConfig, LARGEST_MESSAGE_MIB};
+use crate::error;
+use crate::intake::Intake;
 use crate::keys::Caller;
 use crate::submit::parse::{self, Submission};
 use crate::submit::{Origin, Outcome};
-use crate::{Intake, error, now};
 
 /// How long one pull waits for a message: the longest that a stop waits for this loop.
 const PULL_WAIT: Duration = Duration::from_secs(2);

@@ -12,10 +12,11 @@ use spotreel_bus::{Room, Service, names};
 use spotreel_domain::TaskId;
 
 use super::pace::BytePace;
+use crate::intake::Intake;
 use crate::keys::Caller;
 use crate::submit::parse::{self, Submission};
 use crate::submit::{self, Origin};
-use crate::{Intake, keys, tasks};
+use crate::{keys, tasks};
 
 const CALLER: Caller = Caller::Trusted;
 

@@ -23,8 +23,10 @@ use spotreel_bus::log::Append;
 use spotreel_domain::model::MAX_SEED;
 use spotreel_domain::{Owner, Task, TaskId};
 
+use crate::clock::now;
+use crate::intake::Intake;
 use crate::keys::Caller;
-use crate::{Intake, error, metrics, now};
+use crate::{error, metrics};
 
 /// Tasks of one call on their way at once: enough to fill every batch that may be in flight.
 const AT_ONCE: usize = 4_000;

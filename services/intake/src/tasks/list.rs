@@ -11,8 +11,9 @@ use spotreel_bus::Recorded;
 use spotreel_bus::names::{EVERY_SUBJECT, TASKS};
 use spotreel_domain::{Model, Owner, Task, TaskId};
 
+use crate::error;
+use crate::intake::Intake;
 use crate::keys::Caller;
-use crate::{Intake, error};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;

@@ -11,8 +11,10 @@ use spotreel_bus::{AppendError, Recorded, names};
 use spotreel_domain::task::{Event, Refused, State};
 use spotreel_domain::{Task, TaskId};
 
+use crate::clock::now;
+use crate::error;
+use crate::intake::Intake;
 use crate::keys::Caller;
-use crate::{Intake, error, now};
 
 /// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 const CAS_TRIES: usize = 16;

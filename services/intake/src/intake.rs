@@ -1,0 +1,22 @@
+//! What every request works with, whichever API it came by.
+
+use std::sync::Arc;
+
+use spotreel_bus::TaskLog;
+
+use crate::images::Images;
+use crate::submit::commit::Committer;
+use crate::submit::limits::Limits;
+use crate::submit::offers::Offers;
+use crate::tasks::progress::Board;
+
+/// The parts that requests share. The methods are in `submit/`, `tasks/` and `http/quotes.rs`.
+#[derive(Clone)]
+pub struct Intake {
+    pub log: TaskLog,
+    pub committer: Committer,
+    pub images: Images,
+    pub limits: Arc<Limits>,
+    pub offers: Offers,
+    pub progress: Board,
+}
