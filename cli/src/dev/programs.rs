@@ -125,8 +125,8 @@ impl Plan<'_> {
         let Site {
             programs, cloud, ..
         } = &self.site;
-        let run = cloud
-            .localcloud(programs, admin, &self.dir.join("s3"))
+        let run = programs
+            .localcloud(cloud, admin, &self.dir.join("s3"))
             .args(["--boot-ms", &BOOT_MS.to_string()])
             .args(["--grace-ms", &MACHINE_GRACE.as_millis().to_string()]);
         Spec {
