@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
+use super::file::write_atomically;
 use super::leftovers::{MARK, PIDS};
 
 /// The pause before a program is started again: doubled each time, from the first to the last.
@@ -293,7 +294,7 @@ impl Home {
         };
         let written = serde_json::to_string_pretty(&*pids)
             .map_err(anyhow::Error::new)
-            .and_then(|text| super::write_atomically(&self.dir.join(PIDS), &text));
+            .and_then(|text| write_atomically(&self.dir.join(PIDS), &text));
         if let Err(error) = written {
             eprintln!("{error:#}");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 use reqwest::StatusCode;
 
-use super::ready;
+use super::http;
 
 /// The server is asked this often. It logs a line for each answer that it is not well.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub struct Disk {
 impl Disk {
     /// Returns when the server that runs now stores nothing and the disk has room again.
     pub async fn was_full(&self) {
-        let Ok(http) = ready::client() else {
+        let Ok(http) = http::client() else {
             return std::future::pending().await;
         };
         let dir = self.dir.display();

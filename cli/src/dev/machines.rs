@@ -11,10 +11,9 @@ use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, Pools};
 use spotreel_ec2::{Ec2, Ec2Config, Keys, TemplateSpec};
 use spotreel_programs::{Invocation, quoted};
 
+use super::file::write_atomically;
 use super::programs::Plan;
 
-/// On every machine as a tag, and what `spotreel fleet reap` asks for here.
-pub const ENV: &str = "dev";
 const TEMPLATE_LOOK: Duration = Duration::from_secs(2);
 const WORKER_ENV: &str = "worker.env";
 /// Images are not modelled.
@@ -22,7 +21,7 @@ const IMAGE: &str = "ami-0123456789abcdef0";
 
 /// Writes what machines read.
 pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {
-    super::write_atomically(&plan.dir.join(WORKER_ENV), &worker_env(plan))
+    write_atomically(&plan.dir.join(WORKER_ENV), &worker_env(plan))
 }
 
 fn worker_env(plan: &Plan<'_>) -> String {

@@ -4,6 +4,8 @@
 pub mod child;
 mod children;
 mod disk;
+mod file;
+mod http;
 mod leftovers;
 mod machines;
 mod nats;
@@ -14,7 +16,6 @@ mod ready;
 mod secrets;
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -25,6 +26,7 @@ use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::children::Children;
+use self::file::write_atomically;
 use self::machines::Templates;
 use self::ports::Ports;
 use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
@@ -172,7 +174,7 @@ fn endpoints(plan: &Plan<'_>) -> String {
         ("SPOTREEL_API", plan.api_url()),
         (OPERATOR_USER, "operator".to_owned()),
         (OPERATOR_PASSWORD, plan.secrets.of("operator").to_owned()),
-        ("SPOTREEL_ENV", machines::ENV.to_owned()),
+        ("SPOTREEL_ENV", programs::ENV.to_owned()),
         ("SPOTREEL_CLOUD_ADMIN", plan.admin_url()),
         ("AWS_ENDPOINT_URL", cloud.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", cloud.access_key.clone()),
@@ -244,18 +246,6 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 fn remove_endpoints(dir: &Path) {
     // Most often it is not there.
     let _ = std::fs::remove_file(dir.join(ENDPOINTS));
-}
-
-/// The old file or the whole new one, readable by its owner only.
-fn write_atomically(path: &Path, text: &str) -> anyhow::Result<()> {
-    let failed = || format!("cannot write {}", path.display());
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(failed)?;
-    file.write_all(text.as_bytes()).with_context(failed)?;
-    file.persist(path)
-        .map_err(|error| error.error)
-        .with_context(failed)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::file::write_atomically;
+
 const SERVER_CONF: &str = include_str!("../../../deploy/nats/nats-server.conf");
 const ACCOUNTS_CONF: &str = include_str!("../../../deploy/nats/accounts.conf");
 
@@ -89,9 +91,9 @@ fn version(text: &str) -> Option<(u32, u32)> {
 pub fn write_configuration(dir: &Path) -> anyhow::Result<PathBuf> {
     let conf = dir.join("nats/conf");
     std::fs::create_dir_all(&conf).with_context(|| format!("cannot make {}", conf.display()))?;
-    super::write_atomically(&conf.join("accounts.conf"), ACCOUNTS_CONF)?;
+    write_atomically(&conf.join("accounts.conf"), ACCOUNTS_CONF)?;
     let main = conf.join("nats-server.conf");
-    super::write_atomically(&main, SERVER_CONF)?;
+    write_atomically(&main, SERVER_CONF)?;
     Ok(main)
 }
 

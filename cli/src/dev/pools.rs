@@ -7,13 +7,15 @@ use spotreel_bootstrap::config::{ConfigError, Sources, as_toml, load_from};
 use spotreel_domain::Model;
 use spotreel_domain::pool::{Cloud, PoolConfig, PoolTemplate, Pools, SubnetConfig};
 
-use super::programs::REGION;
+use super::file::write_atomically;
 use crate::args::DevArgs;
 
 /// What trigger and fleet read. Written by every start.
 const FILE: &str = "pools.toml";
 /// The pool of which no file tells.
 const ONLY: &str = "default";
+/// Where the local cloud's market lies.
+pub const REGION: &str = "us-east-2";
 /// The local cloud's zones, each with one subnet.
 const ZONES: [&str; 3] = ["a", "b", "c"];
 /// Instance types of a pool's presets, which have their caps. The last one has the memory for the A14B models.
@@ -148,7 +150,7 @@ pub fn write(dir: &Path, pools: &Pools, args: &DevArgs) -> anyhow::Result<()> {
     };
     let head = "# Written by every start of `spotreel dev`; deploy/pools.toml explains the keys. To change it: copy it,\n\
                 # edit the copy, and start `spotreel dev --pools COPY`.\n";
-    super::write_atomically(&dir.join(FILE), &format!("{head}{text}"))
+    write_atomically(&dir.join(FILE), &format!("{head}{text}"))
 }
 
 pub fn path(dir: &Path) -> PathBuf {

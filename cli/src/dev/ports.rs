@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::file::write_atomically;
+
 const FILE: &str = "ports.json";
 
 /// Name → port on the loopback.
@@ -48,7 +50,7 @@ impl Ports {
             found.insert(name.clone(), listener.local_addr()?.port());
             held.push(listener);
         }
-        super::write_atomically(&path, &serde_json::to_string_pretty(&found)?)?;
+        write_atomically(&path, &serde_json::to_string_pretty(&found)?)?;
         Ok(Self(found))
     }
 

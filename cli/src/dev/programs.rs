@@ -9,8 +9,7 @@ use spotreel_programs::{CloudAccess, FAULTS, Invocation, Programs, Site, nats};
 
 use super::children::Spec;
 use super::disk::Disk;
-use super::machines;
-use super::pools;
+use super::pools::{self, REGION};
 use super::ports::Ports;
 use super::secrets::{S3_ACCESS_KEY, Secrets};
 use crate::args::DevArgs;
@@ -32,8 +31,8 @@ pub const SERVICES: [&str; 3] = [INTAKE, NOTIFIER, MONITOR];
 pub const API: &str = "api";
 
 const BUCKET: &str = "spotreel";
-/// Where the local cloud's market lies.
-pub const REGION: &str = "us-east-2";
+/// On every machine as a tag, and what `spotreel fleet reap` asks for here.
+pub const ENV: &str = "dev";
 
 /// A worker hands its render back within this: its checkpoint goes to a disk.
 const WORKER_GRACE: Duration = Duration::from_secs(30);
@@ -125,8 +124,8 @@ impl Plan<'_> {
         let Site {
             programs, cloud, ..
         } = &self.site;
-        let run = cloud
-            .localcloud(programs, admin, &self.dir.join("s3"))
+        let run = programs
+            .localcloud(cloud, admin, &self.dir.join("s3"))
             .args(["--boot-ms", &BOOT_MS.to_string()])
             .args(["--grace-ms", &MACHINE_GRACE.as_millis().to_string()]);
         Spec {
@@ -196,7 +195,7 @@ impl Plan<'_> {
 
     fn fleet(&self) -> Invocation {
         self.buyer(FLEET)
-            .set("env", machines::ENV)
+            .set("env", ENV)
             .set("rounds.idle", "2s")
             .set("sweep.every", "10s")
             .set("sweep.orphan_grace", "10s")

@@ -9,12 +9,12 @@ use spotreel_bus::NatsConfig;
 use tokio::time::{Instant, sleep};
 
 use super::children::Children;
+use super::http;
 use super::programs::NATS;
 
 /// A busy machine with debug builds is ready in a few seconds; a server with a large store reads it first.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Of a program that failed, the end of its log is shown.
 const LAST_LINES: usize = 6;
 
@@ -34,7 +34,7 @@ pub async fn nats(config: &NatsConfig, children: &mut Children) -> anyhow::Resul
 
 /// Until each child that can be asked answers 200.
 pub async fn all(children: &mut Children) -> anyhow::Result<()> {
-    let http = client()?;
+    let http = http::client()?;
     let waiting: Vec<(String, String)> = children
         .ready_urls()
         .map(|(name, url)| (name.to_owned(), url.to_owned()))
@@ -60,14 +60,6 @@ pub async fn all(children: &mut Children) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Asks programs of this machine how they are.
-pub fn client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWER_WITHIN)
-        .build()
 }
 
 /// What `/readyz` says in the way.

@@ -7,6 +7,8 @@ use anyhow::Context;
 use spotreel_bootstrap::{Secret, ambient};
 use spotreel_programs::nats;
 
+use super::file::write_atomically;
+
 const FILE: &str = "secrets.json";
 
 /// The name of the local cloud's secret key; its access key is no secret.
@@ -38,7 +40,7 @@ impl Secrets {
             texts.entry(name.to_owned()).or_insert_with(draw);
         }
         if texts.len() > before {
-            super::write_atomically(&path, &serde_json::to_string_pretty(&texts)?)?;
+            write_atomically(&path, &serde_json::to_string_pretty(&texts)?)?;
         }
         Ok(Self(
             texts

@@ -1,9 +1,4 @@
-//! The local cloud, and how programs reach it.
-
-use std::net::SocketAddr;
-use std::path::Path;
-
-use crate::{Invocation, Programs};
+//! How programs reach the local cloud.
 
 /// S3 and EC2 of a local cloud.
 #[derive(Clone)]
@@ -17,18 +12,6 @@ pub struct CloudAccess {
 }
 
 impl CloudAccess {
-    /// The cloud itself, which keeps everything in `dir`.
-    pub fn localcloud(&self, programs: &Programs, admin: SocketAddr, dir: &Path) -> Invocation {
-        let listen = self.endpoint.trim_start_matches("http://");
-        Invocation::new(programs.path("localcloud"))
-            .args(["--listen", listen, "--admin", &admin.to_string()])
-            .args(["--dir", &dir.display().to_string()])
-            .args(["--region", &self.region])
-            // Other users of this machine see the arguments.
-            .env("SPOTREEL_LOCALCLOUD_ACCESS_KEY", &self.access_key)
-            .env("SPOTREEL_LOCALCLOUD_SECRET_KEY", &self.secret_key)
-    }
-
     /// For programs that run on no instance.
     pub fn variables(&self) -> Vec<(String, String)> {
         let mut variables = self.address();

@@ -1,5 +1,6 @@
 //! The programs of one system, and where they find each other.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::{CloudAccess, Invocation, nats};
@@ -41,6 +42,18 @@ impl Programs {
     /// `name` without its `spotreel-`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(format!("spotreel-{name}"))
+    }
+
+    /// The local cloud, which keeps everything in `dir`.
+    pub fn localcloud(&self, cloud: &CloudAccess, admin: SocketAddr, dir: &Path) -> Invocation {
+        let listen = cloud.endpoint.trim_start_matches("http://");
+        Invocation::new(self.path("localcloud"))
+            .args(["--listen", listen, "--admin", &admin.to_string()])
+            .args(["--dir", &dir.display().to_string()])
+            .args(["--region", &cloud.region])
+            // Other users of this machine see the arguments.
+            .env("SPOTREEL_LOCALCLOUD_ACCESS_KEY", &cloud.access_key)
+            .env("SPOTREEL_LOCALCLOUD_SECRET_KEY", &cloud.secret_key)
     }
 
     /// The command of the simulated engine, which needs no GPU; each of its steps takes at least `step_ms` milliseconds.

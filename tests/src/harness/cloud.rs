@@ -62,9 +62,8 @@ impl Cloud {
     }
 
     pub async fn begin(&mut self) {
-        let run = self
-            .access
-            .localcloud(&programs(), self.admin_address, &self.dir())
+        let run = programs()
+            .localcloud(&self.access, self.admin_address, &self.dir())
             .args(&self.arguments);
         let process = Process::start(command(&run), &self.log());
         let process = process.expect("the local cloud can be started");
