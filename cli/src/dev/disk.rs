@@ -95,12 +95,12 @@ mod tests {
         let answers = async {
             for status in ["500 Starting", "503 Unwell", "503 Unwell"] {
                 let (mut asked, _) = server.accept().await.unwrap();
-                asked.read(&mut [0; 1024]).await.unwrap();
+                assert!(asked.read(&mut [0; 1024]).await.unwrap() > 0);
                 let answer =
                     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
                 asked.write_all(answer.as_bytes()).await.unwrap();
             }
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = disk.was_full() => {}
