@@ -11,8 +11,9 @@ use spotreel_tests::Verdict;
 
 use super::check::draft_of;
 use super::evidence::Evidence;
-use super::plan::{Fate, LEASE, Plan};
+use super::plan::{Fate, Plan};
 use super::record::{Accident, Book};
+use super::settings::LEASE;
 use super::spot::market::Machine;
 use super::spot::watch::Seen;
 

@@ -9,7 +9,8 @@ use spotreel_api::{Accepted, ErrorCode, ErrorReply, TaskView};
 use spotreel_bus::names::{CANCEL, GET, INBOX_SUBJECT, RETRY, SUBMIT};
 use spotreel_domain::{Model, Priority, TaskId};
 
-use super::plan::{Draft, How, Moment, Name, Op, Plan};
+use super::plan::op::{How, Moment, Op};
+use super::plan::{Draft, Name, Plan};
 use super::record::{Record, Refusal};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use spotreel_bus::kv;
 use spotreel_bus::names::BATCHES;
 use spotreel_tests::harness::{Program, System};
 
-use super::plan::{Accident, Op, Program as Name, Timed};
+use super::plan::op::{Accident, Op, Program as Name, Timed};
 use super::record::{self, Record};
 use super::spot::market::{Admin, Machine, signal_machine, signal_worker};
 use super::spot::{CAPACITY, Spot};

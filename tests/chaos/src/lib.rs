@@ -9,6 +9,7 @@ pub mod faults;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod settings;
 pub mod spot;
 pub mod twins;
 
@@ -23,15 +24,15 @@ use tokio::task::JoinSet;
 use drive::Driver;
 use evidence::Evidence;
 use faults::Saboteur;
-use plan::{LEASE, Op, Plan, Timed};
+use plan::Plan;
+use plan::op::{Op, Timed};
 use record::Record;
 use report::Report;
-use spot::check::Books;
+use settings::{LEASE, STEP_MS};
+use spot::books::Books;
 use spot::watch::Watch;
 use spot::{Spot, records};
 
-/// Long enough to be interrupted in the middle of, short enough for many.
-pub const STEP_MS: u32 = 200;
 /// A machine that was told to end has ended by then, whatever it had in hand.
 const LAST_MACHINE: Duration = Duration::from_secs(30);
 

@@ -6,7 +6,7 @@ use std::fmt;
 use spotreel_tests::Verdict;
 
 use super::evidence::{Evidence, Story};
-use super::spot::check::Books;
+use super::spot::books::Books;
 use super::spot::money::Costs;
 use super::spot::steps::{Lost, Tally};
 

@@ -6,8 +6,9 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::{Accident, LEASE, Op, Program, Timed};
-use crate::spot::KINDS;
+use super::op::{Accident, Op, Program, Timed};
+use crate::settings::LEASE;
+use crate::spot::pools::KINDS;
 
 /// Rules of the local cloud; lost answers are those that fail after the work was done.
 const STORAGE: [&str; 5] = [

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Draft, Op, Plan, Timed};
+use super::op::{Op, Timed};
+use super::{Draft, Plan};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,11 +7,10 @@ use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
 use spotreel_tests::Verdict;
 
-use super::check::{Books, ours};
+use super::books::Books;
 use super::market::Bill;
+use super::pools::{self, BUDGET, KINDS};
 use super::records::Story;
-use super::{BUDGET, KINDS};
-use crate::spot;
 
 /// A run moves prices down to this part, and a launch is held against the prices of its moment.
 const LEAST_PERCENT: u32 = 60;
@@ -47,7 +46,7 @@ pub fn hourly(books: &Books<'_>) -> Verdict {
         "hourly",
         "with each launch both pools together stay within their hourly budget",
     );
-    let budget = spot::hourly(books.instances);
+    let budget = pools::hourly(books.instances);
     let cheapest = KINDS
         .iter()
         .map(|(_, cents)| *cents)
@@ -108,7 +107,7 @@ pub fn bought(books: &Books<'_>) -> Verdict {
     let most = attempts as usize
         + books.instances as usize * books.stories.len()
         + books.book.accidents.len();
-    let count = ours(books).count();
+    let count = books.ours().count();
     verdict.check(count <= most, || format!("{count} machines, {most} may be"));
     verdict
 }

@@ -10,23 +10,11 @@ use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, client_token};
 use spotreel_domain::task::Outcome;
 use spotreel_tests::Verdict;
 
-use super::budgets;
-use super::market::{Call, Machine};
+use super::books::Books;
+use super::pools::KINDS;
 use super::records::Story;
-use super::watch::Seen;
-use super::{ENV, KINDS, Spot};
-use crate::evidence::Evidence;
-use crate::record::Book;
-
-/// All that is known when nothing runs any more.
-pub struct Books<'a> {
-    pub stories: &'a [Story],
-    pub seen: &'a Seen,
-    pub calls: &'a [Call],
-    pub evidence: &'a Evidence,
-    pub book: &'a Book,
-    pub instances: u32,
-}
+use super::{Spot, budgets};
+use crate::settings::ENV;
 
 pub fn all(spot: &Spot, books: &Books<'_>) -> Vec<Verdict> {
     let requests = requests(books.stories);
@@ -76,20 +64,12 @@ fn tokens(stories: &[Story]) -> BTreeMap<String, (&Story, u32)> {
     found
 }
 
-pub fn ours<'a>(books: &'a Books<'_>) -> impl Iterator<Item = &'a Machine> {
-    books
-        .seen
-        .machines
-        .values()
-        .filter(|machine| machine.is_ours())
-}
-
 fn nothing_runs(spot: &Spot, books: &Books<'_>) -> Verdict {
     let mut verdict = Verdict::new(
         "I1 I2",
         "at rest the cloud, the records and the process table agree: nothing runs",
     );
-    for machine in ours(books) {
+    for machine in books.ours() {
         verdict.check(!machine.is_alive(), || {
             format!("{} of {} is {}", machine.id, machine.batch(), machine.state)
         });
@@ -108,7 +88,9 @@ fn nothing_runs(spot: &Spot, books: &Books<'_>) -> Verdict {
         }
     }
     // What the sweep ended stands in no record; it was ended all the same. That it is rare is a good sign.
-    let unrecorded = ours(books).filter(|machine| !recorded.contains(machine.id.as_str()));
+    let unrecorded = books
+        .ours()
+        .filter(|machine| !recorded.contains(machine.id.as_str()));
     let known: BTreeSet<_> = books.stories.iter().map(|s| s.id.to_string()).collect();
     for machine in unrecorded {
         let planted = spot.orphan.contains(&machine.id);
@@ -154,7 +136,7 @@ fn processes_of(dir: &Path, but: &[String]) -> Vec<(u32, String)> {
 fn one_fleet_a_launch(books: &Books<'_>) -> Verdict {
     let mut verdict = Verdict::new("I3", "a launch never yields two fleets");
     let mut fleets: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    for machine in ours(books) {
+    for machine in books.ours() {
         let launch = (machine.batch(), machine.launch());
         fleets.entry(launch).or_default().insert(&machine.fleet_id);
     }
@@ -301,7 +283,7 @@ fn settled_is_settled(books: &Books<'_>) -> Verdict {
             continue;
         };
         let id = story.id.to_string();
-        for machine in ours(books).filter(|machine| machine.batch() == id) {
+        for machine in books.ours().filter(|machine| machine.batch() == id) {
             let gone = machine.ended_at.is_some_and(|at| at <= end.stored_at);
             verdict.check(gone, || {
                 format!(

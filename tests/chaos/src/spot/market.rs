@@ -7,10 +7,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use spotreel_domain::fleet::cloud::tag;
 
-use super::{ENV, Spot};
+use crate::settings::ENV;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -126,54 +126,6 @@ impl Admin {
 
     pub async fn bill(&self) -> anyhow::Result<Bill> {
         self.get("/bill").await
-    }
-}
-
-impl Spot {
-    pub fn admin(&self) -> Admin {
-        Admin::new(&self.cloud.admin)
-    }
-
-    pub async fn price(&self, kind: &str, zone: &str, micros: i64) {
-        let order = json!({ "instance_type": kind, "zone": zone, "price_micros": micros });
-        self.admin().post("/market/price", &order).await;
-    }
-
-    pub async fn capacity(&self, kind: &str, zone: &str, capacity: u32) {
-        let order = json!({ "instance_type": kind, "zone": zone, "capacity": capacity });
-        self.admin().post("/market/capacity", &order).await;
-    }
-
-    pub async fn prices(&self) -> anyhow::Result<Vec<Value>> {
-        self.admin().get("/market").await
-    }
-
-    /// Whether there was somebody to interrupt.
-    pub async fn interrupt(&self, instance: &str, kind: &str, lead_s: f64) -> bool {
-        let order = json!({ "instance": instance, "kind": kind, "lead_s": lead_s });
-        self.admin().post("/market/interrupt", &order).await
-    }
-
-    pub async fn faults(&self, seed: u64, rules: &str) {
-        let rules: Value = serde_json::from_str(rules).expect("the rules are JSON");
-        let order = json!({ "seed": seed, "rules": rules });
-        assert!(
-            self.admin().post("/faults", &order).await,
-            "the local cloud refuses the faults {order}"
-        );
-    }
-
-    /// Whom an accident may meet: our running machines, which were not told to go yet, by their ids.
-    pub async fn victims(&self) -> Vec<Machine> {
-        let mut all = self.admin().machines().await.unwrap_or_default();
-        all.retain(|machine| {
-            machine.is_ours()
-                && machine.state == "running"
-                && machine.notice_at.is_none()
-                && !self.orphan.contains(&machine.id)
-        });
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        all
     }
 }
 

@@ -1,10 +1,12 @@
 //! The Spot side of a run: a cloud with a market, machines that are processes, and the two services that buy and end
 //! them.
 
+pub mod books;
 pub mod budgets;
 pub mod check;
 pub mod market;
 pub mod money;
+pub mod pools;
 pub mod records;
 pub mod steps;
 pub mod watch;
@@ -15,45 +17,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use spotreel_bootstrap::{EXIT_UNFIT_MACHINE, ambient};
 use spotreel_domain::Model;
-use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, Template, tag};
+use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, Override, Place, tag};
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
 use spotreel_programs::{FAULTS, Invocation};
 use spotreel_tests::harness::cloud::ec2;
-use spotreel_tests::harness::fleet::subnets_of;
 use spotreel_tests::harness::nats::password;
 use spotreel_tests::harness::program::programs;
 use spotreel_tests::harness::{Cloud, Program, System};
 
-use self::market::Machine;
-use super::STEP_MS;
+use self::market::{Admin, Machine};
+use self::pools::{KINDS, POOLS, pools_toml};
+use crate::settings::{ENV, STEP_MS};
 
-/// On every machine of the run.
-pub const ENV: &str = "chaos";
-pub const POOLS: [Pool; 2] = [
-    Pool {
-        name: "default",
-        models: &[Model::Ti2v5b],
-        kinds: &["g5.xlarge", "g6.xlarge"],
-        part: 1,
-    },
-    // Two of three tasks are of its models.
-    Pool {
-        name: "large",
-        models: &[Model::T2vA14b, Model::I2vA14b],
-        kinds: &["g6e.xlarge"],
-        part: 2,
-    },
-];
-/// What the pools buy, each with its cap in cents.
-pub const KINDS: [(&str, i64); 3] = [("g5.xlarge", 45), ("g6.xlarge", 36), ("g6e.xlarge", 85)];
-/// The part of what all machines would cost that both pools together may cost an hour: it binds.
-const HOURLY_PERCENT: i64 = 70;
-/// What a run may cost by its other budgets: far more than it does, since it has to come to its end.
-pub const BUDGET: Usd = Usd::from_cents(500);
 /// Machines of a type in a zone: few, so that they spread over the places.
 pub const CAPACITY: u32 = 4;
 /// A type that the pool does not buy, for the machines that are none of fleet's business.
@@ -69,39 +48,6 @@ const BOOT_MS: u32 = 200;
 const LIVES: u32 = 6;
 /// A checkpoint is at most so many steps old.
 pub const CHECKPOINT_EVERY: u32 = 2;
-
-/// Some models, and what renders them.
-pub struct Pool {
-    pub name: &'static str,
-    pub models: &'static [Model],
-    pub kinds: &'static [&'static str],
-    /// Of three machines.
-    part: u32,
-}
-
-impl Pool {
-    /// Its most machines, of those of the run.
-    fn most(&self, instances: u32) -> u32 {
-        match self.part {
-            1 => (instances / 3).max(1),
-            _ => (instances - instances / 3).max(1),
-        }
-    }
-}
-
-/// What both pools together may cost an hour, where they may have so many machines.
-pub fn hourly(instances: u32) -> Usd {
-    let dearest = |pool: &Pool| {
-        let caps = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
-        caps.map(|(_, cents)| *cents).max().unwrap_or_default()
-    };
-    let all: i64 = POOLS
-        .iter()
-        .map(|pool| i64::from(pool.most(instances)) * dearest(pool))
-        .sum();
-    let one_each: i64 = POOLS.iter().map(dearest).sum();
-    Usd::from_cents((all * HOURLY_PERCENT / 100).max(one_each))
-}
 
 pub struct Spot {
     pub cloud: Cloud,
@@ -211,6 +157,52 @@ impl Spot {
         })
     }
 
+    pub fn admin(&self) -> Admin {
+        Admin::new(&self.cloud.admin)
+    }
+
+    pub async fn price(&self, kind: &str, zone: &str, micros: i64) {
+        let order = json!({ "instance_type": kind, "zone": zone, "price_micros": micros });
+        self.admin().post("/market/price", &order).await;
+    }
+
+    pub async fn capacity(&self, kind: &str, zone: &str, capacity: u32) {
+        let order = json!({ "instance_type": kind, "zone": zone, "capacity": capacity });
+        self.admin().post("/market/capacity", &order).await;
+    }
+
+    pub async fn prices(&self) -> anyhow::Result<Vec<Value>> {
+        self.admin().get("/market").await
+    }
+
+    /// Whether there was somebody to interrupt.
+    pub async fn interrupt(&self, instance: &str, kind: &str, lead_s: f64) -> bool {
+        let order = json!({ "instance": instance, "kind": kind, "lead_s": lead_s });
+        self.admin().post("/market/interrupt", &order).await
+    }
+
+    pub async fn faults(&self, seed: u64, rules: &str) {
+        let rules: Value = serde_json::from_str(rules).expect("the rules are JSON");
+        let order = json!({ "seed": seed, "rules": rules });
+        assert!(
+            self.admin().post("/faults", &order).await,
+            "the local cloud refuses the faults {order}"
+        );
+    }
+
+    /// Whom an accident may meet: our running machines, which were not told to go yet, by their ids.
+    pub async fn victims(&self) -> Vec<Machine> {
+        let mut all = self.admin().machines().await.unwrap_or_default();
+        all.retain(|machine| {
+            machine.is_ours()
+                && machine.state == "running"
+                && machine.notice_at.is_none()
+                && !self.orphan.contains(&machine.id)
+        });
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
     /// Ends what is not fleet's to end.
     pub async fn end_strangers(&self) -> anyhow::Result<()> {
         for (id, ended) in self.ec2.terminate(&self.foreign).await {
@@ -284,85 +276,6 @@ fn user_data(models: &[Model]) -> String {
          exit 1\n",
     );
     script
-}
-
-/// Minutes become seconds.
-fn pools_toml(subnets: &[Subnet], templates: &[Template], instances: u32) -> String {
-    let subnets = subnets_of(subnets);
-    let pools = POOLS.iter().zip(templates);
-    let pools = pools.map(|(pool, template)| pool_toml(pool, template, &subnets, instances));
-    pools.collect()
-}
-
-fn pool_toml(pool: &Pool, template: &Template, subnets: &str, instances: u32) -> String {
-    let Template { id, version } = template;
-    let bought = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
-    let kinds: Vec<_> = bought
-        .map(|(kind, cents)| {
-            let cap = Usd::from_cents(*cents);
-            // The engine without a GPU renders everything on each of them.
-            format!(
-                "{{ name = \"{kind}\", cap = {}, gpu = \"h200\" }}",
-                dollars(cap)
-            )
-        })
-        .collect();
-    format!(
-        r#"[pool.{name}]
-models = {models}
-cloud = "aws"
-template = {{ id = "{id}", version = {version} }}
-subnets = [{subnets}]
-kinds = [{}]
-batch_deadline = "10m"
-
-[pool.{name}.rules]
-length = {{ at_least = 5 }}
-max_wait = {{ after = "5s" }}
-age = "off"
-price = "off"
-schedule = "off"
-sizing = {{ tasks_per_gpu_hour = 360.0, target = "30s", min = 1, max = {most} }}
-budgets = {{ per_hour = {hourly}, per_batch = {budget}, per_day = {budget}, per_month = {budget} }}
-
-[pool.{name}.breaker]
-pause = "2s"
-longest_pause = "10s"
-# The faults would not end, and no person is there to resume.
-pauses = 1000
-
-[pool.{name}.patience]
-boot = "20s"
-life = "20m"
-replay = "20s"
-unknown_launch = "24s"
-listing = "4s"
-terminate_again = "1s"
-silence = "30s"
-drain = "8s"
-no_capacity = "3s"
-longest_penalty = "1m"
-forgiven = "1m"
-quota = "3s"
-throttled = "1s"
-blocked = "20s"
-moving = "300ms"
-calm = "1s"
-
-"#,
-        kinds.join(", "),
-        name = pool.name,
-        models = json!(pool.models),
-        most = pool.most(instances),
-        hourly = dollars(hourly(instances)),
-        budget = dollars(BUDGET),
-    )
-}
-
-/// As TOML has it.
-fn dollars(amount: Usd) -> String {
-    let cents = amount.micros() / 10_000;
-    format!("{}.{:02}", cents / 100, cents % 100)
 }
 
 /// Two machines that only look like ours, and one of ours that no record knows.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use spotreel_domain::batch::Receipt;
 use spotreel_tests::Verdict;
 
-use super::KINDS;
 use super::market::Bill;
+use super::pools::KINDS;
 use super::records::Story;
 use crate::record::Book;
 
