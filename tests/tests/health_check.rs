@@ -84,7 +84,13 @@ async fn a_server_whose_disk_was_full_is_ended_once_there_is_room_and_no_other_i
         assert!(!container.is_well(says, ROOM));
         assert!(!container.is_well(says, ROOM));
     }
-    assert!(!container.has_ended(), "it starts, or is busy");
+    assert!(!container.is_well(UNWELL, ROOM));
+    assert!(!container.is_well(UNWELL, ROOM));
+    assert!(
+        !container.has_ended(),
+        "it starts, is busy, or cannot read a stream"
+    );
+    assert!(container.is_well("", ROOM));
     assert!(!container.is_well(UNWELL, NO_ROOM));
     assert!(!container.is_well(UNWELL, ROOM));
     assert!(!container.has_ended(), "it may be so for a moment");

@@ -31,37 +31,33 @@ impl Disk {
             return std::future::pending().await;
         };
         let dir = self.dir.display();
-        let (mut unwell, mut told) = (0, false);
+        let (mut server, mut told) = (Server::default(), false);
         loop {
             tokio::time::sleep(LOOK).await;
-            match self.is_well(&http).await {
-                Some(true) => unwell = 0,
-                Some(false) => unwell += 1,
-                None => {}
-            }
-            if unwell < UNWELL_LOOKS {
-                continue;
-            }
             let free = free(&self.dir);
-            if free >= ROOM {
-                eprintln!(
-                    "nats-server cannot write although {} MiB are free in {dir}: restarting it",
-                    free / MIB
-                );
-                return;
-            }
-            if !std::mem::replace(&mut told, true) {
-                eprintln!(
-                    "the disk of {dir} is full: NOTHING CAN BE STORED until {} MiB are free; then nats-server is restarted",
-                    ROOM / MIB
-                );
+            match server.look(self.is_well(&http).await, free) {
+                Trouble::None => {}
+                Trouble::Over => {
+                    eprintln!(
+                        "nats-server cannot write although {} MiB are free in {dir}: restarting it",
+                        free / MIB
+                    );
+                    return;
+                }
+                Trouble::Full => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!(
+                            "the disk of {dir} is full: NOTHING CAN BE STORED until {} MiB are free; then nats-server is restarted",
+                            ROOM / MIB
+                        );
+                    }
+                }
             }
         }
     }
 
     /// What the server says of itself: 200 (it stores) or 503 (it does not). None: it does not answer and may be busy, or it
-    /// answers 500 because it is still reading its streams. So a server that has been unwell since it started counts, too:
-    /// its first write may already have found the disk full.
+    /// answers 500 because it is still reading its streams.
     async fn is_well(&self, http: &reqwest::Client) -> Option<bool> {
         let answer = http.get(&self.health_url).send().await.ok()?;
         match answer.status() {
@@ -77,34 +73,65 @@ fn free(dir: &Path) -> u64 {
     statvfs(dir).map_or(0, |found| found.blocks_available() * found.fragment_size())
 }
 
+/// What the looks at one run of the server have shown.
+#[derive(Default)]
+struct Server {
+    /// It was well, or its disk full. Without either, its trouble has another cause, such as a stream that cannot be read
+    /// back, and a restart would not help.
+    restart_helps: bool,
+    unwell: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Full,
+    /// There is room again, and the server still stores nothing.
+    Over,
+}
+
+impl Server {
+    fn look(&mut self, is_well: Option<bool>, free: u64) -> Trouble {
+        match is_well {
+            Some(true) => (self.restart_helps, self.unwell) = (true, 0),
+            Some(false) => self.unwell += 1,
+            None => {}
+        }
+        self.restart_helps |= self.unwell > 0 && free < ROOM;
+        match self.unwell < UNWELL_LOOKS || !self.restart_helps {
+            true => Trouble::None,
+            false if free < ROOM => Trouble::Full,
+            false => Trouble::Over,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
+    use super::Trouble::{Full, None as Fine, Over};
     use super::*;
 
-    #[tokio::test]
-    async fn a_server_that_is_unwell_from_its_start_is_restarted_and_one_that_still_starts_is_not()
-    {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let disk = Disk {
-            dir: std::env::temp_dir(),
-            health_url: format!("http://{}/healthz", server.local_addr().unwrap()),
-        };
-        let answers = async {
-            for status in ["500 Starting", "503 Unwell", "503 Unwell"] {
-                let (mut asked, _) = server.accept().await.unwrap();
-                assert!(asked.read(&mut [0; 1024]).await.unwrap() > 0);
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-                asked.write_all(answer.as_bytes()).await.unwrap();
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = disk.was_full() => {}
-            () = answers => {}
-        }
+    /// The last of a run's looks.
+    fn after(looks: &[(Option<bool>, u64)]) -> Trouble {
+        let mut server = Server::default();
+        looks
+            .iter()
+            .fold(Fine, |_, look| server.look(look.0, look.1))
+    }
+
+    #[test]
+    fn a_server_is_restarted_after_its_disk_was_full_and_for_no_other_trouble() {
+        let (well, unwell, busy) = (Some(true), Some(false), None);
+        assert_eq!(after(&[(well, ROOM), (unwell, ROOM)]), Fine);
+        assert_eq!(after(&[(well, ROOM), (unwell, ROOM), (unwell, ROOM)]), Over);
+        assert_eq!(after(&[(well, 0), (unwell, 0), (unwell, 0)]), Full);
+        // Full before the first look.
+        assert_eq!(after(&[(unwell, 0), (unwell, 0), (unwell, ROOM)]), Over);
+        // A stream that cannot be read back; a server that still starts.
+        assert_eq!(
+            after(&[(unwell, ROOM), (unwell, ROOM), (unwell, ROOM)]),
+            Fine
+        );
+        assert_eq!(after(&[(busy, 0), (busy, 0), (busy, ROOM)]), Fine);
     }
 }

@@ -232,9 +232,14 @@ impl Pool {
 
     /// Calls CreateFleet in a task of its own: passes continue meanwhile.
     fn launch(&mut self, launch: &Launch) {
-        let Some(batch) = self.known.as_ref().map(|known| known.batch.id.clone()) else {
+        let Some(known) = &self.known else {
             return;
         };
+        // Another fleet may have had its answer meanwhile.
+        if !known.batch.launch(launch.seq).is_some_and(Launch::is_open) {
+            return;
+        }
+        let batch = known.batch.id.clone();
         let (seq, first) = (launch.seq, launch.is_sent_once());
         if self.in_flight.is_some() || self.replay.must_wait(&(batch.clone(), seq)) {
             return;

@@ -2,7 +2,7 @@
 //!
 //! | loop | woken by | does |
 //! |---|---|---|
-//! | one [`Pool`](reconcile::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
+//! | one [`Pool`](pool::Pool) each, on the leader | the batch log, workers' presence, operators' orders, answers of calls, the clock | lists the instances, reads the record, decides ([`spotreel_domain::fleet`]), writes, acts |
 //! | [`Sweep`](sweep::Sweep), on every fleet | the clock | terminates expired instances, and orphans |
 //! | [`gone`] | the clock | finds batches of pools that the configuration does not have, and starts a loop that drains each |
 //! | [`Cloud`](cloud::Cloud) | the clock | keeps prices, quotas, templates and types up to date |

@@ -54,7 +54,7 @@ pub struct Called {
     pub batch: BatchId,
     pub seq: u32,
     pub result: Result<LaunchAnswer, LaunchError>,
-    /// No call with this token was made before, as far as this fleet knows.
+    /// By the record, the call can have been made only once.
     pub first: bool,
 }
 

@@ -90,7 +90,12 @@ pub fn without_settings(command: &mut Command) {
 /// A program of the workspace, from `SPOTREEL_BIN_DIR` or beside this test's own; built if nobody did.
 pub fn binary(name: &str) -> PathBuf {
     if let Some(dir) = std::env::var_os("SPOTREEL_BIN_DIR") {
-        return Path::new(&dir).join(name);
+        let program = Path::new(&dir).join(name);
+        assert!(
+            program.is_file(),
+            "SPOTREEL_BIN_DIR has no {name}: run `make build`"
+        );
+        return program;
     }
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.ancestors().nth(2).expect("a test lies in deps");

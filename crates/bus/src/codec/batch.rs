@@ -164,7 +164,8 @@ fn launch_from_wire(launch: wire::Launch) -> Result<Launch, DecodeError> {
                 at: at(dispatched.at_ms)?,
                 empty_listings: dispatched.empty_listings,
                 sealed: dispatched.sealed,
-                sends: dispatched.sends,
+                // The first records have no count: their call may have been made.
+                sends: dispatched.sends.max(1),
             },
             W::Answered(answered) => LaunchState::Answered {
                 at: at(answered.at_ms)?,
