@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
@@ -11,6 +12,7 @@ use spotreel_domain::Task;
 use spotreel_domain::chain;
 use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::{HeadError, PutFileError, Store};
+use tokio::runtime::Runtime;
 use tokio::task::JoinError;
 
 use crate::gate::{self, Expectation, GateError, VideoFacts};
@@ -288,6 +290,17 @@ impl Worker {
     }
 }
 
+/// The one thread on which videos are decoded. Decoding takes megabytes, tens of them for large videos. The allocator keeps
+/// them for each thread that has done it, so on any thread of the runtime the worker would grow for hours.
+static GATE: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_current_thread()
+        .thread_name("gate")
+        .max_blocking_threads(1)
+        .thread_keep_alive(Duration::from_hours(24 * 365))
+        .build()
+        .expect("a runtime without I/O and time needs nothing of the system")
+});
+
 /// Passes a video through the gate.
 async fn check(task: &Task, video: &Path) -> Result<VideoFacts, FinishError> {
     let expectation = Expectation {
@@ -297,8 +310,9 @@ async fn check(task: &Task, video: &Path) -> Result<VideoFacts, FinishError> {
         fps: task.spec.fps,
     };
     let path = video.to_owned();
-    let checked = tokio::task::spawn_blocking(move || gate::check(&path, &expectation)).await;
+    let checked = GATE.spawn_blocking(move || gate::check(&path, &expectation));
     checked
+        .await
         .map_err(FinishError::Check)?
         .map_err(|error| match error {
             GateError::Read(_) => FinishError::Unreadable(error),
