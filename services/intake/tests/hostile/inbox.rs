@@ -11,7 +11,7 @@ use super::wire::{UNREADABLE, Wire};
 use super::{first_violation, table};
 
 /// Number of cases of the table that are sent, at least.
-const AT_LEAST: usize = 240;
+const AT_LEAST: usize = 260;
 /// Cases of this size or more are not sent: they have the same rules, and fill the stream.
 const MIB: usize = 1 << 20;
 
