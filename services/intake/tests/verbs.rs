@@ -15,6 +15,8 @@ use spotreel_bus::log::Append;
 use spotreel_domain::task::{Event, Failure, FailureKind};
 use spotreel_domain::{Lane, Model, TaskId};
 use stage::{Stage, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 fn fox() -> Value {
     json!({"model": "ti2v-5B", "prompt": "a red fox in the snow"})
@@ -35,6 +37,44 @@ async fn work(stage: &Stage) -> u64 {
         work += info.num_pending + info.num_ack_pending as u64;
     }
     work
+}
+
+/// A relay to the NATS server that holds back for a moment what is said to it. Returns its address.
+async fn slow_relay(url: &str) -> String {
+    const HELD: Duration = Duration::from_millis(50);
+    let server = url.strip_prefix("nats://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.unwrap();
+            let ((mut said, mut heard), (mut answers, mut to)) =
+                (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut heard).await });
+            tokio::spawn(async move {
+                let mut held = vec![0; 1 << 16];
+                while let Ok(length @ 1..) = said.read(&mut held).await {
+                    tokio::time::sleep(HELD).await;
+                    if to.write_all(&held[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("nats://{address}")
+}
+
+/// Also when its subscriptions reach the server late. It asks once: other tests ask again where nobody has subscribed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_started_intake_has_subscribed() {
+    let mut stage = Stage::without_intake().await;
+    stage.url = slow_relay(&stage.url).await;
+    stage.start_intake(&[]).await;
+    let nobody = json!({"id": "nobody"}).to_string();
+    let asked = stage.client.request("spotreel.retry", nobody.into()).await;
+    let answer: Value = serde_json::from_slice(&asked.unwrap().payload).unwrap();
+    assert_eq!(answer["error"]["code"], "not_found", "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

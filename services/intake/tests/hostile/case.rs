@@ -3,8 +3,8 @@
 use async_nats::HeaderMap;
 use serde_json::Value;
 
-use super::first_violation;
 use super::stage::Stage;
+use super::{first_violation, table};
 
 /// Headers by which a publisher steers JetStream, and ours.
 pub const STEERING: [(&str, &str); 14] = [
@@ -47,14 +47,20 @@ pub fn case(
     field: impl Into<String>,
     rule: &'static str,
 ) -> Case {
-    Case {
-        name: name.to_owned(),
-        verb: "submit",
-        payload: payload.into(),
-        headers: Vec::new(),
-        code: "invalid",
-        field: field.into(),
-        rule,
+    table::case(name, payload, field, rule).into()
+}
+
+impl From<table::Case> for Case {
+    fn from(case: table::Case) -> Self {
+        Self {
+            name: case.name,
+            verb: "submit",
+            payload: case.payload,
+            headers: Vec::new(),
+            code: "invalid",
+            field: case.field,
+            rule: case.rule,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The NATS API and the inbox, as somebody meets them who means harm: each message is answered with code, field and rule, or
-//! dropped; afterwards a good task passes, and it is the only one in the log. The rules themselves are in `rules/`.
+//! dropped; afterwards a good task passes, and it is the only one in the log. The rules themselves are in `rules/`, whose table
+//! is sent here too.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
@@ -11,6 +12,8 @@ mod wire;
 
 #[path = "../stage/mod.rs"]
 mod stage;
+#[path = "../rules/table/mod.rs"]
+mod table;
 
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
@@ -18,11 +21,15 @@ use spotreel_bus::names::LOG_ALL;
 use spotreel_domain::TaskId;
 use stage::Stage;
 
+/// Number of cases that are sent as requests, at least.
+const AT_LEAST: usize = 120;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_is_refused_and_a_good_task_passes() {
     let stage = Stage::set().await;
     let mut cases = asks::cases();
     cases.extend(pictures::cases());
+    assert!(cases.len() >= AT_LEAST, "only {} cases", cases.len());
     pictures::put_objects(&stage).await;
     let mut wrong = Vec::new();
     for case in &cases {

@@ -1,13 +1,13 @@
-//! Pictures in the bucket: none, or bytes that are no picture.
+//! Pictures of first frames: those of the table in the request itself, and those in the bucket.
 
 use std::collections::HashMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::case::{Case, case};
-use super::stage::{PICTURE, Stage};
+use super::stage::Stage;
+use super::table;
+use super::table::pictures::{claiming, good, with_chunk};
 
 /// Names like any other: nothing lies there.
 const ABSENT: [&str; 15] = [
@@ -37,24 +37,31 @@ pub fn cases() -> Vec<Case> {
     let absent = ABSENT.iter().map(|key| refused(key, "exists"));
     let stored = stored();
     let stored = stored.iter().map(|(key, _, rule)| refused(key, rule));
-    absent.chain(stored).collect()
+    let sent = table::pictures::cases().into_iter().map(Case::from);
+    sent.chain(absent).chain(stored).collect()
 }
 
-fn good() -> Vec<u8> {
-    STANDARD.decode(PICTURE).unwrap()
-}
-
-/// What lies in the bucket, and why it is refused. `tests/rules` has all that can be wrong with a picture.
+/// What lies in the bucket, and why it is refused. The table has all that can be wrong with a picture.
 fn stored() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let png = good();
     vec![
         ("images/hostile/empty.png", Vec::new(), "format"),
         ("images/hostile/text.png", b"no picture".to_vec(), "format"),
+        (
+            "images/hostile/bomb.png",
+            claiming(65_535, 65_535, 8),
+            "sides",
+        ),
         ("images/hostile/large.jpg", vec![0; 20_000_001], "size"),
         (
             "images/hostile/cut.png",
             png[..png.len() - 1].to_vec(),
             "whole",
+        ),
+        (
+            "images/hostile/moving.png",
+            with_chunk(b"acTL", &[0; 8]),
+            "still",
         ),
         // It has the look of what intake keeps, but not its bytes.
         (

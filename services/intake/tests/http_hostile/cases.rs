@@ -1,5 +1,7 @@
 //! The requests that mean harm, and what each of them hears.
 
+use crate::web;
+
 #[derive(Clone)]
 pub struct Case {
     pub name: &'static str,
@@ -389,6 +391,11 @@ fn of_bodies() -> Vec<Case> {
         &["Content-Type: image/png"],
         b"\x89PNG\r\n\x1a\n",
     );
+    // 60,000 by 60,000 pixels.
+    let mut bomb = web::png(16, 16);
+    bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    let deep = "[".repeat(100_000);
+    let deep_task = format!("{{\"task\":{deep}}}");
     let lines = |body: &[u8]| {
         request(
             "POST",
@@ -404,6 +411,14 @@ fn of_bodies() -> Vec<Case> {
             br#"{"model":"ti2v-5B","prompt":"\ud800"}"#,
             "prompt",
         ),
+        invalid("100,000 brackets", deep.as_bytes(), "body"),
+        case(
+            "a quote for brackets",
+            request("POST", "/v1/quotes", &[JSON], deep_task.as_bytes()),
+            400,
+            "invalid",
+            "task",
+        ),
         case(
             "a quote for a list as a task",
             request("POST", "/v1/quotes", &[JSON], br#"{"task":["ti2v-5B"]}"#),
@@ -412,6 +427,13 @@ fn of_bodies() -> Vec<Case> {
             "task",
         ),
         case("a picture that is none", png, 400, "invalid", "body"),
+        case(
+            "a picture of 3.6 billion pixels",
+            request("POST", "/v1/images", &["Content-Type: image/png"], &bomb),
+            400,
+            "invalid",
+            "body",
+        ),
         case(
             "a picture of 21 MB",
             request(

@@ -1,14 +1,14 @@
-//! The rules of input, as one table: what is sent, and the field and the rule that its refusal names. No server is needed: the
-//! parser, the model's limits and the picture itself decide. A case that fits into a line is in `bodies.txt` or `fields.txt`.
+//! The rules of input, as one table (`table/`): what is sent, and the field and the rule that its refusal names. No server is
+//! needed: the parser, the model's limits and the picture itself decide.
 //!
-//! Each API has a smoke test of its own, and cases of what it adds (headers, sizes, framing, lists): NATS in `refusals.rs` and
-//! `hostile/`, the inbox in `inbox.rs` and `hostile/inbox.rs`, HTTP in `http.rs` and `http_hostile/`.
+//! `hostile/` sends the table to a running intake: its pictures as requests, all of it through the inbox. Each API has a smoke
+//! test of its own, and cases of what it adds (headers, sizes, framing, lists): NATS in `refusals.rs` and `hostile/`, the inbox
+//! in `inbox.rs` and `hostile/inbox.rs`, HTTP in `http.rs` and `http_hostile/`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod others;
-mod pictures;
-mod raw;
+mod table;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -16,66 +16,12 @@ use spotreel_api::ImageSource;
 use spotreel_api::{ApiError, ErrorCode};
 use spotreel_intake::parse::{self, Submission};
 use spotreel_intake::{error, images};
+use table::Case;
 
 /// Number of cases that the table must have at least.
 const AT_LEAST: usize = 250;
 /// Whoever sent a megabyte does not get it back.
 const LONGEST_REFUSAL: usize = 4_000;
-
-pub struct Case {
-    pub name: String,
-    pub payload: Vec<u8>,
-    pub field: String,
-    pub rule: &'static str,
-}
-
-pub fn case(
-    name: &str,
-    payload: impl Into<Vec<u8>>,
-    field: impl Into<String>,
-    rule: &'static str,
-) -> Case {
-    Case {
-        name: name.to_owned(),
-        payload: payload.into(),
-        field: field.into(),
-        rule,
-    }
-}
-
-/// A good task but for one key, whose value is JSON text.
-pub fn with(key: &str, value: &str, field: &str, rule: &'static str) -> Case {
-    let good = json!({"model": "ti2v-5B", "prompt": "a red fox"});
-    let others: String = ["model", "prompt"]
-        .iter()
-        .filter(|other| **other != key)
-        .map(|other| format!(",{other:?}:{}", good[other]))
-        .collect();
-    let payload = format!("{{{key:?}:{value}{others}}}");
-    let shown: String = value.chars().take(40).collect();
-    case(&format!("{key}: {shown}"), payload, field, rule)
-}
-
-/// The cases of `bodies.txt` and `fields.txt`.
-fn tables() -> Vec<Case> {
-    fn rows(table: &'static str) -> impl Iterator<Item = [&'static str; 3]> {
-        let rows = table
-            .lines()
-            .filter(|row| !row.is_empty() && !row.starts_with('#'));
-        rows.map(|row| {
-            let (field, row) = row.split_once(' ').unwrap();
-            let (rule, sent) = row.trim_start().split_once(' ').unwrap();
-            [field, rule, sent.trim_start()]
-        })
-    }
-    let bodies = rows(include_str!("bodies.txt"));
-    let bodies = bodies.map(|[field, rule, body]| case(body, body, field, rule));
-    let fields = rows(include_str!("fields.txt")).map(|[field, rule, sent]| {
-        let (key, value) = sent.split_once(' ').unwrap();
-        with(key, value, field, rule)
-    });
-    bodies.chain(fields).collect()
-}
 
 /// Panics with every case that is not refused as it must be.
 fn check(cases: &[Case], judge: impl Fn(&[u8]) -> Result<(), ApiError>) {
@@ -117,12 +63,11 @@ fn submission(payload: &[u8]) -> Result<(), ApiError> {
 
 #[test]
 fn each_refusal_of_a_task_names_its_field_and_rule() {
-    let mut cases = tables();
-    cases.extend(raw::cases());
-    cases.extend(pictures::cases());
+    let cases = table::submissions();
     assert!(cases.len() >= AT_LEAST, "only {} cases", cases.len());
     check(&cases, submission);
-    let good = json!({"model": "i2v-A14B", "prompt": "x", "image": {"base64": pictures::PICTURE}});
+    let good =
+        json!({"model": "i2v-A14B", "prompt": "x", "image": {"base64": table::pictures::PICTURE}});
     assert!(submission(good.to_string().as_bytes()).is_ok());
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Case, case};
+use super::table::{Case, case};
 
 /// Media types of NATS requests that are refused.
 pub const OTHER_TYPES: [&str; 8] = [

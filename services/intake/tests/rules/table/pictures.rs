@@ -27,7 +27,8 @@ fn bytes(name: &str, bytes: &[u8], rule: &'static str) -> Case {
     image(name, &value, "image.base64", rule)
 }
 
-fn good() -> Vec<u8> {
+/// The good picture's bytes.
+pub fn good() -> Vec<u8> {
     STANDARD.decode(PICTURE).unwrap()
 }
 
@@ -40,7 +41,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// The good picture with another header.
-fn claiming(width: u32, height: u32, depth: u8) -> Vec<u8> {
+pub fn claiming(width: u32, height: u32, depth: u8) -> Vec<u8> {
     let mut png = good();
     png[16..20].copy_from_slice(&width.to_be_bytes());
     png[20..24].copy_from_slice(&height.to_be_bytes());
@@ -51,7 +52,7 @@ fn claiming(width: u32, height: u32, depth: u8) -> Vec<u8> {
 }
 
 /// The good picture with one more chunk.
-fn with_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+pub fn with_chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let mut png = good();
     let mut chunk = u32::try_from(data.len()).unwrap().to_be_bytes().to_vec();
     chunk.extend(name);
