@@ -68,16 +68,7 @@ async fn a_worker_that_was_believed_dead_cannot_finish_its_task() {
     let task = finished(&system, &api, &id).await;
     video(&task).await;
     assert_eq!(ended_by(&task, Outcome::Succeeded), ["w1"]);
-    let history = system
-        .log()
-        .await
-        .history(&task_id(&id))
-        .await
-        .expect("the log answers");
-    let ends = history
-        .iter()
-        .filter(|event| event.event.is_terminal())
-        .count();
+    let ends = count(&system, &id, |event| event.is_terminal()).await;
     assert_eq!(ends, 1, "one success, the late one was refused");
     // The late one lives, and takes the next task.
     let next = name("next");
@@ -217,20 +208,19 @@ async fn every_point_where_a_worker_can_die_leads_to_one_video() {
         system.add_worker().await;
         let task = finished(&system, &api, &id).await;
         video(&task).await;
-        let history = system
-            .log()
-            .await
-            .history(&task_id(&id))
-            .await
-            .expect("the log answers");
-        let successes = history
-            .iter()
-            .filter(|event| event.event == Event::Succeeded)
-            .count();
+        let successes = count(&system, &id, |event| *event == Event::Succeeded).await;
         assert_eq!(successes, 1, "{point}");
         let client = system.nats.client("provision").await;
         spotreel_tests::cases::until_counts(&client, (0, 0)).await;
     }
+}
+
+/// Number of these events in the task's history.
+async fn count(system: &System, id: &str, counts: impl Fn(&Event) -> bool) -> usize {
+    let log = system.log().await;
+    let history = log.history(&task_id(id)).await;
+    let history = history.expect("the log answers");
+    history.iter().filter(|event| counts(&event.event)).count()
 }
 
 async fn finished(system: &System, api: &Api, id: &str) -> TaskView {

@@ -2,45 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-use jiff::{SignedDuration, Timestamp};
+mod scene;
+
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{
-    Batch, DrainMode, Ending, Instance, InstanceState, Launch, LaunchState, Leaving, PoolName,
-    Receipt, Status, Wanted,
-};
-use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, tag};
-use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
+use spotreel_domain::batch::{Batch, DrainMode, Ending, InstanceState, Leaving, Receipt, Status};
+use spotreel_domain::fleet::cloud::{CloudState, Place, Seen, tag};
+use spotreel_domain::fleet::observation::{Market, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Effect, Observation, idle_that_stay, reconcile};
-use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::{PoolConfig, PoolTemplate};
+use spotreel_domain::pool::PoolConfig;
+
+use scene::{ZONES, answered_launch, at, listed, market, requested, serving, start, worker};
 
 /// $0.36 an hour.
 const PRICE: Usd = Usd::from_micros(360_000);
 
-fn start() -> Timestamp {
-    "2026-03-01T02:00:00Z".parse().unwrap()
-}
-
-fn at(seconds: i64) -> Timestamp {
-    start() + SignedDuration::from_secs(seconds)
-}
-
 fn place() -> Place {
-    Place {
-        kind: "g6.xlarge".into(),
-        zone: "us-east-2a".into(),
-    }
+    scene::place(ZONES[0])
 }
 
 fn policy() -> Policy {
-    let template = PoolTemplate {
-        id: "lt-1".into(),
-        version: 1,
-        on_demand_version: None,
-    };
-    let name = PoolName::parse("default").unwrap();
-    PoolConfig::default().policy(&name, "prod", "spotreel", template)
+    scene::policy_of(&PoolConfig::default())
 }
 
 /// One machine that serves since the start, in a batch with work for it.
@@ -55,20 +37,8 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        let wanted = Wanted {
-            rule: "length".into(),
-            why: "enough tasks".into(),
-            units: 1,
-            slot: None,
-            deadline: at(12 * 3_600),
-        };
-        let pool = PoolName::parse("default").unwrap();
-        let mut batch = Batch::request(&pool, None, wanted, start()).unwrap();
-        let id = "i-1".to_owned();
-        let mut machine = Instance::bought(id, place(), Lifecycle::Spot, 1, start(), PRICE);
-        machine.state = InstanceState::Serving;
-        machine.ready_at = Some(at(100));
-        batch.instances.push(machine);
+        let mut batch = requested(1, start());
+        batch.instances.push(serving("i-1", place(), PRICE));
         batch.status = Status::Running;
         let tags = [
             (tag::BATCH, "default-1"),
@@ -78,23 +48,11 @@ impl Scene {
         Self {
             batch,
             listed: Seen {
-                id: "i-1".into(),
-                kind: place().kind,
-                zone: place().zone,
-                lifecycle: Lifecycle::Spot,
-                state: CloudState::Running,
-                launched_at: start(),
                 tags: tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-                reason: None,
-                left_at: None,
                 has_public_address: true,
+                ..listed("i-1", &place(), start())
             },
-            worker: Some(WorkerSeen {
-                instance: "i-1".into(),
-                state: WorkerState::Busy,
-                notice_at: None,
-                rebalance: false,
-            }),
+            worker: Some(worker("i-1", WorkerState::Busy)),
             tasks: 1,
             keep: 0,
             ended: Vec::new(),
@@ -105,8 +63,6 @@ impl Scene {
         let workers: Vec<_> = self.worker.iter().cloned().collect();
         let busy = |w: &&WorkerSeen| w.state == WorkerState::Busy;
         Observation {
-            now: at(seconds),
-            cloud_now: at(seconds),
             listing: vec![self.listed.clone()],
             work: Some(Work {
                 runnable: self.tasks,
@@ -116,17 +72,12 @@ impl Scene {
             }),
             workers: Some(workers),
             market: Some(Market {
-                spot: [(place(), PRICE)].into(),
                 volume: Usd::from_micros(11_111),
                 address: Usd::from_micros(5_000),
-                ..Market::default()
+                ..market([(place(), PRICE)])
             }),
-            in_flight: None,
-            needs: Vec::new(),
-            spent: Some(Spend::default()),
-            quota: Quota::default(),
             keep: self.keep,
-            tasks_done: None,
+            ..scene::observation(at(seconds))
         }
     }
 
@@ -194,26 +145,11 @@ fn a_machine_that_goes_in_its_first_hour_is_left_to_ec2_and_costs_nothing() {
 fn a_machine_found_while_prices_are_unknown_costs_what_they_say_later() {
     let mut scene = Scene::set();
     scene.batch.instances.clear();
-    scene.batch.launches.push(Launch {
-        seq: 1,
-        lifecycle: Lifecycle::Spot,
-        units: 1,
-        request: String::new(),
-        state: LaunchState::Answered {
-            at: start(),
-            fleet: None,
-            instances: Vec::new(),
-            errors: Vec::new(),
-        },
-    });
+    scene.batch.launches.push(answered_launch(1, &[]));
     let price = PRICE.percent(50);
     let look = |seconds, known: bool, scene: &mut Scene| {
-        let market = known.then(|| Market {
-            spot: [(place(), price)].into(),
-            ..Market::default()
-        });
         let seen = Observation {
-            market,
+            market: known.then(|| market([(place(), price)])),
             ..scene.observation(seconds)
         };
         scene.batch = reconcile(&scene.batch, &seen, &policy()).batch;

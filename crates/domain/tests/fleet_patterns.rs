@@ -2,69 +2,28 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-use std::collections::BTreeMap;
+mod scene;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{
-    Batch, Blocker, Ending, InstanceState, Launch, Leaving, PoolName, Status, Wanted,
-};
-use spotreel_domain::fleet::cloud::{
-    CloudState, LaunchAnswer, Launched, Lifecycle, Place, Seen, Template,
-};
-use spotreel_domain::fleet::observation::{
-    Market, Observation, Quota, Work, WorkerSeen, WorkerState,
-};
-use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
+use spotreel_domain::batch::{Batch, Blocker, Ending, InstanceState, Launch, Leaving, Status};
+use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Seen};
+use spotreel_domain::fleet::observation::{Market, Observation, Work, WorkerSeen, WorkerState};
+use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::reconcile::holds_its_pool;
-use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
-use spotreel_domain::ledger::Spend;
+use spotreel_domain::fleet::{DrainAnswer, Effect, Outcome, reconcile};
 
-const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
+use scene::{ZONES, answer, bought, learned, place, requested, start, wanted};
+
 const STEP: i64 = 5;
 const SHUT_DOWN: &str = "Client.InstanceInitiatedShutdown: Instance initiated shutdown";
-
-fn start() -> Timestamp {
-    "2026-03-01T02:00:00Z".parse().unwrap()
-}
 
 fn seconds(count: i64) -> SignedDuration {
     SignedDuration::from_secs(count)
 }
 
 fn policy(max_units: u32) -> Policy {
-    Policy {
-        env: "prod".into(),
-        pool: PoolName::parse("default").unwrap(),
-        project: "spotreel".into(),
-        template: Template {
-            id: "lt-1".into(),
-            version: 1,
-        },
-        on_demand_version: None,
-        tags: BTreeMap::new(),
-        problem: None,
-        kinds: vec![Kind {
-            name: "g6.xlarge".into(),
-            cap: Usd::from_cents(40),
-            on_demand_cap: None,
-        }],
-        subnets: ZONES
-            .map(|zone| Subnet {
-                id: format!("subnet-{zone}"),
-                zone: zone.into(),
-            })
-            .into(),
-        bid: Bid::Balanced,
-        leave_when_hinted: false,
-        max_units,
-        target: std::time::Duration::from_secs(2 * 3_600),
-        budget: Budget::default(),
-        most_per_hour: None,
-        on_demand_after: None,
-        breaker: BreakerRule::default(),
-        patience: Patience::default(),
-    }
+    scene::policy(&ZONES, max_units)
 }
 
 struct Machine {
@@ -105,16 +64,9 @@ struct Night {
 
 impl Night {
     fn new(tasks: u32, policy: Policy) -> Self {
-        let wanted = Wanted {
-            rule: "length".into(),
-            why: "enough tasks".into(),
-            units: tasks,
-            slot: None,
-            deadline: start() + seconds(12 * 3_600),
-        };
         Self {
             now: start(),
-            batch: Batch::request(&policy.pool, None, wanted, start()).unwrap(),
+            batch: requested(tasks, start()),
             policy,
             machines: Vec::new(),
             drained: Vec::new(),
@@ -157,8 +109,6 @@ impl Night {
         let workers: Vec<_> = workers.collect();
         let busy = |w: &&WorkerSeen| w.state == WorkerState::Busy;
         Observation {
-            now: self.now,
-            cloud_now: self.now,
             listing: self.listing(),
             work: Some(Work {
                 runnable: self.tasks,
@@ -167,13 +117,8 @@ impl Night {
                 seconds: self.tasks * 600,
             }),
             workers: Some(workers),
-            needs: Vec::new(),
             market: Some(self.market()),
-            in_flight: None,
-            spent: Some(Spend::default()),
-            quota: Quota::default(),
-            keep: 0,
-            tasks_done: None,
+            ..scene::observation(self.now)
         }
     }
 
@@ -183,14 +128,8 @@ impl Night {
     }
 
     fn market(&self) -> Market {
-        let places = self.policy.subnets.iter().map(|subnet| Place {
-            kind: "g6.xlarge".into(),
-            zone: subnet.zone.clone(),
-        });
-        Market {
-            spot: places.map(|place| (place, Usd::from_cents(26))).collect(),
-            ..Market::default()
-        }
+        let places = self.policy.subnets.iter().map(|subnet| place(&subnet.zone));
+        scene::market(places.map(|place| (place, Usd::from_cents(26))))
     }
 
     fn act(&mut self, effect: Effect) {
@@ -231,51 +170,26 @@ impl Night {
     }
 
     fn launch(&mut self, launch: &Launch) -> LaunchAnswer {
-        let (seq, request) = (launch.seq, launch.frozen_request().unwrap());
-        let place = &request.overrides[0].place;
-        let mut instances = Vec::new();
-        for _ in 0..request.units {
-            let id = format!("i-{}", self.machines.len() + 1);
+        let request = launch.frozen_request().unwrap();
+        let before = self.machines.len();
+        for number in before + 1..=before + request.units as usize {
             self.machines.push(Machine {
                 seen: Seen {
-                    id: id.clone(),
-                    kind: place.kind.clone(),
-                    zone: place.zone.clone(),
-                    lifecycle: request.lifecycle,
-                    state: CloudState::Running,
-                    launched_at: self.now,
-                    tags: request.tags.clone(),
-                    reason: None,
-                    left_at: None,
                     has_public_address: true,
+                    ..bought(&format!("i-{number}"), &request, self.now)
                 },
                 worker: None,
                 notice_at: None,
                 rebalance: false,
                 unlisted: false,
             });
-            instances.push(Launched {
-                id,
-                kind: place.kind.clone(),
-                zone: place.zone.clone(),
-                lifecycle: Lifecycle::Spot,
-            });
         }
-        LaunchAnswer {
-            fleet: format!("fleet-{seq}"),
-            instances,
-            errors: Vec::new(),
-        }
+        answer(launch.seq, self.machines[before..].iter().map(|m| &m.seen))
     }
 
     fn learn(&mut self, outcome: &Outcome) {
         let market = self.market();
-        let learned = Learned {
-            now: self.now,
-            cloud_now: self.now,
-            market: Some(&market),
-            policy: &self.policy,
-        };
+        let learned = learned(self.now, &self.policy, Some(&market));
         self.batch = learned.apply(&self.batch, outcome);
     }
 }
@@ -451,13 +365,7 @@ fn a_place_is_forgiven_slowly_and_remembered_by_the_next_batch() {
     assert_eq!(night.batch.status, Status::Settled);
 
     let next = |night: &Night, after: i64| {
-        let wanted = Wanted {
-            rule: "length".into(),
-            why: "enough tasks".into(),
-            units: 1,
-            slot: None,
-            deadline: night.now + seconds(12 * 3_600),
-        };
+        let wanted = wanted(1, night.now);
         let now = night.now + seconds(after);
         let batch = Batch::request(&night.policy.pool, Some(&night.batch), wanted, now).unwrap();
         let mut later = Night::new(1, night.policy.clone());

@@ -2,54 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-use jiff::{SignedDuration, Timestamp};
+mod scene;
+
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{
-    Batch, Blocker, DrainMode, Instance, InstanceState, Launch, LaunchState, Leaving, PoolName,
-    Status, Wanted,
+    Batch, Blocker, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status,
 };
-use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Place, Seen, tag};
-use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
-use spotreel_domain::fleet::policy::{Policy, Subnet};
+use spotreel_domain::fleet::cloud::{Seen, tag};
+use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
+use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Observation, offers, reconcile};
 use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::{PoolConfig, PoolTemplate};
+use spotreel_domain::pool::PoolConfig;
 
-const KIND: &str = "g6.xlarge";
-const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
-
-fn start() -> Timestamp {
-    "2026-03-01T02:00:00Z".parse().unwrap()
-}
-
-fn at(seconds: i64) -> Timestamp {
-    start() + SignedDuration::from_secs(seconds)
-}
-
-fn place(zone: &str) -> Place {
-    Place {
-        kind: KIND.into(),
-        zone: zone.into(),
-    }
-}
+use scene::{KIND, ZONES, answered_launch, at, listed, place, requested, serving, start, worker};
 
 /// $1.00 an hour, for machines that may cost as much each.
 fn policy() -> Policy {
-    let template = PoolTemplate {
-        id: "lt-1".into(),
-        version: 1,
-        on_demand_version: None,
-    };
-    let name = PoolName::parse("default").unwrap();
-    let mut policy = PoolConfig::default().policy(&name, "prod", "spotreel", template);
+    let mut policy = scene::policy_of(&PoolConfig::default());
     policy.kinds.retain(|kind| kind.name == KIND);
     policy.kinds[0].cap = Usd::from_cents(100);
-    policy.subnets = ZONES
-        .map(|zone| Subnet {
-            id: format!("subnet-{zone}"),
-            zone: zone.into(),
-        })
-        .into();
+    policy.subnets = scene::subnets(&ZONES);
     policy.budget.per_hour = Some(Usd::from_cents(100));
     policy.most_per_hour = policy.budget.per_hour;
     policy
@@ -66,40 +39,10 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        let wanted = Wanted {
-            rule: "length".into(),
-            why: "enough tasks".into(),
-            units: 3,
-            slot: None,
-            deadline: at(12 * 3_600),
-        };
-        let pool = PoolName::parse("default").unwrap();
-        let mut batch = Batch::request(&pool, None, wanted, start()).unwrap();
-        for zone in ZONES {
-            let mut machine = Instance::bought(
-                zone.to_owned(),
-                place(zone),
-                Lifecycle::Spot,
-                1,
-                start(),
-                Usd::from_cents(30),
-            );
-            machine.state = InstanceState::Serving;
-            machine.ready_at = Some(at(100));
-            batch.instances.push(machine);
-        }
-        batch.launches.push(Launch {
-            seq: 1,
-            lifecycle: Lifecycle::Spot,
-            units: 3,
-            request: String::new(),
-            state: LaunchState::Answered {
-                at: start(),
-                fleet: None,
-                instances: ZONES.map(str::to_owned).into(),
-                errors: Vec::new(),
-            },
-        });
+        let mut batch = requested(3, start());
+        let serving = |zone| serving(zone, place(zone), Usd::from_cents(30));
+        batch.instances.extend(ZONES.map(serving));
+        batch.launches.push(answered_launch(3, &ZONES));
         batch.status = Status::Running;
         Self {
             batch,
@@ -113,39 +56,18 @@ impl Scene {
     fn market(&self) -> Market {
         let prices = ZONES.into_iter().zip(self.cents);
         let prices = prices.map(|(zone, cents)| (place(zone), Usd::from_cents(cents)));
-        Market {
-            spot: prices.collect(),
-            ..Market::default()
-        }
+        scene::market(prices)
     }
 
     fn look(&mut self, seconds: i64) {
         let there = || self.batch.instances.iter().filter(|i| !i.is_gone());
+        let tags = [(tag::BATCH, "default-1"), (tag::LAUNCH, "1")];
         let listing = there().map(|instance| Seen {
-            id: instance.id.clone(),
-            kind: KIND.into(),
-            zone: instance.place.zone.clone(),
-            lifecycle: Lifecycle::Spot,
-            state: CloudState::Running,
-            launched_at: start(),
-            tags: [
-                (tag::BATCH.to_owned(), "default-1".to_owned()),
-                (tag::LAUNCH.to_owned(), "1".to_owned()),
-            ]
-            .into(),
-            reason: None,
-            left_at: None,
-            has_public_address: false,
+            tags: tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            ..listed(&instance.id, &instance.place, start())
         });
-        let workers = there().map(|instance| WorkerSeen {
-            instance: instance.id.clone(),
-            state: WorkerState::Busy,
-            notice_at: None,
-            rebalance: false,
-        });
+        let workers = there().map(|instance| worker(&instance.id, WorkerState::Busy));
         let seen = Observation {
-            now: at(seconds),
-            cloud_now: at(seconds),
             listing: listing.collect(),
             workers: Some(workers.collect()),
             work: Some(Work {
@@ -154,13 +76,9 @@ impl Scene {
                 sized: 3,
                 seconds: 1_800,
             }),
-            needs: Vec::new(),
             market: self.is_priced.then(|| self.market()),
-            in_flight: None,
             spent: Some(self.others),
-            quota: Quota::default(),
-            keep: 0,
-            tasks_done: None,
+            ..scene::observation(at(seconds))
         };
         self.batch = reconcile(&self.batch, &seen, &self.policy).batch;
     }

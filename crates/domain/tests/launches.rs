@@ -2,109 +2,45 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-use std::collections::BTreeMap;
+mod scene;
+
 use std::time::Duration;
 
-use jiff::Timestamp;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{
-    Batch, Blocker, Instance, InstanceState, LaunchState, PoolName, Status, Wanted,
-};
+use spotreel_domain::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
 use spotreel_domain::fleet::cloud::{
-    ErrorClass, LaunchAnswer, LaunchRequest, Lifecycle, Place, PlaceError, Template, tag,
+    ErrorClass, LaunchAnswer, LaunchRequest, Lifecycle, PlaceError, tag,
 };
-use spotreel_domain::fleet::observation::{
-    Market, Observation, Quota, Work, WorkerSeen, WorkerState,
-};
-use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
-use spotreel_domain::fleet::{Effect, Learned, Outcome, reconcile};
-use spotreel_domain::ledger::Spend;
+use spotreel_domain::fleet::observation::{Observation, Quota, Work, WorkerState};
+use spotreel_domain::fleet::policy::Policy;
+use spotreel_domain::fleet::{Effect, Outcome, Round, reconcile};
+
+use scene::{answer, at, learned, listed, market, place, requested, start, worker};
 
 const ZONES: [&str; 2] = ["us-east-2a", "us-east-2b"];
 
-fn now() -> Timestamp {
-    "2026-03-01T02:00:00Z".parse().unwrap()
-}
-
-fn place(zone: &str) -> Place {
-    Place {
-        kind: "g6.xlarge".into(),
-        zone: zone.into(),
-    }
-}
-
 fn policy(max_units: u32) -> Policy {
-    Policy {
-        env: "prod".into(),
-        pool: PoolName::parse("default").unwrap(),
-        project: "spotreel".into(),
-        template: Template {
-            id: "lt-1".into(),
-            version: 1,
-        },
-        on_demand_version: None,
-        tags: BTreeMap::new(),
-        problem: None,
-        kinds: vec![Kind {
-            name: "g6.xlarge".into(),
-            cap: Usd::from_cents(40),
-            on_demand_cap: None,
-        }],
-        subnets: ZONES
-            .map(|zone| Subnet {
-                id: format!("subnet-{zone}"),
-                zone: zone.into(),
-            })
-            .into(),
-        bid: Bid::Balanced,
-        leave_when_hinted: false,
-        max_units,
-        target: std::time::Duration::from_secs(2 * 3_600),
-        budget: Budget::default(),
-        most_per_hour: None,
-        on_demand_after: None,
-        breaker: BreakerRule::default(),
-        patience: Patience::default(),
-    }
+    scene::policy(&ZONES, max_units)
 }
 
 /// Ten tasks wait, and nothing runs.
 fn observation() -> Observation {
     let spot = ZONES.map(|zone| (place(zone), Usd::from_cents(26)));
     Observation {
-        now: now(),
-        cloud_now: now(),
-        listing: Vec::new(),
-        workers: Some(Vec::new()),
         work: Some(Work {
             runnable: 10,
             rendering: 0,
             sized: 4,
             seconds: 1_800,
         }),
-        needs: Vec::new(),
-        market: Some(Market {
-            spot: spot.into(),
-            ..Market::default()
-        }),
-        in_flight: None,
-        spent: Some(Spend::default()),
-        quota: Quota::default(),
-        keep: 0,
-        tasks_done: None,
+        market: Some(market(spot)),
+        ..scene::observation(start())
     }
 }
 
 /// A batch whose first launch has just been sent.
 fn sent(policy: &Policy) -> Batch {
-    let wanted = Wanted {
-        rule: "length".into(),
-        why: "enough tasks".into(),
-        units: 4,
-        slot: None,
-        deadline: now() + jiff::SignedDuration::from_hours(12),
-    };
-    let batch = Batch::request(&policy.pool, None, wanted, now()).unwrap();
+    let batch = requested(4, start());
     let round = reconcile(&batch, &observation(), policy);
     assert_eq!(round.effects, [call(&round.batch, 1)]);
     round.batch
@@ -127,21 +63,14 @@ fn answered(batch: &Batch, policy: &Policy, errors: &[(&str, ErrorClass)]) -> Ba
         message: "on order".into(),
     });
     let answer = LaunchAnswer {
-        fleet: "fleet-1".into(),
-        instances: Vec::new(),
         errors: errors.collect(),
-    };
-    let learned = Learned {
-        now: now(),
-        cloud_now: now(),
-        market: None,
-        policy,
+        ..answer(1, [])
     };
     let outcome = Outcome::Launched {
         seq: 1,
         result: Ok(answer),
     };
-    learned.apply(batch, &outcome)
+    learned(start(), policy, None).apply(batch, &outcome)
 }
 
 #[test]
@@ -157,10 +86,13 @@ fn one_place_that_cannot_be_stands_in_the_way_of_no_other() {
         LaunchState::Answered { .. }
     ));
     let later = Observation {
-        now: now() + policy.patience.no_capacity,
+        now: start() + policy.patience.no_capacity,
         ..observation()
     };
-    let round = reconcile(&batch, &later, &policy);
+    asks_the_second_zone_alone(&reconcile(&batch, &later, &policy));
+}
+
+fn asks_the_second_zone_alone(round: &Round) {
     assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
     let request = &round.batch.launches[1].request;
     assert!(
@@ -173,21 +105,16 @@ fn one_place_that_cannot_be_stands_in_the_way_of_no_other() {
 fn refused_until_it_ends(mut batch: Batch, policy: &Policy, error: &PlaceError) -> (Batch, i64) {
     let mut passed = 0;
     while batch.is_active() {
-        let at = now() + jiff::SignedDuration::from_secs(passed);
+        let now = at(passed);
         let open = batch.launches.iter().find(|launch| launch.is_open());
         if let Some(seq) = open.map(|launch| launch.seq) {
-            let learned = Learned {
-                now: at,
-                cloud_now: at,
-                market: None,
-                policy,
-            };
+            let learned = learned(now, policy, None);
             let result = Err(error.clone());
             batch = learned.apply(&batch, &Outcome::Launched { seq, result });
         }
         let seen = Observation {
-            now: at,
-            cloud_now: at,
+            now,
+            cloud_now: now,
             ..observation()
         };
         batch = reconcile(&batch, &seen, policy).batch;
@@ -228,19 +155,14 @@ fn credentials_that_come_back_within_minutes_cost_the_batch_nothing() {
     let policy = policy(8);
     let mut batch = sent(&policy);
     for code in ["ExpiredToken", "NoCredentials"] {
-        let at = batch.at;
-        let learned = Learned {
-            now: at,
-            cloud_now: at,
-            market: None,
-            policy: &policy,
-        };
+        let now = batch.at;
+        let learned = learned(now, &policy, None);
         let seq = batch.launches.last().unwrap().seq;
         let result = Err(call_error(code));
         batch = learned.apply(&batch, &Outcome::Launched { seq, result });
         let seen = |after: i64| Observation {
-            now: at + jiff::SignedDuration::from_secs(after),
-            cloud_now: at,
+            now: now + jiff::SignedDuration::from_secs(after),
+            cloud_now: now,
             ..observation()
         };
         let round = reconcile(&batch, &seen(5), &policy);
@@ -270,31 +192,20 @@ fn machines_that_run_go_on_while_the_next_launches_are_refused() {
         place(ZONES[0]),
         Lifecycle::Spot,
         0,
-        now(),
+        start(),
         Usd::from_cents(26),
     ));
-    let hour = (0..720).map(|round| now() + jiff::SignedDuration::from_secs(5 * round));
-    for at in hour {
-        let learned = Learned {
-            now: at,
-            cloud_now: at,
-            market: None,
-            policy: &policy,
-        };
+    for now in (0..720).map(|round| at(5 * round)) {
+        let learned = learned(now, &policy, None);
         let open = batch.launches.iter().find(|launch| launch.is_open());
         if let Some(seq) = open.map(|launch| launch.seq) {
             let result = Err(call_error("UnauthorizedOperation"));
             batch = learned.apply(&batch, &Outcome::Launched { seq, result });
         }
         let mut seen = observation();
-        (seen.now, seen.cloud_now) = (at, now());
+        (seen.now, seen.cloud_now) = (now, start());
         // It is not listed, and its worker is there.
-        seen.workers = Some(vec![WorkerSeen {
-            instance: "i-1".into(),
-            state: WorkerState::Busy,
-            notice_at: None,
-            rebalance: false,
-        }]);
+        seen.workers = Some(vec![worker("i-1", WorkerState::Busy)]);
         batch = reconcile(&batch, &seen, &policy).batch;
     }
     assert!(batch.is_active(), "{:?}", batch.status);
@@ -316,13 +227,7 @@ fn an_answer_of_nothing_but_wrong_places_is_a_refusal_of_the_request() {
     assert_eq!(places, [None]);
     // One of them alone is its own, and the other is asked.
     let batch = answered(&sent(&policy), &policy, &errors[..1]);
-    let round = reconcile(&batch, &observation(), &policy);
-    assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
-    let request = &round.batch.launches[1].request;
-    assert!(
-        request.contains(ZONES[1]) && !request.contains(ZONES[0]),
-        "{request}"
-    );
+    asks_the_second_zone_alone(&reconcile(&batch, &observation(), &policy));
 }
 
 #[test]
@@ -349,12 +254,7 @@ fn what_an_error_says_of_a_place_holds_for_that_place_alone() {
 fn a_call_that_is_refused_for_a_subnet_is_made_again_without_it() {
     let policy = policy(8);
     let before = sent(&policy);
-    let learned = Learned {
-        now: now(),
-        cloud_now: now(),
-        market: None,
-        policy: &policy,
-    };
+    let learned = learned(start(), &policy, None);
     let errors = vec![PlaceError {
         place: Some(place(ZONES[0])),
         ..call_error("InvalidSubnetID.NotFound")
@@ -424,14 +324,7 @@ fn machines_on_demand_come_also_where_the_spot_quota_has_no_room() {
     let mut policy = policy(8);
     policy.on_demand_after = Some(Duration::ZERO);
     policy.kinds[0].on_demand_cap = Some(Usd::from_cents(90));
-    let wanted = Wanted {
-        rule: "length".into(),
-        why: "enough tasks".into(),
-        units: 1,
-        slot: None,
-        deadline: now() + jiff::SignedDuration::from_hours(12),
-    };
-    let mut batch = Batch::request(&policy.pool, None, wanted, now()).unwrap();
+    let mut batch = requested(1, start());
     let mut seen = observation();
     seen.quota = Quota {
         left: [(Lifecycle::Spot, 0), (Lifecycle::OnDemand, 64)].into(),
@@ -469,7 +362,7 @@ fn what_the_cloud_lacks_of_a_pool_is_told_where_no_launch_can_be() {
     let batch = sent(&policy);
     let batch = answered(&batch, &policy, &[(ZONES[0], ErrorClass::Capacity)]);
     let later = Observation {
-        now: now() + policy.patience.no_capacity,
+        now: start() + policy.patience.no_capacity,
         ..observation()
     };
     for lacks in [
@@ -491,30 +384,12 @@ fn a_pool_at_its_limit_waits_and_is_not_blocked() {
     let policy = policy(1);
     let batch = sent(&policy);
     assert_eq!(batch.launches[0].units, 1);
-    let mut answer = LaunchAnswer {
-        fleet: "fleet-1".into(),
-        instances: Vec::new(),
-        errors: Vec::new(),
-    };
-    answer
-        .instances
-        .push(spotreel_domain::fleet::cloud::Launched {
-            id: "i-1".into(),
-            kind: "g6.xlarge".into(),
-            zone: ZONES[0].into(),
-            lifecycle: Lifecycle::Spot,
-        });
-    let learned = Learned {
-        now: now(),
-        cloud_now: now(),
-        market: None,
-        policy: &policy,
-    };
+    let bought = listed("i-1", &place(ZONES[0]), start());
     let outcome = Outcome::Launched {
         seq: 1,
-        result: Ok(answer),
+        result: Ok(answer(1, [&bought])),
     };
-    let batch = learned.apply(&batch, &outcome);
+    let batch = learned(start(), &policy, None).apply(&batch, &outcome);
     let round = reconcile(&batch, &observation(), &policy);
     assert_eq!((round.effects, round.batch.blocked), (vec![], None));
 }
@@ -526,7 +401,7 @@ fn a_batch_of_the_same_number_after_a_loss_of_data_has_other_tokens() {
     let mut again = first.clone();
     again.launches.clear();
     // NATS's data were lost a minute later: the pool's first batch is requested again.
-    again.requested_at = now() + jiff::SignedDuration::from_mins(1);
+    again.requested_at = start() + jiff::SignedDuration::from_mins(1);
     let again = reconcile(&again, &observation(), &policy).batch;
     let token = |batch: &Batch| request(batch, 1).client_token;
     assert_eq!(first.id, again.id);

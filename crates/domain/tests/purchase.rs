@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+mod scene;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,17 +11,19 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::option;
 use proptest::prelude::*;
 use spotreel_domain::batch::{
-    Batch, BatchId, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, PoolName, Wanted,
+    Batch, BatchId, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, Wanted,
 };
 use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
-use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerSeen, WorkerState};
+use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy, offers, reconcile};
 use spotreel_domain::ledger::Reserved;
-use spotreel_domain::pool::{BidMode, Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
+use spotreel_domain::pool::{BidMode, PoolConfig, SubnetConfig};
 use spotreel_domain::trigger::{
     Budgets, Decision, Prices, RunNow, SizeInput, Spend, Verdict, View, decide, size,
 };
 use spotreel_domain::{Model, Usd};
+
+use scene::{default_pool, kind_config, market, place_of, wanted, worker};
 
 const KINDS: [(&str, u32); 3] = [("g6.xlarge", 4), ("g5.2xlarge", 8), ("g5.4xlarge", 16)];
 const ZONES: [&str; 2] = ["us-east-2a", "us-east-2b"];
@@ -43,32 +47,16 @@ struct Situation {
 impl Situation {
     /// 70 tasks of half an hour, g6.xlarge at $0.30 and g5.2xlarge at $0.50 in one zone, and no budget.
     fn usual() -> Self {
-        let kinds = KINDS.iter().take(2).map(|(name, _)| KindConfig {
-            name: (*name).into(),
-            cap: Usd::from_cents(60),
-            on_demand_cap: None,
-            gpu: None,
-        });
         let mut pool = PoolConfig {
             models: vec![Model::Ti2v5b],
-            cloud: Cloud::Aws,
-            kinds: kinds.collect(),
-            subnets: vec![SubnetConfig {
-                id: "subnet-a".into(),
-                zone: ZONES[0].into(),
-            }],
-            ..PoolConfig::default()
+            ..scene::pool(&[KINDS[0].0, KINDS[1].0], 60)
         };
         pool.rules.sizing.min = 1;
         let prices = [(KINDS[0].0, 30), (KINDS[1].0, 50)];
+        let price = |(kind, cents)| (place_of(kind, ZONES[0]), Usd::from_cents(cents));
         Self {
             pool,
-            market: Market {
-                spot: prices
-                    .map(|(kind, cents)| (place(kind, ZONES[0]), Usd::from_cents(cents)))
-                    .into(),
-                ..Market::default()
-            },
+            market: market(prices.map(price)),
             penalties: Vec::new(),
             quota: Quota::default(),
             spend: Spend::default(),
@@ -78,17 +66,7 @@ impl Situation {
     }
 
     fn policy(&self) -> Policy {
-        let template = PoolTemplate {
-            id: "lt-1".into(),
-            version: 1,
-            on_demand_version: None,
-        };
-        self.pool.policy(
-            &PoolName::parse("default").unwrap(),
-            "prod",
-            "spotreel",
-            template,
-        )
+        scene::policy_of(&self.pool)
     }
 
     /// As trigger's service reads it, when a person has asked for a batch.
@@ -130,13 +108,11 @@ impl Situation {
         let wanted = Wanted {
             rule: "run_now".into(),
             why: "ada asked".into(),
-            units,
-            slot: None,
-            deadline: now() + SignedDuration::from_hours(12),
+            ..wanted(units, now())
         };
         Batch {
             penalties: self.penalties.clone(),
-            ..Batch::request(&self.policy().pool, None, wanted, now()).unwrap()
+            ..Batch::request(&default_pool(), None, wanted, now()).unwrap()
         }
     }
 
@@ -154,23 +130,16 @@ impl Situation {
         )]
         let seconds = (self.tasks as f64 * self.seconds_per_task) as u64;
         Observation {
-            now: now(),
-            cloud_now: now(),
-            listing: Vec::new(),
-            workers: Some(Vec::new()),
             work: Some(Work {
                 runnable: self.tasks,
                 rendering: 0,
                 sized: size(&input, &self.pool.rules.sizing).units,
                 seconds,
             }),
-            needs: Vec::new(),
             market: Some(self.market.clone()),
-            in_flight: None,
             spent: Some(self.spend),
             quota: self.quota.clone(),
-            keep: 0,
-            tasks_done: None,
+            ..scene::observation(now())
         }
     }
 
@@ -183,13 +152,6 @@ impl Situation {
         let request = launch.frozen_request();
         let kinds = request.unwrap().overrides.into_iter();
         Ok((launch.units, kinds.map(|o| o.place.kind).collect()))
-    }
-}
-
-fn place(kind: &str, zone: &str) -> Place {
-    Place {
-        kind: kind.into(),
-        zone: zone.into(),
     }
 }
 
@@ -240,16 +202,12 @@ prop_compose! {
     ) -> Situation {
         let places: Vec<_> = KINDS
             .iter()
-            .flat_map(|(kind, _)| ZONES.map(|zone| place(kind, zone)))
+            .flat_map(|(kind, _)| ZONES.map(|zone| place_of(kind, zone)))
             .collect();
         let mut situation = Situation::usual();
         let pool = &mut situation.pool;
-        pool.kinds = KINDS[..kinds].iter().map(|(name, _)| KindConfig {
-            name: (*name).into(),
-            cap: Usd::from_cents(cap),
-            on_demand_cap: None,
-            gpu: None,
-        }).collect();
+        let cap = Usd::from_cents(cap);
+        pool.kinds = KINDS[..kinds].iter().map(|(name, _)| kind_config(name, cap)).collect();
         pool.subnets = ZONES[..zones].iter().map(|zone| SubnetConfig {
             id: format!("subnet-{zone}"),
             zone: (*zone).into(),
@@ -317,7 +275,7 @@ proptest! {
 #[test]
 fn a_queue_that_is_worth_more_than_the_day_has_is_rendered_as_far_as_the_money_goes() {
     let mut poor = Situation::usual();
-    poor.market.spot.remove(&place(KINDS[1].0, ZONES[0]));
+    poor.market.spot.remove(&place_of(KINDS[1].0, ZONES[0]));
     // 35 hours at $0.30 are $10.50; a machine until the target of two hours is $0.60.
     poor.pool.rules.budgets.per_day = Some(Usd::from_cents(1_000));
     assert_eq!(poor.launched().unwrap().0, 10, "the most of one launch");
@@ -361,7 +319,7 @@ fn types_that_the_quota_does_not_admit_are_left_out() {
 fn a_type_that_the_quota_does_not_admit_makes_no_other_one_cheap() {
     // The cheap type is too large for what is left, and the one that fits is too dear.
     let mut situation = Situation::usual();
-    let cheap = place(KINDS[1].0, ZONES[0]);
+    let cheap = place_of(KINDS[1].0, ZONES[0]);
     situation.market.spot.insert(cheap, Usd::from_cents(5));
     situation.pool.rules.budgets.per_hour = Some(Usd::from_cents(20));
     assert_eq!(situation.launched(), Ok((4, vec![KINDS[1].0.into()])));
@@ -424,7 +382,7 @@ fn running(situation: &Situation) -> (Batch, Observation) {
         state: InstanceState::Serving,
         ..Instance::bought(
             "i-1".into(),
-            place(KINDS[0].0, ZONES[0]),
+            place_of(KINDS[0].0, ZONES[0]),
             Lifecycle::Spot,
             1,
             launched_at,
@@ -433,12 +391,7 @@ fn running(situation: &Situation) -> (Batch, Observation) {
     });
     batch.first_ready_at = Some(launched_at);
     let seen = Observation {
-        workers: Some(vec![WorkerSeen {
-            instance: "i-1".into(),
-            state: WorkerState::Busy,
-            notice_at: None,
-            rebalance: false,
-        }]),
+        workers: Some(vec![worker("i-1", WorkerState::Busy)]),
         ..situation.observation()
     };
     (batch, seen)

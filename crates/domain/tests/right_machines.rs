@@ -2,22 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+mod scene;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use spotreel_domain::batch::{Batch, Launch, PoolName, Wanted};
-use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Place, Seen};
-use spotreel_domain::fleet::observation::{Market, Observation, Quota, WorkerSeen, WorkerState};
+use spotreel_domain::batch::{Batch, Launch};
+use spotreel_domain::fleet::cloud::{LaunchAnswer, Seen};
+use spotreel_domain::fleet::observation::{Observation, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
-use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, reconcile};
-use spotreel_domain::ledger::Spend;
-use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
+use spotreel_domain::fleet::{DrainAnswer, Effect, Outcome, reconcile};
+use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::render_time::{Corrections, Job};
 use spotreel_domain::workload::{Demand, Sampled};
 use spotreel_domain::{Model, Usd};
 
-const ZONE: &str = "us-east-2a";
+use scene::{ZONES, answer, bought, learned, market, place_of, policy_of, requested, worker};
+
 const SMALL_CARD: &str = "g6.xlarge";
 const LARGE_CARD: &str = "g6e.xlarge";
 
@@ -47,39 +49,11 @@ struct Night {
 impl Night {
     fn new(waiting: &[(Job, usize)]) -> Self {
         let now: Timestamp = "2026-11-30T02:00:00Z".parse().unwrap();
-        let pool = PoolConfig {
-            cloud: Cloud::Aws,
-            kinds: [SMALL_CARD, LARGE_CARD]
-                .map(|name| KindConfig {
-                    name: name.to_owned(),
-                    cap: Usd::from_cents(90),
-                    on_demand_cap: None,
-                    gpu: None,
-                })
-                .into(),
-            subnets: vec![SubnetConfig {
-                id: "subnet-1".into(),
-                zone: ZONE.into(),
-            }],
-            ..PoolConfig::default()
-        };
-        let name = PoolName::parse("default").unwrap();
-        let template = PoolTemplate {
-            id: "lt-1".into(),
-            version: 1,
-            on_demand_version: None,
-        };
-        let wanted = Wanted {
-            rule: "length".into(),
-            why: "enough tasks".into(),
-            units: 1,
-            slot: None,
-            deadline: now + SignedDuration::from_hours(12),
-        };
+        let pool = scene::pool(&[SMALL_CARD, LARGE_CARD], 90);
         Self {
             now,
-            policy: pool.policy(&name, "prod", "spotreel", template),
-            batch: Batch::request(&name, None, wanted, now).unwrap(),
+            policy: policy_of(&pool),
+            batch: requested(1, now),
             pool,
             machines: Vec::new(),
             waiting: of(waiting),
@@ -128,36 +102,17 @@ impl Night {
         let boot = Some(Duration::from_secs(120));
         let sizing = &self.pool.rules.sizing;
         let (work, needs) = load.work(&self.batch, rendering as u64, 0, None, boot, sizing);
-        let worker = |(seen, state): &(Seen, WorkerState)| WorkerSeen {
-            instance: seen.id.clone(),
-            state: *state,
-            notice_at: None,
-            rebalance: false,
-        };
-        let place = |kind: &&str| Place {
-            kind: (*kind).to_owned(),
-            zone: ZONE.into(),
-        };
-        let spot = self
-            .prices
-            .iter()
-            .map(|(kind, price)| (place(kind), *price));
+        let workers = self.machines.iter();
+        let workers = workers.map(|(seen, state)| worker(&seen.id, *state));
+        let spot = self.prices.iter();
+        let spot = spot.map(|(kind, price)| (place_of(kind, ZONES[0]), *price));
         Observation {
-            now: self.now,
-            cloud_now: self.now,
             listing: self.machines.iter().map(|(seen, _)| seen.clone()).collect(),
-            workers: Some(self.machines.iter().map(worker).collect()),
+            workers: Some(workers.collect()),
             work: Some(work),
             needs,
-            market: Some(Market {
-                spot: spot.collect(),
-                ..Market::default()
-            }),
-            in_flight: None,
-            spent: Some(Spend::default()),
-            quota: Quota::default(),
-            keep: 0,
-            tasks_done: None,
+            market: Some(market(spot)),
+            ..scene::observation(self.now)
         }
     }
 
@@ -182,12 +137,7 @@ impl Night {
             _ => return,
         };
         let market = self.observe().market;
-        let learned = Learned {
-            now: self.now,
-            cloud_now: self.now,
-            market: market.as_ref(),
-            policy: &self.policy,
-        };
+        let learned = learned(self.now, &self.policy, market.as_ref());
         self.batch = learned.apply(&self.batch, &outcome);
     }
 
@@ -195,36 +145,12 @@ impl Night {
         let (seq, request) = (launch.seq, launch.frozen_request().unwrap());
         let kinds = request.overrides.iter().map(|of| of.place.kind.clone());
         self.asked.push((kinds.collect(), request.units));
-        let place = &request.overrides[0].place;
         let ids = (0..request.units).map(|at| format!("i-{seq}-{at}"));
-        let instances: Vec<_> = ids
-            .map(|id| Launched {
-                id,
-                kind: place.kind.clone(),
-                zone: place.zone.clone(),
-                lifecycle: request.lifecycle,
-            })
-            .collect();
-        self.machines.extend(instances.iter().map(|new| {
-            let seen = Seen {
-                id: new.id.clone(),
-                kind: new.kind.clone(),
-                zone: new.zone.clone(),
-                lifecycle: new.lifecycle,
-                state: CloudState::Running,
-                launched_at: self.now,
-                tags: request.tags.clone(),
-                reason: None,
-                left_at: None,
-                has_public_address: false,
-            };
-            (seen, WorkerState::Starting)
-        }));
-        LaunchAnswer {
-            fleet: format!("fleet-{seq}"),
-            instances,
-            errors: Vec::new(),
-        }
+        let new: Vec<_> = ids.map(|id| bought(&id, &request, self.now)).collect();
+        let answer = answer(seq, &new);
+        let new = new.into_iter().map(|seen| (seen, WorkerState::Starting));
+        self.machines.extend(new);
+        answer
     }
 
     fn all_are(&mut self, state: WorkerState) {

@@ -2,36 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+mod scene;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use spotreel_domain::batch::{Batch, PoolName, Wanted};
+use spotreel_domain::batch::{Batch, PoolName};
 use spotreel_domain::fleet::observation::{Need, Work};
-use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, Pools, SubnetConfig};
+use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
 use spotreel_domain::render_time::{Corrections, Gpu, Job, Run};
 use spotreel_domain::workload::{Demand, Sampled, Workload};
-use spotreel_domain::{Model, Quality, Usd};
+use spotreel_domain::{Model, Quality};
 
 const FIVE: Model = Model::Ti2v5b;
 const LARGE: Model = Model::T2vA14b;
 
 fn pool(kinds: &[&str]) -> PoolConfig {
-    let kinds = kinds.iter().map(|name| KindConfig {
-        name: (*name).to_owned(),
-        cap: Usd::from_cents(90),
-        on_demand_cap: None,
-        gpu: None,
-    });
-    PoolConfig {
-        cloud: Cloud::Aws,
-        kinds: kinds.collect(),
-        subnets: vec![SubnetConfig {
-            id: "subnet-1".into(),
-            zone: "us-east-2a".into(),
-        }],
-        ..PoolConfig::default()
-    }
+    scene::pool(kinds, 90)
 }
 
 fn large(frames: u32) -> Job {
@@ -63,14 +51,7 @@ fn load(pool: &PoolConfig, parts: &[(Job, u64)]) -> Workload {
 
 fn batch() -> Batch {
     let at: Timestamp = "2026-11-30T02:00:00Z".parse().unwrap();
-    let wanted = Wanted {
-        rule: "length".into(),
-        why: "enough tasks".into(),
-        units: 2,
-        slot: None,
-        deadline: at + jiff::SignedDuration::from_hours(12),
-    };
-    Batch::request(&PoolName::parse("default").unwrap(), None, wanted, at).unwrap()
+    scene::requested(2, at)
 }
 
 /// What fleet reckons with before any machine is there; batches before took five seconds for a task.

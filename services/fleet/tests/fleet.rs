@@ -16,15 +16,7 @@ use spotreel_localcloud::{Action, Rule};
 use spotreel_pool::marks::{self, Marks};
 use spotreel_proto::worker::v1::{Presence, State};
 use spotreel_test_kit::{pool, spot_instance};
-use stage::{Stage, context, failing, stop, until};
-
-/// One kind, little patience.
-const POOL: &str = r#"
-models = ["ti2v-5B"]
-kinds = [{ name = "g5.xlarge", cap = 5.0 }]
-rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
-patience = { moving = "200ms", calm = "500ms" }
-"#;
+use stage::{POOL, Stage, context, failing, stop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_comes_works_and_leaves_nothing() {

@@ -14,14 +14,7 @@ use spotreel_domain::fleet::cloud::tag;
 use spotreel_fleet::Lead;
 use spotreel_proto::worker::v1::State;
 use spotreel_test_kit::{pool, spot_instance};
-use stage::{ENV, Stage, context, failing, stop, until};
-
-const POOL: &str = r#"
-models = ["ti2v-5B"]
-kinds = [{ name = "g5.xlarge", cap = 5.0 }]
-rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
-patience = { moving = "200ms", calm = "500ms" }
-"#;
+use stage::{ENV, POOL, Stage, context, failing, stop, until};
 
 /// Writes another pools.toml for the fleet that comes next.
 fn change_pools(stage: &Stage, change: impl FnOnce(String) -> String) {

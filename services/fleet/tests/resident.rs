@@ -10,14 +10,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, InstanceState, Receipt, Status};
 use spotreel_proto::worker::v1::State;
-use stage::Stage;
-
-const POOL: &str = r#"
-models = ["ti2v-5B"]
-kinds = [{ name = "g5.xlarge", cap = 5.0 }]
-rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
-patience = { moving = "200ms", calm = "500ms" }
-"#;
+use stage::{POOL, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_that_stay_are_told_so_and_outlive_the_batchs_deadline() {

@@ -94,13 +94,8 @@ async fn a_task_that_is_rendered_is_work_and_not_queued() {
         .await;
     assert_eq!(why.view.queued, 2);
     // The oldest that waits is not the one in hand.
-    let first = stage
-        .root
-        .tasks
-        .scan("spotreel.log.*.queued.>", 1, 10)
-        .await
-        .unwrap();
-    assert_eq!(why.view.oldest_queued_at, Some(first[1].stored_at));
+    let second = stage.queued_at().await[1];
+    assert_eq!(why.view.oldest_queued_at, Some(second));
     stage.stays_at(0).await;
 }
 
@@ -110,22 +105,17 @@ async fn age_counts_from_the_oldest_task_and_then_from_the_last_batch_that_serve
     let rules = "age = { after = \"1s\", at_least = 2 }";
     let trigger = stage.start(&stage.one_pool(rules)).await;
     stage.submit(1).await;
-    let stored = stage
-        .root
-        .tasks
-        .scan("spotreel.log.*.queued.>", 1, 1)
-        .await
-        .unwrap();
+    let stored = stage.queued_at().await[0];
     let second = Duration::from_secs(1);
     until("one task is not enough after a second", async || {
-        after(stored[0].stored_at, ambient::now()) > second
+        after(stored, ambient::now()) > second
     })
     .await;
     stage.stays_at(0).await;
     stage.submit(1).await;
     let batch = stage.until_batch(1).await;
     assert_eq!(batch.rule, "age");
-    assert!(after(stored[0].stored_at, batch.requested_at) >= second - KEPT);
+    assert!(after(stored, batch.requested_at) >= second - KEPT);
 
     // From when its first worker was ready; a restart forgets nothing of it.
     let ready = ambient::now() + SignedDuration::from_millis(500);
@@ -142,15 +132,10 @@ async fn no_task_waits_longer_than_max_wait() {
     let rules = "max_wait = { after = \"1s\" }";
     let _trigger = stage.start(&stage.one_pool(rules)).await;
     stage.submit(1).await;
-    let stored = stage
-        .root
-        .tasks
-        .scan("spotreel.log.*.queued.>", 1, 1)
-        .await
-        .unwrap();
+    let stored = stage.queued_at().await[0];
     let batch = stage.until_batch(1).await;
     assert_eq!(batch.rule, "max_wait");
-    assert!(after(stored[0].stored_at, batch.requested_at) >= Duration::from_secs(1) - KEPT);
+    assert!(after(stored, batch.requested_at) >= Duration::from_secs(1) - KEPT);
 }
 
 /// A schedule with one slot a day.

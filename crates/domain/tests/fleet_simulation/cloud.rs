@@ -15,6 +15,7 @@ use spotreel_domain::fleet::learn::DrainAnswer;
 use spotreel_domain::fleet::observation::{Market, WorkerSeen, WorkerState};
 
 use super::machine::{self, Machine, TAKEN, Worker};
+use super::scene::place_of;
 
 pub const FOREIGN: &str = "i-foreign";
 
@@ -88,10 +89,7 @@ impl Cloud {
             calm: false,
             habit,
         };
-        let place = Place {
-            kind: "g5.xlarge".into(),
-            zone: "a".into(),
-        };
+        let place = place_of("g5.xlarge", "a");
         let mut foreign = Machine::new(&place, Lifecycle::Spot, BTreeMap::new(), now, now, now);
         foreign
             .tags
@@ -416,19 +414,12 @@ fn error(place: Option<Place>, class: ErrorClass, code: &str) -> PlaceError {
     }
 }
 
-pub fn place(kind: &str, zone: &str) -> Place {
-    Place {
-        kind: kind.into(),
-        zone: zone.into(),
-    }
-}
-
 pub fn market(rng: &mut impl Rng) -> Market {
     let mut market = Market::default();
     for kind in ["g5.xlarge", "g6.xlarge"] {
         for zone in ["a", "b", "c"] {
             let price = Usd::from_micros(rng.random_range(200_000..480_000));
-            market.spot.insert(place(kind, zone), price);
+            market.spot.insert(place_of(kind, zone), price);
         }
     }
     market

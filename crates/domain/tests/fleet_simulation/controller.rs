@@ -6,15 +6,14 @@ use jiff::Timestamp;
 use rand::RngExt;
 use spotreel_domain::batch::{Batch, Instance, InstanceState, Launch, LaunchState, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, Seen, tag};
-use spotreel_domain::fleet::observation::{Observation, Quota, Work, WorkerSeen, WorkerState};
-use spotreel_domain::fleet::{
-    Effect, Learned, Outcome, Round, orphan, reconcile, reconcile::terminations,
-};
+use spotreel_domain::fleet::observation::{Observation, Work, WorkerSeen, WorkerState};
+use spotreel_domain::fleet::{Effect, Outcome, Round, orphan, reconcile, reconcile::terminations};
 use spotreel_domain::trigger::{SizeInput, size};
 
 use super::cloud::seconds;
 use super::machine::{TASK, Worker};
 use super::money;
+use super::scene::{self, learned};
 use super::world::World;
 
 /// A step is a controller's last one this often.
@@ -176,8 +175,6 @@ impl Controller {
         let own = |seen: &Seen| seen.tag(tag::POOL) == Some(name);
         let (keep, spent) = (pool.keep, money::spent(world, self.pool));
         Observation {
-            now,
-            cloud_now: now,
             listing: listing.into_iter().filter(own).collect(),
             workers: (!world.blind).then_some(workers),
             work: (!world.blind).then_some(work),
@@ -185,9 +182,8 @@ impl Controller {
             market: (!world.blind).then(|| world.cloud.prices.clone()),
             in_flight: self.call.as_ref().map(|(seq, ..)| *seq),
             spent,
-            quota: Quota::default(),
             keep: if world.blind { 0 } else { keep },
-            tasks_done: None,
+            ..scene::observation(now)
         }
     }
 
@@ -348,12 +344,8 @@ impl Controller {
             return;
         }
         let (batch, expected) = world.batch(self.pool);
-        let learned = Learned {
-            now: world.now,
-            cloud_now: world.now,
-            market: Some(&world.cloud.prices),
-            policy: &world.pools[self.pool].policy,
-        };
+        let policy = &world.pools[self.pool].policy;
+        let learned = learned(world.now, policy, Some(&world.cloud.prices));
         let after = learned.apply(batch, outcome);
         let answered = |b: &Batch| {
             b.launches

@@ -12,8 +12,9 @@ use spotreel_domain::fleet::cloud::tag;
 use super::cloud::{self, Cloud, Habit, seconds};
 use super::controller::Controller;
 use super::money;
+use super::scene::{kind, place_of};
 use super::trigger::Trigger;
-use super::world::{World, kind, policy};
+use super::world::{World, policy};
 
 /// What the days are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +96,7 @@ impl Days {
         };
         let budgets = budgets(&mut world, theme);
         if theme == Theme::Wrong {
-            let prices =
-                ["a", "b", "c"].map(|zone| (cloud::place(LARGE, zone), Usd::from_cents(74)));
+            let prices = ["a", "b", "c"].map(|zone| (place_of(LARGE, zone), Usd::from_cents(74)));
             world.cloud.prices.spot.extend(prices);
         }
         for name in names {

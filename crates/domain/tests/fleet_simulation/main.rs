@@ -14,6 +14,8 @@ mod days;
 mod machine;
 mod money;
 mod night;
+#[path = "../scene/mod.rs"]
+mod scene;
 mod trigger;
 mod world;
 

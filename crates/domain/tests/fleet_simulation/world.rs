@@ -8,16 +8,17 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use spotreel_domain::batch::{Batch, Instance, PoolName, Status, Wanted};
 use spotreel_domain::fleet::cloud::Template;
-use spotreel_domain::fleet::policy::{Bid, BreakerRule, Kind, Patience, Policy, Subnet};
-use spotreel_domain::trigger::{Budgets, ModeState, Rules, Sizing};
+use spotreel_domain::fleet::policy::{Patience, Policy};
+use spotreel_domain::trigger::{ModeState, Rules, Sizing};
 
-use spotreel_domain::pool::{self as config, KindConfig, PoolConfig};
+use spotreel_domain::pool::{self as config, PoolConfig};
 use spotreel_domain::render_time::Corrections;
 use spotreel_domain::workload::{Demand, Workload};
 use spotreel_domain::{Model, Usd};
 
 use super::cloud::{Cloud, Habit};
 use super::money;
+use super::scene::{self, kind, kind_config, wanted};
 
 pub struct World {
     pub seed: u64,
@@ -166,10 +167,7 @@ impl World {
     pub fn request(&mut self, pool: usize, rule: &str, units: u32) {
         let wanted = Wanted {
             rule: rule.into(),
-            why: "enough tasks".into(),
-            units,
-            slot: None,
-            deadline: self.now + SignedDuration::from_hours(12),
+            ..wanted(units, self.now)
         };
         let this = &self.pools[pool];
         let (name, last) = (&this.policy.pool, this.log.newest.as_ref());
@@ -183,12 +181,8 @@ impl World {
         let model = *pool.models.first()?;
         let name = pool.policy.pool.as_str();
         let tasks = self.cloud.queues[name].queued + self.cloud.rendering(name);
-        let kinds = pool.policy.kinds.iter().map(|kind| KindConfig {
-            name: kind.name.clone(),
-            cap: kind.cap,
-            on_demand_cap: None,
-            gpu: None,
-        });
+        let kinds = pool.policy.kinds.iter();
+        let kinds = kinds.map(|kind| kind_config(&kind.name, kind.cap));
         let config = PoolConfig {
             models: pool.models.clone(),
             cloud: config::Cloud::Aws,
@@ -274,45 +268,19 @@ impl World {
     }
 }
 
-pub fn kind(name: &str, cents: i64) -> Kind {
-    Kind {
-        name: name.into(),
-        cap: Usd::from_cents(cents),
-        on_demand_cap: None,
-    }
-}
-
 pub fn policy(pool: &str, max_units: u32) -> Policy {
     Policy {
-        env: "prod".into(),
         pool: PoolName::parse(pool).expect("a name"),
-        project: "spotreel".into(),
         template: Template {
             id: "lt-1".into(),
             version: 3,
         },
-        on_demand_version: None,
-        tags: BTreeMap::new(),
-        problem: None,
         kinds: vec![kind("g5.xlarge", 45), kind("g6.xlarge", 40)],
-        subnets: ["a", "b", "c"]
-            .map(|zone| Subnet {
-                id: format!("subnet-{zone}"),
-                zone: zone.into(),
-            })
-            .into(),
-        bid: Bid::Balanced,
-        leave_when_hinted: false,
-        max_units,
-        target: Duration::from_secs(2 * 3_600),
-        budget: Budgets::default(),
-        most_per_hour: None,
-        on_demand_after: None,
-        breaker: BreakerRule::default(),
         patience: Patience {
             blocked: Duration::from_secs(1800),
             ..Patience::default()
         },
+        ..scene::policy(&["a", "b", "c"], max_units)
     }
 }
 

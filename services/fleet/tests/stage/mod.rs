@@ -25,6 +25,13 @@ pub use spotreel_test_kit::{context, failing, stop, until};
 use workers::Workers;
 
 pub const ENV: &str = "test";
+/// One instance type, little patience.
+pub const POOL: &str = r#"
+models = ["ti2v-5B"]
+kinds = [{ name = "g5.xlarge", cap = 5.0 }]
+rules.sizing = { tasks_per_gpu_hour = 0.5, target = "2h", min = 1, max = 5 }
+patience = { moving = "200ms", calm = "500ms" }
+"#;
 /// Far more than anything here takes; a condition that is not met by then never will be.
 const PATIENCE: Duration = Duration::from_secs(60);
 

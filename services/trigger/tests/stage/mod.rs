@@ -164,6 +164,13 @@ impl Stage {
         self.submit_for("ti2v-5B", tasks).await;
     }
 
+    /// When the queued tasks were stored, the oldest first.
+    pub async fn queued_at(&self) -> Vec<Timestamp> {
+        let tasks = &self.root.tasks;
+        let queued = tasks.scan("spotreel.log.*.queued.>", 1, 10).await.unwrap();
+        queued.iter().map(|task| task.stored_at).collect()
+    }
+
     pub async fn submit_for(&self, model: &str, tasks: u32) {
         for _ in 0..tasks {
             let number = self.submitted.fetch_add(1, Ordering::Relaxed);
