@@ -21,7 +21,7 @@ const DEFAULT_REGION: &str = "us-east-2";
 
 /// What becomes of one machine.
 #[derive(Debug, Serialize)]
-struct Fate<'a> {
+struct ReapFate<'a> {
     instance: &'a str,
     batch: Option<String>,
     launched_at: Timestamp,
@@ -154,7 +154,7 @@ fn tell(ours: &[&Seen], id: &str, outcome: String, json: bool) {
     let Some(seen) = ours.iter().find(|seen| seen.id == id) else {
         return;
     };
-    let fate = Fate {
+    let fate = ReapFate {
         instance: &seen.id,
         batch: seen.batch().map(|batch| batch.to_string()),
         launched_at: seen.launched_at,

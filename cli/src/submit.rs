@@ -21,7 +21,7 @@ use spotreel_bus::names;
 use spotreel_domain::{Priority, Quality};
 
 use self::image::image;
-use self::lines::{BadLine, Defaults, Line};
+use self::lines::{BadLine, Defaults, RequestLine};
 use crate::args::SubmitArgs;
 use crate::connection::{Api, CallError, Settings};
 use crate::done::Done;
@@ -104,7 +104,7 @@ async fn submit_one(api: &Api, task: &TaskRequest, json: bool) -> anyhow::Result
     }))
 }
 
-async fn submit_lines(api: &Api, lines: &[Line], json: bool) -> anyhow::Result<Sent> {
+async fn submit_lines(api: &Api, lines: &[RequestLine], json: bool) -> anyhow::Result<Sent> {
     let mut sent = Sent {
         ids: Vec::new(),
         all_taken: true,

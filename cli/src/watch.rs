@@ -13,7 +13,7 @@ use serde_json::Value;
 use spotreel_api::{CloudEvent, Progress, TaskRef, TaskView};
 use spotreel_bus::names;
 
-use self::board::Board;
+use self::board::WatchBoard;
 pub use self::board::sentence;
 use crate::args::WatchArgs;
 use crate::connection::{Api, CallError, Settings};
@@ -74,7 +74,7 @@ async fn follow(api: &Api, ids: Option<Vec<String>>, json: bool) -> anyhow::Resu
     api.client.flush().await.context(lost)?;
 
     let mut waiting: Option<BTreeSet<String>> = ids.map(|ids| ids.into_iter().collect());
-    let mut board = Board::new(waiting.as_ref().map(BTreeSet::len), json);
+    let mut board = WatchBoard::new(waiting.as_ref().map(BTreeSet::len), json);
     let mut well = true;
     let mut first = true;
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -138,7 +138,7 @@ pub fn has_ended(state: &str) -> bool {
 }
 
 fn settle(
-    board: &mut Board,
+    board: &mut WatchBoard,
     waiting: &mut Option<BTreeSet<String>>,
     well: &mut bool,
     task: &TaskView,

@@ -9,14 +9,14 @@ use spotreel_s3::Store;
 
 use crate::config::WorkerConfig;
 use crate::error::StartError;
-use crate::machine::cloud::{Cloud, MetadataMode};
+use crate::machine::cloud::{MetadataMode, WorkerCloud};
 use crate::packs;
 
 pub struct Deps {
     pub nats: Client,
     pub store: Store,
     /// None: the machine is no cloud's.
-    pub cloud: Option<Cloud>,
+    pub cloud: Option<WorkerCloud>,
     /// Where packs and LoRAs lie.
     pub remote: Remote,
 }
@@ -26,7 +26,7 @@ impl Deps {
         let nats = reach(config, ctx.name).await?;
         let connecting = join3(
             Store::connect(&config.s3),
-            Cloud::find(&config.cloud),
+            WorkerCloud::find(&config.cloud),
             packs::remote(&config.packs, &config.s3),
         );
         let (store, cloud, remote) = Box::pin(connecting).await;

@@ -51,7 +51,7 @@ pub use deps::Deps;
 pub use error::StartError;
 pub use worker::Worker;
 
-use crate::machine::cloud::Cloud;
+use crate::machine::cloud::WorkerCloud;
 use crate::machine::leave::{By, Leave};
 use crate::machine::wellness::Wellness;
 use crate::machine::{drain, idle, presence, scratch};
@@ -84,7 +84,7 @@ pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(),
         dir: scratch.clone(),
         source,
     })?;
-    let board = presence::Board::new(&name, &instance, &config.models);
+    let board = presence::PresenceBoard::new(&name, &instance, &config.models);
     let worker = Arc::new(Worker {
         presence: board.clone(),
         leave: Leave::new(board),
@@ -112,7 +112,7 @@ pub async fn start(config: WorkerConfig, deps: Deps, ctx: Context) -> Result<(),
 }
 
 /// All that a worker does from its start to its end, each thing by itself.
-fn live(worker: &Arc<Worker>, cloud: Option<Cloud>, nats: Client, ctx: &Context) {
+fn live(worker: &Arc<Worker>, cloud: Option<WorkerCloud>, nats: Client, ctx: &Context) {
     let (board, leave) = (&worker.presence, &worker.leave);
     let (idle, is_cloud) = (&worker.config.idle, cloud.is_some());
     let idle_limit = idle.exit_after.effective(is_cloud, IDLE_ON_CLOUD);

@@ -30,7 +30,7 @@ pub struct Worker {
     pub packs: Option<PackCache>,
     /// Where LoRAs lie.
     pub loras: Remote,
-    pub presence: presence::Board,
+    pub presence: presence::PresenceBoard,
     pub leave: Leave,
     pub stay: idle::Stay,
     pub measured: interruption::Measured,

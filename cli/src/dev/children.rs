@@ -32,7 +32,7 @@ const CONFIGURATION_REFUSED: i32 = 2;
 
 /// One program to keep running.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct ChildSpec {
     /// In messages, in pids.json and of its log.
     pub name: String,
     pub run: Invocation,
@@ -55,7 +55,7 @@ struct Home {
 
 #[derive(Debug)]
 struct Running {
-    spec: Spec,
+    spec: ChildSpec,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -88,7 +88,7 @@ impl Children {
         })
     }
 
-    pub fn start(&mut self, spec: Spec) {
+    pub fn start(&mut self, spec: ChildSpec) {
         let stop = CancellationToken::new();
         let keep = keep(
             self.home.clone(),
@@ -145,7 +145,7 @@ impl Children {
 }
 
 /// Runs one program until `stop`.
-async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: CancellationToken) {
+async fn keep(home: Home, spec: ChildSpec, stop: CancellationToken, kill: CancellationToken) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
@@ -194,14 +194,14 @@ async fn keep(home: Home, spec: Spec, stop: CancellationToken, kill: Cancellatio
     }
 }
 
-async fn disk_was_full(spec: &Spec) {
+async fn disk_was_full(spec: &ChildSpec) {
     match &spec.disk {
         Some(disk) => disk.was_full().await,
         None => std::future::pending().await,
     }
 }
 
-fn spawn(home: &Home, spec: &Spec) -> anyhow::Result<Child> {
+fn spawn(home: &Home, spec: &ChildSpec) -> anyhow::Result<Child> {
     let log = open_log(&home.dir, &spec.name)?;
     let mut command = Command::new(&home.exe);
     command

@@ -31,7 +31,7 @@ impl Disk {
             return std::future::pending().await;
         };
         let dir = self.dir.display();
-        let (mut server, mut told) = (Server::default(), false);
+        let (mut server, mut told) = (ServerLooks::default(), false);
         loop {
             tokio::time::sleep(LOOK).await;
             let free = free(&self.dir);
@@ -75,7 +75,7 @@ fn free(dir: &Path) -> u64 {
 
 /// What the looks at one run of the server have shown.
 #[derive(Default)]
-struct Server {
+struct ServerLooks {
     /// It was well, or its disk full. Without either, its trouble has another cause, such as a stream that cannot be read
     /// back, and a restart would not help.
     restart_helps: bool,
@@ -90,7 +90,7 @@ enum Trouble {
     Over,
 }
 
-impl Server {
+impl ServerLooks {
     fn look(&mut self, is_well: Option<bool>, free: u64) -> Trouble {
         match is_well {
             Some(true) => (self.restart_helps, self.unwell) = (true, 0),
@@ -113,7 +113,7 @@ mod tests {
 
     /// The last of a run's looks.
     fn after(looks: &[(Option<bool>, u64)]) -> Trouble {
-        let mut server = Server::default();
+        let mut server = ServerLooks::default();
         looks
             .iter()
             .fold(Fine, |_, look| server.look(look.0, look.1))

@@ -12,7 +12,7 @@ use spotreel_ec2::{Ec2, Ec2Config, Keys, TemplateSpec};
 use spotreel_programs::{Invocation, quoted};
 
 use super::file::write_atomically;
-use super::programs::Plan;
+use super::programs::ProgramsPlan;
 
 const TEMPLATE_LOOK: Duration = Duration::from_secs(2);
 const WORKER_ENV: &str = "worker.env";
@@ -20,11 +20,11 @@ const WORKER_ENV: &str = "worker.env";
 const IMAGE: &str = "ami-0123456789abcdef0";
 
 /// Writes what machines read.
-pub fn write_files(plan: &Plan<'_>) -> anyhow::Result<()> {
+pub fn write_files(plan: &ProgramsPlan<'_>) -> anyhow::Result<()> {
     write_atomically(&plan.dir.join(WORKER_ENV), &worker_env(plan))
 }
 
-fn worker_env(plan: &Plan<'_>) -> String {
+fn worker_env(plan: &ProgramsPlan<'_>) -> String {
     let variables = plan.site.instance_variables(plan.secrets.of("worker"));
     let lines = variables
         .iter()
@@ -34,7 +34,7 @@ fn worker_env(plan: &Plan<'_>) -> String {
 
 /// What a machine of a pool with these models runs. Its directory bears the instance's id, which is a better name for the
 /// worker than this host's.
-fn user_data(plan: &Plan<'_>, models: &[Model]) -> anyhow::Result<String> {
+fn user_data(plan: &ProgramsPlan<'_>, models: &[Model]) -> anyhow::Result<String> {
     let worker = Invocation::new(plan.site.programs.path("worker"))
         // A notice is seen at once, and a machine whose `dev` was killed does not stay for long.
         .set("cloud.poll", "1s")
@@ -71,7 +71,7 @@ pub struct Templates {
 
 impl Templates {
     /// Makes them, and tells each pool which is its own.
-    pub async fn make(plan: &Plan<'_>, pools: &mut Pools) -> anyhow::Result<Self> {
+    pub async fn make(plan: &ProgramsPlan<'_>, pools: &mut Pools) -> anyhow::Result<Self> {
         let cloud = plan.site.cloud.clone();
         let config = Ec2Config {
             region: cloud.region,

@@ -29,7 +29,7 @@ use self::children::Children;
 use self::file::write_atomically;
 use self::machines::Templates;
 use self::ports::Ports;
-use self::programs::{BUYERS, LOCALCLOUD, NATS, Plan, SERVICES, is_worker};
+use self::programs::{BUYERS, LOCALCLOUD, NATS, ProgramsPlan, SERVICES, is_worker};
 use self::secrets::Secrets;
 use crate::args::DevArgs;
 use crate::connection::{ENDPOINTS, OPERATOR_PASSWORD, OPERATOR_USER};
@@ -64,7 +64,7 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
     let ports = Ports::settle(&dir, &programs::port_names(&args), fixed)?;
     let nats_conf = nats::write_configuration(&dir)?;
     let site = programs::site(&ports, &secrets)?;
-    let plan = Plan {
+    let plan = ProgramsPlan {
         dir: &dir,
         args: &args,
         ports: &ports,
@@ -99,7 +99,7 @@ pub async fn run(dir: Option<PathBuf>, args: DevArgs) -> anyhow::Result<Done> {
 }
 
 async fn bring_up(
-    plan: &Plan<'_>,
+    plan: &ProgramsPlan<'_>,
     pools: &mut Pools,
     children: &mut Children,
 ) -> anyhow::Result<Templates> {
@@ -126,7 +126,7 @@ async fn bring_up(
     Ok(templates)
 }
 
-async fn provision(plan: &Plan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
+async fn provision(plan: &ProgramsPlan<'_>, admin: &NatsConfig) -> anyhow::Result<()> {
     let clients = NatsConfig {
         user: Some("clients-provision".into()),
         password: Some(plan.secrets.of("clients-provision").to_owned()),
@@ -165,7 +165,7 @@ async fn take_down(children: &mut Children) {
     children.stop(|name| name == NATS).await;
 }
 
-fn endpoints(plan: &Plan<'_>) -> String {
+fn endpoints(plan: &ProgramsPlan<'_>) -> String {
     let cloud = &plan.site.cloud;
     let values = [
         ("NATS_URL", plan.site.nats_url.clone()),
@@ -187,7 +187,7 @@ fn endpoints(plan: &Plan<'_>) -> String {
         .concat()
 }
 
-fn greet(plan: &Plan<'_>, pools: &Pools) {
+fn greet(plan: &ProgramsPlan<'_>, pools: &Pools) {
     let dir = machines::word(&plan.dir.display().to_string());
     let machines = pools::greeting(pools, plan.args);
     crate::print::line(&format!(

@@ -7,7 +7,7 @@ use anyhow::Context;
 use spotreel_domain::Model;
 use spotreel_programs::{CloudAccess, FAULTS, Invocation, Programs, Site, nats};
 
-use super::children::Spec;
+use super::children::ChildSpec;
 use super::disk::Disk;
 use super::pools::{self, REGION};
 use super::ports::Ports;
@@ -81,7 +81,7 @@ pub fn site(ports: &Ports, secrets: &Secrets) -> anyhow::Result<Site> {
 }
 
 /// What the specs are made of.
-pub struct Plan<'a> {
+pub struct ProgramsPlan<'a> {
     pub dir: &'a Path,
     pub args: &'a DevArgs,
     pub ports: &'a Ports,
@@ -91,7 +91,7 @@ pub struct Plan<'a> {
     pub nats_conf: PathBuf,
 }
 
-impl Plan<'_> {
+impl ProgramsPlan<'_> {
     pub fn api_url(&self) -> String {
         format!("http://{}", self.ports.address(API))
     }
@@ -101,12 +101,12 @@ impl Plan<'_> {
         self.dir.join("nats")
     }
 
-    pub fn nats(&self) -> Spec {
+    pub fn nats(&self) -> ChildSpec {
         let port = self.ports.address(NATS).port();
         let monitoring = self.ports.address(NATS_MONITORING);
         let (program, conf, store) = (self.nats_server.clone(), &self.nats_conf, self.store());
         let password = |user: &str| self.secrets.of(user).to_owned();
-        Spec {
+        ChildSpec {
             name: NATS.to_owned(),
             run: nats::server(program, conf, port, &store, password)
                 .args(["-m", &monitoring.port().to_string()]),
@@ -119,7 +119,7 @@ impl Plan<'_> {
         }
     }
 
-    pub fn localcloud(&self) -> Spec {
+    pub fn localcloud(&self) -> ChildSpec {
         let admin = self.ports.address(LOCALCLOUD_ADMIN);
         let Site {
             programs, cloud, ..
@@ -128,7 +128,7 @@ impl Plan<'_> {
             .localcloud(cloud, admin, &self.dir.join("s3"))
             .args(["--boot-ms", &BOOT_MS.to_string()])
             .args(["--grace-ms", &MACHINE_GRACE.as_millis().to_string()]);
-        Spec {
+        ChildSpec {
             name: LOCALCLOUD.to_owned(),
             run: match self.args.market_seed {
                 Some(seed) => run.args(["--market-seed", &seed.to_string()]),
@@ -146,7 +146,7 @@ impl Plan<'_> {
     }
 
     /// Services first, then workers.
-    pub fn others(&self) -> anyhow::Result<Vec<Spec>> {
+    pub fn others(&self) -> anyhow::Result<Vec<ChildSpec>> {
         let mut others = [
             (INTAKE, self.intake()),
             (NOTIFIER, self.service(NOTIFIER)),
@@ -201,7 +201,7 @@ impl Plan<'_> {
             .set("sweep.orphan_grace", "10s")
     }
 
-    fn worker(&self, name: String) -> anyhow::Result<Spec> {
+    fn worker(&self, name: String) -> anyhow::Result<ChildSpec> {
         let scratch = self.dir.join("scratch").join(&name);
         std::fs::create_dir_all(&scratch)
             .with_context(|| format!("cannot make {}", scratch.display()))?;
@@ -212,9 +212,9 @@ impl Plan<'_> {
         Ok(self.spec(name, run, WORKER_GRACE))
     }
 
-    fn spec(&self, name: String, run: Invocation, grace: Duration) -> Spec {
+    fn spec(&self, name: String, run: Invocation, grace: Duration) -> ChildSpec {
         let address = self.ports.address(&name);
-        Spec {
+        ChildSpec {
             run: run.listening(address),
             ready_url: Some(format!("http://{address}/readyz")),
             disk: None,

@@ -17,7 +17,7 @@ const TASKS_PER_CALL: usize = 1_000;
 
 /// One task of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub struct RequestLine {
     /// Counts from 1, as editors do. Of a JSON list: the task's place in it.
     pub number: usize,
     pub json: String,
@@ -60,7 +60,11 @@ impl std::fmt::Display for BadLine {
 
 /// Reads and checks the whole file before anything is sent: half a file submitted is hard to mend. A task without a
 /// name gets an idempotency key made of its own text, so that the same file again is the same tasks.
-pub fn read(text: &str, defaults: &Defaults, now: Timestamp) -> Result<Vec<Line>, Vec<BadLine>> {
+pub fn read(
+    text: &str,
+    defaults: &Defaults,
+    now: Timestamp,
+) -> Result<Vec<RequestLine>, Vec<BadLine>> {
     let (mut lines, mut bad) = (Vec::new(), Vec::new());
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (number, json) in parse::tasks(text).map_err(|error| vec![error])? {
@@ -90,7 +94,7 @@ pub fn read(text: &str, defaults: &Defaults, now: Timestamp) -> Result<Vec<Line>
             continue;
         }
         match serde_json::to_string(&task) {
-            Ok(json) => lines.push(Line { number, json }),
+            Ok(json) => lines.push(RequestLine { number, json }),
             Err(error) => bad.push(BadLine::new(number, error.to_string())),
         }
     }
@@ -119,7 +123,7 @@ fn check(task: &TaskRequest, now: Timestamp) -> Result<(), Vec<Violation>> {
 }
 
 /// Cuts into calls of at most a thousand tasks and `most` bytes. A line that is larger goes alone.
-pub fn calls(lines: &[Line], most: usize) -> Vec<&[Line]> {
+pub fn calls(lines: &[RequestLine], most: usize) -> Vec<&[RequestLine]> {
     let mut calls = Vec::new();
     let (mut start, mut size) = (0, 2);
     for (index, line) in lines.iter().enumerate() {
@@ -138,7 +142,7 @@ pub fn calls(lines: &[Line], most: usize) -> Vec<&[Line]> {
 }
 
 /// The JSON list of one call.
-pub fn body(call: &[Line]) -> Vec<u8> {
+pub fn body(call: &[RequestLine]) -> Vec<u8> {
     let objects: Vec<&str> = call.iter().map(|line| line.json.as_str()).collect();
     format!("[{}]", objects.join(",")).into_bytes()
 }
@@ -158,7 +162,7 @@ mod tests {
 
     const FOX: &str = r#"{"model":"ti2v-5B","prompt":"a fox"}"#;
 
-    fn read(text: &str) -> Result<Vec<Line>, Vec<BadLine>> {
+    fn read(text: &str) -> Result<Vec<RequestLine>, Vec<BadLine>> {
         super::read(text, &Defaults::default(), Timestamp::UNIX_EPOCH)
     }
 
@@ -168,12 +172,12 @@ mod tests {
         bad.iter().map(ToString::to_string).collect()
     }
 
-    fn task(line: &Line) -> TaskRequest {
+    fn task(line: &RequestLine) -> TaskRequest {
         serde_json::from_str(&line.json).unwrap()
     }
 
-    fn line(number: usize, bytes: usize) -> Line {
-        Line {
+    fn line(number: usize, bytes: usize) -> RequestLine {
+        RequestLine {
             number,
             json: "x".repeat(bytes),
         }
@@ -267,14 +271,14 @@ mod tests {
 
     #[test]
     fn calls_hold_a_thousand_tasks_or_half_a_message() {
-        let many: Vec<Line> = (0..2_500).map(|number| line(number, 10)).collect();
+        let many: Vec<RequestLine> = (0..2_500).map(|number| line(number, 10)).collect();
         let sizes: Vec<_> = calls(&many, 1 << 20)
             .iter()
             .map(|call| call.len())
             .collect();
         assert_eq!(sizes, [1_000, 1_000, 500]);
 
-        let large: Vec<Line> = [40, 40, 40, 500, 10]
+        let large: Vec<RequestLine> = [40, 40, 40, 500, 10]
             .iter()
             .map(|bytes| line(1, *bytes))
             .collect();

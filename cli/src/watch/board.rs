@@ -17,7 +17,7 @@ const WIDE: u16 = 110;
 /// Number of the id's last characters on a narrower terminal.
 const NARROW_ID: usize = 8;
 
-pub struct Board {
+pub struct WatchBoard {
     quiet: bool,
     bars: MultiProgress,
     /// Tasks under way, by id.
@@ -27,7 +27,7 @@ pub struct Board {
     states: BTreeMap<String, (String, Timestamp)>,
 }
 
-impl Board {
+impl WatchBoard {
     /// `expected`: how many tasks are waited for. A `quiet` board draws nothing.
     pub fn new(expected: Option<usize>, quiet: bool) -> Self {
         let bars = MultiProgress::new();

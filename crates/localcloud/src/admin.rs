@@ -9,11 +9,11 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::ec2::{Call, Ec2, InstanceReport, Interruption, Line, PoolReport, UnknownPool};
-use crate::faults::{Faults, Plan, Report};
+use crate::ec2::{BillLine, Call, Ec2, InstanceReport, Interruption, PoolReport, UnknownPool};
+use crate::faults::{FaultPlan, FaultReport, Faults};
 
 #[derive(Clone)]
-struct Cloud {
+struct AdminState {
     faults: Arc<Faults>,
     ec2: Arc<Ec2>,
 }
@@ -30,16 +30,19 @@ pub(crate) fn router(faults: Arc<Faults>, ec2: Arc<Ec2>) -> Router {
         .route("/market/price", post(set_price))
         .route("/market/capacity", post(set_capacity))
         .route("/market/interrupt", post(interrupt))
-        .with_state(Cloud { faults, ec2 })
+        .with_state(AdminState { faults, ec2 })
 }
 
 type Refused = (StatusCode, String);
 
-async fn list(State(cloud): State<Cloud>) -> Json<Vec<Report>> {
+async fn list(State(cloud): State<AdminState>) -> Json<Vec<FaultReport>> {
     Json(cloud.faults.report())
 }
 
-async fn set(State(cloud): State<Cloud>, Json(plan): Json<Plan>) -> Result<StatusCode, Refused> {
+async fn set(
+    State(cloud): State<AdminState>,
+    Json(plan): Json<FaultPlan>,
+) -> Result<StatusCode, Refused> {
     for rule in &plan.rules {
         if !(0.0..=1.0).contains(&rule.probability) {
             let message = format!("probability {} is not in 0..1\n", rule.probability);
@@ -50,25 +53,25 @@ async fn set(State(cloud): State<Cloud>, Json(plan): Json<Plan>) -> Result<Statu
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn clear(State(cloud): State<Cloud>) -> StatusCode {
+async fn clear(State(cloud): State<AdminState>) -> StatusCode {
     cloud.faults.clear();
     StatusCode::NO_CONTENT
 }
 
-async fn instances(State(cloud): State<Cloud>) -> Json<Vec<InstanceReport>> {
+async fn instances(State(cloud): State<AdminState>) -> Json<Vec<InstanceReport>> {
     Json(cloud.ec2.reports())
 }
 
 #[derive(Serialize)]
-struct Bill {
-    lines: Vec<Line>,
+struct BillAnswer {
+    lines: Vec<BillLine>,
     seconds: i64,
     micros: i64,
 }
 
-async fn bill(State(cloud): State<Cloud>) -> Json<Bill> {
+async fn bill(State(cloud): State<AdminState>) -> Json<BillAnswer> {
     let lines = cloud.ec2.bill();
-    Json(Bill {
+    Json(BillAnswer {
         seconds: lines.iter().map(|line| line.seconds).sum(),
         micros: lines.iter().map(|line| line.micros).sum(),
         lines,
@@ -82,11 +85,11 @@ struct Since {
     since_us: u64,
 }
 
-async fn calls(State(cloud): State<Cloud>, Query(since): Query<Since>) -> Json<Vec<Call>> {
+async fn calls(State(cloud): State<AdminState>, Query(since): Query<Since>) -> Json<Vec<Call>> {
     Json(cloud.ec2.calls(since.since_us))
 }
 
-async fn market(State(cloud): State<Cloud>) -> Json<Vec<PoolReport>> {
+async fn market(State(cloud): State<AdminState>) -> Json<Vec<PoolReport>> {
     Json(cloud.ec2.pools())
 }
 
@@ -99,7 +102,7 @@ struct Price {
 }
 
 async fn set_price(
-    State(cloud): State<Cloud>,
+    State(cloud): State<AdminState>,
     Json(order): Json<Price>,
 ) -> Result<StatusCode, Refused> {
     if order.price_micros <= 0 {
@@ -122,7 +125,7 @@ struct Capacity {
 }
 
 async fn set_capacity(
-    State(cloud): State<Cloud>,
+    State(cloud): State<AdminState>,
     Json(order): Json<Capacity>,
 ) -> Result<StatusCode, Refused> {
     let set = cloud
@@ -137,7 +140,7 @@ fn no_pool(error: &UnknownPool) -> Refused {
 }
 
 async fn interrupt(
-    State(cloud): State<Cloud>,
+    State(cloud): State<AdminState>,
     Json(order): Json<Interruption>,
 ) -> Result<Json<Value>, Refused> {
     match cloud.ec2.interrupt(&order) {

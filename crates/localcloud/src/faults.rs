@@ -130,7 +130,7 @@ impl Rule {
 /// What `POST /faults` takes; it replaces what was set before.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
+pub struct FaultPlan {
     #[serde(default)]
     pub seed: u64,
     #[serde(default)]
@@ -139,7 +139,7 @@ pub struct Plan {
 
 /// One rule with what it did so far; `GET /faults` lists these.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct FaultReport {
     #[serde(flatten)]
     pub rule: Rule,
     /// Requests that matched operation and key.
@@ -150,7 +150,7 @@ pub struct Report {
 
 /// The verdict over one request.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Verdict {
+pub(crate) struct FaultVerdict {
     pub delay: Duration,
     pub failure: Option<Failure>,
     /// What bends the request instead of failing it.
@@ -167,22 +167,22 @@ pub(crate) struct Failure {
 
 /// The rules in force.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<State>);
+pub struct Faults(Mutex<FaultsState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct FaultsState {
     draws: u64,
-    rules: Vec<Report>,
+    rules: Vec<FaultReport>,
 }
 
 impl Faults {
     /// Replaces all rules; the counts begin anew.
-    pub fn set(&self, plan: Plan) {
+    pub fn set(&self, plan: FaultPlan) {
         let rules = plan.rules.into_iter();
         let mut state = self.lock();
         state.draws = plan.seed;
         state.rules = rules
-            .map(|rule| Report {
+            .map(|rule| FaultReport {
                 rule,
                 matched: 0,
                 fired: 0,
@@ -191,17 +191,17 @@ impl Faults {
     }
 
     pub fn clear(&self) {
-        self.set(Plan::default());
+        self.set(FaultPlan::default());
     }
 
-    pub fn report(&self) -> Vec<Report> {
+    pub fn report(&self) -> Vec<FaultReport> {
         self.lock().rules.clone()
     }
 
-    pub(crate) fn judge(&self, op: &str, key: &str) -> Verdict {
+    pub(crate) fn judge(&self, op: &str, key: &str) -> FaultVerdict {
         let mut state = self.lock();
-        let State { draws, rules } = &mut *state;
-        let mut verdict = Verdict::default();
+        let FaultsState { draws, rules } = &mut *state;
+        let mut verdict = FaultVerdict::default();
         for report in rules {
             let rule = &report.rule;
             let prefix = rule.key_prefix.as_deref().unwrap_or("");
@@ -230,7 +230,7 @@ impl Faults {
         verdict
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FaultsState> {
         self.0.lock()
     }
 }
@@ -256,7 +256,7 @@ mod tests {
             probability: 0.3,
             ..Rule::new("*", Action::SlowDown)
         };
-        faults.set(Plan {
+        faults.set(FaultPlan {
             seed,
             rules: vec![rule],
         });
@@ -280,7 +280,7 @@ mod tests {
             key_prefix: Some("a/".to_owned()),
             ..Rule::new("PutObject", Action::Reset)
         };
-        faults.set(Plan {
+        faults.set(FaultPlan {
             seed: 0,
             rules: vec![rule],
         });

@@ -44,10 +44,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use ec2::{
-    Call, InstanceReport, Interruption, InterruptionKind, Line, MarketConfig, OpenError,
+    BillLine, Call, InstanceReport, Interruption, InterruptionKind, MarketConfig, OpenError,
     PoolReport, UnknownPool, Zone, zones_of,
 };
-pub use faults::{Action, Faults, Plan, Report, Rule};
+pub use faults::{Action, FaultPlan, FaultReport, Faults, Rule};
 pub use test_cloud::TestCloud;
 
 /// How long requests under way may take once a stop was asked for.
@@ -228,7 +228,7 @@ impl LocalCloud {
     }
 
     /// What each machine has cost, up to now.
-    pub fn bill(&self) -> Vec<Line> {
+    pub fn bill(&self) -> Vec<BillLine> {
         self.ec2.bill()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::{Config, LocalCloud, Plan, Rule};
+use crate::{Config, FaultPlan, LocalCloud, Rule};
 
 const DATA: &str = "cloud";
 
@@ -43,7 +43,7 @@ impl TestCloud {
     /// Sets these faults in place of those before.
     pub fn fail(&self, rules: impl IntoIterator<Item = Rule>) {
         let rules = rules.into_iter().collect();
-        self.faults().set(Plan { seed: 1, rules });
+        self.faults().set(FaultPlan { seed: 1, rules });
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use spotreel_bootstrap::ambient;
 use spotreel_domain::batch::{Ending, Instance, InstanceState, Receipt};
-use spotreel_localcloud::{Interruption, InterruptionKind, Line};
+use spotreel_localcloud::{BillLine, Interruption, InterruptionKind};
 use spotreel_proto::worker::v1::State;
 use stage::{Stage, until};
 
@@ -41,7 +41,7 @@ fn interrupt(stage: &Stage, instance: &str, kind: InterruptionKind) {
     assert!(stage.cloud.interrupt(&order).is_some());
 }
 
-fn line(stage: &Stage, instance: &str) -> Line {
+fn line(stage: &Stage, instance: &str) -> BillLine {
     let mut lines = stage.cloud.bill().into_iter();
     lines.find(|line| line.instance_id == instance).unwrap()
 }

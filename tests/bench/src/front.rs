@@ -3,8 +3,8 @@
 use async_nats::{Client, Request};
 use bytes::Bytes;
 use spotreel_bus::names::SUBMIT;
-use spotreel_tests::harness::program::Spec;
-use spotreel_tests::harness::{Cloud, Program};
+use spotreel_tests::harness::program::ProgramSpec;
+use spotreel_tests::harness::{CloudProgram, Program};
 use tempfile::TempDir;
 
 use super::server::{Server, Sync};
@@ -20,7 +20,7 @@ pub struct Front {
     pub services: Client,
     pub intake: Program,
     pub server: Server,
-    _cloud: Cloud,
+    _cloud: CloudProgram,
     _dir: TempDir,
 }
 
@@ -33,7 +33,7 @@ impl Front {
     pub async fn over(server: Server) -> Self {
         let dir = TempDir::with_prefix("spotreel-bench-").expect("a directory can be made");
         // Intake wants a store for pictures; none of these tasks has one.
-        let cloud = Cloud::start().await;
+        let cloud = CloudProgram::start().await;
         let intake = Program::start(spec(&server, &cloud, &dir)).await;
         Self {
             client: server.client("client").await,
@@ -56,7 +56,7 @@ impl Front {
     }
 }
 
-pub fn spec(server: &Server, cloud: &Cloud, dir: &TempDir) -> Spec {
+pub fn spec(server: &Server, cloud: &CloudProgram, dir: &TempDir) -> ProgramSpec {
     server
         .spec("intake", dir.path())
         .envs(cloud.access.variables())

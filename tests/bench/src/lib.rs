@@ -36,7 +36,7 @@ use front::Front;
 use server::Sync;
 use stage::Stage;
 
-pub struct Options {
+pub struct BenchOptions {
     /// Batches, and notices.
     pub rounds: usize,
     /// Tasks of the long queue.
@@ -52,7 +52,7 @@ pub const PARTS: [&str; 11] = [
 /// Parts over a log of a million tasks, which is filled once for all of them.
 const OVER_MANY: [&str; 3] = ["queue", "reads", "restart"];
 
-pub async fn run(options: &Options) -> Vec<Figure> {
+pub async fn run(options: &BenchOptions) -> Vec<Figure> {
     let wants = |part: &str| options.only.is_empty() || options.only.iter().any(|p| p == part);
     let mut figures = Vec::new();
     if wants("batches") || wants("notice") {

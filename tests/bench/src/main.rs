@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use spotreel_bench::{MANY, Options, PARTS, engine_tap};
+use spotreel_bench::{BenchOptions, MANY, PARTS, engine_tap};
 
 /// Measures real programs against what bounds them in the same run
 #[derive(Parser)]
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn measure(args: Args) -> ExitCode {
     let began = Instant::now();
-    let options = Options {
+    let options = BenchOptions {
         rounds: args.rounds,
         queued: args.queued,
         only: args.only,

@@ -103,7 +103,7 @@ struct Night {
     now: Timestamp,
     policy: Policy,
     batch: Batch,
-    machines: BTreeMap<String, Machine>,
+    machines: BTreeMap<String, NightMachine>,
     queued: u64,
     done: u64,
     /// Answers on their way.
@@ -113,7 +113,7 @@ struct Night {
     called: BTreeSet<u32>,
 }
 
-struct Machine {
+struct NightMachine {
     seen: Seen,
     serves_at: Timestamp,
     busy_until: Option<Timestamp>,
@@ -229,7 +229,7 @@ impl Night {
     }
 
     fn observe(&self) -> spotreel_domain::fleet::Observation {
-        let busy = |m: &&Machine| m.busy_until.is_some();
+        let busy = |m: &&NightMachine| m.busy_until.is_some();
         let rendering = self.machines.values().filter(busy).count() as u64;
         let mut seen = observation(self.queued + rendering, self.now, &self.policy);
         if let Some(work) = &mut seen.work {
@@ -316,7 +316,7 @@ impl Night {
                 left_at: None,
                 has_public_address: false,
             };
-            let machine = Machine {
+            let machine = NightMachine {
                 seen,
                 serves_at: self.now + seconds(BOOT_S),
                 busy_until: None,

@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use spotreel_domain::model::Model;
 use spotreel_packs::{Compute, PREFIX, Pack, Progress, PullOptions, Recipe, Remote, make};
 use spotreel_s3::Store;
-use spotreel_tests::harness::cloud::Cloud;
+use spotreel_tests::harness::cloud::CloudProgram;
 use spotreel_tests::harness::program::binary;
 use spotreel_tests::harness::{eventually, root};
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ const ROUNDS: usize = 3;
 const DOWNLOAD_WITHIN: Duration = Duration::from_secs(300);
 
 pub async fn run() -> Vec<Figure> {
-    let cloud = Cloud::start().await;
+    let cloud = CloudProgram::start().await;
     let store = cloud.store().await;
     let remote = Remote::new(store.clone(), PREFIX);
     let dir = TempDir::with_prefix("spotreel-packs-").expect("a directory can be made");
@@ -156,7 +156,7 @@ fn forget(dir: &Path) {
 }
 
 /// A real program that is killed when half of the file is there, and its part out of the page cache.
-async fn killed_half_way(cloud: &Cloud, dir: &Path) {
+async fn killed_half_way(cloud: &CloudProgram, dir: &Path) {
     let mut pulling: Child = Command::new(binary("spotreel"))
         .args(["models", "pull", MODEL.as_str(), "--packs"])
         .arg(packs(dir))

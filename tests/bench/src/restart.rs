@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use spotreel_tests::harness::program::Spec;
-use spotreel_tests::harness::{Cloud, Program};
+use spotreel_tests::harness::program::ProgramSpec;
+use spotreel_tests::harness::{CloudProgram, Program};
 use tempfile::TempDir;
 
 use super::bounds::ms;
@@ -21,7 +21,7 @@ const PROGRAMS: [&str; 4] = ["intake", "notifier", "monitor", "trigger"];
 
 pub async fn run(filled: &mut Filled) -> Vec<Figure> {
     let dir = TempDir::with_prefix("spotreel-bench-").expect("a directory can be made");
-    let cloud = Cloud::start().await;
+    let cloud = CloudProgram::start().await;
     let mut server = Samples::default();
     let mut programs: [Samples; PROGRAMS.len()] = Default::default();
     for _ in 0..ROUNDS {
@@ -52,7 +52,7 @@ pub async fn run(filled: &mut Filled) -> Vec<Figure> {
     figures.collect()
 }
 
-async fn ready_after(spec: Spec) -> f64 {
+async fn ready_after(spec: ProgramSpec) -> f64 {
     let began = Instant::now();
     let mut program = Program::spawn(spec);
     let url = format!("{}/readyz", program.url());

@@ -8,7 +8,7 @@ use async_nats::Client;
 use spotreel_bus::provision::Layout;
 use spotreel_programs::nats::login;
 use spotreel_tests::harness::nats::{self, client, layout, password, provision};
-use spotreel_tests::harness::program::Spec;
+use spotreel_tests::harness::program::ProgramSpec;
 use spotreel_tests::harness::root;
 use tempfile::TempDir;
 
@@ -92,7 +92,7 @@ impl Server {
     }
 
     /// A program that is connected to it, and knows of no cloud.
-    pub fn spec(&self, name: &str, dir: &Path) -> Spec {
-        Spec::new(name, dir).envs(login(&self.url, name, &password(name)))
+    pub fn spec(&self, name: &str, dir: &Path) -> ProgramSpec {
+        ProgramSpec::new(name, dir).envs(login(&self.url, name, &password(name)))
     }
 }

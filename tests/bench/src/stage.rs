@@ -13,7 +13,7 @@ use spotreel_s3::Store;
 use spotreel_tests::harness::cloud::{ec2, store};
 use spotreel_tests::harness::fleet::{Mark, in_process, subnets_of};
 use spotreel_tests::harness::nats::password;
-use spotreel_tests::harness::program::{Spec, site};
+use spotreel_tests::harness::program::{ProgramSpec, site};
 use spotreel_tests::harness::{Api, Nats, Program, eventually};
 use tempfile::TempDir;
 
@@ -153,8 +153,8 @@ impl Stage {
     }
 }
 
-fn service(site: &Site, name: &str, dir: &Path) -> Spec {
-    Spec::of(site.service(name, &password(name)), name, dir)
+fn service(site: &Site, name: &str, dir: &Path) -> ProgramSpec {
+    ProgramSpec::of(site.service(name, &password(name)), name, dir)
 }
 
 /// A machine is its worker, with the simulated engine. It never leaves by itself, and looks for a notice five times a second.

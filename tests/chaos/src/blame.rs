@@ -11,11 +11,11 @@ use spotreel_tests::Verdict;
 
 use super::check::draft_of;
 use super::evidence::Evidence;
-use super::plan::{Fate, Plan};
+use super::plan::{ChaosPlan, DraftFate};
 use super::record::{Accident, Book};
 use super::settings::LEASE;
-use super::spot::market::Machine;
-use super::spot::watch::Seen;
+use super::spot::market::CloudInstance;
+use super::spot::watch::WatchSeen;
 
 /// Attempts that a worker without a scratch directory may begin before it gives itself up: one that it held when the
 /// directory went, one that was already on its way to it, and one for each of its machine's restarts.
@@ -24,10 +24,10 @@ const MOST_BEGUN_WHILE_SICK: usize = 8;
 const FOUND_WITHIN: Duration = Duration::from_secs(3 * LEASE.as_secs());
 
 pub fn all(
-    plan: &Plan,
+    plan: &ChaosPlan,
     book: &Book,
     evidence: &Evidence,
-    seen: &Seen,
+    seen: &WatchSeen,
     machines: &Path,
 ) -> Vec<Verdict> {
     vec![
@@ -38,14 +38,14 @@ pub fn all(
 }
 
 /// Neither a sick worker nor storage that is away ends a task that could be rendered.
-fn only_own_faults(plan: &Plan, evidence: &Evidence) -> Verdict {
+fn only_own_faults(plan: &ChaosPlan, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new(
         "blame",
         "a task that asks for no failure does not end as failed",
     );
     for (id, story) in &evidence.tasks {
         let Some(last) = story.last() else { continue };
-        if draft_of(plan, &last.task).is_some_and(|draft| draft.fate == Fate::Plain) {
+        if draft_of(plan, &last.task).is_some_and(|draft| draft.fate == DraftFate::Plain) {
             verdict.check(last.event != Event::Failed, || {
                 format!("{id} failed: {:?}: {}", last.task.state, story.told())
             });
@@ -84,10 +84,10 @@ fn sick_workers(book: &Book, evidence: &Evidence) -> Verdict {
 
 /// A loss has a cause: something was done to the machine, to its worker, or to NATS.
 fn healthy_workers(
-    plan: &Plan,
+    plan: &ChaosPlan,
     book: &Book,
     evidence: &Evidence,
-    seen: &Seen,
+    seen: &WatchSeen,
     machines: &Path,
 ) -> Verdict {
     let mut verdict = Verdict::new(
@@ -134,13 +134,13 @@ fn healthy_workers(
 }
 
 /// The market had taken it by then, or its end was only seen a moment later.
-fn was_taken(machine: &Machine, by: Timestamp) -> bool {
+fn was_taken(machine: &CloudInstance, by: Timestamp) -> bool {
     let seen = machine.notice_at.or(machine.ended_at);
     machine.was_taken() && seen.is_some_and(|at| at - FOUND_WITHIN <= by)
 }
 
 /// By a directive in its prompt.
-fn kills(plan: &Plan, task: &Task) -> bool {
+fn kills(plan: &ChaosPlan, task: &Task) -> bool {
     draft_of(plan, task).is_none_or(|draft| draft.prompt.contains("kill_worker"))
 }
 

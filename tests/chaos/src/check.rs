@@ -13,14 +13,14 @@ use spotreel_tests::Verdict;
 use spotreel_worker::gate::{self, Expectation};
 
 use super::evidence::{self, Evidence, Story};
-use super::plan::{Draft, Fate, Name, Plan};
+use super::plan::{ChaosPlan, Draft, DraftFate, Name};
 use super::record::{Book, Refusal};
 
 /// Starts of one round that only kills from outside can explain; more is a task that never ends.
 const MOST_STARTS: usize = 60;
 
 pub async fn all(
-    plan: &Plan,
+    plan: &ChaosPlan,
     book: &Book,
     evidence: &Evidence,
     client: &Client,
@@ -42,14 +42,14 @@ pub async fn all(
 }
 
 /// The draft that a task was made from: every prompt is its own.
-pub fn draft_of<'a>(plan: &'a Plan, task: &Task) -> Option<&'a Draft> {
+pub fn draft_of<'a>(plan: &'a ChaosPlan, task: &Task) -> Option<&'a Draft> {
     plan.drafts
         .iter()
         .find(|draft| draft.prompt == task.spec.prompt)
 }
 
 fn by_draft<'a>(
-    plan: &Plan,
+    plan: &ChaosPlan,
     evidence: &'a Evidence,
 ) -> BTreeMap<usize, Vec<(&'a String, &'a Story)>> {
     let mut found: BTreeMap<usize, Vec<_>> = BTreeMap::new();
@@ -61,7 +61,7 @@ fn by_draft<'a>(
     found
 }
 
-fn kept(plan: &Plan, book: &Book, evidence: &Evidence) -> Verdict {
+fn kept(plan: &ChaosPlan, book: &Book, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new(
         "T1",
         "every acknowledged task is there, once, and has ended",
@@ -91,7 +91,7 @@ fn kept(plan: &Plan, book: &Book, evidence: &Evidence) -> Verdict {
     verdict
 }
 
-fn told(plan: &Plan, book: &Book, evidence: &Evidence) -> Verdict {
+fn told(plan: &ChaosPlan, book: &Book, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new("answers", "what clients were told is what happened");
     verdict.offences.clone_from(&book.contradictions);
     let there = by_draft(plan, evidence);
@@ -292,14 +292,14 @@ fn failures(evidence: &Evidence) -> Verdict {
     verdict
 }
 
-fn killers(plan: &Plan, evidence: &Evidence) -> Verdict {
+fn killers(plan: &ChaosPlan, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::new(
         "T4k",
         "a task that kills its workers ends as failed, within the promised starts",
     );
     for (id, story) in &evidence.tasks {
         let Some(last) = story.last() else { continue };
-        if draft_of(plan, &last.task).is_none_or(|draft| draft.fate != Fate::Killer) {
+        if draft_of(plan, &last.task).is_none_or(|draft| draft.fate != DraftFate::Killer) {
             continue;
         }
         let count = |event: Event, round: u32| {

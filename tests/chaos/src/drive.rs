@@ -10,7 +10,7 @@ use spotreel_bus::names::{CANCEL, GET, INBOX_SUBJECT, RETRY, SUBMIT};
 use spotreel_domain::{Model, Priority, TaskId};
 
 use super::plan::op::{How, Moment, Op};
-use super::plan::{Draft, Name, Plan};
+use super::plan::{ChaosPlan, Draft, Name};
 use super::record::{Record, Refusal};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const IMAGES: [&str; 2] = [
 #[derive(Clone)]
 pub struct Driver {
     pub client: Client,
-    pub plan: Arc<Plan>,
+    pub plan: Arc<ChaosPlan>,
     pub record: Arc<Record>,
     /// Nobody waits for longer.
     pub until: Instant,

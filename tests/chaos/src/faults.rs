@@ -13,7 +13,7 @@ use spotreel_tests::harness::{Program, System};
 
 use super::plan::op::{Accident, Op, Program as Name, Timed};
 use super::record::{self, Record};
-use super::spot::market::{Admin, Machine, signal_machine, signal_worker};
+use super::spot::market::{Admin, CloudInstance, signal_machine, signal_worker};
 use super::spot::{CAPACITY, Spot};
 
 /// What a place that takes machines gives each of them.
@@ -35,7 +35,7 @@ pub struct Saboteur {
     down: BTreeMap<Name, Duration>,
     /// They wait for a machine that runs.
     waiting: Vec<(usize, Accident)>,
-    frozen: Vec<(Machine, Duration)>,
+    frozen: Vec<(CloudInstance, Duration)>,
     storage_until: Option<Duration>,
     ec2_until: Option<Duration>,
     /// What the market asks for again, and when: the price of a type in a zone, in micro-dollars.
@@ -278,7 +278,7 @@ impl Saboteur {
     /// What it was, if it happened.
     async fn meet(
         &mut self,
-        machine: &Machine,
+        machine: &CloudInstance,
         accident: Accident,
         now: Duration,
     ) -> Option<&'static str> {

@@ -24,10 +24,10 @@ use tokio::task::JoinSet;
 use drive::Driver;
 use evidence::Evidence;
 use faults::Saboteur;
-use plan::Plan;
+use plan::ChaosPlan;
 use plan::op::{Op, Timed};
 use record::Record;
-use report::Report;
+use report::ChaosReport;
 use settings::{LEASE, STEP_MS};
 use spot::books::Books;
 use spot::watch::Watch;
@@ -37,7 +37,7 @@ use spot::{Spot, records};
 const LAST_MACHINE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ChaosOptions {
     pub seed: u64,
     pub tasks: usize,
     /// The most at once.
@@ -49,14 +49,14 @@ pub struct Options {
     pub most: Duration,
 }
 
-pub async fn run(options: &Options) -> anyhow::Result<Report> {
+pub async fn run(options: &ChaosOptions) -> anyhow::Result<ChaosReport> {
     let begun = Instant::now();
     if let Some(dir) = &options.dir {
         std::fs::create_dir_all(dir)?;
         // Only the first of a process counts, which is the one that matters here.
         let _ = tempfile::env::override_temp_dir(dir);
     }
-    let plan = Arc::new(Plan::draw(options.seed, options.tasks));
+    let plan = Arc::new(ChaosPlan::draw(options.seed, options.tasks));
     println!("{plan}");
     let record = Arc::new(Record::default());
     let system = System::start(system_options()).await;
@@ -91,7 +91,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     eyes.iter().for_each(tokio::task::JoinHandle::abort);
     // Politely, since machines are no children of ours.
     saboteur.spot.cloud.stop().await;
-    if options.keep || !report.as_ref().is_ok_and(Report::passed) {
+    if options.keep || !report.as_ref().is_ok_and(ChaosReport::passed) {
         let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         println!(
             "kept: seed {}; logs, streams, machines and objects in {}/spotreel-*, the cloud's in {}",
@@ -125,7 +125,7 @@ fn system_options() -> SystemOptions {
 }
 
 /// What is done to the system, and what is asked of it.
-fn split(plan: &Plan) -> (Vec<Timed>, Vec<Timed>) {
+fn split(plan: &ChaosPlan) -> (Vec<Timed>, Vec<Timed>) {
     let all = plan.schedule.iter().map(|timed| Timed {
         at: timed.at,
         op: timed.op.clone(),
@@ -153,10 +153,10 @@ async fn act_out(orders: Vec<Timed>, driver: Driver) {
 
 /// What a run is concluded from.
 struct Run<'a> {
-    plan: &'a Plan,
+    plan: &'a ChaosPlan,
     record: &'a Record,
     watch: &'a Watch,
-    options: &'a Options,
+    options: &'a ChaosOptions,
     begun: Instant,
 }
 
@@ -169,7 +169,7 @@ impl Run<'_> {
         &self,
         saboteur: &mut Saboteur,
         driving: tokio::task::JoinHandle<()>,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<ChaosReport> {
         while !driving.is_finished() && !self.left().is_zero() {
             saboteur.nurse(Duration::from_millis(200)).await;
         }
@@ -222,10 +222,10 @@ impl Run<'_> {
         let within = Duration::from_secs(120);
         verdicts.push(twins::compare(&mut saboteur.system, &resumed, self.plan.seed, within).await);
 
-        let mut report = Report {
+        let mut report = ChaosReport {
             seed: self.plan.seed,
             verdicts,
-            ..Report::default()
+            ..ChaosReport::default()
         };
         report.count(&evidence, resumed.len());
         report.summary(&evidence, &books, &costs, &lost);

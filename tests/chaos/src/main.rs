@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use spotreel_chaos::Options;
+use spotreel_chaos::ChaosOptions;
 
 /// Hurts a real system while tasks go through, then checks that none was lost, doubled or spoilt
 #[derive(Parser)]
@@ -34,7 +34,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let options = Options {
+    let options = ChaosOptions {
         seed: args.seed,
         tasks: args.tasks,
         instances: args.instances,

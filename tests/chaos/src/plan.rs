@@ -24,7 +24,7 @@ const TASKS_PER_KILLER: usize = 50;
 const KILLERS_APART: usize = 4;
 const TASKS_PER_NONSENSE: usize = 25;
 
-pub struct Plan {
+pub struct ChaosPlan {
     pub seed: u64,
     pub drafts: Vec<Draft>,
     pub schedule: Vec<Timed>,
@@ -42,7 +42,7 @@ pub struct Draft {
     pub steps: u32,
     pub seed: u64,
     pub prompt: String,
-    pub fate: Fate,
+    pub fate: DraftFate,
 }
 
 /// How a client names its task.
@@ -56,7 +56,7 @@ pub enum Name {
 
 /// What its directives do to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum DraftFate {
     Plain,
     /// Something goes wrong in the first attempts.
     Passing,
@@ -70,7 +70,7 @@ pub enum Fate {
 const TASKS_PER_WAVE: usize = 70;
 /// The part of a wave's time in which its tasks come.
 const WAVE: f64 = 0.25;
-impl Plan {
+impl ChaosPlan {
     pub fn draw(seed: u64, tasks: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let length =
@@ -102,7 +102,7 @@ fn draft(rng: &mut StdRng, seed: u64, number: usize, tasks: usize) -> Draft {
     let killers = tasks / TASKS_PER_KILLER;
     let is_killer = number % KILLERS_APART == 1 && number / KILLERS_APART < killers;
     let (fate, directives) = match is_killer {
-        true => (Fate::Killer, "{{kill_worker@0}}".to_owned()),
+        true => (DraftFate::Killer, "{{kill_worker@0}}".to_owned()),
         false => misfortune(rng, steps),
     };
     let name = match rng.random_range(0..10) {
@@ -123,7 +123,7 @@ fn draft(rng: &mut StdRng, seed: u64, number: usize, tasks: usize) -> Draft {
     }
 }
 
-fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
+fn misfortune(rng: &mut StdRng, steps: u32) -> (DraftFate, String) {
     const PASSING: [&str; 8] = [
         "crash",
         "hang",
@@ -137,8 +137,8 @@ fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
     const FAILING: [&str; 5] = ["black", "frozen", "oom", "invalid", "device"];
     let step = rng.random_range(1..=steps);
     match rng.random_range(0..100) {
-        0..40 => (Fate::Plain, String::new()),
-        40..55 => (Fate::Plain, "{{slow@1}}".to_owned()),
+        0..40 => (DraftFate::Plain, String::new()),
+        40..55 => (DraftFate::Plain, "{{slow@1}}".to_owned()),
         55..92 => {
             let fault = PASSING.choose(rng).expect("there are faults");
             let until = rng.random_range(1..=2);
@@ -149,13 +149,16 @@ fn misfortune(rng: &mut StdRng, steps: u32) -> (Fate, String) {
                 String::new()
             };
             (
-                Fate::Passing,
+                DraftFate::Passing,
                 format!("{{{{{fault}@{step}#{until}}}}}{then}"),
             )
         }
         _ => {
             let fault = FAILING.choose(rng).expect("there are faults");
-            (Fate::Failing, format!("{{{{{fault}@0}}}}{{{{{fault}@1}}}}"))
+            (
+                DraftFate::Failing,
+                format!("{{{{{fault}@0}}}}{{{{{fault}@1}}}}"),
+            )
         }
     }
 }
@@ -220,7 +223,7 @@ fn orders(rng: &mut StdRng, drafts: &[Draft], schedule: &mut Vec<Timed>) {
         };
         for &draft in numbers {
             let mut cancelled = false;
-            if drafts[draft].fate != Fate::Killer && rng.random_bool(0.18) {
+            if drafts[draft].fate != DraftFate::Killer && rng.random_bool(0.18) {
                 let moment = *[Moment::AtOnce, Moment::Rendering, Moment::Ended]
                     .choose(rng)
                     .expect("there are moments");
@@ -230,7 +233,7 @@ fn orders(rng: &mut StdRng, drafts: &[Draft], schedule: &mut Vec<Timed>) {
                     op: Op::Cancel { draft, moment },
                 });
             }
-            let chance = if cancelled || drafts[draft].fate == Fate::Failing {
+            let chance = if cancelled || drafts[draft].fate == DraftFate::Failing {
                 0.5
             } else {
                 0.03
@@ -254,14 +257,14 @@ mod tests {
 
     #[test]
     fn the_seed_decides_everything() {
-        let drawn = |seed| Plan::draw(seed, 40).to_string();
+        let drawn = |seed| ChaosPlan::draw(seed, 40).to_string();
         assert_eq!(drawn(3), drawn(3));
         assert_ne!(drawn(3), drawn(4));
     }
 
     #[test]
     fn every_task_is_submitted_once_and_every_accident_happens() {
-        let plan = Plan::draw(1, 100);
+        let plan = ChaosPlan::draw(1, 100);
         let mut submitted: Vec<usize> = Vec::new();
         for timed in &plan.schedule {
             if let Op::Submit { drafts, .. } = &timed.op {

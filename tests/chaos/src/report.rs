@@ -11,7 +11,7 @@ use super::spot::money::Costs;
 use super::spot::steps::{Lost, Tally};
 
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct ChaosReport {
     pub seed: u64,
     pub seconds: u64,
     pub done: BTreeMap<String, usize>,
@@ -21,7 +21,7 @@ pub struct Report {
     pub summary: Vec<(&'static str, String)>,
 }
 
-impl Report {
+impl ChaosReport {
     pub fn passed(&self) -> bool {
         self.verdicts
             .iter()
@@ -29,7 +29,7 @@ impl Report {
     }
 }
 
-impl Report {
+impl ChaosReport {
     pub fn count(&mut self, evidence: &Evidence, resumed: usize) {
         for story in evidence.tasks.values() {
             for chapter in story.chapters.values() {
@@ -105,7 +105,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nseed {}, {} s", self.seed, self.seconds)?;
         for (title, counts) in [("done", &self.done), ("ended", &self.ends)] {

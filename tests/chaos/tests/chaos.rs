@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotreel_chaos::Options;
+use spotreel_chaos::ChaosOptions;
 
 /// It kills fleet while nobody can read what was spent, then storage and NATS, and the market takes machines with and
 /// without a word.
@@ -10,7 +10,7 @@ const SEED: u64 = 22;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_under_faults() {
-    let options = Options {
+    let options = ChaosOptions {
         seed: SEED,
         tasks: 25,
         instances: 3,

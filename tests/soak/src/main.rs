@@ -18,7 +18,7 @@ use clap::Parser;
 
 use ledger::Ledger;
 use system::Soaked;
-use verdicts::Report;
+use verdicts::SoakReport;
 use watch::Watch;
 
 /// Keeps a real system at work, then says whether memory, files, consumers or streams grew beyond what tasks explain
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(!report.passed()))
 }
 
-async fn run(args: &Args) -> Report {
+async fn run(args: &Args) -> SoakReport {
     let lasts = Duration::from_secs(60 * args.minutes);
     let mut soaked = Box::pin(Soaked::start(args.workers)).await;
     let ledger = Arc::<Ledger>::default();

@@ -8,7 +8,7 @@ use spotreel_tests::Verdict;
 
 use super::ledger::{Book, Ledger};
 use super::system::{GRACE, KEPT, REMOVED_EVERY};
-use super::watch::{Look, Watch};
+use super::watch::{SoakLook, Watch};
 
 /// Of the run, left out before memory is looked at: pools, caches and buffers fill. A worker has all its buffers once it
 /// has decoded a video while it rendered the next, which may take two minutes.
@@ -32,13 +32,13 @@ const EVENTS_A_TASK: f64 = 6.0;
 /// For what is rendered at the moment, and for a janitor that is late.
 const SLACK_S: f64 = 60.0;
 
-pub struct Report {
+pub struct SoakReport {
     pub verdicts: Vec<Verdict>,
     counts: BTreeMap<String, u64>,
     memory: Vec<String>,
 }
 
-impl Report {
+impl SoakReport {
     pub fn passed(&self) -> bool {
         self.verdicts
             .iter()
@@ -46,13 +46,13 @@ impl Report {
     }
 }
 
-pub fn all(ledger: &Ledger, watch: &Watch, unsettled: Option<String>) -> Report {
+pub fn all(ledger: &Ledger, watch: &Watch, unsettled: Option<String>) -> SoakReport {
     let book = ledger.book().clone();
     let tasks = book.accepted.len();
     let mut settled = Verdict::new("calm", "a minute after the last task the log is empty");
     settled.check(unsettled.is_none(), || unsettled.unwrap_or_default());
     let (memory, lines) = memory(watch, tasks);
-    Report {
+    SoakReport {
         verdicts: vec![
             ended_once(&book),
             answered(&book),
@@ -246,7 +246,7 @@ fn objects(watch: &Watch, book: &Book) -> Verdict {
 }
 
 /// The looks under load after the warm-up.
-fn warm(watch: &Watch) -> &[Look] {
+fn warm(watch: &Watch) -> &[SoakLook] {
     let under_load = &watch.looks[1..watch.under_load];
     let lasted = under_load.last().map_or(0.0, |look| look.at);
     let until = (lasted * WARM_UP)
@@ -280,7 +280,7 @@ fn big(count: u64) -> f64 {
     count as f64
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SoakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, count) in &self.counts {
             writeln!(f, "{count:>8} {what}")?;

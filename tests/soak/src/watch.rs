@@ -18,14 +18,14 @@ pub struct Watch {
     context: Context,
     store: Store,
     files: PathBuf,
-    pub looks: Vec<Look>,
+    pub looks: Vec<SoakLook>,
     /// Looks made while work went on; those after it are for what is left.
     pub under_load: usize,
 }
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
+pub struct SoakLook {
     /// Seconds since the start.
     pub at: f64,
     /// None: the process is gone.
@@ -43,7 +43,7 @@ pub struct StreamSize {
     pub consumers: usize,
 }
 
-impl Look {
+impl SoakLook {
     pub fn stream(&self, name: &str) -> StreamSize {
         self.streams.get(name).copied().unwrap_or_default()
     }
@@ -82,11 +82,11 @@ impl Watch {
     pub async fn look_afterwards(&mut self) {
         let processes = self.processes.iter();
         let processes = processes.map(|(name, id)| (name.clone(), process::sample(*id)));
-        let mut look = Look {
+        let mut look = SoakLook {
             at: self.began.elapsed().as_secs_f64(),
             processes: processes.collect(),
             streams: streams(&self.context).await,
-            ..Look::default()
+            ..SoakLook::default()
         };
         for prefix in PREFIXES {
             let listed = self.store.list(prefix).await;
@@ -97,7 +97,7 @@ impl Watch {
         self.looks.push(look);
     }
 
-    pub fn last(&self) -> &Look {
+    pub fn last(&self) -> &SoakLook {
         self.looks.last().expect("one look was made at the start")
     }
 

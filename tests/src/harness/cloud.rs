@@ -16,7 +16,7 @@ use super::{Process, eventually, free_port};
 const REGION: &str = "us-east-2";
 const UP_WITHIN: Duration = Duration::from_secs(30);
 
-pub struct Cloud {
+pub struct CloudProgram {
     pub access: CloudAccess,
     /// Where faults are ordered.
     pub admin: String,
@@ -26,13 +26,13 @@ pub struct Cloud {
     process: Option<Process>,
 }
 
-impl Cloud {
+impl CloudProgram {
     /// Up, with an empty bucket.
     pub async fn start() -> Self {
         Self::start_with(Vec::new()).await
     }
 
-    /// As [`Cloud::start`], with more arguments of the program.
+    /// As [`CloudProgram::start`], with more arguments of the program.
     pub async fn start_with(arguments: Vec<String>) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-cloud-").expect("a temporary directory can be made");

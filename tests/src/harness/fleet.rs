@@ -16,7 +16,7 @@ use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop, Wanted};
 use spotreel_domain::fleet::cloud::tag;
 use spotreel_domain::{Task, TaskId};
 use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
-use spotreel_localcloud::{Action, Config, InstanceReport, LocalCloud, Plan, Rule};
+use spotreel_localcloud::{Action, Config, FaultPlan, InstanceReport, LocalCloud, Rule};
 use spotreel_programs::{CloudAccess, Invocation, Site};
 use spotreel_s3::Store;
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::cloud::{ec2, store};
 use super::nats::password;
-use super::program::{Spec, binary, command, programs, site};
+use super::program::{ProgramSpec, binary, command, programs, site};
 use super::{Nats, Program, eventually, free_port};
 
 /// What carries this tag is ours.
@@ -206,7 +206,7 @@ impl FleetStage {
         std::fs::write(&pools, text).expect("the pools can be written");
 
         let run = site.service("fleet", &password("fleet"));
-        let mut spec = Spec::of(run, "fleet", dir.path())
+        let mut spec = ProgramSpec::of(run, "fleet", dir.path())
             .buying(&pools, &site.cloud)
             .env("SPOTREEL_TELEMETRY__LOG", "info,spotreel_fleet=debug")
             .set("env", ENV)
@@ -279,11 +279,11 @@ impl FleetStage {
     pub fn another_fleet(&self) -> Program {
         // Where it listens goes before where the first does.
         let run = self.fleet.spec.run.clone();
-        Program::idle(Spec::of(run, "fleet", self.dir.path()))
+        Program::idle(ProgramSpec::of(run, "fleet", self.dir.path()))
     }
 
     pub fn faults(&self, rules: Vec<Rule>) {
-        self.cloud.faults().set(Plan { seed: 7, rules });
+        self.cloud.faults().set(FaultPlan { seed: 7, rules });
     }
 
     /// The smallest tasks that there are, of so many steps.

@@ -13,7 +13,7 @@ pub mod system;
 pub mod tasks;
 
 pub use api::Api;
-pub use cloud::Cloud;
+pub use cloud::CloudProgram;
 pub use cluster::NatsCluster;
 pub use fleet::{FleetOptions, FleetStage};
 pub use program::Program;

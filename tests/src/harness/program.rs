@@ -12,7 +12,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How to start a program; it can be started again in the same way.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub struct ProgramSpec {
     pub name: String,
     pub run: Invocation,
     pub log: PathBuf,
@@ -22,11 +22,11 @@ pub struct Spec {
 }
 
 pub struct Program {
-    pub spec: Spec,
+    pub spec: ProgramSpec,
     process: Option<Process>,
 }
 
-impl Spec {
+impl ProgramSpec {
     /// `name` without its `spotreel-`; its log goes to a file in `dir`.
     pub fn new(name: &str, dir: &Path) -> Self {
         Self::of(Invocation::new(programs().path(name)), name, dir)
@@ -86,14 +86,14 @@ impl Spec {
 
 impl Program {
     /// Starts it and waits until it is ready.
-    pub async fn start(spec: Spec) -> Self {
+    pub async fn start(spec: ProgramSpec) -> Self {
         let mut program = Self::spawn(spec);
         program.ready().await;
         program
     }
 
     /// Known, and not started yet.
-    pub fn idle(spec: Spec) -> Self {
+    pub fn idle(spec: ProgramSpec) -> Self {
         Self {
             spec,
             process: None,
@@ -101,7 +101,7 @@ impl Program {
     }
 
     /// Starts it and does not wait.
-    pub fn spawn(spec: Spec) -> Self {
+    pub fn spawn(spec: ProgramSpec) -> Self {
         let mut program = Self::idle(spec);
         program.begin();
         program

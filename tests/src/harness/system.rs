@@ -8,8 +8,8 @@ use spotreel_programs::{FAULTS, Site};
 use tempfile::TempDir;
 
 use super::nats::password;
-use super::program::{Spec, site};
-use super::{Api, Cloud, Nats, Program};
+use super::program::{ProgramSpec, site};
+use super::{Api, CloudProgram, Nats, Program};
 
 #[derive(Clone, Debug)]
 pub struct SystemOptions {
@@ -43,7 +43,7 @@ pub struct System {
     pub intake: Program,
     pub notifier: Program,
     pub monitor: Program,
-    pub cloud: Cloud,
+    pub cloud: CloudProgram,
     pub nats: Nats,
     pub site: Site,
     options: SystemOptions,
@@ -60,7 +60,7 @@ impl System {
     async fn start_all(options: SystemOptions) -> Self {
         let dir =
             TempDir::with_prefix("spotreel-system-").expect("a temporary directory can be made");
-        let (nats, cloud) = tokio::join!(Nats::provisioned(options.lease), Cloud::start());
+        let (nats, cloud) = tokio::join!(Nats::provisioned(options.lease), CloudProgram::start());
         let site = site(&nats.url, &cloud.access);
         let spec = |name| service(&site, name, &dir, &options);
         let (intake, notifier, monitor) = tokio::join!(
@@ -86,7 +86,7 @@ impl System {
     }
 
     /// How a service is started: what it needs to know of NATS and S3 is in it.
-    pub fn spec(&self, name: &str) -> Spec {
+    pub fn spec(&self, name: &str) -> ProgramSpec {
         service(&self.site, name, &self.dir, &self.options)
     }
 
@@ -96,7 +96,7 @@ impl System {
     }
 
     /// How the next worker will be started.
-    pub fn worker_spec(&self) -> Spec {
+    pub fn worker_spec(&self) -> ProgramSpec {
         let number = self.workers.len();
         let mut engine = self.site.programs.engine(Some(self.options.step_ms.into()));
         if self.options.faults {
@@ -109,7 +109,7 @@ impl System {
             .worker(&name, &password("worker"), &scratch)
             .engine(&engine);
         let mut spec =
-            Spec::of(run, "worker", self.dir.path()).envs(self.options.environment.clone());
+            ProgramSpec::of(run, "worker", self.dir.path()).envs(self.options.environment.clone());
         spec.run
             .settings
             .extend(self.options.worker_settings.iter().cloned());
@@ -122,7 +122,7 @@ impl System {
         self.add_worker_as(spec).await
     }
 
-    pub async fn add_worker_as(&mut self, spec: Spec) -> usize {
+    pub async fn add_worker_as(&mut self, spec: ProgramSpec) -> usize {
         self.workers.push(Program::start(spec).await);
         self.workers.len() - 1
     }
@@ -161,7 +161,7 @@ impl System {
     }
 }
 
-fn service(site: &Site, name: &str, dir: &TempDir, options: &SystemOptions) -> Spec {
+fn service(site: &Site, name: &str, dir: &TempDir, options: &SystemOptions) -> ProgramSpec {
     let run = site.service(name, &password(name));
-    Spec::of(run, name, dir.path()).envs(options.environment.clone())
+    ProgramSpec::of(run, name, dir.path()).envs(options.environment.clone())
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// What reaches the owner of an engine, in order; `Exited` is the last.
 #[derive(Debug)]
-pub enum Heard {
+pub enum EngineHeard {
     /// With the time of arrival: deadlines must not depend on when somebody looks.
     Message(Instant, FromEngine),
     /// The bytes are no message; nothing more is read.
@@ -19,7 +19,7 @@ pub enum Heard {
 }
 
 /// Reads until the engine closes its end or breaks the contract.
-pub async fn listen(mut socket: OwnedReadHalf, heard: mpsc::Sender<Heard>) {
+pub async fn listen(mut socket: OwnedReadHalf, heard: mpsc::Sender<EngineHeard>) {
     let mut buffer = LineBuffer::default();
     let mut chunk = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = socket.read(&mut chunk).await {
@@ -31,8 +31,8 @@ pub async fn listen(mut socket: OwnedReadHalf, heard: mpsc::Sender<Heard>) {
                 Err(error) => Err(error),
             };
             let (item, last) = match message {
-                Ok(message) => (Heard::Message(Instant::now(), message), false),
-                Err(error) => (Heard::Broken(error), true),
+                Ok(message) => (EngineHeard::Message(Instant::now(), message), false),
+                Err(error) => (EngineHeard::Broken(error), true),
             };
             if heard.send(item).await.is_err() || last {
                 return;

@@ -30,7 +30,7 @@ pub use failure::{EngineError, EngineFailure};
 pub use render::{Render, RenderEvent};
 pub use spotreel_engine_protocol as protocol;
 
-use channel::Heard;
+use channel::EngineHeard;
 use logs::LogRing;
 use process::{Process, Stop};
 
@@ -45,7 +45,7 @@ pub struct Engine {
     process: Process,
     hello: EngineHello,
     say: mpsc::Sender<Vec<u8>>,
-    heard: mpsc::Receiver<Heard>,
+    heard: mpsc::Receiver<EngineHeard>,
     logs: LogRing,
     config: EngineConfig,
     loaded: Option<Loaded>,
@@ -190,7 +190,7 @@ impl Engine {
             });
         }
         let deadlines = self.config.deadlines.clone().for_step(step);
-        let render = render::State::new(&request, deadlines);
+        let render = render::RenderState::new(&request, deadlines);
         self.say(&ToEngine::Render(Box::new(request)))?;
         self.busy = true;
         Ok(render.of(self))
@@ -206,7 +206,7 @@ impl Engine {
             // What it still has to say is of no interest, but must be read for it to get to its end.
             while !matches!(
                 timeout_at(deadline, self.heard.recv()).await,
-                Err(_) | Ok(None | Some(Heard::Exited(_)))
+                Err(_) | Ok(None | Some(EngineHeard::Exited(_)))
             ) {}
         }
         self.stop_and_wait(Stop::Terminate).await
@@ -220,12 +220,12 @@ impl Engine {
         }
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
-                Heard::Message(..) => {}
-                Heard::Broken(error) => {
+                EngineHeard::Message(..) => {}
+                EngineHeard::Broken(error) => {
                     self.process.stop(Stop::Kill);
                     return Err(self.fail(EngineFailure::broken(&error)).into());
                 }
-                Heard::Exited(status) => {
+                EngineHeard::Exited(status) => {
                     return Err(self.fail(EngineFailure::exited(status)).into());
                 }
             }
@@ -244,12 +244,12 @@ impl Engine {
     /// The next message outside of a render; its absence is a failure, after which the engine is gone.
     async fn next_message(&mut self, deadline: Instant) -> Result<FromEngine, EngineError> {
         let failure = match timeout_at(deadline, self.heard.recv()).await {
-            Ok(Some(Heard::Message(_, message))) => return Ok(message),
-            Ok(Some(Heard::Broken(error))) => {
+            Ok(Some(EngineHeard::Message(_, message))) => return Ok(message),
+            Ok(Some(EngineHeard::Broken(error))) => {
                 self.stop_and_wait(Stop::Kill).await;
                 EngineFailure::broken(&error)
             }
-            Ok(Some(Heard::Exited(status))) => EngineFailure::exited(status),
+            Ok(Some(EngineHeard::Exited(status))) => EngineFailure::exited(status),
             Ok(None) => EngineFailure::exited(self.exited().await),
             Err(_) => {
                 self.stop_and_wait(Stop::Ladder).await;
@@ -268,7 +268,7 @@ impl Engine {
         self.process.stop(stop);
         // Its last words must not block its way out.
         while let Some(heard) = self.heard.recv().await {
-            if let Heard::Exited(status) = heard {
+            if let EngineHeard::Exited(status) = heard {
                 return status;
             }
         }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::channel::{self, Heard};
+use super::channel::{self, EngineHeard};
 use super::config::{EngineConfig, Graces};
 use super::logs::{self, LogRing};
 
@@ -55,7 +55,7 @@ pub struct Process {
 pub struct Started {
     pub process: Process,
     pub say: mpsc::Sender<Vec<u8>>,
-    pub heard: mpsc::Receiver<Heard>,
+    pub heard: mpsc::Receiver<EngineHeard>,
 }
 
 /// Starts the command with one end of a socketpair as its fd 0.
@@ -110,7 +110,7 @@ pub fn start(config: &EngineConfig, ring: &LogRing) -> io::Result<Started> {
         .await;
         exit_sender.send_replace(Some(status));
         // The owner may be gone; then nobody wants to know.
-        let _ = to_owner.send(Heard::Exited(status)).await;
+        let _ = to_owner.send(EngineHeard::Exited(status)).await;
     });
     Ok(Started {
         process: Process { pid, stop, exit },
@@ -122,7 +122,7 @@ pub fn start(config: &EngineConfig, ring: &LogRing) -> io::Result<Started> {
 /// An engine that closes its channel without exiting is of no use to anybody.
 fn listen(
     read: tokio::net::unix::OwnedReadHalf,
-    to_owner: mpsc::Sender<Heard>,
+    to_owner: mpsc::Sender<EngineHeard>,
     stop: mpsc::UnboundedSender<Stop>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {

@@ -8,7 +8,7 @@ use spotreel_engine_protocol::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::channel::Heard;
+use super::channel::EngineHeard;
 use super::config::Deadlines;
 use super::pace::Pace;
 use super::process::Stop;
@@ -39,11 +39,11 @@ pub enum RenderEvent {
 /// which render the engine's next words belong to.
 pub struct Render<'a> {
     engine: &'a mut Engine,
-    state: State,
+    state: RenderState,
 }
 
 /// A render that has not got its engine yet.
-pub(super) struct State {
+pub(super) struct RenderState {
     id: String,
     dirs: [PathBuf; 2],
     pace: Pace,
@@ -55,7 +55,7 @@ pub(super) struct State {
     ended: bool,
 }
 
-impl State {
+impl RenderState {
     pub(super) fn new(request: &RenderRequest, deadlines: Deadlines) -> Self {
         Self {
             id: request.id.clone(),
@@ -99,12 +99,12 @@ impl Render<'_> {
                 }
             };
             let event = match heard {
-                Some(Heard::Message(at, message)) => self.hear(at, message),
-                Some(Heard::Broken(error)) => {
+                Some(EngineHeard::Message(at, message)) => self.hear(at, message),
+                Some(EngineHeard::Broken(error)) => {
                     self.fail_after(Stop::Kill, EngineFailure::broken(&error));
                     None
                 }
-                Some(Heard::Exited(status)) => {
+                Some(EngineHeard::Exited(status)) => {
                     let failure = self.state.failing.take();
                     let failure = failure.unwrap_or_else(|| EngineFailure::exited(status));
                     Some(RenderEvent::Failed(failure))
@@ -195,7 +195,7 @@ impl Drop for Render<'_> {
     }
 }
 
-impl State {
+impl RenderState {
     /// Sorts out what belongs to this render and holds it against the contract.
     fn hear(
         &mut self,

@@ -25,15 +25,15 @@ const JUMPS: usize = 16;
 
 /// A frame's luma, thinned out.
 #[derive(Clone)]
-pub struct Look(Vec<u8>);
+pub struct FrameLook(Vec<u8>);
 
 pub struct Looks {
-    kept: Vec<Look>,
+    kept: Vec<FrameLook>,
     /// How far each frame is from the one before it.
     steps: Vec<f64>,
 }
 
-impl Look {
+impl FrameLook {
     fn at(frame: &DecodedYUV<'_>) -> Self {
         let (width, height) = frame.dimensions();
         let (stride, _, _) = frame.strides();
@@ -72,7 +72,7 @@ impl Look {
 }
 
 impl Looks {
-    pub fn all(&self, is: impl Fn(&Look) -> bool) -> bool {
+    pub fn all(&self, is: impl Fn(&FrameLook) -> bool) -> bool {
         self.kept.iter().all(is)
     }
 
@@ -142,7 +142,7 @@ struct Viewer {
     expected: Expectation,
     seen: usize,
     looks: Looks,
-    previous: Option<Look>,
+    previous: Option<FrameLook>,
 }
 
 impl Viewer {
@@ -151,7 +151,7 @@ impl Viewer {
         let number = |side| u32::try_from(side).unwrap_or(u32::MAX);
         self.expected.check_size(number(width), number(height))?;
         let last = (self.expected.frames as usize).saturating_sub(1);
-        let look = Look::at(picture);
+        let look = FrameLook::at(picture);
         if let Some(previous) = &self.previous {
             self.looks.steps.push(look.difference(previous));
         }

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::GateError;
 pub use expectation::Expectation;
-use look::{Look, Looks};
+use look::{FrameLook, Looks};
 
 /// Larger than any video a task can ask for at the highest quality; a bound on memory.
 const MAX_BYTES: u64 = 1 << 30;
@@ -88,10 +88,10 @@ fn check_rate(index: &mp4::Index<'_>, expected: &Expectation) -> Result<(), Gate
 }
 
 fn judge(looks: &Looks) -> Result<(), GateError> {
-    if looks.all(Look::is_black) {
+    if looks.all(FrameLook::is_black) {
         return Err(GateError::Black);
     }
-    if looks.all(Look::is_flat) {
+    if looks.all(FrameLook::is_flat) {
         return Err(GateError::Flat);
     }
     if looks.frozen() {

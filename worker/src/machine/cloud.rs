@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::machine::leave::{By, Leave};
 use crate::machine::metadata::{Metadata, MetadataError};
-use crate::machine::presence::Board;
+use crate::machine::presence::PresenceBoard;
 
 /// The SDK's own name for another address than 169.254.169.254.
 const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
@@ -45,7 +45,7 @@ pub struct CloudSection {
 
 /// What the metadata say of this machine; empty where they are silent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Machine {
+pub struct MachineMetadata {
     pub instance: String,
     pub instance_type: String,
     pub zone: String,
@@ -58,20 +58,20 @@ pub struct Machine {
     pub pending_at: Option<Timestamp>,
 }
 
-pub struct Cloud {
+pub struct WorkerCloud {
     metadata: Metadata,
-    pub machine: Machine,
+    pub machine: MachineMetadata,
 }
 
 /// What a poll saw.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct SpotNotices {
     goes_at: Option<Timestamp>,
     rebalance: bool,
 }
 
 #[derive(Deserialize)]
-struct Action {
+struct InstanceAction {
     time: Timestamp,
 }
 
@@ -81,7 +81,7 @@ struct Identity {
     pending_time: Timestamp,
 }
 
-impl Machine {
+impl MachineMetadata {
     /// Whether it costs nothing if EC2 takes it at this time.
     fn is_free_at(&self, at: Timestamp) -> bool {
         let hour_over = self.pending_at.map(|from| from + FREE_IF_TAKEN_WITHIN);
@@ -119,7 +119,7 @@ impl CloudSection {
     }
 }
 
-impl Cloud {
+impl WorkerCloud {
     /// The machine's cloud, if it has one.
     pub async fn find(config: &CloudSection) -> Option<Self> {
         if !config.wanted() {
@@ -128,7 +128,7 @@ impl Cloud {
         let told = config.metadata == MetadataMode::On || std::env::var_os(ENDPOINT).is_some();
         let mut cloud = Self {
             metadata: Metadata::new(),
-            machine: Machine::default(),
+            machine: MachineMetadata::default(),
         };
         for _ in 0..if told { TRIES_AT_START } else { 1 } {
             match cloud.describe().await {
@@ -148,7 +148,7 @@ impl Cloud {
         None
     }
 
-    async fn describe(&self) -> Result<Machine, MetadataError> {
+    async fn describe(&self) -> Result<MachineMetadata, MetadataError> {
         let text = async |path: &str| {
             Ok::<_, MetadataError>(self.metadata.get(path).await?.unwrap_or_default())
         };
@@ -169,7 +169,7 @@ impl Cloud {
         if !expires_at.is_empty() && expires_at.parse::<Timestamp>().is_err() {
             tracing::error!(expires_at, "tag spotreel:expires-at is not a time");
         }
-        Ok(Machine {
+        Ok(MachineMetadata {
             instance,
             instance_type,
             zone,
@@ -186,7 +186,7 @@ impl Cloud {
     pub async fn watch(
         mut self,
         every: Duration,
-        board: Board,
+        board: PresenceBoard,
         leave: Leave,
         until: CancellationToken,
     ) {
@@ -225,7 +225,7 @@ impl Cloud {
     }
 
     /// An error is a poll that saw nothing: notices are best effort, and the next poll comes soon.
-    async fn look(&mut self) -> Seen {
+    async fn look(&mut self) -> SpotNotices {
         let looked = tokio::try_join!(
             self.metadata.get("spot/instance-action"),
             self.metadata.get("events/recommendations/rebalance")
@@ -233,7 +233,7 @@ impl Cloud {
         match looked {
             Ok((action, rebalance)) => {
                 self.metadata.polled(None);
-                Seen {
+                SpotNotices {
                     goes_at: action.map(|text| self.goes_at(&text)),
                     rebalance: rebalance.is_some(),
                 }
@@ -241,14 +241,14 @@ impl Cloud {
             Err(error) => {
                 tracing::debug!(%error, "reading instance metadata failed");
                 self.metadata.polled(Some(&error));
-                Seen::default()
+                SpotNotices::default()
             }
         }
     }
 
     /// An action that cannot be read still means that the machine goes: as soon as a notice allows.
     fn goes_at(&self, action: &str) -> Timestamp {
-        match serde_json::from_str::<Action>(action) {
+        match serde_json::from_str::<InstanceAction>(action) {
             Ok(action) => action.time,
             Err(error) => {
                 tracing::error!(%error, action, "interruption notice has no time");

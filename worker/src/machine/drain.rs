@@ -12,7 +12,7 @@ use spotreel_proto::worker::v1::State;
 use tokio::sync::oneshot;
 
 use crate::machine::leave::{By, Leave};
-use crate::machine::presence::Board;
+use crate::machine::presence::PresenceBoard;
 
 /// Between two tries to learn whether the order was given before anybody listened.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub async fn listen(
     client: Client,
     instance: String,
-    board: Board,
+    board: PresenceBoard,
     leave: Leave,
     ctx: Context,
     listening: oneshot::Sender<()>,
@@ -79,7 +79,7 @@ async fn obey_earlier_order(client: &Client, instance: &str, leave: &Leave) {
     }
 }
 
-async fn answer(client: Client, board: Board, leave: Leave, message: Message) {
+async fn answer(client: Client, board: PresenceBoard, leave: Leave, message: Message) {
     let answer = match serde_json::from_slice::<DrainRequest>(&message.payload) {
         Ok(request) => {
             tracing::info!(mode = ?request.mode, reason = request.reason, "drain requested");

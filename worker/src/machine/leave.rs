@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine::presence::Board;
+use crate::machine::presence::PresenceBoard;
 
 /// What becomes of a task in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum By {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct LeaveOrder {
     pub by: By,
     pub reason: &'static str,
 }
@@ -39,15 +39,15 @@ impl By {
 
 #[derive(Clone)]
 pub struct Leave {
-    order: watch::Sender<Option<Order>>,
+    order: watch::Sender<Option<LeaveOrder>>,
     /// The machine is free if EC2 ends it: it is waited for EC2 until then.
     free_until: watch::Sender<Option<Instant>>,
     leaving: CancellationToken,
-    board: Board,
+    board: PresenceBoard,
 }
 
 impl Leave {
-    pub fn new(board: Board) -> Self {
+    pub fn new(board: PresenceBoard) -> Self {
         Self {
             order: watch::Sender::new(None),
             free_until: watch::Sender::new(None),
@@ -60,7 +60,7 @@ impl Leave {
         let taken = self.order.send_if_modified(|standing| {
             let newer = standing.is_none_or(|standing| by.urgency() < standing.by.urgency());
             if newer {
-                *standing = Some(Order { by, reason });
+                *standing = Some(LeaveOrder { by, reason });
             }
             newer
         });
@@ -95,7 +95,7 @@ impl Leave {
         &self.leaving
     }
 
-    pub fn standing(&self) -> Option<Order> {
+    pub fn standing(&self) -> Option<LeaveOrder> {
         *self.order.borrow()
     }
 
@@ -107,7 +107,7 @@ impl Leave {
         let _ = hurry.await;
     }
 
-    pub fn orders(&self) -> watch::Receiver<Option<Order>> {
+    pub fn orders(&self) -> watch::Receiver<Option<LeaveOrder>> {
         self.order.subscribe()
     }
 }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_most_urgent_order_holds() {
-        let leave = Leave::new(Board::new("w", "i", &[]));
+        let leave = Leave::new(PresenceBoard::new("w", "i", &[]));
         let at = |s| Instant::now() + Duration::from_secs(s);
         let (soon, later) = (at(5), at(100));
         assert!(!leave.leaving().is_cancelled());

@@ -17,9 +17,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Maximum time to write the last presence record; then the worker leaves without it.
 const LAST_WORD: Duration = Duration::from_secs(3);
 
-/// What the worker is, in one place; [`Board::announce`] tells it on.
+/// What the worker is, in one place; [`PresenceBoard::announce`] tells it on.
 #[derive(Clone)]
-pub struct Board {
+pub struct PresenceBoard {
     now: watch::Sender<Facts>,
     told: watch::Sender<Facts>,
 }
@@ -71,7 +71,7 @@ impl Facts {
     }
 }
 
-impl Board {
+impl PresenceBoard {
     pub fn new(name: &str, instance: &str, models: &[Model]) -> Self {
         let mut facts = Facts {
             presence: Presence {
@@ -255,13 +255,13 @@ fn gpus(nvml: &nvml_wrapper::Nvml) -> Vec<Gpu> {
 mod tests {
     use super::*;
 
-    fn state(board: &Board) -> State {
+    fn state(board: &PresenceBoard) -> State {
         board.now.borrow().presence.state()
     }
 
     #[test]
     fn a_worker_is_what_it_has_in_hand() {
-        let board = Board::new("w", "i-1", &[]);
+        let board = PresenceBoard::new("w", "i-1", &[]);
         let (a, b) = (TaskId::parse("a").unwrap(), TaskId::parse("b").unwrap());
         assert_eq!(state(&board), State::Starting);
         board.serve();

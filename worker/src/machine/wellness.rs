@@ -49,13 +49,13 @@ pub enum Fitness {
 pub struct Wellness {
     scratch: PathBuf,
     health: Health,
-    state: Mutex<State>,
+    state: Mutex<WellnessState>,
     /// Storage is to be checked now.
     doubted: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct WellnessState {
     storage_fails: bool,
     log_is_full: bool,
     scratch_fails_since: Option<Instant>,
@@ -183,7 +183,7 @@ impl Wellness {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WellnessState> {
         self.state.lock()
     }
 }

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use crate::Worker;
 use crate::engine::protocol::Phase;
 use crate::engine::{EngineError, EngineFailure, Render, RenderEvent};
-use crate::machine::leave::{By, Order};
+use crate::machine::leave::{By, LeaveOrder};
 use crate::packs::{PackUnavailable, embeddings};
 use crate::task::checkpoints::Uploads;
 use crate::task::error::AttemptError;
-use crate::task::interruption::Plan;
+use crate::task::interruption::InterruptionPlan;
 use crate::task::previews::Previews;
 use crate::task::progress::Reporter;
 
@@ -109,7 +109,7 @@ struct Follower<'a> {
     previews: Previews,
     progress: Reporter<'a>,
     embeddings: Option<String>,
-    plan: Plan,
+    plan: InterruptionPlan,
     stepped: bool,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Follower<'a> {
             previews: Previews::begin(worker.store.clone(), task, fence),
             progress: Reporter::new(worker, started),
             embeddings,
-            plan: Plan::GoOn,
+            plan: InterruptionPlan::GoOn,
             stepped: false,
         }
     }
@@ -131,8 +131,8 @@ impl<'a> Follower<'a> {
     /// Until when the plan holds.
     fn limit(&self) -> Option<Instant> {
         match self.plan {
-            Plan::FinishBy(at) | Plan::CheckpointBy(at) => Some(at),
-            Plan::GoOn | Plan::HandBack => None,
+            InterruptionPlan::FinishBy(at) | InterruptionPlan::CheckpointBy(at) => Some(at),
+            InterruptionPlan::GoOn | InterruptionPlan::HandBack => None,
         }
     }
 
@@ -141,10 +141,11 @@ impl<'a> Follower<'a> {
         let standing = self.worker.leave.standing();
         match (self.plan, standing.map(|order| order.by)) {
             // It should have fitted. What is left of the notice is for a checkpoint.
-            (Plan::FinishBy(_), Some(By::Notice(goes))) => {
+            (InterruptionPlan::FinishBy(_), Some(By::Notice(goes))) => {
                 let _ = running.checkpoint_now();
                 let now = Instant::now();
-                self.plan = Plan::CheckpointBy(now + goes.saturating_duration_since(now) / 2);
+                self.plan =
+                    InterruptionPlan::CheckpointBy(now + goes.saturating_duration_since(now) / 2);
                 None
             }
             _ => Some(End::Interrupted),
@@ -171,7 +172,7 @@ impl<'a> Follower<'a> {
             }
             RenderEvent::Checkpoint(checkpoint) => {
                 self.uploads.offer(checkpoint);
-                if let Plan::CheckpointBy(_) = self.plan {
+                if let InterruptionPlan::CheckpointBy(_) = self.plan {
                     return Some(End::Interrupted);
                 }
             }
@@ -194,10 +195,10 @@ impl<'a> Follower<'a> {
     /// Asks the interruption policy. Each step is a new measurement; what was once to be handed back stays so.
     fn decide(
         &mut self,
-        orders: &mut watch::Receiver<Option<Order>>,
+        orders: &mut watch::Receiver<Option<LeaveOrder>>,
         running: &Render<'_>,
     ) -> Option<End> {
-        if let Plan::CheckpointBy(_) = self.plan {
+        if let InterruptionPlan::CheckpointBy(_) = self.plan {
             return None;
         }
         let before = self.plan;
@@ -208,10 +209,10 @@ impl<'a> Follower<'a> {
             tracing::info!(task = %self.task.id, plan = ?self.plan, "interruption policy decided");
         }
         match self.plan {
-            Plan::HandBack => return Some(End::Interrupted),
+            InterruptionPlan::HandBack => return Some(End::Interrupted),
             // One that does not listen any more shows in its next event.
-            Plan::CheckpointBy(_) => drop(running.checkpoint_now()),
-            Plan::GoOn | Plan::FinishBy(_) => {}
+            InterruptionPlan::CheckpointBy(_) => drop(running.checkpoint_now()),
+            InterruptionPlan::GoOn | InterruptionPlan::FinishBy(_) => {}
         }
         None
     }

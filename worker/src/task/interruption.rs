@@ -43,7 +43,7 @@ pub struct Remainder {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
+pub enum InterruptionPlan {
     GoOn,
     /// It will be done before this; if it is not, it is handed back after all.
     FinishBy(Instant),
@@ -66,23 +66,29 @@ impl Remainder {
 
 impl InterruptionPolicy {
     /// `patience`: how long a checkpoint is waited for when nothing but politeness presses.
-    pub fn plan(&self, by: By, rest: &Remainder, patience: Duration, now: Instant) -> Plan {
+    pub fn plan(
+        &self,
+        by: By,
+        rest: &Remainder,
+        patience: Duration,
+        now: Instant,
+    ) -> InterruptionPlan {
         let hand_back = |until| match rest.steps_done {
-            0 => Plan::HandBack,
-            _ => Plan::CheckpointBy(until),
+            0 => InterruptionPlan::HandBack,
+            _ => InterruptionPlan::CheckpointBy(until),
         };
         match by {
-            By::WhenDone => Plan::GoOn,
+            By::WhenDone => InterruptionPlan::GoOn,
             By::AtOnce => hand_back(now + patience),
             By::Signal(at) => match rest.by_engine.is_some_and(|rest| now + rest < at) {
-                true => Plan::FinishBy(at),
+                true => InterruptionPlan::FinishBy(at),
                 false => hand_back(at),
             },
             By::Notice(at) => {
                 let left = at.saturating_duration_since(now);
                 let needs = rest.total().map(|total| total.mul_f64(self.safety));
                 match needs.is_some_and(|needs| needs + self.margin <= left) {
-                    true => Plan::FinishBy(at - self.margin),
+                    true => InterruptionPlan::FinishBy(at - self.margin),
                     // Half of a short rest is for the upload.
                     false => hand_back(now + left.saturating_sub(self.margin.min(left / 2))),
                 }
@@ -160,7 +166,7 @@ mod tests {
         }
     }
 
-    fn noticed(left: u64, rest: &Remainder) -> (Plan, Instant) {
+    fn noticed(left: u64, rest: &Remainder) -> (InterruptionPlan, Instant) {
         let now = Instant::now();
         let by = By::Notice(now + Duration::from_secs(left));
         (RULE.plan(by, rest, Duration::from_secs(15), now), now)
@@ -170,20 +176,26 @@ mod tests {
     fn a_remainder_that_fits_is_finished_and_no_other() {
         // (8 × 8 + 16) × 1.25 = 100, and 20 are kept.
         let (plan, now) = noticed(120, &rest(8, Some(8)));
-        assert_eq!(plan, Plan::FinishBy(now + Duration::from_secs(100)));
+        assert_eq!(
+            plan,
+            InterruptionPlan::FinishBy(now + Duration::from_secs(100))
+        );
         let (plan, now) = noticed(119, &rest(8, Some(8)));
-        assert_eq!(plan, Plan::CheckpointBy(now + Duration::from_secs(99)));
+        assert_eq!(
+            plan,
+            InterruptionPlan::CheckpointBy(now + Duration::from_secs(99))
+        );
         let (plan, _) = noticed(120, &rest(9, Some(8)));
-        assert!(matches!(plan, Plan::CheckpointBy(_)));
+        assert!(matches!(plan, InterruptionPlan::CheckpointBy(_)));
         // All steps are done: only decoding and upload are left.
         let (plan, _) = noticed(40, &rest(0, None));
-        assert!(matches!(plan, Plan::FinishBy(_)));
+        assert!(matches!(plan, InterruptionPlan::FinishBy(_)));
     }
 
     #[test]
     fn what_is_not_measured_does_not_fit() {
         let (plan, _) = noticed(120, &rest(1, None));
-        assert!(matches!(plan, Plan::CheckpointBy(_)));
+        assert!(matches!(plan, InterruptionPlan::CheckpointBy(_)));
     }
 
     #[test]
@@ -192,20 +204,23 @@ mod tests {
             steps_done: 0,
             ..rest(30, None)
         };
-        assert_eq!(noticed(120, &fresh).0, Plan::HandBack);
+        assert_eq!(noticed(120, &fresh).0, InterruptionPlan::HandBack);
         let now = Instant::now();
         assert_eq!(
             RULE.plan(By::AtOnce, &fresh, RULE.margin, now),
-            Plan::HandBack
+            InterruptionPlan::HandBack
         );
     }
 
     #[test]
     fn a_short_notice_leaves_half_of_itself_for_the_upload() {
         let (plan, now) = noticed(10, &rest(30, Some(8)));
-        assert_eq!(plan, Plan::CheckpointBy(now + Duration::from_secs(5)));
+        assert_eq!(
+            plan,
+            InterruptionPlan::CheckpointBy(now + Duration::from_secs(5))
+        );
         let (plan, now) = noticed(0, &rest(30, Some(8)));
-        assert_eq!(plan, Plan::CheckpointBy(now));
+        assert_eq!(plan, InterruptionPlan::CheckpointBy(now));
     }
 
     #[test]
@@ -214,15 +229,21 @@ mod tests {
         let at = now + Duration::from_secs(15);
         let patience = Duration::from_secs(15);
         let plan = |by, rest: &Remainder| RULE.plan(by, rest, patience, now);
-        assert_eq!(plan(By::Signal(at), &rest(2, Some(7))), Plan::FinishBy(at));
+        assert_eq!(
+            plan(By::Signal(at), &rest(2, Some(7))),
+            InterruptionPlan::FinishBy(at)
+        );
         assert_eq!(
             plan(By::Signal(at), &rest(3, Some(7))),
-            Plan::CheckpointBy(at)
+            InterruptionPlan::CheckpointBy(at)
         );
-        assert_eq!(plan(By::WhenDone, &rest(3000, Some(7))), Plan::GoOn);
+        assert_eq!(
+            plan(By::WhenDone, &rest(3000, Some(7))),
+            InterruptionPlan::GoOn
+        );
         assert_eq!(
             plan(By::AtOnce, &rest(1, Some(1))),
-            Plan::CheckpointBy(now + patience)
+            InterruptionPlan::CheckpointBy(now + patience)
         );
     }
 }

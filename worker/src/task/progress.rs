@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::Worker;
 use crate::engine::protocol::StepInfo;
 use crate::machine::leave::By;
-use crate::task::interruption::{Plan, Remainder};
+use crate::task::interruption::{InterruptionPlan, Remainder};
 
 /// Steps that the next one is judged by: models with two experts change their pace half-way.
 const STEPS_MEASURED: usize = 3;
@@ -50,8 +50,10 @@ impl<'a> Reporter<'a> {
     }
 
     /// What becomes of the render, should it be wanted to end.
-    pub fn plan(&self, by: Option<By>) -> Plan {
-        let Some(by) = by else { return Plan::GoOn };
+    pub fn plan(&self, by: Option<By>) -> InterruptionPlan {
+        let Some(by) = by else {
+            return InterruptionPlan::GoOn;
+        };
         let spec = &self.started.task.spec;
         let steps_left = spec.steps.saturating_sub(self.said.step);
         let (decode, upload) = self.worker.measured.expect(spec);

@@ -33,7 +33,7 @@ impl Strategy {
 
 /// One pool that may give instances.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Pool {
+pub(crate) struct AllocationPool {
     /// Micro-dollars an hour for one unit of capacity.
     pub unit_price: f64,
     pub weight: f64,
@@ -42,7 +42,7 @@ pub(crate) struct Pool {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct AllocationLimits {
     /// Units of capacity to reach.
     pub target: f64,
     /// vCPUs that the account may still start.
@@ -67,10 +67,14 @@ pub(crate) struct Allocation {
 }
 
 /// Places one instance after the other where the strategy likes it best.
-pub(crate) fn allocate(pools: &[Pool], strategy: Strategy, limits: Limits) -> Allocation {
+pub(crate) fn allocate(
+    pools: &[AllocationPool],
+    strategy: Strategy,
+    limits: AllocationLimits,
+) -> Allocation {
     let mut counts = vec![0_u32; pools.len()];
     let (mut fulfilled, mut vcpus, mut instances) = (0.0, limits.vcpus, 0);
-    let (mut price, price_of) = (0.0, |pool: &Pool| pool.unit_price * pool.weight);
+    let (mut price, price_of) = (0.0, |pool: &AllocationPool| pool.unit_price * pool.weight);
     while fulfilled < limits.target && instances < limits.instances {
         let open = (0..pools.len()).filter(|&at| {
             counts[at] < pools[at].free
@@ -112,7 +116,7 @@ pub(crate) fn allocate(pools: &[Pool], strategy: Strategy, limits: Limits) -> Al
 }
 
 /// Smaller is better.
-fn rank(strategy: Strategy, pool: &Pool, placed: u32) -> (u8, f64) {
+fn rank(strategy: Strategy, pool: &AllocationPool, placed: u32) -> (u8, f64) {
     let spare = pool.free - placed;
     match strategy {
         Strategy::LowestPrice => (0, pool.unit_price),
@@ -130,8 +134,8 @@ fn rank(strategy: Strategy, pool: &Pool, placed: u32) -> (u8, f64) {
 mod tests {
     use super::*;
 
-    fn pool(unit_price: f64, free: u32) -> Pool {
-        Pool {
+    fn pool(unit_price: f64, free: u32) -> AllocationPool {
+        AllocationPool {
             unit_price,
             weight: 1.0,
             free,
@@ -139,7 +143,7 @@ mod tests {
         }
     }
 
-    const FOUR: Limits = Limits {
+    const FOUR: AllocationLimits = AllocationLimits {
         target: 4.0,
         vcpus: 1000,
         instances: 1000,
@@ -156,7 +160,7 @@ mod tests {
     #[test]
     fn all_together_cost_no_more_than_they_may() {
         let pools = [pool(1.0, 1000), pool(3.0, 1000)];
-        let limits = Limits {
+        let limits = AllocationLimits {
             total_price: 2.5,
             ..FOUR
         };
@@ -175,7 +179,7 @@ mod tests {
     fn what_stops_a_launch_is_told() {
         let found = allocate(&[pool(1.0, 3)], Strategy::LowestPrice, FOUR);
         assert_eq!((found.counts, found.exhausted), (vec![3], vec![0]));
-        let quota = Limits { vcpus: 9, ..FOUR };
+        let quota = AllocationLimits { vcpus: 9, ..FOUR };
         let found = allocate(&[pool(1.0, 9)], Strategy::LowestPrice, quota);
         assert_eq!((found.counts, found.over_quota), (vec![2], vec![0]));
     }

@@ -23,7 +23,7 @@ const ADDRESS_HOUR: i64 = 5_000;
 
 /// What was paid for one instance, up to now or for good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct BillLine {
     pub instance_id: String,
     pub kind: String,
     pub zone: String,
@@ -125,7 +125,7 @@ impl Bill {
 
     /// One line an instance, by id; what still runs is charged as if it ended now.
     #[must_use]
-    pub fn lines(&self, now: Timestamp) -> Vec<Line> {
+    pub fn lines(&self, now: Timestamp) -> Vec<BillLine> {
         self.entries
             .iter()
             .map(|(instance_id, entry)| entry.line(instance_id, now))
@@ -134,7 +134,7 @@ impl Bill {
 }
 
 impl Entry {
-    fn line(&self, instance_id: &str, now: Timestamp) -> Line {
+    fn line(&self, instance_id: &str, now: Timestamp) -> BillLine {
         let until = self.ended_at.unwrap_or(now);
         let used = self.started_at.map(|started_at| seconds(started_at, until));
         let seconds_charged = match used {
@@ -149,7 +149,7 @@ impl Entry {
             true => share(ADDRESS_HOUR, there, HOUR_S),
             false => 0,
         };
-        Line {
+        BillLine {
             instance_id: instance_id.to_owned(),
             kind: self.of.kind.clone(),
             zone: self.of.zone.clone(),

@@ -7,14 +7,14 @@ use super::filters::{Filters, numbered, page};
 use super::launcher::{Answer, Launcher};
 use super::market::{HISTORY, InstanceKind};
 use super::query::Node;
-use super::state::{State, VPC_ID, dollars, stamp};
+use super::state::{Ec2State, VPC_ID, dollars, stamp};
 use super::xml::{Element, item};
 
 const PRODUCT: &str = "Linux/UNIX";
 const PAGE: (usize, usize) = (5, 1000);
 const PRICE_PAGE: (usize, usize) = (1, 1000);
 
-pub(crate) fn zones(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn zones(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let names = request.texts("ZoneName");
     let ids = request.texts("ZoneId");
     let zones = state.market.zones();
@@ -65,7 +65,7 @@ pub(crate) fn zones(state: &State, launcher: &Launcher<'_>, request: &Node) -> A
     Ok(Element::new("").set("availabilityZoneInfo", items))
 }
 
-pub(crate) fn subnets(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn subnets(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let ids = request.texts("SubnetId");
     let zones = state.market.zones();
     for id in &ids {
@@ -117,7 +117,7 @@ pub(crate) fn subnets(state: &State, launcher: &Launcher<'_>, request: &Node) ->
     Ok(answer.text_if("nextToken", next))
 }
 
-pub(crate) fn types(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn types(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let names = request.texts("InstanceType");
     let kinds = state.market.kinds();
     let unknown: Vec<&str> = names
@@ -183,7 +183,7 @@ fn describe_kind(kind: &InstanceKind) -> Element {
     element
 }
 
-pub(crate) fn offerings(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn offerings(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let location_type = request.text("LocationType").unwrap_or("region");
     let zones = state.market.zones().iter();
     let locations: Vec<&str> = match location_type {
@@ -214,7 +214,7 @@ pub(crate) fn offerings(state: &State, launcher: &Launcher<'_>, request: &Node) 
 }
 
 /// Changes of the price, newest first; the last one before `StartTime` comes with them, since it was in force then.
-pub(crate) fn prices(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn prices(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let now = launcher.now;
     let history = SignedDuration::try_from(HISTORY).unwrap_or_default();
     let oldest = now.checked_sub(history).unwrap_or(Timestamp::MIN);

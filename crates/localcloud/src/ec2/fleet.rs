@@ -7,22 +7,22 @@ mod records;
 
 use jiff::Timestamp;
 
-use super::allocation::{Limits, Pool, allocate};
+use super::allocation::{AllocationLimits, AllocationPool, allocate};
 use super::error::Refusal;
 use super::launcher::{Answer, Launcher};
 use super::query::Node;
-use super::state::{Blueprint, Failed, Fleet, Lifecycle, Placed, State, dollars, new_uuid};
+use super::state::{Blueprint, Ec2State, Failed, Fleet, Lifecycle, Placed, dollars, new_uuid};
 use super::templates;
 use super::xml::Element;
 use crate::faults::{Action, Rule};
 use answer::{describe_failed, describe_placed};
 use offer::MOST_INSTANCES;
 pub(crate) use offer::Offer;
-use order::{Order, read};
+use order::{FleetOrder, read};
 pub(crate) use records::{delete, list};
 
 pub(crate) fn create(
-    state: &mut State,
+    state: &mut Ec2State,
     request: &Node,
     launcher: &Launcher<'_>,
     faults: &[Rule],
@@ -65,8 +65,8 @@ pub(crate) fn create(
 
 /// Launches what one market gives, and notes what it refused.
 fn fill(
-    state: &mut State,
-    order: &Order,
+    state: &mut Ec2State,
+    order: &FleetOrder,
     fleet: &mut Fleet,
     (lifecycle, target): (Lifecycle, u32),
     launcher: &Launcher<'_>,
@@ -92,7 +92,7 @@ fn fill(
     }
     let partial = faults.iter().find(|rule| rule.action == Action::Partial);
     let quota = launcher.quota(lifecycle);
-    let limits = Limits {
+    let limits = AllocationLimits {
         target: f64::from(target),
         vcpus: quota.saturating_sub(state.vcpus(lifecycle)),
         instances: partial.and_then(|rule| rule.count).unwrap_or(u32::MAX),
@@ -147,12 +147,12 @@ fn fill(
 
 /// What the market says to an offer now.
 fn pool(
-    state: &State,
+    state: &Ec2State,
     offer: &Offer,
     lifecycle: Lifecycle,
     now: Timestamp,
     faults: &[Rule],
-) -> Result<Pool, Refusal> {
+) -> Result<AllocationPool, Refusal> {
     let ordered = faults
         .iter()
         .find(|rule| rule.action == Action::PoolError && rule.means_pool(&offer.kind, &offer.zone));
@@ -177,7 +177,7 @@ fn pool(
     };
     let vcpus = state.vcpus_of(&offer.kind);
     if lifecycle == Lifecycle::OnDemand {
-        return Ok(Pool {
+        return Ok(AllocationPool {
             unit_price: to_f64(on_demand) / offer.weight,
             weight: offer.weight,
             free: MOST_INSTANCES,
@@ -199,7 +199,7 @@ fn pool(
         return Err(Refusal::new("SpotMaxPriceTooLow", message));
     }
     let capacity = market.capacity(&offer.kind, &offer.zone, now);
-    Ok(Pool {
+    Ok(AllocationPool {
         unit_price,
         weight: offer.weight,
         free: capacity.saturating_sub(state.used(&offer.kind, &offer.zone)),
@@ -248,8 +248,8 @@ fn over_quota(lifecycle: Lifecycle, quota: u32) -> (&'static str, String) {
 }
 
 fn blueprint(
-    state: &State,
-    order: &Order,
+    state: &Ec2State,
+    order: &FleetOrder,
     fleet: &Fleet,
     offer: &Offer,
     lifecycle: Lifecycle,

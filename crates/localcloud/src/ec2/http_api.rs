@@ -11,7 +11,7 @@ use super::calls::{Call, Recorded};
 use super::error::Refusal;
 use super::launcher::Answer;
 use super::query::Node;
-use super::state::{State, new_uuid};
+use super::state::{Ec2State, new_uuid};
 use super::xml::render;
 use super::{Ec2, Launcher, describe, fleet, instances, quotas, signature, templates};
 use crate::clock::now_us;
@@ -39,7 +39,7 @@ pub(crate) enum Answered {
 }
 
 /// A body, or a refusal.
-type Outcome = Result<String, Refusal>;
+type CallResult = Result<String, Refusal>;
 
 impl Ec2 {
     pub async fn answer(self: &Arc<Self>, parts: &Parts, body: &[u8], arrived_us: u64) -> Answered {
@@ -117,7 +117,7 @@ impl Ec2 {
     }
 
     /// One action, once: under the lock from the look at the token to the note of the answer.
-    fn act(self: &Arc<Self>, action: &str, mut request: Node, faults: &[Rule]) -> Outcome {
+    fn act(self: &Arc<Self>, action: &str, mut request: Node, faults: &[Rule]) -> CallResult {
         if request.text("Version") != Some(VERSION) {
             let message = format!("The version of the API must be {VERSION}");
             return Err(Refusal::new("NoSuchVersion", message));
@@ -159,7 +159,7 @@ impl Ec2 {
 }
 
 fn dispatch(
-    state: &mut State,
+    state: &mut Ec2State,
     action: &str,
     request: &Node,
     launcher: &Launcher<'_>,
@@ -209,7 +209,7 @@ fn refusal(failure: &Failure) -> Refusal {
     Refusal::new(code, message)
 }
 
-fn xml_response(outcome: Outcome) -> Response<Bytes> {
+fn xml_response(outcome: CallResult) -> Response<Bytes> {
     let (status, body) = match outcome {
         Ok(body) => (StatusCode::OK, body),
         Err(refusal) => (refusal.status, refusal.body(&new_uuid())),
@@ -217,7 +217,7 @@ fn xml_response(outcome: Outcome) -> Response<Bytes> {
     response(status, "text/xml;charset=UTF-8", body)
 }
 
-fn json_response(outcome: Outcome) -> Response<Bytes> {
+fn json_response(outcome: CallResult) -> Response<Bytes> {
     let (status, body) = match outcome {
         Ok(body) => (StatusCode::OK, body),
         Err(Refusal {

@@ -10,7 +10,7 @@ use super::error::Refusal;
 use super::filters::{Filters, page};
 use super::launcher::{Answer, Launcher};
 use super::query::Node;
-use super::state::{Cause, Instance, Phase, State, Tags, VPC_ID, stamp, well_formed};
+use super::state::{Cause, Ec2State, Instance, Phase, Tags, VPC_ID, stamp, well_formed};
 use super::tags::{check_tags, tag_items, tag_values};
 use super::xml::{Element, item};
 use crate::faults::{Action, Rule};
@@ -36,14 +36,14 @@ const FILTERS: [&str; 12] = [
 ];
 
 /// What a listing shows of an instance: eventual consistency may have it behind.
-struct Seen<'a> {
+struct ListedInstance<'a> {
     instance: &'a Instance,
     phase: Phase,
     code: String,
 }
 
 pub(crate) fn list(
-    state: &State,
+    state: &Ec2State,
     launcher: &Launcher<'_>,
     request: &Node,
     faults: &[Rule],
@@ -56,7 +56,7 @@ pub(crate) fn list(
     check_ids(&ids)?;
     let filters = Filters::of(request, &FILTERS)?;
     launcher.dry_run(request)?;
-    let mut seen: Vec<Seen<'_>> = state
+    let mut seen: Vec<ListedInstance<'_>> = state
         .instances
         .values()
         .filter_map(|instance| look(instance, faults))
@@ -93,7 +93,7 @@ pub(crate) fn list(
     Ok(answer.text_if("nextToken", next))
 }
 
-fn look<'a>(instance: &'a Instance, faults: &[Rule]) -> Option<Seen<'a>> {
+fn look<'a>(instance: &'a Instance, faults: &[Rule]) -> Option<ListedInstance<'a>> {
     let since = instance.phases.first().map(|(at, _)| at.elapsed());
     let mut phase = instance.phase();
     for rule in faults {
@@ -104,14 +104,14 @@ fn look<'a>(instance: &'a Instance, faults: &[Rule]) -> Option<Seen<'a>> {
             _ => {}
         }
     }
-    Some(Seen {
+    Some(ListedInstance {
         instance,
         phase,
         code: phase.code().to_string(),
     })
 }
 
-fn values<'a>(seen: &'a Seen<'_>, name: &str) -> Vec<&'a str> {
+fn values<'a>(seen: &'a ListedInstance<'_>, name: &str) -> Vec<&'a str> {
     let (instance, of) = (seen.instance, &seen.instance.blueprint);
     vec![match name {
         "instance-state-name" => seen.phase.name(),
@@ -149,7 +149,7 @@ fn not_found(ids: &[&str]) -> Refusal {
 
 /// All or nothing: one id that is not there, and none ends.
 pub(crate) fn terminate(
-    state: &mut State,
+    state: &mut Ec2State,
     launcher: &Launcher<'_>,
     request: &Node,
     faults: &[Rule],
@@ -198,7 +198,7 @@ pub(crate) fn terminate(
 }
 
 /// The end of what the machine has written, as much as AWS keeps.
-pub(crate) fn console(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn console(state: &mut Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let id = request.required("InstanceId")?;
     check_ids(&[id])?;
     if !state.instances.contains_key(id) {
@@ -213,7 +213,7 @@ pub(crate) fn console(state: &mut State, launcher: &Launcher<'_>, request: &Node
     Ok(answer.text("output", BASE64_STANDARD.encode(kept)))
 }
 
-pub(crate) fn create_tags(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn create_tags(state: &mut Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let tags = request.tags()?;
     if tags.is_empty() {
         return Err(Refusal::missing("Tag"));
@@ -237,7 +237,7 @@ pub(crate) fn create_tags(state: &mut State, launcher: &Launcher<'_>, request: &
     Ok(Element::new("").text("return", true))
 }
 
-pub(crate) fn delete_tags(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn delete_tags(state: &mut Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let resources = resources(state, request)?;
     launcher.dry_run(request)?;
     for id in resources {
@@ -262,7 +262,7 @@ pub(crate) fn delete_tags(state: &mut State, launcher: &Launcher<'_>, request: &
 }
 
 /// The machine sees its tags change.
-fn show_tags(state: &State, id: &str) {
+fn show_tags(state: &Ec2State, id: &str) {
     if let Some(instance) = state.instances.get(id)
         && let Some(imds) = &instance.imds
     {
@@ -270,7 +270,7 @@ fn show_tags(state: &State, id: &str) {
     }
 }
 
-fn resources<'a>(state: &mut State, request: &'a Node) -> Result<Vec<&'a str>, Refusal> {
+fn resources<'a>(state: &mut Ec2State, request: &'a Node) -> Result<Vec<&'a str>, Refusal> {
     let ids = request.texts("ResourceId");
     if ids.is_empty() {
         return Err(Refusal::missing("ResourceId"));
@@ -287,8 +287,8 @@ fn resources<'a>(state: &mut State, request: &'a Node) -> Result<Vec<&'a str>, R
     Ok(ids)
 }
 
-fn tags_of<'a>(state: &'a mut State, id: &str) -> Option<&'a mut Tags> {
-    let State {
+fn tags_of<'a>(state: &'a mut Ec2State, id: &str) -> Option<&'a mut Tags> {
+    let Ec2State {
         instances,
         fleets,
         templates,
@@ -309,7 +309,7 @@ fn describe_phase(name: &str, phase: Phase) -> Element {
         .text("name", phase.name())
 }
 
-fn describe(seen: &Seen<'_>) -> Element {
+fn describe(seen: &ListedInstance<'_>) -> Element {
     let (instance, phase) = (seen.instance, seen.phase);
     let of = &instance.blueprint;
     let over = matches!(

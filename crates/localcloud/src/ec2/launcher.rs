@@ -9,7 +9,7 @@ use super::Ec2;
 use super::error::Refusal;
 use super::machine::CONSOLE;
 use super::query::Node;
-use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, State};
+use super::state::{Blueprint, Cause, Ec2State, Instance, InstanceOrder, Lifecycle};
 use super::xml::Element;
 
 /// What a handler returns.
@@ -44,12 +44,12 @@ impl Launcher<'_> {
         &self.ec2.config.account_id
     }
 
-    pub fn launch(&self, state: &mut State, blueprint: Blueprint) -> String {
+    pub fn launch(&self, state: &mut Ec2State, blueprint: Blueprint) -> String {
         self.ec2.launch(state, blueprint)
     }
 
     pub fn end(&self, instance: &mut Instance, cause: Cause) {
-        self.ec2.end(instance, cause, Order::Stop);
+        self.ec2.end(instance, cause, InstanceOrder::Stop);
     }
 
     /// What the machine has written; nothing before it has booted.

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use super::Ec2;
 use super::bill::Billed;
 use super::imds::{Imds, ImdsFacts};
-use super::machine::{Machine, MachineSpec};
+use super::machine::{MachineProcess, MachineSpec};
 use super::market::{ReclaimKind, Running};
-use super::state::{Blueprint, Cause, Instance, Lifecycle, Order, Phase, State, new_id};
+use super::state::{Blueprint, Cause, Ec2State, Instance, InstanceOrder, Lifecycle, Phase, new_id};
 
 /// How often the market is asked what it takes (real time).
 const MARKET_TICK: Duration = Duration::from_millis(200);
@@ -23,13 +23,13 @@ const FLEETS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 impl Ec2 {
     /// Makes an instance, `pending`, and lets it live.
-    pub(super) fn launch(self: &Arc<Self>, state: &mut State, blueprint: Blueprint) -> String {
+    pub(super) fn launch(self: &Arc<Self>, state: &mut Ec2State, blueprint: Blueprint) -> String {
         state.launched += 1;
         let sequence = state.launched;
         let id = new_id("i-");
         let order = match self.stop.is_cancelled() {
-            true => Order::Kill, // too late: whoever ends all machines has passed here already
-            false => Order::Live,
+            true => InstanceOrder::Kill, // too late: whoever ends all machines has passed here already
+            false => InstanceOrder::Live,
         };
         let (orders, told) = watch::channel(order);
         let mut instance = Instance {
@@ -67,12 +67,12 @@ impl Ec2 {
         id
     }
 
-    async fn live(self: Arc<Self>, id: String, mut told: watch::Receiver<Order>) {
+    async fn live(self: Arc<Self>, id: String, mut told: watch::Receiver<InstanceOrder>) {
         tokio::select! {
             () = tokio::time::sleep(self.config.boot) => {}
-            _ = told.wait_for(|order| *order != Order::Live) => {}
+            _ = told.wait_for(|order| *order != InstanceOrder::Live) => {}
         }
-        if *told.borrow() == Order::Live {
+        if *told.borrow() == InstanceOrder::Live {
             match self.boot(&id).await {
                 Ok(machine) => self.run(&id, machine, &mut told).await,
                 Err(error) => {
@@ -85,7 +85,7 @@ impl Ec2 {
     }
 
     /// Starts metadata and script.
-    async fn boot(&self, id: &str) -> io::Result<Machine> {
+    async fn boot(&self, id: &str) -> io::Result<MachineProcess> {
         let known = self.lock().instances.get(id).map(|instance| {
             let user_data = instance.blueprint.user_data.clone();
             (self.facts(instance), user_data)
@@ -98,7 +98,7 @@ impl Ec2 {
             imds.endpoint(),
         );
         variables.push(endpoint);
-        let machine = Machine::start(MachineSpec {
+        let machine = MachineProcess::start(MachineSpec {
             id: id.to_owned(),
             dir: self.config.dir.join(id),
             user_data,
@@ -106,7 +106,7 @@ impl Ec2 {
         })?;
         let now = self.clock.now();
         let mut state = self.lock();
-        let State {
+        let Ec2State {
             instances,
             bill,
             market,
@@ -130,7 +130,12 @@ impl Ec2 {
         Ok(machine)
     }
 
-    async fn run(&self, id: &str, machine: Machine, told: &mut watch::Receiver<Order>) {
+    async fn run(
+        &self,
+        id: &str,
+        machine: MachineProcess,
+        told: &mut watch::Receiver<InstanceOrder>,
+    ) {
         tokio::select! {
             _ = machine.ended() => self.change(id, |instance| {
                 if instance.phase() == Phase::Running {
@@ -139,9 +144,9 @@ impl Ec2 {
                     instance.enter(Phase::ShuttingDown);
                 }
             }),
-            _ = told.wait_for(|order| *order != Order::Live) => {}
+            _ = told.wait_for(|order| *order != InstanceOrder::Live) => {}
         }
-        let kill = *told.borrow() == Order::Kill;
+        let kill = *told.borrow() == InstanceOrder::Kill;
         if kill {
             machine.kill().await;
         } else {
@@ -152,7 +157,7 @@ impl Ec2 {
     fn finish(&self, id: &str) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let State {
+        let Ec2State {
             instances, bill, ..
         } = &mut *state;
         let Some(instance) = instances.get_mut(id) else {
@@ -173,7 +178,7 @@ impl Ec2 {
     }
 
     /// Begins the end of an instance; what is over stays as it is.
-    pub(super) fn end(&self, instance: &mut Instance, cause: Cause, order: Order) {
+    pub(super) fn end(&self, instance: &mut Instance, cause: Cause, order: InstanceOrder) {
         match instance.phase() {
             Phase::Pending | Phase::Running => {
                 instance.cause = Some(cause);
@@ -195,7 +200,9 @@ impl Ec2 {
         let stop = self.stop.clone();
         self.machines.spawn(async move {
             let _ = stop.run_until_cancelled(tokio::time::sleep(span)).await;
-            ec2.change(&id, |instance| ec2.end(instance, Cause::User, Order::Stop));
+            ec2.change(&id, |instance| {
+                ec2.end(instance, Cause::User, InstanceOrder::Stop);
+            });
         });
     }
 
@@ -215,7 +222,7 @@ impl Ec2 {
                 instance.notice.get_or_insert(at);
                 self.tell(instance);
             }
-            ReclaimKind::Silent => self.end(instance, Cause::Spot, Order::Kill),
+            ReclaimKind::Silent => self.end(instance, Cause::Spot, InstanceOrder::Kill),
         }
         true
     }
@@ -276,7 +283,7 @@ impl Ec2 {
                 }
             }
             if instance.notice.is_some_and(|at| at <= to) {
-                self.end(instance, Cause::Spot, Order::Stop);
+                self.end(instance, Cause::Spot, InstanceOrder::Stop);
                 continue;
             }
             running.push(Running {
@@ -294,7 +301,7 @@ impl Ec2 {
             }
         }
         let old = |ended: Timestamp, kept| to.duration_since(ended) > kept;
-        let State {
+        let Ec2State {
             instances,
             fleets,
             bill,

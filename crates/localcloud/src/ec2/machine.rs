@@ -49,7 +49,7 @@ pub struct Ended {
 
 /// A machine that was started. Dropping it kills it.
 #[derive(Debug)]
-pub struct Machine {
+pub struct MachineProcess {
     session: Session,
     ended: watch::Receiver<Option<Ended>>,
     kill_at: watch::Sender<Option<Instant>>,
@@ -57,12 +57,12 @@ pub struct Machine {
 
 /// What a later process needs to know to end the machine.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+struct MachineRecord {
     id: String,
     session: Session,
 }
 
-impl Machine {
+impl MachineProcess {
     /// Starts the script; it runs when this returns.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Machine {
             .id()
             .ok_or_else(|| io::Error::other("the machine has no process id"))
             .and_then(Session::of)?;
-        let record = Record {
+        let record = MachineRecord {
             id: spec.id,
             session,
         };
@@ -148,7 +148,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for MachineProcess {
     fn drop(&mut self) {
         if !self.is_over() {
             self.session.kill_and_wait(LAST_BREATH);
@@ -183,7 +183,7 @@ pub fn kill_leftovers(dir: &Path) -> io::Result<usize> {
         let Ok(file) = File::open(&path) else {
             continue; // no machine was left here
         };
-        let record: Record = serde_json::from_reader(file)?;
+        let record: MachineRecord = serde_json::from_reader(file)?;
         let marked = format!("{DIR_VARIABLE}={}", dir.canonicalize()?.display());
         killed += usize::from(record.session.kill_leftover(&marked, LAST_BREATH));
         fs::remove_file(&path)?;
@@ -221,7 +221,7 @@ fn shebang(script: &[u8]) -> Option<(String, Option<String>)> {
 }
 
 /// Whole or not at all: a local cloud that is killed here must leave a record that can be read.
-fn write(path: &Path, record: &Record) -> io::Result<()> {
+fn write(path: &Path, record: &MachineRecord) -> io::Result<()> {
     let draft = path.with_extension("draft");
     fs::write(&draft, serde_json::to_vec(record)?)?;
     fs::rename(draft, path)
@@ -229,7 +229,7 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
 
 async fn see_to_the_end(
     mut child: Child,
-    record: &Record,
+    record: &MachineRecord,
     mut orders: watch::Receiver<Option<Instant>>,
 ) -> Ended {
     let mut kill_at = None;

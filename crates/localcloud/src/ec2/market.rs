@@ -49,7 +49,7 @@ pub struct UnknownPool {
 pub struct Market {
     config: MarketConfig,
     /// By zone in a type, so that a look-up needs no new strings.
-    pools: BTreeMap<String, BTreeMap<String, Pool>>,
+    pools: BTreeMap<String, BTreeMap<String, PoolSeries>>,
     script: Vec<Interruption>,
     /// Who was told to go, or hinted at, and is still there.
     taken: BTreeSet<String>,
@@ -57,7 +57,7 @@ pub struct Market {
 }
 
 #[derive(Debug)]
-struct Pool {
+struct PoolSeries {
     price: Series,
     capacity: Series,
 }
@@ -78,7 +78,7 @@ impl Market {
         for kind in &market.config.kinds {
             let zones = market.config.zones.iter().zip(0..);
             let pools = zones.map(|(zone, nth)| {
-                let pool = Pool::drawn(&market.config, kind, &zone.name, nth);
+                let pool = PoolSeries::drawn(&market.config, kind, &zone.name, nth);
                 (zone.name.clone(), pool)
             });
             let pools = pools.collect();
@@ -166,11 +166,11 @@ impl Market {
         Ok(())
     }
 
-    fn pool(&self, kind: &str, zone: &str) -> Option<&Pool> {
+    fn pool(&self, kind: &str, zone: &str) -> Option<&PoolSeries> {
         self.pools.get(kind)?.get(zone)
     }
 
-    fn pool_mut(&mut self, kind: &str, zone: &str) -> Result<&mut Pool, UnknownPool> {
+    fn pool_mut(&mut self, kind: &str, zone: &str) -> Result<&mut PoolSeries, UnknownPool> {
         self.pools
             .get_mut(kind)
             .and_then(|zones| zones.get_mut(zone))
@@ -181,7 +181,7 @@ impl Market {
     }
 }
 
-impl Pool {
+impl PoolSeries {
     fn drawn(config: &MarketConfig, kind: &InstanceKind, zone: &str, nth: i64) -> Self {
         let base = kind.spot_micros * (1000 + DEARER_BY * nth) / 1000;
         let epoch = config.start.checked_sub(HISTORY).unwrap_or(Timestamp::MIN);

@@ -1,7 +1,7 @@
 //! EC2: a fleet API over a Spot market, whose instances are processes of this machine.
 //!
 //! The Query protocol of version 2016-11-15 for the calls that a fleet of type `instant` needs, and the two quotas of
-//! Service Quotas. Handlers are synchronous functions over one locked [`State`](state::State); only the lives of
+//! Service Quotas. Handlers are synchronous functions over one locked [`Ec2State`](state::Ec2State); only the lives of
 //! instances and the market's look at them are tasks.
 
 mod allocation;
@@ -37,7 +37,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use bill::Line;
+pub use bill::BillLine;
 pub use calls::Call;
 pub(crate) use http_api::Answered;
 pub(crate) use launcher::Launcher;
@@ -49,7 +49,7 @@ use crate::faults::Faults;
 use bill::Bill;
 use calls::Calls;
 use market::Market;
-use state::{Order, State};
+use state::{Ec2State, InstanceOrder};
 
 /// What EC2 needs to know to begin.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ pub(crate) struct Ec2 {
     config: Ec2Config,
     clock: Clock,
     faults: Arc<Faults>,
-    state: Mutex<State>,
+    state: Mutex<Ec2State>,
     calls: Calls,
     /// The lives of instances.
     machines: TaskTracker,
@@ -104,7 +104,7 @@ impl Ec2 {
             start: clock.now(),
             ..config.market.clone()
         })?;
-        let state = State {
+        let state = Ec2State {
             market,
             bill: Bill::default(),
             instances: Default::default(),
@@ -131,7 +131,7 @@ impl Ec2 {
     pub async fn shutdown(&self) {
         self.stop.cancel();
         for instance in self.lock().instances.values() {
-            instance.orders.send_replace(Order::Stop);
+            instance.orders.send_replace(InstanceOrder::Stop);
         }
         self.machines.close();
         self.machines.wait().await;
@@ -141,11 +141,11 @@ impl Ec2 {
     pub fn abandon(&self) {
         self.stop.cancel();
         for instance in self.lock().instances.values() {
-            instance.orders.send_replace(Order::Kill);
+            instance.orders.send_replace(InstanceOrder::Kill);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Ec2State> {
         self.state.lock()
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::market::{ReclaimKind, UnknownPool};
 use super::state::{Cause, Lifecycle, Phase, Tags};
-use super::{Call, Ec2, Line};
+use super::{BillLine, Call, Ec2};
 
 /// AWS gives two minutes.
 const NOTICE_S: f64 = 120.0;
@@ -103,7 +103,7 @@ impl Ec2 {
         reports.collect()
     }
 
-    pub fn bill(&self) -> Vec<Line> {
+    pub fn bill(&self) -> Vec<BillLine> {
         let now = self.clock.now();
         self.lock().bill.lines(now)
     }

@@ -22,7 +22,7 @@ pub(crate) const VPC_ID: &str = "vpc-00000000000000001";
 
 pub(crate) type Tags = BTreeMap<String, String>;
 
-pub(crate) struct State {
+pub(crate) struct Ec2State {
     pub market: Market,
     pub bill: Bill,
     pub instances: BTreeMap<String, Instance>,
@@ -117,7 +117,7 @@ impl Cause {
 
 /// What an instance's own task is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum InstanceOrder {
     Live,
     /// SIGTERM, and SIGKILL after the grace.
     Stop,
@@ -163,7 +163,7 @@ pub(crate) struct Instance {
     pub ended: Option<Timestamp>,
     pub pid: Option<u32>,
     pub imds: Option<Imds>,
-    pub orders: watch::Sender<Order>,
+    pub orders: watch::Sender<InstanceOrder>,
     /// The market has given notice: it goes then.
     pub notice: Option<Timestamp>,
     pub rebalance: Option<Timestamp>,
@@ -235,7 +235,7 @@ pub(crate) struct Version {
     pub data: Node,
 }
 
-impl State {
+impl Ec2State {
     pub fn instance(&self, id: &str) -> Option<&Instance> {
         self.instances.get(id)
     }

@@ -7,7 +7,7 @@ use super::error::Refusal;
 use super::filters::{Filters, numbered, page};
 use super::launcher::{Answer, Launcher};
 use super::query::Node;
-use super::state::{State, Template, Version, id_of, stamp, well_formed};
+use super::state::{Ec2State, Template, Version, id_of, stamp, well_formed};
 use super::tags::{check_tags, tag_items, tag_values};
 use super::xml::{Element, item};
 
@@ -16,7 +16,7 @@ const LONGEST_USER_DATA: usize = 16 * 1024;
 const NAME_LENGTHS: std::ops::RangeInclusive<usize> = 3..=128;
 const PAGE: (usize, usize) = (1, 200);
 
-pub(crate) fn create(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn create(state: &mut Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let name = request.required("LaunchTemplateName")?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || "().-/_".contains(c);
     if !NAME_LENGTHS.contains(&name.len()) || !name.chars().all(allowed) {
@@ -54,7 +54,11 @@ pub(crate) fn create(state: &mut State, launcher: &Launcher<'_>, request: &Node)
     Ok(Element::new("").with(element))
 }
 
-pub(crate) fn create_version(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn create_version(
+    state: &mut Ec2State,
+    launcher: &Launcher<'_>,
+    request: &Node,
+) -> Answer {
     let id = find(state, request)?.id.clone();
     let data = request.child("LaunchTemplateData").cloned();
     let data = data.ok_or_else(|| Refusal::missing("LaunchTemplateData"))?;
@@ -79,14 +83,14 @@ pub(crate) fn create_version(state: &mut State, launcher: &Launcher<'_>, request
     Ok(Element::new("").with(element.renamed("launchTemplateVersion")))
 }
 
-pub(crate) fn delete(state: &mut State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn delete(state: &mut Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     let id = find(state, request)?.id.clone();
     launcher.dry_run(request)?;
     let template = state.templates.remove(&id).ok_or_else(|| no_id(&id))?;
     Ok(Element::new("").with(describe(&template, "launchTemplate")))
 }
 
-pub(crate) fn list(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn list(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     for id in request.texts("LaunchTemplateId") {
         by_id(state, id)?;
     }
@@ -114,7 +118,7 @@ pub(crate) fn list(state: &State, launcher: &Launcher<'_>, request: &Node) -> An
     Ok(answer.text_if("nextToken", next))
 }
 
-pub(crate) fn list_versions(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn list_versions(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     launcher.dry_run(request)?;
     let asked = request.texts("LaunchTemplateVersion");
     let one = request.has("LaunchTemplateId") || request.has("LaunchTemplateName");
@@ -149,7 +153,7 @@ pub(crate) fn list_versions(state: &State, launcher: &Launcher<'_>, request: &No
 }
 
 /// The template that a request names by id or by name.
-pub(crate) fn find<'a>(state: &'a State, request: &Node) -> Result<&'a Template, Refusal> {
+pub(crate) fn find<'a>(state: &'a Ec2State, request: &Node) -> Result<&'a Template, Refusal> {
     match (
         request.text("LaunchTemplateId"),
         request.text("LaunchTemplateName"),
@@ -165,7 +169,7 @@ pub(crate) fn find<'a>(state: &'a State, request: &Node) -> Result<&'a Template,
     }
 }
 
-fn by_id<'a>(state: &'a State, id: &str) -> Result<&'a Template, Refusal> {
+fn by_id<'a>(state: &'a Ec2State, id: &str) -> Result<&'a Template, Refusal> {
     if !well_formed(id, "lt-") {
         let message = format!("Launch template ID {id} is malformed");
         return Err(Refusal::new("InvalidLaunchTemplateId.Malformed", message));
@@ -178,7 +182,7 @@ fn no_id(id: &str) -> Refusal {
     Refusal::new("InvalidLaunchTemplateId.NotFound", message)
 }
 
-fn by_name<'a>(state: &'a State, name: &str) -> Result<&'a Template, Refusal> {
+fn by_name<'a>(state: &'a Ec2State, name: &str) -> Result<&'a Template, Refusal> {
     let mut templates = state.templates.values();
     templates.find(|known| known.name == name).ok_or_else(|| {
         let message =

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::op::{Op, Timed};
-use super::{Draft, Plan};
+use super::{ChaosPlan, Draft};
 
-impl fmt::Display for Plan {
+impl fmt::Display for ChaosPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

@@ -8,7 +8,7 @@ use spotreel_domain::batch::{Batch, InstanceState, Leaving, PoolName};
 use spotreel_tests::Verdict;
 
 use super::books::Books;
-use super::market::Bill;
+use super::market::CloudBill;
 use super::pools::{self, BUDGET, KINDS};
 use super::records::Story;
 
@@ -16,7 +16,7 @@ use super::records::Story;
 const LEAST_PERCENT: u32 = 60;
 
 /// By the cloud's own bill. A run is shorter than a day.
-pub fn spent(stories: &[Story], bill: &Bill) -> Verdict {
+pub fn spent(stories: &[Story], bill: &CloudBill) -> Verdict {
     let mut verdict = Verdict::new(
         "spent",
         "the bill is within the budgets of batch, day and month",

@@ -16,7 +16,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// An instance as the local cloud's operator sees it.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Machine {
+pub struct CloudInstance {
     pub id: String,
     pub state: String,
     pub instance_type: String,
@@ -31,7 +31,7 @@ pub struct Machine {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Call {
+pub struct CloudCall {
     pub action: String,
     pub arrived_us: i64,
     pub error: Option<String>,
@@ -39,19 +39,19 @@ pub struct Call {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Bill {
-    pub lines: Vec<Line>,
+pub struct CloudBill {
+    pub lines: Vec<CloudBillLine>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Line {
+pub struct CloudBillLine {
     pub instance_id: String,
     pub interrupted: bool,
     pub seconds: i64,
     pub micros: i64,
 }
 
-impl Machine {
+impl CloudInstance {
     /// By the market, and not by fleet.
     pub fn was_taken(&self) -> bool {
         let reason = self.reason.as_deref();
@@ -116,21 +116,21 @@ impl Admin {
             .is_ok_and(|answer| answer.status().is_success())
     }
 
-    pub async fn machines(&self) -> anyhow::Result<Vec<Machine>> {
+    pub async fn machines(&self) -> anyhow::Result<Vec<CloudInstance>> {
         self.get("/instances").await
     }
 
-    pub async fn calls(&self) -> anyhow::Result<Vec<Call>> {
+    pub async fn calls(&self) -> anyhow::Result<Vec<CloudCall>> {
         self.get("/calls").await
     }
 
-    pub async fn bill(&self) -> anyhow::Result<Bill> {
+    pub async fn bill(&self) -> anyhow::Result<CloudBill> {
         self.get("/bill").await
     }
 }
 
 /// The worker in a machine: the one child of its script that is no `sleep`.
-pub fn worker_of(machine: &Machine) -> Option<Pid> {
+pub fn worker_of(machine: &CloudInstance) -> Option<Pid> {
     let pid = machine.pid?;
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     let is_worker = |child: &i32| {
@@ -142,11 +142,11 @@ pub fn worker_of(machine: &Machine) -> Option<Pid> {
 }
 
 /// Whether the signal could be sent.
-pub fn signal_worker(machine: &Machine, signal: Signal) -> bool {
+pub fn signal_worker(machine: &CloudInstance, signal: Signal) -> bool {
     worker_of(machine).is_some_and(|worker| kill(worker, signal).is_ok())
 }
 
-pub fn signal_machine(machine: &Machine, signal: Signal) -> bool {
+pub fn signal_machine(machine: &CloudInstance, signal: Signal) -> bool {
     machine
         .pid
         .is_some_and(|pid| killpg(Pid::from_raw(pid), signal).is_ok())

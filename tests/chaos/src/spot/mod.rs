@@ -27,9 +27,9 @@ use spotreel_programs::{FAULTS, Invocation};
 use spotreel_tests::harness::cloud::ec2;
 use spotreel_tests::harness::nats::password;
 use spotreel_tests::harness::program::programs;
-use spotreel_tests::harness::{Cloud, Program, System};
+use spotreel_tests::harness::{CloudProgram, Program, System};
 
-use self::market::{Admin, Machine};
+use self::market::{Admin, CloudInstance};
 use self::pools::{KINDS, POOLS, pools_toml};
 use crate::settings::{ENV, STEP_MS};
 
@@ -50,7 +50,7 @@ const LIVES: u32 = 6;
 pub const CHECKPOINT_EVERY: u32 = 2;
 
 pub struct Spot {
-    pub cloud: Cloud,
+    pub cloud: CloudProgram,
     pub ec2: Ec2,
     pub trigger: Program,
     pub fleet: Program,
@@ -67,7 +67,7 @@ impl Spot {
     pub async fn start(system: &System, instances: u32) -> anyhow::Result<Self> {
         let arms = system.dir().join("arms");
         std::fs::create_dir_all(&arms)?;
-        let cloud = Cloud::start_with(cloud_arguments(system, &arms)).await;
+        let cloud = CloudProgram::start_with(cloud_arguments(system, &arms)).await;
         let ec2 = ec2(&cloud.access).await;
         let mut templates = Vec::new();
         for pool in &POOLS {
@@ -147,7 +147,7 @@ impl Spot {
 
     /// Takes the scratch directory from a machine's worker, and from those that it starts afterwards. A file lies in its
     /// place, as on a disk that is read-only or full nothing can be written there.
-    pub fn sicken(&self, machine: &Machine) -> bool {
+    pub fn sicken(&self, machine: &CloudInstance) -> bool {
         let home = self.cloud.dir().join("machines").join(&machine.id);
         (1..=LIVES).all(|life| {
             let scratch = home.join(format!("scratch-{life}"));
@@ -191,7 +191,7 @@ impl Spot {
     }
 
     /// Whom an accident may meet: our running machines, which were not told to go yet, by their ids.
-    pub async fn victims(&self) -> Vec<Machine> {
+    pub async fn victims(&self) -> Vec<CloudInstance> {
         let mut all = self.admin().machines().await.unwrap_or_default();
         all.retain(|machine| {
             machine.is_ours()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use spotreel_domain::batch::Receipt;
 use spotreel_tests::Verdict;
 
-use super::market::Bill;
+use super::market::CloudBill;
 use super::pools::KINDS;
 use super::records::Story;
 use crate::record::Book;
@@ -32,7 +32,7 @@ pub struct Costs {
     pub billed_seconds: i64,
 }
 
-pub fn receipts(stories: &[Story], bill: &Bill, book: &Book) -> (Verdict, Costs) {
+pub fn receipts(stories: &[Story], bill: &CloudBill, book: &Book) -> (Verdict, Costs) {
     let mut verdict = Verdict::new(
         "bill",
         "a receipt says what the bill says, but for the seconds until an end is seen and prices that move",

@@ -7,15 +7,15 @@ use spotreel_domain::money::Usd;
 use spotreel_ec2::Subnet;
 use spotreel_tests::harness::fleet::subnets_of;
 
-pub const POOLS: [Pool; 2] = [
-    Pool {
+pub const POOLS: [ChaosPool; 2] = [
+    ChaosPool {
         name: "default",
         models: &[Model::Ti2v5b],
         kinds: &["g5.xlarge", "g6.xlarge"],
         part: 1,
     },
     // Two of three tasks are of its models.
-    Pool {
+    ChaosPool {
         name: "large",
         models: &[Model::T2vA14b, Model::I2vA14b],
         kinds: &["g6e.xlarge"],
@@ -30,7 +30,7 @@ const HOURLY_PERCENT: i64 = 70;
 pub const BUDGET: Usd = Usd::from_cents(500);
 
 /// Some models, and what renders them.
-pub struct Pool {
+pub struct ChaosPool {
     pub name: &'static str,
     pub models: &'static [Model],
     pub kinds: &'static [&'static str],
@@ -38,7 +38,7 @@ pub struct Pool {
     part: u32,
 }
 
-impl Pool {
+impl ChaosPool {
     /// Its most machines, of those of the run.
     fn most(&self, instances: u32) -> u32 {
         match self.part {
@@ -50,7 +50,7 @@ impl Pool {
 
 /// What both pools together may cost an hour, where they may have so many machines.
 pub fn hourly(instances: u32) -> Usd {
-    let dearest = |pool: &Pool| {
+    let dearest = |pool: &ChaosPool| {
         let caps = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
         caps.map(|(_, cents)| *cents).max().unwrap_or_default()
     };
@@ -70,7 +70,7 @@ pub fn pools_toml(subnets: &[Subnet], templates: &[Template], instances: u32) ->
     pools.collect()
 }
 
-fn pool_toml(pool: &Pool, template: &Template, subnets: &str, instances: u32) -> String {
+fn pool_toml(pool: &ChaosPool, template: &Template, subnets: &str, instances: u32) -> String {
     let Template { id, version } = template;
     let bought = KINDS.iter().filter(|(kind, _)| pool.kinds.contains(kind));
     let kinds: Vec<_> = bought

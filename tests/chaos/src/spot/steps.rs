@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use spotreel_domain::task::{Attempt, Outcome};
 use spotreel_tests::Verdict;
 
-use super::watch::{Said, Seen};
+use super::watch::{Said, WatchSeen};
 use crate::check::draft_of;
 use crate::evidence::Evidence;
-use crate::plan::{Fate, Plan};
+use crate::plan::{ChaosPlan, DraftFate};
 use crate::record::{Accident, Book};
 
 /// A step may end between the order to leave and the checkpoint.
@@ -44,10 +44,10 @@ impl Tally {
 }
 
 pub fn lost(
-    plan: &Plan,
+    plan: &ChaosPlan,
     book: &Book,
     evidence: &Evidence,
-    seen: &Seen,
+    seen: &WatchSeen,
     machines: &Path,
 ) -> (Vec<Verdict>, Lost) {
     let mut told = Verdict::new(
@@ -65,7 +65,7 @@ pub fn lost(
             continue;
         };
         // Some kill every worker before they have done a step, and some have checkpoints that are bad on purpose.
-        if draft.fate == Fate::Killer || draft.prompt.contains("bad_ckpt") {
+        if draft.fate == DraftFate::Killer || draft.prompt.contains("bad_ckpt") {
             continue;
         }
         let said = seen.progress.get(id).map_or(&[][..], Vec::as_slice);

@@ -12,19 +12,19 @@ use serde::Deserialize;
 use spotreel_bootstrap::ambient;
 use tokio::task::JoinHandle;
 
-use super::market::{Admin, Machine};
+use super::market::{Admin, CloudInstance};
 
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What was seen, shared with those who look.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Mutex<Seen>>);
+pub struct Watch(Arc<Mutex<WatchSeen>>);
 
 #[derive(Clone, Default)]
-pub struct Seen {
+pub struct WatchSeen {
     pub samples: usize,
     /// As each was seen last.
-    pub machines: BTreeMap<String, Machine>,
+    pub machines: BTreeMap<String, CloudInstance>,
     /// The most of ours at once that were pending or ran and had no notice, and who they were.
     pub most: (usize, Vec<String>),
     /// By task.
@@ -76,14 +76,14 @@ impl Watch {
         vec![tokio::spawn(machines), tokio::spawn(progress)]
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> WatchSeen {
         self.lock().clone()
     }
 
-    pub fn machines(&self, found: Vec<Machine>, orphans: &[String]) {
+    pub fn machines(&self, found: Vec<CloudInstance>, orphans: &[String]) {
         let mut seen = self.lock();
         seen.samples += 1;
-        let counts = |machine: &&Machine| {
+        let counts = |machine: &&CloudInstance| {
             let stays = machine.runs() && machine.notice_at.is_none();
             machine.is_ours() && stays && !orphans.contains(&machine.id)
         };
@@ -108,7 +108,7 @@ impl Watch {
         said.push(Said { at, worker, step });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, WatchSeen> {
         self.0.lock()
     }
 }

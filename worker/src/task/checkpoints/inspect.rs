@@ -43,7 +43,7 @@ pub enum Unfit {
 }
 
 #[derive(Deserialize)]
-struct State {
+struct SavedState {
     model: String,
     total: u32,
     next_step: u32,
@@ -63,7 +63,7 @@ pub fn inspect(path: &Path, spec: &TaskSpec, next_step: u32) -> Result<(), Unfit
     let head = spotreel_packs::read_head(path)?;
     let state = head.metadata.metadata().as_ref();
     let state = state.and_then(|texts| texts.get(CHECKPOINT_FORMAT));
-    let state: State = serde_json::from_str(state.ok_or_else(|| Unfit::NoState {
+    let state: SavedState = serde_json::from_str(state.ok_or_else(|| Unfit::NoState {
         path: path.to_owned(),
     })?)?;
     let decodes = next_step == spec.steps;
@@ -144,7 +144,7 @@ impl Tensors<'_> {
     }
 
     /// Decoding needs the latents alone; a step needs the text, and what its solver remembers.
-    fn check_complete(&self, state: &State, decodes: bool) -> Result<(), Unfit> {
+    fn check_complete(&self, state: &SavedState, decodes: bool) -> Result<(), Unfit> {
         let has = |name: &str| self.metadata.info(name).is_some();
         if !has("latents") {
             return Err(Unfit::Lacks("latents"));

@@ -32,7 +32,7 @@ fn started() -> Bill {
     started_at_price(PRICE)
 }
 
-fn only(bill: &Bill, now: f64) -> Line {
+fn only(bill: &Bill, now: f64) -> BillLine {
     let mut lines = bill.lines(at(now));
     assert_eq!(lines.len(), 1);
     lines.remove(0)
@@ -114,7 +114,7 @@ fn volume_and_address_cost_from_launch_to_end_whatever_the_instance_costs() {
     bill.launched("i-1", of, at(0.0));
     // A month of 30 days: an hour of 90 GB is a cent.
     let line = only(&bill, 360.0);
-    let parts = |line: &Line| [line.compute_micros, line.volume_micros, line.address_micros];
+    let parts = |line: &BillLine| [line.compute_micros, line.volume_micros, line.address_micros];
     assert_eq!(parts(&line), [0, 1_000, 500], "pending");
     assert_eq!((line.seconds, line.started_at), (0, None));
     bill.started("i-1", at(360.0), PRICE);

@@ -1,7 +1,7 @@
 //! Fleets, launches and refusals as XML.
 
 use super::offer::Offer;
-use crate::ec2::state::{Failed, Fleet, Lifecycle, Placed, State, dollars, stamp};
+use crate::ec2::state::{Ec2State, Failed, Fleet, Lifecycle, Placed, dollars, stamp};
 use crate::ec2::tags::tag_items;
 use crate::ec2::xml::{Element, item};
 
@@ -38,7 +38,7 @@ pub(super) fn describe_failed(failed: &Failed) -> Element {
         .text("errorMessage", &failed.message)
 }
 
-pub(super) fn describe(state: &State, fleet: &Fleet) -> Element {
+pub(super) fn describe(state: &Ec2State, fleet: &Fleet) -> Element {
     let ids = fleet.placed.iter().flat_map(|placed| {
         let ids = placed.instance_ids.iter();
         ids.map(move |id| (id, placed))

@@ -6,7 +6,7 @@ use super::offer::{MOST_INSTANCES, Offer};
 use crate::ec2::allocation::Strategy;
 use crate::ec2::error::Refusal;
 use crate::ec2::query::Node;
-use crate::ec2::state::{Lifecycle, State, Tags, micros};
+use crate::ec2::state::{Ec2State, Lifecycle, Tags, micros};
 use crate::ec2::tags::check_tags;
 use crate::ec2::templates;
 
@@ -14,7 +14,7 @@ use crate::ec2::templates;
 const MOST_OVERRIDES: usize = 300;
 
 /// Everything that a CreateFleet asks for, checked.
-pub(super) struct Order {
+pub(super) struct FleetOrder {
     pub offers: Vec<Offer>,
     pub target: u32,
     pub default_type: Lifecycle,
@@ -28,7 +28,7 @@ pub(super) struct Order {
     pub instance_tags: Tags,
 }
 
-pub(super) fn read(state: &State, request: &Node) -> Result<Order, Refusal> {
+pub(super) fn read(state: &Ec2State, request: &Node) -> Result<FleetOrder, Refusal> {
     match request.text("Type") {
         Some("instant") => {}
         Some(kind @ ("maintain" | "request")) => {
@@ -98,7 +98,7 @@ pub(super) fn read(state: &State, request: &Node) -> Result<Order, Refusal> {
     let (fleet_tags, instance_tags) = (request.tags_for("fleet")?, request.tags_for("instance")?);
     check_tags(&fleet_tags)?;
     check_tags(&instance_tags)?;
-    Ok(Order {
+    Ok(FleetOrder {
         offers: offers(state, request)?,
         target: total,
         default_type,
@@ -112,7 +112,7 @@ pub(super) fn read(state: &State, request: &Node) -> Result<Order, Refusal> {
     })
 }
 
-fn offers(state: &State, request: &Node) -> Result<Vec<Offer>, Refusal> {
+fn offers(state: &Ec2State, request: &Node) -> Result<Vec<Offer>, Refusal> {
     let configs = request.list("LaunchTemplateConfigs");
     if configs.is_empty() {
         return Err(Refusal::missing("LaunchTemplateConfigs"));
@@ -177,7 +177,7 @@ fn offers(state: &State, request: &Node) -> Result<Vec<Offer>, Refusal> {
 }
 
 /// Zone, zone id and subnet: of the subnet asked for, of the zone asked for, or all.
-fn places(state: &State, data: &Node) -> Result<Vec<(String, String, String)>, Refusal> {
+fn places(state: &Ec2State, data: &Node) -> Result<Vec<(String, String, String)>, Refusal> {
     let interfaces = data.list("NetworkInterface");
     let subnet = data
         .text("SubnetId")

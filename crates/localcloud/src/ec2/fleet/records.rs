@@ -5,7 +5,7 @@ use crate::ec2::error::Refusal;
 use crate::ec2::filters::{numbered, page};
 use crate::ec2::launcher::{Answer, Launcher};
 use crate::ec2::query::Node;
-use crate::ec2::state::{Cause, State};
+use crate::ec2::state::{Cause, Ec2State};
 use crate::ec2::xml::{Element, item};
 
 /// AWS's limit.
@@ -13,7 +13,7 @@ const MOST_DELETED: usize = 25;
 const PAGE: (usize, usize) = (1, 1000);
 
 /// Instant fleets are told only to whoever names them: AWS lists them to nobody.
-pub(crate) fn list(state: &State, launcher: &Launcher<'_>, request: &Node) -> Answer {
+pub(crate) fn list(state: &Ec2State, launcher: &Launcher<'_>, request: &Node) -> Answer {
     launcher.dry_run(request)?;
     let ids = request.texts("FleetId");
     let mut found = Vec::new();
@@ -35,7 +35,7 @@ fn no_fleet(id: &str) -> Refusal {
 }
 
 /// Deletes fleets and ends all of their instances.
-pub(crate) fn delete(state: &mut State, request: &Node, launcher: &Launcher<'_>) -> Answer {
+pub(crate) fn delete(state: &mut Ec2State, request: &Node, launcher: &Launcher<'_>) -> Answer {
     let ids = request.texts("FleetId");
     if ids.is_empty() {
         return Err(Refusal::missing("FleetId"));
@@ -79,7 +79,7 @@ pub(crate) fn delete(state: &mut State, request: &Node, launcher: &Launcher<'_>)
         .set("unsuccessfulFleetDeletionSet", refused))
 }
 
-fn end_all(state: &mut State, fleet_id: &str, launcher: &Launcher<'_>) {
+fn end_all(state: &mut Ec2State, fleet_id: &str, launcher: &Launcher<'_>) {
     for instance in state.instances.values_mut() {
         if instance.blueprint.fleet_id == fleet_id {
             launcher.end(instance, Cause::User);

@@ -5,8 +5,8 @@ use super::*;
 /// For what must happen and usually does so in milliseconds.
 const LONG: Duration = Duration::from_secs(30);
 
-fn start(dir: &Path, script: &str) -> Machine {
-    Machine::start(MachineSpec {
+fn start(dir: &Path, script: &str) -> MachineProcess {
+    MachineProcess::start(MachineSpec {
         id: "i-1".to_owned(),
         dir: dir.to_owned(),
         user_data: script.as_bytes().to_vec(),
@@ -45,7 +45,7 @@ wait
 wait
 "#;
 
-async fn with_an_engine(dir: &Path) -> (Machine, [String; 2]) {
+async fn with_an_engine(dir: &Path) -> (MachineProcess, [String; 2]) {
     let machine = start(dir, WITH_AN_ENGINE);
     until("it is up", || console(dir).contains("up")).await;
     let pids = ["engine", "child"].map(|name| fs::read_to_string(dir.join(name)).unwrap());
