@@ -57,6 +57,15 @@ test-moto: tools build ## Test EC2 calls against moto, botocore's API model and 
 test-api: tools build ## Test the HTTP API against its OpenAPI description with schemathesis (installs it)
 	tests/py/api.sh
 
+.PHONY: test-rules
+test-rules: ## Check Prometheus' configuration and test the alert rules (needs promtool)
+	@command -v promtool >/dev/null || { \
+	  echo "test-rules: promtool is missing. Install it: apt-get install prometheus (Debian), brew install prometheus (macOS)," >&2; \
+	  echo "            or unpack it from a release: https://prometheus.io/download" >&2; exit 1; }
+	promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	promtool check rules deploy/prometheus/rules.yml
+	promtool test rules deploy/prometheus/rules_test.yml
+
 .PHONY: lint
 lint: ## Check formatting, circles of imports, clippy lints, and cargo-deny if it is installed
 	cargo fmt --all --check

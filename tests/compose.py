@@ -111,7 +111,7 @@ def settings_are_documented():
 
 
 def profiles_are_valid():
-    profiles = ["--profile", "telemetry", "--profile", "cli"]
+    profiles = ["--profile", "telemetry", "--profile", "observability", "--profile", "cli"]
     compose(*profiles, "config", "-q")
     for over in (ROOT / "deploy/compose").glob("*.yaml"):
         run("env", *(f"{name}={value}" for name, value in MUST_BE_SET.items()),
