@@ -1,0 +1,152 @@
+//! What runs, why, and at what cost: asked of trigger and fleet, which answer the same over NATS.
+//!
+//! The answers tell of all owners' work together, so a key of one owner hears that there is nothing. Queue lengths are intake's
+//! own, and each key sees them with its own part.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spotreel_api::{
+    ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery,
+};
+use spotreel_bus::names;
+use tokio::sync::Mutex;
+use tokio::time::{Duration, Instant};
+
+use super::api::Api;
+use super::problem::Problem;
+use super::query::Asked;
+use crate::error;
+use crate::intake::Intake;
+use crate::keys::Caller;
+
+const TRIGGER: &str = "spotreel-trigger";
+const FLEET: &str = "spotreel-fleet";
+/// An open page asks every few seconds, and each answer costs trigger or fleet a look at the logs. Answers of this age are given
+/// again, so a hundred pages cost the same as one.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// The newest answer to a question, a refusal, too, and when it came.
+type Kept<A> = Arc<Mutex<Option<(Instant, Result<A, ApiError>)>>>;
+
+/// What was answered a moment ago.
+#[derive(Clone, Default)]
+pub(super) struct Recent {
+    why: Kept<Why>,
+    fleet: Kept<FleetView>,
+}
+
+/// Which rule will start a batch in each pool, and when at the latest; prices, budgets and what was spent.
+#[utoipa::path(
+    get, path = "/v1/why", tag = "fleet", operation_id = "why",
+    responses((status = 200, description = "As `spotreel.why` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
+    sees_all(&caller)?;
+    let question = WhyQuery::default();
+    let asked = (names::WHY, &question, TRIGGER);
+    Ok(Json(recent(&api.intake, &api.recent.why, asked).await?))
+}
+
+/// Each pool with its newest batch, instances and workers.
+#[utoipa::path(
+    get, path = "/v1/fleet", tag = "fleet", operation_id = "fleet",
+    responses((status = 200, description = "As `spotreel.fleet` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn fleet(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<FleetView>, Problem> {
+    sees_all(&caller)?;
+    let question = FleetQuery::default();
+    let asked = (names::FLEET, &question, FLEET);
+    Ok(Json(recent(&api.intake, &api.recent.fleet, asked).await?))
+}
+
+/// Batches, the newest first, each with its receipt once it has ended.
+#[utoipa::path(
+    get, path = "/v1/batches", tag = "fleet", operation_id = "list_batches",
+    params(
+        ("pool" = Option<String>, Query, description = "Only batches of this pool."),
+        ("limit" = Option<u32>, Query, description = "Maximum number of batches (default 20).", minimum = 1)
+    ),
+    responses((status = 200, description = "As `spotreel.batches` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn batches(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(query): Asked<BatchesQuery>,
+) -> Result<Json<Vec<BatchView>>, Problem> {
+    sees_all(&caller)?;
+    if query.id.is_some() {
+        let message = "ask for one batch at /v1/batches/{id}";
+        return Err(error::broken("id", "unknown", message).into());
+    }
+    let asked = api.intake.ask(names::LIST_BATCHES, &query, TRIGGER);
+    Ok(Json(asked.await?))
+}
+
+/// One batch.
+#[utoipa::path(
+    get, path = "/v1/batches/{id}", tag = "fleet", operation_id = "get_batch", params(("id" = String, Path)),
+    responses((status = 200, description = "As `spotreel.batches` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn batch(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Result<Path<String>, PathRejection>,
+) -> Result<Json<BatchView>, Problem> {
+    sees_all(&caller)?;
+    let Path(id) = named.map_err(|bad| error::broken("id", "format", bad.body_text()))?;
+    let query = BatchesQuery {
+        id: Some(id),
+        ..BatchesQuery::default()
+    };
+    let found: Vec<_> = api.intake.ask(names::LIST_BATCHES, &query, TRIGGER).await?;
+    let found = found.into_iter().next();
+    Ok(Json(found.ok_or_else(|| {
+        error::unavailable("spotreel-trigger answered without a batch")
+    })?))
+}
+
+/// Unfinished tasks by model and priority, and by owner as far as the caller may see.
+#[utoipa::path(
+    get, path = "/v1/queue", tag = "fleet", operation_id = "queue",
+    responses((status = 200, body = QueueView), super::openapi::Refusals)
+)]
+pub(super) async fn queue(State(api): State<Api>, caller: Caller) -> Json<QueueView> {
+    let mut queue = api.intake.limits.queue();
+    queue
+        .owners
+        .retain(|one| caller.may_see_of(Some(&one.owner)));
+    Json(queue)
+}
+
+/// Refuses a key that sees one owner's tasks only.
+fn sees_all(caller: &Caller) -> Result<(), ApiError> {
+    match caller.may_see_of(None) {
+        true => Ok(()),
+        false => Err(error::for_all_only()),
+    }
+}
+
+/// One question at a time: who asks meanwhile waits for its answer.
+async fn recent<Q: Serialize, A: DeserializeOwned + Clone>(
+    intake: &Intake,
+    kept: &Kept<A>,
+    (subject, question, of): (&'static str, &Q, &'static str),
+) -> Result<A, ApiError> {
+    let mut kept = kept.lock().await;
+    if let Some((came, answer)) = &*kept
+        && came.elapsed() < GOOD_FOR
+    {
+        return answer.clone();
+    }
+    let answer = intake.ask(subject, question, of).await;
+    *kept = Some((Instant::now(), answer.clone()));
+    answer
+}
