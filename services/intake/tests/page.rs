@@ -5,6 +5,8 @@
 mod stage;
 mod web;
 
+use std::path::Path;
+
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -84,6 +86,52 @@ async fn the_page_needs_no_key_and_loads_nothing_from_elsewhere() {
     }
 }
 
+/// Files below a folder, as paths that begin there.
+fn files(root: &Path, below: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root.join(below)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{below}{}", entry.file_name().to_str().unwrap());
+        match entry.path().is_dir() {
+            true => found.extend(files(root, &format!("{path}/"))),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_file_of_the_folder_is_served_and_every_import_is_there() {
+    let stage = Stage::set().await;
+    let web = Web::of(&stage);
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web"));
+    let found = files(root, "");
+    assert!(found.len() > 20, "{found:?}");
+    for path in found.iter().filter(|path| *path != "index.html") {
+        let (answer, content) = text(&web, &format!("/ui/any/{path}")).await;
+        assert_eq!(answer.status, 200, "{path} is missing in http/page.rs");
+        assert_eq!(content, std::fs::read_to_string(root.join(path)).unwrap());
+        let imports = content.split("from \"").skip(1);
+        for import in imports.filter_map(|rest| rest.split('"').next()) {
+            let target = root.join(path).parent().unwrap().join(import);
+            assert!(target.is_file(), "{path} imports {import}");
+        }
+        let forbidden = [
+            "eval(",
+            "new Function",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+        ];
+        for word in forbidden.into_iter().filter(|_| path.starts_with("js/")) {
+            assert!(
+                !content.contains(word),
+                "{path} has {word}: texts come from strangers"
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_page_is_not_sent_again() {
     let stage = Stage::set().await;
@@ -136,10 +184,34 @@ async fn a_name_that_is_made_to_point_here_is_refused_where_no_key_is_needed() {
         let detail = refused.json["detail"].as_str().unwrap();
         assert!(detail.contains("api.allow_origins"), "{detail}");
     }
-    for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "intake:8080"] {
+    for host in [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8080",
+        "localhost.",
+        "a b",
+    ] {
+        let refused = web.answer(from(&web, "/v1/tasks", host)).await;
+        refused.is_problem(401, "unauthorized");
+    }
+    for host in [
+        "localhost:8080",
+        "LOCALHOST",
+        "127.0.0.1",
+        "[::1]:8080",
+        "page.localhost:1",
+        "intake:8080",
+    ] {
         let answer = web.answer(from(&web, "/v1/tasks", host)).await;
         assert_eq!(answer.status, 200, "{host}");
     }
+    let studio = r#"["https://studio.example:8443"]"#;
+    let proxied = Stage::set_with(&[("api.allow_origins", studio)]).await;
+    let web = Web::of(&proxied);
+    let answer = web.answer(from(&web, "/", "studio.example:8443")).await;
+    assert_eq!(answer.status, 200);
+    let refused = web.answer(from(&web, "/", "evil.example")).await;
+    refused.is_problem(401, "unauthorized");
     let keys = Stage::set_with(&[("api.auth", "keys")]).await;
     let web = Web::of(&keys);
     let answer = web.answer(from(&web, "/", "spotreel.example")).await;
@@ -262,4 +334,36 @@ async fn a_key_of_one_owner_sees_its_own_part() {
     );
     let hers = owners(anna.get("/v1/queue").await.json);
     assert_eq!(hers, json!([{ "owner": "anna", "tasks": 3 }]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_shows_the_step_that_the_worker_told_last() {
+    let stage = Stage::set().await;
+    let web = Web::of(&stage);
+    let of = |task: &str, step: u32| json!({ "worker": "w1", "instance": "i-1", "pool": "", "state": "busy", "task": task, "step": step, "steps": 50 });
+    let told = json!({ "pools": [{ "pool": "default", "cloud": "none", "instances": [], "own": [of("t1", 0), of("t2", 0)],
+        "rate": "0.000000", "cost": "0.000000" }], "leads": true });
+    let _asked = answer_as(&stage, "fleet", "spotreel.fleet", told).await;
+    stage::until("the step is shown", async || {
+        // Again, for nobody says that the first one was heard.
+        for (task, worker) in [("t1", "w1"), ("t2", "another")] {
+            let progress =
+                json!({ "id": task, "worker": worker, "phase": "denoise", "step": 7, "steps": 50 });
+            let subject = format!("spotreel.progress.{task}");
+            stage
+                .root
+                .publish(subject, progress.to_string().into())
+                .await
+                .unwrap();
+        }
+        let fleet = web.get("/v1/fleet").await.json;
+        let own = &fleet["pools"][0]["own"];
+        assert_eq!(
+            own[1],
+            of("t2", 0),
+            "another worker's step is not this one's"
+        );
+        own[0] == of("t1", 7)
+    })
+    .await;
 }

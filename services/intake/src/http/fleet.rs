@@ -11,9 +11,10 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::{
-    ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery,
+    ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery, WorkerView,
 };
 use spotreel_bus::names;
+use spotreel_domain::TaskId;
 use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use super::query::Asked;
 use crate::error;
 use crate::intake::Intake;
 use crate::keys::Caller;
+use crate::tasks::progress::Board;
 
 const TRIGGER: &str = "spotreel-trigger";
 const FLEET: &str = "spotreel-fleet";
@@ -64,7 +66,17 @@ pub(super) async fn fleet(
     sees_all(&caller)?;
     let question = FleetQuery::default();
     let asked = (names::FLEET, &question, FLEET);
-    Ok(Json(recent(&api.intake, &api.recent.fleet, asked).await?))
+    let mut fleet = recent(&api.intake, &api.recent.fleet, asked).await?;
+    for pool in &mut fleet.pools {
+        let workers = pool
+            .instances
+            .iter_mut()
+            .filter_map(|one| one.worker.as_mut());
+        for worker in workers.chain(&mut pool.own) {
+            tell_steps(worker, &api.intake.progress);
+        }
+    }
+    Ok(Json(fleet))
 }
 
 /// Batches, the newest first, each with its receipt once it has ended.
@@ -124,6 +136,15 @@ pub(super) async fn queue(State(api): State<Api>, caller: Caller) -> Json<QueueV
         .owners
         .retain(|one| caller.may_see_of(Some(&one.owner)));
     Json(queue)
+}
+
+/// A presence record is written every few seconds only; progress messages tell of each step.
+fn tell_steps(worker: &mut WorkerView, progress: &Board) {
+    let task = worker.task.as_deref().and_then(|id| TaskId::parse(id).ok());
+    let steps = task.and_then(|task| progress.steps(&task, &worker.worker));
+    if let Some((step, steps)) = steps {
+        (worker.step, worker.steps) = (step, steps);
+    }
 }
 
 /// Refuses a key that sees one owner's tasks only.

@@ -70,6 +70,14 @@ impl Board {
         view
     }
 
+    /// How far this worker is with the task: its last step and the number of all steps.
+    pub fn steps(&self, task: &TaskId, worker: &str) -> Option<(u32, u32)> {
+        let kept = self.0.lock();
+        let heard = kept.newer.get(task).or(kept.older.get(task))?;
+        let told = Some(&heard.progress).filter(|told| told.worker == worker)?;
+        Some((told.step, told.steps))
+    }
+
     fn of(&self, view: &TaskView, started: Timestamp) -> Option<RenderProgress> {
         let kept = self.0.lock();
         let heard = kept.newer.get(&view.id).or(kept.older.get(&view.id))?;

@@ -40,7 +40,7 @@ function Active({ pool, s, titles, onTask }) {
     <p class="small muted">${t("batch.began", { time: clock(batch.requested_at, s.now), rule: word("rule", batch.rule) })} <span lang="en">${because(batch)}</span></p>
     ${pool.blocked && html`<p class="block"><b>${t("batch.blocked")}</b> <span lang="en">${pool.blocked.sentence}</span></p>`}
     ${lines.length > 0 ? html`<${Timeline} lines=${lines} live=${pool.instances} from=${from} to=${to} now=${s.now} titles=${titles} onTask=${onTask} />`
-      : html`<p class="muted">${t("batch.buying")}</p>`}
+      : ["requested", "launching"].includes(batch.status) && html`<p class="muted">${t("batch.buying")}</p>`}
   <//>`;
 }
 
