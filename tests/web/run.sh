@@ -54,6 +54,7 @@ start() {
 export SPOTREEL_PICTURES=${SPOTREEL_PICTURES:-$here/../../target/page}
 mkdir -p "$SPOTREEL_PICTURES"
 export SPOTREEL_WEB_TOOLS=$tools SPOTREEL_DIR=$dir
+node --test --test-concurrency=1 "$here/words.test.js"
 start
 node --test --test-concurrency=1 "$@" "$here/batch.test.js"
 stop

@@ -64,7 +64,11 @@ export function set(changes) {
 
 /** Parts of the API that this server does not have, or not for this key. */
 const missing = new Set();
-const OPTIONAL = ["/queue", "/why", "/fleet", "/batches", "/costs", "/alarms", "/receipts"];
+const OPTIONAL = ["/queue", "/why", "/fleet", "/batches", "/costs", "/alarms", "/receipts", "/search"];
+/** Without these the page still shows what is done: that they do not answer now is told where they would be. */
+const EXTRAS = ["/costs", "/alarms"];
+
+export const has = (path) => !missing.has(path);
 
 /** The API's description says what there is, so nothing is asked for in vain. */
 async function describe() {
@@ -85,6 +89,7 @@ async function look(path, name, parts) {
   } catch (refused) {
     if (!(refused instanceof Refused)) throw refused;
     if (refused.status === 404) missing.add(path);
+    else if (EXTRAS.includes(path) && refused.status !== 401) set({ [name]: null });
     else trouble(refused);
   }
 }
@@ -119,7 +124,7 @@ async function lookAround() {
     if (now !== seenBatches || Date.now() - batchesAt > BATCHES_MS) {
       seenBatches = now;
       batchesAt = Date.now();
-      await Promise.all([look("/batches", "batches", { limit: 60 }), look("/costs", "costs", { days: 30 })]);
+      await Promise.all([look("/batches", "batches", { limit: 60 }), look("/costs", "costs")]);
     }
   }
   if (running) glance = setTimeout(lookAround, isBusy() ? BUSY_MS : CALM_MS);
@@ -146,9 +151,11 @@ let listed = 0;
 
 function wanted(task) {
   const { state: named, model, text } = state.filter;
-  if (named && !(named === "ended" ? ["cancelled", "expired"].includes(task.state) : task.state === named)) return false;
+  if (named && task.state !== named) return false;
   if (model && task.model !== model) return false;
   const asked = askedFor(text);
+  // Only the server knows these: what it has found is brought up to date, and nothing is added.
+  if ((asked.text || asked.batch) && !state.tasks.some((one) => one.id === task.id)) return false;
   if (asked.owner && task.owner !== asked.owner) return false;
   if (asked.id_prefix && !task.id.startsWith(asked.id_prefix)) return false;
   if (asked.label) {
@@ -158,13 +165,16 @@ function wanted(task) {
   return true;
 }
 
-/** A filter as people write it: `owner:anna`, `customer=17`, or the beginning of an id. */
+/** A filter as people write it: `owner:anna`, `customer=17`, the beginning of an id; with a search also `batch:night-7` and words. */
 export function askedFor(text) {
   const said = text.trim();
   if (!said) return {};
   if (said.startsWith("owner:")) return { owner: said.slice(6).trim() };
-  if (said.includes("=")) return { label: said };
-  return /^[A-Za-z0-9_-]{1,64}$/.test(said) ? { id_prefix: said } : { label: said };
+  if (has("/search") && said.startsWith("batch:")) return { batch: said.slice(6).trim() };
+  if (/^[^\s"=]+=/.test(said)) return { label: said };
+  const isId = /^[A-Za-z0-9_-]{1,64}$/.test(said);
+  if (!has("/search")) return isId ? { id_prefix: said } : { label: said };
+  return isId && /^[0-9a-f]{6,}(-|$)/.test(said) ? { id_prefix: said } : { text: said };
 }
 
 export async function list(more = false) {
@@ -176,8 +186,9 @@ export async function list(more = false) {
     const found = more ? [...state.tasks] : [];
     const enough = found.length + PAGE;
     for (let page = 0; page < MOST_PAGES && found.length < enough; page += 1) {
-      const parts = { limit: PAGE, state: named === "ended" ? "cancelled" : named, model, cursor, ...askedFor(text) };
-      const answer = await get("/tasks", parts);
+      const asked = askedFor(text);
+      const parts = { limit: PAGE, state: named, model, cursor, ...asked };
+      const answer = await get(asked.text || asked.batch ? "/search" : "/tasks", parts);
       if (mine !== listed) return;
       const known = new Set(found.map((task) => task.id));
       found.push(...answer.tasks.filter((task) => !known.has(task.id)));
@@ -250,7 +261,7 @@ export async function open(id) {
     if (task.video) state.links.set(id, task.video);
     set({ story: task });
     if (task.state === "started") storyTimer = setTimeout(() => state.story?.id === id && !document.hidden && open(id), 2000);
-    else if (!missing.has("/receipts") && task.attempts?.length) await receipt(id);
+    else if (has("/receipts") && task.attempts?.length) await receipt(id);
   } catch (refused) {
     if (state.story?.id === id) set({ story: { id, gone: refused.message } });
   }
@@ -258,7 +269,7 @@ export async function open(id) {
 
 async function receipt(id) {
   try {
-    const found = await get(`/receipts/${id}`);
+    const found = await get(`/receipts/tasks/${id}`);
     if (state.story?.id === id) set({ receipt: found });
   } catch { /* this server keeps no receipts of tasks, or not of this one */ }
 }

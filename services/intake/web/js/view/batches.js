@@ -3,7 +3,7 @@
 import { html } from "../../vendor/htm-preact.js";
 import { ago, clock, money, ms, number, safe, span } from "../format.js";
 import { t, word } from "../i18n.js";
-import { open, set } from "../store.js";
+import { filter, has, open, set } from "../store.js";
 import { Panel } from "./frame.js";
 import { Timeline } from "./timeline.js";
 
@@ -81,7 +81,13 @@ function One({ batch, s, titles, onTask }) {
     ${isOpen && html`<tr class="detail"><td colspan="8">
       <p class="small muted" lang="en">${batch.reason || because(batch)}</p>
       ${batch.receipt?.lines?.length > 0 && html`<${Timeline} lines=${batch.receipt.lines} from=${from} to=${ms(batch.ended_at)} now=${s.now} ended=${true} titles=${titles} onTask=${onTask} />
-        <p class="small muted">${t("batch.receipt", charges(batch.receipt))}</p>`}</td></tr>`}`;
+        <p class="small muted">${t("batch.receipt", charges(batch.receipt))}
+          ${has("/search") && html` <button class="link underlined" type="button" onClick=${() => show(batch.id)}>${t("batch.tasks_of")}</button>`}</p>`}</td></tr>`}`;
+}
+
+function show(id) {
+  filter({ text: `batch:${id}`, state: "", model: "" });
+  document.getElementById("tasks-title")?.scrollIntoView();
 }
 
 function charges({ lines, total }) {

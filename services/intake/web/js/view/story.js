@@ -5,6 +5,7 @@ import { bytes, clock, full, money, ms, safe, span } from "../format.js";
 import { t, word } from "../i18n.js";
 import { cancel, close, retry, set } from "../store.js";
 import { Meter } from "./chart.js";
+import { Lines } from "./cost.js";
 import { Dialog } from "./frame.js";
 import { canCancel, canRetry, State } from "./tasks.js";
 
@@ -80,10 +81,10 @@ function Events({ task, now }) {
 /** As the ledger tells it; absent where the server keeps no receipts of tasks. */
 function Receipt({ receipt }) {
   if (!receipt) return null;
-  const lines = Object.entries(receipt.parts || {}).filter(([, value]) => Number(value));
-  return html`<h3>${t("story.receipt")}</h3><table class="plain"><tbody>
-    ${lines.map(([name, value]) => html`<tr key=${name}><th scope="row">${word("part", name)}</th><td class="n">${money(value)}</td></tr>`)}
-    <tr class="total"><th scope="row">${t("story.total")}</th><td class="n">${money(receipt.total ?? receipt.cost)}</td></tr></tbody></table>`;
+  const total = Number(receipt.total);
+  return html`<h3>${t("story.receipt")}${receipt.final ? "" : ` · ${t("story.not_final")}`}</h3>
+    <p class="story-total"><b>${money(total)}</b>${receipt.unpriced_attempts > 0 && html` <span class="muted small">${t("story.unpriced", { n: receipt.unpriced_attempts })}</span>`}</p>
+    <${Lines} lines=${receipt.lines} />`;
 }
 
 function Asked({ task }) {

@@ -3,11 +3,11 @@
 import { html } from "../../vendor/htm-preact.js";
 import { ago, ms, safe, span } from "../format.js";
 import { t, word } from "../i18n.js";
-import { cancel, filter, list, open, retry, set } from "../store.js";
+import { cancel, filter, has, list, open, retry, set } from "../store.js";
 import { Meter } from "./chart.js";
 import { Panel } from "./frame.js";
 
-const STATES = ["", "queued", "started", "succeeded", "failed", "ended"];
+const STATES = ["", "queued", "started", "succeeded", "failed", "cancelled", "expired"];
 const MODELS = ["ti2v-5B", "t2v-A14B", "i2v-A14B"];
 export const canRetry = (task) => ["failed", "cancelled", "expired"].includes(task.state);
 export const canCancel = (task) => ["queued", "started"].includes(task.state);
@@ -23,7 +23,7 @@ export function Tasks({ s }) {
         onClick=${() => filter({ state: name })}>${t(`filter.${name || "all"}`)}</button>`)}</div>
       <select aria-label=${t("tasks.model")} value=${s.filter.model} onChange=${(event) => filter({ model: event.target.value })}>
         <option value="">${t("tasks.any_model")}</option>${MODELS.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>
-      <input name="text" type="search" value=${s.filter.text} placeholder=${t("tasks.find")} aria-label=${t("tasks.find")} spellcheck="false" autocomplete="off"
+      <input name="text" type="search" value=${s.filter.text} placeholder=${t(has("/search") ? "tasks.search" : "tasks.find")} aria-label=${t(has("/search") ? "tasks.search" : "tasks.find")} spellcheck="false" autocomplete="off"
         onInput=${(event) => { if (!event.target.value && s.filter.text) filter({ text: "" }); }} />
     </form>
     ${s.tasks.length === 0 ? html`<p class="empty muted">${s.listing || !s.loaded ? t("loading") : s.filter.state || s.filter.model || s.filter.text ? t("tasks.none_fits") : t("tasks.none")}
@@ -42,7 +42,7 @@ function Row({ task, worker, now }) {
     <td class="state-cell"><${State} task=${task} now=${now} />${started && html`<span class="steps"><${Meter} part=${steps ? step / steps : 0} kind="busy" /><span class="small">${step}/${steps}</span></span>`}</td>
     <td class="prompt-cell"><button class="link prompt" type="button" onClick=${() => open(task.id)} title=${safe(task.prompt)}>${safe(task.prompt)}</button>
       <span class="under">${under(task, now)}</span></td>
-    <td class="model-cell">${task.model}<span class="under">${task.width}×${task.height} · ${span(task.frames / task.fps)}</span></td>
+    <td class="model-cell">${task.model}<span class="under">${task.width ? `${task.width}×${task.height} · ${span(task.frames / task.fps)}` : ""}</span></td>
     <td class="when-cell" title=${task.at}>${ago(task.at, now)}</td>
     <td class="n act-cell">${canRetry(task) && html`<button class="small-button" type="button" aria-label=${`${t("retry")}: ${safe(task.prompt)}`} onClick=${() => retry(task.id)}>${t("retry")}</button>`}
       ${canCancel(task) && html`<button class="small-button" type="button" aria-label=${`${t("cancel")}: ${safe(task.prompt)}`} onClick=${() => cancel(task.id)}>${t("cancel")}</button>`}</td></tr>`;

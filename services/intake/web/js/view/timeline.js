@@ -4,6 +4,7 @@ import { html } from "../../vendor/htm-preact.js";
 import { clock, money, ms, safe, span } from "../format.js";
 import { t, word } from "../i18n.js";
 import { Meter } from "./chart.js";
+import { rateOf } from "./cost.js";
 
 const TICKS = 4;
 const STEPS_S = [10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
@@ -34,7 +35,7 @@ function Row({ line, one, at, now, to, ended, titles, ticks, onTask }) {
   const end = Number.isFinite(gone) ? gone : to;
   const boot = Number.isFinite(ready) ? Math.min(ready, end) : end;
   const taken = line.ending === "interrupted" || (one && leaving(one) === "interruption");
-  const rate = one ? Number(one.rate) : line.seconds > 0 ? (Number(line.charges?.compute || 0) * 3600) / line.seconds : 0;
+  const rate = one ? Number(one.rate) : rateOf(line);
   return html`<tr class=${Number.isFinite(gone) ? "gone" : ""}>
     <th scope="row"><span class="kind">${line.kind}</span><span class="zone">${line.zone}${line.lifecycle === "on-demand" ? ` · ${t("machine.on_demand")}` : ""}</span></th>
     <td class="track-cell"><div class="track" aria-hidden="true" title=${story(line, now)}>
