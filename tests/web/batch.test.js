@@ -143,6 +143,27 @@ test("a lost connection is continued without a gap", async () => {
   await page.keyboard.press("Escape");
 });
 
+test("a hidden tab holds no connection, and continues with what it missed", async () => {
+  const asked = [];
+  let ended = 0;
+  const isStream = (request) => new URL(request.url()).pathname === "/v1/events";
+  page.on("request", (request) => { if (isStream(request)) asked.push(request); });
+  page.on("requestfailed", (request) => { if (isStream(request)) ended += 1; });
+  const hide = (away) => page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, away);
+  await hide(true);
+  await until("the stream is closed", () => ended === 1);
+  const { id } = await submit("told while the tab was hidden");
+  await api("DELETE", `/tasks/${id}`);
+  assert.equal(asked.length, 0);
+  await hide(false);
+  await page.locator(".tasks tbody tr", { hasText: "told while the tab was hidden" }).getByText("cancelled").waitFor();
+  assert.equal(asked.length, 1, "one stream a tab");
+  assert.match((await asked[0].allHeaders())["last-event-id"], /^[0-9]+$/);
+});
+
 test("it can be used with a keyboard alone", async () => {
   await page.reload();
   await page.locator(".tasks .prompt").first().waitFor();

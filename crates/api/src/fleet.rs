@@ -9,6 +9,8 @@ use spotreel_domain::batch::{
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::pool::Cloud;
 
+use crate::task::RenderProgress;
+
 /// What `spotreel.fleet` is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -96,6 +98,9 @@ pub struct WorkerView {
     pub task: Option<String>,
     pub step: u32,
     pub steps: u32,
+    /// Over HTTP only: what it told last of this task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RenderProgress>,
 }
 
 impl BatchRef {

@@ -363,7 +363,7 @@ async fn the_fleet_shows_the_step_that_the_worker_told_last() {
             of("t2", 0),
             "another worker's step is not this one's"
         );
-        own[0] == of("t1", 7)
+        own[0] == first
     })
     .await;
 }

@@ -32,14 +32,15 @@ const FLEET: &str = "spotreel-fleet";
 /// again, so a hundred pages cost the same as one.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// The newest answer to a question, a refusal, too, and when it came.
-type Kept<A> = Arc<Mutex<Option<(Instant, Result<A, ApiError>)>>>;
+/// The newest question, and its answer, a refusal, too, with the time when it came.
+type Kept<Q, A> = Arc<Mutex<Option<(Q, Instant, Result<A, ApiError>)>>>;
 
 /// What was answered a moment ago.
 #[derive(Clone, Default)]
 pub(super) struct Recent {
-    why: Kept<Why>,
-    fleet: Kept<FleetView>,
+    why: Kept<WhyQuery, Why>,
+    fleet: Kept<FleetQuery, FleetView>,
+    batches: Kept<BatchesQuery, Vec<BatchView>>,
 }
 
 /// Which rule will start a batch in each pool, and when at the latest; prices, budgets and what was spent.
@@ -49,8 +50,7 @@ pub(super) struct Recent {
 )]
 pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
     sees_all(&caller)?;
-    let question = WhyQuery::default();
-    let asked = (names::WHY, &question, TRIGGER);
+    let asked = (names::WHY, WhyQuery::default(), TRIGGER);
     Ok(Json(recent(&api.intake, &api.recent.why, asked).await?))
 }
 
@@ -64,8 +64,7 @@ pub(super) async fn fleet(
     caller: Caller,
 ) -> Result<Json<FleetView>, Problem> {
     sees_all(&caller)?;
-    let question = FleetQuery::default();
-    let asked = (names::FLEET, &question, FLEET);
+    let asked = (names::FLEET, FleetQuery::default(), FLEET);
     let mut fleet = recent(&api.intake, &api.recent.fleet, asked).await?;
     for pool in &mut fleet.pools {
         let workers = pool
@@ -73,7 +72,7 @@ pub(super) async fn fleet(
             .iter_mut()
             .filter_map(|one| one.worker.as_mut());
         for worker in workers.chain(&mut pool.own) {
-            tell_steps(worker, &api.intake.progress);
+            tell_progress(worker, &api.intake.progress);
         }
     }
     Ok(Json(fleet))
@@ -98,8 +97,8 @@ pub(super) async fn batches(
         let message = "ask for one batch at /v1/batches/{id}";
         return Err(error::broken("id", "unknown", message).into());
     }
-    let asked = api.intake.ask(names::LIST_BATCHES, &query, TRIGGER);
-    Ok(Json(asked.await?))
+    let asked = (names::LIST_BATCHES, query, TRIGGER);
+    Ok(Json(recent(&api.intake, &api.recent.batches, asked).await?))
 }
 
 /// One batch.
@@ -139,11 +138,12 @@ pub(super) async fn queue(State(api): State<Api>, caller: Caller) -> Json<QueueV
 }
 
 /// A presence record is written every few seconds only; progress messages tell of each step.
-fn tell_steps(worker: &mut WorkerView, progress: &Board) {
+fn tell_progress(worker: &mut WorkerView, progress: &Board) {
     let task = worker.task.as_deref().and_then(|id| TaskId::parse(id).ok());
-    let steps = task.and_then(|task| progress.steps(&task, &worker.worker));
-    if let Some((step, steps)) = steps {
-        (worker.step, worker.steps) = (step, steps);
+    let told = task.and_then(|task| progress.told_by(&worker.worker, &task));
+    if let Some((told, steps)) = told {
+        (worker.step, worker.steps) = (told.step.unwrap_or_default(), steps);
+        worker.progress = Some(told);
     }
 }
 
@@ -156,18 +156,19 @@ fn sees_all(caller: &Caller) -> Result<(), ApiError> {
 }
 
 /// One question at a time: who asks meanwhile waits for its answer.
-async fn recent<Q: Serialize, A: DeserializeOwned + Clone>(
+async fn recent<Q: Serialize + PartialEq, A: DeserializeOwned + Clone>(
     intake: &Intake,
-    kept: &Kept<A>,
-    (subject, question, of): (&'static str, &Q, &'static str),
+    kept: &Kept<Q, A>,
+    (subject, question, of): (&'static str, Q, &'static str),
 ) -> Result<A, ApiError> {
     let mut kept = kept.lock().await;
-    if let Some((came, answer)) = &*kept
+    if let Some((same, came, answer)) = &*kept
+        && *same == question
         && came.elapsed() < GOOD_FOR
     {
         return answer.clone();
     }
-    let answer = intake.ask(subject, question, of).await;
-    *kept = Some((Instant::now(), answer.clone()));
+    let answer = intake.ask(subject, &question, of).await;
+    *kept = Some((question, Instant::now(), answer.clone()));
     answer
 }

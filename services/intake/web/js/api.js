@@ -29,18 +29,21 @@ export function headers(more = {}) {
   return own ? { ...more, Authorization: `Bearer ${own}` } : more;
 }
 
-async function call(method, path, { json, body, type, more, signal } = {}) {
+/** Longer than the slowest answer of the API. */
+const ANSWER_MS = 30000;
+const UPLOAD_MS = 300000;
+
+async function call(method, path, { json, body, type, more } = {}) {
   const said = { ...more };
   if (json !== undefined) said["Content-Type"] = "application/json";
   if (type) said["Content-Type"] = type;
   let answer;
   try {
     answer = await fetch(`/v1${path}`, {
-      method, signal, headers: headers(said), cache: "no-store",
+      method, signal: AbortSignal.timeout(body ? UPLOAD_MS : ANSWER_MS), headers: headers(said), cache: "no-store",
       body: json !== undefined ? JSON.stringify(json) : body,
     });
   } catch (failure) {
-    if (failure.name === "AbortError") throw failure;
     throw new Refused(0, { detail: failure.message });
   }
   const text = await answer.text();
@@ -55,7 +58,7 @@ const query = (parts) => {
   return given.length ? `?${new URLSearchParams(given)}` : "";
 };
 
-export const get = (path, parts, signal) => call("GET", path + query(parts), { signal });
+export const get = (path, parts) => call("GET", path + query(parts));
 export const post = (path, json, more) => call("POST", path, { json, more });
 export const remove = (path) => call("DELETE", path);
 export const upload = (path, file) => call("POST", path, { body: file, type: file.type || "application/octet-stream" });

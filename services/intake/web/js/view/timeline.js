@@ -60,8 +60,9 @@ function Doing({ line, one, titles, onTask }) {
     const task = titles.get(worker.task);
     const title = task?.prompt;
     const steps = worker.steps || task?.steps || 0;
-    return html`<button class="link doing-task" type="button" title=${safe(title || worker.task)} onClick=${() => onTask(worker.task)}>${safe(title || worker.task)}</button>
-      <span class="steps"><${Meter} part=${steps ? worker.step / steps : 0} kind="busy" /><span class="small">${worker.step}/${steps || "–"}</span></span>`;
+    const { phase, preview_image: preview } = worker.progress || {};
+    return html`<div class="doing-box">${preview && html`<button class="thumb" type="button" tabindex="-1" aria-hidden="true" onClick=${() => onTask(worker.task)}><img src=${preview.url} alt="" /></button>`}<div><button class="link doing-task" type="button" title=${safe(title || worker.task)} onClick=${() => onTask(worker.task)}>${safe(title || worker.task)}</button>
+      <span class="steps"><${Meter} part=${steps ? worker.step / steps : 0} kind="busy" /><span class="small">${phase && phase !== "denoise" ? word("phase", phase) : `${worker.step}/${steps || "–"}`}</span></span></div></div>`;
   }
   return html`<span class="muted">${word("instance", typeof one.state === "string" ? one.state : "")}${worker ? ` · ${word("worker", worker.state)}` : ""}</span>`;
 }
