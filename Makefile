@@ -57,6 +57,10 @@ test-moto: tools build ## Test EC2 calls against moto, botocore's API model and 
 test-api: tools build ## Test the HTTP API against its OpenAPI description with schemathesis (installs it)
 	tests/py/api.sh
 
+.PHONY: test-page
+test-page: tools build ## Test the page in a Chromium while a batch runs (needs chromium, node, npm)
+	tests/web/run.sh
+
 .PHONY: test-rules
 test-rules: ## Check Prometheus' configuration and test the alert rules (needs promtool)
 	@command -v promtool >/dev/null || { \

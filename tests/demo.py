@@ -94,8 +94,11 @@ def main():
         [SPOTREEL, "dev", "--dir", str(DIR), "--trigger-at", str(TRIGGER_AT), "--max-wait", "1h",
          "--max-instances", str(MACHINES), "--step-ms", STEP_MS],
         stdout=(DIR / "dev.log").open("w"), stderr=subprocess.STDOUT)
+    page = ""
     try:
         until("endpoints.env", 90, lambda: dev.poll() is None and (DIR / "endpoints.env").exists())
+        page = endpoints()["SPOTREEL_API"]
+        print(f"the page of this system, while it runs: {page}/")
         ids = queue()
         batch = work(ids)
         books(batch)
@@ -112,7 +115,7 @@ def main():
     if left:
         fail("these are still there:\n" + "\n".join(left))
     print("nothing of it runs")
-    print(f"\nThat took {time.monotonic() - started:.0f} s. Try it yourself: {SPOTREEL} dev --dir {DIR}")
+    print(f"\nThat took {time.monotonic() - started:.0f} s. Try it yourself: {SPOTREEL} dev --dir {DIR}\nand open its page: {page}/")
 
 
 def queue():

@@ -192,6 +192,7 @@ fn greet(plan: &ProgramsPlan<'_>, pools: &Pools) {
     let machines = pools::greeting(pools, plan.args);
     crate::print::line(&format!(
         "ready: NATS at {}, HTTP at {}/v1, S3 and EC2 at {}
+page: {}/
 logs: {dir}/logs, of machines {dir}/s3/machines/<INSTANCE>/console.log
 {machines}
 
@@ -207,6 +208,7 @@ Ctrl-C stops everything; the tasks are kept.",
         plan.site.nats_url,
         plan.api_url(),
         plan.site.cloud.endpoint,
+        plan.api_url(),
     ));
 }
 

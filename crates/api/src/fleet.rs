@@ -3,9 +3,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Blocked, InstanceState, PoolName, Receipt, Status};
+use spotreel_domain::batch::{
+    Batch, Blocked, InstanceState, PoolName, Receipt, ReceiptLine, Status,
+};
 use spotreel_domain::fleet::cloud::{Lifecycle, Place};
 use spotreel_domain::pool::Cloud;
+
+use crate::task::RenderProgress;
 
 /// What `spotreel.fleet` is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +43,9 @@ pub struct PoolView {
     pub blocked: Option<Blocked>,
     /// Without those that are gone.
     pub instances: Vec<InstanceView>,
+    /// Every instance of the batch with its times and what it has cost so far; those that are gone, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<ReceiptLine>,
     /// Workers on machines of one's own that render models of this pool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<WorkerView>,
@@ -91,6 +98,9 @@ pub struct WorkerView {
     pub task: Option<String>,
     pub step: u32,
     pub steps: u32,
+    /// Over HTTP only: what it told last of this task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RenderProgress>,
 }
 
 impl BatchRef {
@@ -119,6 +129,7 @@ impl PoolView {
         work: Option<(u64, f64)>,
         now: Timestamp,
     ) -> Self {
+        let books = batch.map(|batch| Receipt::of(batch, now));
         let there = batch.map_or(&[][..], |batch| &batch.instances).iter();
         let there: Vec<_> = there.filter(|instance| !instance.is_gone()).collect();
         let active = there.iter().filter(|instance| instance.is_active()).count();
@@ -149,7 +160,8 @@ impl PoolView {
             instances: instances.collect(),
             own: Vec::new(),
             rate: there.iter().map(|instance| instance.rate).sum(),
-            cost: batch.map_or(Usd::ZERO, |batch| Receipt::of(batch, now).total),
+            cost: books.as_ref().map_or(Usd::ZERO, |books| books.total),
+            lines: books.map_or_else(Vec::new, |books| books.lines),
             tasks: work.map(|(tasks, _)| tasks),
             eta_s: work.filter(|_| active > 0).map(eta),
         }

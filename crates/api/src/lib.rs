@@ -19,6 +19,7 @@ mod event;
 mod fleet;
 mod key;
 mod order;
+mod queue;
 mod quote;
 mod request;
 pub mod schema;
@@ -35,6 +36,7 @@ pub use order::{
     DrainOrder, DrainReply, DrainRequest, DrainState, Drained, HoldOrder, Ordered, ResumeOrder,
     RunOrder, StopOrder,
 };
+pub use queue::{OwnerTasks, QueueLength, QueueView};
 pub use quote::{MAX_QUOTED_TASKS, Offer, PriceOf, Quote, QuoteQuery, quote};
 pub use request::{
     CROP_WARNING_PERCENT, ImageSource, LORA_STRENGTH, LoraRequest, MAX_IDEMPOTENCY_KEY,

@@ -59,6 +59,17 @@ pub struct RenderProgress {
     pub preview_image: Option<PreviewImage>,
 }
 
+impl From<&Progress> for RenderProgress {
+    fn from(told: &Progress) -> Self {
+        Self {
+            step: Some(told.step),
+            phase: Some(told.phase.clone()),
+            eta_s: told.eta_s,
+            preview_image: told.preview_image.clone(),
+        }
+    }
+}
+
 impl RenderProgress {
     /// Flattened fields that are all absent are no progress.
     fn if_told<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {

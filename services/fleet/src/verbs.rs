@@ -119,6 +119,7 @@ fn worker(presence: &Presence) -> WorkerView {
         task: task.filter(|task| !task.is_empty()),
         step: presence.step,
         steps: presence.steps,
+        progress: None,
     }
 }
 

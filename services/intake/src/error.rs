@@ -123,6 +123,12 @@ pub fn unsupported(message: String) -> ApiError {
     refusal(ErrorCode::UnsupportedMediaType, message, None)
 }
 
+/// Asked for with a key that sees one owner's tasks only.
+pub fn for_all_only() -> ApiError {
+    let message = "this shows the work of all owners together: use a key that was made with --all";
+    refusal(ErrorCode::NotFound, message.to_owned(), None)
+}
+
 pub fn no_such_page(path: &str) -> ApiError {
     let message = format!("there is nothing at {path}: see /v1/openapi.json");
     refusal(ErrorCode::NotFound, message, None)

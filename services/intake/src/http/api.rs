@@ -8,6 +8,7 @@ use spotreel_bus::KeyRing;
 
 use super::budget::Budget;
 use super::feed::Feed;
+use super::fleet::Recent;
 use super::shares::Shares;
 use crate::config::ApiConfig;
 use crate::intake::Intake;
@@ -30,6 +31,9 @@ pub(super) struct Api {
     pub arriving: Shares,
     pub uploads: Shares,
     pub followers: Shares,
+    pub recent: Recent,
+    /// Only programs of this machine may come in, and without keys.
+    pub is_local: bool,
     pub ctx: Context,
 }
 

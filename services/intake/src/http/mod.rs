@@ -5,16 +5,19 @@
 //! `503`, or `429` where it is the owner's part, and when to come back.
 
 mod api;
+mod ask;
 mod auth;
 mod body;
 mod budget;
 mod events;
 mod feed;
+mod fleet;
 mod images;
 mod jsonl;
 mod lines;
 mod listen;
 mod openapi;
+mod page;
 mod problem;
 mod query;
 mod quotes;
@@ -32,6 +35,7 @@ use tokio::net::TcpListener;
 use self::api::Api;
 use self::budget::Budget;
 use self::feed::Feed;
+use self::fleet::Recent;
 use self::shares::Shares;
 use crate::config::{ApiConfig, Auth};
 use crate::error::StartError;
@@ -76,6 +80,8 @@ pub(crate) fn serve(
         places: shares("requests at work", config.concurrent_requests),
         arriving: shares("bodies that have not arrived whole", config.connections),
         uploads: shares("lists that are uploaded", config.uploads),
+        recent: Recent::default(),
+        is_local: config.auth == Auth::Off && address.ip().is_loopback(),
         followers: shares("followers of events", config.followers),
         config: Arc::new(config),
         ctx: ctx.clone(),

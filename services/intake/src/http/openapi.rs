@@ -95,6 +95,7 @@ pub(super) fn frame() -> OpenApi {
             ),
             tag("images", "First frames."),
             tag("quotes", "What tasks will take and cost."),
+            tag("fleet", "Queues, rules, batches and instances."),
         ]))
         .build()
 }

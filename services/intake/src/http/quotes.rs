@@ -1,16 +1,12 @@
 //! What tasks will take and cost, before any is submitted: checked here like a submission, computed by trigger, which knows
 //! pools and prices.
 
-use std::time::Duration;
-
-use async_nats::Request;
-use async_nats::client::RequestErrorKind;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use spotreel_api::schema::Quotable;
-use spotreel_api::{ApiError, ErrorReply, Quote, QuoteQuery};
+use spotreel_api::{ApiError, Quote, QuoteQuery};
 use spotreel_bus::names;
 
 use super::api::Api;
@@ -22,9 +18,6 @@ use crate::error;
 use crate::intake::Intake;
 use crate::keys::Caller;
 use crate::submit::parse;
-
-/// Trigger reads one key for it, in milliseconds; this is for one that is overrun.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Says what tasks will take and cost: an offer for each instance type that can render them, the cheapest video first.
 ///
@@ -58,30 +51,6 @@ impl Intake {
         self.offers.admit(&mut spec)?;
         // It changes no cost, and may be larger than a message.
         query.task.image = None;
-        let question = serde_json::to_vec(&query).expect("it has string keys only");
-        let request = Request::new()
-            .payload(question.into())
-            .timeout(Some(ANSWER_WITHIN));
-        let answer = self.log.client().send_request(names::QUOTE, request).await;
-        let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %spotreel_domain::chain(&failure), "trigger did not answer a quote request: check that spotreel-trigger runs and that NATS has this version's accounts.conf");
-            error::unavailable(match failure.kind() {
-                RequestErrorKind::NoResponders => {
-                    "spotreel-trigger makes the quotes, and none is running now"
-                }
-                _ => "spotreel-trigger makes the quotes, and did not answer in time",
-            })
-        })?;
-        read(&answer.payload)
+        self.ask(names::QUOTE, &query, "spotreel-trigger").await
     }
-}
-
-fn read(answer: &[u8]) -> Result<Quote, ApiError> {
-    if let Ok(ErrorReply { error }) = serde_json::from_slice(answer) {
-        return Err(error);
-    }
-    serde_json::from_slice(answer).map_err(|failure| {
-        tracing::warn!(error = %spotreel_domain::chain(&failure), "quote from trigger cannot be decoded: check that both programs have the same version");
-        error::unavailable("spotreel-trigger's quote cannot be read: it may be of another version")
-    })
 }

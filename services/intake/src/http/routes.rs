@@ -8,6 +8,7 @@ use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, LINK, LOCATION};
 use axum::http::{HeaderName, Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
 use spotreel_api::schema;
@@ -21,7 +22,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{events, images, jsonl, openapi, quotes, tasks};
+use super::{events, fleet, images, jsonl, openapi, page, quotes, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -40,6 +41,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(events::of_all))
         .routes(routes!(images::upload))
         .routes(routes!(quotes::quote))
+        .routes(routes!(fleet::queue))
+        .routes(routes!(fleet::why))
+        .routes(routes!(fleet::fleet))
+        .routes(routes!(fleet::batches))
+        .routes(routes!(fleet::batch))
         .routes(routes!(show))
 }
 
@@ -65,11 +71,17 @@ async fn show() -> Json<Value> {
 pub(super) fn router(api: &Api) -> Router {
     let (router, _) = described().split_for_parts();
     let router = router
+        .route("/", get(page::index))
+        .route("/ui/{version}/{*file}", get(page::file))
         .fallback(nothing_there)
         .method_not_allowed_fallback(wrong_method)
         // Bodies have bounds of their own, in body.rs.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(api.clone(), attend))
+        .layer(middleware::from_fn_with_state(
+            api.clone(),
+            page::check_host,
+        ))
         .with_state(api.clone());
     match cors(&api.config) {
         Some(cors) => router.layer(cors),

@@ -11,7 +11,8 @@ use async_nats::Client;
 use async_nats::jetstream::stream::Stream;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use spotreel_api::ApiError;
+use parking_lot::Mutex;
+use spotreel_api::{ApiError, QueueLength, QueueView};
 use spotreel_bus::TaskLog;
 use spotreel_bus::names::{CONSUMER_INTAKE, INBOX, TASKS, work_consumer};
 use spotreel_domain::{Lane, Model, Owner};
@@ -32,6 +33,7 @@ pub struct Limits {
     owners: Owners,
     tasks: Stream<()>,
     inbox: Stream<()>,
+    queues: Mutex<Vec<QueueLength>>,
     queued: AtomicU64,
     let_in: AtomicU64,
     bytes: AtomicU64,
@@ -59,6 +61,7 @@ impl Limits {
             owners: Owners::new(TaskLog::open(client).await),
             tasks,
             inbox,
+            queues: Mutex::default(),
             queued: AtomicU64::new(0),
             let_in: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -150,6 +153,16 @@ impl Limits {
         Ok(())
     }
 
+    /// The queues as they were at the last poll, and what each owner has in them.
+    pub fn queue(&self) -> QueueView {
+        let mut owners = self.owners.counts();
+        owners.sort_by(|a, b| (b.tasks, &a.owner).cmp(&(a.tasks, &b.owner)));
+        QueueView {
+            queues: self.queues.lock().clone(),
+            owners,
+        }
+    }
+
     pub fn poll_every(&self) -> Duration {
         self.config.poll
     }
@@ -167,13 +180,20 @@ impl Limits {
             .map_err(|error| missing("stream TASKS", &error))?;
         let all = Model::ALL
             .into_iter()
-            .flat_map(|model| Lane::ALL.map(|lane| work_consumer(model, lane)));
-        let counts = futures::future::join_all(all.map(|name| async move {
+            .flat_map(|model| Lane::ALL.map(|lane| (model, lane)));
+        let counts = futures::future::join_all(all.map(|(model, lane)| async move {
+            let name = work_consumer(model, lane);
             let info = self.tasks.consumer_info(&name).await;
-            info.map(|info| info.num_pending + info.num_ack_pending as u64)
-                .map_err(|error| missing(&format!("consumer TASKS/{name}"), &error))
+            let info = info.map_err(|error| missing(&format!("consumer TASKS/{name}"), &error))?;
+            Ok(QueueLength {
+                model,
+                priority: lane.priority,
+                waiting: info.num_pending,
+                taken: info.num_ack_pending as u64,
+            })
         }));
-        let queued = counts.await.into_iter().sum::<Result<u64, String>>()?;
+        let lanes: Vec<_> = counts.await.into_iter().collect::<Result<_, String>>()?;
+        let queued = lanes.iter().map(|lane| lane.waiting + lane.taken).sum();
         self.inbox
             .consumer_info(CONSUMER_INTAKE)
             .await
@@ -181,9 +201,27 @@ impl Limits {
         let max_bytes = u64::try_from(info.config.max_bytes).unwrap_or_default();
         self.bytes.store(info.state.bytes, Ordering::Relaxed);
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        *self.queues.lock() = by_priority(&lanes);
         self.queued.store(queued, Ordering::Relaxed);
         self.let_in.fetch_sub(let_in_before, Ordering::Relaxed);
         metrics::room(queued, info.state.bytes as f64 / max_bytes.max(1) as f64);
         Ok(())
     }
+}
+
+/// The two lanes of a priority are one queue to people.
+fn by_priority(lanes: &[QueueLength]) -> Vec<QueueLength> {
+    let mut queues: Vec<QueueLength> = Vec::new();
+    for lane in lanes {
+        let same =
+            |one: &&mut QueueLength| (one.model, one.priority) == (lane.model, lane.priority);
+        match queues.iter_mut().find(same) {
+            Some(queue) => {
+                queue.waiting += lane.waiting;
+                queue.taken += lane.taken;
+            }
+            None => queues.push(lane.clone()),
+        }
+    }
+    queues
 }

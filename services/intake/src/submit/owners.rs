@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use spotreel_api::OwnerTasks;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::EVERY_SUBJECT;
 use spotreel_bus::{Recorded, TaskLog};
@@ -71,6 +72,16 @@ impl Owners {
         let counted = self.counted.lock();
         let owners = counted.owners.values();
         owners.map(|held| held.tasks + held.let_in).sum()
+    }
+
+    /// Owners with tasks that have not ended.
+    pub fn counts(&self) -> Vec<OwnerTasks> {
+        let counted = self.counted.lock();
+        let owners = counted.owners.iter().map(|(owner, held)| OwnerTasks {
+            owner: owner.clone(),
+            tasks: held.tasks + held.let_in,
+        });
+        owners.filter(|one| one.tasks > 0).collect()
     }
 
     /// Counts what the log has got since the last time.

@@ -70,6 +70,14 @@ impl Board {
         view
     }
 
+    /// What this worker told last of the task, and of how many steps.
+    pub fn told_by(&self, worker: &str, task: &TaskId) -> Option<(RenderProgress, u32)> {
+        let kept = self.0.lock();
+        let heard = kept.newer.get(task).or(kept.older.get(task))?;
+        let told = Some(&heard.progress).filter(|told| told.worker == worker)?;
+        Some((told.into(), told.steps))
+    }
+
     fn of(&self, view: &TaskView, started: Timestamp) -> Option<RenderProgress> {
         let kept = self.0.lock();
         let heard = kept.newer.get(&view.id).or(kept.older.get(&view.id))?;
@@ -78,12 +86,7 @@ impl Board {
         if view.worker.as_ref() != Some(&told.worker) || heard.at < started {
             return None;
         }
-        Some(RenderProgress {
-            step: Some(told.step),
-            phase: Some(told.phase.clone()),
-            eta_s: told.eta_s,
-            preview_image: told.preview_image.clone(),
-        })
+        Some(told.into())
     }
 }
 

@@ -1,0 +1,174 @@
+//! What runs, why, and at what cost: asked of trigger and fleet, which answer the same over NATS.
+//!
+//! The answers tell of all owners' work together, so a key of one owner hears that there is nothing. Queue lengths are intake's
+//! own, and each key sees them with its own part.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spotreel_api::{
+    ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery, WorkerView,
+};
+use spotreel_bus::names;
+use spotreel_domain::TaskId;
+use tokio::sync::Mutex;
+use tokio::time::{Duration, Instant};
+
+use super::api::Api;
+use super::problem::Problem;
+use super::query::Asked;
+use crate::error;
+use crate::intake::Intake;
+use crate::keys::Caller;
+use crate::tasks::progress::Board;
+
+const TRIGGER: &str = "spotreel-trigger";
+const FLEET: &str = "spotreel-fleet";
+/// An open page asks every few seconds, and each answer costs trigger or fleet a look at the logs. Answers of this age are given
+/// again, so a hundred pages cost the same as one.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// The newest question, and its answer, a refusal, too, with the time when it came.
+type Kept<Q, A> = Arc<Mutex<Option<(Q, Instant, Result<A, ApiError>)>>>;
+
+/// What was answered a moment ago.
+#[derive(Clone, Default)]
+pub(super) struct Recent {
+    why: Kept<WhyQuery, Why>,
+    fleet: Kept<FleetQuery, FleetView>,
+    batches: Kept<BatchesQuery, Vec<BatchView>>,
+}
+
+/// Which rule will start a batch in each pool, and when at the latest; prices, budgets and what was spent.
+#[utoipa::path(
+    get, path = "/v1/why", tag = "fleet", operation_id = "why",
+    responses((status = 200, description = "As `spotreel.why` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
+    sees_all(&caller)?;
+    let asked = (names::WHY, WhyQuery::default(), TRIGGER);
+    Ok(Json(recent(&api.intake, &api.recent.why, asked).await?))
+}
+
+/// Each pool with its newest batch, instances and workers.
+#[utoipa::path(
+    get, path = "/v1/fleet", tag = "fleet", operation_id = "fleet",
+    responses((status = 200, description = "As `spotreel.fleet` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn fleet(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<FleetView>, Problem> {
+    sees_all(&caller)?;
+    let asked = (names::FLEET, FleetQuery::default(), FLEET);
+    let mut fleet = recent(&api.intake, &api.recent.fleet, asked).await?;
+    for pool in &mut fleet.pools {
+        let workers = pool
+            .instances
+            .iter_mut()
+            .filter_map(|one| one.worker.as_mut());
+        for worker in workers.chain(&mut pool.own) {
+            tell_progress(worker, &api.intake.progress);
+        }
+    }
+    Ok(Json(fleet))
+}
+
+/// Batches, the newest first, each with its receipt once it has ended.
+#[utoipa::path(
+    get, path = "/v1/batches", tag = "fleet", operation_id = "list_batches",
+    params(
+        ("pool" = Option<String>, Query, description = "Only batches of this pool."),
+        ("limit" = Option<u32>, Query, description = "Maximum number of batches (default 20).", minimum = 1)
+    ),
+    responses((status = 200, description = "As `spotreel.batches` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn batches(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(query): Asked<BatchesQuery>,
+) -> Result<Json<Vec<BatchView>>, Problem> {
+    sees_all(&caller)?;
+    if query.id.is_some() {
+        let message = "ask for one batch at /v1/batches/{id}";
+        return Err(error::broken("id", "unknown", message).into());
+    }
+    let asked = (names::LIST_BATCHES, query, TRIGGER);
+    Ok(Json(recent(&api.intake, &api.recent.batches, asked).await?))
+}
+
+/// One batch.
+#[utoipa::path(
+    get, path = "/v1/batches/{id}", tag = "fleet", operation_id = "get_batch", params(("id" = String, Path)),
+    responses((status = 200, description = "As `spotreel.batches` answers over NATS.", body = Value), super::openapi::Refusals)
+)]
+pub(super) async fn batch(
+    State(api): State<Api>,
+    caller: Caller,
+    named: Result<Path<String>, PathRejection>,
+) -> Result<Json<BatchView>, Problem> {
+    sees_all(&caller)?;
+    let Path(id) = named.map_err(|bad| error::broken("id", "format", bad.body_text()))?;
+    let query = BatchesQuery {
+        id: Some(id),
+        ..BatchesQuery::default()
+    };
+    let found: Vec<_> = api.intake.ask(names::LIST_BATCHES, &query, TRIGGER).await?;
+    let found = found.into_iter().next();
+    Ok(Json(found.ok_or_else(|| {
+        error::unavailable("spotreel-trigger answered without a batch")
+    })?))
+}
+
+/// Unfinished tasks by model and priority, and by owner as far as the caller may see.
+#[utoipa::path(
+    get, path = "/v1/queue", tag = "fleet", operation_id = "queue",
+    responses((status = 200, body = QueueView), super::openapi::Refusals)
+)]
+pub(super) async fn queue(State(api): State<Api>, caller: Caller) -> Json<QueueView> {
+    let mut queue = api.intake.limits.queue();
+    queue
+        .owners
+        .retain(|one| caller.may_see_of(Some(&one.owner)));
+    Json(queue)
+}
+
+/// A presence record is written every few seconds only; progress messages tell of each step.
+fn tell_progress(worker: &mut WorkerView, progress: &Board) {
+    let task = worker.task.as_deref().and_then(|id| TaskId::parse(id).ok());
+    let told = task.and_then(|task| progress.told_by(&worker.worker, &task));
+    if let Some((told, steps)) = told {
+        (worker.step, worker.steps) = (told.step.unwrap_or_default(), steps);
+        worker.progress = Some(told);
+    }
+}
+
+/// Refuses a key that sees one owner's tasks only.
+fn sees_all(caller: &Caller) -> Result<(), ApiError> {
+    match caller.may_see_of(None) {
+        true => Ok(()),
+        false => Err(error::for_all_only()),
+    }
+}
+
+/// One question at a time: who asks meanwhile waits for its answer.
+async fn recent<Q: Serialize + PartialEq, A: DeserializeOwned + Clone>(
+    intake: &Intake,
+    kept: &Kept<Q, A>,
+    (subject, question, of): (&'static str, Q, &'static str),
+) -> Result<A, ApiError> {
+    let mut kept = kept.lock().await;
+    if let Some((same, came, answer)) = &*kept
+        && *same == question
+        && came.elapsed() < GOOD_FOR
+    {
+        return answer.clone();
+    }
+    let answer = intake.ask(subject, &question, of).await;
+    *kept = Some((question, Instant::now(), answer.clone()));
+    answer
+}
