@@ -1,14 +1,20 @@
 //! The bus over a server that freezes, dies and comes back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use futures::future::join_all;
+use serde_json::Value;
+use spotreel_api::AcceptedMany;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::TaskLog;
-use spotreel_bus::log::{Append, AppendError};
+use spotreel_bus::jetstream::{self, Start, Stored};
+use spotreel_bus::log::{Append, AppendError, MAX_BATCH};
+use spotreel_bus::names::EVENTS;
 use spotreel_domain::Event;
 use spotreel_tests::cases;
-use spotreel_tests::harness::tasks::{submitted, task_id};
-use spotreel_tests::harness::{Nats, eventually};
+use spotreel_tests::harness::tasks::{name, small, submitted, task_id};
+use spotreel_tests::harness::{Nats, System, SystemOptions, eventually};
 
 const LEASE: Duration = Duration::from_secs(2);
 /// One try of an append waits 5 s for its answer.
@@ -161,5 +167,69 @@ async fn newest(log: &TaskLog) -> u64 {
     match context.get_stream("TASKS").await {
         Ok(stream) => stream.cached_info().state.last_sequence,
         Err(_) => 0,
+    }
+}
+
+// Events are told in groups: one that was stored and not acked comes again, and so does one of which nobody knows whether it
+// was stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_told_once_and_in_order_through_the_deaths_of_notifier_and_server() {
+    const ROUNDS: usize = 8;
+    const BURST: usize = 250;
+    let mut system = System::start(SystemOptions {
+        workers: 0,
+        ..SystemOptions::default()
+    })
+    .await;
+    let api = system.api().await;
+    for round in 0..ROUNDS {
+        let ids: Vec<_> = (0..BURST).map(|_| name("burst")).collect();
+        let tasks: Vec<_> = ids.iter().map(|id| small(id, 1)).collect();
+        let tasks = Value::from(tasks);
+        // The same list again, where the server died before its answer: the same tasks.
+        let accepted = eventually("the burst is accepted", SOON, || async {
+            let answer: Result<AcceptedMany, _> = api.ask("submit", &tasks).await;
+            answer.ok()
+        });
+        assert_eq!(accepted.await.refused, 0);
+        let cancelled = ids.iter().step_by(10).map(|id| api.cancel(id));
+        for cancelled in join_all(cancelled).await {
+            cancelled.expect("nobody else ends it");
+        }
+        // In the middle of what it tells.
+        system.notifier.kill9();
+        if round % 2 == 1 {
+            system.nats.crash().await;
+        }
+        system.notifier.begin();
+    }
+    let wanted = ROUNDS * (BURST + BURST / 10);
+    let client = system.nats.client("provision").await;
+    let told = async || {
+        let mut told = Vec::new();
+        loop {
+            let from = told.last().map_or(1, |last: &Stored| last.sequence + 1);
+            let page = jetstream::page(&client, EVENTS, ">", Start::Sequence(from), MAX_BATCH);
+            match page.await.expect("NATS answers") {
+                page if page.is_empty() => return told,
+                page => told.extend(page),
+            }
+        }
+    };
+    let all = eventually("all is told", SOON, || async {
+        let told = told().await;
+        (told.len() >= wanted).then_some(told)
+    })
+    .await;
+    assert_eq!(all.len(), wanted);
+    let mut ended = HashSet::new();
+    let mut seen = HashSet::new();
+    for event in &all {
+        assert!(seen.insert(&event.subject), "{} twice", event.subject);
+        let (task, what) = event.subject.rsplit_once('.').expect("of a task");
+        match what {
+            "cancelled" => assert!(ended.insert(task)),
+            _ => assert!(!ended.contains(task), "{} is too late", event.subject),
+        }
     }
 }

@@ -3,12 +3,18 @@
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
+use futures::StreamExt;
 use spotreel_domain::TaskId;
 use spotreel_domain::batch::BatchId;
+use uuid::Uuid;
 
+use crate::atomic::{self, Message};
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
 use crate::names::{self, EVENTS, HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_LOG_SEQUENCE};
+
+/// Events that are published alone at the same time, after the server refused them together.
+const SINGLES: usize = 64;
 
 #[derive(Clone)]
 pub struct EventStream {
@@ -52,10 +58,52 @@ impl Topic<'_> {
 }
 
 /// The newest public event of a task or a batch: where it stands, and the log event that it tells of.
-#[derive(Clone, Copy, Debug, Default)]
-struct Newest {
-    sequence: u64,
-    log_sequence: u64,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    pub sequence: u64,
+    pub log_sequence: u64,
+}
+
+/// What the log of a topic says at `log_sequence`, for clients.
+#[derive(Clone, Debug)]
+pub struct PublicEvent<'a> {
+    pub topic: Topic<'a>,
+    pub event: &'a str,
+    pub log_sequence: u64,
+    pub headers: &'a HeaderMap,
+    pub payload: Bytes,
+    /// The topic's newest public event as far as it is known.
+    pub after: Newest,
+}
+
+/// A public event that is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// It, or what was published in its place.
+    pub newest: Newest,
+    /// Stored by this call. False: it or something newer had been published.
+    pub now: bool,
+}
+
+impl PublicEvent<'_> {
+    fn message(&self, expected: u64) -> Message {
+        let mut headers = self.headers.clone();
+        let sequence = self.log_sequence.to_string();
+        headers.insert(HEADER_LOG_SEQUENCE, sequence.as_str());
+        let (subject, filter) = (self.topic.subject(self.event), self.topic.filter());
+        message(subject, &filter, expected, headers, self.payload.clone())
+    }
+
+    fn told_now(&self, sequence: u64) -> StoredEvent {
+        let log_sequence = self.log_sequence;
+        StoredEvent {
+            newest: Newest {
+                sequence,
+                log_sequence,
+            },
+            now: true,
+        }
+    }
 }
 
 impl EventStream {
@@ -71,85 +119,10 @@ impl EventStream {
         }
     }
 
-    /// Publishes what the topic's log says at `log_sequence`, unless that or something newer was published. False: it was.
-    pub async fn publish<'a>(
-        &self,
-        topic: impl Into<Topic<'a>>,
-        event: &str,
-        log_sequence: u64,
-        mut headers: HeaderMap,
-        payload: Bytes,
-    ) -> Result<bool, ApiError> {
-        let topic = topic.into();
-        let filter = topic.filter();
-        let newest = self.newest(&filter).await?;
-        if newest.log_sequence >= log_sequence {
-            return Ok(false);
-        }
-        headers.insert(HEADER_LOG_SEQUENCE, log_sequence.to_string().as_str());
-        self.store(
-            &topic.subject(event),
-            &filter,
-            newest.sequence,
-            headers,
-            payload,
-        )
-        .await
-    }
-
-    /// Says that a submission was refused. It tells of no log event, so it takes over the mark of the one before it.
-    pub async fn reject(
-        &self,
-        id: Option<&TaskId>,
-        inbox_sequence: u64,
-        payload: Bytes,
-    ) -> Result<bool, ApiError> {
-        let mut headers = HeaderMap::new();
-        match id {
-            Some(id) => {
-                let filter = names::events_of(id);
-                let newest = self.newest(&filter).await?;
-                headers.insert(
-                    HEADER_LOG_SEQUENCE,
-                    newest.log_sequence.to_string().as_str(),
-                );
-                self.store(
-                    &names::event_of(id, "rejected"),
-                    &filter,
-                    newest.sequence,
-                    headers,
-                    payload,
-                )
-                .await
-            }
-            None => {
-                let subject = names::rejected(inbox_sequence);
-                match self.store(&subject, &subject, 0, headers, payload).await {
-                    Err(ApiError::Conflict) => Ok(false),
-                    other => other,
-                }
-            }
-        }
-    }
-
-    async fn store(
-        &self,
-        subject: &str,
-        filter: &str,
-        expected: u64,
-        mut headers: HeaderMap,
-        payload: Bytes,
-    ) -> Result<bool, ApiError> {
-        headers.insert("Content-Type", "application/cloudevents+json");
-        headers.insert(HEADER_EXPECTED, expected.to_string().as_str());
-        headers.insert(HEADER_EXPECTED_FILTER, filter);
-        jetstream::request::<PubAck>(&self.client, subject, headers, payload, REQUEST_TIMEOUT)
-            .await
-            .map(|_| true)
-    }
-
-    async fn newest(&self, filter: &str) -> Result<Newest, ApiError> {
-        match self.stream.get_last_raw_message_by_subject(filter).await {
+    /// The newest public event of a topic, read at the leader.
+    pub async fn newest<'a>(&self, topic: impl Into<Topic<'a>>) -> Result<Newest, ApiError> {
+        let filter = topic.into().filter();
+        match self.stream.get_last_raw_message_by_subject(&filter).await {
             Ok(message) => Ok(Newest {
                 sequence: message.sequence,
                 log_sequence: message
@@ -163,5 +136,137 @@ impl EventStream {
             }
             Err(error) => Err(ApiError::Unknown(format!("{filter}: {error}"))),
         }
+    }
+
+    /// Publishes what the topic's log says at `log_sequence`, unless that or something newer was published. False: it was.
+    pub async fn publish<'a>(
+        &self,
+        topic: impl Into<Topic<'a>>,
+        event: &str,
+        log_sequence: u64,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<bool, ApiError> {
+        let topic = topic.into();
+        let after = self.newest(topic).await?;
+        if after.log_sequence >= log_sequence {
+            return Ok(false);
+        }
+        let event = PublicEvent {
+            topic,
+            event,
+            log_sequence,
+            headers: &headers,
+            payload,
+            after,
+        };
+        Ok(self.publish_alone(&event).await?.now)
+    }
+
+    /// Tries where the event is expected to go, then where the server says.
+    async fn publish_alone(&self, event: &PublicEvent<'_>) -> Result<StoredEvent, ApiError> {
+        match self.store(event.message(event.after.sequence)).await {
+            Ok(sequence) => return Ok(event.told_now(sequence)),
+            Err(ApiError::Conflict) => {}
+            Err(error) => return Err(error),
+        }
+        let newest = self.newest(event.topic).await?;
+        if newest.log_sequence >= event.log_sequence {
+            return Ok(StoredEvent { newest, now: false });
+        }
+        let stored = self.store(event.message(newest.sequence)).await?;
+        Ok(event.told_now(stored))
+    }
+
+    /// Publishes events of *different* topics, up to [`MAX_BATCH`](crate::log::MAX_BATCH), with one fsync. If the server
+    /// refuses them together, each is published alone, and its outcome is its own. The error is one of all: the server
+    /// cannot be reached, and what happened is open.
+    pub async fn publish_together(
+        &self,
+        events: &[PublicEvent<'_>],
+        batch: Uuid,
+    ) -> Result<Vec<Result<StoredEvent, ApiError>>, ApiError> {
+        if let [event] = events {
+            return Ok(vec![self.publish_alone(event).await]);
+        }
+        let messages = events
+            .iter()
+            .map(|event| event.message(event.after.sequence));
+        match atomic::publish(&self.client, messages.collect(), batch).await {
+            Ok(sequences) => {
+                let stored = events.iter().zip(sequences);
+                Ok(stored
+                    .map(|(event, sequence)| Ok(event.told_now(sequence)))
+                    .collect())
+            }
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                let events = events.iter().map(|event| self.publish_alone(event));
+                tracing::debug!(%error, events = events.len(), "events refused together; publishing each alone");
+                // Futures first: a stream that maps borrowed events is not general enough to be sent between threads.
+                let events: Vec<_> = events.collect();
+                Ok(futures::stream::iter(events)
+                    .buffered(SINGLES)
+                    .collect()
+                    .await)
+            }
+        }
+    }
+
+    /// Says that a submission was refused. It tells of no log event, so it takes over the mark of the one before it.
+    pub async fn reject(
+        &self,
+        id: Option<&TaskId>,
+        inbox_sequence: u64,
+        payload: Bytes,
+    ) -> Result<bool, ApiError> {
+        let mut headers = HeaderMap::new();
+        match id {
+            Some(id) => {
+                let newest = self.newest(id).await?;
+                let sequence = newest.log_sequence.to_string();
+                headers.insert(HEADER_LOG_SEQUENCE, sequence.as_str());
+                let (subject, filter) = (names::event_of(id, "rejected"), names::events_of(id));
+                let rejection = message(subject, &filter, newest.sequence, headers, payload);
+                self.store(rejection).await.map(|_| true)
+            }
+            None => {
+                let subject = names::rejected(inbox_sequence);
+                let rejection = message(subject.clone(), &subject, 0, headers, payload);
+                match self.store(rejection).await {
+                    Err(ApiError::Conflict) => Ok(false),
+                    stored => stored.map(|_| true),
+                }
+            }
+        }
+    }
+
+    async fn store(&self, message: Message) -> Result<u64, ApiError> {
+        let Message {
+            subject,
+            headers,
+            payload,
+        } = message;
+        let sent =
+            jetstream::request::<PubAck>(&self.client, &subject, headers, payload, REQUEST_TIMEOUT);
+        sent.await.map(|ack| ack.seq)
+    }
+}
+
+/// Stored only if the newest message under `filter` has the sequence `expected`; 0: there is none.
+fn message(
+    subject: String,
+    filter: &str,
+    expected: u64,
+    mut headers: HeaderMap,
+    payload: Bytes,
+) -> Message {
+    headers.insert("Content-Type", "application/cloudevents+json");
+    headers.insert(HEADER_EXPECTED, expected.to_string().as_str());
+    headers.insert(HEADER_EXPECTED_FILTER, filter);
+    Message {
+        subject,
+        headers,
+        payload,
     }
 }

@@ -227,6 +227,27 @@ pub(crate) async fn direct_get(
     }
 }
 
+/// The sequence of the first message from `sequence` on that matches `filter`, asked of the leader.
+pub(crate) async fn next_message(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+    sequence: u64,
+) -> Result<Option<u64>, ApiError> {
+    #[derive(Deserialize)]
+    struct Found {
+        message: PubAck,
+    }
+    let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let body = serde_json::json!({ "seq": sequence, "next_by_subj": filter }).to_string();
+    let headers = HeaderMap::new();
+    match request::<Found>(client, &subject, headers, body.into(), REQUEST_TIMEOUT).await {
+        Ok(found) => Ok(Some(found.message.seq)),
+        Err(ApiError::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Deletes one message of a stream; one that is gone already is deleted too.
 pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
     #[derive(Deserialize)]

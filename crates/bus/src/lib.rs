@@ -4,10 +4,12 @@
 //! whoever goes around them loses the guarantees that the rest of the product is built on.
 
 mod append;
+mod atomic;
 pub mod batches;
 pub mod bucket;
 pub mod codec;
 pub mod connect;
+pub mod consume;
 pub mod controls;
 pub mod events;
 pub mod jetstream;
@@ -29,6 +31,7 @@ pub mod trace;
 pub use batches::{BatchLog, RecordedBatch};
 pub use bucket::Bucket;
 pub use connect::{NatsConfig, Uptime, connect};
+pub use consume::{Consumer, Handled};
 pub use keys::{KeyRefused, KeyRing};
 pub use leadership::Leadership;
 pub use lease::Lease;

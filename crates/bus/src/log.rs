@@ -11,13 +11,12 @@ use uuid::Uuid;
 
 pub use crate::append::ReadError;
 use crate::append::{self, LogEntry, TRY_TIMEOUT, Write, last_message};
+pub use crate::atomic::MAX_BATCH;
+use crate::atomic::{self, Message};
 use crate::codec;
-use crate::jetstream::{self, ApiError, PubAck, Start};
-use crate::names::{self, TASKS};
+use crate::jetstream::{self, ApiError, Start};
+use crate::names::{self, HEADER_EXPECTED, TASKS};
 use crate::trace;
-
-/// The server's limit for one atomic batch.
-pub const MAX_BATCH: usize = 1_000;
 
 #[derive(Clone)]
 pub struct TaskLog {
@@ -113,6 +112,12 @@ impl Recorded {
             stored_at,
         })
     }
+
+    /// The sequence of the task's event before this one, 0 if this is its first: what the write expected. None: the
+    /// headers do not say.
+    pub fn before(&self) -> Option<u64> {
+        self.headers.get(HEADER_EXPECTED)?.as_str().parse().ok()
+    }
 }
 
 impl LogEntry for Recorded {
@@ -157,31 +162,15 @@ impl TaskLog {
         appends: &[A],
         batch: Uuid,
     ) -> Result<Vec<u64>, ApiError> {
-        debug_assert!(appends.len() <= MAX_BATCH);
-        let Some((last, others)) = appends.split_last() else {
-            return Ok(Vec::new());
-        };
-        let batch_id = batch.simple().to_string();
-        let prepare = |append: &Append, position: usize| {
-            let write = append.write();
-            let mut headers = write.guarded_headers();
-            headers.insert("Nats-Batch-Id", batch_id.as_str());
-            headers.insert("Nats-Batch-Sequence", position.to_string().as_str());
-            (write.subject, headers, write.payload)
-        };
-        for (index, append) in others.iter().enumerate() {
-            let (subject, headers, payload) = prepare(append.borrow(), index + 1);
-            self.client
-                .publish_with_headers(subject.clone(), headers, payload)
-                .await
-                .map_err(|_| ApiError::Unknown(subject))?;
-        }
-        let (subject, mut headers, payload) = prepare(last.borrow(), appends.len());
-        headers.insert("Nats-Batch-Commit", "1");
-        let ack: PubAck =
-            jetstream::request(&self.client, &subject, headers, payload, TRY_TIMEOUT).await?;
-        let first = ack.seq + 1 - appends.len() as u64;
-        Ok((first..=ack.seq).collect())
+        let messages = appends.iter().map(|append| {
+            let write = append.borrow().write();
+            Message {
+                headers: write.guarded_headers(),
+                subject: write.subject,
+                payload: write.payload,
+            }
+        });
+        atomic::publish(&self.client, messages.collect(), batch).await
     }
 
     /// The task's newest event, read at the leader: what decisions are made on.
@@ -219,6 +208,13 @@ impl TaskLog {
     pub async fn history(&self, id: &TaskId) -> Result<Vec<Recorded>, ReadError> {
         // Far more events than a task can have in its rounds before the janitor has seen it.
         self.scan(&names::log_of(id), 1, MAX_BATCH).await
+    }
+
+    /// The sequence of the task's first event behind `sequence` that the log still holds, asked of the leader.
+    pub async fn next(&self, id: &TaskId, sequence: u64) -> Result<Option<u64>, ReadError> {
+        let filter = names::log_of(id);
+        let next = jetstream::next_message(&self.client, TASKS, &filter, sequence + 1);
+        Ok(next.await?)
     }
 
     /// Whether a message is still in the log, asked of the leader.

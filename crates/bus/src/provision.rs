@@ -119,6 +119,7 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             discard: DiscardPolicy::Old,
             max_bytes: layout.events_max_bytes,
             max_age: EVENTS_KEPT,
+            allow_atomic_publish: true,
             description: Some("public events, for clients".into()),
             ..base(EVENTS)
         },
@@ -194,14 +195,18 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             .filter(|event| event.is_terminal())
             .map(|e| format!("spotreel.log.*.{}", e.as_str()))
     };
-    // One at a time: the next event goes out only after this one is stored, whoever asks.
-    for (stream, subjects) in [(TASKS, LOG_ALL), (BATCHES, BATCHLOG_ALL)] {
+    // Batches one at a time: the next event goes out only after this one is stored, whoever asks. For tasks notifier itself
+    // keeps the order.
+    for (stream, subjects, max_ack_pending) in [
+        (TASKS, LOG_ALL, MAX_ACK_PENDING),
+        (BATCHES, BATCHLOG_ALL, 1),
+    ] {
         all.push((
             stream,
             pull::Config {
                 filter_subject: subjects.into(),
-                max_ack_pending: 1,
-                // A crashed notifier delays all events by this time; a live one renews.
+                max_ack_pending,
+                // A crashed notifier delays events by this time; a live one renews.
                 ack_wait: Duration::from_secs(5),
                 ..base(CONSUMER_NOTIFIER)
             },

@@ -9,16 +9,19 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, HeaderMap, Request};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::Deserialize;
 use spotreel_domain::task::LONGEST_RETRY_DELAY;
 use tokio_util::sync::CancellationToken;
 
 use crate::batches::RecordedBatch;
 use crate::connect::REQUEST_TIMEOUT;
+use crate::jetstream::{self, ApiError};
 use crate::log::{ReadError, Recorded};
 use crate::retry;
 
 /// Slack for the server's answer that a pull has expired.
 const PULL_SLACK: Duration = Duration::from_secs(1);
+const ACK: &str = "+ACK";
 /// An ack is tried this long; then the lease ends by itself and the message is delivered again.
 const ACK_GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 
@@ -84,6 +87,20 @@ impl Queue {
                 })
             }
         }
+    }
+
+    /// The sequence up to which the consumer has acked every event.
+    pub async fn ack_floor(client: &Client, stream: &str, consumer: &str) -> Result<u64, ApiError> {
+        #[derive(Deserialize)]
+        struct Info {
+            ack_floor: Floor,
+        }
+        #[derive(Deserialize)]
+        struct Floor {
+            stream_seq: u64,
+        }
+        let info: Info = jetstream::consumer_info(client, stream, consumer).await?;
+        Ok(info.ack_floor.stream_seq)
     }
 
     pub fn name(&self) -> &str {
@@ -234,6 +251,19 @@ impl Queue {
     }
 }
 
+/// As [`Delivery::ack`], for all. The server handles them in order, so the answer to the last stands for those before it.
+pub(crate) async fn ack_all(deliveries: &[&Delivery]) -> Result<(), QueueError> {
+    let Some((last, others)) = deliveries.split_last() else {
+        return Ok(());
+    };
+    for delivery in others {
+        let reply = delivery.reply.clone();
+        // One that does not arrive costs a redelivery.
+        let _ = delivery.client.publish(reply, ACK.into()).await;
+    }
+    last.ack().await
+}
+
 impl Delivery {
     /// The log event that was delivered.
     pub fn recorded(&self) -> Result<Recorded, ReadError> {
@@ -259,7 +289,7 @@ impl Delivery {
 
     /// Done for good. Returns once the server has said so.
     pub async fn ack(&self) -> Result<(), QueueError> {
-        self.say("+ACK".into()).await
+        self.say(ACK.into()).await
     }
 
     /// Back to the queue, at once or after `delay`, which is cut at the longest delay before a retry: a wrong clock would

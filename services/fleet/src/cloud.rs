@@ -40,7 +40,7 @@ pub struct Cloud {
     volume_gb_month: Usd,
     public_address: Usd,
     conditions: Arc<Conditions>,
-    /// Rung where a launch was refused for what a check may find.
+    /// Notified where a launch was refused for what a check may find.
     recheck: Notify,
     /// Held while the cloud is listed: who comes meanwhile waits for the next listing, and shares it.
     listing: tokio::sync::Mutex<()>,

@@ -1,7 +1,8 @@
-//! The servers that fleet talks to.
+//! The servers that fleet talks to, and the pools.
 
 use async_nats::Client;
 use spotreel_bootstrap::Context;
+use spotreel_domain::pool::Pools;
 use spotreel_ec2::Ec2;
 
 use crate::config::FleetConfig;
@@ -12,6 +13,8 @@ pub struct Deps {
     pub nats: Client,
     /// `None` if no pool launches instances.
     pub ec2: Option<Ec2>,
+    /// As they were when the program started.
+    pub pools: Pools,
     pub lead: Lead,
 }
 
@@ -20,11 +23,16 @@ impl Deps {
     /// without it.
     pub async fn connect(config: &FleetConfig, ctx: &Context) -> Result<Self, StartError> {
         let nats = spotreel_bus::connect(&config.nats, ctx.name, true).await?;
-        let ec2 = match config.load_pools()?.kinds().is_empty() {
+        let pools = config.load_pools()?;
+        let ec2 = match pools.kinds().is_empty() {
             true => None,
             false => Some(Ec2::connect(&config.ec2).await),
         };
-        let lead = Lead::ByLease;
-        Ok(Self { nats, ec2, lead })
+        Ok(Self {
+            nats,
+            ec2,
+            pools,
+            lead: Lead::ByLease,
+        })
     }
 }

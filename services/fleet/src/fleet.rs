@@ -20,7 +20,7 @@ use spotreel_pool::spend::Ledger;
 use crate::cloud::Cloud;
 use crate::conditions::Conditions;
 use crate::config::FleetConfig;
-use crate::wake::{Bell, Bells};
+use crate::wake::{Waker, Wakers};
 
 /// Which fleets make reconcile passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Fleet {
     pub(crate) samples: Samples,
     pub(crate) cloud: Option<Arc<Cloud>>,
     pub(crate) conditions: Arc<Conditions>,
-    pub(crate) bells: Bells,
+    pub(crate) wakers: Wakers,
     pub(crate) ctx: Context,
     pub(crate) leadership: Arc<Leadership>,
     pub(crate) lead: Lead,
@@ -128,8 +128,8 @@ impl Fleet {
         self.conditions.set("batch log", said);
     }
 
-    pub(crate) fn bell(&self, pool: &PoolName) -> Option<&Arc<Bell>> {
-        self.bells.get(pool)
+    pub(crate) fn waker(&self, pool: &PoolName) -> Option<&Arc<Waker>> {
+        self.wakers.get(pool)
     }
 }
 

@@ -73,8 +73,12 @@ const FIRST_SWEEP: Duration = Duration::from_secs(40);
 pub async fn start(config: FleetConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
     let started_at = ambient::now();
-    let Deps { nats, ec2, lead } = deps;
-    let pools = config.load_pools()?;
+    let Deps {
+        nats,
+        ec2,
+        pools,
+        lead,
+    } = deps;
     let conditions = Arc::new(Conditions::new(&ctx.health));
     conditions.expect("nats");
     let cloud = ec2.map(|ec2| {
@@ -82,13 +86,13 @@ pub async fn start(config: FleetConfig, deps: Deps, ctx: Context) -> Result<(), 
         Arc::new(Cloud::new(ec2, env, kinds, prices, Arc::clone(&conditions)))
     });
     let name = format!("{} {}", ctx.name, std::process::id());
-    let bells = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
+    let wakers = pools.pool.keys().map(|name| (name.clone(), Arc::default()));
     let fleet = Arc::new(Fleet {
         leadership: Arc::new(Leadership::new(&nats, "fleet", &name).await),
         batches: BatchLog::open(&nats).await,
         ledger: Default::default(),
         samples: Samples::default(),
-        bells: bells.collect(),
+        wakers: wakers.collect(),
         ctx: ctx.clone(),
         config,
         pools,
@@ -103,7 +107,7 @@ pub async fn start(config: FleetConfig, deps: Deps, ctx: Context) -> Result<(), 
     }
     let gone = gone::watch(Arc::clone(&fleet), ctx.stopping.clone());
     ctx.spawn("gone", until_stopped(gone));
-    let waking = wake::listen(nats, fleet.bells.clone(), ctx.stopping.clone());
+    let waking = wake::listen(nats, fleet.wakers.clone(), ctx.stopping.clone());
     ctx.spawn("wake", until_stopped(waking));
     ctx.tasks.spawn(watch_connection(Arc::clone(&fleet)));
     ctx.tasks.spawn(answer(fleet));
@@ -145,8 +149,8 @@ async fn spawn_ec2_loops(fleet: &Arc<Fleet>, cloud: &Arc<Cloud>) {
     );
     for (name, (policy, _)) in bought {
         let config = fleet.pools.pool[&name].clone();
-        let bell = Arc::clone(&fleet.bells[&name]);
-        let (pool, called) = Pool::new(Arc::clone(fleet), Arc::clone(cloud), config, policy, bell);
+        let waker = Arc::clone(&fleet.wakers[&name]);
+        let (pool, called) = Pool::new(Arc::clone(fleet), Arc::clone(cloud), config, policy, waker);
         ctx.spawn("pool", until_stopped(pool.run(called, stopping())));
     }
     if fleet.lead == Lead::ByLease {

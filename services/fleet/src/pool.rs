@@ -18,7 +18,7 @@ use crate::error::RoundError;
 use crate::fleet::Fleet;
 use crate::metrics;
 use crate::pace::Pace;
-use crate::wake::Bell;
+use crate::wake::Waker;
 
 /// Maximum number of lost compare-and-set races in a row; more is no coincidence.
 pub const CAS_TRIES: usize = 16;
@@ -33,7 +33,7 @@ pub struct Pool {
     pub config: PoolConfig,
     /// As configured; each pass leaves out what the cloud does not have.
     pub policy: Policy,
-    pub bell: Arc<Bell>,
+    pub waker: Arc<Waker>,
     pub called_sender: mpsc::Sender<Called>,
     /// The record as it was last read or written here.
     pub known: Option<RecordedBatch>,
@@ -89,7 +89,7 @@ impl Pool {
         cloud: Arc<Cloud>,
         config: PoolConfig,
         policy: Policy,
-        bell: Arc<Bell>,
+        waker: Arc<Waker>,
     ) -> (Self, mpsc::Receiver<Called>) {
         let (called_sender, called) = mpsc::channel(1);
         let pool = Self {
@@ -98,7 +98,7 @@ impl Pool {
             name: policy.pool.clone(),
             config,
             policy,
-            bell,
+            waker,
             called_sender,
             known: None,
             in_flight: None,

@@ -64,8 +64,8 @@ impl Pool {
                     continue;
                 }
                 () = tokio::time::sleep_until(look_at) => {}
-                () = self.bell.rung() => {
-                    if !self.bell.has_news(self.known.as_ref().map(|known| &known.batch)) {
+                () = self.waker.woken() => {
+                    if !self.waker.has_news(self.known.as_ref().map(|known| &known.batch)) {
                         continue;
                     }
                     woken = true;

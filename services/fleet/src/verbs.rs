@@ -267,8 +267,8 @@ async fn change(
         }
         match fleet.batches.append(&batch, active.sequence).await {
             Ok(_) => {
-                if let Some(bell) = fleet.bell(pool) {
-                    bell.ring();
+                if let Some(waker) = fleet.waker(pool) {
+                    waker.wake();
                 }
                 return Ok(batch);
             }

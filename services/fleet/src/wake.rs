@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 /// After a subscription that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// One pool's bell.
+/// Wakes one pool's loop.
 #[derive(Default)]
-pub struct Bell {
-    rung: Notify,
+pub struct Waker {
+    woken: Notify,
     why: Mutex<WakeReason>,
 }
 
@@ -33,17 +33,18 @@ struct WakeReason {
     other: bool,
 }
 
-impl Bell {
-    pub fn ring(&self) {
+impl Waker {
+    pub fn wake(&self) {
         self.why().other = true;
-        self.rung.notify_one();
+        self.woken.notify_one();
     }
 
-    pub async fn rung(&self) {
-        self.rung.notified().await;
+    /// Returns once the loop is to make a pass.
+    pub async fn woken(&self) {
+        self.woken.notified().await;
     }
 
-    /// Whether it was rung for more than the state that is known.
+    /// Whether it was woken for more than the state that is known.
     pub fn has_news(&self, known: Option<&Batch>) -> bool {
         let WakeReason { heard, other } = std::mem::take(&mut *self.why());
         other || heard.is_some_and(|heard| Some(&heard) != known)
@@ -51,7 +52,7 @@ impl Bell {
 
     fn hear(&self, batch: Batch) {
         self.why().heard = Some(batch);
-        self.rung.notify_one();
+        self.woken.notify_one();
     }
 
     fn why(&self) -> MutexGuard<'_, WakeReason> {
@@ -59,13 +60,13 @@ impl Bell {
     }
 }
 
-pub type Bells = BTreeMap<PoolName, Arc<Bell>>;
+pub type Wakers = BTreeMap<PoolName, Arc<Waker>>;
 
 /// What of a presence matters to fleet; that it was said again does not.
 type WorkerNews = (i32, i64, bool);
 
-/// Rings until told to stop.
-pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
+/// Wakes loops until told to stop.
+pub async fn listen(client: Client, wakers: Wakers, stopping: CancellationToken) {
     let mut workers = HashMap::<String, WorkerNews>::new();
     while !stopping.is_cancelled() {
         let subscribed = async {
@@ -78,7 +79,7 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
             Ok(mut messages) => {
                 let hear = async {
                     while let Some(message) = messages.next().await {
-                        hear(&message, &bells, &mut workers);
+                        hear(&message, &wakers, &mut workers);
                     }
                 };
                 stopping.run_until_cancelled(hear).await;
@@ -93,13 +94,13 @@ pub async fn listen(client: Client, bells: Bells, stopping: CancellationToken) {
     }
 }
 
-fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, WorkerNews>) {
+fn hear(message: &Message, wakers: &Wakers, workers: &mut HashMap<String, WorkerNews>) {
     let subject = message.subject.as_str();
     if let Some((id, _)) = parse_batchlog_subject(subject) {
-        if let (Some(bell), Ok(batch)) =
-            (bells.get(&id.pool), codec::batch::decode(&message.payload))
+        if let (Some(waker), Ok(batch)) =
+            (wakers.get(&id.pool), codec::batch::decode(&message.payload))
         {
-            bell.hear(batch);
+            waker.hear(batch);
         }
         return;
     }
@@ -110,21 +111,21 @@ fn hear(message: &Message, bells: &Bells, workers: &mut HashMap<String, WorkerNe
         // A worker's last word is empty.
         if presence.instance.is_empty() {
             workers.remove(worker);
-            return ring(bells, "");
+            return wake(wakers, "");
         }
         let said = (presence.state, presence.notice_at_ms, presence.rebalance);
         if workers.insert(worker.to_owned(), said) != Some(said) {
-            ring(bells, &presence.pool);
+            wake(wakers, &presence.pool);
         }
         return;
     }
-    ring(bells, "");
+    wake(wakers, "");
 }
 
-/// The pool's bell; all of them, where the pool is not known.
-fn ring(bells: &Bells, pool: &str) {
-    match bells.iter().find(|(name, _)| name.as_str() == pool) {
-        Some((_, bell)) => bell.ring(),
-        None => bells.values().for_each(|bell| bell.ring()),
+/// Wakes the pool's loop; all loops, where the pool is not known.
+fn wake(wakers: &Wakers, pool: &str) {
+    match wakers.iter().find(|(name, _)| name.as_str() == pool) {
+        Some((_, waker)) => waker.wake(),
+        None => wakers.values().for_each(|waker| waker.wake()),
     }
 }

@@ -2,6 +2,7 @@
 
 use spotreel_bus::AppendError;
 use spotreel_bus::connect::ConnectError;
+use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
 use spotreel_s3::{DeleteError, ListError};
@@ -36,9 +37,8 @@ pub enum HandleError {
     Object(#[from] DeleteError),
 }
 
-impl HandleError {
-    /// Whether an event that a newer version wrote is in the way.
-    pub fn is_newer_version(&self) -> bool {
+impl HandlerError for HandleError {
+    fn is_newer_version(&self) -> bool {
         match self {
             Self::Read(error) => error.is_newer_version(),
             _ => false,

@@ -50,7 +50,6 @@ pub use consume::Handled;
 pub use deps::Deps;
 pub use error::{HandleError, StartError};
 
-use consume::Consumer;
 use deadlines::Deadlines;
 use janitor::Janitor;
 use net::Net;
@@ -64,7 +63,8 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
     metrics::describe();
     let Deps { nats, store } = deps;
     let log = TaskLog::open(&nats).await;
-    let consumer = |name, concurrent| Consumer::new(&nats, name, concurrent, &config.inbox, &ctx);
+    let consumer =
+        |name, concurrent| consume::consumer(&nats, name, concurrent, &config.inbox, &ctx);
 
     let sweeper = Arc::new(Sweeper::new(log.clone()));
     let events = consumer(sweeper::CONSUMER, config.sweeper.concurrent);

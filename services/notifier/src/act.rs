@@ -1,10 +1,11 @@
-//! Publishes one event of a log to clients.
+//! What clients receive of an event of a log; publishes those of batches.
 
 use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
 use spotreel_api::{CloudEvent, Video};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::events::{EventStream, Topic};
-use spotreel_bus::{Recorded, RecordedBatch};
+use spotreel_bus::events::EventStream;
+use spotreel_bus::{Recorded, RecordedBatch, TaskLog};
 use spotreel_domain::TaskId;
 use spotreel_domain::task::{Artifact, Event, State};
 use spotreel_s3::Store;
@@ -25,7 +26,8 @@ pub enum Said {
 
 pub struct Notifier {
     pub(crate) nats: Client,
-    events: EventStream,
+    pub(crate) events: EventStream,
+    pub(crate) log: TaskLog,
     store: Store,
     pub(crate) config: NotifierConfig,
 }
@@ -35,66 +37,41 @@ impl Notifier {
         Self {
             nats: nats.clone(),
             events: EventStream::open(nats).await,
+            log: TaskLog::open(nats).await,
             store,
             config,
         }
     }
 
-    /// As [`Self::publish`], of a batch.
+    /// Publishes an event of a batch, unless it or a newer one of the batch has been published.
     pub async fn publish_batch(&self, recorded: &RecordedBatch) -> Result<Said, NotifyError> {
         let (sequence, batch) = (recorded.sequence, &recorded.batch);
         let event = CloudEvent::of_batch(sequence, batch, recorded.stored_at);
-        let topic = Topic::from(&batch.id);
-        self.say(
-            topic,
-            batch.status.name(),
-            sequence,
-            &recorded.headers,
-            &event,
-        )
-        .await
+        let (name, payload) = (batch.status.name(), serde_json::to_vec(&event)?);
+        let headers = trace_headers(&recorded.headers);
+        let stored = self
+            .events
+            .publish(&batch.id, name, sequence, headers, payload.into());
+        Ok(if stored.await? {
+            Said::Now
+        } else {
+            Said::Before
+        })
     }
 
-    /// Publishes an event, unless it or a newer one of the task has been published.
-    pub async fn publish(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
-        if let Some(queued) = queued_before(recorded) {
-            self.publish_one(&queued).await?;
-        }
-        self.publish_one(recorded).await
-    }
-
-    async fn publish_one(&self, recorded: &Recorded) -> Result<Said, NotifyError> {
+    /// What clients receive of an event: headers and payload.
+    pub(crate) async fn public(
+        &self,
+        recorded: &Recorded,
+    ) -> Result<(HeaderMap, Bytes), NotifyError> {
         let video = match &recorded.task.state {
             State::Succeeded { artifact } => Some(self.video(&recorded.task.id, artifact).await?),
             _ => None,
         };
         let (sequence, event, task) = (recorded.sequence, recorded.event, &recorded.task);
         let public = CloudEvent::of_task(sequence, event, task, video);
-        let topic = Topic::from(&task.id);
-        self.say(topic, event.as_str(), sequence, &recorded.headers, &public)
-            .await
-    }
-
-    async fn say(
-        &self,
-        topic: Topic<'_>,
-        name: &str,
-        sequence: u64,
-        logged: &HeaderMap,
-        event: &impl serde::Serialize,
-    ) -> Result<Said, NotifyError> {
-        let payload = serde_json::to_vec(event)?;
-        let mut headers = HeaderMap::new();
-        for header in TRACE_HEADERS {
-            if let Some(value) = logged.get(header) {
-                headers.insert(header, value.clone());
-            }
-        }
-        let stored = self
-            .events
-            .publish(topic, name, sequence, headers, payload.into())
-            .await?;
-        Ok(if stored { Said::Now } else { Said::Before })
+        let payload = serde_json::to_vec(&public)?;
+        Ok((trace_headers(&recorded.headers), payload.into()))
     }
 
     async fn video(&self, id: &TaskId, artifact: &Artifact) -> Result<Video, NotifyError> {
@@ -137,9 +114,19 @@ impl Notifier {
     }
 }
 
+fn trace_headers(logged: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for header in TRACE_HEADERS {
+        if let Some(value) = logged.get(header) {
+            headers.insert(header, value.clone());
+        }
+    }
+    headers
+}
+
 /// Work items leave the log once their task has ended, which may be before a notifier that was down has read them.
 /// The event that came after one tells all that it said, but the time of a later round's.
-fn queued_before(recorded: &Recorded) -> Option<Recorded> {
+pub(crate) fn queued_before(recorded: &Recorded) -> Option<Recorded> {
     let mut task = recorded.task.clone();
     match recorded.event {
         Event::Started => task.attempts_total -= task.attempts.pop().map_or(0, |_| 1),

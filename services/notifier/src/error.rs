@@ -2,6 +2,7 @@
 
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::log::ReadError;
 use spotreel_s3::PresignError;
 
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,8 @@ pub enum StartError {
 pub enum NotifyError {
     #[error("the event was not stored in EVENTS")]
     Store(#[from] ApiError),
+    #[error("the log could not be read")]
+    Read(#[from] ReadError),
     #[error("the link to {key} could not be signed")]
     Link { key: String, source: PresignError },
     #[error("the event could not be written as JSON")]

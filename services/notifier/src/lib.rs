@@ -1,6 +1,6 @@
 //! `spotreel-notifier`: publishes the events of the task log and the batch log to clients.
 //!
-//! **Hears** every event of the two logs, each in its order, by the durable consumer `notifier` of each.
+//! **Hears** every event of the two logs by the durable consumer `notifier` of each.
 //!
 //! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
 //! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
@@ -8,20 +8,24 @@
 //! **Owns** no data: published events are in EVENTS, and the consumer has the others, unacked.
 //!
 //! Invariants:
-//! - A consumer hands out one message at a time, so events leave in the order of their log, however many notifiers run.
+//! - The events of a task leave in the order of its log, however many notifiers run: an event waits until all earlier ones
+//!   of its task are published. Those of different tasks are published together, with one write. The events of a batch
+//!   come one at a time: its consumer hands out the next after the ack of the one before.
 //! - Each event is written once: only if the newest public event of its task or batch tells of an older log event, by
 //!   compare-and-set. A second `started` or `failed`, of a later attempt or round, is an event of its own.
-//! - No event is skipped. A failed one is tried again for ever, and later events wait; an event of a newer version waits
-//!   until notifier is upgraded. The only exception is a message that is not protobuf, which no program can read.
+//! - No event is skipped. A failed one is tried again for ever, and later events of its task wait; an event of a newer
+//!   version waits until notifier is upgraded. The only exception is a message that is not protobuf, which no program can
+//!   read.
 //!
-//! **After a crash** the message in hand is delivered again after its lease (5 s). If it was already published, the newest
-//! public event shows that, and the message is only acked.
+//! **After a crash** the messages in hand are delivered again after their lease (5 s). If one was already published, the
+//! newest public event shows that, and the message is only acked.
 
 mod act;
 mod config;
 mod consume;
 mod deps;
 mod error;
+mod group;
 mod metrics;
 
 use spotreel_bootstrap::Context;

@@ -2,17 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use spotreel_api::{BatchView, CloudEvent, TaskView};
 use spotreel_bootstrap::{Config, Health};
-use spotreel_bus::Queue;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, EVENTS, HEADER_LOG_SEQUENCE, TASKS};
+use spotreel_bus::{Handled, Queue};
 use spotreel_domain::batch::Status;
 use spotreel_notifier::{DEFAULTS, Notifier, NotifierConfig, Said};
 use spotreel_s3::{Keys, Store};
-use spotreel_test_kit::{Logs, Nats, pool, until};
+use spotreel_test_kit::{Logs, Nats, always, pool, until};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +82,27 @@ async fn public(hand: &Logs) -> Vec<Public> {
     all
 }
 
+/// Every event of the log, once, and those of a task in the order of the log.
+fn assert_all_once_in_order(said: &[Public], end: u64) {
+    let mut sequences: Vec<u64> = said.iter().map(|event| event.log_sequence).collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=end).collect::<Vec<_>>());
+    assert_tasks_in_order(said);
+}
+
+fn assert_tasks_in_order(said: &[Public]) {
+    let mut newest = HashMap::new();
+    for event in said {
+        let before = newest.insert(event.event.subject.clone(), event.log_sequence);
+        assert!(
+            before < Some(event.log_sequence),
+            "{} of {} follows {before:?}",
+            event.subject,
+            event.log_sequence
+        );
+    }
+}
+
 async fn log_end(hand: &Logs) -> u64 {
     let context = async_nats::jetstream::new(hand.client.clone());
     context
@@ -111,15 +133,11 @@ async fn each_event_once_and_in_order_with_two_notifiers() {
     }
     let end = log_end(&hand).await;
     until("all is said", async || {
-        public(&hand)
-            .await
-            .last()
-            .is_some_and(|event| event.log_sequence == end)
+        public(&hand).await.len() as u64 == end
     })
     .await;
     let said = public(&hand).await;
-    let order: Vec<u64> = said.iter().map(|event| event.log_sequence).collect();
-    assert_eq!(order, (1..=end).collect::<Vec<_>>());
+    assert_all_once_in_order(&said, end);
 
     let success = said
         .iter()
@@ -155,15 +173,12 @@ async fn a_crash_between_publish_and_ack_says_nothing_twice() {
         .await
         .unwrap();
     let delivery = queue.pull(Duration::from_secs(2)).await.unwrap().unwrap();
-    assert_eq!(
-        dying.publish(&delivery.recorded().unwrap()).await.unwrap(),
-        Said::Now
-    );
     // A second one that was handed the same message decides the same.
-    assert_eq!(
-        dying.publish(&delivery.recorded().unwrap()).await.unwrap(),
-        Said::Before
-    );
+    for _ in 0..2 {
+        let group = vec![delivery.recorded().unwrap()];
+        let outcomes = dying.publish_group(group).await;
+        assert!(matches!(outcomes.as_slice(), [Ok(Handled::Done)]));
+    }
     delivery.nak(Duration::ZERO).await.unwrap();
 
     let next = run(&nats).await;
@@ -255,40 +270,58 @@ async fn what_cannot_be_read_is_passed_over_and_the_trace_goes_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_event_of_a_newer_version_is_held_and_nothing_behind_it_is_told() {
+async fn an_event_of_a_newer_version_is_held_and_so_are_the_later_ones_of_its_task() {
     let nats = Nats::for_services().await;
     let hand = Logs::of(&nats).await;
     let context = async_nats::jetstream::new(hand.client.clone());
+    let mut told = Vec::new();
     // An event whose name this version does not know, and a known one whose state it does not know.
-    for (subject, payload) in [
-        ("spotreel.log.t0.paused", "garbage"),
-        ("spotreel.log.t1.failed", ""),
-    ] {
-        let stored = context.publish(subject, payload.into()).await.unwrap();
-        let sequence = stored.await.unwrap().sequence;
+    for (id, event, payload) in [("t0", "paused", "garbage"), ("t1", "failed", "")] {
+        let subject = format!("spotreel.log.{id}.{event}");
+        let mut task = hand.submit(id).await;
+        let stored = context.publish(subject.clone(), payload.into()).await;
+        let sequence = stored.unwrap().await.unwrap().sequence;
         let running = run(&nats).await;
-        let check = "events of TASKS are of a known version";
+        let check = "consumer notifier of TASKS";
         until("the notifier says that it is too old", async || {
             let checks = running.health.readiness().checks;
             let reason = checks.get(check).and_then(|found| found.reason.clone());
-            reason.is_some_and(|reason| reason.contains(subject) && reason.contains("newer"))
+            reason.is_some_and(|reason| reason.contains(&subject) && reason.contains("newer"))
         })
         .await;
-        hand.submit(&format!("behind-{sequence}")).await;
+        task.sequence = sequence;
+        let behind = hand.cancelled(&task).await;
+        let other = format!("other-{id}");
+        hand.submit(&other).await;
+        told.extend([format!("{id}.queued"), format!("{other}.queued")]);
+        until("the other task is told", async || {
+            public(&hand).await.len() == told.len()
+        })
+        .await;
+        let longer_than_a_retry = Duration::from_millis(600);
+        always("the later event waits", longer_than_a_retry, || async {
+            public(&hand).await.len() == told.len()
+        })
+        .await;
         running.stopping.cancel();
         running.task.await.unwrap();
-        assert!(public(&hand).await.is_empty());
-        // The newer version has read it.
-        let queue = Queue::open(&hand.client, TASKS, CONSUMER_NOTIFIER)
-            .await
-            .unwrap();
-        let held = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
-        assert_eq!(held.sequence, sequence);
-        held.ack().await.unwrap();
-        let next = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
-        assert_eq!(next.sequence, sequence + 1);
-        next.ack().await.unwrap();
+        // The newer version has read it, and told what is behind it.
+        let client = nats.client("notifier").await;
+        let queue = Queue::open(&client, TASKS, CONSUMER_NOTIFIER).await;
+        let queue = queue.unwrap();
+        for _ in 0..2 {
+            let held = queue.pull(Duration::from_secs(10)).await.unwrap().unwrap();
+            assert!([sequence, behind.sequence].contains(&held.sequence));
+            held.ack().await.unwrap();
+        }
     }
+    let said = public(&hand).await;
+    let subjects: Vec<_> = said.iter().map(|event| event.subject.as_str()).collect();
+    let expected: Vec<_> = told
+        .iter()
+        .map(|name| format!("spotreel.task.{name}"))
+        .collect();
+    assert_eq!(subjects, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -59,8 +59,8 @@ pub const DEFAULTS: &str = include_str!("../trigger.toml");
 pub async fn start(config: TriggerConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
     ctx.health.expect(reconcile::CHECK);
-    let Deps { nats, ec2 } = deps;
-    let pools = Arc::new(config.load_pools()?);
+    let Deps { nats, ec2, pools } = deps;
+    let pools = Arc::new(pools);
     let batches = BatchLog::open(&nats).await;
     let shown = Shown::new();
 

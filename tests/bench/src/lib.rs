@@ -25,6 +25,7 @@ mod samples;
 pub mod server;
 mod stage;
 mod tap;
+mod telling;
 
 pub use decide::MANY;
 pub use figure::{Figure, table, write};
@@ -45,9 +46,9 @@ pub struct BenchOptions {
     pub only: Vec<String>,
 }
 
-pub const PARTS: [&str; 11] = [
-    "batches", "notice", "decide", "intake", "queue", "reads", "restart", "render", "packs",
-    "rest", "night",
+pub const PARTS: [&str; 12] = [
+    "batches", "notice", "decide", "intake", "telling", "queue", "reads", "restart", "render",
+    "packs", "rest", "night",
 ];
 /// Parts over a log of a million tasks, which is filled once for all of them.
 const OVER_MANY: [&str; 3] = ["queue", "reads", "restart"];
@@ -82,6 +83,10 @@ pub async fn run(options: &BenchOptions) -> Vec<Figure> {
                 figures.extend(Box::pin(http::run(&front)).await);
             }
         }
+    }
+    if wants("telling") {
+        eprintln!("bench: a burst and its events");
+        figures.extend(Box::pin(telling::run()).await);
     }
     if OVER_MANY.into_iter().any(wants) {
         figures.extend(Box::pin(over_many(options.queued, wants)).await);

@@ -21,7 +21,9 @@ pub use logs::{Logs, Written, pool, spot_instance};
 pub use nats::{Nats, layout, provision};
 pub use port::free_port;
 pub use process::Process;
-pub use program::{Program, binary, command, metric, page, printed, refusal, without_settings};
+pub use program::{
+    Program, bin_dir, binary, command, metric, page, printed, refusal, without_settings,
+};
 pub use server::Server;
 pub use service::{context, failing, load_config, stop};
 pub use users::{client, config, password};

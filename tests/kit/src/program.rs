@@ -87,19 +87,28 @@ pub fn without_settings(command: &mut Command) {
     }
 }
 
-/// A program of the workspace, from `SPOTREEL_BIN_DIR` or beside this test's own; built if nobody did.
-pub fn binary(name: &str) -> PathBuf {
+/// Where programs lie: `SPOTREEL_BIN_DIR`, or where this one was built to.
+pub fn bin_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("SPOTREEL_BIN_DIR") {
-        let program = Path::new(&dir).join(name);
+        return dir.into();
+    }
+    let here = std::env::current_exe().expect("a program knows its own path");
+    let dir = here.parent().expect("a program lies in a directory");
+    // Tests lie one folder deeper.
+    let profile = dir.parent().filter(|_| dir.ends_with("deps"));
+    profile.unwrap_or(dir).to_owned()
+}
+
+/// A program of the workspace, from [`bin_dir`]; built if nobody did.
+pub fn binary(name: &str) -> PathBuf {
+    let profile = bin_dir();
+    let path = profile.join(name);
+    if std::env::var_os("SPOTREEL_BIN_DIR").is_some() {
         assert!(
-            program.is_file(),
+            path.is_file(),
             "SPOTREEL_BIN_DIR has no {name}: run `make build`"
         );
-        return program;
     }
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().nth(2).expect("a test lies in deps");
-    let path = profile.join(name);
     if !path.exists() {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "-p", name, "--target-dir"]);

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub use spotreel_test_kit::binary;
+
 use spotreel_programs::{CloudAccess, Invocation, Programs, Site};
+use spotreel_test_kit::{bin_dir, without_settings};
 
 use super::{Process, eventually, free_port};
 
@@ -217,15 +220,7 @@ async fn is_ready(url: &str) -> bool {
 /// The program with what it is told, and nothing of what this process was told.
 pub fn command(run: &Invocation) -> Command {
     let mut command = Command::new(&run.program);
-    for (key, _) in std::env::vars_os() {
-        let text = key.to_string_lossy();
-        if ["SPOTREEL_", "NATS_", "OTEL_", "AWS_"]
-            .iter()
-            .any(|ours| text.starts_with(ours))
-        {
-            command.env_remove(&key);
-        }
-    }
+    without_settings(&mut command);
     command.args(run.arguments());
     command.envs(run.variables.iter().cloned());
     command
@@ -234,28 +229,4 @@ pub fn command(run: &Invocation) -> Command {
 /// Those that a system consists of.
 pub fn programs() -> Programs {
     Programs::in_dir(&bin_dir()).unwrap_or_else(|missing| panic!("{missing}"))
-}
-
-/// Where a program lies: SPOTREEL_BIN_DIR, or where this test was built to.
-pub fn binary(name: &str) -> PathBuf {
-    let path = bin_dir().join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: run `cargo build --workspace`",
-        path.display()
-    );
-    path
-}
-
-pub fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("SPOTREEL_BIN_DIR") {
-        return dir.into();
-    }
-    let here = std::env::current_exe().expect("a test knows its own path");
-    let dir = here.parent().expect("a program lies in a directory");
-    if dir.ends_with("deps") {
-        dir.parent().unwrap_or(dir).to_owned()
-    } else {
-        dir.to_owned()
-    }
 }

@@ -179,6 +179,7 @@ impl Stage {
         let deps = Deps {
             nats: nats.unwrap(),
             ec2: Some(self.ec2.clone()),
+            pools: config.load_pools().unwrap(),
             lead,
         };
         spotreel_fleet::start(config, deps, ctx.clone())

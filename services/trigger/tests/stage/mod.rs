@@ -122,13 +122,14 @@ impl Stage {
     /// Starts a trigger with these pools.
     pub async fn start(&self, pools: &str) -> Trigger {
         let config = config(&self.settings(pools));
-        let ec2 = match config.load_pools().unwrap().kinds().is_empty() {
+        let pools = config.load_pools().unwrap();
+        let ec2 = match pools.kinds().is_empty() {
             true => None,
             false => Some(self.ec2(&config.ec2).await),
         };
         let ctx = context("trigger");
         let nats = self.nats.client("trigger").await;
-        spotreel_trigger::start(config, Deps { nats, ec2 }, ctx.clone())
+        spotreel_trigger::start(config, Deps { nats, ec2, pools }, ctx.clone())
             .await
             .unwrap();
         Trigger { ctx }
