@@ -19,6 +19,7 @@ mod problem;
 mod query;
 mod quotes;
 mod routes;
+mod search;
 mod shares;
 mod tasks;
 
