@@ -103,6 +103,8 @@ async fn the_rows_follow_tasks_and_batches() {
     request.prompt = "雪中的狐狸".into();
     request.labels.insert("film".into(), "fox".into());
     let before = hand.submit_as("before", &request, |_| {}).await;
+    let night = pool("night");
+    let batch = hand.request(&night, 1).await;
     let ctx = system.monitor(&system.path()).await;
     system.finds(json!({}), &["before"]).await;
     until("monitor is ready", async || {
@@ -124,23 +126,36 @@ async fn the_rows_follow_tasks_and_batches() {
         .finds(json!({ "state": "cancelled" }), &["after"])
         .await;
 
-    // The instance is known once fleet says so, and once the batch has ended.
-    let night = pool("night");
-    let now = before.task.at;
-    let batch = hand
-        .request_as(&night, 1, |batch| {
-            batch.status = Status::Running;
-            batch.instances = vec![spot_instance("i-1", "g6.xlarge", now)];
-        })
-        .await;
-    system
-        .finds(json!({ "batch": batch.id.to_string() }), &["before"])
-        .await;
+    // The instance is known once fleet has written it down.
+    let by_batch = json!({ "batch": batch.id.to_string() });
+    system.finds(by_batch.clone(), &[]).await;
+    let instance = spot_instance("i-1", "g6.xlarge", before.task.at);
+    hand.update(&night, |batch| {
+        batch.status = Status::Running;
+        batch.instances = vec![instance];
+    })
+    .await;
+    system.finds(by_batch, &["before"]).await;
     let found = system.search(json!({ "text": "狐狸" })).await;
     assert_eq!(found["tasks"][0]["batch"], json!(batch.id));
     assert_eq!(found["tasks"][0]["error"]["message"], "no");
     assert_eq!(found["next_cursor"], Value::Null);
     assert!(found["as_of"].is_string());
+
+    // A batch of which monitor sees only the end.
+    let other = spot_instance("i-2", "g6.xlarge", before.task.at);
+    let ended = hand
+        .request_as(&pool("day"), 1, |batch| {
+            batch.status = Status::Settled;
+            batch.instances = vec![other];
+        })
+        .await;
+    let late = hand.submit("late").await;
+    hand.next(&late, |task| task.started("w", "i-2", 0, late.task.at))
+        .await;
+    system
+        .finds(json!({ "batch": ended.id.to_string() }), &["late"])
+        .await;
 
     for (query, field) in [
         (json!({ "state": "done" }), "state"),
