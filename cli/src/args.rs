@@ -28,7 +28,7 @@ pub use models::{
 };
 pub use provision::ProvisionArgs;
 pub use submit::{QuoteArgs, SubmitArgs};
-pub use tasks::{CancelArgs, GetArgs, IdsArgs, ListArgs, StatusArgs, WatchArgs};
+pub use tasks::{CancelArgs, GetArgs, IdsArgs, ListArgs, SearchArgs, StatusArgs, WatchArgs};
 pub use values::duration;
 use values::{finite, pair, strength};
 
@@ -78,6 +78,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// List tasks, the most recently changed first
     List(ListArgs),
+    /// Find tasks by words of the prompt and by filters, the newest submission first
+    Search(SearchArgs),
     /// Show one task with its progress and its attempts
     Status(StatusArgs),
     /// Download finished videos and verify their SHA-256

@@ -15,6 +15,7 @@ mod provision;
 mod proxy;
 mod quote;
 mod reap;
+mod search;
 mod submit;
 mod tasks;
 mod template;
@@ -79,6 +80,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Submit(args) => Box::pin(submit::run(&settings, *args)).await,
         Command::Watch(args) => watch::run(&settings, args).await,
         Command::List(args) => tasks::list(&settings, args).await,
+        Command::Search(args) => search::run(&settings, args).await,
         Command::Status(args) => tasks::status(&settings, args).await,
         Command::Get(args) => get::run(&settings, args).await,
         Command::Cancel(args) => tasks::cancel(&settings, args).await,

@@ -270,6 +270,41 @@ async fn tasks_are_found_and_cancelled_by_label_date_and_the_beginning_of_an_id(
 }
 
 #[tokio::test]
+async fn tasks_are_searched_for_by_words_and_filters() {
+    let dir = TempDir::new().expect("a directory can be made");
+    let dev = Dev::start(dir.path(), &["--workers", "0"]).await;
+    dev.say(&["submit", "--prompt", "雪中的狐狸", "--label", "film=1"]);
+    dev.say(&["submit", "--prompt", "a grey cat", "--label", "film=2"]);
+    let found = |args: &[&str]| {
+        let told = dev.say(&[&["search", "--json"], args].concat());
+        told.lines().count()
+    };
+    until("both are found", || found(&[]) == 2).await;
+    assert_eq!(found(&["狐狸"]), 1);
+    assert_eq!(found(&["cat", "grey"]), 1);
+    assert_eq!(found(&["\"cat grey\""]), 0);
+    let of_film = ["--label", "film=1", "--state", "queued", "--since", "1h"];
+    assert_eq!(found(&of_film), 1);
+    assert_eq!(found(&["--since", "2100-01-01"]), 0);
+    assert_eq!(found(&["--until", "1h"]), 0);
+    assert_eq!(dev.say(&["search", "dog"]), "no tasks\n");
+    assert!(dev.say(&["search", "cat"]).contains("a grey cat"));
+    let refused = refusal(dir.path(), &["search", "--state", "done"]);
+    assert!(refused.contains("state is one of"), "{refused}");
+
+    let endpoints = std::fs::read_to_string(dir.path().join("endpoints.env"));
+    let endpoints = endpoints.expect("it is there");
+    let mut lines = endpoints.lines();
+    let api = lines.find_map(|line| line.strip_prefix("SPOTREEL_API="));
+    let url = format!("{}/v1/search?text=cat", api.expect("it is named"));
+    let client = reqwest::Client::builder().no_proxy().build();
+    let answer = client.expect("it can be made").get(url).send().await;
+    let answer = answer.expect("intake answers").text().await;
+    let page: Value = serde_json::from_str(&answer.expect("it is whole")).expect("it is JSON");
+    assert_eq!(page["tasks"][0]["prompt"], "a grey cat");
+}
+
+#[tokio::test]
 async fn status_tells_how_far_a_render_is() {
     let dir = TempDir::new().expect("a directory can be made");
     let dev = Dev::start(dir.path(), &["--workers", "1", "--step-ms", "300"]).await;

@@ -53,6 +53,49 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel search fox snow                       prompts with both words
+  spotreel search '\"red fox\"'                  the two words next to each other
+  spotreel search 狐狸 --since 7d                 any part of a Chinese, Japanese or Korean text
+  spotreel search --state failed --since 7d --until 1d
+  spotreel search --batch default-17 --all --json | jq -r .id")]
+pub struct SearchArgs {
+    /// Words that the prompt must contain, in any order
+    pub text: Vec<String>,
+    /// Only tasks in this state: queued, started, succeeded, failed, cancelled or expired
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only tasks of this model: ti2v-5B, t2v-A14B or i2v-A14B
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Only tasks with this label; KEY alone matches any value
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub label: Option<String>,
+    /// Only tasks that were submitted with a key of this owner
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Only tasks with an attempt in this batch
+    #[arg(long, value_name = "BATCH")]
+    pub batch: Option<String>,
+    /// Only tasks submitted after this time: a duration before now, such as 2h or 7d, or a date or time, in UTC if it has
+    /// no zone
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub since: Option<Since>,
+    /// Only tasks submitted before this time, written in the same way
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub until: Option<Since>,
+    /// Maximum number of tasks to print
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
+    pub limit: u32,
+    /// Print all tasks
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON task per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Id of the task, or the first characters of a generated id
     pub id: String,

@@ -36,6 +36,7 @@ fn help_lists_every_command_and_only_those() {
         "submit",
         "watch",
         "list",
+        "search",
         "status",
         "get",
         "cancel",

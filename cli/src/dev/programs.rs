@@ -183,7 +183,10 @@ impl ProgramsPlan<'_> {
 
     fn monitor(&self) -> Invocation {
         let store = self.store().display().to_string();
-        self.service(MONITOR).set("disk.dir", &store)
+        let search = self.dir.join("search.db").display().to_string();
+        self.service(MONITOR)
+            .set("disk.dir", &store)
+            .set("search.path", &search)
     }
 
     /// Of those that buy machines.

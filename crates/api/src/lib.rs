@@ -23,6 +23,7 @@ mod queue;
 mod quote;
 mod request;
 pub mod schema;
+mod search;
 mod task;
 mod whole;
 mod why;
@@ -42,6 +43,10 @@ pub use request::{
     CROP_WARNING_PERCENT, ImageSource, LORA_STRENGTH, LoraRequest, MAX_IDEMPOTENCY_KEY,
     MAX_LABEL_CHARS, MAX_LABELS, MAX_LORAS, MAX_VIOLATIONS, TaskRequest, Valid, crop_percent,
     size_names, size_of_picture,
+};
+pub use search::{
+    FoundTask, MAX_SEARCH_LIMIT, MAX_SEARCH_TEXT, SearchPage, SearchQuery, TaskSearch,
+    USUAL_SEARCH_LIMIT,
 };
 pub use task::{
     Accepted, AcceptedMany, CancelledMany, ListPage, ListQuery, MAX_TASKS_PER_CALL, PreviewImage,

@@ -84,6 +84,44 @@ pub struct Filters {
     cursor: Option<u64>,
 }
 
+/// Which tasks a search finds. A task is found if it fits each of them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "the type that is read is SearchQuery; this describes it"
+)]
+pub struct Searched {
+    /// Words of the prompt, in any order; words between double quotes stand next to each other. Chinese, Japanese and Korean
+    /// text is found by any part of it.
+    #[param(max_length = 200)]
+    text: Option<String>,
+    /// Whose key the task came with. Only a key that sees all tasks may name another owner than its own.
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
+    owner: Option<String>,
+    /// `key=value`, or a key alone for any value.
+    #[param(min_length = 1)]
+    label: Option<String>,
+    #[param(inline)]
+    state: Option<StateName>,
+    #[param(inline)]
+    model: Option<Model>,
+    /// A batch in which an attempt at the task was made, such as `default-17`.
+    #[param(pattern = "^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?-[1-9][0-9]{0,17}$")]
+    batch: Option<String>,
+    /// Only tasks that were submitted at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<String>,
+    /// Only tasks that were submitted before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<String>,
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[param(minimum = 0)]
+    cursor: Option<u64>,
+}
+
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "describes a text")]

@@ -24,11 +24,13 @@ pub const GET: &str = "spotreel.get";
 pub const LIST: &str = "spotreel.list";
 pub const CANCEL: &str = "spotreel.cancel";
 pub const RETRY: &str = "spotreel.retry";
-/// Which rule runs the queue and when; what tasks would cost; the batches; the machines: for every client.
+/// Which rule runs the queue and when; what tasks would cost; the batches; the machines; tasks by words and filters: for
+/// every client.
 pub const WHY: &str = "spotreel.why";
 pub const QUOTE: &str = "spotreel.quote";
 pub const LIST_BATCHES: &str = "spotreel.batches";
 pub const FLEET: &str = "spotreel.fleet";
+pub const SEARCH: &str = "spotreel.search";
 /// Orders, for operators only.
 pub const OPS_RUN: &str = "spotreel.ops.run";
 pub const OPS_HOLD: &str = "spotreel.ops.hold";
@@ -38,7 +40,7 @@ pub const OPS_DRAIN: &str = "spotreel.ops.drain";
 pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
 pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
 pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
-pub const VERBS: [&str; 17] = [
+pub const VERBS: [&str; 18] = [
     SUBMIT,
     GET,
     LIST,
@@ -48,6 +50,7 @@ pub const VERBS: [&str; 17] = [
     QUOTE,
     LIST_BATCHES,
     FLEET,
+    SEARCH,
     OPS_RUN,
     OPS_HOLD,
     OPS_RESUME,

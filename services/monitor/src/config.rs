@@ -22,6 +22,7 @@ pub struct MonitorConfig {
     pub deadlines: DeadlinesConfig,
     pub reconcile: ReconcileConfig,
     pub disk: DiskConfig,
+    pub search: SearchConfig,
     pub nats: NatsConfig,
     pub s3: StoreConfig,
     pub http: HttpConfig,
@@ -94,6 +95,18 @@ pub struct DiskConfig {
     pub least_free_gb: u64,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchConfig {
+    pub enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub removed_every: Duration,
+}
+
 impl Config for MonitorConfig {
     fn common(&self) -> Common<'_> {
         Common {
@@ -114,6 +127,8 @@ impl Config for MonitorConfig {
             ("net.every", self.net.every),
             ("deadlines.longest_wait", self.deadlines.longest_wait),
             ("reconcile.every", self.reconcile.every),
+            ("search.every", self.search.every),
+            ("search.removed_every", self.search.removed_every),
         ] {
             require(!duration.is_zero(), key, "must be greater than zero")?;
         }

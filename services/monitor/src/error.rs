@@ -1,16 +1,21 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_bus::AppendError;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::{AppendError, ServiceError};
+use spotreel_projection::ProjectionError;
 use spotreel_s3::{DeleteError, ListError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("the NATS API can't be offered")]
+    Offer(#[from] ServiceError),
+    #[error("the search file can't be kept: set search.path, or search.enabled = false")]
+    SearchFile(#[source] std::io::Error),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.
@@ -44,6 +49,19 @@ impl HandlerError for HandleError {
             _ => false,
         }
     }
+}
+
+/// Why the search file does not follow the logs. Everything is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FollowError {
+    #[error("the log did not answer")]
+    Log(#[from] ApiError),
+    #[error("the log could not be read")]
+    Read(#[from] ReadError),
+    #[error("an event was written by a newer version: upgrade monitor")]
+    Newer(#[source] ReadError),
+    #[error(transparent)]
+    File(#[from] ProjectionError),
 }
 
 /// Why the server did not say how things stand.

@@ -7,9 +7,11 @@
 //! | [`room`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
 //! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
+//! | `search` | the task log and the ends of batches, page by page, from where its file is | keeps a row for each task, removes the rows of deleted ones |
 //! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
 //!
 //! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the status record `sweeper`.
+//! **Answers** `spotreel.search`.
 //!
 //! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
@@ -23,7 +25,7 @@
 //!   protobuf is skipped.
 //!
 //! **After a crash** events in hand are delivered again after their lease, and decided again from the log. Every step is
-//! safe to run twice. Any number of monitors may run.
+//! safe to run twice. Any number of monitors may run, each with a search file of its own; a lost file is built anew from the log.
 
 mod config;
 mod consume;
@@ -38,7 +40,10 @@ pub mod net;
 mod pages;
 pub mod reconcile;
 pub mod room;
+mod search;
+mod serve;
 pub mod sweeper;
+mod verbs;
 
 use std::sync::Arc;
 
@@ -54,6 +59,8 @@ use deadlines::Deadlines;
 use janitor::Janitor;
 use net::Net;
 use reconcile::Reconcile;
+use search::Search;
+use serve::Requests;
 use sweeper::Sweeper;
 
 /// Every key with its default.
@@ -95,6 +102,15 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
         events
             .run(|event| Arc::clone(&deadlines).handle(event))
             .await;
+    });
+
+    let requests = Arc::new(Requests {
+        search: Search::start(&nats, &config.search, &ctx).await?,
+    });
+    let offered = serve::verbs(&requests).offer(&nats).await?;
+    let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
+    ctx.spawn("requests", async move {
+        Ok(offered.answer(&stopping, &tasks).await?)
     });
 
     let reconcile = Reconcile::new(nats, config.reconcile, config.disk, &ctx);

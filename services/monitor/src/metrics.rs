@@ -34,10 +34,23 @@ spotreel_bootstrap::metrics! {
     Gauge DISK_SIZE = "spotreel_store_disk_bytes", Bytes, "Bytes of the disk under the NATS server";
     Gauge COPY_BEHIND = "spotreel_monitor_events_copy_behind", Count,
         "Events that the clients' copy of EVENTS does not have yet";
+    Gauge SEARCH_BEHIND = "spotreel_monitor_search_behind", Count,
+        "Events of the task log that the search file does not have yet";
+    Gauge SEARCH_TASKS = "spotreel_monitor_search_tasks", Count, "Tasks in the search file";
+    Gauge SEARCH_BYTES = "spotreel_monitor_search_file_bytes", Bytes, "Bytes of the search file";
 }
 
 pub fn copy_behind(events: u64) {
     gauge!(COPY_BEHIND).set(events as f64);
+}
+
+pub fn search_behind(events: u64) {
+    gauge!(SEARCH_BEHIND).set(events as f64);
+}
+
+pub fn search_size(tasks: u64, bytes: u64) {
+    gauge!(SEARCH_TASKS).set(tasks as f64);
+    gauge!(SEARCH_BYTES).set(bytes as f64);
 }
 
 pub fn swept() {

@@ -22,6 +22,7 @@ mod problem;
 mod query;
 mod quotes;
 mod routes;
+mod search;
 mod shares;
 mod tasks;
 

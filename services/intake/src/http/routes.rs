@@ -22,7 +22,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{events, fleet, images, jsonl, openapi, page, quotes, tasks};
+use super::{events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -46,6 +46,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(fleet::fleet))
         .routes(routes!(fleet::batches))
         .routes(routes!(fleet::batch))
+        .routes(routes!(search::search))
         .routes(routes!(show))
 }
 

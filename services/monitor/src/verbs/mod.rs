@@ -1,0 +1,3 @@
+//! Answers to requests.
+
+pub mod search;

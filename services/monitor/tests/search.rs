@@ -1,0 +1,282 @@
+//! Searches, against a real server: the rows follow the log, through restarts and over lost files.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_nats::Client;
+use serde_json::{Value, json};
+use spotreel_bootstrap::Context;
+use spotreel_bus::names::SEARCH;
+use spotreel_domain::batch::Status;
+use spotreel_localcloud::TestCloud;
+use spotreel_monitor::{DEFAULTS, Deps, MonitorConfig};
+use spotreel_s3::{Keys, Store, StoreConfig};
+use spotreel_test_kit::{
+    Logs, Nats, ask, context, failing, pool, spot_instance, stop, tasks, until,
+};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_millis(50);
+
+struct System {
+    nats: Nats,
+    hand: Logs,
+    client: Client,
+    store: Store,
+    dir: TempDir,
+    _cloud: TestCloud,
+}
+
+impl System {
+    async fn start() -> Self {
+        let nats = Nats::for_services().await;
+        let cloud = TestCloud::start().await;
+        let at = StoreConfig {
+            endpoint_url: Some(cloud.endpoint_url()),
+            force_path_style: true,
+            ..toml::from_str::<MonitorConfig>(DEFAULTS).unwrap().s3
+        };
+        let keys = Keys::new("local", "local-secret");
+        Self {
+            hand: Logs::of(&nats).await,
+            client: nats.client("client").await,
+            store: Store::connect_with_keys(&at, keys).await,
+            nats,
+            dir: TempDir::with_prefix("spotreel-test-").unwrap(),
+            _cloud: cloud,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("search.db")
+    }
+
+    async fn monitor(&self, path: &Path) -> Context {
+        let mut config: MonitorConfig = toml::from_str(DEFAULTS).unwrap();
+        config.search.path = Some(path.to_owned());
+        config.search.every = SOON;
+        config.search.removed_every = SOON;
+        // Nothing but searches changes anything here.
+        config.janitor.grace = Duration::from_secs(3_600);
+        let ctx = context("monitor");
+        let deps = Deps {
+            nats: self.nats.client("monitor").await,
+            store: self.store.clone(),
+        };
+        let started = spotreel_monitor::start(config, deps, ctx.clone());
+        started.await.unwrap();
+        ctx
+    }
+
+    /// Over the border, as clients ask.
+    async fn search(&self, query: Value) -> Value {
+        ask(&self.client, SEARCH, &query).await
+    }
+
+    /// Waits until a search finds these.
+    async fn finds(&self, query: Value, wanted: &[&str]) {
+        let what = format!("{query} finds {wanted:?}");
+        until(&what, async || {
+            ids(&self.search(query.clone()).await) == wanted
+        })
+        .await;
+    }
+}
+
+/// What is no page finds nothing that could be waited for.
+fn ids(page: &Value) -> Vec<&str> {
+    let tasks = page["tasks"].as_array().map_or(&[][..], Vec::as_slice);
+    let ids = tasks.iter().map(|task| task["id"].as_str().unwrap());
+    match page["error"].is_null() {
+        true => ids.collect(),
+        false => vec!["refused"],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_rows_follow_tasks_and_batches() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let mut request = tasks::request(spotreel_domain::Model::Ti2v5b);
+    request.prompt = "雪中的狐狸".into();
+    request.labels.insert("film".into(), "fox".into());
+    let before = hand.submit_as("before", &request, |_| {}).await;
+    let night = pool("night");
+    let batch = hand.request(&night, 1).await;
+    let ctx = system.monitor(&system.path()).await;
+    system.finds(json!({}), &["before"]).await;
+    until("monitor is ready", async || {
+        failing(&ctx, "search").is_none()
+    })
+    .await;
+
+    let after = hand.submit("after").await;
+    system.finds(json!({}), &["after", "before"]).await;
+    system
+        .finds(json!({ "text": "狐狸", "label": "film=fox" }), &["before"])
+        .await;
+    hand.failed(&hand.started(&before).await).await;
+    system
+        .finds(json!({ "state": "failed" }), &["before"])
+        .await;
+    hand.cancelled(&after).await;
+    system
+        .finds(json!({ "state": "cancelled" }), &["after"])
+        .await;
+
+    // The instance is known once fleet has written it down.
+    let by_batch = json!({ "batch": batch.id.to_string() });
+    system.finds(by_batch.clone(), &[]).await;
+    let instance = spot_instance("i-1", "g6.xlarge", before.task.at);
+    hand.update(&night, |batch| {
+        batch.status = Status::Running;
+        batch.instances = vec![instance];
+    })
+    .await;
+    system.finds(by_batch, &["before"]).await;
+    let found = system.search(json!({ "text": "狐狸" })).await;
+    assert_eq!(found["tasks"][0]["batch"], json!(batch.id));
+    assert_eq!(found["tasks"][0]["error"]["message"], "no");
+    assert_eq!(found["next_cursor"], Value::Null);
+    assert!(found["as_of"].is_string());
+
+    // A batch of which monitor sees only the end.
+    let other = spot_instance("i-2", "g6.xlarge", before.task.at);
+    let ended = hand
+        .request_as(&pool("day"), 1, |batch| {
+            batch.status = Status::Settled;
+            batch.instances = vec![other];
+        })
+        .await;
+    let late = hand.submit("late").await;
+    hand.next(&late, |task| task.started("w", "i-2", 0, late.task.at))
+        .await;
+    system
+        .finds(json!({ "batch": ended.id.to_string() }), &["late"])
+        .await;
+
+    for (query, field) in [
+        (json!({ "state": "done" }), "state"),
+        (json!({ "text": "!" }), "text"),
+        (json!({ "limit": 1_000 }), "limit"),
+    ] {
+        let refused = system.search(query).await;
+        assert_eq!(refused["error"]["code"], "invalid");
+        assert_eq!(refused["error"]["violations"][0]["field"], field);
+        assert!(
+            refused["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains(field)
+        );
+    }
+    stop(&ctx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_monitor_goes_on_where_its_file_is_and_each_has_its_own() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    hand.submit("one").await;
+    let ctx = system.monitor(&system.path()).await;
+    system.finds(json!({}), &["one"]).await;
+    stop(&ctx).await;
+    hand.submit("two").await;
+    let ctx = system.monitor(&system.path()).await;
+    system.finds(json!({}), &["two", "one"]).await;
+
+    // A second one with the same file refuses to use it, and says what to do.
+    let second = system.monitor(&system.path()).await;
+    until("the file is refused", async || {
+        failing(&second, "search").is_some_and(|reason| reason.contains("file of its own"))
+    })
+    .await;
+    stop(&second).await;
+    let second = system.monitor(&system.dir.path().join("other.db")).await;
+    until("the second is ready", async || {
+        failing(&second, "search").is_none()
+    })
+    .await;
+    stop(&ctx).await;
+    system.finds(json!({}), &["two", "one"]).await;
+    stop(&second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_of_another_log_and_a_damaged_one_are_built_anew() {
+    let first = System::start().await;
+    first.hand.submit("theirs").await;
+    let path = first.path();
+    let ctx = first.monitor(&path).await;
+    first.finds(json!({}), &["theirs"]).await;
+    stop(&ctx).await;
+
+    let system = System::start().await;
+    system.hand.submit("ours").await;
+    let ctx = system.monitor(&path).await;
+    system.finds(json!({}), &["ours"]).await;
+    stop(&ctx).await;
+
+    // A page in its middle is overwritten.
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() > 8_192);
+    bytes[4_096..].fill(0xA5);
+    std::fs::write(&path, &bytes).unwrap();
+    let _ = std::fs::remove_file(path.with_extension("db-wal"));
+    let ctx = system.monitor(&path).await;
+    system.finds(json!({}), &["ours"]).await;
+    system.hand.submit("more").await;
+    system
+        .finds(json!({ "text": "fox" }), &["more", "ours"])
+        .await;
+    stop(&ctx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rows_of_tasks_that_left_the_log_are_removed() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let mut ends = Vec::new();
+    for id in ["a", "b", "c"] {
+        ends.push(hand.cancelled(&hand.submit(id).await).await);
+    }
+    let live = hand.submit("live").await;
+    let ctx = system.monitor(&system.path()).await;
+    system.finds(json!({}), &["live", "c", "b", "a"]).await;
+    let history = async |id: &str| {
+        let id = spotreel_domain::TaskId::parse(id).unwrap();
+        hand.tasks.history(&id).await.unwrap()
+    };
+    // As the janitor deletes: the early events, then the last one.
+    for id in ["a", "c"] {
+        for event in history(id).await {
+            hand.tasks.delete(event.sequence).await.unwrap();
+        }
+    }
+    system.finds(json!({}), &["live", "b"]).await;
+    // The last message of the log is gone, too.
+    let end = hand.cancelled(&live).await;
+    system
+        .finds(json!({ "state": "cancelled" }), &["live", "b"])
+        .await;
+    hand.tasks.delete(end.sequence).await.unwrap();
+    system.finds(json!({ "state": "cancelled" }), &["b"]).await;
+    stop(&ctx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_event_of_a_newer_version_is_waited_for() {
+    let system = System::start().await;
+    system.hand.submit("one").await;
+    let context = async_nats::jetstream::new(system.hand.client.clone());
+    let newer = context.publish("spotreel.log.t1.started", "".into()).await;
+    newer.unwrap().await.unwrap();
+    let ctx = system.monitor(&system.path()).await;
+    until("it is told", async || {
+        failing(&ctx, "search").is_some_and(|reason| reason.contains("upgrade monitor"))
+    })
+    .await;
+    stop(&ctx).await;
+}
