@@ -2,19 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::Client;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use spotreel_bootstrap::Context;
+use spotreel_bootstrap::{Context, ambient};
+use spotreel_bus::log::Append;
 use spotreel_bus::names::SEARCH;
 use spotreel_domain::batch::Status;
 use spotreel_localcloud::TestCloud;
 use spotreel_monitor::{DEFAULTS, Deps, MonitorConfig};
 use spotreel_s3::{Keys, Store, StoreConfig};
 use spotreel_test_kit::{
-    Logs, Nats, ask, context, failing, pool, spot_instance, stop, tasks, until,
+    Logs, Nats, Program, ask, command, context, failing, free_port, password, pool, spot_instance,
+    stop, tasks, until,
 };
 use tempfile::TempDir;
 
@@ -26,7 +30,7 @@ struct System {
     client: Client,
     store: Store,
     dir: TempDir,
-    _cloud: TestCloud,
+    cloud: TestCloud,
 }
 
 impl System {
@@ -45,7 +49,7 @@ impl System {
             store: Store::connect_with_keys(&at, keys).await,
             nats,
             dir: TempDir::with_prefix("spotreel-test-").unwrap(),
-            _cloud: cloud,
+            cloud,
         }
     }
 
@@ -73,6 +77,43 @@ impl System {
     /// Over the border, as clients ask.
     async fn search(&self, query: Value) -> Value {
         ask(&self.client, SEARCH, &query).await
+    }
+
+    /// Every task that is found, page after page, with its state.
+    async fn all(&self) -> Vec<(String, String)> {
+        let (mut all, mut cursor) = (Vec::new(), Value::Null);
+        loop {
+            let page = self.search(json!({ "limit": 200, "cursor": cursor })).await;
+            for task in page["tasks"].as_array().into_iter().flatten() {
+                let text = |field: &str| task[field].as_str().unwrap().to_owned();
+                all.push((text("id"), text("state")));
+            }
+            cursor = page["next_cursor"].clone();
+            if cursor.is_null() {
+                return all;
+            }
+        }
+    }
+
+    /// The program itself, which can be killed.
+    fn program(&self, log: &Path) -> Program {
+        let port = free_port();
+        let mut command = command(
+            env!("CARGO_BIN_EXE_spotreel-monitor"),
+            [
+                ("nats.url", self.nats.url.clone()),
+                ("nats.password", password("monitor")),
+                ("s3.endpoint_url", self.cloud.endpoint_url()),
+                ("s3.force_path_style", "true".to_owned()),
+                ("http.listen", format!("127.0.0.1:{port}")),
+                ("search.path", self.path().display().to_string()),
+                ("search.every", "10ms".to_owned()),
+            ],
+        );
+        command
+            .env("AWS_ACCESS_KEY_ID", "local")
+            .env("AWS_SECRET_ACCESS_KEY", "local-secret");
+        Program::start(command, log)
     }
 
     /// Waits until a search finds these.
@@ -279,4 +320,48 @@ async fn an_event_of_a_newer_version_is_waited_for() {
     })
     .await;
     stop(&ctx).await;
+}
+
+/// While it reads, writes and starts. In the end every task is found once, as the log has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn kill_9_at_any_moment_loses_no_task_and_shows_none_twice() {
+    const ROUNDS: u64 = 12;
+    const TASKS_A_ROUND: usize = 400;
+    let system = System::start().await;
+    let hand = &system.hand;
+    let request = tasks::request(spotreel_domain::Model::Ti2v5b);
+    let log = system.dir.path().join("monitor.log");
+    let mut wanted = BTreeMap::new();
+    for round in 0..ROUNDS {
+        let names: Vec<_> = (0..TASKS_A_ROUND)
+            .map(|at| format!("r{round}-{at}"))
+            .collect();
+        let appends: Vec<_> = names
+            .iter()
+            .map(|name| Append::new(tasks::queued(name, &request, |_| {}), 0, ambient::uuid_v4()))
+            .collect();
+        let program = system.program(&log);
+        // Before it has started, while it opens its file, and while it reads.
+        tokio::time::sleep(Duration::from_millis(40 * round)).await;
+        let stored = hand.tasks.append_batch(&appends, ambient::uuid_v4()).await;
+        stored.unwrap();
+        wanted.extend(names.iter().map(|name| (name.clone(), "queued".to_owned())));
+        for name in names.iter().step_by(50) {
+            hand.cancelled(&hand.last(name).await).await;
+            wanted.insert(name.clone(), "cancelled".to_owned());
+        }
+        let mut program = program;
+        program.signal(Signal::SIGKILL);
+        program.left().await;
+        let said = program.said();
+        assert!(!said.contains("thrown away"), "{said}");
+    }
+    let _program = system.program(&log);
+    until("all tasks are found", async || {
+        let all = system.all().await;
+        let found: BTreeMap<_, _> = all.iter().cloned().collect();
+        assert_eq!(found.len(), all.len(), "none is shown twice");
+        found == wanted
+    })
+    .await;
 }
