@@ -4,6 +4,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use spotreel_domain::TaskId;
+use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::batch::BatchId;
 
 use crate::connect::REQUEST_TIMEOUT;
@@ -21,6 +22,8 @@ pub struct EventStream {
 pub enum Topic<'a> {
     Task(&'a TaskId),
     Batch(&'a BatchId),
+    /// Its notices take the place of a log: each has a number.
+    Alarm(AlarmName),
 }
 
 impl<'a> From<&'a TaskId> for Topic<'a> {
@@ -40,6 +43,7 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::event_of(id, event),
             Self::Batch(id) => names::batch_event_of(id, event),
+            Self::Alarm(name) => names::alarm_event_of(name, event),
         }
     }
 
@@ -47,11 +51,12 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::events_of(id),
             Self::Batch(id) => names::batch_events_of(id),
+            Self::Alarm(name) => names::alarm_events_of(name),
         }
     }
 }
 
-/// The newest public event of a task or a batch: where it stands, and the log event that it tells of.
+/// The newest public event of a task, a batch or an alarm: where it stands, and the log event that it tells of.
 #[derive(Clone, Copy, Debug, Default)]
 struct Newest {
     sequence: u64,

@@ -1,15 +1,47 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_bus::AppendError;
+use spotreel_api::ApiError as Refusal;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::{AppendError, ServiceError};
 use spotreel_s3::{DeleteError, ListError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("the NATS API can't be offered")]
+    Offer(#[from] ServiceError),
+}
+
+/// Why alarms could not be decided or told now. Nothing is lost: the next look goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum AlarmError {
+    #[error("the record of the alarms cannot be read")]
+    Read(#[source] ApiError),
+    #[error("the record of the alarms cannot be stored")]
+    Store(#[source] ApiError),
+    #[error(
+        "an alarm's event cannot be stored: check that the stream EVENTS has the subject spotreel.alarm.>"
+    )]
+    Tell(#[source] ApiError),
+    #[error("the batch log cannot be read")]
+    Batches(#[source] ReadError),
+    #[error("a hold cannot be read or written")]
+    Hold(#[source] ApiError),
+    #[error("{subject} was not answered")]
+    Ask {
+        subject: &'static str,
+        source: async_nats::RequestError,
+    },
+    #[error("the answer to {subject} cannot be read")]
+    Answer {
+        subject: &'static str,
+        source: serde_json::Error,
+    },
+    #[error("a budget's order was refused: {}", .0.message)]
+    Refused(Refusal),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.

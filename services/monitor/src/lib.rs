@@ -8,8 +8,10 @@
 //! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
 //! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
+//! | [`alarms`] | none: periodic | decides which alarms fire, and tells clients |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the status record `sweeper`.
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`,
+//! `spotreel.alarm.<name>.<state>`, and the status records `sweeper` and `alarms`. **Answers** `spotreel.alarms`.
 //!
 //! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
@@ -19,14 +21,18 @@
 //! - A task's last event is deleted last, when it is old or its room is needed, so that the state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; other objects only while that event is the last.
 //! - When no worker works, the queue lengths equal the number of runnable tasks, within seconds.
+//! - An alarm is told once when it fires and once when it resolves: its state is stored before it is told, and its event has
+//!   the number of that state.
 //! - An event of a newer version is never acked: monitor is not ready until it is upgraded. Only a message that is not
 //!   protobuf is skipped.
 //!
 //! **After a crash** events in hand are delivered again after their lease, and decided again from the log. Every step is
 //! safe to run twice. Any number of monitors may run.
 
+mod alarms;
 mod config;
 mod consume;
+mod crash;
 pub mod deadlines;
 mod deps;
 mod disk;
@@ -38,7 +44,9 @@ pub mod net;
 mod pages;
 pub mod reconcile;
 pub mod room;
+mod serve;
 pub mod sweeper;
+mod verbs;
 
 use std::sync::Arc;
 
@@ -47,15 +55,18 @@ use spotreel_bus::TaskLog;
 
 pub use config::MonitorConfig;
 pub use consume::Handled;
+pub use crash::POINTS as CRASH_POINTS;
 pub use deps::Deps;
-pub use error::{HandleError, StartError};
+pub use error::{AlarmError, HandleError, StartError};
 
+use alarms::{Alarms, ShownAlarms};
 use consume::Consumer;
 use deadlines::Deadlines;
 use janitor::Janitor;
 use net::Net;
 use reconcile::Reconcile;
 use sweeper::Sweeper;
+use verbs::Requests;
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../monitor.toml");
@@ -95,6 +106,16 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
         events
             .run(|event| Arc::clone(&deadlines).handle(event))
             .await;
+    });
+
+    let shown = ShownAlarms::default();
+    let alarms = Alarms::new(&nats, config.alarms, &ctx, shown.clone()).await;
+    ctx.spawn_loop("alarms", alarms.run());
+    let requests = Arc::new(Requests { alarms: shown });
+    let offered = serve::verbs(&requests).offer(&nats).await?;
+    let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
+    ctx.spawn("requests", async move {
+        Ok(offered.answer(&stopping, &tasks).await?)
     });
 
     let reconcile = Reconcile::new(nats, config.reconcile, config.disk, &ctx);

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use metrics::{counter, gauge};
+use spotreel_domain::alarm::{AlarmBoard, AlarmName};
 use spotreel_domain::{Lane, Model, Priority};
 
 spotreel_bootstrap::metrics! {
@@ -34,6 +35,21 @@ spotreel_bootstrap::metrics! {
     Gauge DISK_SIZE = "spotreel_store_disk_bytes", Bytes, "Bytes of the disk under the NATS server";
     Gauge COPY_BEHIND = "spotreel_monitor_events_copy_behind", Count,
         "Events that the clients' copy of EVENTS does not have yet";
+    Gauge ALARMS = "spotreel_monitor_alarms_firing", Count, "Alarms that fire, by name";
+    Counter ALARMS_TOLD = "spotreel_monitor_alarms_told_total", Count,
+        "Events of alarms that were published, by name and state";
+}
+
+/// Zero is told, too.
+pub fn alarms(board: &AlarmBoard) {
+    for name in AlarmName::ALL {
+        let firing = board.firing().filter(|alarm| alarm.name == name).count();
+        gauge!(ALARMS, "alarm" => name.as_str()).set(firing as f64);
+    }
+}
+
+pub fn alarm_told(alarm: &'static str, state: &'static str) {
+    counter!(ALARMS_TOLD, "alarm" => alarm, "state" => state).increment(1);
 }
 
 pub fn copy_behind(events: u64) {

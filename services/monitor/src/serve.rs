@@ -1,0 +1,21 @@
+//! The verbs that monitor answers over NATS.
+
+use std::sync::Arc;
+
+use spotreel_bus::{Room, Service, names};
+
+use crate::verbs::{self, Requests};
+
+/// People and dashboards ask; more than this at a time wait.
+const AT_ONCE: usize = 64;
+/// Of large requests, none of which is a good one: twice what one message may have.
+const MEMORY_MIB: usize = 18;
+
+pub fn verbs(requests: &Arc<Requests>) -> Service<Requests> {
+    let room = Room::new(AT_ONCE, MEMORY_MIB);
+    Service::new("monitor", "what was seen of the system", requests, room).verb(
+        "alarms",
+        names::ALARMS,
+        verbs::alarms::show,
+    )
+}
