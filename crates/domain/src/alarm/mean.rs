@@ -19,7 +19,7 @@ struct MeanWindow {
     began: Timestamp,
     seen_at: Timestamp,
     value: u64,
-    /// Sum of value times milliseconds.
+    /// Sum of value times microseconds.
     sum: u128,
 }
 
@@ -44,7 +44,7 @@ impl Mean {
         };
         let window = match self.window {
             Some(window) if now >= window.seen_at && elapsed(window.seen_at, now) < self.over => {
-                let passed = elapsed(window.seen_at, now).as_millis();
+                let passed = elapsed(window.seen_at, now).as_micros();
                 MeanWindow {
                     began: window.began,
                     seen_at: now,
@@ -59,7 +59,9 @@ impl Mean {
         };
         let length = elapsed(window.began, now);
         if length >= self.over {
-            self.last = u64::try_from(window.sum / length.as_millis().max(1)).ok();
+            // To the nearest: fractions of a microsecond are missing in the sum.
+            let length = length.as_micros().max(1);
+            self.last = u64::try_from((window.sum + length / 2) / length).ok();
             self.window = Some(fresh);
         } else {
             self.window = Some(window);
@@ -85,6 +87,18 @@ mod tests {
         }
         assert_eq!(mean.seen(at(300), 5), Some(600));
         assert_eq!(mean.seen(at(310), 9_999), Some(600), "the next window runs");
+    }
+
+    #[test]
+    fn a_steady_number_is_its_own_mean_however_irregular_the_looks_are() {
+        let mut mean = Mean::over(Duration::from_secs(300));
+        let mut now = at(0);
+        let mut known = None;
+        for look in 0..4_000_u64 {
+            known = mean.seen(now, 501);
+            now += Duration::from_nanos(100_000_999 + 7_777_777 * (look % 13));
+        }
+        assert_eq!(known, Some(501));
     }
 
     #[test]

@@ -42,10 +42,8 @@ async fn an_alarm_is_heard_once_when_it_fires_and_once_when_it_resolves() {
     let event: Value = serde_json::from_slice(&event.payload).unwrap();
     assert_eq!(event["type"], "io.spotreel.alarm.firing.v1");
     let sentence = event["data"]["sentence"].as_str().unwrap();
-    assert!(
-        sentence.contains("i-1 (g6.xlarge us-east-2a)") || sentence.contains("i-1"),
-        "{sentence}"
-    );
+    let instance = "i-9 (g6.xlarge in us-east-2a) of default-1";
+    assert!(sentence.ends_with(instance), "{sentence}");
 
     let shown = ask(&client, "spotreel.alarms", &json!({ "firing": true })).await;
     let names: Vec<_> = shown["alarms"]
@@ -67,10 +65,13 @@ async fn an_alarm_is_heard_once_when_it_fires_and_once_when_it_resolves() {
     );
     let shown = ask(&client, "spotreel.alarms", &json!({})).await;
     assert_eq!(shown["alarms"][0]["name"], "interruptions", "{shown}");
+    until("nothing is left to tell", async || {
+        let board = scene.board().await.unwrap();
+        board.untold.is_empty() && board.firing().count() == 0
+    })
+    .await;
     stop(&first).await;
     stop(&second).await;
-    let board = scene.board().await.unwrap();
-    assert!(board.untold.is_empty() && board.firing().count() == 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -107,11 +108,11 @@ async fn a_monitor_that_is_killed_at_any_point_repeats_nothing_and_loses_nothing
     assert_eq!(ids.len(), told.len());
 }
 
-/// A backlog of two tasks for a second and a half.
+/// A backlog of two tasks for four seconds.
 const SMALL_BACKLOG: [(&str, &str); 3] = [
     ("alarms.backlog.above", "2"),
-    ("alarms.backlog.mean_over", "500ms"),
-    ("alarms.backlog.hold", "1500ms"),
+    ("alarms.backlog.mean_over", "3s"),
+    ("alarms.backlog.hold", "4s"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -137,7 +138,7 @@ async fn a_backlog_is_told_once_it_has_lasted_and_when_it_is_worked_off() {
     assert!(scene.told().await.is_empty());
     let second = scene.monitor(&SMALL_BACKLOG).await;
     until("it fires", async || state().await == Some("firing")).await;
-    assert!(elapsed(began, ambient::now()) >= Duration::from_millis(1_500));
+    assert!(elapsed(began, ambient::now()) >= Duration::from_secs(4));
     for id in &tasks {
         let task = scene.logs.last(id).await;
         scene.logs.cancelled(&task).await;
