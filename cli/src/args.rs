@@ -17,8 +17,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use dev::{DevArgs, DevChildArgs};
 pub use fleet::{
-    BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs, ResumeArgs,
-    RunArgs, StopArgs, TemplateArgs, WhyArgs,
+    AlarmsArgs, BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs,
+    ResumeArgs, RunArgs, StopArgs, TemplateArgs, WhyArgs,
 };
 pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 pub use models::{
@@ -94,6 +94,8 @@ pub enum Command {
     Batches(BatchesArgs),
     /// Show the running instances with their task and cost
     Fleet(FleetArgs),
+    /// Show what needs a person: alarms that fire, with what to do
+    Alarms(AlarmsArgs),
     /// Start a batch now, without waiting for a rule
     Run(RunArgs),
     /// Block all launches until `resume`

@@ -1,5 +1,6 @@
 //! `spotreel`: what a person types.
 
+mod alarms;
 mod args;
 mod batches;
 mod connection;
@@ -93,6 +94,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
             Some(FleetCommand::Reap(args)) => Box::pin(reap::run(&settings, args)).await,
             Some(FleetCommand::Template(args)) => Box::pin(template::run(&settings, *args)).await,
         },
+        Command::Alarms(args) => alarms::run(&settings, args).await,
         Command::Run(args) => orders::run(&settings, args).await,
         Command::Hold(args) => orders::hold(&settings, args).await,
         Command::Resume(args) => orders::resume(&settings, args).await,

@@ -6,6 +6,7 @@ use std::process::Command;
 use spotreel_api::{ErrorCode, TaskRequest};
 use spotreel_bus::names;
 use spotreel_bus::provision::{self, Layout};
+use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::trigger::Rules;
 use spotreel_domain::{Event, TaskId};
 use spotreel_tests::harness::program::binary;
@@ -150,6 +151,22 @@ fn every_permission_is_described() {
             .filter(|word| !word.starts_with("SPOTREEL_"))
             .collect();
         assert_eq!(written, wanted, "the permissions of {user}");
+    }
+}
+
+#[test]
+fn every_alarm_is_described_with_what_to_do() {
+    let page = read("docs/operations.md");
+    let section = page
+        .split("\n## ")
+        .find(|part| part.starts_with("Alarms\n"));
+    let section = section.expect("docs/operations.md has a section about alarms");
+    for name in AlarmName::ALL {
+        let row = section
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/operations.md lacks the alarm {name}"));
+        assert_eq!(row.matches(" | ").count(), 3, "{row}");
     }
 }
 

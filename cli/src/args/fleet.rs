@@ -206,6 +206,22 @@ pub struct TemplateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel alarms
+  spotreel alarms --firing --check || echo 'look at spotreel'")]
+pub struct AlarmsArgs {
+    /// Only alarms that fire now
+    #[arg(long)]
+    pub firing: bool,
+    /// Exit with 1 if an alarm fires, or if monitor has not looked for a minute
+    #[arg(long)]
+    pub check: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(
     after_help = "The order applies to the next batch of the pool, and expires after an hour if no batch starts.
 It is refused while a hold is active, unless --force is given. It never overrides a budget."

@@ -44,6 +44,7 @@ fn help_lists_every_command_and_only_those() {
         "why",
         "batches",
         "fleet",
+        "alarms",
         "run",
         "hold",
         "resume",

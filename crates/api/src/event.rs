@@ -2,10 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use spotreel_domain::alarm::Notice;
 use spotreel_domain::batch::Batch;
 use spotreel_domain::{Event, Task, TaskId};
 use utoipa::ToSchema;
 
+use crate::alarm::AlarmView;
 use crate::batch::BatchView;
 use crate::error::ApiError;
 use crate::task::{TaskView, Video};
@@ -66,6 +68,18 @@ impl CloudEvent<BatchView> {
             batch.id.to_string(),
             stored_at,
             BatchView::of(batch, stored_at),
+        )
+    }
+}
+
+impl CloudEvent<AlarmView> {
+    pub fn of_alarm(notice: &Notice) -> Self {
+        Self::new(
+            notice.id(),
+            &format!("alarm.{}", notice.state.as_str()),
+            notice.name.to_string(),
+            notice.at,
+            AlarmView::from(notice),
         )
     }
 }

@@ -13,6 +13,7 @@
 //! - records that are shown field by field, where a copy would be a second place for each field: `TaskSpec`, `Attempt`,
 //!   `Artifact`, `Failure`; `Stop`, `Blocked`, `Receipt`, `Residency`, `InstanceState`; trigger's `Decision` and `View`.
 
+mod alarm;
 mod batch;
 mod error;
 mod event;
@@ -28,6 +29,7 @@ mod task;
 mod whole;
 mod why;
 
+pub use alarm::{AlarmView, AlarmsQuery, AlarmsView};
 pub use batch::{BatchView, BatchesQuery, InstanceCounts};
 pub use error::{ApiError, ErrorCode, ErrorReply, ProblemBody, Violation};
 pub use event::{CloudEvent, Rejection};

@@ -111,8 +111,32 @@ impl<T, F: Format<T>> Bucket<T, F> {
         stored.await.map(drop)
     }
 
+    /// Stores the value if the key has none. False: it has one, or got one meanwhile.
+    pub async fn put_if_none(&self, key: &str, value: &T) -> Result<bool, ApiError> {
+        let last = self.last(key).await?;
+        if last.as_ref().is_some_and(|last| !last.payload.is_empty()) {
+            return Ok(false);
+        }
+        // A deleted key has the revision of its deletion.
+        let terms = Terms {
+            revision: Some(last.map_or(0, |last| last.revision)),
+            ..Terms::default()
+        };
+        match self.put(key, value, terms).await {
+            Ok(_) => Ok(true),
+            Err(ApiError::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The key's entry, read at the leader: a replica may not have it yet.
     pub async fn get(&self, key: &str) -> Result<Option<BucketEntry>, ApiError> {
+        let last = self.last(key).await?;
+        Ok(last.filter(|entry| !entry.payload.is_empty()))
+    }
+
+    /// The same, also of a deletion, whose payload is empty.
+    async fn last(&self, key: &str) -> Result<Option<BucketEntry>, ApiError> {
         #[derive(Deserialize)]
         struct Found {
             message: Message,
@@ -141,7 +165,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
             stored_at: found.time,
             payload: payload.into(),
         };
-        Ok(Some(entry).filter(|entry| !entry.payload.is_empty()))
+        Ok(Some(entry))
     }
 
     async fn store(

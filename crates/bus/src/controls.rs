@@ -86,6 +86,11 @@ pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, 
         .await
 }
 
+/// Holds the pool unless a hold stands already. False: one does.
+pub async fn hold_if_free(client: &Client, pool: &PoolName, hold: &Hold) -> Result<bool, ApiError> {
+    holds(client).put_if_none(pool.as_str(), hold).await
+}
+
 pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), ApiError> {
     holds(client).delete(pool.as_str(), Terms::default()).await
 }

@@ -5,6 +5,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_domain::TaskId;
+use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::batch::BatchId;
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ pub struct EventStream {
 pub enum Topic<'a> {
     Task(&'a TaskId),
     Batch(&'a BatchId),
+    /// Its notices take the place of a log: each has a number.
+    Alarm(AlarmName),
 }
 
 impl<'a> From<&'a TaskId> for Topic<'a> {
@@ -46,6 +49,7 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::event_of(id, event),
             Self::Batch(id) => names::batch_event_of(id, event),
+            Self::Alarm(name) => names::alarm_event_of(name, event),
         }
     }
 
@@ -53,11 +57,12 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::events_of(id),
             Self::Batch(id) => names::batch_events_of(id),
+            Self::Alarm(name) => names::alarm_events_of(name),
         }
     }
 }
 
-/// The newest public event of a task or a batch: where it stands, and the log event that it tells of.
+/// The newest public event of a task, a batch or an alarm: where it stands, and the log event that it tells of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Newest {
     pub sequence: u64,

@@ -3,6 +3,7 @@
 //! [`log`] is the only writer of the task log, [`batches`] of the batch log, and [`queue`] the only puller of work;
 //! whoever goes around them loses the guarantees that the rest of the product is built on.
 
+pub mod alarms;
 mod append;
 mod atomic;
 pub mod batches;
@@ -28,6 +29,7 @@ pub mod room;
 pub mod service;
 pub mod trace;
 
+pub use alarms::AlarmRecord;
 pub use batches::{BatchLog, RecordedBatch};
 pub use bucket::Bucket;
 pub use connect::{NatsConfig, Uptime, connect};

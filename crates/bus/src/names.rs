@@ -1,5 +1,6 @@
 //! Every name on the bus. docs/messages.md lists them for readers; a test compares the two.
 
+use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::batch::{BatchId, PoolName, Status};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 
@@ -15,8 +16,12 @@ pub const INBOX: &str = "INBOX";
 pub const EVERY_SUBJECT: &str = ">";
 pub const LOG_ALL: &str = "spotreel.log.>";
 pub const BATCHLOG_ALL: &str = "spotreel.batchlog.>";
-pub const EVENT_SUBJECTS: [&str; 3] =
-    ["spotreel.task.>", "spotreel.rejected.*", "spotreel.batch.>"];
+pub const EVENT_SUBJECTS: [&str; 4] = [
+    "spotreel.task.>",
+    "spotreel.rejected.*",
+    "spotreel.batch.>",
+    "spotreel.alarm.>",
+];
 pub const INBOX_SUBJECT: &str = "spotreel.inbox";
 
 pub const SUBMIT: &str = "spotreel.submit";
@@ -31,6 +36,8 @@ pub const QUOTE: &str = "spotreel.quote";
 pub const LIST_BATCHES: &str = "spotreel.batches";
 pub const FLEET: &str = "spotreel.fleet";
 pub const SEARCH: &str = "spotreel.search";
+/// What fires now, and what to do about it: for every client.
+pub const ALARMS: &str = "spotreel.alarms";
 /// Orders, for operators only.
 pub const OPS_RUN: &str = "spotreel.ops.run";
 pub const OPS_HOLD: &str = "spotreel.ops.hold";
@@ -40,7 +47,7 @@ pub const OPS_DRAIN: &str = "spotreel.ops.drain";
 pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
 pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
 pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
-pub const VERBS: [&str; 18] = [
+pub const VERBS: [&str; 19] = [
     SUBMIT,
     GET,
     LIST,
@@ -51,6 +58,7 @@ pub const VERBS: [&str; 18] = [
     LIST_BATCHES,
     FLEET,
     SEARCH,
+    ALARMS,
     OPS_RUN,
     OPS_HOLD,
     OPS_RESUME,
@@ -142,6 +150,18 @@ pub fn batch_event_of(id: &BatchId, event: &str) -> String {
 pub fn batch_events_of(id: &BatchId) -> String {
     format!("spotreel.batch.{id}.>")
 }
+
+/// Public. `state` is `firing` or `resolved`.
+pub fn alarm_event_of(name: AlarmName, state: &str) -> String {
+    format!("spotreel.alarm.{name}.{state}")
+}
+
+pub fn alarm_events_of(name: AlarmName) -> String {
+    format!("spotreel.alarm.{name}.>")
+}
+
+/// In the bucket of marks: the state of all alarms, which monitor keeps.
+pub const ALARMS_MARK: &str = "alarms";
 
 /// Before a pool's name, in the bucket of marks: what its finished tasks have said of the cost model. Fleet writes it at the
 /// end of a batch.

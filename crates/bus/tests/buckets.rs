@@ -15,6 +15,20 @@ fn only(revision: u64) -> Terms {
 }
 
 #[tokio::test]
+async fn a_key_without_a_value_gets_one_once_also_after_it_was_deleted() {
+    let nats = Nats::for_services().await;
+    let client = nats.client("provision").await;
+    let ones: Bucket<u64> = Bucket::new(&client, MARKS_BUCKET, "one.");
+    assert!(ones.put_if_none("a", &1).await.unwrap());
+    assert!(!ones.put_if_none("a", &2).await.unwrap());
+    ones.delete("a", Terms::default()).await.unwrap();
+    assert!(ones.get("a").await.unwrap().is_none());
+    assert!(ones.put_if_none("a", &3).await.unwrap());
+    let found = ones.get("a").await.unwrap().unwrap();
+    assert_eq!(found.json::<u64>().unwrap(), 3);
+}
+
+#[tokio::test]
 async fn a_key_is_written_and_deleted_only_at_the_revision_that_is_named() {
     let nats = Nats::for_services().await;
     let client = nats.client("provision").await;

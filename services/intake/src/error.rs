@@ -89,6 +89,14 @@ pub fn not_allowed(id: &TaskId, refused: &Refused) -> ApiError {
     refusal(ErrorCode::NotAllowed, format!("task {id}: {refused}"), None)
 }
 
+/// About the whole system, which only a key of all tasks may see.
+pub fn not_for_owners(what: &str) -> ApiError {
+    let message = format!(
+        "{what} are shown to keys that see all tasks: ask an operator for one made with --all"
+    );
+    refusal(ErrorCode::NotFound, message, None)
+}
+
 pub fn no_key(id: &KeyId) -> ApiError {
     refusal(ErrorCode::NotFound, format!("there is no key {id}"), None)
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use spotreel_bootstrap::config::require;
 use spotreel_bootstrap::{Common, Config, HttpConfig, ShutdownConfig, TelemetryConfig};
 use spotreel_bus::NatsConfig;
+use spotreel_domain::alarm::AlarmsConfig;
 use spotreel_s3::StoreConfig;
 
 /// Half of the age at which trigger and fleet stop trusting the mark: one may be late.
@@ -23,6 +24,7 @@ pub struct MonitorConfig {
     pub reconcile: ReconcileConfig,
     pub disk: DiskConfig,
     pub search: SearchConfig,
+    pub alarms: AlarmsConfig,
     pub nats: NatsConfig,
     pub s3: StoreConfig,
     pub http: HttpConfig,
@@ -157,6 +159,9 @@ impl Config for MonitorConfig {
             ),
         ] {
             require((1..=100).contains(&percent), key, "must be 1 to 100")?;
+        }
+        for (is_kept, key, rule) in self.alarms.rules() {
+            require(is_kept, key, rule)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, one enum per operation.
 
+use spotreel_api::ApiError as Refusal;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::ApiError;
@@ -16,6 +17,35 @@ pub enum StartError {
     Offer(#[from] ServiceError),
     #[error("the search file can't be kept: set search.path, or search.enabled = false")]
     SearchFile(#[source] std::io::Error),
+}
+
+/// Why alarms could not be decided or told now. Nothing is lost: the next look goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum AlarmError {
+    #[error("the record of the alarms cannot be read")]
+    Read(#[source] ApiError),
+    #[error("the record of the alarms cannot be stored")]
+    Store(#[source] ApiError),
+    #[error(
+        "an alarm's event cannot be stored: check that the stream EVENTS has the subject spotreel.alarm.>"
+    )]
+    Tell(#[source] ApiError),
+    #[error("the batch log cannot be read")]
+    Batches(#[source] ReadError),
+    #[error("a hold cannot be read or written")]
+    Hold(#[source] ApiError),
+    #[error("{subject} was not answered")]
+    Ask {
+        subject: &'static str,
+        source: async_nats::RequestError,
+    },
+    #[error("the answer to {subject} cannot be read")]
+    Answer {
+        subject: &'static str,
+        source: serde_json::Error,
+    },
+    #[error("a budget's order was refused: {}", .0.message)]
+    Refused(Refusal),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.

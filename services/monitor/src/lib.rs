@@ -9,9 +9,11 @@
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
 //! | `search` | the task log and the ends of batches, page by page, from where its file is | keeps a row for each task, removes the rows of deleted ones |
 //! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
+//! | [`alarms`] | none: periodic | decides which alarms fire, and tells clients |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the status record `sweeper`.
-//! **Answers** `spotreel.search`.
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`,
+//! `spotreel.alarm.<name>.<state>`, and the status records `sweeper` and `alarms`. **Answers** `spotreel.search` and
+//! `spotreel.alarms`.
 //!
 //! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
@@ -21,14 +23,18 @@
 //! - A task's last event is deleted last, when it is old or its room is needed, so that the state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; other objects only while that event is the last.
 //! - When no worker works, the queue lengths equal the number of runnable tasks, within seconds.
+//! - An alarm is told once when it fires and once when it resolves: its state is stored before it is told, and its event has
+//!   the number of that state.
 //! - An event of a newer version is never acked: monitor is not ready until it is upgraded. Only a message that is not
 //!   protobuf is skipped.
 //!
 //! **After a crash** events in hand are delivered again after their lease, and decided again from the log. Every step is
 //! safe to run twice. Any number of monitors may run, each with a search file of its own; a lost file is built anew from the log.
 
+mod alarms;
 mod config;
 mod consume;
+mod crash;
 pub mod deadlines;
 mod deps;
 mod disk;
@@ -52,16 +58,18 @@ use spotreel_bus::TaskLog;
 
 pub use config::MonitorConfig;
 pub use consume::Handled;
+pub use crash::POINTS as CRASH_POINTS;
 pub use deps::Deps;
-pub use error::{HandleError, StartError};
+pub use error::{AlarmError, HandleError, StartError};
 
+use alarms::{Alarms, ShownAlarms};
 use deadlines::Deadlines;
 use janitor::Janitor;
 use net::Net;
 use reconcile::Reconcile;
 use search::Search;
-use serve::Requests;
 use sweeper::Sweeper;
+use verbs::Requests;
 
 /// Every key with its default.
 pub const DEFAULTS: &str = include_str!("../monitor.toml");
@@ -104,7 +112,11 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
             .await;
     });
 
+    let shown = ShownAlarms::default();
+    let alarms = Alarms::new(&nats, config.alarms, &ctx, shown.clone()).await;
+    ctx.spawn_loop("alarms", alarms.run());
     let requests = Arc::new(Requests {
+        alarms: shown,
         search: Search::start(&nats, &config.search, &ctx).await?,
     });
     let offered = serve::verbs(&requests).offer(&nats).await?;

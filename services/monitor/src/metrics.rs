@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use metrics::{counter, gauge};
+use spotreel_domain::alarm::{AlarmBoard, AlarmName};
 use spotreel_domain::{Lane, Model, Priority};
 
 spotreel_bootstrap::metrics! {
@@ -38,6 +39,21 @@ spotreel_bootstrap::metrics! {
         "Events of the task log that the search file does not have yet";
     Gauge SEARCH_TASKS = "spotreel_monitor_search_tasks", Count, "Tasks in the search file";
     Gauge SEARCH_BYTES = "spotreel_monitor_search_file_bytes", Bytes, "Bytes of the search file";
+    Gauge ALARMS = "spotreel_monitor_alarms_firing", Count, "Alarms that fire, by name";
+    Counter ALARMS_TOLD = "spotreel_monitor_alarms_told_total", Count,
+        "Events of alarms that were published, by name and state";
+}
+
+/// Zero is told, too.
+pub fn alarms(board: &AlarmBoard) {
+    for name in AlarmName::ALL {
+        let firing = board.firing().filter(|alarm| alarm.name == name).count();
+        gauge!(ALARMS, "alarm" => name.as_str()).set(firing as f64);
+    }
+}
+
+pub fn alarm_told(alarm: &'static str, state: &'static str) {
+    counter!(ALARMS_TOLD, "alarm" => alarm, "state" => state).increment(1);
 }
 
 pub fn copy_behind(events: u64) {

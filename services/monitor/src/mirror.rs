@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::metrics;
 
-const CHECK: &str = "clients' copy of EVENTS";
+pub(crate) const CHECK: &str = "clients' copy of EVENTS";
 /// How long the copy may stand still while events wait for it: longer than a restart of the server, or a change of the
 /// leader, takes it out of step.
 const STILL_AT_MOST: Duration = Duration::from_secs(30);

@@ -4,24 +4,20 @@ use std::sync::Arc;
 
 use spotreel_bus::{Room, Service, names};
 
-use crate::search::Search;
-use crate::verbs;
+use crate::verbs::{self, Requests};
 
 /// People and pages ask; more than this at a time wait.
 const AT_ONCE: usize = 64;
-/// Requests are small.
-const MEMORY_MIB: usize = 16;
+/// Of large requests, none of which is a good one: twice what one message may have.
+const MEMORY_MIB: usize = 18;
 
-/// What the handlers of requests share.
-pub(crate) struct Requests {
-    /// None: switched off, and another monitor answers.
-    pub search: Option<Search>,
-}
-
-pub(crate) fn verbs(requests: &Arc<Requests>) -> Service<Requests> {
-    let description = "searches";
+pub fn verbs(requests: &Arc<Requests>) -> Service<Requests> {
     let room = Room::new(AT_ONCE, MEMORY_MIB);
-    let service = Service::new("monitor", description, requests, room);
+    let service = Service::new("monitor", "what was seen of the system", requests, room).verb(
+        "alarms",
+        names::ALARMS,
+        verbs::alarms::show,
+    );
     match requests.search {
         Some(_) => service.verb("search", names::SEARCH, verbs::search::search),
         None => service,

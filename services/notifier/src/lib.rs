@@ -5,6 +5,9 @@
 //! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
 //! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
 //!
+//! It also watches monitor ([`silence`]): if its record of the alarms is old, notifier says
+//! `spotreel.alarm.service_silent.firing` in its place.
+//!
 //! **Owns** no data: published events are in EVENTS, and the consumer has the others, unacked.
 //!
 //! Invariants:
@@ -27,6 +30,7 @@ mod deps;
 mod error;
 mod group;
 mod metrics;
+mod silence;
 
 use spotreel_bootstrap::Context;
 
@@ -40,6 +44,12 @@ pub const DEFAULTS: &str = include_str!("../notifier.toml");
 
 pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
+    let watching = silence::watch(
+        deps.nats.clone(),
+        config.monitor_silence.clone(),
+        ctx.stopping.clone(),
+    );
+    ctx.spawn_loop("monitor's silence", watching);
     let notifier = Notifier::new(&deps.nats, deps.store, config).await;
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);

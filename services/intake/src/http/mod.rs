@@ -4,6 +4,7 @@
 //! whole, uploads of lists and followers each have a number, and of that a part for each owner of keys. What comes beyond hears
 //! `503`, or `429` where it is the owner's part, and when to come back.
 
+mod alarms;
 mod api;
 mod ask;
 mod auth;

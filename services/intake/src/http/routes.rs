@@ -22,7 +22,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
+use super::{alarms, events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -47,6 +47,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(fleet::batches))
         .routes(routes!(fleet::batch))
         .routes(routes!(search::search))
+        .routes(routes!(alarms::show))
         .routes(routes!(show))
 }
 
