@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spotreel_api::{ApiError, ErrorCode, SearchPage, SearchQuery};
 use spotreel_bus::reply::refuse;
 
-use crate::serve::Requests;
+use crate::verbs::Requests;
 
 pub(crate) async fn search(
     requests: Arc<Requests>,
