@@ -161,8 +161,8 @@ fn content_type(path: &str) -> &'static str {
 pub(super) async fn check_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST);
     let is_ours = host.is_none_or(|host| {
-        let host = host.to_str().ok().filter(|host| !host.is_empty());
-        host.is_none_or(|host| is_ours(host, &api.config.allow_origins))
+        let host = host.to_str();
+        host.is_ok_and(|host| host.is_empty() || is_ours(host, &api.config.allow_origins))
     });
     if api.keys.is_none() && !is_ours {
         let message = "api.auth is off, so names with a dot are refused: use http://localhost or an IP address, or add the name's origin to api.allow_origins";
