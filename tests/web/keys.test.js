@@ -26,7 +26,7 @@ test("a wrong key is refused with the reason, a good one opens the page and stay
   await field.fill(key("--owner", "ops", "--all"));
   await page.getByRole("button", { name: "Continue" }).click();
   await page.getByText("Live").waitFor();
-  await page.getByRole("heading", { name: "Past batches" }).waitFor();
+  await page.getByRole("heading", { name: "Pool default" }).waitFor();
   await page.reload();
   await page.getByText("Live").waitFor();
   assert.equal(await page.evaluate(() => JSON.stringify({ ...localStorage }).includes("spotreel_")), false);
@@ -47,7 +47,7 @@ test("a key of one owner shows that owner's tasks, and no machines", async () =>
   await page.getByRole("dialog").getByText("Waiting for a worker").waitFor();
   await page.keyboard.press("Escape");
   await page.locator(".tasks .prompt", { hasText: "Anna's fox" }).waitFor();
-  assert.equal(await page.getByRole("heading", { name: "Past batches" }).count(), 0);
+  assert.equal(await page.getByRole("heading", { name: "Pool default" }).count(), 0);
   await isAccessible(page, "the page of one owner");
   await picture(page, "owner");
 });

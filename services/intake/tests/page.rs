@@ -341,6 +341,8 @@ async fn the_fleet_shows_the_step_that_the_worker_told_last() {
     let stage = Stage::set().await;
     let web = Web::of(&stage);
     let of = |task: &str, step: u32| json!({ "worker": "w1", "instance": "i-1", "pool": "", "state": "busy", "task": task, "step": step, "steps": 50 });
+    let mut first = of("t1", 7);
+    first["progress"] = json!({ "step": 7, "phase": "denoise", "eta_s": null });
     let told = json!({ "pools": [{ "pool": "default", "cloud": "none", "instances": [], "own": [of("t1", 0), of("t2", 0)],
         "rate": "0.000000", "cost": "0.000000" }], "leads": true });
     let _asked = answer_as(&stage, "fleet", "spotreel.fleet", told).await;

@@ -32,8 +32,6 @@ pub(super) struct Api {
     pub uploads: Shares,
     pub followers: Shares,
     pub recent: Recent,
-    /// Only programs of this machine may come in, and without keys.
-    pub is_local: bool,
     pub ctx: Context,
 }
 

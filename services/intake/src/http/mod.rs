@@ -83,7 +83,6 @@ pub(crate) fn serve(
         arriving: shares("bodies that have not arrived whole", config.connections),
         uploads: shares("lists that are uploaded", config.uploads),
         recent: Recent::default(),
-        is_local: config.auth == Auth::Off && address.ip().is_loopback(),
         followers: shares("followers of events", config.followers),
         config: Arc::new(config),
         ctx: ctx.clone(),

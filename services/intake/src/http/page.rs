@@ -156,16 +156,16 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-/// Without keys, an address on this machine is open to its own programs only. A page from elsewhere whose name is made to point
-/// here (DNS rebinding) sends that name, and is refused.
+/// Without keys, whoever reaches the address may do everything. A page from elsewhere whose name is made to point here (DNS
+/// rebinding) sends that name, and is refused.
 pub(super) async fn check_host(State(api): State<Api>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST);
     let is_ours = host.is_none_or(|host| {
-        let host = host.to_str().ok().filter(|host| !host.is_empty());
-        host.is_none_or(|host| is_ours(host, &api.config.allow_origins))
+        let host = host.to_str();
+        host.is_ok_and(|host| host.is_empty() || is_ours(host, &api.config.allow_origins))
     });
-    if api.is_local && !is_ours {
-        let message = "api.auth is off, so this address answers to localhost only: use http://localhost, or add the name's origin to api.allow_origins";
+    if api.keys.is_none() && !is_ours {
+        let message = "api.auth is off, so names with a dot are refused: use http://localhost or an IP address, or add the name's origin to api.allow_origins";
         return Problem(error::unauthorized(message.to_owned())).into_response();
     }
     next.run(request).await

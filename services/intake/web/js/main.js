@@ -1,10 +1,9 @@
 // The page: what stands where.
 
-import { html, render, Component } from "../vendor/htm-preact.js";
+import { Component, html, render } from "../vendor/htm-preact.js";
 import { listen, open, start, state, close } from "./store.js";
-import { Frame, Notice, Trouble } from "./view/frame.js";
-import { Alarms, Numbers } from "./view/cost.js";
-import { Cost, Prices } from "./view/cost.js";
+import { Frame, Guard, Notice, Trouble } from "./view/frame.js";
+import { Alarms, Cost, Numbers, Prices } from "./view/cost.js";
 import { Pools } from "./view/pools.js";
 import { Batches } from "./view/batches.js";
 import { Queue } from "./view/queue.js";
@@ -26,26 +25,16 @@ class Page extends Component {
   render() {
     const s = state;
     if (s.needsKey) return html`<${Frame} s=${s}><${Key} /><//>`;
+    const parts = (all) => all.map((part) => html`<${Guard} key=${part.name}><${part} s=${s} /><//>`);
     return html`
       <${Frame} s=${s}>
-        <${Trouble} s=${s} />
-        <${Alarms} s=${s} />
-        <${Numbers} s=${s} />
+        ${parts([Trouble, Alarms, Numbers])}
         <div class="columns">
-          <div class="wide">
-            <${Batches} s=${s} />
-            <${Videos} s=${s} />
-            <${Tasks} s=${s} />
-          </div>
-          <div class="narrow">
-            <${Pools} s=${s} />
-            <${Queue} s=${s} />
-            <${Cost} s=${s} />
-            <${Prices} s=${s} />
-          </div>
+          <div class="wide">${parts([Batches, Videos, Tasks])}</div>
+          <div class="narrow">${parts([Pools, Queue, Cost, Prices])}</div>
         </div>
-        ${s.dialog === "story" && html`<${Story} s=${s} />`}
-        ${s.dialog === "submit" && html`<${Submit} s=${s} />`}
+        ${s.dialog === "story" && parts([Story])}
+        ${s.dialog === "submit" && parts([Submit])}
         <${Notice} s=${s} />
       <//>`;
   }

@@ -7,14 +7,17 @@ import { follow } from "./stream.js";
 const PAGE = innerWidth < 640 ? 12 : 30;
 const MOST_TASKS = 300;
 const VIDEOS = 12;
+const BATCHES = 60;
 /** Pages of the list may be short: this many are read for one screen. */
 const MOST_PAGES = 6;
 /** Between two looks at queues, rules and instances. */
+const SOON_MS = 600;
 const BUSY_MS = 2500;
 const CALM_MS = 12000;
 const BATCHES_MS = 20000;
 /** A link to a video is asked for again a little before it ends. */
 const LINK_MARGIN_MS = 60000;
+const LINK_AFTER_MS = 300;
 
 export const state = {
   connection: "lost",
@@ -106,7 +109,10 @@ function locked() {
 
 // --- queues, rules, machines ---
 
-let glance = 0;
+let timer = 0;
+let due = 0;
+let looking = false;
+let soon = false;
 let seenBatches = "";
 let batchesAt = 0;
 
@@ -115,19 +121,43 @@ const isBusy = () => state.fleet?.pools?.some((pool) => pool.instances.length ||
   || state.queue?.queues?.some((one) => one.waiting + one.taken > 0);
 
 async function lookAround() {
-  clearTimeout(glance);
-  if (!document.hidden) {
-    await Promise.all([look("/queue", "queue"), look("/why", "why"), look("/fleet", "fleet"), look("/alarms", "alarms")]);
-    if (missing.has("/fleet") && state.tasks.some((task) => task.state === "started")) await steps();
-    // A batch that changed its state is looked at at once.
-    const now = (state.fleet?.pools || []).map((pool) => `${pool.batch?.id} ${pool.batch?.status}`).join();
-    if (now !== seenBatches || Date.now() - batchesAt > BATCHES_MS) {
-      seenBatches = now;
-      batchesAt = Date.now();
-      await Promise.all([look("/batches", "batches", { limit: 60 }), look("/costs", "costs")]);
-    }
+  timer = 0;
+  if (looking) return;
+  looking = true;
+  soon = false;
+  try {
+    if (!document.hidden) await lookOnce();
+  } finally {
+    looking = false;
+    if (running) lookIn(soon ? SOON_MS : isBusy() ? BUSY_MS : CALM_MS);
   }
-  if (running) glance = setTimeout(lookAround, isBusy() ? BUSY_MS : CALM_MS);
+}
+
+/** At this time, or earlier if that is planned. */
+function lookIn(wait) {
+  const at = Date.now() + wait;
+  if (timer && due <= at) return;
+  clearTimeout(timer);
+  due = at;
+  timer = setTimeout(lookAround, wait);
+}
+
+/** Something has happened. However much happens, looks keep their distance, and come. */
+function lookSoon() {
+  if (looking) soon = true;
+  else lookIn(SOON_MS);
+}
+
+async function lookOnce() {
+  await Promise.all([look("/queue", "queue"), look("/why", "why"), look("/fleet", "fleet"), look("/alarms", "alarms")]);
+  if (missing.has("/fleet") && state.tasks.some((task) => task.state === "started")) await steps();
+  // A batch that changed its state is looked at at once.
+  const now = (state.fleet?.pools || []).map((pool) => `${pool.batch?.id} ${pool.batch?.status}`).join();
+  if (now !== seenBatches || Date.now() - batchesAt > BATCHES_MS) {
+    seenBatches = now;
+    batchesAt = Date.now();
+    await Promise.all([look("/batches", "batches", { limit: BATCHES }), look("/costs", "costs")]);
+  }
 }
 
 /** A key of one owner does not see the machines: how far its renders are is read from its tasks. */
@@ -137,12 +167,6 @@ async function steps() {
     const found = new Map(tasks.map((task) => [task.id, task]));
     set({ tasks: state.tasks.map((task) => found.get(task.id) || task) });
   } catch { /* the next look may succeed */ }
-}
-
-/** Soon, for something has happened. */
-function lookSoon() {
-  clearTimeout(glance);
-  glance = setTimeout(lookAround, 400);
 }
 
 // --- tasks ---
@@ -180,7 +204,7 @@ export function askedFor(text) {
 export async function list(more = false) {
   const mine = ++listed;
   const { state: named, model, text } = state.filter;
-  set({ listing: true, ...(more ? {} : { tasks: [], cursor: null }) });
+  set({ listing: true });
   try {
     let cursor = more ? state.cursor : undefined;
     const found = more ? [...state.tasks] : [];
@@ -204,7 +228,7 @@ export async function list(more = false) {
 }
 
 export function filter(changes) {
-  set({ filter: { ...state.filter, ...changes } });
+  set({ filter: { ...state.filter, ...changes }, tasks: [], cursor: null });
   return list();
 }
 
@@ -224,7 +248,7 @@ async function listVideos() {
   try {
     const { tasks } = await get("/tasks", { state: "succeeded", limit: VIDEOS });
     set({ videos: tasks });
-    await Promise.all(tasks.map((task) => link(task.id)));
+    linkSoon();
   } catch (refused) {
     trouble(refused);
   }
@@ -232,7 +256,17 @@ async function listVideos() {
 
 function addVideo(task) {
   set({ videos: [task, ...state.videos.filter((one) => one.id !== task.id)].slice(0, VIDEOS) });
-  link(task.id);
+  linkSoon();
+}
+
+let linking = 0;
+
+/** Many videos that are ready at once are asked for once, as far as they are still shown then. */
+function linkSoon() {
+  linking ||= setTimeout(() => {
+    linking = 0;
+    state.videos.forEach((task) => link(task.id));
+  }, LINK_AFTER_MS);
 }
 
 /** Asks for a fresh link to the task's video, if the one that is known ends soon. */
@@ -253,7 +287,9 @@ export async function link(id) {
 let storyTimer = 0;
 
 export async function open(id) {
-  if (state.dialog !== "story" || state.story?.id !== id) set({ dialog: "story", receipt: null, story: state.tasks.find((one) => one.id === id) || { id } });
+  if (state.dialog !== "story" || state.story?.id !== id) {
+    set({ dialog: "story", receipt: null, story: state.tasks.find((one) => one.id === id) || { id } });
+  }
   clearTimeout(storyTimer);
   try {
     const task = await get(`/tasks/${id}`);
@@ -317,22 +353,28 @@ export function start() {
   running = true;
   missing.clear();
   set({ needsKey: false });
-  unfollow = follow("/events", heard, (connection) => {
-    if (connection === "refused") return locked();
-    set({ connection });
-  });
+  unfollow = follow("/events", heard, turned);
   tick = setInterval(() => document.hidden || set({ now: Date.now() }), 1000);
   document.addEventListener("visibilitychange", seen);
-  list();
-  listVideos();
   describe().then(lookAround);
+}
+
+/** A connection that begins anew tells of what comes: what was before is read after it has begun, so that nothing falls between. */
+function turned(connection, fresh) {
+  if (connection === "refused") return locked();
+  set({ connection });
+  if (fresh || !state.loaded) {
+    list();
+    listVideos();
+  }
 }
 
 function stop() {
   if (!running) return;
   running = false;
   unfollow?.();
-  clearTimeout(glance);
+  clearTimeout(timer);
+  timer = 0;
   clearInterval(tick);
   document.removeEventListener("visibilitychange", seen);
 }
@@ -341,6 +383,7 @@ function seen() {
   if (document.hidden) return;
   set({ now: Date.now() });
   lookSoon();
+  if (state.dialog === "story" && state.story) open(state.story.id);
 }
 
 function heard(name, event) {
@@ -356,7 +399,7 @@ function heard(name, event) {
 
 export function restart() {
   stop();
-  set({ tasks: [], videos: [], why: null, fleet: null, queue: null, batches: null, costs: null, alarms: null });
+  set({ loaded: false, tasks: [], videos: [], why: null, fleet: null, queue: null, batches: null, costs: null, alarms: null });
   start();
 }
 

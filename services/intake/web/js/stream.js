@@ -5,10 +5,13 @@ import { headers } from "./api.js";
 const LONGEST_PAUSE_MS = 15000;
 /** The server says something every 15 seconds; a connection that is silent for longer is dead. */
 const SILENCE_MS = 40000;
+/** After so long in the background, reading everything again is less than hearing all that was missed. */
+const STALE_MS = 600000;
 
 /**
  * Follows `path` until the returned function is called. `heard` gets each event, `turned` each change of the connection:
- * "live", "lost" or "refused". After a lost connection it continues with the event after the last one.
+ * "live", "lost" or "refused". After a lost connection it continues with the event after the last one; where it cannot, and what was
+ * before has to be read elsewhere, the second argument of `turned` is true.
  */
 export function follow(path, heard, turned) {
   let last = "";
@@ -32,7 +35,7 @@ export function follow(path, heard, turned) {
       }
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       failures = 0;
-      turned("live");
+      turned("live", !last);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {
@@ -87,10 +90,17 @@ export function follow(path, heard, turned) {
     if (ending) ending.abort();
   }
 
+  let hiddenAt = 0;
+
   function looked() {
     if (closed) return;
     drop();
-    if (!document.hidden) run();
+    if (document.hidden) {
+      hiddenAt = Date.now();
+      return;
+    }
+    if (Date.now() - hiddenAt > STALE_MS) last = "";
+    run();
   }
 
   document.addEventListener("visibilitychange", looked);

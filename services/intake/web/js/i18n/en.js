@@ -8,6 +8,7 @@ export default {
   live: "Live",
   connecting: "Connecting…",
   offline: "No answer from the server. The page shows what it last heard, and tries again.",
+  fault: "This part cannot be shown ({why}). Load the page again; if it stays, report it.",
   loading: "Loading…",
   close: "Close",
   less: "Show fewer",

@@ -6,6 +6,7 @@ export default {
   live: "实时",
   connecting: "正在连接…",
   offline: "服务器没有响应。页面显示最近一次的数据，并会自动重试。",
+  fault: "此部分无法显示（{why}）。请重新加载页面；若仍出现，请报告。",
   loading: "正在加载…",
   close: "关闭",
   less: "收起",

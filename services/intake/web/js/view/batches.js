@@ -47,21 +47,24 @@ function Active({ pool, s, titles, onTask }) {
 /** The sentence of the rule, without its name, which is told already. */
 const because = (batch) => batch.why.replace(`${batch.rule}: `, "");
 const taken = (lines) => lines.filter((line) => line.ending === "interrupted").length;
-const asLine = (one) => ({ instance: one.id, kind: one.kind, zone: one.zone, lifecycle: one.lifecycle, launched_at: one.launched_at, seconds: one.age_s, cost: one.cost });
+/** An instance as a receipt has it, of a fleet that does not tell of those that are gone. */
+const asLine = ({ id, age_s: seconds, ...one }) => ({ ...one, instance: id, seconds });
 
 /** Workers on machines of one's own. */
 function Own({ pool, titles, onTask }) {
   return html`<${Panel} id=${`own-${pool.pool}`} title=${t("own.title", { pool: pool.pool })}>
     <table class="plain"><tbody>${pool.own.map((one) => html`<tr key=${one.worker}><th scope="row">${one.worker}</th>
-      <td>${one.task ? html`<button class="link" type="button" onClick=${() => onTask(one.task)}>${safe(titles.get(one.task)?.prompt || one.task)}</button>` : word("worker", one.state)}</td>
+      <td>${one.task ? html`<button class="link" type="button" onClick=${() => onTask(one.task)}>${safe(titles.get(one.task)?.prompt || one.task)}</button>`
+        : word("worker", one.state)}</td>
       <td class="n">${one.task ? `${one.step}/${one.steps}` : ""}</td></tr>`)}</tbody></table><//>`;
 }
 
 function Before({ batches, s, titles, onTask }) {
   const shown = s.allBatches ? batches : batches.slice(0, SHOWN);
   return html`<${Panel} id="batches" title=${t("batch.before")}>
-    <div class="scroll"><table class="list batches"><thead><tr><th>${t("batch.id")}</th><th>${t("batch.when")}</th><th>${t("batch.why")}</th><th class="n">${t("batch.took")}</th>
-      <th class="n">${t("batch.machines")}</th><th class="n">${t("batch.interruptions")}</th><th class="n">${t("batch.tasks")}</th><th class="n">${t("batch.price")}</th></tr></thead>
+    <div class="scroll"><table class="list batches"><thead><tr>
+      ${["id", "when", "why"].map((name) => html`<th key=${name}>${t(`batch.${name}`)}</th>`)}
+      ${["took", "machines", "interruptions", "tasks", "price"].map((name) => html`<th key=${name} class="n">${t(`batch.${name}`)}</th>`)}</tr></thead>
     <tbody>${shown.map((batch) => html`<${One} key=${batch.id} batch=${batch} s=${s} titles=${titles} onTask=${onTask} />`)}</tbody></table></div>
     ${batches.length > SHOWN && html`<div class="more"><button class="quiet" type="button" onClick=${() => set({ allBatches: !s.allBatches })}>
       ${s.allBatches ? t("less") : t("more.batches", { n: batches.length - SHOWN })}</button></div>`}
@@ -72,15 +75,17 @@ function One({ batch, s, titles, onTask }) {
   const isOpen = s.batch === batch.id;
   const from = ms(batch.requested_at);
   return html`<tr class=${isOpen ? "is-open" : ""}>
-      <th scope="row"><button class="link" type="button" aria-expanded=${isOpen ? "true" : "false"} onClick=${() => set({ batch: isOpen ? null : batch.id })}>${batch.id}</button>
+      <th scope="row"><button class="link" type="button" aria-expanded=${String(isOpen)} onClick=${() => set({ batch: isOpen ? null : batch.id })}>${batch.id}</button>
         ${batch.status === "failed" && html` <span class="badge failed">${word("status", "failed")}</span>`}</th>
       <td title=${clock(batch.requested_at, s.now, true)}>${ago(batch.ended_at, s.now)}</td>
       <td>${word("rule", batch.rule)}</td>
       <td class="n">${span((ms(batch.ended_at) - from) / 1000)}</td><td class="n">${batch.instances.active + batch.instances.gone}</td>
-      <td class=${`n ${batch.interruptions ? "amber" : ""}`}>${batch.interruptions || "–"}</td><td class="n">${number(batch.tasks_done)}</td><td class="n">${money(batch.cost)}</td></tr>
+      <td class=${`n ${batch.interruptions ? "amber" : ""}`}>${batch.interruptions || "–"}</td>
+      <td class="n">${number(batch.tasks_done)}</td><td class="n">${money(batch.cost)}</td></tr>
     ${isOpen && html`<tr class="detail"><td colspan="8">
       <p class="small muted" lang="en">${batch.reason || because(batch)}</p>
-      ${batch.receipt?.lines?.length > 0 && html`<${Timeline} lines=${batch.receipt.lines} from=${from} to=${ms(batch.ended_at)} now=${s.now} ended=${true} titles=${titles} onTask=${onTask} />
+      ${batch.receipt?.lines?.length > 0 && html`
+        <${Timeline} lines=${batch.receipt.lines} from=${from} to=${ms(batch.ended_at)} now=${s.now} ended=${true} titles=${titles} onTask=${onTask} />
         <p class="small muted">${t("batch.receipt", charges(batch.receipt))}
           ${has("/search") && html` <button class="link underlined" type="button" onClick=${() => show(batch.id)}>${t("batch.tasks_of")}</button>`}</p>`}</td></tr>`}`;
 }

@@ -97,7 +97,8 @@ export function Lines({ lines, total }) {
   const rows = Object.entries(lines || {}).filter(([, value]) => Number(value));
   const useful = Number(lines?.rendering || 0) + Number(lines?.load || 0);
   return rows.length > 0 && html`<div class="lines">
-    <span class="stack" aria-hidden="true">${rows.filter(([, value]) => Number(value) > 0).map(([name, value]) => html`<i key=${name} class=${`part ${name}`} style=${{ flexGrow: Number(value) }}></i>`)}</span>
+    <span class="stack" aria-hidden="true">${rows.filter(([, value]) => Number(value) > 0)
+      .map(([name, value]) => html`<i key=${name} class=${`part ${name}`} style=${{ flexGrow: Number(value) }}></i>`)}</span>
     ${total > 0 && html`<p class="small muted">${t("cost.useful", { part: `${number(Math.min(100, (useful / total) * 100))} %` })}</p>`}
     <table class="plain small"><tbody>${rows.map(([name, value]) => html`
       <tr key=${name}><th scope="row"><i class=${`part ${name}`} aria-hidden="true"></i>${word("part", name)}</th><td class="n">${money(value)}</td></tr>`)}</tbody></table></div>`;

@@ -1,6 +1,6 @@
 // The frame around everything: name, connection, switches; and what stands over the page.
 
-import { html, useLayoutEffect, useRef } from "../../vendor/htm-preact.js";
+import { Component, html, useLayoutEffect, useRef } from "../../vendor/htm-preact.js";
 import { hasKey, restart, set } from "../store.js";
 import { keepKey } from "../api.js";
 import { lang, speak, t } from "../i18n.js";
@@ -64,6 +64,19 @@ export function Trouble({ s }) {
 export function Notice({ s }) {
   return html`<div class="notices" role="status" aria-live="polite">
     ${s.notice && html`<p class=${`notice ${s.notice.bad ? "bad" : ""}`}>${t(s.notice.name, s.notice.values)}</p>`}</div>`;
+}
+
+/** Keeps the rest of the page when a part of it cannot be drawn, such as an answer of another version. */
+export class Guard extends Component {
+  componentDidCatch(fault) {
+    console.error(fault);
+    this.setState({ fault });
+  }
+
+  render() {
+    const { fault } = this.state;
+    return fault ? html`<p class="strip bad" role="alert">${t("fault", { why: fault.message })}</p>` : this.props.children;
+  }
 }
 
 /** A panel of the page. */

@@ -19,7 +19,8 @@ export function Queue({ s }) {
       <tbody>${queues.map((one) => html`<tr key=${`${one.model} ${one.priority}`}>
         <th scope="row"><button class="link" type="button" onClick=${() => filter({ model: one.model, state: one.waiting ? "queued" : "started" })}>${one.model}</button>
           ${one.priority === "high" && html` <span class="tag">${word("priority", "high")}</span>`}</th>
-        <td><span class="stack" aria-hidden="true"><i class="taken" style=${{ width: `${(one.taken / most) * 100}%` }}></i><i style=${{ width: `${(one.waiting / most) * 100}%` }}></i></span>
+        <td><span class="stack" aria-hidden="true"><i class="taken" style=${{ width: `${(one.taken / most) * 100}%` }}></i>
+            <i style=${{ width: `${(one.waiting / most) * 100}%` }}></i></span>
           <span class="small">${t("queue.counts", { waiting: number(one.waiting), taken: number(one.taken) })}</span></td></tr>`)}</tbody></table>`}
     ${owners.length > 0 && html`<h3>${t("queue.owners")}</h3><table class="plain"><tbody>${owners.map((one) => html`<tr key=${one.owner}>
       <th scope="row"><button class="link" type="button" onClick=${() => filter({ text: `owner:${one.owner}`, state: "", model: "" })}>${one.owner}</button></th>

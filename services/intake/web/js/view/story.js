@@ -41,12 +41,16 @@ export function Story({ s }) {
 function Picture({ task, video }) {
   const shape = { aspectRatio: `${task.width} / ${task.height}` };
   if (video?.url) {
-    return html`<video class="screen" style=${shape} controls loop playsinline preload="metadata" poster=${video.poster_url || ""} src=${video.url} aria-label=${safe(task.prompt)}></video>`;
+    return html`<video class="screen" style=${shape} controls loop playsinline preload="metadata"
+      poster=${video.poster_url || ""} src=${video.url} aria-label=${safe(task.prompt)}></video>`;
   }
   if (task.state === "started") {
-    return html`<div class="screen waiting" style=${shape}>${task.preview_image?.url && html`<img src=${task.preview_image.url} alt=${t("story.preview", { step: task.preview_image.step })} />`}
+    const { preview_image: preview, step, steps, eta_s: left } = task;
+    const told = [t("story.step", { step: step ?? 0, steps }), left && t("tasks.eta", { span: span(left) })].filter(Boolean);
+    return html`<div class="screen waiting" style=${shape}>
+      ${preview && html`<img src=${preview.url} alt=${t("story.preview", { step: preview.step })} />`}
       <div class="screen-text"><span>${task.phase ? word("phase", task.phase) : t("state.started")}</span>
-        <${Meter} part=${(task.step || 0) / task.steps} kind="busy" /><span>${t("story.step", { step: task.step ?? 0, steps: task.steps })}${task.eta_s ? ` · ${t("tasks.eta", { span: span(task.eta_s) })}` : ""}</span></div></div>`;
+        <${Meter} part=${(step || 0) / steps} kind="busy" /><span>${told.join(" · ")}</span></div></div>`;
   }
   return html`<div class="screen waiting" style=${shape}><div class="screen-text"><span>${t(`story.no_video.${task.state}`)}</span></div></div>`;
 }
@@ -70,11 +74,13 @@ function Events({ task, now }) {
     all.push({ at: one.started_at, kind: "started", text: t("event.started", { instance: one.instance }), note: from });
     if (one.ended_at) {
       const took = span((ms(one.ended_at) - ms(one.started_at)) / 1000);
-      all.push({ at: one.ended_at, kind: one.outcome, text: t(`outcome_of.${one.outcome}`), note: `${t("event.after", { span: took })}${one.error ? ` · ${safe(one.error.message)}` : ""}` });
+      const note = [t("event.after", { span: took }), one.error && safe(one.error.message)].filter(Boolean).join(" · ");
+      all.push({ at: one.ended_at, kind: one.outcome, text: t(`outcome_of.${one.outcome}`), note });
     }
   }
   if (["cancelled", "expired"].includes(task.state)) all.push({ at: task.at, kind: task.state, text: t(`state.${task.state}`) });
-  return html`<ol class="events">${all.map((one, index) => html`<li key=${index} class=${one.kind}><time dateTime=${one.at} title=${full(one.at)}>${clock(one.at, now, true)}</time>
+  return html`<ol class="events">${all.map((one, index) => html`<li key=${index} class=${one.kind}>
+    <time dateTime=${one.at} title=${full(one.at)}>${clock(one.at, now, true)}</time>
     <span>${one.text}${one.note && html`<span class="muted"> ${one.note}</span>`}</span></li>`)}</ol>`;
 }
 
@@ -83,7 +89,8 @@ function Receipt({ receipt }) {
   if (!receipt) return null;
   const total = Number(receipt.total);
   return html`<h3>${t("story.receipt")}${receipt.final ? "" : ` · ${t("story.not_final")}`}</h3>
-    <p class="story-total"><b>${money(total)}</b>${receipt.unpriced_attempts > 0 && html` <span class="muted small">${t("story.unpriced", { n: receipt.unpriced_attempts })}</span>`}</p>
+    <p class="story-total"><b>${money(total)}</b>
+      ${receipt.unpriced_attempts > 0 && html` <span class="muted small">${t("story.unpriced", { n: receipt.unpriced_attempts })}</span>`}</p>
     <${Lines} lines=${receipt.lines} />`;
 }
 

@@ -12,6 +12,7 @@ const USUAL_FPS = 16;
 const QUOTE_AFTER_MS = 350;
 const MOST_COPIES = 50;
 const LENGTHS = 6;
+const MOST_OFFERS = 4;
 
 let described = null;
 
@@ -32,7 +33,8 @@ export function Submit({ s }) {
   const preset = s.preset || {};
   const [models, setModels] = useState(described);
   const [form, setForm] = useState({
-    model: preset.model || "ti2v-5B", prompt: preset.prompt || "", negative_prompt: preset.negative_prompt || "", size: preset.width ? `${preset.width}x${preset.height}` : "",
+    model: preset.model || "ti2v-5B", prompt: preset.prompt || "", negative_prompt: preset.negative_prompt || "",
+    size: preset.width ? `${preset.width}x${preset.height}` : "",
     frames: preset.frames || "", quality: preset.quality || "", steps: "", seed: "", priority: preset.priority || "normal", label: "", copies: 1, preview: false,
   });
   const [picture, setPicture] = useState(null);
@@ -108,9 +110,11 @@ export function Submit({ s }) {
 
   return html`<${Dialog} title=${t("submit.title")} onClose=${close}>
     <form class="submit" onSubmit=${send}>
-      <${Field} name="prompt" wrong=${wrong("prompt")}><textarea id="f-prompt" rows="4" required autofocus ...${field("prompt")} placeholder=${t("submit.example")} aria-describedby="f-prompt-wrong"></textarea><//>
+      <${Field} name="prompt" wrong=${wrong("prompt")}><textarea id="f-prompt" rows="4" required autofocus ...${field("prompt")}
+        placeholder=${t("submit.example")} aria-describedby="f-prompt-wrong"></textarea><//>
       <div class="fields">
-        <${Field} name="model" wrong=${wrong("model")}><select id="f-model" value=${form.model} onChange=${(event) => put({ model: event.target.value, size: "", frames: "" })}>
+        <${Field} name="model" wrong=${wrong("model")}><select id="f-model" value=${form.model}
+          onChange=${(event) => put({ model: event.target.value, size: "", frames: "" })}>
           ${(models || []).map((one) => html`<option key=${one.name} value=${one.name}>${one.name} · ${t(`model.${one.name}`)}</option>`)}</select><//>
         <${Field} name="size" wrong=${wrong("size")}><select id="f-size" value=${form.size} onChange=${(event) => put({ size: event.target.value })}>
           <option value="">${model?.takesImage && picture ? t("submit.of_picture") : t("submit.usual", { value: model?.sizes[0] || "" })}</option>
@@ -118,22 +122,27 @@ export function Submit({ s }) {
         <${Field} name="frames" wrong=${wrong("frames")}><select id="f-frames" value=${String(form.frames)} onChange=${(event) => put({ frames: event.target.value })}>
           <option value="">${t("submit.longest")}</option>
           ${frames.map((one) => html`<option key=${one} value=${one}>${t("submit.length", { span: span2(one, form.model), frames: one })}</option>`)}</select><//>
-        <${Field} name="quality" wrong=${wrong("quality")}><select id="f-quality" value=${form.quality} onChange=${(event) => put({ quality: event.target.value, steps: "" })}>
-          <option value="">${word("quality", "usual")}</option>${["fast", "standard", "best"].map((one) => html`<option key=${one} value=${one}>${word("quality", one)}</option>`)}</select><//>
+        <${Field} name="quality" wrong=${wrong("quality")}><select id="f-quality" value=${form.quality}
+          onChange=${(event) => put({ quality: event.target.value, steps: "" })}>
+          <option value="">${word("quality", "usual")}</option>
+          ${["fast", "standard", "best"].map((one) => html`<option key=${one} value=${one}>${word("quality", one)}</option>`)}</select><//>
       </div>
-      ${model?.takesImage && html`<${Field} name=${model.needsImage ? "image" : "optional_image"} id="image" wrong=${wrong("image")} note=${picture ? t("submit.picture", { size: `${picture.width}×${picture.height}` }) : ""}>
+      ${model?.takesImage && html`<${Field} name=${model.needsImage ? "image" : "optional_image"} id="image" wrong=${wrong("image")}
+        note=${picture ? t("submit.picture", { size: `${picture.width}×${picture.height}` }) : ""}>
         <input id="f-image" type="file" accept="image/png,image/jpeg,image/webp" required=${model.needsImage && !picture} onChange=${choose} /><//>`}
       <details class="submit-more"><summary>${t("submit.more")}</summary>
         <${Field} name="negative_prompt" wrong=${wrong("negative_prompt")}><textarea id="f-negative_prompt" rows="2" ...${field("negative_prompt")}></textarea><//>
         <div class="fields">
-          <${Field} name="steps" wrong=${wrong("steps")}><input id="f-steps" type="number" min="1" max="100" disabled=${form.quality !== ""} ...${field("steps")} placeholder=${t("submit.default")} /><//>
+          <${Field} name="steps" wrong=${wrong("steps")}><input id="f-steps" type="number" min="1" max="100"
+            disabled=${form.quality !== ""} ...${field("steps")} placeholder=${t("submit.default")} /><//>
           <${Field} name="seed" wrong=${wrong("seed")}><input id="f-seed" type="number" min="0" ...${field("seed")} placeholder=${t("submit.random")} /><//>
           <${Field} name="copies"><input id="f-copies" type="number" min="1" max=${MOST_COPIES} ...${field("copies")} /><//>
           <${Field} name="priority"><select id="f-priority" value=${form.priority} onChange=${(event) => put({ priority: event.target.value })}>
             ${["normal", "high"].map((one) => html`<option key=${one} value=${one}>${word("priority", one)}</option>`)}</select><//>
           <${Field} name="label" wrong=${wrong("labels")}><input id="f-label" ...${field("label")} placeholder="customer=17" pattern="[^=]+=.*" /><//>
         </div>
-        <label class="check"><input type="checkbox" checked=${form.preview} onChange=${(event) => put({ preview: event.target.checked })} /> ${t("submit.preview")}</label>
+        <label class="check"><input type="checkbox" checked=${form.preview} onChange=${(event) => put({ preview: event.target.checked })} />
+          ${t("submit.preview")}</label>
       </details>
       <${Quote} quote=${quote} copies=${copies(form)} />
       ${refused && html`<p class="wrong" role="alert">${refused.message}</p>`}
@@ -178,10 +187,14 @@ function Quote({ quote, copies: all }) {
   if (quote.failure) return html`<div class="quote"><p class="muted small">${quote.failure}</p></div>`;
   if (!quote.offers.length) return html`<div class="quote"><p class="small" lang="en">${quote.none}</p></div>`;
   const best = quote.offers[0];
+  const notes = [best.measured ? "measured" : "modelled", "boot"];
+  if (quote.offers.some((one) => one.price === "cap")) notes.push("cap");
   return html`<div class="quote" aria-live="polite">
     <p class="lead">${t("quote.best", { n: all, money: money(best.all), span: span(best.all_seconds) })}</p>
-    <table class="plain"><thead><tr><th>${t("quote.kind")}</th><th class="n">${t("quote.time")}</th><th class="n">${t("quote.hour")}</th><th class="n">${t("quote.video")}</th></tr></thead>
-      <tbody>${quote.offers.slice(0, 4).map((one) => html`<tr key=${one.kind}><th scope="row">${one.kind} <span class="muted">${one.gpu}</span></th><td class="n">${span(one.seconds)}</td>
+    <table class="plain"><thead><tr><th>${t("quote.kind")}</th>
+        ${["time", "hour", "video"].map((name) => html`<th key=${name} class="n">${t(`quote.${name}`)}</th>`)}</tr></thead>
+      <tbody>${quote.offers.slice(0, MOST_OFFERS).map((one) => html`<tr key=${one.kind}>
+        <th scope="row">${one.kind} <span class="muted">${one.gpu}</span></th><td class="n">${span(one.seconds)}</td>
         <td class="n">${money(one.per_hour)}${one.price === "cap" ? "*" : ""}</td><td class="n">${money(one.per_video)}</td></tr>`)}</tbody></table>
-    <p class="small muted">${t(best.measured ? "quote.measured" : "quote.modelled")} ${t("quote.boot")}${quote.offers.some((one) => one.price === "cap") ? ` ${t("quote.cap")}` : ""}</p></div>`;
+    <p class="small muted">${notes.map((name) => t(`quote.${name}`)).join(" ")}</p></div>`;
 }

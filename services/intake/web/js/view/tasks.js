@@ -13,39 +13,84 @@ export const canRetry = (task) => ["failed", "cancelled", "expired"].includes(ta
 export const canCancel = (task) => ["queued", "started"].includes(task.state);
 
 export function Tasks({ s }) {
-  const progress = new Map();
-  for (const pool of s.fleet?.pools || []) {
-    for (const worker of [...pool.instances.map((one) => one.worker), ...(pool.own || [])]) if (worker?.task) progress.set(worker.task, worker);
-  }
   return html`<${Panel} id="tasks" title=${t("tasks.title")}>
-    <form class="filters" role="search" onSubmit=${(event) => { event.preventDefault(); filter({ text: new FormData(event.target).get("text") }); }}>
-      <div class="tabs" role="group" aria-label=${t("tasks.state")}>${STATES.map((name) => html`<button type="button" key=${name} aria-pressed=${s.filter.state === name ? "true" : "false"}
-        onClick=${() => filter({ state: name })}>${t(`filter.${name || "all"}`)}</button>`)}</div>
-      <select aria-label=${t("tasks.model")} value=${s.filter.model} onChange=${(event) => filter({ model: event.target.value })}>
-        <option value="">${t("tasks.any_model")}</option>${MODELS.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>
-      <input name="text" type="search" value=${s.filter.text} placeholder=${t(has("/search") ? "tasks.search" : "tasks.find")} aria-label=${t(has("/search") ? "tasks.search" : "tasks.find")} spellcheck="false" autocomplete="off"
-        onInput=${(event) => { if (!event.target.value && s.filter.text) filter({ text: "" }); }} />
-    </form>
-    ${s.tasks.length === 0 ? html`<p class="empty muted">${s.listing || !s.loaded ? t("loading") : s.filter.state || s.filter.model || s.filter.text ? t("tasks.none_fits") : t("tasks.none")}
-        ${!s.listing && s.loaded && !s.filter.state && !s.filter.text && html`<br /><button class="primary" type="button" onClick=${() => set({ dialog: "submit" })}>${t("submit.open")}</button>`}</p>`
-      : html`<table class="list tasks"><thead><tr><th>${t("tasks.state")}</th><th>${t("tasks.prompt")}</th><th>${t("tasks.model")}</th><th>${t("tasks.changed")}</th><th class="n"><span class="unseen">${t("tasks.actions")}</span></th></tr></thead>
-        <tbody>${s.tasks.map((task) => html`<${Row} key=${task.id} task=${task} worker=${progress.get(task.id)} now=${s.now} />`)}</tbody></table>`}
-    ${s.cursor !== null && s.tasks.length > 0 && html`<div class="more"><button class="quiet" type="button" disabled=${s.listing} onClick=${() => list(true)}>${s.listing ? t("loading") : t("more.tasks")}</button></div>`}
+    <${Filters} given=${s.filter} />
+    ${s.tasks.length === 0 ? html`<${Empty} s=${s} />` : html`<${List} s=${s} />`}
+    ${s.cursor !== null && s.tasks.length > 0 && html`<div class="more">
+      <button class="quiet" type="button" disabled=${s.listing} onClick=${() => list(true)}>${t(s.listing ? "loading" : "more.tasks")}</button>
+    </div>`}
   <//>`;
 }
 
+function Filters({ given }) {
+  const hint = t(has("/search") ? "tasks.search" : "tasks.find");
+  const find = (event) => {
+    event.preventDefault();
+    filter({ text: new FormData(event.target).get("text") });
+  };
+  // The cross of a search field empties it without a submit.
+  const emptied = (event) => { if (!event.target.value && given.text) filter({ text: "" }); };
+  return html`<form class="filters" role="search" onSubmit=${find}>
+    <div class="tabs" role="group" aria-label=${t("tasks.state")}>
+      ${STATES.map((name) => html`<button type="button" key=${name} aria-pressed=${String(given.state === name)}
+        onClick=${() => filter({ state: name })}>${t(`filter.${name || "all"}`)}</button>`)}
+    </div>
+    <select aria-label=${t("tasks.model")} value=${given.model} onChange=${(event) => filter({ model: event.target.value })}>
+      <option value="">${t("tasks.any_model")}</option>
+      ${MODELS.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
+    </select>
+    <input name="text" type="search" value=${given.text} placeholder=${hint} aria-label=${hint} spellcheck="false" autocomplete="off" onInput=${emptied} />
+  </form>`;
+}
+
+function Empty({ s }) {
+  const { state: named, model, text } = s.filter;
+  if (s.listing || !s.loaded) return html`<p class="empty muted">${t("loading")}</p>`;
+  if (named || model || text) return html`<p class="empty muted">${t("tasks.none_fits")}</p>`;
+  return html`<p class="empty muted">${t("tasks.none")}<br />
+    <button class="primary" type="button" onClick=${() => set({ dialog: "submit" })}>${t("submit.open")}</button></p>`;
+}
+
+function List({ s }) {
+  const workers = new Map();
+  for (const pool of s.fleet?.pools || []) {
+    const all = [...pool.instances.map((one) => one.worker), ...(pool.own || [])];
+    for (const worker of all) if (worker?.task) workers.set(worker.task, worker);
+  }
+  return html`<table class="list tasks">
+    <thead><tr>
+      <th>${t("tasks.state")}</th><th>${t("tasks.prompt")}</th><th>${t("tasks.model")}</th><th>${t("tasks.changed")}</th>
+      <th class="n"><span class="unseen">${t("tasks.actions")}</span></th>
+    </tr></thead>
+    <tbody>${s.tasks.map((task) => html`<${Row} key=${task.id} task=${task} worker=${workers.get(task.id)} now=${s.now} />`)}</tbody>
+  </table>`;
+}
+
 function Row({ task, worker, now }) {
-  const started = task.state === "started";
+  const prompt = safe(task.prompt);
+  return html`<tr>
+    <td class="state-cell"><${State} task=${task} />${task.state === "started" && html`<${Steps} task=${task} worker=${worker} />`}</td>
+    <td class="prompt-cell">
+      <button class="link prompt" type="button" title=${prompt} onClick=${() => open(task.id)}>${prompt}</button>
+      <span class="under">${under(task, now)}</span>
+    </td>
+    <td class="model-cell">${task.model}
+      <span class="under">${task.width ? `${task.width}×${task.height} · ${span(task.frames / task.fps)}` : ""}</span></td>
+    <td class="when-cell" title=${task.at}>${ago(task.at, now)}</td>
+    <td class="n act-cell">
+      ${canRetry(task) && html`<${Act} name="retry" prompt=${prompt} act=${() => retry(task.id)} />`}
+      ${canCancel(task) && html`<${Act} name="cancel" prompt=${prompt} act=${() => cancel(task.id)} />`}
+    </td></tr>`;
+}
+
+function Act({ name, prompt, act }) {
+  return html`<button class="small-button" type="button" aria-label=${`${t(name)}: ${prompt}`} onClick=${act}>${t(name)}</button>`;
+}
+
+function Steps({ task, worker }) {
   const step = worker?.step ?? task.step ?? 0;
   const steps = worker?.steps || task.steps;
-  return html`<tr>
-    <td class="state-cell"><${State} task=${task} now=${now} />${started && html`<span class="steps"><${Meter} part=${steps ? step / steps : 0} kind="busy" /><span class="small">${step}/${steps}</span></span>`}</td>
-    <td class="prompt-cell"><button class="link prompt" type="button" onClick=${() => open(task.id)} title=${safe(task.prompt)}>${safe(task.prompt)}</button>
-      <span class="under">${under(task, now)}</span></td>
-    <td class="model-cell">${task.model}<span class="under">${task.width ? `${task.width}×${task.height} · ${span(task.frames / task.fps)}` : ""}</span></td>
-    <td class="when-cell" title=${task.at}>${ago(task.at, now)}</td>
-    <td class="n act-cell">${canRetry(task) && html`<button class="small-button" type="button" aria-label=${`${t("retry")}: ${safe(task.prompt)}`} onClick=${() => retry(task.id)}>${t("retry")}</button>`}
-      ${canCancel(task) && html`<button class="small-button" type="button" aria-label=${`${t("cancel")}: ${safe(task.prompt)}`} onClick=${() => cancel(task.id)}>${t("cancel")}</button>`}</td></tr>`;
+  return html`<span class="steps"><${Meter} part=${steps ? step / steps : 0} kind="busy" /><span class="small">${step}/${steps}</span></span>`;
 }
 
 export function State({ task }) {
@@ -61,10 +106,12 @@ function under(task, now) {
   for (const [name, value] of Object.entries(task.labels || {}).slice(0, 3)) parts.push(`${safe(name)}=${safe(value)}`);
   if (task.state === "started" && task.phase) parts.push(word("phase", task.phase));
   if (task.state === "started" && task.eta_s) parts.push(t("tasks.eta", { span: span(task.eta_s) }));
-  const attempt = task.attempts?.[task.attempts.length - 1];
-  if (task.state === "succeeded" && attempt?.ended_at) parts.push(t("tasks.took", { span: span((ms(attempt.ended_at) - ms(attempt.started_at)) / 1000) }));
-  if (task.state === "queued" && task.not_before && ms(task.not_before) > now) parts.push(t("tasks.again_in", { span: span((ms(task.not_before) - now) / 1000) }));
-  const lost = (task.attempts || []).filter((one) => one.outcome === "interrupted" || one.outcome === "lost").length;
+  const attempts = task.attempts || [];
+  const last = attempts[attempts.length - 1];
+  if (task.state === "succeeded" && last?.ended_at) parts.push(t("tasks.took", { span: span((ms(last.ended_at) - ms(last.started_at)) / 1000) }));
+  const wait = (ms(task.not_before) - now) / 1000;
+  if (task.state === "queued" && wait > 0) parts.push(t("tasks.again_in", { span: span(wait) }));
+  const lost = attempts.filter((one) => ["interrupted", "lost"].includes(one.outcome)).length;
   if (lost) parts.push(t("tasks.interrupted", { n: lost }));
   return parts.join(" · ");
 }

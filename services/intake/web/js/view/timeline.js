@@ -32,16 +32,19 @@ function Row({ line, one, at, now, to, ended, titles, ticks, onTask }) {
   const launched = ms(line.launched_at);
   const ready = ms(line.ready_at);
   const gone = ms(line.ended_at);
-  const end = Number.isFinite(gone) ? gone : to;
+  const isGone = Number.isFinite(gone);
+  const end = isGone ? gone : to;
   const boot = Number.isFinite(ready) ? Math.min(ready, end) : end;
   const taken = line.ending === "interrupted" || (one && leaving(one) === "interruption");
   const rate = one ? Number(one.rate) : rateOf(line);
-  return html`<tr class=${Number.isFinite(gone) ? "gone" : ""}>
-    <th scope="row"><span class="kind">${line.kind}</span><span class="zone">${line.zone}${line.lifecycle === "on-demand" ? ` · ${t("machine.on_demand")}` : ""}</span></th>
+  const part = (begin, until) => ({ left: `${at(begin)}%`, width: `${at(until) - at(begin)}%` });
+  return html`<tr class=${isGone ? "gone" : ""}>
+    <th scope="row"><span class="kind">${line.kind}</span>
+      <span class="zone">${line.zone}${line.lifecycle === "on-demand" ? ` · ${t("machine.on_demand")}` : ""}</span></th>
     <td class="track-cell"><div class="track" aria-hidden="true" title=${story(line, now)}>
       ${ticks.map((left) => html`<s key=${left} style=${{ left: `${left}%` }}></s>`)}
-      <i class="boot" style=${{ left: `${at(launched)}%`, width: `${at(boot) - at(launched)}%` }}></i>
-      ${boot < end && html`<i class=${`serve ${taken ? "taken" : ""} ${Number.isFinite(gone) ? "" : "open"}`} style=${{ left: `${at(boot)}%`, width: `${at(end) - at(boot)}%` }}></i>`}
+      <i class="boot" style=${part(launched, boot)}></i>
+      ${boot < end && html`<i class=${`serve ${taken ? "taken" : ""} ${isGone ? "" : "open"}`} style=${part(boot, end)}></i>`}
       ${taken && html`<b class="mark" style=${{ left: `${at(end)}%` }}>⚡</b>`}</div>
       <span class="unseen">${story(line, now)}</span></td>
     ${!ended && html`<td class="doing"><${Doing} line=${line} one=${one} titles=${titles} onTask=${onTask} /></td>`}
@@ -55,16 +58,22 @@ function Doing({ line, one, titles, onTask }) {
   if (!one) return null;
   const why = leaving(one);
   if (why) return html`<span class=${why === "interruption" ? "amber" : "muted"}>${t("machine.leaves", { why: word("leaving", why) })}</span>`;
-  const worker = one.worker;
-  if (worker?.task) {
-    const task = titles.get(worker.task);
-    const title = task?.prompt;
-    const steps = worker.steps || task?.steps || 0;
-    const { phase, preview_image: preview } = worker.progress || {};
-    return html`<div class="doing-box">${preview && html`<button class="thumb" type="button" tabindex="-1" aria-hidden="true" onClick=${() => onTask(worker.task)}><img src=${preview.url} alt="" /></button>`}<div><button class="link doing-task" type="button" title=${safe(title || worker.task)} onClick=${() => onTask(worker.task)}>${safe(title || worker.task)}</button>
-      <span class="steps"><${Meter} part=${steps ? worker.step / steps : 0} kind="busy" /><span class="small">${phase && phase !== "denoise" ? word("phase", phase) : `${worker.step}/${steps || "–"}`}</span></span></div></div>`;
-  }
-  return html`<span class="muted">${word("instance", typeof one.state === "string" ? one.state : "")}${worker ? ` · ${word("worker", worker.state)}` : ""}</span>`;
+  if (one.worker?.task) return html`<${Render} worker=${one.worker} task=${titles.get(one.worker.task)} onTask=${onTask} />`;
+  const state = typeof one.state === "string" ? word("instance", one.state) : "";
+  return html`<span class="muted">${state}${one.worker ? ` · ${word("worker", one.worker.state)}` : ""}</span>`;
+}
+
+/** What a worker renders, with the newest picture of it where the task asks for previews. */
+function Render({ worker, task, onTask }) {
+  const title = safe(task?.prompt || worker.task);
+  const steps = worker.steps || task?.steps || 0;
+  const { phase, preview_image: preview } = worker.progress || {};
+  const show = () => onTask(worker.task);
+  return html`<div class="doing-box">
+    ${preview && html`<button class="thumb" type="button" tabindex="-1" aria-hidden="true" onClick=${show}><img src=${preview.url} alt="" /></button>`}
+    <div><button class="link doing-task" type="button" title=${title} onClick=${show}>${title}</button>
+      <span class="steps"><${Meter} part=${steps ? worker.step / steps : 0} kind="busy" />
+        <span class="small">${phase && phase !== "denoise" ? word("phase", phase) : `${worker.step}/${steps || "–"}`}</span></span></div></div>`;
 }
 
 /** The same as the bars, in words. */

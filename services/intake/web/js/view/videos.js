@@ -9,7 +9,8 @@ import { Panel } from "./frame.js";
 export function Videos({ s }) {
   if (!s.videos.length) return null;
   return html`<${Panel} id="videos" title=${t("videos.title")}>
-    <ul class="film" tabindex="0" role="list" aria-label=${t("videos.title")}>${s.videos.map((task) => html`<${Card} key=${task.id} task=${task} video=${s.links.get(task.id)} now=${s.now} />`)}</ul>
+    <ul class="film" tabindex="0" role="list" aria-label=${t("videos.title")}>
+      ${s.videos.map((task) => html`<${Card} key=${task.id} task=${task} video=${s.links.get(task.id)} now=${s.now} />`)}</ul>
   <//>`;
 }
 
