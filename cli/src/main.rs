@@ -3,6 +3,8 @@
 mod args;
 mod batches;
 mod connection;
+mod costs;
+mod csv;
 mod dev;
 mod done;
 mod fleet;
@@ -91,6 +93,8 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
             Some(FleetCommand::Reap(args)) => Box::pin(reap::run(&settings, args)).await,
             Some(FleetCommand::Template(args)) => Box::pin(template::run(&settings, *args)).await,
         },
+        Command::Receipt(args) => costs::receipt(&settings, args).await,
+        Command::Cost(args) => costs::cost(&settings, args).await,
         Command::Run(args) => orders::run(&settings, args).await,
         Command::Hold(args) => orders::hold(&settings, args).await,
         Command::Resume(args) => orders::resume(&settings, args).await,

@@ -43,6 +43,8 @@ fn help_lists_every_command_and_only_those() {
         "why",
         "batches",
         "fleet",
+        "receipt",
+        "cost",
         "run",
         "hold",
         "resume",

@@ -4,6 +4,7 @@
 //! Cargo enforces it: this crate has no tokio, no NATS, no AWS and no prost to call. What clients send and are answered is
 //! in `spotreel-api`.
 
+pub mod allocation;
 pub mod api_key;
 pub mod batch;
 pub mod error;

@@ -15,7 +15,7 @@ fn every_route_is_in_the_page() {
             routes.insert(format!("| `{} {path}` |", method.to_uppercase()));
         }
     }
-    assert_eq!(routes.len(), 12, "{routes:?}");
+    assert_eq!(routes.len(), 15, "{routes:?}");
     let written = page
         .lines()
         .filter(|line| {

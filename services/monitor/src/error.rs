@@ -1,15 +1,18 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_bus::AppendError;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::{AppendError, ServiceError};
+use spotreel_domain::TaskId;
 use spotreel_s3::{DeleteError, ListError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("the NATS API can't be offered")]
+    Offer(#[from] ServiceError),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.
@@ -28,6 +31,8 @@ pub enum HandleError {
     },
     #[error("size of the log could not be read")]
     Room(#[source] ApiError),
+    #[error("attempts of task {task} could not be stored in the ledger")]
+    Record { task: TaskId, source: ApiError },
     #[error("presence record of worker {worker} could not be read")]
     Presence { worker: String, source: ApiError },
     #[error("the objects of the task could not be listed")]

@@ -6,10 +6,14 @@
 //! | [`janitor`](janitor::Janitor) | every terminal event | deletes early events, checkpoints, and videos that no state names |
 //! | [`room`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
 //! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
+//! | [`ledger::recorder`] | every event but `queued` | stores each attempt in the stream LEDGER |
+//! | [`ledger::closer`] | none: periodic | stores the ledger of each batch that has ended |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
 //! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
 //!
-//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, and the status record `sweeper`.
+//! **Answers** `spotreel.receipt` and `.costs` (a NATS service).
+//!
+//! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`, the status record `sweeper`, and all of LEDGER.
 //!
 //! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
@@ -18,6 +22,7 @@
 //! - An unfinished task has a work item that its queue will deliver; a missing one is replaced within two minutes.
 //! - A task's last event is deleted last, when it is old or its room is needed, so that the state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; other objects only while that event is the last.
+//! - An event that tells of an attempt is deleted only after the attempt is stored in LEDGER.
 //! - When no worker works, the queue lengths equal the number of runnable tasks, within seconds.
 //! - An event of a newer version is never acked: monitor is not ready until it is upgraded. Only a message that is not
 //!   protobuf is skipped.
@@ -32,18 +37,23 @@ mod deps;
 mod disk;
 mod error;
 pub mod janitor;
+pub mod ledger;
 mod metrics;
 mod mirror;
 pub mod net;
 mod pages;
 pub mod reconcile;
+mod requests;
 pub mod room;
+mod serve;
 pub mod sweeper;
+mod verbs;
 
 use std::sync::Arc;
 
 use spotreel_bootstrap::Context;
-use spotreel_bus::TaskLog;
+use spotreel_bus::ledger::LedgerStream;
+use spotreel_bus::{BatchLog, TaskLog};
 
 pub use config::MonitorConfig;
 pub use consume::Handled;
@@ -53,8 +63,12 @@ pub use error::{HandleError, StartError};
 use consume::Consumer;
 use deadlines::Deadlines;
 use janitor::Janitor;
+use ledger::books::Books;
+use ledger::closer::Closer;
+use ledger::recorder::{self, Recorder};
 use net::Net;
 use reconcile::Reconcile;
+use requests::Requests;
 use sweeper::Sweeper;
 
 /// Every key with its default.
@@ -89,7 +103,19 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
         events.run(|event| Arc::clone(&janitor).handle(event)).await;
     });
 
-    let deadlines = Arc::new(Deadlines::new(log, config.deadlines.clone()));
+    let stream = LedgerStream::new(&nats);
+    let recorder = Arc::new(Recorder::new(stream.clone()));
+    let events = consumer(recorder::CONSUMER, config.ledger.concurrent);
+    ctx.spawn_loop("ledger's attempts", async move {
+        events
+            .run(|event| Arc::clone(&recorder).handle(event))
+            .await;
+    });
+    let books = Arc::new(Books::new(BatchLog::open(&nats).await, stream));
+    let closing = Closer::new(&nats, &books).run(config.ledger.every, ctx.stopping.clone());
+    ctx.spawn_loop("ledgers of batches", closing);
+
+    let deadlines = Arc::new(Deadlines::new(log.clone(), config.deadlines.clone()));
     let events = consumer(deadlines::CONSUMER, config.deadlines.concurrent);
     ctx.spawn_loop("deadlines", async move {
         events
@@ -97,7 +123,14 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
             .await;
     });
 
-    let reconcile = Reconcile::new(nats, config.reconcile, config.disk, &ctx);
+    let reconcile = Reconcile::new(nats.clone(), config.reconcile, config.disk, &ctx);
     ctx.spawn_loop("reconcile", async move { reconcile.run().await });
+
+    let requests = Arc::new(Requests { log, books });
+    let offered = serve::verbs(&requests).offer(&nats).await?;
+    let (stopping, tasks) = (ctx.stopping.clone(), ctx.tasks.clone());
+    ctx.spawn("requests", async move {
+        Ok(offered.answer(&stopping, &tasks).await?)
+    });
     Ok(())
 }

@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod body;
 mod budget;
+mod costs;
 mod events;
 mod feed;
 mod images;

@@ -21,7 +21,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{events, images, jsonl, openapi, quotes, tasks};
+use super::{costs, events, images, jsonl, openapi, quotes, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -40,6 +40,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(events::of_all))
         .routes(routes!(images::upload))
         .routes(routes!(quotes::quote))
+        .routes(routes!(costs::of_task))
+        .routes(routes!(costs::of_batch))
+        .routes(routes!(costs::sums))
         .routes(routes!(show))
 }
 

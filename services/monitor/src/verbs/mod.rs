@@ -1,0 +1,4 @@
+//! Answers to requests, one file for each verb.
+
+pub mod costs;
+pub mod receipt;
