@@ -209,6 +209,27 @@ def books(batch):
     print(f"the cloud charges ${theirs:.6f}, the batch's receipt says ${ours:.6f}")
     if abs(ours - theirs) > 0.05 * theirs:
         fail("the two bills differ by more than 5 %")
+    receipt(batch, view["receipt"]["total"])
+
+
+def receipt(batch, total):
+    """What the batch's bill is made of, exactly: by line, by instance and by task."""
+    say("what the money was for")
+    closed = until("the batch's ledger to be closed", 60,
+                   lambda: (one := asked("receipt", batch))["final"] and one)
+    show("receipt", batch)
+    micros = lambda amount: round(float(amount) * 1e6)
+    parts = {
+        "lines": sum(micros(amount) for amount in closed["lines"].values()),
+        "instances": sum(micros(one["total"]) for one in closed["instances"]),
+        "tasks": sum(micros(one["total"]) for one in closed["tasks"]),
+    }
+    if closed["task_count"] != TRIGGER_AT or set(parts.values()) != {micros(total)}:
+        fail(f"the parts of the receipt do not add up to {total}: {closed['task_count']} tasks, {parts}")
+    alone = [asked("receipt", one["task"]) for one in closed["tasks"]]
+    if sum(micros(one["total"]) for one in alone) != micros(total):
+        fail(f"the receipts of the tasks do not add up to {total}: {alone}")
+    print(f"instances, tasks and lines add up to ${total} each, to the micro-dollar")
 
 
 def videos(ids):

@@ -1,5 +1,6 @@
 //! The command line of `spotreel`, and the text of `--help`.
 
+mod costs;
 mod dev;
 mod fleet;
 mod keys;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use costs::{CostArgs, CostFormat, ReceiptArgs};
 pub use dev::{DevArgs, DevChildArgs};
 pub use fleet::{
     AlarmsArgs, BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs,
@@ -96,6 +98,10 @@ pub enum Command {
     Fleet(FleetArgs),
     /// Show what needs a person: alarms that fire, with what to do
     Alarms(AlarmsArgs),
+    /// Show what a task or a batch cost, and for what
+    Receipt(ReceiptArgs),
+    /// Show what was spent, by day, month, batch, pool, model, owner or label
+    Cost(CostArgs),
     /// Start a batch now, without waiting for a rule
     Run(RunArgs),
     /// Block all launches until `resume`

@@ -98,6 +98,7 @@ fn program_of(verb: &str) -> &'static str {
         names::OPS_RUN | names::OPS_HOLD | names::OPS_RESUME => "spotreel-trigger",
         names::SEARCH => "spotreel-monitor",
         names::FLEET | names::OPS_STOP | names::OPS_DRAIN => "spotreel-fleet",
+        names::RECEIPT | names::COSTS => "spotreel-monitor",
         _ => "spotreel-intake",
     }
 }

@@ -4,6 +4,8 @@ mod alarms;
 mod args;
 mod batches;
 mod connection;
+mod costs;
+mod csv;
 mod dev;
 mod done;
 mod fleet;
@@ -95,6 +97,8 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
             Some(FleetCommand::Template(args)) => Box::pin(template::run(&settings, *args)).await,
         },
         Command::Alarms(args) => alarms::run(&settings, args).await,
+        Command::Receipt(args) => costs::receipt(&settings, args).await,
+        Command::Cost(args) => costs::cost(&settings, args).await,
         Command::Run(args) => orders::run(&settings, args).await,
         Command::Hold(args) => orders::hold(&settings, args).await,
         Command::Resume(args) => orders::resume(&settings, args).await,

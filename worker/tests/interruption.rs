@@ -89,6 +89,15 @@ async fn a_notice_costs_at_most_the_step_under_way() {
         "{reported} steps were done, and it went on from {}",
         last.from_step
     );
+    // What the receipt of the task is made of.
+    let first = &task.attempts[0];
+    let done = first.steps_done.unwrap();
+    assert!(done >= last.from_step && done + 1 >= reported, "{first:?}");
+    assert_eq!(last.steps_done, Some(MANY), "{last:?}");
+    for attempt in [first, last] {
+        let (began, ended) = (attempt.rendering_at.unwrap(), attempt.ended_at.unwrap());
+        assert!(attempt.started_at <= began && began <= ended, "{attempt:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

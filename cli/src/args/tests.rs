@@ -45,6 +45,8 @@ fn help_lists_every_command_and_only_those() {
         "batches",
         "fleet",
         "alarms",
+        "receipt",
+        "cost",
         "run",
         "hold",
         "resume",

@@ -11,7 +11,7 @@
 //! - words that logs and configuration write the same way: ids, `Owner`, `PoolName`, `Model`, `Priority`, `Quality`, `Usd`,
 //!   `DrainMode`, `Lifecycle` and other enums without data;
 //! - records that are shown field by field, where a copy would be a second place for each field: `TaskSpec`, `Attempt`,
-//!   `Artifact`, `Failure`; `Stop`, `Blocked`, `Receipt`, `Residency`, `InstanceState`; trigger's `Decision` and `View`.
+//!   `Artifact`, `Failure`; what [`spotreel_domain::allocation`] makes; `Stop`, `Blocked`, `Receipt`, `Residency`, `InstanceState`; trigger's `Decision` and `View`.
 
 mod alarm;
 mod batch;
@@ -22,6 +22,7 @@ mod key;
 mod order;
 mod queue;
 mod quote;
+mod receipt;
 mod request;
 pub mod schema;
 mod search;
@@ -41,6 +42,10 @@ pub use order::{
 };
 pub use queue::{OwnerTasks, QueueLength, QueueView};
 pub use quote::{MAX_QUOTED_TASKS, Offer, PriceOf, Quote, QuoteQuery, quote};
+pub use receipt::{
+    BatchReceipt, CostsQuery, MAX_COST_DAYS, MAX_RECEIPT_TASKS, ReceiptQuery, TaskCost,
+    TaskInBatch, TaskReceipt, USUAL_COST_DAYS, USUAL_RECEIPT_TASKS,
+};
 pub use request::{
     CROP_WARNING_PERCENT, ImageSource, LORA_STRENGTH, LoraRequest, MAX_IDEMPOTENCY_KEY,
     MAX_LABEL_CHARS, MAX_LABELS, MAX_LORAS, MAX_VIOLATIONS, TaskRequest, Valid, crop_percent,

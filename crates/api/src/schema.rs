@@ -122,6 +122,28 @@ pub struct Searched {
     cursor: Option<u64>,
 }
 
+/// Which costs a report sums.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "the type that is read is CostsQuery; this describes it"
+)]
+pub struct CostSpan {
+    /// The first day, in UTC; 30 days before `to` if it is absent.
+    #[param(value_type = Option<String>, format = Date)]
+    from: Option<String>,
+    /// The day after the last one; tomorrow if it is absent. At most 400 days after `from`.
+    #[param(value_type = Option<String>, format = Date)]
+    to: Option<String>,
+    /// `day` (the default), `month`, `batch`, `pool`, `model`, `owner`, or `label:NAME`.
+    #[param(pattern = "^(day|month|batch|pool|model|owner|label:.+)$")]
+    by: Option<String>,
+    /// The costs of one owner's tasks alone.
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
+    owner: Option<String>,
+}
+
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "describes a text")]

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod kv;
 pub mod leadership;
 pub mod lease;
+pub mod ledger;
 pub mod log;
 pub mod log_room;
 pub mod names;

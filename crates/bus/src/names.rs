@@ -1,6 +1,7 @@
 //! Every name on the bus. docs/messages.md lists them for readers; a test compares the two.
 
 use spotreel_domain::alarm::AlarmName;
+use spotreel_domain::allocation::AttemptRecord;
 use spotreel_domain::batch::{BatchId, PoolName, Status};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 
@@ -10,6 +11,8 @@ pub const EVENTS: &str = "EVENTS";
 /// Answers how the copy of EVENTS in the clients' account stands.
 pub const MIRROR_INFO: &str = "spotreel.mirror.INFO";
 pub const INBOX: &str = "INBOX";
+/// What attempts cost: kept longer than their tasks.
+pub const LEDGER: &str = "LEDGER";
 
 /// All of a stream, whatever it is, without a look at subjects: with [`LOG_ALL`] a scan makes the server compare those of a
 /// whole block, thousands.
@@ -22,6 +25,7 @@ pub const EVENT_SUBJECTS: [&str; 4] = [
     "spotreel.batch.>",
     "spotreel.alarm.>",
 ];
+pub const LEDGER_ALL: &str = "spotreel.ledger.>";
 pub const INBOX_SUBJECT: &str = "spotreel.inbox";
 
 pub const SUBMIT: &str = "spotreel.submit";
@@ -38,6 +42,9 @@ pub const FLEET: &str = "spotreel.fleet";
 pub const SEARCH: &str = "spotreel.search";
 /// What fires now, and what to do about it: for every client.
 pub const ALARMS: &str = "spotreel.alarms";
+/// What a task or a batch cost; what all of them cost in a span of time: for every client.
+pub const RECEIPT: &str = "spotreel.receipt";
+pub const COSTS: &str = "spotreel.costs";
 /// Orders, for operators only.
 pub const OPS_RUN: &str = "spotreel.ops.run";
 pub const OPS_HOLD: &str = "spotreel.ops.hold";
@@ -47,7 +54,7 @@ pub const OPS_DRAIN: &str = "spotreel.ops.drain";
 pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
 pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
 pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
-pub const VERBS: [&str; 19] = [
+pub const VERBS: [&str; 21] = [
     SUBMIT,
     GET,
     LIST,
@@ -59,6 +66,8 @@ pub const VERBS: [&str; 19] = [
     FLEET,
     SEARCH,
     ALARMS,
+    RECEIPT,
+    COSTS,
     OPS_RUN,
     OPS_HOLD,
     OPS_RESUME,
@@ -83,6 +92,7 @@ pub const CONSUMER_NOTIFIER: &str = "notifier";
 pub const CONSUMER_SWEEPER: &str = "sweeper";
 pub const CONSUMER_JANITOR: &str = "janitor";
 pub const CONSUMER_DEADLINES: &str = "deadlines";
+pub const CONSUMER_LEDGER: &str = "ledger";
 pub const CONSUMER_INTAKE: &str = "intake";
 
 /// Tells an append from every other try at the same place: after a timeout its author finds out whether it was stored.
@@ -162,6 +172,58 @@ pub fn alarm_events_of(name: AlarmName) -> String {
 
 /// In the bucket of marks: the state of all alarms, which monitor keeps.
 pub const ALARMS_MARK: &str = "alarms";
+/// An attempt as a record knows it: the same attempt has up to three of them.
+pub fn ledger_attempt(record: &AttemptRecord) -> String {
+    let AttemptRecord {
+        task, born, number, ..
+    } = record;
+    let instance = token(&record.attempt.instance);
+    let knows = record.knows().as_str();
+    format!("spotreel.ledger.attempt.{instance}.{task}.{born}.{number}.{knows}")
+}
+
+/// The attempts that were made on an instance.
+pub fn ledger_attempts_on(instance: &str) -> String {
+    format!("spotreel.ledger.attempt.{}.>", token(instance))
+}
+
+/// What a task cost in a closed batch.
+pub fn ledger_share(batch: &BatchId, task: &TaskId) -> String {
+    let BatchId { pool, number } = batch;
+    format!("spotreel.ledger.share.{pool}.{number}.{task}")
+}
+
+/// What each task cost in a closed batch.
+pub fn ledger_shares_in(batch: &BatchId) -> String {
+    let BatchId { pool, number } = batch;
+    format!("spotreel.ledger.share.{pool}.{number}.*")
+}
+
+/// What a task cost in each closed batch.
+pub fn ledger_shares_of(task: &TaskId) -> String {
+    format!("spotreel.ledger.share.*.*.{task}")
+}
+
+/// A part of the costs of a closed batch, by day, owner, model and labels.
+pub fn ledger_costs(batch: &BatchId, part: usize) -> String {
+    let BatchId { pool, number } = batch;
+    format!("spotreel.ledger.costs.{pool}.{number}.{part}")
+}
+
+/// The costs of every closed batch.
+pub const LEDGER_COSTS: &str = "spotreel.ledger.costs.>";
+
+/// The ledger of a closed batch, which is written last.
+pub fn ledger_batch(batch: &BatchId) -> String {
+    let BatchId { pool, number } = batch;
+    format!("spotreel.ledger.batch.{pool}.{number}")
+}
+
+/// The closed batch that a subject of the ledger names.
+pub fn parse_ledger_subject(subject: &str) -> Option<BatchId> {
+    let mut tokens = subject.strip_prefix("spotreel.ledger.")?.split('.').skip(1);
+    BatchId::parse(&format!("{}-{}", tokens.next()?, tokens.next()?))
+}
 
 /// Before a pool's name, in the bucket of marks: what its finished tasks have said of the cost model. Fleet writes it at the
 /// end of a batch.

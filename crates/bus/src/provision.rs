@@ -15,10 +15,10 @@ use serde::Serialize;
 use spotreel_domain::{Event, Lane, Model};
 
 use crate::names::{
-    BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR,
+    BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_LEDGER,
     CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONTROLS_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX,
-    INBOX_SUBJECT, KEYS_BUCKET, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET, work_consumer,
-    work_filter,
+    INBOX_SUBJECT, KEYS_BUCKET, LEDGER, LEDGER_ALL, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET,
+    work_consumer, work_filter,
 };
 
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
@@ -42,6 +42,7 @@ pub struct Layout {
     pub events_max_bytes: i64,
     pub inbox_max_bytes: i64,
     pub batches_max_bytes: i64,
+    pub ledger_max_bytes: i64,
 }
 
 impl Default for Layout {
@@ -53,6 +54,7 @@ impl Default for Layout {
             events_max_bytes: 4 << 30,
             inbox_max_bytes: 1 << 30,
             batches_max_bytes: 1 << 30,
+            ledger_max_bytes: 1 << 30,
         }
     }
 }
@@ -130,6 +132,18 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             max_bytes: layout.inbox_max_bytes,
             description: Some("submissions by publish, until intake has taken them".into()),
             ..base(INBOX)
+        },
+        // As long as the batches: either can be made again from the attempts and the batch log.
+        Config {
+            subjects: vec![LEDGER_ALL.into()],
+            discard: DiscardPolicy::Old,
+            max_age: BATCHES_KEPT,
+            max_messages_per_subject: 1,
+            max_bytes: layout.ledger_max_bytes,
+            allow_atomic_publish: true,
+            deny_purge: true,
+            description: Some("the ledger: attempts, and what they cost".into()),
+            ..base(LEDGER)
         },
         Config {
             subjects: vec![format!("$KV.{WORKERS_BUCKET}.>")],
@@ -235,6 +249,17 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
             filter_subject: "spotreel.log.*.queued.>".into(),
             max_ack_pending: -1,
             ..base(CONSUMER_DEADLINES)
+        },
+    ));
+    all.push((
+        TASKS,
+        pull::Config {
+            filter_subjects: Event::ALL
+                .into_iter()
+                .filter(|event| *event != Event::Queued)
+                .map(|event| format!("spotreel.log.*.{}", event.as_str()))
+                .collect(),
+            ..base(CONSUMER_LEDGER)
         },
     ));
     // After the sweeper: they are made only over a log that it has been through.

@@ -5,6 +5,7 @@
 //! in `spotreel-api`.
 
 pub mod alarm;
+pub mod allocation;
 pub mod api_key;
 pub mod batch;
 pub mod error;

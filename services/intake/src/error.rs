@@ -151,6 +151,11 @@ pub fn no_video(message: String) -> ApiError {
     refusal(ErrorCode::NotAllowed, message, None)
 }
 
+pub fn no_batches() -> ApiError {
+    let message = "receipts of batches tell of all owners' tasks: use a key that sees all tasks (`spotreel keys create --all`), or ask for the receipt of a task";
+    refusal(ErrorCode::NotAllowed, message.into(), None)
+}
+
 pub fn timed_out(message: String) -> ApiError {
     refusal(ErrorCode::Timeout, message, None)
 }

@@ -3,7 +3,7 @@
 //! **Hears** requests on `spotreel.submit`, `.get`, `.list`, `.cancel`, `.retry` and operators' on `spotreel.ops.key.*`
 //! (a NATS service, `nats micro` finds it), HTTP under `/v1`, and what was published to `spotreel.inbox` (the stream
 //! INBOX); on `spotreel.progress.*` how far renders are, which it keeps in memory for `get` and `list`. **Asks** trigger
-//! on `spotreel.quote`, `.why` and `.batches`, fleet on `.fleet` and monitor on `.search` for what HTTP asks for, and the bucket
+//! on `spotreel.quote`, `.why` and `.batches`, fleet on `.fleet` and monitor on `.search` for what HTTP asks for, monitor on `spotreel.receipt` and `.costs`, and the bucket
 //! once a minute for the indexes of packs and
 //! tokenizers, and for those of LoRAs when a task names one (`submit/offers.rs`). **Says** an answer to every request; into the
 //! task log `queued` and `cancelled`; `spotreel.hint.<id>` after a cancellation; `…rejected` events for the inbox; to followers over HTTP

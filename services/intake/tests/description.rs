@@ -15,7 +15,7 @@ fn every_route_is_in_the_page() {
             routes.insert(format!("| `{} {path}` |", method.to_uppercase()));
         }
     }
-    assert_eq!(routes.len(), 19, "{routes:?}");
+    assert_eq!(routes.len(), 22, "{routes:?}");
     let written = page
         .lines()
         .filter(|line| {

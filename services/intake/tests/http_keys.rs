@@ -39,6 +39,9 @@ async fn nobody_comes_in_without_a_key() {
         ("/v1/images", Method::POST),
         ("/v1/quotes", Method::POST),
         ("/v1/alarms", Method::GET),
+        ("/v1/receipts/tasks/a", Method::GET),
+        ("/v1/receipts/batches/default-1", Method::GET),
+        ("/v1/costs", Method::GET),
     ] {
         let refused = web.send(method.clone(), path).await;
         refused.is_problem(401, "unauthorized");

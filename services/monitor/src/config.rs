@@ -21,6 +21,7 @@ pub struct MonitorConfig {
     pub janitor: JanitorConfig,
     pub net: NetConfig,
     pub deadlines: DeadlinesConfig,
+    pub ledger: LedgerConfig,
     pub reconcile: ReconcileConfig,
     pub disk: DiskConfig,
     pub search: SearchConfig,
@@ -83,6 +84,14 @@ pub struct DeadlinesConfig {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct LedgerConfig {
+    pub concurrent: usize,
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReconcileConfig {
     #[serde(with = "humantime_serde")]
     pub every: Duration,
@@ -128,6 +137,7 @@ impl Config for MonitorConfig {
             ("janitor.room_every", self.janitor.room_every),
             ("net.every", self.net.every),
             ("deadlines.longest_wait", self.deadlines.longest_wait),
+            ("ledger.every", self.ledger.every),
             ("reconcile.every", self.reconcile.every),
             ("search.every", self.search.every),
             ("search.removed_every", self.search.removed_every),
@@ -138,6 +148,7 @@ impl Config for MonitorConfig {
             ("sweeper.concurrent", self.sweeper.concurrent),
             ("janitor.concurrent", self.janitor.concurrent),
             ("deadlines.concurrent", self.deadlines.concurrent),
+            ("ledger.concurrent", self.ledger.concurrent),
         ] {
             require(concurrent > 0, key, "must be at least 1")?;
         }

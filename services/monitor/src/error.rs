@@ -6,6 +6,7 @@ use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::ApiError;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{AppendError, ServiceError};
+use spotreel_domain::TaskId;
 use spotreel_projection::ProjectionError;
 use spotreel_s3::{DeleteError, ListError};
 
@@ -64,6 +65,8 @@ pub enum HandleError {
     },
     #[error("size of the log could not be read")]
     Room(#[source] ApiError),
+    #[error("attempts of task {task} could not be stored in the ledger")]
+    Record { task: TaskId, source: ApiError },
     #[error("presence record of worker {worker} could not be read")]
     Presence { worker: String, source: ApiError },
     #[error("the objects of the task could not be listed")]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::log::ReadError;
-use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
+use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_LEDGER, CONSUMER_NOTIFIER, CONSUMER_SWEEPER};
 use spotreel_bus::{Recorded, TaskLog};
 use spotreel_domain::Task;
 use spotreel_domain::task::State;
@@ -25,7 +25,7 @@ use crate::{metrics, reconcile};
 pub const CONSUMER: &str = CONSUMER_JANITOR;
 /// Who must have heard a task's events before they go. `deadlines` is not among them: it holds entries back until
 /// their time comes, and asks the log then.
-const HEARERS: [&str; 2] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER];
+const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_LEDGER];
 
 pub struct Janitor {
     pub(crate) log: TaskLog,

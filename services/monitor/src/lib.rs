@@ -6,14 +6,17 @@
 //! | [`janitor`](janitor::Janitor) | every terminal event | deletes early events, checkpoints, and videos that no state names |
 //! | [`room`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
 //! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
+//! | [`ledger::recorder`] | every event but `queued` | stores each attempt in the stream LEDGER |
+//! | [`ledger::closer`] | none: periodic | stores the ledger of each batch that has ended |
 //! | [`deadlines`](deadlines::Deadlines) | every `queued` | writes `expired` after the deadline |
 //! | `search` | the task log and the ends of batches, page by page, from where its file is | keeps a row for each task, removes the rows of deleted ones |
 //! | [`reconcile`] | none: periodic | measures consumers, queues, the log and the disk; not ready while the clients' copy of EVENTS is behind |
 //! | [`alarms`] | none: periodic | decides which alarms fire, and tells clients |
 //!
+//! **Answers** `spotreel.search`, `.alarms`, `.receipt` and `.costs` (a NATS service).
+//!
 //! **Says** `spotreel.log.<id>.expired`, `spotreel.log.<id>.queued.<model>.<lane>`, `spotreel.hint.<id>`,
-//! `spotreel.alarm.<name>.<state>`, and the status records `sweeper` and `alarms`. **Answers** `spotreel.search` and
-//! `spotreel.alarms`.
+//! `spotreel.alarm.<name>.<state>`, the status records `sweeper` and `alarms`, and all of LEDGER.
 //!
 //! **Owns** the deletion of history: only monitor deletes events, and objects of finished tasks.
 //!
@@ -22,6 +25,7 @@
 //! - An unfinished task has a work item that its queue will deliver; a missing one is replaced within two minutes.
 //! - A task's last event is deleted last, when it is old or its room is needed, so that the state never falls back to an earlier one.
 //! - An object that the task's last event names is never deleted; other objects only while that event is the last.
+//! - An event that tells of an attempt is deleted only after the attempt is stored in LEDGER.
 //! - When no worker works, the queue lengths equal the number of runnable tasks, within seconds.
 //! - An alarm is told once when it fires and once when it resolves: its state is stored before it is told, and its event has
 //!   the number of that state.
@@ -40,6 +44,7 @@ mod deps;
 mod disk;
 mod error;
 pub mod janitor;
+pub mod ledger;
 mod metrics;
 mod mirror;
 pub mod net;
@@ -54,7 +59,8 @@ mod verbs;
 use std::sync::Arc;
 
 use spotreel_bootstrap::Context;
-use spotreel_bus::TaskLog;
+use spotreel_bus::ledger::LedgerStream;
+use spotreel_bus::{BatchLog, TaskLog};
 
 pub use config::MonitorConfig;
 pub use consume::Handled;
@@ -65,6 +71,9 @@ pub use error::{AlarmError, HandleError, StartError};
 use alarms::{Alarms, ShownAlarms};
 use deadlines::Deadlines;
 use janitor::Janitor;
+use ledger::books::Books;
+use ledger::closer::Closer;
+use ledger::recorder::{self, Recorder};
 use net::Net;
 use reconcile::Reconcile;
 use search::Search;
@@ -104,7 +113,19 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
         events.run(|event| Arc::clone(&janitor).handle(event)).await;
     });
 
-    let deadlines = Arc::new(Deadlines::new(log, config.deadlines.clone()));
+    let stream = LedgerStream::new(&nats);
+    let recorder = Arc::new(Recorder::new(stream.clone()));
+    let events = consumer(recorder::CONSUMER, config.ledger.concurrent);
+    ctx.spawn_loop("ledger's attempts", async move {
+        events
+            .run(|event| Arc::clone(&recorder).handle(event))
+            .await;
+    });
+    let books = Arc::new(Books::new(BatchLog::open(&nats).await, stream));
+    let closing = Closer::new(&nats, &books).run(config.ledger.every, ctx.stopping.clone());
+    ctx.spawn_loop("ledgers of batches", closing);
+
+    let deadlines = Arc::new(Deadlines::new(log.clone(), config.deadlines.clone()));
     let events = consumer(deadlines::CONSUMER, config.deadlines.concurrent);
     ctx.spawn_loop("deadlines", async move {
         events
@@ -112,11 +133,17 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
             .await;
     });
 
+    let reconcile = Reconcile::new(nats.clone(), config.reconcile, config.disk, &ctx);
+    ctx.spawn_loop("reconcile", async move { reconcile.run().await });
+
     let shown = ShownAlarms::default();
     let alarms = Alarms::new(&nats, config.alarms, &ctx, shown.clone()).await;
     ctx.spawn_loop("alarms", alarms.run());
+
     let requests = Arc::new(Requests {
         alarms: shown,
+        log,
+        books,
         search: Search::start(&nats, &config.search, &ctx).await?,
     });
     let offered = serve::verbs(&requests).offer(&nats).await?;
@@ -124,8 +151,5 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
     ctx.spawn("requests", async move {
         Ok(offered.answer(&stopping, &tasks).await?)
     });
-
-    let reconcile = Reconcile::new(nats, config.reconcile, config.disk, &ctx);
-    ctx.spawn_loop("reconcile", async move { reconcile.run().await });
     Ok(())
 }

@@ -22,6 +22,10 @@ spotreel_bootstrap::metrics! {
         "Deliveries of events of a newer version, which were handed back, by consumer";
     Gauge MARK = "spotreel_monitor_sweeper_mark_timestamp_seconds", Seconds,
         "Unix time of the last pass that found no obsolete work item";
+    Counter LEDGERS = "spotreel_monitor_ledgers_total", Count,
+        "Ledgers of ended batches that were stored";
+    Gauge LEDGERS_WAITING = "spotreel_monitor_ledgers_waiting", Count,
+        "Ended batches whose ledger is not stored yet";
     Gauge PENDING = "spotreel_consumer_pending", Count,
         "Events that were not yet delivered to a consumer of the log";
     Gauge ACK_PENDING = "spotreel_consumer_ack_pending", Count,
@@ -54,6 +58,14 @@ pub fn alarms(board: &AlarmBoard) {
 
 pub fn alarm_told(alarm: &'static str, state: &'static str) {
     counter!(ALARMS_TOLD, "alarm" => alarm, "state" => state).increment(1);
+}
+
+pub fn closed_ledger() {
+    counter!(LEDGERS).increment(1);
+}
+
+pub fn open_ledgers(batches: usize) {
+    gauge!(LEDGERS_WAITING).set(batches as f64);
 }
 
 pub fn copy_behind(events: u64) {

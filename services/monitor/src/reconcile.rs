@@ -6,7 +6,8 @@ use async_nats::jetstream::stream::ConsumerError;
 use spotreel_bootstrap::{Context, Health};
 use spotreel_bus::LogRoom;
 use spotreel_bus::names::{
-    CONSUMER_DEADLINES, CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, TASKS, work_consumer,
+    CONSUMER_DEADLINES, CONSUMER_JANITOR, CONSUMER_LEDGER, CONSUMER_NOTIFIER, CONSUMER_SWEEPER,
+    TASKS, work_consumer,
 };
 use spotreel_domain::{Lane, Model};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +19,12 @@ use crate::metrics;
 use crate::mirror::MirrorWatch;
 
 const LOG_CHECK: &str = "task log";
-const HEARERS: [&str; 4] = [
+const HEARERS: [&str; 5] = [
     CONSUMER_NOTIFIER,
     CONSUMER_SWEEPER,
     CONSUMER_JANITOR,
     CONSUMER_DEADLINES,
+    CONSUMER_LEDGER,
 ];
 
 pub(crate) struct Reconcile {

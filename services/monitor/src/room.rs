@@ -8,7 +8,9 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::names::{CONSUMER_JANITOR, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT};
+use spotreel_bus::names::{
+    CONSUMER_JANITOR, CONSUMER_LEDGER, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT,
+};
 use spotreel_bus::{LogRoom, Recorded};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +19,12 @@ use crate::janitor::{CONSUMER, Janitor, age};
 use crate::pages::LogPages;
 
 /// Who must have heard a task's end before it goes, the janitor itself among them: it has seen to the objects then.
-const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_JANITOR];
+const HEARERS: [&str; 4] = [
+    CONSUMER_NOTIFIER,
+    CONSUMER_SWEEPER,
+    CONSUMER_LEDGER,
+    CONSUMER_JANITOR,
+];
 /// Additional room that a pass frees, in percent of the log, so that not every new task causes a pass.
 const SPARE_PERCENT: u64 = 2;
 /// Pages that a look for room reads; the next look goes on behind them.

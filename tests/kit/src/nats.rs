@@ -108,6 +108,7 @@ pub fn layout(lease: Duration, replicas: usize) -> Layout {
         events_max_bytes: 256 * MIB,
         inbox_max_bytes: 64 * MIB,
         batches_max_bytes: 64 * MIB,
+        ledger_max_bytes: 64 * MIB,
     }
 }
 

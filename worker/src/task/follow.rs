@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use spotreel_bootstrap::ambient;
 use spotreel_bus::{Lease, Recorded};
 use spotreel_domain::Task;
 use tokio::sync::watch;
@@ -40,6 +42,39 @@ pub enum End {
     Interrupted,
 }
 
+/// What is told of an attempt at its end, for the receipt of the task.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// When the model was loaded and the work began.
+    pub rendering_at: Option<Timestamp>,
+    pub steps_done: u32,
+}
+
+impl Told {
+    /// Of an attempt that has done nothing yet.
+    pub fn new(from_step: u32) -> Self {
+        Self {
+            rendering_at: None,
+            steps_done: from_step,
+        }
+    }
+
+    fn hear(&mut self, event: &RenderEvent) {
+        match event {
+            RenderEvent::Phase(Phase::Load) => {}
+            RenderEvent::Phase(_) => {
+                self.rendering_at.get_or_insert_with(ambient::now);
+            }
+            RenderEvent::Step(step) => {
+                self.rendering_at.get_or_insert_with(ambient::now);
+                self.steps_done = step.done;
+            }
+            RenderEvent::Accepted { start_step, .. } => self.steps_done = *start_step,
+            _ => {}
+        }
+    }
+}
+
 /// Listens to a render until it ends, is taken from us, or has to be handed back.
 ///
 /// `given_up`: a file of the model will not come. `embeddings`: where the encoded text is kept.
@@ -50,6 +85,7 @@ pub async fn follow(
     lease: &Lease,
     given_up: impl Future<Output = PackUnavailable>,
     embeddings: Option<String>,
+    told: &mut Told,
 ) -> End {
     tokio::pin!(given_up);
     let superseded = lease.superseded();
@@ -83,10 +119,11 @@ pub async fn follow(
             }
         };
         let measured_anew = matches!(event, None | Some(RenderEvent::Step(_)));
-        if let Some(event) = event
-            && let Some(end) = follower.hear(event, running).await
-        {
-            break end;
+        if let Some(event) = event {
+            told.hear(&event);
+            if let Some(end) = follower.hear(event, running).await {
+                break end;
+            }
         }
         if measured_anew && let Some(end) = follower.decide(&mut orders, running) {
             break end;

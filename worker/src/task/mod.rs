@@ -44,7 +44,7 @@ use crate::{Worker, crash};
 use begin::Begun;
 use error::{AttemptError, Blame};
 use finish::Rendered;
-use follow::End;
+use follow::{End, Told};
 use render::render;
 use take::{Next, Take, Taken};
 
@@ -163,7 +163,7 @@ async fn attempt(
     let begun = worker.begin(lease).await;
     drop(taken.others);
     let Begun {
-        started,
+        mut started,
         lease,
         checkpoints,
         finished,
@@ -183,7 +183,11 @@ async fn attempt(
     let dir = worker
         .scratch
         .join(format!("{}-{}", task.id, started.sequence));
-    let end = render(worker, host, &started, checkpoints, &lease, &dir).await;
+    let from_step = task.running().map_or(0, |attempt| attempt.from_step);
+    let mut told = Told::new(from_step);
+    let end = render(worker, host, &started, checkpoints, &lease, &dir, &mut told).await;
+    started.task.tell(told.rendering_at, told.steps_done);
+    let task = &started.task;
 
     // Gate and upload, or another outcome.
     let failed = match end {

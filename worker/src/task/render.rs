@@ -8,11 +8,12 @@ use spotreel_bus::{Lease, Recorded};
 use crate::engine::protocol::ErrorKind;
 use crate::machine::host::Host;
 use crate::task::checkpoints::{self, Stored};
-use crate::task::follow::{End, follow};
+use crate::task::follow::{End, Told, follow};
 use crate::task::prepare::Prepared;
 use crate::{Worker, packs};
 
 /// Renders from the newest checkpoint that the engine takes, or from the beginning; with less memory if it runs out.
+/// `told`: how far it comes.
 pub async fn render(
     worker: &Worker,
     host: &mut Host,
@@ -20,6 +21,7 @@ pub async fn render(
     checkpoints: Vec<Stored>,
     lease: &Lease,
     dir: &Path,
+    told: &mut Told,
 ) -> End {
     let task = &started.task;
     let hurried = worker.leave.hurried();
@@ -59,7 +61,16 @@ pub async fn render(
             Err(error) => return End::Failed(error.into()),
         };
         let given_up = packs::given_up(worker.packs.as_ref(), late);
-        let end = follow(worker, started, &mut running, lease, given_up, embeddings).await;
+        let end = follow(
+            worker,
+            started,
+            &mut running,
+            lease,
+            given_up,
+            embeddings,
+            told,
+        )
+        .await;
         drop(running);
         let End::Failed(error) = &end else {
             return end;

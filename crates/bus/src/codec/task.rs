@@ -180,6 +180,8 @@ fn attempt_to_wire(attempt: &Attempt) -> wire::Attempt {
         ended_at_ms: attempt.ended_at.map(Timestamp::as_millisecond),
         outcome: word(&attempt.outcome),
         from_step: attempt.from_step,
+        rendering_at_ms: attempt.rendering_at.map(Timestamp::as_millisecond),
+        steps_done: attempt.steps_done,
         error: attempt.error.as_ref().map(failure_to_wire),
     }
 }
@@ -195,6 +197,11 @@ fn attempt_from_wire(attempt: wire::Attempt) -> Result<Attempt, DecodeError> {
             .transpose()?,
         outcome: from_word(attempt.outcome, "attempt.outcome")?,
         from_step: attempt.from_step,
+        rendering_at: attempt
+            .rendering_at_ms
+            .map(|ms| time(ms, "attempt.rendering_at_ms"))
+            .transpose()?,
+        steps_done: attempt.steps_done,
         error: attempt.error.map(failure_from_wire).transpose()?,
     })
 }
@@ -315,6 +322,17 @@ mod tests {
         let refused = decode(&bad.encode_to_vec());
         assert!(matches!(refused, Err(DecodeError::Field("spec.quality"))));
     }
+
+    #[test]
+    fn what_a_worker_tells_of_its_attempt_goes_over_the_wire_and_back() {
+        let task = task(None);
+        let (_, mut running) = task.started("w", "i-1", 4, task.at).unwrap();
+        assert_eq!(decode(&encode(&running)).unwrap(), running);
+        let attempt = running.attempts.last_mut().unwrap();
+        (attempt.rendering_at, attempt.steps_done) = (Some(attempt.started_at), Some(9));
+        assert_eq!(decode(&encode(&running)).unwrap(), running);
+    }
+
     #[test]
     fn loras_previews_and_crops_go_over_the_wire_and_back() {
         let mut task = task(None);

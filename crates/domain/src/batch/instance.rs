@@ -263,16 +263,36 @@ impl Instance {
 
     /// As EC2 bills it by `now`. Volume and address are charged from launch to end, also where the instance is free.
     pub fn charges_at(&self, now: Timestamp) -> Charges {
-        let gone_at = self.usage.gone_at.unwrap_or(match self.state {
-            InstanceState::Gone { .. } => self.billed_to,
-            _ => now,
-        });
-        let there = elapsed(self.launched_at, gone_at).max(BILLED_AT_LEAST);
+        let there = elapsed(self.launched_at, self.gone_by(now)).max(BILLED_AT_LEAST);
         Charges {
             compute: self.compute_at(now),
             volume: self.usage.volume.per_hour_for(there),
             address: self.usage.address.per_hour_for(there),
         }
+    }
+
+    /// When its volume and its address went, or `now` if they are still there.
+    pub fn gone_by(&self, now: Timestamp) -> Timestamp {
+        self.usage.gone_at.unwrap_or(match self.state {
+            InstanceState::Gone { .. } => self.billed_to,
+            _ => now,
+        })
+    }
+
+    /// From when to when it was `running`, by `now`; nothing if it never ran.
+    pub fn ran_between(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let began = self.usage.began_at.unwrap_or(self.launched_at);
+        let ran = self.since_pending(now);
+        (!self.never_ran(ran)).then(|| (began, self.end_at(now).max(began)))
+    }
+
+    /// What its time as `running` costs before EC2 credits a free first hour.
+    pub fn uncredited_at(&self, now: Timestamp) -> Usd {
+        if self.never_ran(self.since_pending(now)) {
+            return Usd::ZERO;
+        }
+        let cost = self.metered(self.end_at(now));
+        cost.max(self.rate.per_hour_for(BILLED_AT_LEAST))
     }
 
     /// How long it has been `running`.
@@ -299,11 +319,10 @@ impl Instance {
         let ran = self.since_pending(now);
         let free =
             self.lifecycle == Lifecycle::Spot && self.usage.taken && ran < FREE_IF_TAKEN_WITHIN;
-        if free || self.never_ran(ran) {
-            return Usd::ZERO;
+        match free {
+            true => Usd::ZERO,
+            false => self.uncredited_at(now),
         }
-        let cost = self.metered(self.end_at(now));
-        cost.max(self.rate.per_hour_for(BILLED_AT_LEAST))
     }
 
     /// The booked cost and what has run since; an end that is learnt late takes back what was booked after it.

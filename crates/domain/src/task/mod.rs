@@ -103,6 +103,12 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// The step that it began at: more than 0 when it went on from a checkpoint.
     pub from_step: u32,
+    /// When the model was loaded and its work began, as its worker tells at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rendering_at: Option<Timestamp>,
+    /// The steps that were done at its end, as its worker tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_done: Option<u32>,
     pub error: Option<Failure>,
 }
 
@@ -276,6 +282,14 @@ impl Task {
         let sequence = name.and_then(|name| name.split(['/', '.']).next());
         let sequence = sequence.and_then(|text| text.parse::<u64>().ok());
         sequence.is_some_and(|sequence| sequence >= self.born)
+    }
+
+    /// Adds to the running attempt what its worker tells of it, before the worker ends it.
+    pub fn tell(&mut self, rendering_at: Option<Timestamp>, steps_done: u32) {
+        let running = |last: &&mut Attempt| last.outcome == Outcome::Running;
+        if let Some(attempt) = self.attempts.last_mut().filter(running) {
+            (attempt.rendering_at, attempt.steps_done) = (rendering_at, Some(steps_done));
+        }
     }
 
     /// The last attempt, if it still runs.

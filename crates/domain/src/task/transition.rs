@@ -119,6 +119,8 @@ impl Task {
             ended_at: None,
             outcome: Outcome::Running,
             from_step,
+            rendering_at: None,
+            steps_done: None,
             error: None,
         });
         task.attempts_total = task.attempts_total.saturating_add(1);

@@ -239,6 +239,7 @@ impl Cloud {
             }
             Worker::Busy { .. } if mode == DrainMode::Now => {
                 machine.worker = Worker::Left;
+                machine.stops_work(now, false);
                 queue.queued += 1;
                 DrainAnswer::Drained
             }

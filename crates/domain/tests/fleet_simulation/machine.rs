@@ -47,6 +47,8 @@ pub struct Machine {
     pub taken_at: Option<Timestamp>,
     pub reason: Option<String>,
     pub worker: Worker,
+    /// The tasks that its worker began, with their ends.
+    pub worked: Vec<Worked>,
     pub draining: bool,
     pub notice_at: Option<Timestamp>,
     pub silent: bool,
@@ -60,6 +62,13 @@ pub enum Worker {
     Idle,
     Busy { until: Timestamp },
     Left,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Worked {
+    pub from: Timestamp,
+    pub to: Option<Timestamp>,
+    pub done: bool,
 }
 
 impl Machine {
@@ -92,6 +101,7 @@ impl Machine {
             taken_at: None,
             reason: None,
             worker: Worker::Off,
+            worked: Vec::new(),
             draining: false,
             notice_at: None,
             silent: false,
@@ -107,6 +117,7 @@ impl Machine {
         self.notice_at.get_or_insert(now + seconds(120));
         if let Worker::Busy { .. } = self.worker {
             queue.queued += 1;
+            self.stops_work(now, false);
         }
         if self.worker != Worker::Off {
             self.worker = Worker::Left;
@@ -119,6 +130,7 @@ impl Machine {
         }
         if let Worker::Busy { .. } = self.worker {
             queue.queued += 1;
+            self.stops_work(now, false);
         }
         self.worker = Worker::Left;
         self.state = CloudState::Terminated;
@@ -128,6 +140,13 @@ impl Machine {
             None => reason,
         };
         self.reason = Some(reason.to_owned());
+    }
+
+    /// Its worker ends the task that it has in hand.
+    pub fn stops_work(&mut self, at: Timestamp, done: bool) {
+        if let Some(last) = self.worked.last_mut() {
+            (last.to, last.done) = (Some(at), done);
+        }
     }
 
     pub fn catch_up(
@@ -160,6 +179,7 @@ impl Machine {
             && until <= now
         {
             queue.done += 1;
+            self.stops_work(until, true);
             self.worker = if self.draining {
                 Worker::Left
             } else {
@@ -169,6 +189,11 @@ impl Machine {
         if self.worker == Worker::Idle && queue.queued > 0 && !self.silent {
             queue.queued -= 1;
             self.worker = Worker::Busy { until: now + TASK };
+            self.worked.push(Worked {
+                from: now,
+                to: None,
+                done: false,
+            });
         }
         if self.taken_at.is_some_and(|at| at <= now) && self.notice_at.is_none() {
             self.give_notice(now, queue);

@@ -1,14 +1,18 @@
 //! Invariants about money, by the cloud's own bill.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
-use spotreel_domain::Usd;
+use spotreel_domain::allocation::{AttemptRecord, BatchLedger, CostLines};
 use spotreel_domain::batch::{
     Batch, FREE_IF_TAKEN_WITHIN, InstanceState, Leaving, Receipt, ReceiptLine,
 };
 use spotreel_domain::ledger::{self, Periods, Spend};
+use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::{Model, TaskId, Usd};
 
 use super::cloud::Habit;
-use super::machine::{ADDRESS, PENDING, SHORTEST, VOLUME};
+use super::machine::{ADDRESS, PENDING, SHORTEST, VOLUME, Worked};
 use super::world::World;
 
 /// The longest step of a schedule while a batch is active: a controller decides so long after its listing.
@@ -195,6 +199,63 @@ pub fn receipt_is_the_bill(world: &World, batch: &Batch) {
         lines(world, &receipt),
         world.story()
     );
+}
+
+/// I22: what instances and tasks cost adds up to the receipt, to the micro-dollar, whatever became of them.
+pub fn ledger_is_the_receipt(world: &World, batch: &Batch) {
+    let receipt = Receipt::of(batch, world.now);
+    let records = batch.instances.iter().flat_map(|one| {
+        let worked = world.cloud.machines[&one.id].worked.iter();
+        let record = |(number, worked): (u32, &Worked)| attempt(&one.id, number, *worked);
+        (1..).zip(worked).map(record)
+    });
+    let ledger = BatchLedger::of(batch, records.collect(), world.now);
+    let tasks: CostLines = ledger.tasks.iter().map(|task| task.lines).sum();
+    let cells: CostLines = ledger.cells.iter().map(|cell| cell.lines).sum();
+    let unallocated = ledger.unallocated;
+    assert_eq!(
+        [ledger.total, (tasks + unallocated).total(), cells.total()],
+        [receipt.total; 3],
+        "I22: ledger, tasks and days, and the receipt; {}",
+        world.story()
+    );
+    assert!(
+        unallocated == CostLines::default() || ledger.tasks.is_empty(),
+        "I22: {unallocated:?} is paid by nobody; {}",
+        world.story()
+    );
+    for line in &ledger.instances {
+        let of = receipt.lines.iter().find(|of| of.instance == line.instance);
+        assert_eq!(of.map(|of| of.cost), Some(line.total), "I22: {line:?}");
+    }
+}
+
+fn attempt(instance: &str, number: u32, worked: Worked) -> AttemptRecord {
+    AttemptRecord {
+        task: TaskId::parse(&format!("{instance}-{number}")).expect("it is plain"),
+        born: 0,
+        number: 1,
+        owner: None,
+        model: Model::Ti2v5b,
+        steps: 20,
+        labels: BTreeMap::new(),
+        attempt: Attempt {
+            worker: "w".into(),
+            instance: instance.into(),
+            started_at: worked.from,
+            ended_at: worked.to,
+            outcome: match (worked.to, worked.done) {
+                (None, _) => Outcome::Running,
+                (_, true) => Outcome::Succeeded,
+                (_, false) => Outcome::Lost,
+            },
+            from_step: 0,
+            rendering_at: None,
+            steps_done: None,
+            error: None,
+        },
+        next: None,
+    }
 }
 
 fn lines(world: &World, receipt: &Receipt) -> String {

@@ -139,6 +139,7 @@ impl World {
                 self.story()
             );
             money::receipt_is_the_bill(self, &batch);
+            money::ledger_is_the_receipt(self, &batch);
             self.pools[pool].log.ended.push(batch.clone());
         }
         let log = &mut self.pools[pool].log;

@@ -10,6 +10,7 @@ mod ask;
 mod auth;
 mod body;
 mod budget;
+mod costs;
 mod events;
 mod feed;
 mod fleet;

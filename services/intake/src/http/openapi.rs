@@ -23,7 +23,7 @@ const REFUSALS: [(&str, &str); 11] = [
     ("401", "No key, or one that is not good."),
     (
         "404",
-        "The task does not exist, or belongs to another owner; for a quote: no pool renders the model; for alarms: the key sees only its owner's tasks.",
+        "The task does not exist, or belongs to another owner; for a quote: no pool renders the model; for a receipt: no such batch; for alarms: the key sees only its owner's tasks.",
     ),
     ("405", "The address does not answer to this method."),
     ("408", "The body did not arrive in time."),
@@ -97,6 +97,7 @@ pub(super) fn frame() -> OpenApi {
             tag("quotes", "What tasks will take and cost."),
             tag("fleet", "Queues, rules, batches and instances."),
             tag("alarms", "What needs an operator."),
+            tag("costs", "What tasks and batches have cost, in US dollars."),
         ]))
         .build()
 }

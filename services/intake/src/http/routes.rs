@@ -22,7 +22,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{alarms, events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
+use super::{alarms, costs, events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -48,6 +48,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(fleet::batch))
         .routes(routes!(search::search))
         .routes(routes!(alarms::show))
+        .routes(routes!(costs::of_task))
+        .routes(routes!(costs::of_batch))
+        .routes(routes!(costs::sums))
         .routes(routes!(show))
 }
 

@@ -1,14 +1,23 @@
 //! Answers to requests, one file for each verb.
 
 pub mod alarms;
+pub mod costs;
+pub mod receipt;
 pub mod search;
 
+use std::sync::Arc;
+
+use spotreel_bus::TaskLog;
+
 use crate::alarms::ShownAlarms;
+use crate::ledger::books::Books;
 use crate::search::Search;
 
 /// What the handlers of requests share.
 pub struct Requests {
     pub alarms: ShownAlarms,
+    pub log: TaskLog,
+    pub books: Arc<Books>,
     /// None: switched off, and another monitor answers.
     pub search: Option<Search>,
 }

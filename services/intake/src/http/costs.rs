@@ -1,0 +1,127 @@
+//! What tasks and batches cost: asked of monitor, which keeps the ledger.
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::{Client, Request};
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use spotreel_api::schema::CostSpan;
+use spotreel_api::{ApiError, BatchReceipt, CostsQuery, ErrorReply, ReceiptQuery, TaskReceipt};
+use spotreel_bus::names;
+use spotreel_domain::allocation::CostReport;
+
+use super::api::Api;
+use super::problem::Problem;
+use super::query::{Asked, Named};
+use crate::error;
+use crate::keys::Caller;
+
+/// A report of a year reads some thousands of ledgers.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a task cost: its own attempts, and its share of boots, idle time, volumes and addresses.
+///
+/// `final` is false while something may be added.
+#[utoipa::path(
+    get, path = "/v1/receipts/tasks/{id}", tag = "costs", operation_id = "get_task_receipt", params(("id" = String, Path)),
+    responses((status = 200, body = TaskReceipt), super::openapi::Refusals)
+)]
+pub(super) async fn of_task(
+    State(api): State<Api>,
+    caller: Caller,
+    Named(id): Named,
+) -> Result<Json<TaskReceipt>, Problem> {
+    let query = ReceiptQuery {
+        task: Some(id.to_string()),
+        ..ReceiptQuery::default()
+    };
+    let receipt: TaskReceipt = ask(api.intake.log.client(), names::RECEIPT, &query).await?;
+    match caller.may_see_of(receipt.owner.as_ref()) {
+        true => Ok(Json(receipt)),
+        false => Err(error::not_found(&id).into()),
+    }
+}
+
+/// What a batch cost, instance by instance, with the 100 tasks that cost most.
+///
+/// Only for a key that sees all tasks: a batch renders tasks of every owner.
+#[utoipa::path(
+    get, path = "/v1/receipts/batches/{id}", tag = "costs", operation_id = "get_batch_receipt",
+    params(("id" = String, Path, description = "The pool, a dash and a number, such as `default-17`.")),
+    responses((status = 200, body = BatchReceipt), super::openapi::Refusals)
+)]
+pub(super) async fn of_batch(
+    State(api): State<Api>,
+    caller: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<BatchReceipt>, Problem> {
+    let Path(id) = id.map_err(|bad| error::broken("id", "token", bad.body_text()))?;
+    if !caller.may_see_of(None) {
+        return Err(error::no_batches().into());
+    }
+    let query = ReceiptQuery {
+        batch: Some(id),
+        ..ReceiptQuery::default()
+    };
+    Ok(Json(
+        ask(api.intake.log.client(), names::RECEIPT, &query).await?,
+    ))
+}
+
+/// What was spent in a span of days, by day, month, batch, pool, model, owner or label.
+///
+/// A key that sees only its owner's tasks gets what these cost.
+#[utoipa::path(
+    get, path = "/v1/costs", tag = "costs", operation_id = "get_costs", params(CostSpan),
+    responses((status = 200, body = CostReport), super::openapi::Refusals)
+)]
+pub(super) async fn sums(
+    State(api): State<Api>,
+    caller: Caller,
+    Asked(mut query): Asked<CostsQuery>,
+) -> Result<Json<CostReport>, Problem> {
+    if !caller.may_see_of(query.owner.as_ref()) {
+        if let Some(owner) = &query.owner {
+            let message =
+                format!("owner is {owner}: this key sees the costs of its own tasks only");
+            return Err(error::broken("owner", "own", message).into());
+        }
+        query.owner = caller.owner().cloned();
+    }
+    Ok(Json(
+        ask(api.intake.log.client(), names::COSTS, &query).await?,
+    ))
+}
+
+/// Monitor's answer.
+async fn ask<Q: Serialize, A: DeserializeOwned>(
+    client: &Client,
+    verb: &'static str,
+    query: &Q,
+) -> Result<A, ApiError> {
+    let question = serde_json::to_vec(query).expect("it has string keys only");
+    let request = Request::new()
+        .payload(question.into())
+        .timeout(Some(ANSWER_WITHIN));
+    let answer = client.send_request(verb, request).await;
+    let answer = answer.map_err(|failure| {
+        tracing::warn!(error = %spotreel_domain::chain(&failure), verb, "monitor did not answer: check that spotreel-monitor runs and that NATS has this version's accounts.conf");
+        error::unavailable(match failure.kind() {
+            RequestErrorKind::NoResponders => {
+                "spotreel-monitor keeps the ledger, and none is running now"
+            }
+            _ => "spotreel-monitor keeps the ledger, and did not answer in time",
+        })
+    })?;
+    if let Ok(ErrorReply { error }) = serde_json::from_slice(&answer.payload) {
+        return Err(error);
+    }
+    serde_json::from_slice(&answer.payload).map_err(|failure| {
+        tracing::warn!(error = %spotreel_domain::chain(&failure), verb, "answer of monitor cannot be decoded: check that both programs have the same version");
+        error::unavailable("spotreel-monitor's answer cannot be read: it may be of another version")
+    })
+}
