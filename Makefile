@@ -57,6 +57,10 @@ test-moto: tools build ## Test EC2 calls against moto, botocore's API model and 
 test-api: tools build ## Test the HTTP API against its OpenAPI description with schemathesis (installs it)
 	tests/py/api.sh
 
+.PHONY: test-webhooks
+test-webhooks: tools build ## Verify requests to webhooks with PyPI's standardwebhooks (installs it)
+	tests/py/webhooks.sh
+
 .PHONY: test-rules
 test-rules: ## Check Prometheus' configuration and test the alert rules (needs promtool)
 	@command -v promtool >/dev/null || { \

@@ -91,7 +91,7 @@ async def durable(nc, ids):
 async def discovery(nc):
     answer = json.loads((await nc.request("$SRV.PING", b"", timeout=15)).data)
     assert answer["type"] == "io.nats.micro.v1.ping_response", answer
-    info = json.loads((await nc.request("$SRV.INFO." + answer["name"], b"", timeout=15)).data)
+    info = json.loads((await nc.request("$SRV.INFO.spotreel-intake", b"", timeout=15)).data)
     subjects = {one["subject"] for one in info["endpoints"]}
     assert "spotreel.submit" in subjects, info
     ok("discovery")
@@ -106,6 +106,8 @@ async def forbidden(nc, errors, victim):
              ("$JS.API.STREAM.MSG.DELETE.EVENTS", b'{"seq":1}'), ("$KV.spotreel-marks.sweeper", b"{}"),
              (f"spotreel.task.{victim}.succeeded", b"{}"), ("spotreel.hint.x", b""),
              ("spotreel.ops.key.create", b'{"owner":"me","access":"all"}'), ("spotreel.ops.key.list", b"{}"),
+             ("spotreel.ops.webhook.create", b'{"url":"https://example.org/"}'), ("spotreel.ops.webhook.list", b"{}"),
+             ("$KV.spotreel-webhooks.endpoint.aaaaaaaaaaaa", b"{}"), ("spotreel.webhook.aaaaaaaaaaaa.disabled", b"{}"),
              ("spotreel.ops.key.revoke", b'{"id":"aaaaaaaaaaaa"}'), ("$KV.spotreel-keys.aaaaaaaaaaaa", b"{}"),
              ("$JS.API.DIRECT.GET.KV_spotreel-keys", b'{"multi_last":["$KV.spotreel-keys.>"]}'),
              ("$JS.API.STREAM.MSG.GET.KV_spotreel-keys", b'{"seq":1}'),

@@ -5,6 +5,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use spotreel_domain::TaskId;
 use spotreel_domain::batch::BatchId;
+use spotreel_domain::webhook::WebhookId;
 
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, ApiError, PubAck};
@@ -21,6 +22,13 @@ pub struct EventStream {
 pub enum Topic<'a> {
     Task(&'a TaskId),
     Batch(&'a BatchId),
+    Webhook(&'a WebhookId),
+}
+
+impl<'a> From<&'a WebhookId> for Topic<'a> {
+    fn from(id: &'a WebhookId) -> Self {
+        Self::Webhook(id)
+    }
 }
 
 impl<'a> From<&'a TaskId> for Topic<'a> {
@@ -40,6 +48,7 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::event_of(id, event),
             Self::Batch(id) => names::batch_event_of(id, event),
+            Self::Webhook(id) => names::webhook_event_of(id, event),
         }
     }
 
@@ -47,6 +56,7 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::events_of(id),
             Self::Batch(id) => names::batch_events_of(id),
+            Self::Webhook(id) => names::webhook_events_of(id),
         }
     }
 }
@@ -129,6 +139,15 @@ impl EventStream {
                     other => other,
                 }
             }
+        }
+    }
+
+    /// The event at a place of EVENTS; none: there never was one, or it is not kept any more.
+    pub async fn payload(&self, sequence: u64) -> Result<Option<Bytes>, ApiError> {
+        match self.stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message.payload)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(ApiError::Unknown(format!("{EVENTS}/{sequence}: {error}"))),
         }
     }
 

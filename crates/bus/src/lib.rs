@@ -25,6 +25,7 @@ mod retry;
 pub mod room;
 pub mod service;
 pub mod trace;
+pub mod webhooks;
 
 pub use batches::{BatchLog, RecordedBatch};
 pub use bucket::Bucket;
@@ -39,3 +40,4 @@ pub use reply::Reply;
 pub use retry::retry;
 pub use room::Room;
 pub use service::{Service, ServiceError};
+pub use webhooks::Webhooks;

@@ -5,6 +5,8 @@
 //! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
 //! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
 //!
+//! **Delivers** them to webhooks ([`webhook`]), by consumers of EVENTS.
+//!
 //! **Owns** no data: published events are in EVENTS, and the consumer has the others, unacked.
 //!
 //! Invariants:
@@ -23,11 +25,12 @@ mod consume;
 mod deps;
 mod error;
 mod metrics;
+mod webhook;
 
 use spotreel_bootstrap::Context;
 
 pub use act::{Notifier, Said};
-pub use config::NotifierConfig;
+pub use config::{NotifierConfig, WebhooksConfig};
 pub use deps::Deps;
 pub use error::{NotifyError, StartError};
 
@@ -36,6 +39,7 @@ pub const DEFAULTS: &str = include_str!("../notifier.toml");
 
 pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
+    webhook::start(&deps.nats, &deps.store, &config, &ctx).await?;
     let notifier = Notifier::new(&deps.nats, deps.store, config).await;
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);
