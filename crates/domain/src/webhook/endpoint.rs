@@ -56,9 +56,9 @@ pub struct Disabled {
 pub struct Failing {
     pub since: Timestamp,
     pub reason: String,
-    /// Whether the event that says so has been published.
-    #[serde(default)]
-    pub warned: bool,
+    /// When the event that says so was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warned_at: Option<Timestamp>,
 }
 
 /// What an operator wants to be sent again: every event since then that has not been delivered.
@@ -109,7 +109,7 @@ impl Webhook {
         let began = began.unwrap_or(Failing {
             since: now,
             reason: reason.to_owned(),
-            warned: false,
+            warned_at: None,
         });
         let after = |failing: Failing, disabled: Option<Disabled>| Self {
             failing: Some(failing),
@@ -119,8 +119,10 @@ impl Webhook {
         if is_new {
             return Some((after(began, None), None));
         }
-        let failing_for = elapsed(began.since, now);
-        if gone || failing_for >= give_up.disable_after {
+        // People have the time between the two to repair the receiver, also if nothing was tried for days.
+        let last_chance = give_up.disable_after.saturating_sub(give_up.warn_after);
+        let is_over = |warned_at| elapsed(warned_at, now) >= last_chance;
+        if gone || began.warned_at.is_some_and(is_over) {
             let disabled = Disabled {
                 at: now,
                 reason: match gone {
@@ -130,9 +132,9 @@ impl Webhook {
             };
             return Some((after(began, Some(disabled)), Some(Notice::Disabled)));
         }
-        if !began.warned && failing_for >= give_up.warn_after {
+        if began.warned_at.is_none() && elapsed(began.since, now) >= give_up.warn_after {
             let warned = Failing {
-                warned: true,
+                warned_at: Some(now),
                 reason: reason.to_owned(),
                 ..began
             };
@@ -278,7 +280,7 @@ mod tests {
         let failing = |second| Failing {
             since: at(second),
             reason: String::new(),
-            warned: false,
+            warned_at: None,
         };
         let numbers = [
             Notice::Failing.number(&failing(1)),

@@ -52,7 +52,10 @@ impl Gate {
     /// Gives the place back after a failure; `pause` is what the receiver asks for, at least.
     pub fn failed(&mut self, throttled: bool, pause: Option<Duration>, now: Timestamp) {
         self.leave();
-        self.failures = self.failures.saturating_add(1);
+        // Those that were at work when it closed are part of the same failure.
+        if self.closed_until.is_none_or(|until| until <= now) {
+            self.failures = self.failures.saturating_add(1);
+        }
         let beyond = self.failures.checked_sub(FAILURES_UNTIL_PAUSE);
         let own = match beyond {
             Some(beyond) => FIRST_PAUSE * 2_u32.saturating_pow(beyond.min(16)),
