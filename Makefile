@@ -61,6 +61,10 @@ test-api: tools build ## Test the HTTP API against its OpenAPI description with 
 test-page: tools build ## Test the page in a Chromium while a batch runs (needs chromium, node, npm)
 	tests/web/run.sh
 
+.PHONY: test-webhooks
+test-webhooks: tools build ## Verify requests to webhooks with PyPI's standardwebhooks (installs it)
+	tests/py/webhooks.sh
+
 .PHONY: test-rules
 test-rules: ## Check Prometheus' configuration and test the alert rules (needs promtool)
 	@command -v promtool >/dev/null || { \

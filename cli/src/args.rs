@@ -11,6 +11,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod values;
+mod webhooks;
 
 use std::path::PathBuf;
 
@@ -33,6 +34,9 @@ pub use submit::{QuoteArgs, SubmitArgs};
 pub use tasks::{CancelArgs, GetArgs, IdsArgs, ListArgs, SearchArgs, StatusArgs, WatchArgs};
 pub use values::duration;
 use values::{finite, pair, strength};
+pub use webhooks::{
+    CreateWebhookArgs, DeliveriesArgs, DeliveryStateArg, RecoverArgs, WebhooksArgs, WebhooksCommand,
+};
 
 /// Renders videos from prompts: submit tasks, watch them, download the videos.
 #[derive(Debug, Parser)]
@@ -114,6 +118,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Create, list and revoke keys of the HTTP API
     Keys(KeysArgs),
+    /// Send events to URLs: create, list, rotate and delete endpoints, and show their deliveries
+    Webhooks(WebhooksArgs),
     /// Make, push, pull, verify, list and prune model packs
     Models(ModelsArgs),
     /// Starts a program of `dev` and ends it when `dev` ends

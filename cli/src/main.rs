@@ -23,6 +23,7 @@ mod submit;
 mod tasks;
 mod template;
 mod watch;
+mod webhooks;
 mod why;
 
 use std::process::ExitCode;
@@ -105,6 +106,7 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
         Command::Stop(args) => orders::stop(&settings, args).await,
         Command::Drain(args) => orders::drain(&settings, args).await,
         Command::Keys(args) => keys::run(&settings, args).await,
+        Command::Webhooks(args) => Box::pin(webhooks::run(&settings, args)).await,
         Command::Models(args) => Box::pin(models::run(&settings, args)).await,
     }
 }

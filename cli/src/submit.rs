@@ -224,6 +224,7 @@ fn task(args: &SubmitArgs) -> anyhow::Result<TaskRequest> {
         priority: args.priority.map(Priority::from),
         expires_at,
         labels: labels(args)?,
+        callback_url: args.callback_url.clone(),
     })
 }
 

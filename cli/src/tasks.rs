@@ -130,6 +130,9 @@ fn show(task: &TaskView, now: Timestamp) {
             .map(|(key, value)| format!("{key}={value}"));
         field("labels", &labels.collect::<Vec<_>>().join(" "));
     }
+    if let Some(url) = &spec.callback_url {
+        field("callback", url);
+    }
     if let Some(video) = &task.video {
         let artifact = &video.artifact;
         let size = print::bytes(artifact.bytes);

@@ -107,6 +107,8 @@ async def forbidden(nc, errors, victim):
              ("$JS.API.STREAM.MSG.DELETE.EVENTS", b'{"seq":1}'), ("$KV.spotreel-marks.sweeper", b"{}"),
              (f"spotreel.task.{victim}.succeeded", b"{}"), ("spotreel.hint.x", b""),
              ("spotreel.ops.key.create", b'{"owner":"me","access":"all"}'), ("spotreel.ops.key.list", b"{}"),
+             ("spotreel.ops.webhook.create", b'{"url":"https://example.org/"}'), ("spotreel.ops.webhook.list", b"{}"),
+             ("$KV.spotreel-webhooks.endpoint.aaaaaaaaaaaa", b"{}"), ("spotreel.webhook.aaaaaaaaaaaa.disabled", b"{}"),
              ("spotreel.ops.key.revoke", b'{"id":"aaaaaaaaaaaa"}'), ("$KV.spotreel-keys.aaaaaaaaaaaa", b"{}"),
              ("$JS.API.DIRECT.GET.KV_spotreel-keys", b'{"multi_last":["$KV.spotreel-keys.>"]}'),
              ("$JS.API.STREAM.MSG.GET.KV_spotreel-keys", b'{"seq":1}'),

@@ -66,7 +66,7 @@ fn every_metric_has_a_description_with_its_unit() {
 #[test]
 fn the_docs_name_only_metrics_that_exist_and_all_of_a_worker() {
     let sources = sources();
-    let of_requests = ["intake", "monitor", "trigger", "fleet", "monitor"]
+    let of_requests = ["intake", "trigger", "fleet", "monitor", "notifier"]
         .map(|p| format!("spotreel_{p}_request_seconds"));
     let mut known: BTreeSet<&str> = sources.iter().flat_map(|text| names(text)).collect();
     known.extend(of_requests.iter().map(String::as_str));
@@ -168,7 +168,7 @@ fn declared() -> BTreeMap<String, (&'static str, String)> {
             }
         }
     }
-    for program in ["intake", "monitor", "trigger", "fleet", "monitor"] {
+    for program in ["intake", "trigger", "fleet", "monitor", "notifier"] {
         let name = format!("spotreel_{program}_request_seconds");
         found.insert(name, ("histogram", "Seconds".to_owned()));
     }

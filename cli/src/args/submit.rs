@@ -117,6 +117,9 @@ pub struct SubmitArgs {
     /// Time after which the task expires if it has not succeeded, such as 30min or 2h [default: never]
     #[arg(long, value_name = "DURATION", value_parser = ahead)]
     pub expires_in: Option<Duration>,
+    /// URL to which the event of the task's end is sent, signed
+    #[arg(long, value_name = "URL")]
+    pub callback_url: Option<String>,
     /// File with one JSON task per line, or a JSON list; '-' reads standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = TASK_FLAGS)]
     pub file: Option<PathBuf>,
@@ -129,7 +132,7 @@ pub struct SubmitArgs {
 }
 
 /// Flags of one task: each line of a file sets them itself.
-pub(super) const TASK_FLAGS: [&str; 15] = [
+pub(super) const TASK_FLAGS: [&str; 16] = [
     "prompt",
     "negative_prompt",
     "size",
@@ -145,6 +148,7 @@ pub(super) const TASK_FLAGS: [&str; 15] = [
     "preview",
     "id",
     "expires_in",
+    "callback_url",
 ];
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -51,6 +51,14 @@ pub fn is_worker(name: &str) -> bool {
     name.starts_with("worker-")
 }
 
+/// Whoever tries webhooks here has the receiver on this machine, too.
+fn receiving(service: Invocation) -> Invocation {
+    service.set(
+        "webhooks.allow_hosts",
+        r#"["127.0.0.1", "localhost", "::1"]"#,
+    )
+}
+
 /// Whatever needs a port.
 pub fn port_names(args: &DevArgs) -> Vec<String> {
     let fixed = [NATS, NATS_MONITORING, LOCALCLOUD, LOCALCLOUD_ADMIN, API]
@@ -149,7 +157,7 @@ impl ProgramsPlan<'_> {
     pub fn others(&self) -> anyhow::Result<Vec<ChildSpec>> {
         let mut others = [
             (INTAKE, self.intake()),
-            (NOTIFIER, self.service(NOTIFIER)),
+            (NOTIFIER, receiving(self.service(NOTIFIER))),
             (MONITOR, self.monitor()),
             (TRIGGER, self.buyer(TRIGGER).set("reconcile.every", "1s")),
             (FLEET, self.fleet()),
@@ -169,7 +177,7 @@ impl ProgramsPlan<'_> {
     /// Only this machine reaches the HTTP API: it asks for keys only when it is told to.
     fn intake(&self) -> Invocation {
         let api = self.ports.address(API).to_string();
-        let mut run = self.service(INTAKE).set("api.listen", &api);
+        let mut run = receiving(self.service(INTAKE)).set("api.listen", &api);
         if std::env::var_os("SPOTREEL_INTAKE_API__AUTH").is_none() {
             run = run.set("api.auth", "off");
         }

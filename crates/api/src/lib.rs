@@ -27,6 +27,7 @@ mod request;
 pub mod schema;
 mod search;
 mod task;
+mod webhook;
 mod whole;
 mod why;
 
@@ -58,5 +59,10 @@ pub use search::{
 pub use task::{
     Accepted, AcceptedMany, CancelledMany, ListPage, ListQuery, MAX_TASKS_PER_CALL, PreviewImage,
     Progress, RenderProgress, SubmitResult, TaskRef, TaskView, Uploaded, Video,
+};
+pub use webhook::{
+    CallbackSecret, DeliveriesPage, DeliveriesQuery, DeliveryView, DisableOrder,
+    MAX_DELIVERIES_PER_PAGE, RecoverOrder, ResendOrder, SecretOrder, WebhookCreated, WebhookList,
+    WebhookNotice, WebhookOrder, WebhookRef, WebhookView, rule_of as rule_of_target,
 };
 pub use why::{PoolWhy, Why, WhyQuery};

@@ -16,9 +16,11 @@ use spotreel_domain::model::{
     GUIDANCE, ImageRule, MAX_SEED, MIN_FRAMES, Model, Priority, SHIFT, STEPS,
 };
 use spotreel_domain::task::{TaskLora, TaskSpec};
+use spotreel_domain::webhook::WebhookUrl;
 use spotreel_domain::{Owner, Quality, TaskId};
 
 use crate::error::Violation;
+use crate::webhook::rule_of;
 use crate::whole;
 pub use loras::{LORA_STRENGTH, LoraRequest, MAX_LORAS};
 pub use size::{CROP_WARNING_PERCENT, crop_percent, size_names, size_of_picture};
@@ -89,6 +91,9 @@ pub struct TaskRequest {
         deserialize_with = "labels::each_once"
     )]
     pub labels: std::collections::BTreeMap<String, String>,
+    /// Where the event of the task's end is sent to, signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
 }
 
 /// The first frame: an object that lies in the bucket already, or the bytes themselves.
@@ -144,6 +149,7 @@ impl TaskRequest {
             .as_ref()
             .map(|text| check_text("negative_prompt", text, 0, &mut refuse));
         self.check_labels(&mut refuse);
+        let callback_url = self.settle_callback_url(&mut refuse);
         if self.expires_at.is_some_and(|at| at <= now) {
             refuse(
                 "expires_at",
@@ -205,6 +211,7 @@ impl TaskRequest {
             preview: self.preview.unwrap_or_default(),
             expires_at: self.expires_at,
             labels: self.labels.clone(),
+            callback_url,
         };
         if !broken.is_empty() {
             return Err(broken);
@@ -314,6 +321,19 @@ impl TaskRequest {
                     "a label's key has 1 to {MAX_LABEL_CHARS} characters, its value at most as many, none of them a control character"
                 );
                 refuse("labels", "text", message);
+            }
+        }
+    }
+
+    /// As a parser of URLs writes it, so that everybody reads the same host. Which hosts are open is a matter of the
+    /// deployment: intake checks it.
+    fn settle_callback_url(&self, refuse: &mut impl FnMut(&str, &str, String)) -> Option<String> {
+        let url = self.callback_url.as_ref()?;
+        match WebhookUrl::parse(url) {
+            Ok(target) => Some(target.into()),
+            Err(bad) => {
+                refuse("callback_url", rule_of(&bad), bad.to_string());
+                None
             }
         }
     }

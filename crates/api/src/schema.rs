@@ -8,6 +8,7 @@ use spotreel_domain::model::{
     Expert, GUIDANCE, ImageRule, MAX_PROMPT_CHARS, MAX_SEED, MIN_FRAMES, SHIFT, STEPS,
 };
 use spotreel_domain::task::MAX_LORA_NAME;
+use spotreel_domain::webhook::MAX_URL_BYTES;
 use spotreel_domain::{Model, Quality};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
@@ -283,6 +284,7 @@ fn of_model(model: Model) -> Value {
         "preview": { "type": "boolean", "default": false, "description": "Whether to publish small pictures of the unfinished video during the render." },
         "priority": { "enum": ["high", "normal"], "default": "normal" },
         "expires_at": { "type": "string", "format": "date-time", "description": "Deadline; must be in the future. A task that has not succeeded by then ends as `expired`." },
+        "callback_url": { "type": "string", "format": "uri", "pattern": "^https?://", "maxLength": MAX_URL_BYTES, "description": "Where the event of the task's end is sent to, signed. A host with a public address, without a user or a password." },
         "labels": {
             "type": "object", "maxProperties": MAX_LABELS,
             "propertyNames": { "minLength": 1, "maxLength": MAX_LABEL_CHARS, "pattern": r"^[^\x00-\x1F\x7F-\x9F]*$" },

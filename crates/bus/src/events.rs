@@ -7,6 +7,7 @@ use futures::StreamExt;
 use spotreel_domain::TaskId;
 use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::batch::BatchId;
+use spotreel_domain::webhook::WebhookId;
 use uuid::Uuid;
 
 use crate::atomic::{self, Message};
@@ -28,6 +29,7 @@ pub struct EventStream {
 pub enum Topic<'a> {
     Task(&'a TaskId),
     Batch(&'a BatchId),
+    Webhook(&'a WebhookId),
     /// Its notices take the place of a log: each has a number.
     Alarm(AlarmName),
 }
@@ -44,11 +46,18 @@ impl<'a> From<&'a BatchId> for Topic<'a> {
     }
 }
 
+impl<'a> From<&'a WebhookId> for Topic<'a> {
+    fn from(id: &'a WebhookId) -> Self {
+        Self::Webhook(id)
+    }
+}
+
 impl Topic<'_> {
     fn subject(self, event: &str) -> String {
         match self {
             Self::Task(id) => names::event_of(id, event),
             Self::Batch(id) => names::batch_event_of(id, event),
+            Self::Webhook(id) => names::webhook_event_of(id, event),
             Self::Alarm(name) => names::alarm_event_of(name, event),
         }
     }
@@ -57,6 +66,7 @@ impl Topic<'_> {
         match self {
             Self::Task(id) => names::events_of(id),
             Self::Batch(id) => names::batch_events_of(id),
+            Self::Webhook(id) => names::webhook_events_of(id),
             Self::Alarm(name) => names::alarm_events_of(name),
         }
     }
@@ -243,6 +253,15 @@ impl EventStream {
                     stored => stored.map(|_| true),
                 }
             }
+        }
+    }
+
+    /// The event at a place of EVENTS; none: there never was one, or it is not kept any more.
+    pub async fn payload(&self, sequence: u64) -> Result<Option<Bytes>, ApiError> {
+        match self.stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message.payload)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(ApiError::Unknown(format!("{EVENTS}/{sequence}: {error}"))),
         }
     }
 

@@ -29,6 +29,7 @@ mod retry;
 pub mod room;
 pub mod service;
 pub mod trace;
+pub mod webhooks;
 
 pub use alarms::AlarmRecord;
 pub use batches::{BatchLog, RecordedBatch};
@@ -45,3 +46,4 @@ pub use reply::Reply;
 pub use retry::retry;
 pub use room::Room;
 pub use service::{Service, ServiceError};
+pub use webhooks::Webhooks;

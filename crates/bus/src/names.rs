@@ -3,6 +3,7 @@
 use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::allocation::AttemptRecord;
 use spotreel_domain::batch::{BatchId, PoolName, Status};
+use spotreel_domain::webhook::{EventFilter, Recovery, WebhookId};
 use spotreel_domain::{Event, Lane, Model, TaskId};
 
 pub const TASKS: &str = "TASKS";
@@ -19,11 +20,12 @@ pub const LEDGER: &str = "LEDGER";
 pub const EVERY_SUBJECT: &str = ">";
 pub const LOG_ALL: &str = "spotreel.log.>";
 pub const BATCHLOG_ALL: &str = "spotreel.batchlog.>";
-pub const EVENT_SUBJECTS: [&str; 4] = [
+pub const EVENT_SUBJECTS: [&str; 5] = [
     "spotreel.task.>",
     "spotreel.rejected.*",
     "spotreel.batch.>",
     "spotreel.alarm.>",
+    "spotreel.webhook.>",
 ];
 pub const LEDGER_ALL: &str = "spotreel.ledger.>";
 pub const INBOX_SUBJECT: &str = "spotreel.inbox";
@@ -54,7 +56,17 @@ pub const OPS_DRAIN: &str = "spotreel.ops.drain";
 pub const OPS_KEY_CREATE: &str = "spotreel.ops.key.create";
 pub const OPS_KEY_LIST: &str = "spotreel.ops.key.list";
 pub const OPS_KEY_REVOKE: &str = "spotreel.ops.key.revoke";
-pub const VERBS: [&str; 21] = [
+pub const OPS_WEBHOOK_CREATE: &str = "spotreel.ops.webhook.create";
+pub const OPS_WEBHOOK_LIST: &str = "spotreel.ops.webhook.list";
+pub const OPS_WEBHOOK_ENABLE: &str = "spotreel.ops.webhook.enable";
+pub const OPS_WEBHOOK_DISABLE: &str = "spotreel.ops.webhook.disable";
+pub const OPS_WEBHOOK_DELETE: &str = "spotreel.ops.webhook.delete";
+pub const OPS_WEBHOOK_ROTATE: &str = "spotreel.ops.webhook.rotate";
+pub const OPS_WEBHOOK_SECRET: &str = "spotreel.ops.webhook.secret";
+pub const OPS_WEBHOOK_DELIVERIES: &str = "spotreel.ops.webhook.deliveries";
+pub const OPS_WEBHOOK_RESEND: &str = "spotreel.ops.webhook.resend";
+pub const OPS_WEBHOOK_RECOVER: &str = "spotreel.ops.webhook.recover";
+pub const VERBS: [&str; 31] = [
     SUBMIT,
     GET,
     LIST,
@@ -76,6 +88,16 @@ pub const VERBS: [&str; 21] = [
     OPS_KEY_CREATE,
     OPS_KEY_LIST,
     OPS_KEY_REVOKE,
+    OPS_WEBHOOK_CREATE,
+    OPS_WEBHOOK_LIST,
+    OPS_WEBHOOK_ENABLE,
+    OPS_WEBHOOK_DISABLE,
+    OPS_WEBHOOK_DELETE,
+    OPS_WEBHOOK_ROTATE,
+    OPS_WEBHOOK_SECRET,
+    OPS_WEBHOOK_DELIVERIES,
+    OPS_WEBHOOK_RESEND,
+    OPS_WEBHOOK_RECOVER,
 ];
 
 pub const WORKERS_BUCKET: &str = "spotreel-workers";
@@ -84,6 +106,10 @@ pub const MARKS_BUCKET: &str = "spotreel-marks";
 pub const CONTROLS_BUCKET: &str = "spotreel-controls";
 /// The HTTP API's keys, without their secrets.
 pub const KEYS_BUCKET: &str = "spotreel-keys";
+/// The endpoints of webhooks and the secrets of callbacks.
+pub const WEBHOOKS_BUCKET: &str = "spotreel-webhooks";
+/// The log of deliveries.
+pub const DELIVERIES_BUCKET: &str = "spotreel-deliveries";
 /// When the sweeper last saw that no finished task holds an entry.
 pub const SWEEPER_MARK: &str = "sweeper";
 
@@ -94,6 +120,8 @@ pub const CONSUMER_JANITOR: &str = "janitor";
 pub const CONSUMER_DEADLINES: &str = "deadlines";
 pub const CONSUMER_LEDGER: &str = "ledger";
 pub const CONSUMER_INTAKE: &str = "intake";
+/// Of EVENTS: the ends of tasks, some of which have a `callback_url`.
+pub const CONSUMER_CALLBACKS: &str = "callbacks";
 
 /// Tells an append from every other try at the same place: after a timeout its author finds out whether it was stored.
 pub const HEADER_OP: &str = "Spotreel-Op";
@@ -223,6 +251,51 @@ pub fn ledger_batch(batch: &BatchId) -> String {
 pub fn parse_ledger_subject(subject: &str) -> Option<BatchId> {
     let mut tokens = subject.strip_prefix("spotreel.ledger.")?.split('.').skip(1);
     BatchId::parse(&format!("{}-{}", tokens.next()?, tokens.next()?))
+}
+
+/// Public.
+pub fn webhook_event_of(id: &WebhookId, event: &str) -> String {
+    format!("spotreel.webhook.{id}.{event}")
+}
+
+pub fn webhook_events_of(id: &WebhookId) -> String {
+    format!("spotreel.webhook.{id}.>")
+}
+
+/// The consumer of EVENTS that is the queue of an endpoint.
+pub fn webhook_consumer(id: &WebhookId) -> String {
+    format!("{WEBHOOK_CONSUMER}{id}")
+}
+
+/// The consumer that sends an endpoint again what it has missed: another one for each order.
+pub fn recovery_consumer(id: &WebhookId, recovery: &Recovery) -> String {
+    let ordered_at = recovery.ordered_at.as_millisecond();
+    format!("{WEBHOOK_CONSUMER}{id}-{ordered_at}")
+}
+
+pub const WEBHOOK_CONSUMER: &str = "webhook-";
+
+/// The subjects of EVENTS that an endpoint wants, none of which covers another; empty: all of them.
+pub fn subjects_of(filters: &[EventFilter]) -> Vec<String> {
+    let parts = || filters.iter().map(EventFilter::parts);
+    if parts().any(|(topic, _)| topic == "*") {
+        return Vec::new();
+    }
+    let is_whole = |topic: &str| parts().any(|other| other == (topic, "*"));
+    let mut subjects: Vec<_> = parts()
+        .filter(|(topic, event)| *event == "*" || !is_whole(topic))
+        .map(|(topic, event)| match event {
+            "*" => format!("spotreel.{topic}.>"),
+            event => format!("spotreel.{topic}.*.{event}"),
+        })
+        .collect();
+    // A submission without an id was no task.
+    if parts().any(|(topic, event)| topic == "task" && matches!(event, "*" | "rejected")) {
+        subjects.push("spotreel.rejected.*".to_owned());
+    }
+    subjects.sort();
+    subjects.dedup();
+    subjects
 }
 
 /// Before a pool's name, in the bucket of marks: what its finished tasks have said of the cost model. Fleet writes it at the

@@ -15,20 +15,27 @@ use serde::Serialize;
 use spotreel_domain::{Event, Lane, Model};
 
 use crate::names::{
-    BATCHES, BATCHLOG_ALL, CONSUMER_DEADLINES, CONSUMER_INTAKE, CONSUMER_JANITOR, CONSUMER_LEDGER,
-    CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONTROLS_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX,
-    INBOX_SUBJECT, KEYS_BUCKET, LEDGER, LEDGER_ALL, LOG_ALL, MARKS_BUCKET, TASKS, WORKERS_BUCKET,
-    work_consumer, work_filter,
+    BATCHES, BATCHLOG_ALL, CONSUMER_CALLBACKS, CONSUMER_DEADLINES, CONSUMER_INTAKE,
+    CONSUMER_JANITOR, CONSUMER_LEDGER, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONTROLS_BUCKET,
+    DELIVERIES_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX, INBOX_SUBJECT, KEYS_BUCKET, LEDGER,
+    LEDGER_ALL, LOG_ALL, MARKS_BUCKET, TASKS, WEBHOOKS_BUCKET, WORKERS_BUCKET, work_consumer,
+    work_filter,
 };
 
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
 const EVENTS_KEPT: Duration = Duration::from_secs(45 * 24 * 3600);
 /// Receipts are kept for more than a year.
 const BATCHES_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
+/// People look at deliveries while a receiver fails, which is given up after days.
+const DELIVERIES_KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Some 150,000 deliveries; beyond it the oldest are forgotten, whose events are still sent.
+const DELIVERIES_MAX_BYTES: i64 = 64 << 20;
 /// Events of one kind that a batch may leave behind: its story is bounded, however long it runs.
 const EVENTS_PER_BATCH_STATUS: i64 = 32;
 /// Waiting retries and deadlines count as pending; the server's default of 1,000 would block the queue behind them.
 const MAX_ACK_PENDING: i64 = 50_000;
+/// Longer than a delivery to a receiver may take.
+const CALLBACK_LEASE: Duration = Duration::from_secs(60);
 /// Open pulls a consumer; the server's default of 512 is less than a large fleet has.
 const MAX_WAITING: i64 = 4_096;
 
@@ -93,7 +100,7 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
         allow_direct: true,
         ..Config::default()
     };
-    vec![
+    let mut all = vec![
         // The truth. No age limit and no TTL: an event that vanished by itself would turn a finished task back.
         Config {
             subjects: vec![LOG_ALL.into()],
@@ -188,6 +195,36 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             description: Some("API keys, without their secrets".into()),
             ..base(&format!("KV_{KEYS_BUCKET}"))
         },
+    ];
+    all.extend(webhook_streams(base));
+    all
+}
+
+fn webhook_streams(base: impl Fn(&str) -> Config) -> [Config; 2] {
+    [
+        Config {
+            subjects: vec![format!("$KV.{WEBHOOKS_BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            max_bytes: 4 << 20,
+            description: Some("endpoints of webhooks, with their secrets".into()),
+            ..base(&format!("KV_{WEBHOOKS_BUCKET}"))
+        },
+        // A log: it forgets the oldest where another bucket would refuse the newest.
+        Config {
+            subjects: vec![format!("$KV.{DELIVERIES_BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::Old,
+            max_age: DELIVERIES_KEPT,
+            max_bytes: DELIVERIES_MAX_BYTES,
+            allow_rollup: true,
+            deny_delete: true,
+            description: Some("what came of each delivery of a webhook".into()),
+            ..base(&format!("KV_{DELIVERIES_BUCKET}"))
+        },
     ]
 }
 
@@ -280,6 +317,20 @@ pub fn consumers(layout: &Layout) -> Vec<(&'static str, pull::Config)> {
         INBOX,
         pull::Config {
             ..base(CONSUMER_INTAKE)
+        },
+    ));
+    let public_ends = Event::ALL
+        .into_iter()
+        .filter(|event| event.is_terminal())
+        .map(|event| format!("spotreel.task.*.{}", event.as_str()));
+    all.push((
+        EVENTS,
+        pull::Config {
+            filter_subjects: public_ends.collect(),
+            ack_wait: CALLBACK_LEASE,
+            // Those that wait for their next try are pending, too, and must not hold up the others.
+            max_ack_pending: -1,
+            ..base(CONSUMER_CALLBACKS)
         },
     ));
     all

@@ -295,7 +295,11 @@ impl Delivery {
     /// Back to the queue, at once or after `delay`, which is cut at the longest delay before a retry: a wrong clock would
     /// hide the message for decades.
     pub async fn nak(&self, delay: Duration) -> Result<(), QueueError> {
-        let delay = delay.min(LONGEST_RETRY_DELAY);
+        self.nak_for(delay.min(LONGEST_RETRY_DELAY)).await
+    }
+
+    /// As [`Self::nak`], however long the delay is.
+    pub async fn nak_for(&self, delay: Duration) -> Result<(), QueueError> {
         let word = match delay.is_zero() {
             true => "-NAK".to_owned(),
             false => format!("-NAK {{\"delay\":{}}}", delay.as_nanos()),

@@ -21,6 +21,7 @@ pub mod render_time;
 pub mod task;
 pub mod time;
 pub mod trigger;
+pub mod webhook;
 pub mod workload;
 
 pub use api_key::{ApiKey, Owner};

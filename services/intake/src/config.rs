@@ -13,6 +13,7 @@ use spotreel_bootstrap::{
 use spotreel_bus::NatsConfig;
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_domain::Model;
+use spotreel_domain::webhook::AllowedHosts;
 use spotreel_s3::StoreConfig;
 
 /// The largest body over HTTP: a picture of 20 MB in base64, and what stands around it.
@@ -37,6 +38,7 @@ pub struct IntakeConfig {
     pub limits: LimitsConfig,
     pub quality: QualityConfig,
     pub packs: PacksConfig,
+    pub webhooks: WebhooksConfig,
     pub inbox: InboxConfig,
     pub api: ApiConfig,
     pub http: HttpConfig,
@@ -93,6 +95,13 @@ pub struct QualityConfig {
 pub struct PacksConfig {
     pub bucket: String,
     pub prefix: String,
+}
+
+/// Where a `callback_url` may lead, beside public hosts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhooksConfig {
+    pub allow_hosts: AllowedHosts,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use spotreel_bus::TaskLog;
+use spotreel_domain::webhook::AllowedHosts;
 
 use crate::images::Images;
 use crate::submit::commit::Committer;
@@ -19,4 +20,6 @@ pub struct Intake {
     pub limits: Arc<Limits>,
     pub offers: Offers,
     pub progress: Board,
+    /// Hosts of a `callback_url` that are not public.
+    pub callback_hosts: AllowedHosts,
 }

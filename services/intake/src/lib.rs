@@ -59,7 +59,7 @@ use crate::nats::verbs;
 use crate::submit::commit::Committer;
 use crate::submit::limits::Limits;
 use crate::submit::offers::Offers;
-pub use crate::submit::parse;
+pub use crate::submit::{parse, permit_callback};
 use crate::tasks::progress::Board;
 
 /// Every key with its default.
@@ -99,6 +99,7 @@ pub async fn start(
         limits: limits.clone(),
         offers,
         progress: Board::default(),
+        callback_hosts: config.webhooks.allow_hosts.clone(),
     });
 
     ctx.spawn("owners", watch_owners(limits.clone(), ctx.clone()));

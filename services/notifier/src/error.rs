@@ -9,6 +9,10 @@ use spotreel_s3::PresignError;
 pub enum StartError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Webhooks(#[from] spotreel_webhook::BuildError),
+    #[error("the orders of webhooks can't be offered")]
+    Offer(#[from] spotreel_bus::ServiceError),
 }
 
 /// Why an event was not published by this try. The next one may do it.

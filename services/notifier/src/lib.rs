@@ -5,6 +5,8 @@
 //! **Says** each as a CloudEvent in JSON on `spotreel.task.<id>.<event>` or `spotreel.batch.<id>.<event>` in the stream
 //! EVENTS. A task's success carries the video's S3 key, and a link with its expiry; a batch's end its receipt.
 //!
+//! **Delivers** them to webhooks ([`webhook`]), by consumers of EVENTS.
+//!
 //! It also watches monitor ([`silence`]): if its record of the alarms is old, notifier says
 //! `spotreel.alarm.service_silent.firing` in its place.
 //!
@@ -31,11 +33,12 @@ mod error;
 mod group;
 mod metrics;
 mod silence;
+mod webhook;
 
 use spotreel_bootstrap::Context;
 
 pub use act::{Notifier, Said};
-pub use config::NotifierConfig;
+pub use config::{NotifierConfig, WebhooksConfig};
 pub use deps::Deps;
 pub use error::{NotifyError, StartError};
 
@@ -50,6 +53,7 @@ pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(
         ctx.stopping.clone(),
     );
     ctx.spawn_loop("monitor's silence", watching);
+    webhook::start(&deps.nats, &deps.store, &config, &ctx).await?;
     let notifier = Notifier::new(&deps.nats, deps.store, config).await;
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);

@@ -19,6 +19,7 @@ impl TaskRequest {
         let texts = texts.chain(&self.negative_prompt).chain(&self.size);
         let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
         let texts = texts.chain(self.loras.iter().map(|lora| &lora.name));
+        let texts = texts.chain(&self.callback_url);
         if texts.chain(labels).map(String::len).sum::<usize>() > MAX_BYTES {
             return None;
         }
@@ -47,6 +48,7 @@ impl TaskRequest {
             priority: self.priority,
             expires_at: None,
             labels: self.labels.clone(),
+            callback_url: self.callback_url.clone(),
         };
         // Fields go in the order of the struct and labels in that of their keys: the text is the same on every machine.
         let text = serde_json::to_vec(&said).ok()?;
@@ -98,6 +100,7 @@ impl Valid {
             ("preview", asked.preview != first.preview),
             ("priority", asked.priority != first.priority),
             ("labels", asked.labels != first.labels),
+            ("callback_url", asked.callback_url != first.callback_url),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
@@ -195,6 +198,7 @@ mod tests {
             "model": "t2v-A14B", "prompt": "a blue fox", "negative_prompt": "", "size": "832x480", "frames": 5,
             "steps": 7, "guidance": 1.5, "guidance_high_noise": 1.5, "shift": 1.5, "seed": 1,
             "loras": [{ "name": "ink" }], "preview": true, "priority": "high",
+            "callback_url": "https://example.org/done",
         }));
         // serde names the fields to whoever sends another.
         let error = serde_json::from_str::<TaskRequest>(r#"{"": 0}"#).unwrap_err();

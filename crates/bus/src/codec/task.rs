@@ -43,6 +43,7 @@ fn to_wire(task: &Task) -> wire::Task {
             loras: spec.loras.iter().map(lora_to_wire).collect(),
             preview: spec.preview,
             crop_percent: spec.crop_percent,
+            callback_url: spec.callback_url.clone(),
         }),
         content_hash: task.content_hash.clone(),
         request_digest: task.request_digest.map(Vec::from),
@@ -122,6 +123,7 @@ fn from_wire(task: wire::Task) -> Result<Task, DecodeError> {
                 .map(|ms| time(ms, "spec.expires_at_ms"))
                 .transpose()?,
             labels: spec.labels,
+            callback_url: spec.callback_url,
         },
         content_hash: task.content_hash,
         request_digest: task

@@ -42,6 +42,9 @@ pub struct TaskSpec {
     pub preview: bool,
     pub expires_at: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    /// Where the end of the task is sent to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub callback_url: Option<String>,
 }
 
 /// One LoRA of a task.

@@ -29,6 +29,7 @@ fn queued() -> Task {
         preview: false,
         expires_at: None,
         labels: BTreeMap::default(),
+        callback_url: None,
     };
     let (event, task) = Task::submit(TaskId::parse("t1").unwrap(), spec, "hash".into(), now());
     task.placed_at(1, event)

@@ -138,7 +138,10 @@ fn weight(append: &Append) -> usize {
         .iter()
         .map(|(key, value)| key.len() + value.len())
         .sum();
-    spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len) + labels
+    let texts = [&spec.negative_prompt, &spec.callback_url]
+        .into_iter()
+        .flatten();
+    spec.prompt.len() + texts.map(String::len).sum::<usize>() + labels
 }
 
 impl Writes {

@@ -15,12 +15,14 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use spotreel_api::{
     Accepted, AcceptedMany, ApiError, SubmitResult, TaskRequest, Valid, crop_percent,
-    size_of_picture,
+    rule_of_target, size_of_picture,
 };
 use spotreel_bootstrap::ambient;
 use spotreel_bus::AppendError;
 use spotreel_bus::log::Append;
 use spotreel_domain::model::MAX_SEED;
+use spotreel_domain::task::TaskSpec;
+use spotreel_domain::webhook::{AllowedHosts, WebhookUrl};
 use spotreel_domain::{Owner, Task, TaskId};
 
 use crate::clock::now;
@@ -70,6 +72,7 @@ impl Intake {
             let mut candidate = origin.candidate(&request?, index, owner, now);
             candidate.valid = candidate.valid.and_then(|mut valid| {
                 self.offers.admit(&mut valid.spec)?;
+                permit_callback(&valid.spec, &self.callback_hosts)?;
                 Ok(valid)
             });
             Ok(candidate)
@@ -203,6 +206,15 @@ impl Origin {
             Self::Inbox { .. } => "inbox",
         }
     }
+}
+
+/// Notifier checks each address of a name before it connects; what is inside by the looks of it is refused here.
+pub fn permit_callback(spec: &TaskSpec, allowed: &AllowedHosts) -> Result<(), ApiError> {
+    let Some(url) = &spec.callback_url else {
+        return Ok(());
+    };
+    let permitted = WebhookUrl::parse(url).and_then(|target| target.permit(allowed));
+    permitted.map_err(|bad| error::broken("callback_url", rule_of_target(&bad), bad.to_string()))
 }
 
 /// The answer to a list.

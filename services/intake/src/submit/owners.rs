@@ -185,7 +185,10 @@ fn bytes(task: &Task) -> u64 {
         .labels
         .iter()
         .map(|(key, value)| key.len() + value.len());
-    let texts = spec.prompt.len() + spec.negative_prompt.as_ref().map_or(0, String::len);
+    let texts = [&spec.negative_prompt, &spec.callback_url]
+        .into_iter()
+        .flatten();
+    let texts = spec.prompt.len() + texts.map(String::len).sum::<usize>();
     let bytes = texts + labels.sum::<usize>() + task.attempts.len() * ATTEMPT_BYTES;
     EVENT_BYTES + bytes as u64
 }

@@ -181,6 +181,7 @@ mod tests {
             images: Images::new(store, config.s3.link_lasts),
             limits: Arc::new(Limits::new(&root, config.limits).await),
             progress: Board::default(),
+            callback_hosts: Default::default(),
             log,
         }
     }

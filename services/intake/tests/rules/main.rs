@@ -14,8 +14,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use spotreel_api::ImageSource;
 use spotreel_api::{ApiError, ErrorCode};
+use spotreel_domain::webhook::AllowedHosts;
 use spotreel_intake::parse::{self, Submission};
-use spotreel_intake::{error, images};
+use spotreel_intake::{error, images, permit_callback};
 use table::Case;
 
 /// Number of cases that the table must have at least.
@@ -52,6 +53,7 @@ fn submission(payload: &[u8]) -> Result<(), ApiError> {
     // 2026-12-01T00:00:00Z.
     let now = Timestamp::from_second(1_796_083_200).unwrap();
     let valid = request.validate(now).map_err(error::invalid)?;
+    permit_callback(&valid.spec, &AllowedHosts::default())?;
     let Some(ImageSource::Base64(text)) = &valid.image else {
         return Ok(());
     };

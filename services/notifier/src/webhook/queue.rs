@@ -1,0 +1,174 @@
+//! The queue of one endpoint, and what is sent again to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use spotreel_bootstrap::ambient;
+use spotreel_bus::names::EVENTS;
+use spotreel_bus::queue::QueueError;
+use spotreel_bus::{Delivery, Queue};
+use spotreel_domain::webhook::{DeliveryVerdict, Gate, Webhook};
+use tokio_util::sync::CancellationToken;
+
+use super::deliver::{Deliverer, Receiver};
+use super::event::PublicEvent;
+use super::health;
+
+/// A pull without a result is made anew after this time.
+pub const PULL_WAIT: Duration = Duration::from_secs(10);
+/// After the queue could not be read.
+pub const PULL_RETRY: Duration = Duration::from_secs(1);
+/// Between looks at a closed gate, which another loop may have opened.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// Deliveries from one consumer to one endpoint, by a few loops that share it.
+pub struct EndpointQueue {
+    pub deliverer: Arc<Deliverer>,
+    pub consumer: String,
+    /// As it was read last: a change takes effect with the next delivery.
+    pub webhook: Mutex<Arc<Webhook>>,
+    /// Of the endpoint: a queue that is sent again shares it.
+    pub gate: Arc<Mutex<Gate>>,
+    pub is_recovery: bool,
+    pub stopping: CancellationToken,
+}
+
+impl EndpointQueue {
+    /// Delivers until told to stop.
+    pub async fn run(self: Arc<Self>) {
+        while !self.stopping.is_cancelled() {
+            if let Err(error) = self.drain().await {
+                tracing::warn!(%error, consumer = self.consumer, "pulling deliveries of a webhook failed; retrying");
+                self.sleep(PULL_RETRY).await;
+            }
+        }
+    }
+
+    async fn drain(&self) -> Result<(), QueueError> {
+        let queue = Queue::open(&self.deliverer.nats, EVENTS, &self.consumer).await?;
+        let loops = self.deliverer.settings.at_once;
+        together(loops, &self.stopping, |enough| {
+            self.drain_one(&queue, enough)
+        })
+        .await
+    }
+
+    async fn drain_one(&self, queue: &Queue, enough: CancellationToken) -> Result<(), QueueError> {
+        while self.enter(&enough).await {
+            let next = queue.pull_until(PULL_WAIT, &enough).await;
+            match next {
+                Ok(Some(delivery)) => self.deliver(&delivery).await,
+                Ok(None) => self.gate.lock().leave(),
+                Err(error) => {
+                    self.gate.lock().leave();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a place among the endpoint's requests; false: told to stop.
+    async fn enter(&self, enough: &CancellationToken) -> bool {
+        while !enough.is_cancelled() {
+            let most = self.deliverer.settings.at_once;
+            let entered = self.gate.lock().enter(most, ambient::now());
+            match entered {
+                Ok(()) => return true,
+                Err(wait) => self.sleep(wait.min(LONGEST_SLEEP)).await,
+            }
+        }
+        false
+    }
+
+    async fn deliver(&self, delivery: &Delivery) {
+        let webhook = Arc::clone(&self.webhook.lock());
+        let Some(event) = readable(delivery).await else {
+            return self.gate.lock().leave();
+        };
+        let is_theirs =
+            |owner: &spotreel_domain::Owner| event.owner.as_deref() == Some(owner.as_str());
+        if webhook
+            .owner
+            .as_ref()
+            .is_some_and(|owner| !is_theirs(owner))
+        {
+            self.gate.lock().leave();
+            return ack(delivery).await;
+        }
+        let to = Receiver {
+            recipient: webhook.id.as_str(),
+            target: &webhook.url,
+            secrets: &webhook.secrets,
+            schedule: &self.deliverer.settings.retries,
+            again_before: webhook
+                .recovery
+                .filter(|_| self.is_recovery)
+                .map(|recovery| recovery.ordered_at),
+        };
+        let Some(attempt) = self.deliverer.take(delivery, event, to).await else {
+            return self.gate.lock().leave();
+        };
+        let verdict = attempt.verdict();
+        match verdict {
+            DeliveryVerdict::Delivered => self.gate.lock().delivered(),
+            _ => {
+                let throttled = verdict == DeliveryVerdict::Throttled;
+                let pause = attempt.retry_after.filter(|_| throttled);
+                self.gate.lock().failed(throttled, pause, ambient::now());
+            }
+        }
+        health::note(&self.deliverer, &webhook, &attempt).await;
+        if verdict == DeliveryVerdict::Gone {
+            // The endpoint is disabled, and this queue ends with the next look at the endpoints.
+            self.stopping.cancel();
+        }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let sleep = tokio::time::sleep(time);
+        self.stopping.run_until_cancelled(sleep).await;
+    }
+}
+
+/// Runs loops that share a queue until all of them have ended: when told to stop, or after the failure of one. Each finishes
+/// what it has in hand.
+pub async fn together<F>(
+    loops: usize,
+    stopping: &CancellationToken,
+    each: impl Fn(CancellationToken) -> F,
+) -> Result<(), QueueError>
+where
+    F: Future<Output = Result<(), QueueError>>,
+{
+    let enough = stopping.child_token();
+    let loops = (0..loops).map(|_| async {
+        let ended = each(enough.clone()).await;
+        enough.cancel();
+        ended
+    });
+    join_all(loops).await.into_iter().collect()
+}
+
+/// The event of a delivery. What is no event is acked: nobody can send it.
+pub async fn readable(delivery: &Delivery) -> Option<PublicEvent> {
+    let event = PublicEvent::read(&delivery.payload);
+    if event.is_none() {
+        let (subject, sequence) = (&delivery.subject, delivery.sequence);
+        tracing::error!(
+            subject,
+            sequence,
+            "public event is not a CloudEvent; no webhook receives it"
+        );
+        ack(delivery).await;
+    }
+    event
+}
+
+pub async fn ack(delivery: &Delivery) {
+    if let Err(error) = delivery.ack().await {
+        tracing::warn!(%error, sequence = delivery.sequence, "ack failed; the event will be redelivered");
+    }
+}
