@@ -106,6 +106,7 @@ async def forbidden(nc, errors, victim):
              ("$JS.API.STREAM.DELETE.TASKS", b""), ("$JS.API.CONSUMER.MSG.NEXT.TASKS.t2v-A14B_1", b""),
              ("$JS.API.STREAM.MSG.DELETE.EVENTS", b'{"seq":1}'), ("$KV.spotreel-marks.sweeper", b"{}"),
              (f"spotreel.task.{victim}.succeeded", b"{}"), ("spotreel.hint.x", b""),
+             ("spotreel.alarm.backlog.firing", b"{}"), ("$KV.spotreel-marks.alarms", b"{}"),
              ("spotreel.ops.key.create", b'{"owner":"me","access":"all"}'), ("spotreel.ops.key.list", b"{}"),
              ("spotreel.ops.webhook.create", b'{"url":"https://example.org/"}'), ("spotreel.ops.webhook.list", b"{}"),
              ("$KV.spotreel-webhooks.endpoint.aaaaaaaaaaaa", b"{}"), ("spotreel.webhook.aaaaaaaaaaaa.disabled", b"{}"),

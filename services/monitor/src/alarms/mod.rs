@@ -137,15 +137,10 @@ impl Alarms {
         if board.untold.is_empty() && board.orders.is_empty() {
             return Ok(());
         }
-        for notice in &board.untold {
-            let is_new = self.record.tell(notice).await;
-            if is_new.map_err(AlarmError::Tell)? {
-                report(notice);
-            }
-            crash::point("after-alarm-told");
-        }
-        board.untold.clear();
-        let (done, failed) = self.actor.carry_out(&board.orders).await;
+        // An event that cannot be stored keeps no order from being carried out.
+        let (told, untold) = tell(&self.record, &board.untold).await;
+        board.untold.drain(..told);
+        let (done, undone) = self.actor.carry_out(&board.orders).await;
         board.orders.drain(..done);
         if board != *copy.board() {
             match self.record.store(&board, copy.revision()).await {
@@ -155,8 +150,21 @@ impl Alarms {
                 Err(error) => return Err(AlarmError::Store(error)),
             }
         }
-        failed.map_or(Ok(()), Err)
+        untold.or(undone).map_or(Ok(()), Err)
     }
+}
+
+/// Tells notices, one after the other; gives how many are told, and why the next one is not.
+async fn tell(record: &AlarmRecord, notices: &[Notice]) -> (usize, Option<AlarmError>) {
+    for (told, notice) in notices.iter().enumerate() {
+        match record.tell(notice).await {
+            Ok(true) => report(notice),
+            Ok(false) => {}
+            Err(error) => return (told, Some(AlarmError::Tell(error))),
+        }
+        crash::point("after-alarm-told");
+    }
+    (notices.len(), None)
 }
 
 fn report(notice: &Notice) {
