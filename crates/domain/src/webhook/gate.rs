@@ -24,6 +24,13 @@ pub struct Gate {
 impl Gate {
     /// Takes a place among `most` requests; else how long to wait before the next try to take one.
     pub fn enter(&mut self, most: usize, now: Timestamp) -> Result<(), Duration> {
+        self.look(most, now)?;
+        self.at_work += 1;
+        Ok(())
+    }
+
+    /// Whether there is a place now.
+    pub fn look(&self, most: usize, now: Timestamp) -> Result<(), Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(Duration::try_from(until.duration_since(now)).unwrap_or_default());
         }
@@ -31,11 +38,10 @@ impl Gate {
             true => most,
             false => 1,
         };
-        if self.at_work >= most {
-            return Err(FIRST_PAUSE);
+        match self.at_work < most {
+            true => Ok(()),
+            false => Err(FIRST_PAUSE),
         }
-        self.at_work += 1;
-        Ok(())
     }
 
     /// Gives the place back without a result.

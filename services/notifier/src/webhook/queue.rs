@@ -12,7 +12,7 @@ use spotreel_bus::{Delivery, Queue};
 use spotreel_domain::webhook::{DeliveryVerdict, Gate, Webhook};
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{Deliverer, Receiver};
+use super::deliver::{Deliverer, Receiver, put_off};
 use super::event::PublicEvent;
 use super::health;
 
@@ -56,26 +56,21 @@ impl EndpointQueue {
     }
 
     async fn drain_one(&self, queue: &Queue, enough: CancellationToken) -> Result<(), QueueError> {
-        while self.enter(&enough).await {
-            let next = queue.pull_until(PULL_WAIT, &enough).await;
-            match next {
-                Ok(Some(delivery)) => self.deliver(&delivery).await,
-                Ok(None) => self.gate.lock().leave(),
-                Err(error) => {
-                    self.gate.lock().leave();
-                    return Err(error);
-                }
+        while self.is_open(&enough).await {
+            if let Some(delivery) = queue.pull_until(PULL_WAIT, &enough).await? {
+                self.deliver(&delivery).await;
             }
         }
         Ok(())
     }
 
-    /// Waits for a place among the endpoint's requests; false: told to stop.
-    async fn enter(&self, enough: &CancellationToken) -> bool {
+    /// Waits until a request may be made. The place is taken later: a pull without a result would keep it from the other queue.
+    /// False: told to stop.
+    async fn is_open(&self, enough: &CancellationToken) -> bool {
         while !enough.is_cancelled() {
             let most = self.deliverer.settings.at_once;
-            let entered = self.gate.lock().enter(most, ambient::now());
-            match entered {
+            let look = self.gate.lock().look(most, ambient::now());
+            match look {
                 Ok(()) => return true,
                 Err(wait) => self.sleep(wait.min(LONGEST_SLEEP)).await,
             }
@@ -86,7 +81,7 @@ impl EndpointQueue {
     async fn deliver(&self, delivery: &Delivery) {
         let webhook = Arc::clone(&self.webhook.lock());
         let Some(event) = readable(delivery).await else {
-            return self.gate.lock().leave();
+            return;
         };
         let is_theirs =
             |owner: &spotreel_domain::Owner| event.owner.as_deref() == Some(owner.as_str());
@@ -95,8 +90,12 @@ impl EndpointQueue {
             .as_ref()
             .is_some_and(|owner| !is_theirs(owner))
         {
-            self.gate.lock().leave();
             return ack(delivery).await;
+        }
+        let most = self.deliverer.settings.at_once;
+        let entered = self.gate.lock().enter(most, ambient::now());
+        if let Err(wait) = entered {
+            return put_off(delivery, wait).await;
         }
         let to = Receiver {
             recipient: webhook.id.as_str(),
