@@ -152,6 +152,15 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             description: Some("the ledger: attempts, and what they cost".into()),
             ..base(LEDGER)
         },
+    ];
+    all.extend(buckets(&base));
+    all.extend(webhook_streams(base));
+    all
+}
+
+/// Of services, for each other and for operators.
+fn buckets(base: impl Fn(&str) -> Config) -> [Config; 4] {
+    [
         Config {
             subjects: vec![format!("$KV.{WORKERS_BUCKET}.>")],
             max_messages_per_subject: 1,
@@ -195,9 +204,7 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             description: Some("API keys, without their secrets".into()),
             ..base(&format!("KV_{KEYS_BUCKET}"))
         },
-    ];
-    all.extend(webhook_streams(base));
-    all
+    ]
 }
 
 fn webhook_streams(base: impl Fn(&str) -> Config) -> [Config; 2] {
