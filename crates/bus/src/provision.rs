@@ -153,7 +153,7 @@ pub fn streams(layout: &Layout) -> Vec<Config> {
             ..base(LEDGER)
         },
     ];
-    all.extend(buckets(&base));
+    all.extend(buckets(base));
     all.extend(webhook_streams(base));
     all
 }
