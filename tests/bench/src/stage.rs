@@ -84,12 +84,12 @@ impl Stage {
     }
 
     /// Trigger and fleet over one pool that buys one machine at a time. All is as shipped, but for what is not waited
-    /// for in a measured path: the patience after an end was asked for.
+    /// for in a measured path: the patience after an end was asked for. The simulated engine needs no GPU that fits.
     pub async fn services(&self, threshold: u64) -> [Program; 2] {
         let pools = self.dir.path().join("pools.toml");
         let text = format!(
-            "[pool.default]\nmodels = [\"ti2v-5B\"]\ncloud = \"aws\"\nsubnets = [{subnets}]\n\
-             kinds = [{{ name = \"{KIND}\", cap = 0.45 }}]\n\
+            "[pool.default]\nmodels = [\"t2v-A14B\"]\ncloud = \"aws\"\nsubnets = [{subnets}]\n\
+             kinds = [{{ name = \"{KIND}\", cap = 0.45, gpu = \"h200\" }}]\n\
              [pool.default.rules]\nlength = {{ at_least = {threshold} }}\n\
              age = \"off\"\nprice = \"off\"\nschedule = \"off\"\n\
              sizing = {{ tasks_per_gpu_hour = 20.0, target = \"2h\", min = 1, max = 1 }}\n\
