@@ -338,7 +338,7 @@ fn show_lines(lines: &CostLines, time: &TimeSplit) {
         };
         let spent = match of {
             0 => String::new(),
-            ms => format!("  {}", span(ms / 1_000)),
+            ms => format!("  {}", seconds(ms)),
         };
         line(&format!("  {name:<13}{:>12}{spent}", amount.to_string()));
     }

@@ -137,7 +137,7 @@ async fn a_ledger_is_closed_once_and_read_by_batch_by_task_and_by_time() {
         }
     }
     assert_eq!(cells, ledger.cells);
-    let later = jiff::Timestamp::MAX - SignedDuration::from_hours(24 * 365 * 100);
+    let later = "2100-01-01T00:00:00Z".parse().unwrap();
     let nothing = stream.costs_since(later).next().await.unwrap();
-    assert!(nothing.is_none(), "{nothing:?}");
+    assert!(nothing.is_none(), "nothing was closed since");
 }

@@ -172,7 +172,7 @@ async fn bad_questions_are_refused_before_monitor_is_asked() {
     let web = Web::of(&stage);
     for (path, field, words) in [
         ("/v1/costs?by=year", "by", "label:NAME"),
-        ("/v1/costs?from=yesterday", "from", "yesterday"),
+        ("/v1/costs?from=yesterday", "from", "four digit"),
         ("/v1/costs?since=2026-11-01", "since", "unknown field"),
         ("/v1/costs?owner=No%20One", "owner", "an owner has"),
         ("/v1/receipts/tasks/a.b", "id", "64 characters"),

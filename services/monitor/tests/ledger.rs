@@ -367,7 +367,7 @@ async fn questions_without_an_answer_are_refused_with_what_to_do() {
             names::COSTS,
             json!({ "from": "yesterday" }),
             "invalid",
-            "yesterday",
+            "four digit",
         ),
         (
             names::COSTS,

@@ -221,7 +221,9 @@ impl Cells {
     }
 
     fn into_cells(self) -> Vec<CostCell> {
-        let cells = self.0.into_iter();
+        let tells =
+            |(lines, videos): &(CostLines, u64)| *lines != CostLines::default() || *videos > 0;
+        let cells = self.0.into_iter().filter(|(_, sums)| tells(sums));
         cells
             .map(|((day, owner, model, labels), (lines, videos))| CostCell {
                 day: date(day),

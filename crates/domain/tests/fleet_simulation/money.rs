@@ -25,6 +25,9 @@ const REACTION: SignedDuration = SignedDuration::from_secs(5 * 60);
 /// The same where prices have risen: a machine that no listing shows yet may be bought up to a minute before it is seen.
 const HOURLY_REACTION: SignedDuration = SignedDuration::from_secs(6 * 60);
 
+/// Worlds of which one has its ledgers made, twenty in a row so that all habits are among them: of 10,000, more than 1,000.
+const ONE_LEDGER_IN: u64 = 7;
+
 /// What all other batches have cost and cost now, as the service reads it.
 pub fn spent(world: &World, pool: usize) -> Option<Spend> {
     if world.spend_unread_since.is_some() {
@@ -203,6 +206,9 @@ pub fn receipt_is_the_bill(world: &World, batch: &Batch) {
 
 /// I22: what instances and tasks cost adds up to the receipt, to the micro-dollar, whatever became of them.
 pub fn ledger_is_the_receipt(world: &World, batch: &Batch) {
+    if !(world.seed / 20).is_multiple_of(ONE_LEDGER_IN) {
+        return;
+    }
     let receipt = Receipt::of(batch, world.now);
     let records = batch.instances.iter().flat_map(|one| {
         let worked = world.cloud.machines[&one.id].worked.iter();
