@@ -122,6 +122,20 @@ mod tests {
     }
 
     #[test]
+    fn failures_that_were_at_work_when_it_closed_lengthen_nothing() {
+        let mut gate = Gate::default();
+        for _ in 0..8 {
+            assert!(gate.enter(8, at(0)).is_ok());
+        }
+        for _ in 0..8 {
+            gate.failed(false, None, at(0));
+        }
+        assert_eq!(gate.look(8, at(0)), Err(FIRST_PAUSE));
+        assert_eq!(gate.look(8, at(1)), Ok(()));
+        assert!(gate.enter(8, at(1)).is_ok() && gate.look(8, at(1)).is_err());
+    }
+
+    #[test]
     fn a_receiver_that_has_too_much_to_do_is_left_alone_at_once() {
         let mut gate = Gate::default();
         assert!(gate.enter(4, at(0)).is_ok());
