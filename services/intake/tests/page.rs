@@ -160,7 +160,7 @@ async fn what_is_no_file_of_the_page_is_not_found() {
         "/ui/x/js/",
         "/ui/x/../Cargo.toml",
         "/ui/x/%2e%2e/Cargo.toml",
-        "/ui/x/js/%2e%2e/js/main.js",
+        "/ui/x/js/%252e%252e/js/main.js",
         "/ui/x/%ff",
         "/index.html",
         "/favicon.ico",

@@ -8,7 +8,7 @@ use spotreel_bus::KeyRing;
 
 use super::budget::Budget;
 use super::feed::Feed;
-use super::fleet::Recent;
+use super::recent::Recent;
 use super::shares::Shares;
 use crate::config::ApiConfig;
 use crate::intake::Intake;

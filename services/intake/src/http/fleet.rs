@@ -3,45 +3,24 @@
 //! The answers tell of all owners' work together, so a key of one owner hears that there is nothing. Queue lengths are intake's
 //! own, and each key sees them with its own part.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use spotreel_api::{
     ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery, WorkerView,
 };
 use spotreel_bus::names;
 use spotreel_domain::TaskId;
-use tokio::sync::Mutex;
-use tokio::time::{Duration, Instant};
 
 use super::api::Api;
 use super::problem::Problem;
 use super::query::Asked;
 use crate::error;
-use crate::intake::Intake;
 use crate::keys::Caller;
 use crate::tasks::progress::Board;
 
 const TRIGGER: &str = "spotreel-trigger";
 const FLEET: &str = "spotreel-fleet";
-/// An open page asks every few seconds, and each answer costs trigger or fleet a look at the logs. Answers of this age are given
-/// again, so a hundred pages cost the same as one.
-const GOOD_FOR: Duration = Duration::from_secs(1);
-
-/// The newest question, and its answer, a refusal, too, with the time when it came.
-type Kept<Q, A> = Arc<Mutex<Option<(Q, Instant, Result<A, ApiError>)>>>;
-
-/// What was answered a moment ago.
-#[derive(Clone, Default)]
-pub(super) struct Recent {
-    why: Kept<WhyQuery, Why>,
-    fleet: Kept<FleetQuery, FleetView>,
-    batches: Kept<BatchesQuery, Vec<BatchView>>,
-}
 
 /// Which rule will start a batch in each pool, and when at the latest; prices, budgets and what was spent.
 #[utoipa::path(
@@ -51,7 +30,7 @@ pub(super) struct Recent {
 pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
     sees_all(&caller)?;
     let asked = (names::WHY, WhyQuery::default(), TRIGGER);
-    Ok(Json(recent(&api.intake, &api.recent.why, asked).await?))
+    Ok(Json(api.recent.why.ask(&api.intake, asked).await?))
 }
 
 /// Each pool with its newest batch, instances and workers.
@@ -65,7 +44,7 @@ pub(super) async fn fleet(
 ) -> Result<Json<FleetView>, Problem> {
     sees_all(&caller)?;
     let asked = (names::FLEET, FleetQuery::default(), FLEET);
-    let mut fleet = recent(&api.intake, &api.recent.fleet, asked).await?;
+    let mut fleet = api.recent.fleet.ask(&api.intake, asked).await?;
     for pool in &mut fleet.pools {
         let workers = pool
             .instances
@@ -98,7 +77,7 @@ pub(super) async fn batches(
         return Err(error::broken("id", "unknown", message).into());
     }
     let asked = (names::LIST_BATCHES, query, TRIGGER);
-    Ok(Json(recent(&api.intake, &api.recent.batches, asked).await?))
+    Ok(Json(api.recent.batches.ask(&api.intake, asked).await?))
 }
 
 /// One batch.
@@ -153,22 +132,4 @@ fn sees_all(caller: &Caller) -> Result<(), ApiError> {
         true => Ok(()),
         false => Err(error::for_all_only()),
     }
-}
-
-/// One question at a time: who asks meanwhile waits for its answer.
-async fn recent<Q: Serialize + PartialEq, A: DeserializeOwned + Clone>(
-    intake: &Intake,
-    kept: &Kept<Q, A>,
-    (subject, question, of): (&'static str, Q, &'static str),
-) -> Result<A, ApiError> {
-    let mut kept = kept.lock().await;
-    if let Some((same, came, answer)) = &*kept
-        && *same == question
-        && came.elapsed() < GOOD_FOR
-    {
-        return answer.clone();
-    }
-    let answer = intake.ask(subject, &question, of).await;
-    *kept = Some((question, Instant::now(), answer.clone()));
-    answer
 }
