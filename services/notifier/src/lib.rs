@@ -28,6 +28,8 @@ mod error;
 mod group;
 mod metrics;
 
+use std::sync::Arc;
+
 use spotreel_bootstrap::Context;
 
 pub use act::{Notifier, Said};
@@ -40,7 +42,7 @@ pub const DEFAULTS: &str = include_str!("../notifier.toml");
 
 pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(), StartError> {
     metrics::describe();
-    let notifier = Notifier::new(&deps.nats, deps.store, config).await;
+    let notifier = Arc::new(Notifier::new(&deps.nats, deps.store, config).await);
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);
     ctx.spawn_loop("notifier", async move {
