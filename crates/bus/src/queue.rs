@@ -28,6 +28,8 @@ const ACK_GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Queue {
     pub(crate) client: Client,
+    /// Kept, because each new one starts a task of its own.
+    context: async_nats::jetstream::Context,
     pub(crate) stream: &'static str,
     pub(crate) consumer: String,
     ack_wait: Duration,
@@ -74,6 +76,7 @@ impl Queue {
         match found {
             Ok(found) => Ok(Self {
                 client: client.clone(),
+                context,
                 stream,
                 consumer: consumer.to_owned(),
                 ack_wait: found.cached_info().config.ack_wait,
@@ -232,7 +235,7 @@ impl Queue {
         let (subject, payload) = (message.subject.to_string(), message.payload.clone());
         let headers = message.headers.clone().unwrap_or_default();
         let length = message.length;
-        let context = async_nats::jetstream::new(self.client.clone());
+        let context = self.context.clone();
         let message = async_nats::jetstream::Message { message, context };
         let info = message
             .info()

@@ -1,6 +1,7 @@
 //! Reads the two logs: hands events of tasks in groups to [`group`](crate::group), those of batches one by one to
 //! [`act`](crate::act), and acks each once it is published.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,12 +10,15 @@ use spotreel_bus::consume::{ConsumerSpec, HandlerError, Notice};
 use spotreel_bus::log::MAX_BATCH;
 use spotreel_bus::names::{BATCHES, CONSUMER_NOTIFIER, TASKS};
 use spotreel_bus::{Consumer, Handled, RecordedBatch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{Notifier, Said};
 use crate::error::NotifyError;
 use crate::metrics;
 
+/// Groups in hand at the same time: some are pulled and prepared while another is stored.
+const LOOPS: usize = 4;
 /// Failures in a row of one event until a person is asked to look: with the default delays half a minute, longer than
 /// a restart of the server.
 const TRIES_UNTIL_ERROR: i64 = 10;
@@ -29,13 +33,23 @@ impl Notifier {
     }
 
     /// Publishes until told to stop. Neither log waits for the other.
-    pub async fn run(&self, health: &Health, stopping: &CancellationToken) {
-        let tasks = self.consumer(TASKS, MAX_BATCH, health, stopping);
+    pub async fn run(self: Arc<Self>, health: &Health, stopping: &CancellationToken) {
+        let tasks = Arc::new(self.consumer(TASKS, MAX_BATCH, health, stopping));
         let batches = self.consumer(BATCHES, 1, health, stopping);
+        // Tasks of their own, so that they use several cores.
+        let mut groups = JoinSet::new();
+        let notifier = &*self;
+        for _ in 0..LOOPS {
+            let (notifier, tasks) = (Arc::clone(&self), Arc::clone(&tasks));
+            groups.spawn(async move {
+                let publish = |group| notifier.publish_group(group);
+                tasks.run_together(publish).await;
+            });
+        }
         tokio::join!(
-            Box::pin(tasks.run_together(|group| self.publish_group(group))),
+            groups.join_all(),
             Box::pin(batches.run(|event: RecordedBatch| async move {
-                let said = self.publish_batch(&event).await?;
+                let said = notifier.publish_batch(&event).await?;
                 count(event.batch.status.name(), event.stored_at, said);
                 Ok::<_, NotifyError>(Handled::Done)
             })),

@@ -35,6 +35,8 @@ mod metrics;
 mod silence;
 mod webhook;
 
+use std::sync::Arc;
+
 use spotreel_bootstrap::Context;
 
 pub use act::{Notifier, Said};
@@ -54,7 +56,7 @@ pub async fn start(config: NotifierConfig, deps: Deps, ctx: Context) -> Result<(
     );
     ctx.spawn_loop("monitor's silence", watching);
     webhook::start(&deps.nats, &deps.store, &config, &ctx).await?;
-    let notifier = Notifier::new(&deps.nats, deps.store, config).await;
+    let notifier = Arc::new(Notifier::new(&deps.nats, deps.store, config).await);
     let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
     notifier.announce(&health);
     ctx.spawn_loop("notifier", async move {

@@ -43,7 +43,7 @@ async fn run(nats: &Nats) -> Running {
     );
     notifier.announce(&health);
     let (heard, told) = (health.clone(), stopping.clone());
-    let task = tokio::spawn(async move { notifier.run(&heard, &told).await });
+    let task = tokio::spawn(async move { Arc::new(notifier).run(&heard, &told).await });
     Running {
         task,
         health,

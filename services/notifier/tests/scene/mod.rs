@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
@@ -50,6 +51,7 @@ impl Scene {
         let notifier = Notifier::new(&self.nats.client("notifier").await, store, config).await;
         let stopping = CancellationToken::new();
         let told = stopping.clone();
+        let notifier = Arc::new(notifier);
         let task = tokio::spawn(async move { notifier.run(&Health::new(), &told).await });
         Running { task, stopping }
     }
