@@ -53,6 +53,7 @@ fn help_lists_every_command_and_only_those() {
         "stop",
         "drain",
         "keys",
+        "webhooks",
         "models",
         "help",
     ];

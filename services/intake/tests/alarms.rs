@@ -47,7 +47,7 @@ async fn monitor_is_asked_and_its_alarms_passed_on() {
     let refused = web.get("/v1/alarms").await;
     refused.is_problem(503, "unavailable");
     let why = refused.json["detail"].as_str().unwrap();
-    assert!(why.contains("spotreel-monitor keeps the alarms"), "{why}");
+    assert!(why.contains("spotreel-monitor answers this"), "{why}");
 
     let mut asked = monitor(&stage, backlog()).await;
     let shown = web.get("/v1/alarms?firing=true").await;

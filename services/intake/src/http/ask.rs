@@ -13,11 +13,22 @@ use crate::intake::Intake;
 
 /// The services read a few keys for an answer, in milliseconds; this is for one that is overrun.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const MONITOR: &str = "spotreel-monitor";
 
 impl Intake {
-    /// Asks the service `of`, such as `spotreel-trigger`, which `answers` the subject.
+    /// Asks the service `of`, such as `spotreel-trigger`, which answers the subject.
     pub(super) async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
+        subject: &'static str,
+        question: &Q,
+        of: &'static str,
+    ) -> Result<A, ApiError> {
+        self.ask_within(ANSWER_WITHIN, subject, question, of).await
+    }
+
+    pub(super) async fn ask_within<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        deadline: Duration,
         subject: &'static str,
         question: &Q,
         of: &'static str,
@@ -25,7 +36,7 @@ impl Intake {
         let question = serde_json::to_vec(question).expect("it has string keys only");
         let request = Request::new()
             .payload(question.into())
-            .timeout(Some(ANSWER_WITHIN));
+            .timeout(Some(deadline));
         let answer = self.log.client().send_request(subject, request).await;
         let answer = answer.map_err(|failure| {
             tracing::warn!(error = %spotreel_domain::chain(&failure), subject, service = of, "service did not answer a request: check that it runs and that NATS has this version's accounts.conf");

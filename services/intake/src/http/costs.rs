@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
-use async_nats::{Client, Request};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::schema::CostSpan;
-use spotreel_api::{ApiError, BatchReceipt, CostsQuery, ErrorReply, ReceiptQuery, TaskReceipt};
+use spotreel_api::{ApiError, BatchReceipt, CostsQuery, ReceiptQuery, TaskReceipt};
 use spotreel_bus::names;
 use spotreel_domain::allocation::CostReport;
 
 use super::api::Api;
+use super::ask::MONITOR;
 use super::problem::Problem;
 use super::query::{Asked, Named};
 use crate::error;
@@ -39,7 +38,7 @@ pub(super) async fn of_task(
         task: Some(id.to_string()),
         ..ReceiptQuery::default()
     };
-    let receipt: TaskReceipt = ask(api.intake.log.client(), names::RECEIPT, &query).await?;
+    let receipt: TaskReceipt = ask(&api, names::RECEIPT, &query).await?;
     match caller.may_see_of(receipt.owner.as_ref()) {
         true => Ok(Json(receipt)),
         false => Err(error::not_found(&id).into()),
@@ -67,9 +66,7 @@ pub(super) async fn of_batch(
         batch: Some(id),
         ..ReceiptQuery::default()
     };
-    Ok(Json(
-        ask(api.intake.log.client(), names::RECEIPT, &query).await?,
-    ))
+    Ok(Json(ask(&api, names::RECEIPT, &query).await?))
 }
 
 /// What was spent in a span of days, by day, month, batch, pool, model, owner or label.
@@ -92,36 +89,14 @@ pub(super) async fn sums(
         }
         query.owner = caller.owner().cloned();
     }
-    Ok(Json(
-        ask(api.intake.log.client(), names::COSTS, &query).await?,
-    ))
+    Ok(Json(ask(&api, names::COSTS, &query).await?))
 }
 
-/// Monitor's answer.
 async fn ask<Q: Serialize, A: DeserializeOwned>(
-    client: &Client,
+    api: &Api,
     verb: &'static str,
     query: &Q,
 ) -> Result<A, ApiError> {
-    let question = serde_json::to_vec(query).expect("it has string keys only");
-    let request = Request::new()
-        .payload(question.into())
-        .timeout(Some(ANSWER_WITHIN));
-    let answer = client.send_request(verb, request).await;
-    let answer = answer.map_err(|failure| {
-        tracing::warn!(error = %spotreel_domain::chain(&failure), verb, "monitor did not answer: check that spotreel-monitor runs and that NATS has this version's accounts.conf");
-        error::unavailable(match failure.kind() {
-            RequestErrorKind::NoResponders => {
-                "spotreel-monitor keeps the ledger, and none is running now"
-            }
-            _ => "spotreel-monitor keeps the ledger, and did not answer in time",
-        })
-    })?;
-    if let Ok(ErrorReply { error }) = serde_json::from_slice(&answer.payload) {
-        return Err(error);
-    }
-    serde_json::from_slice(&answer.payload).map_err(|failure| {
-        tracing::warn!(error = %spotreel_domain::chain(&failure), verb, "answer of monitor cannot be decoded: check that both programs have the same version");
-        error::unavailable("spotreel-monitor's answer cannot be read: it may be of another version")
-    })
+    let asked = api.intake.ask_within(ANSWER_WITHIN, verb, query, MONITOR);
+    asked.await
 }

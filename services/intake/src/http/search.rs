@@ -1,28 +1,22 @@
 //! Searches: the caller's rights are applied here, monitor has the rows and answers.
 
-use std::time::Duration;
-
-use async_nats::Request;
-use async_nats::client::RequestErrorKind;
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::LINK;
 use axum::response::{IntoResponse, Response};
 use spotreel_api::schema::Searched;
-use spotreel_api::{ApiError, ErrorReply, SearchPage, SearchQuery};
+use spotreel_api::{ApiError, SearchPage, SearchQuery};
 use spotreel_bus::names;
 use spotreel_domain::Owner;
 
 use super::api::Api;
+use super::ask::MONITOR;
 use super::problem::Problem;
 use super::query::Asked;
 use crate::error;
 use crate::intake::Intake;
 use crate::keys::Caller;
-
-/// Monitor ends a page after some 50 ms; this is for one that is overrun.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Tasks by words of the prompt and by filters, the newest submission first.
 ///
@@ -59,21 +53,7 @@ pub(super) async fn search(
 impl Intake {
     async fn search(&self, caller: &Caller, query: SearchQuery) -> Result<SearchPage, ApiError> {
         let question = permitted(caller, query)?;
-        let question = serde_json::to_vec(&question).expect("it has string keys only");
-        let request = Request::new()
-            .payload(question.into())
-            .timeout(Some(ANSWER_WITHIN));
-        let answer = self.log.client().send_request(names::SEARCH, request).await;
-        let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %spotreel_domain::chain(&failure), "monitor did not answer a search: check that spotreel-monitor runs and that NATS has this version's accounts.conf");
-            error::unavailable(match failure.kind() {
-                RequestErrorKind::NoResponders => {
-                    "spotreel-monitor answers searches, and none runs now with search.enabled"
-                }
-                _ => "spotreel-monitor answers searches, and did not answer in time",
-            })
-        })?;
-        let mut page = read(&answer.payload)?;
+        let mut page: SearchPage = self.ask(names::SEARCH, &question, MONITOR).await?;
         // Monitor has filtered them already; a fault there must not show anybody's tasks to others.
         page.tasks
             .retain(|task| caller.may_see_of(task.owner.as_ref()));
@@ -98,14 +78,4 @@ fn permitted(caller: &Caller, mut query: SearchQuery) -> Result<SearchQuery, Api
         query.owner = caller.owner().map(Owner::to_string);
     }
     Ok(query)
-}
-
-fn read(answer: &[u8]) -> Result<SearchPage, ApiError> {
-    if let Ok(ErrorReply { error }) = serde_json::from_slice(answer) {
-        return Err(error);
-    }
-    serde_json::from_slice(answer).map_err(|failure| {
-        tracing::warn!(error = %spotreel_domain::chain(&failure), "answer from monitor cannot be decoded: check that both programs have the same version");
-        error::unavailable("spotreel-monitor's answer cannot be read: it may be of another version")
-    })
 }
