@@ -295,7 +295,7 @@ fn of_paths() -> Vec<Case> {
         broken("a broken escape", "/v1/tasks/%zz"),
         broken("dots in the id of events", "/v1/tasks/a.b/events"),
         broken("dots in the id of a video", "/v1/tasks/a.b/video"),
-        nothing("another root", "/"),
+        nothing("a path that nobody serves", "/index.html"),
         nothing("dots in a path", "/v1/../etc/passwd"),
         nothing("escaped dots in a path", "/v1/%2e%2e/%2e%2e/etc/passwd"),
         nothing("two slashes", "/v1//tasks"),
