@@ -132,7 +132,7 @@ async fn bad_queries_are_refused_and_no_answer_means_later() {
         let detail = refused.json["detail"].as_str().unwrap();
         assert!(detail.contains(words), "{detail}");
     };
-    later("none runs now").await;
+    later("none is running now").await;
     let monitor = Monitor::begin(&stage).await;
     later("did not answer in time").await;
     monitor.says(json!({ "tasks": 7 }));
