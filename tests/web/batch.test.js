@@ -23,7 +23,7 @@ const submit = (prompt, more = {}) => api("POST", "/tasks", { model: "ti2v-5B", 
 function killIntake() {
   const endpoints = readFileSync(`${process.env.SPOTREEL_DIR}/endpoints.env`, "utf8");
   const { host } = new URL(/^SPOTREEL_API=(.*)$/m.exec(endpoints)[1]);
-  const pid = execFileSync("pgrep", ["-f", `spotreel-intake --set api.listen=${host} `], { encoding: "utf8" });
+  const pid = execFileSync("pgrep", ["-f", `spotreel-intake .*--set api.listen=${host} `], { encoding: "utf8" });
   process.kill(Number(pid), "SIGKILL");
 }
 
@@ -32,7 +32,7 @@ before(async () => { page = await open(); });
 after(close);
 
 test("an empty system says what a batch waits for", async () => {
-  await page.getByText("Live").waitFor();
+  await page.getByText("Live", { exact: true }).waitFor();
   await page.getByText("Nothing waits.", { exact: false }).waitFor();
   await page.getByText("6 more tasks").waitFor();
   await isAccessible(page, "the empty page");
@@ -143,7 +143,7 @@ test("when intake dies, the page says so and comes back by itself", async () => 
   await page.getByText("Connecting…").waitFor();
   const { id } = await until("intake is there again", () => submit("told after a restart").catch(() => null));
   await page.locator(".tasks .prompt", { hasText: "told after a restart" }).waitFor();
-  await page.getByText("Live").waitFor();
+  await page.getByText("Live", { exact: true }).waitFor();
   await page.getByText("No answer from the server.", { exact: false }).waitFor({ state: "detached" });
   page.wrong = page.wrong.filter((text) => !text.includes("net::ERR_"));
   await page.goto(`${page.url().split("#")[0]}#task=${id}`);

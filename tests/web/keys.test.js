@@ -25,10 +25,10 @@ test("a wrong key is refused with the reason, a good one opens the page and stay
   await page.getByRole("alert").filter({ hasText: "key" }).first().waitFor();
   await field.fill(key("--owner", "ops", "--all"));
   await page.getByRole("button", { name: "Continue" }).click();
-  await page.getByText("Live").waitFor();
+  await page.getByText("Live", { exact: true }).waitFor();
   await page.getByRole("heading", { name: "Pool default" }).waitFor();
   await page.reload();
-  await page.getByText("Live").waitFor();
+  await page.getByText("Live", { exact: true }).waitFor();
   assert.equal(await page.evaluate(() => JSON.stringify({ ...localStorage }).includes("spotreel_")), false);
   const kept = page.wrong.filter((text) => !text.includes("401"));
   assert.deepEqual(kept, []);
