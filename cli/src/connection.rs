@@ -97,9 +97,8 @@ fn program_of(verb: &str) -> &'static str {
         names::WHY | names::QUOTE | names::LIST_BATCHES => "spotreel-trigger",
         names::OPS_RUN | names::OPS_HOLD | names::OPS_RESUME => "spotreel-trigger",
         verb if verb.starts_with("spotreel.ops.webhook.") => "spotreel-notifier",
-        names::SEARCH => "spotreel-monitor",
         names::FLEET | names::OPS_STOP | names::OPS_DRAIN => "spotreel-fleet",
-        names::RECEIPT | names::COSTS => "spotreel-monitor",
+        names::SEARCH | names::ALARMS | names::RECEIPT | names::COSTS => "spotreel-monitor",
         _ => "spotreel-intake",
     }
 }

@@ -246,5 +246,5 @@ async fn recover(api: &Api, args: RecoverArgs, json: bool) -> anyhow::Result<Don
 
 fn ago(time: std::time::Duration) -> anyhow::Result<Timestamp> {
     let since = ambient::now().checked_sub(time);
-    since.context("--since reaches past the beginning of the calendar")
+    since.context("--since is too long: use a duration such as 2h or 3d, at most 45d")
 }

@@ -190,7 +190,7 @@ impl From<TaskShare> for TaskCost {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CostsQuery {
-    /// The first day, in UTC; absent: so many days before `to` that there are 30.
+    /// The first day, in UTC; absent: 30 days before `to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Date>,
     /// The day after the last one; absent: tomorrow, so that today is the last one.

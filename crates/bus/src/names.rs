@@ -35,7 +35,7 @@ pub const GET: &str = "spotreel.get";
 pub const LIST: &str = "spotreel.list";
 pub const CANCEL: &str = "spotreel.cancel";
 pub const RETRY: &str = "spotreel.retry";
-/// Which rule runs the queue and when; what tasks would cost; the batches; the machines; tasks by words and filters: for
+/// Which rule runs the queue and when; what tasks would cost; the batches; the instances; tasks by words and filters: for
 /// every client.
 pub const WHY: &str = "spotreel.why";
 pub const QUOTE: &str = "spotreel.quote";

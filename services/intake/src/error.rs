@@ -92,7 +92,7 @@ pub fn not_allowed(id: &TaskId, refused: &Refused) -> ApiError {
 /// About the whole system, which only a key of all tasks may see.
 pub fn not_for_owners(what: &str) -> ApiError {
     let message = format!(
-        "{what} are shown to keys that see all tasks: ask an operator for one made with --all"
+        "{what} are shown only to keys that see all tasks: ask an operator for one made with --all"
     );
     refusal(ErrorCode::NotFound, message, None)
 }
@@ -131,12 +131,6 @@ pub fn unsupported(message: String) -> ApiError {
     refusal(ErrorCode::UnsupportedMediaType, message, None)
 }
 
-/// Asked for with a key that sees one owner's tasks only.
-pub fn for_all_only() -> ApiError {
-    let message = "this shows the work of all owners together: use a key that was made with --all";
-    refusal(ErrorCode::NotFound, message.to_owned(), None)
-}
-
 pub fn no_such_page(path: &str) -> ApiError {
     let message = format!("there is nothing at {path}: see /v1/openapi.json");
     refusal(ErrorCode::NotFound, message, None)
@@ -149,11 +143,6 @@ pub fn method_not_allowed(method: &str, path: &str) -> ApiError {
 
 pub fn no_video(message: String) -> ApiError {
     refusal(ErrorCode::NotAllowed, message, None)
-}
-
-pub fn no_batches() -> ApiError {
-    let message = "receipts of batches tell of all owners' tasks: use a key that sees all tasks (`spotreel keys create --all`), or ask for the receipt of a task";
-    refusal(ErrorCode::NotAllowed, message.into(), None)
 }
 
 pub fn timed_out(message: String) -> ApiError {

@@ -146,7 +146,7 @@ async fn a_key_sees_the_costs_of_its_own_tasks_and_no_others() {
     }
 
     let batch = "/v1/receipts/batches/default-1";
-    anna.get(batch).await.is_problem(409, "not_allowed");
+    anna.get(batch).await.is_problem(404, "not_found");
     anna.get("/v1/costs?owner=ben")
         .await
         .is_problem(400, "invalid");

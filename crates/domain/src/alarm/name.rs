@@ -59,7 +59,7 @@ impl AlarmName {
         Self::ALL.into_iter().find(|name| name.as_str() == text)
     }
 
-    /// For operators: the first thing to do. docs/operations.md has a section of this name with the rest.
+    /// For operators: the first thing to do. The table "Alarms" of docs/operations.md has a row for each alarm.
     pub fn what_to_do(self) -> &'static str {
         match self {
             Self::CostPerDay => {

@@ -15,6 +15,8 @@ pub enum NoticeState {
 }
 
 impl NoticeState {
+    pub const ALL: [Self; 2] = [Self::Firing, Self::Resolved];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "firing",

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::NoticeState;
 use crate::batch::Status;
 use crate::task::Event;
 
@@ -17,7 +18,7 @@ pub struct EventFilter(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no event: use *, task.*, batch.*, alarm.*, webhook.* or one event such as task.succeeded"
+    "{0:?} is no event: use *, task.*, batch.*, alarm.*, webhook.*, or one event such as task.succeeded, batch.settled, alarm.firing or webhook.failing"
 )]
 pub struct BadFilter(String);
 
@@ -31,10 +32,7 @@ impl EventFilter {
             }
             Some(("batch", name)) => Status::NAMES.contains(&name),
             Some(("webhook", name)) => WEBHOOK_EVENTS.contains(&name),
-            // Alarms have states, which are monitor's to name.
-            Some(("alarm", name)) => {
-                !name.is_empty() && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
-            }
+            Some(("alarm", name)) => NoticeState::ALL.iter().any(|state| state.as_str() == name),
             Some(_) => false,
         };
         match known {
@@ -91,6 +89,7 @@ mod tests {
             "task.done",
             "batch.>",
             "alarm.a.b",
+            "alarm.batch_blocked",
             "*.*",
             "webhook.x",
             "worker.*",

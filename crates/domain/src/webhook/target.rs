@@ -37,11 +37,11 @@ pub enum BadTarget {
     )]
     Password,
     #[error(
-        "port {0} is not open to webhooks: use 80, 443, 8080 or 8443, or ask an operator to add the host to webhooks.allow_hosts"
+        "port {0} is not open to webhooks: use 80, 443, 8080 or 8443, or ask an operator to add the host to webhooks.allow_hosts of notifier and, for a callback_url, of intake"
     )]
     Port(u16),
     #[error(
-        "{0} is not a public address: use a public one, or ask an operator to add the host to webhooks.allow_hosts"
+        "{0} is not a public address: use a public one, or ask an operator to add the host to webhooks.allow_hosts of notifier and, for a callback_url, of intake"
     )]
     NotPublic(String),
     #[error(

@@ -9,7 +9,6 @@ use super::api::Api;
 use super::ask::MONITOR;
 use super::problem::Problem;
 use super::query::Asked;
-use crate::error;
 use crate::keys::Caller;
 
 /// What fires now, what is pending, and what has resolved within seven days, each with what to do.
@@ -24,8 +23,6 @@ pub(super) async fn show(
     caller: Caller,
     Asked(query): Asked<AlarmsQuery>,
 ) -> Result<Json<AlarmsView>, Problem> {
-    if !caller.may_see_of(None) {
-        return Err(error::not_for_owners("alarms").into());
-    }
+    caller.must_see_all("alarms")?;
     Ok(Json(api.intake.ask(names::ALARMS, &query, MONITOR).await?))
 }

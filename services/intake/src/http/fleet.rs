@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use spotreel_api::{
-    ApiError, BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery, WorkerView,
+    BatchView, BatchesQuery, FleetQuery, FleetView, QueueView, Why, WhyQuery, WorkerView,
 };
 use spotreel_bus::names;
 use spotreel_domain::TaskId;
@@ -28,7 +28,7 @@ const FLEET: &str = "spotreel-fleet";
     responses((status = 200, description = "As `spotreel.why` answers over NATS.", body = Value), super::openapi::Refusals)
 )]
 pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
-    sees_all(&caller)?;
+    caller.must_see_all("the rules of pools")?;
     let asked = (names::WHY, WhyQuery::default(), TRIGGER);
     Ok(Json(api.recent.why.ask(&api.intake, asked).await?))
 }
@@ -42,7 +42,7 @@ pub(super) async fn fleet(
     State(api): State<Api>,
     caller: Caller,
 ) -> Result<Json<FleetView>, Problem> {
-    sees_all(&caller)?;
+    caller.must_see_all("pools and instances")?;
     let asked = (names::FLEET, FleetQuery::default(), FLEET);
     let mut fleet = api.recent.fleet.ask(&api.intake, asked).await?;
     for pool in &mut fleet.pools {
@@ -71,7 +71,7 @@ pub(super) async fn batches(
     caller: Caller,
     Asked(query): Asked<BatchesQuery>,
 ) -> Result<Json<Vec<BatchView>>, Problem> {
-    sees_all(&caller)?;
+    caller.must_see_all("batches")?;
     if query.id.is_some() {
         let message = "ask for one batch at /v1/batches/{id}";
         return Err(error::broken("id", "unknown", message).into());
@@ -90,7 +90,7 @@ pub(super) async fn batch(
     caller: Caller,
     named: Result<Path<String>, PathRejection>,
 ) -> Result<Json<BatchView>, Problem> {
-    sees_all(&caller)?;
+    caller.must_see_all("batches")?;
     let Path(id) = named.map_err(|bad| error::broken("id", "format", bad.body_text()))?;
     let query = BatchesQuery {
         id: Some(id),
@@ -123,13 +123,5 @@ fn tell_progress(worker: &mut WorkerView, progress: &Board) {
     if let Some((told, steps)) = told {
         (worker.step, worker.steps) = (told.step.unwrap_or_default(), steps);
         worker.progress = Some(told);
-    }
-}
-
-/// Refuses a key that sees one owner's tasks only.
-fn sees_all(caller: &Caller) -> Result<(), ApiError> {
-    match caller.may_see_of(None) {
-        true => Ok(()),
-        false => Err(error::for_all_only()),
     }
 }

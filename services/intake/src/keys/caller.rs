@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
+use spotreel_api::ApiError;
 use spotreel_domain::{ApiKey, Owner, Task};
+
+use crate::error;
 
 #[derive(Clone, Debug)]
 pub enum Caller {
@@ -29,6 +32,14 @@ impl Caller {
         match self {
             Self::Trusted => true,
             Self::Key(key) => key.may_see(owner),
+        }
+    }
+
+    /// Refuses a key that sees the tasks of one owner only. `what`: in the plural.
+    pub fn must_see_all(&self, what: &str) -> Result<(), ApiError> {
+        match self.may_see_of(None) {
+            true => Ok(()),
+            false => Err(error::not_for_owners(what)),
         }
     }
 }

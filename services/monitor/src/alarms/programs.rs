@@ -17,7 +17,7 @@ const PING: &str = "$SRV.PING";
 const COLLECTED_FOR: Duration = Duration::from_secs(1);
 /// This program offers a service, too: without its own answer nothing is known of the others.
 const OURSELVES: &str = "monitor";
-/// It offers no service: it pulls events.
+/// It may answer requests while its events stand still, so it is judged by its pulls.
 const NOTIFIER: &str = "notifier";
 
 pub(super) struct Programs {
@@ -63,7 +63,9 @@ impl Programs {
             let Ok(Pong { name }) = serde_json::from_slice(&answer.payload) else {
                 continue;
             };
-            if let Some(program) = name.strip_prefix("spotreel-") {
+            if let Some(program) = name.strip_prefix("spotreel-")
+                && program != NOTIFIER
+            {
                 found.insert(program.to_owned());
             }
             let is_answered = |name: &String| name == NOTIFIER || found.contains(name);

@@ -137,12 +137,11 @@ impl Follower {
         metrics::search_behind(0);
         let size = self.projection.size().await?;
         metrics::search_size(size.tasks, size.bytes);
-        batches?;
         if due(self.removed_at, self.config.removed_every) {
             self.removed.pass().await?;
             self.removed_at = Some(Instant::now());
         }
-        Ok(())
+        batches
     }
 
     async fn read_tasks(&mut self) -> Result<(), FollowError> {

@@ -20,7 +20,7 @@ pub async fn answer(requests: Arc<Requests>, query: CostsQuery) -> Result<CostRe
     let books = &requests.books;
     // A batch may be closed while the sums are made: those that are open are read first, and counted only while they are.
     let open = books.open().await;
-    let open = open.map_err(|error| unavailable("the ledgers of batches that go on", &error))?;
+    let open = open.map_err(|error| unavailable("the ledgers of running batches", &error))?;
     let since = query.from.to_zoned(TimeZone::UTC);
     let since = since.map_or(now, |midnight| midnight.timestamp());
     let since = since.clamp(Timestamp::UNIX_EPOCH, now.max(Timestamp::UNIX_EPOCH));

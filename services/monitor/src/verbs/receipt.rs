@@ -41,7 +41,7 @@ async fn of_task(requests: &Requests, text: &str) -> Result<TaskReceipt, ApiErro
     let id = TaskId::parse(text).map_err(|bad| refuse(ErrorCode::Invalid, bad.to_string()))?;
     // Open ledgers first: a batch that is closed meanwhile is then found twice, and not missed.
     let open = books.open().await;
-    let open = open.map_err(|error| unavailable("the ledgers of batches that go on", &error))?;
+    let open = open.map_err(|error| unavailable("the ledgers of running batches", &error))?;
     let (last, shares) = tokio::join!(requests.log.last(&id), books.stream.shares_of(&id));
     let last = last.map_err(|error| unavailable("the task log", &error))?;
     let shares = shares.map_err(|error| unavailable("the ledgers of closed batches", &error))?;

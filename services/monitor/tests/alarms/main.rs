@@ -7,11 +7,13 @@ mod scene;
 
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::service::ServiceExt;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::kv;
+use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
 use spotreel_domain::Model;
 use spotreel_domain::alarm::AlarmName;
 use spotreel_domain::batch::{Batch, Blocked, Blocker, InstanceState};
@@ -21,6 +23,9 @@ use spotreel_proto::worker::v1::Presence;
 use spotreel_test_kit::{ask, pool, spot_instance, stop, until};
 
 use scene::{Scene, once};
+
+/// Longest wait of a pull.
+const PULL: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_alarm_is_heard_once_when_it_fires_and_once_when_it_resolves() {
@@ -241,6 +246,46 @@ async fn a_program_that_falls_silent_is_told_and_one_that_was_never_there_is_not
         states,
         [("service_silent intake".to_owned(), once())].into()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_notifier_that_answers_but_pulls_no_events_is_silent() {
+    let scene = Scene::set().await;
+    let notifier = scene.nats.client("notifier").await;
+    let service = notifier
+        .service_builder()
+        .start("spotreel-notifier", "1.0.0");
+    let _service = service.await.unwrap();
+    let context = async_nats::jetstream::new(notifier);
+    let events: PullConsumer = context
+        .get_consumer_from_stream(CONSUMER_NOTIFIER, TASKS)
+        .await
+        .unwrap();
+    let pulling = tokio::spawn(async move {
+        loop {
+            let pull = events.fetch().max_messages(1).expires(PULL).messages();
+            let mut messages = pull.await.unwrap();
+            while messages.next().await.is_some() {}
+        }
+    });
+    let silence = [
+        ("alarms.service_silent.on", "true"),
+        ("alarms.service_silent.hold", "300ms"),
+        ("alarms.service_silent.programs", "[\"notifier\"]"),
+    ];
+    let ctx = scene.monitor(&silence).await;
+    until("it was seen", async || {
+        let board = scene.board().await;
+        board.is_some_and(|board| board.programs.contains("notifier"))
+    })
+    .await;
+    pulling.abort();
+    until("its silence is told", async || {
+        let states = scene.states().await;
+        states.contains_key("service_silent notifier")
+    })
+    .await;
+    stop(&ctx).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

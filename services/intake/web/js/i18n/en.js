@@ -64,7 +64,7 @@ export default {
   "lacks.tasks": many("{n} more task", "{n} more tasks"),
   "lacks.wait": "{span} more",
   "lacks.dollars": "price {money} lower",
-  "blocker.hold": "Held by a person.",
+  "blocker.hold": "Launches are on hold.",
   "blocker.counts_stale": "Counts are stale.",
   "blocker.prices_unknown": "Prices are unknown.",
   "blocker.no_pool_under_cap": "All prices are above their caps.",
@@ -119,7 +119,7 @@ export default {
   "leaving.price": "price above cap", "leaving.silent": "worker silent", "leaving.boot_limit": "never served", "leaving.ordered": "ordered", "leaving.budget": "budget used up",
   "leaving.itself": "its worker stopped", "leaving.orphan": "orphan", "leaving.missing": "missing",
 
-  "alarm.cost_per_day": "High cost today", "alarm.budget": "Budget", "alarm.interruptions": "Many interruptions", "alarm.backlog": "Long queue",
+  "alarm.cost_per_day": "High cost today", "alarm.budget": "Budget", "alarm.interruptions": "Spot interruptions", "alarm.backlog": "Long queue",
   "alarm.nothing_succeeds": "Instances run and nothing succeeds", "alarm.batch_blocked": "Launches are blocked", "alarm.breaker_open": "Launches are paused",
   "alarm.tasks_failed": "Tasks failed for good", "alarm.log_room": "The task log is nearly full", "alarm.events_copy": "Clients miss events", "alarm.service_silent": "A program is silent",
 

@@ -62,7 +62,7 @@ export default {
   "lacks.tasks": "还差 {n} 个任务",
   "lacks.wait": "还需 {span}",
   "lacks.dollars": "价格需再降 {money}",
-  "blocker.hold": "已被人工暂停。",
+  "blocker.hold": "启动已暂停。",
   "blocker.counts_stale": "计数已过期。",
   "blocker.prices_unknown": "价格未知。",
   "blocker.no_pool_under_cap": "所有价格都高于上限。",
@@ -117,7 +117,7 @@ export default {
   "leaving.price": "价格超过上限", "leaving.silent": "工作进程无响应", "leaving.boot_limit": "一直未就绪", "leaving.ordered": "人工指令", "leaving.budget": "预算已用尽",
   "leaving.itself": "工作进程停止", "leaving.orphan": "孤立实例", "leaving.missing": "实例丢失",
 
-  "alarm.cost_per_day": "今日费用偏高", "alarm.budget": "预算", "alarm.interruptions": "频繁中断", "alarm.backlog": "队列过长",
+  "alarm.cost_per_day": "今日费用偏高", "alarm.budget": "预算", "alarm.interruptions": "Spot 实例被中断", "alarm.backlog": "队列过长",
   "alarm.nothing_succeeds": "实例在运行但没有任务成功", "alarm.batch_blocked": "启动被阻止", "alarm.breaker_open": "启动已暂停",
   "alarm.tasks_failed": "任务最终失败", "alarm.log_room": "任务日志即将写满", "alarm.events_copy": "客户端缺少事件", "alarm.service_silent": "有程序没有响应",
 
