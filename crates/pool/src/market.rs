@@ -1,5 +1,6 @@
 //! What EC2 says of the market. Prices are needed: without them nothing is bought. Quotas and the sizes of instance types
-//! are hints: they are asked for apart, and what cannot be read of them stands in nobody's way.
+//! are hints: they are asked for apart, and what cannot be read of them stands in nobody's way. Only the first answer, whatever
+//! it is, is waited for: a batch that is requested before the quota is known may be one that it does not admit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,6 +45,8 @@ struct KnownPrices {
     spot: BTreeMap<Place, (Instant, Usd)>,
     /// Since when prices have not been answered, and what came instead.
     failing: Option<(Timestamp, String)>,
+    /// Hints have been asked for once, with or without an answer.
+    hinted: bool,
     /// vCPUs that the account may have.
     limits: BTreeMap<Lifecycle, u32>,
     /// vCPUs of each instance type.
@@ -63,6 +66,7 @@ impl MarketFeed {
             at: None,
             spot: BTreeMap::new(),
             failing: Some((ambient::now(), "they have not been asked for yet".into())),
+            hinted: false,
             limits: BTreeMap::new(),
             vcpus: BTreeMap::new(),
         };
@@ -155,9 +159,11 @@ impl MarketFeed {
             Err(error) => tracing::debug!(%error, "lookup of instance types failed"),
         };
         tokio::join!(quota(Lifecycle::Spot), quota(Lifecycle::OnDemand), kinds());
+        self.lock().hinted = true;
     }
 
-    /// Prices that are young enough to be relied on, and when they were asked for.
+    /// Prices that are young enough to be relied on, and when they were asked for. Unknown until quotas have been asked for
+    /// once, too.
     pub fn market(&self) -> Result<(Timestamp, Market), Unknown> {
         let known = self.lock();
         let good = |at: &Instant| at.elapsed() <= self.config.good_for;
@@ -167,6 +173,11 @@ impl MarketFeed {
             let (since, reason) = known.failing.clone().unwrap_or_else(too_old);
             return Err(Unknown { since, reason });
         };
+        if !known.hinted {
+            let reason = "the account's quotas have not been asked for yet".to_owned();
+            let since = as_of;
+            return Err(Unknown { since, reason });
+        }
         let spot = known.spot.iter().filter(|(_, (at, _))| good(at));
         let market = Market {
             spot: spot
