@@ -112,20 +112,19 @@ impl Pool {
             )
         };
         self.follow_pace().await;
-        // The queue may be counted meanwhile. The record may be read only after the listing, and after the message that
-        // woke this pass was stored: it is delivered a moment before.
+        // The record may be read only after the listing, and after the message that woke this pass was stored: it is
+        // delivered a moment before. The queue may be counted meanwhile.
         let cloud = Arc::clone(&self.cloud);
-        let (listed, counted) = tokio::join!(cloud.list(), count());
-        let (listed, mut counted) = (listed?, Some(counted));
         for _ in 0..CAS_TRIES {
-            self.connected()?;
-            let (counted, marks) = match counted.take() {
-                Some(counted) => counted,
-                None => count().await,
-            };
-            // What this pass buys, the pass of another pool counts.
-            let mut ledger = fleet.ledger.lock().await;
-            let (record, presences, others) = self.read().await;
+            let (counted, read) = tokio::join!(count(), async {
+                let listed = cloud.list().await?;
+                self.connected()?;
+                // What this pass buys, the pass of another pool counts.
+                let ledger = fleet.ledger.lock().await;
+                Ok::<_, RoundError>((listed, ledger, self.read().await))
+            });
+            let (counted, marks) = counted;
+            let (listed, mut ledger, (record, presences, others)) = read?;
             self.fleet.said_record(&record);
             let record = record?;
             self.note(record.as_ref());
