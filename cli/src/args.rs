@@ -20,8 +20,8 @@ use clap::{Args, Parser, Subcommand};
 pub use costs::{CostArgs, CostFormat, ReceiptArgs};
 pub use dev::{DevArgs, DevChildArgs};
 pub use fleet::{
-    AlarmsArgs, BatchesArgs, DrainArgs, Ec2Args, FleetArgs, FleetCommand, HoldArgs, ReapArgs,
-    ResumeArgs, RunArgs, StopArgs, TemplateArgs, WhyArgs,
+    AlarmsArgs, BatchesArgs, DrainArgs, Ec2Args, EventsArgs, FleetArgs, FleetCommand, HoldArgs,
+    ReapArgs, ResumeArgs, RunArgs, StopArgs, TemplateArgs, TopArgs, WhyArgs,
 };
 pub use keys::{CreateKeyArgs, KeysArgs, KeysCommand, ListKeysArgs, RevokeKeyArgs};
 pub use models::{
@@ -100,6 +100,10 @@ pub enum Command {
     Batches(BatchesArgs),
     /// Show the running instances with their task and cost
     Fleet(FleetArgs),
+    /// Show queue, batches, machines and costs, drawn anew every second
+    Top(TopArgs),
+    /// Print events of tasks, batches and alarms; --follow waits for more
+    Events(EventsArgs),
     /// Show what needs a person: alarms that fire, with what to do
     Alarms(AlarmsArgs),
     /// Show what a task or a batch cost, and for what

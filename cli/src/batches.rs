@@ -5,6 +5,7 @@ use spotreel_api::{BatchView, BatchesQuery, CloudEvent, FleetQuery, FleetView};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::{self, Start};
 use spotreel_bus::names;
+use spotreel_domain::Usd;
 use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop};
 
 use crate::args::BatchesArgs;
@@ -14,6 +15,8 @@ use crate::fleet;
 use crate::fleet::word;
 use crate::print::{self, field, line, relative, short, span};
 
+/// Number of batches that trigger lists at most.
+const MOST_BATCHES: u32 = 100;
 /// Of one batch's story. A night with a hundred interruptions has some hundreds.
 const MOST_EVENTS: usize = 2_000;
 
@@ -21,10 +24,24 @@ pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done>
     let api = Api::open(settings).await?;
     let query = BatchesQuery {
         pool: args.pool,
-        limit: args.id.is_none().then_some(args.limit),
+        limit: match (&args.id, args.since) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(MOST_BATCHES),
+            (None, None) => Some(args.limit),
+        },
         id: args.id.clone(),
     };
-    let batches: Vec<BatchView> = api.call(names::LIST_BATCHES, &query).await?;
+    let mut batches: Vec<BatchView> = api.call(names::LIST_BATCHES, &query).await?;
+    let now = ambient::now();
+    if let Some(since) = args.since {
+        let (since, listed) = (since.at(now)?, batches.len());
+        batches.retain(|batch| batch.requested_at >= since);
+        if batches.len() == listed && listed == MOST_BATCHES as usize {
+            eprintln!(
+                "spotreel: only the newest {MOST_BATCHES} batches are listed; `spotreel cost --by batch` has older ones"
+            );
+        }
+    }
     if args.id.is_some() {
         for batch in &batches {
             tell(&api, batch, args.json).await?;
@@ -39,7 +56,7 @@ pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done>
         line("no batches");
         return Ok(Done::Well);
     }
-    let rows: Vec<_> = batches.iter().map(|b| row(b, ambient::now())).collect();
+    let rows: Vec<_> = batches.iter().map(|b| row(b, now)).collect();
     print::table(
         [
             "BATCH",
@@ -54,7 +71,28 @@ pub async fn run(settings: &Settings, args: BatchesArgs) -> anyhow::Result<Done>
         ],
         &rows,
     );
+    if batches.len() > 1 {
+        line(&sum(&batches));
+    }
     Ok(Done::Well)
+}
+
+fn sum(batches: &[BatchView]) -> String {
+    let cost: Usd = batches.iter().map(|batch| batch.cost).sum();
+    let tasks: u64 = batches.iter().map(|batch| batch.tasks_done).sum();
+    let taken: u64 = batches
+        .iter()
+        .map(|batch| u64::from(batch.interruptions))
+        .sum();
+    let machines = batches
+        .iter()
+        .map(|b| b.instances.active + b.instances.gone);
+    format!(
+        "{} batches: {} for {tasks} tasks on {}, {taken} taken by the market",
+        batches.len(),
+        cost,
+        machines_of(machines.sum())
+    )
 }
 
 fn row(batch: &BatchView, now: Timestamp) -> [String; 9] {
@@ -232,7 +270,8 @@ fn stopped(stop: &Stop) -> String {
     format!("by {by}{}: {how}", reason.unwrap_or_default())
 }
 
-fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
+/// What changed, in words.
+pub fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
     let mut said = Vec::new();
     if before.is_none_or(|before| before.status != now.status) {
         said.push(match now.status.as_str() {

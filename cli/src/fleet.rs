@@ -82,9 +82,14 @@ fn show(pool: &PoolView) {
     }
     if !pool.own.is_empty() {
         line("");
-        let rows: Vec<_> = pool.own.iter().map(own_row).collect();
-        print::table(["YOUR MACHINE", "WORKER", "STATE", "TASK"], &rows);
+        print::table(OWN_HEADER, &own_rows(pool));
     }
+}
+
+pub const OWN_HEADER: [&str; 4] = ["YOUR MACHINE", "WORKER", "STATE", "TASK"];
+
+pub fn own_rows(pool: &PoolView) -> Vec<[String; 4]> {
+    pool.own.iter().map(own_row).collect()
 }
 
 fn own_row(worker: &WorkerView) -> [String; 4] {
@@ -104,14 +109,16 @@ fn task(worker: &WorkerView) -> Option<String> {
     })
 }
 
+pub const HEADER: [&str; 8] = [
+    "INSTANCE", "TYPE", "ZONE", "STATE", "AGE", "$/HOUR", "COST", "TASK",
+];
+
+pub fn rows(pool: &PoolView) -> Vec<[String; 8]> {
+    pool.instances.iter().map(row).collect()
+}
+
 pub fn machines(pool: &PoolView) {
-    let rows: Vec<_> = pool.instances.iter().map(row).collect();
-    print::table(
-        [
-            "INSTANCE", "TYPE", "ZONE", "STATE", "AGE", "$/HOUR", "COST", "TASK",
-        ],
-        &rows,
-    );
+    print::table(HEADER, &rows(pool));
 }
 
 fn row(instance: &InstanceView) -> [String; 8] {

@@ -8,6 +8,7 @@ mod costs;
 mod csv;
 mod dev;
 mod done;
+mod events;
 mod fleet;
 mod get;
 mod keys;
@@ -22,6 +23,7 @@ mod search;
 mod submit;
 mod tasks;
 mod template;
+mod top;
 mod watch;
 mod webhooks;
 mod why;
@@ -97,6 +99,8 @@ async fn execute(cli: Cli) -> anyhow::Result<Done> {
             Some(FleetCommand::Reap(args)) => Box::pin(reap::run(&settings, args)).await,
             Some(FleetCommand::Template(args)) => Box::pin(template::run(&settings, *args)).await,
         },
+        Command::Top(args) => Box::pin(top::run(&settings, args)).await,
+        Command::Events(args) => events::run(&settings, args).await,
         Command::Alarms(args) => alarms::run(&settings, args).await,
         Command::Receipt(args) => costs::receipt(&settings, args).await,
         Command::Cost(args) => costs::cost(&settings, args).await,

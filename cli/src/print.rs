@@ -44,7 +44,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
     }
 }
 
-fn table_lines<const N: usize>(
+/// The same as text. `screen`: the width of the terminal.
+pub fn table_lines<const N: usize>(
     header: [&str; N],
     rows: &[[String; N]],
     screen: Option<usize>,

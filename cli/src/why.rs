@@ -79,14 +79,15 @@ fn show(why: &PoolWhy, now: Timestamp) {
     print::table(["RULE", "STATE", "LACKS", ""], &rows);
 }
 
-fn queue(why: &PoolWhy) -> String {
+/// Tasks that wait and that are rendered.
+pub fn queue(why: &PoolWhy) -> String {
     let (queued, work) = (why.view.queued, why.view.work);
     let rendered = work.saturating_sub(queued);
     format!("{queued} queued, {rendered} in workers' hands")
 }
 
-/// What blocks a rule that fires has a line of its own below.
-fn verdict(decision: &Decision) -> String {
+/// What blocks a rule that fires is told apart.
+pub fn verdict(decision: &Decision) -> String {
     let mut findings = decision.findings.iter();
     match &decision.verdict {
         Verdict::Launch(fire) => format!("launch {} because of {}", fire.units, fire.why),

@@ -2,6 +2,8 @@
 
 spotreel_bootstrap::metrics! {
     Counter _ = "spotreel_worker_attempts_total", Count, "Ended attempts, by outcome";
+    Histogram _ = "spotreel_worker_upload_seconds", Seconds,
+        "Time to upload a video, with all tries";
     Counter _ = "spotreel_worker_checkpoints_total", Count, "Uploaded checkpoints";
     Counter _ = "spotreel_worker_checkpoints_refused_total", Count,
         "Checkpoints that were deleted because no render could continue from them";

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use spotreel_domain::Model;
 
+use super::values::{Since, since};
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel why
@@ -23,6 +25,7 @@ pub struct WhyArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   spotreel batches
+  spotreel batches --since 7d       the last week's, with their sum
   spotreel batches default-17       history and bill of one batch, instance by instance")]
 pub struct BatchesArgs {
     /// Id of one batch, such as default-17
@@ -33,6 +36,10 @@ pub struct BatchesArgs {
     /// Maximum number of batches to print, the newest first
     #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "id")]
     pub limit: u32,
+    /// Only batches requested after this time: a duration before now, such as 2h or 7d, or a date or time, in UTC if it
+    /// has no zone
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since, conflicts_with_all = ["id", "limit"])]
+    pub since: Option<Since>,
     /// Print one JSON batch per line; with an ID, first its events and then the batch
     #[arg(long)]
     pub json: bool,
@@ -201,6 +208,39 @@ pub struct TemplateArgs {
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = super::pair)]
     pub tags: Vec<(String, String)>,
     /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ctrl-C ends it. Where the output is no terminal, it is printed once.")]
+pub struct TopArgs {
+    /// Only this pool
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// Print it once and exit
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  spotreel events                              those of the last hour
+  spotreel events --follow                     from now on, until Ctrl-C
+  spotreel events --since 1d --subject 'spotreel.task.*.failed' --json | jq -r .subject
+  spotreel events --follow --subject 'spotreel.alarm.>'")]
+pub struct EventsArgs {
+    /// Wait for further events
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only events stored after this time: a duration before now, such as 2h or 1d, or a date or time, in UTC if it has no
+    /// zone [default: 1h; with --follow, now]
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub since: Option<Since>,
+    /// Only events on these NATS subjects
+    #[arg(long, value_name = "PATTERN", default_value = "spotreel.>")]
+    pub subject: String,
+    /// Print one JSON event per line
     #[arg(long)]
     pub json: bool,
 }

@@ -179,7 +179,7 @@ pub fn boot<'a>(newest_first: impl IntoIterator<Item = &'a Batch>) -> Option<Dur
         .filter(|batch| batch.first_ready_at.is_some())
         .take(MEASURED_OVER);
     let machines = served.flat_map(|batch| &batch.instances);
-    let boots = machines.filter_map(|of| Some(elapsed(of.launched_at, of.ready_at?)));
+    let boots = machines.filter_map(Instance::boot);
     let (count, sum) = boots.fold((0, Duration::ZERO), |(count, sum), one| {
         (count + 1, sum + one)
     });

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge};
-use spotreel_domain::batch::{Batch, Blocker, Ending, InstanceState, Leaving, Receipt};
+use metrics::{counter, gauge, histogram};
+use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving, Receipt};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::money::Usd;
 
@@ -15,6 +15,8 @@ spotreel_bootstrap::metrics! {
         "Instances interrupted by EC2, by pool";
     Counter TERMINATIONS = "spotreel_fleet_terminations_total", Count,
         "Instances terminated by fleet, by pool and reason";
+    Histogram BOOT = "spotreel_fleet_boot_seconds", Seconds,
+        "Time from the launch of an instance until its worker served, by pool";
     Gauge RATE = "spotreel_fleet_dollars_per_hour", Dollars,
         "Current cost per hour in dollars, by pool";
     Gauge COST = "spotreel_fleet_batch_dollars", Dollars,
@@ -89,6 +91,17 @@ pub fn batch(before: &Batch, batch: &Batch, now: jiff::Timestamp) {
     };
     counter!(INTERRUPTIONS, "pool" => pool.clone())
         .increment(taken(batch).saturating_sub(taken(before)));
+    let new = batch.instances.iter().filter(|instance| {
+        let is_it = |old: &&Instance| old.id == instance.id;
+        before
+            .instances
+            .iter()
+            .find(is_it)
+            .is_none_or(|old| old.ready_at.is_none())
+    });
+    for boot in new.filter_map(Instance::boot) {
+        histogram!(BOOT, "pool" => pool.clone()).record(boot.as_secs_f64());
+    }
     let running = batch.instances.iter().filter(|i| !i.is_gone());
     let rate: Usd = running.map(|i| i.rate).sum();
     gauge!(RATE, "pool" => pool.clone()).set(dollars(rate));

@@ -1,8 +1,9 @@
 //! What monitor counts and measures.
 
 use jiff::Timestamp;
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use spotreel_domain::alarm::{AlarmBoard, AlarmName};
+use spotreel_domain::task::{Outcome, Task};
 use spotreel_domain::{Lane, Model, Priority};
 
 spotreel_bootstrap::metrics! {
@@ -26,6 +27,10 @@ spotreel_bootstrap::metrics! {
         "Ledgers of ended batches that were stored";
     Gauge LEDGERS_WAITING = "spotreel_monitor_ledgers_waiting", Count,
         "Ended batches whose ledger is not stored yet";
+    Histogram LOAD = "spotreel_monitor_load_seconds", Seconds,
+        "Time from the start of an attempt until the model was loaded, by model";
+    Histogram RENDER = "spotreel_monitor_render_seconds", Seconds,
+        "Time from then until the task succeeded, by model";
     Gauge PENDING = "spotreel_consumer_pending", Count,
         "Events that were not yet delivered to a consumer of the log";
     Gauge ACK_PENDING = "spotreel_consumer_ack_pending", Count,
@@ -58,6 +63,20 @@ pub fn alarms(board: &AlarmBoard) {
 
 pub fn alarm_told(alarm: &'static str, state: &'static str) {
     counter!(ALARMS_TOLD, "alarm" => alarm, "state" => state).increment(1);
+}
+
+/// The task has ended, or handed back: its newest attempt is over.
+pub fn attempt_ended(task: &Task) {
+    let (Some(attempt), model) = (task.attempts.last(), task.spec.model.as_str()) else {
+        return;
+    };
+    if let Some(took) = attempt.loading() {
+        histogram!(LOAD, "model" => model).record(took.as_secs_f64());
+    }
+    // The others did not render a whole video.
+    if let (Outcome::Succeeded, Some(took)) = (attempt.outcome, attempt.rendering()) {
+        histogram!(RENDER, "model" => model).record(took.as_secs_f64());
+    }
 }
 
 pub fn closed_ledger() {

@@ -14,6 +14,7 @@ use spotreel_domain::task::{Artifact, Failure, FailureKind};
 use spotreel_s3::{HeadError, PutFileError, Store};
 use tokio::runtime::Runtime;
 use tokio::task::JoinError;
+use tokio::time::Instant;
 
 use crate::gate::{self, Expectation, GateError, VideoFacts};
 use crate::task::error::Blame;
@@ -166,7 +167,10 @@ impl Worker {
         let task = &started.task;
         let facts = check(task, &rendered.video).await?;
         let key = key(task, started.sequence);
+        let began = Instant::now();
         self.upload(task, &key, rendered, &facts, lease).await?;
+        let took = began.elapsed().as_secs_f64();
+        metrics::histogram!("spotreel_worker_upload_seconds").record(took);
         crash::point("after-upload");
         let poster = match &rendered.poster {
             Some(path) => self.upload_poster(task, &key, path).await,

@@ -233,6 +233,11 @@ impl Instance {
         elapsed(self.launched_at, now)
     }
 
+    /// Time from its launch until its worker served.
+    pub fn boot(&self) -> Option<Duration> {
+        self.ready_at.map(|at| self.age(at))
+    }
+
     pub fn drain(&mut self, why: Leaving, mode: DrainMode, now: Timestamp) {
         self.state = InstanceState::Draining {
             why,

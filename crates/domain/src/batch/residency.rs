@@ -52,8 +52,7 @@ impl Residency {
 
     /// Counts a task that began on an instance that had stayed.
     pub fn save_boot(&mut self, instance: &Instance) {
-        let boot = instance.ready_at.map(|at| instance.age(at));
-        let boot = boot.unwrap_or_default();
+        let boot = instance.boot().unwrap_or_default();
         self.boots_saved += 1;
         self.boot_seconds_saved += boot.as_secs();
         self.boot_cost_saved += instance.rate.per_hour_for(boot);

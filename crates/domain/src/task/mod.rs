@@ -10,7 +10,7 @@ mod transition;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -110,6 +110,20 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps_done: Option<u32>,
     pub error: Option<Failure>,
+}
+
+impl Attempt {
+    /// Time from its start until the model was loaded. `None`: it has not ended, or its worker does not tell.
+    pub fn loading(&self) -> Option<SignedDuration> {
+        self.ended_at
+            .and(self.rendering_at)
+            .map(|at| at.duration_since(self.started_at))
+    }
+
+    /// Time from then until its end.
+    pub fn rendering(&self) -> Option<SignedDuration> {
+        Some(self.ended_at?.duration_since(self.rendering_at?))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

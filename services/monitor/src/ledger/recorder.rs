@@ -7,10 +7,11 @@ use spotreel_bus::Recorded;
 use spotreel_bus::ledger::LedgerStream;
 use spotreel_bus::names::CONSUMER_LEDGER;
 use spotreel_domain::Event;
-use spotreel_domain::allocation::AttemptRecord;
+use spotreel_domain::allocation::{AttemptRecord, Knowledge};
 
 use crate::consume::Handled;
 use crate::error::HandleError;
+use crate::metrics;
 
 pub const CONSUMER: &str = CONSUMER_LEDGER;
 
@@ -30,6 +31,12 @@ impl Recorder {
             task: event.task.id.clone(),
             source,
         })?;
+        if records
+            .iter()
+            .any(|record| record.knows() == Knowledge::Ended)
+        {
+            metrics::attempt_ended(&event.task);
+        }
         Ok(Handled::Done)
     }
 }
@@ -50,7 +57,7 @@ fn news(event: &Recorded) -> Vec<AttemptRecord> {
 
 #[cfg(test)]
 mod tests {
-    use spotreel_domain::allocation::Knowledge::{self, Ended, Followed, Started};
+    use spotreel_domain::allocation::Knowledge::{Ended, Followed, Started};
     use spotreel_domain::task::{Outcome, Task};
     use spotreel_domain::{Model, TaskId};
     use spotreel_test_kit::tasks;
