@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spotreel_domain::batch::PoolName;
 
 use crate::bucket::{self, Bucket, BucketEntry, Terms};
-use crate::jetstream::ApiError;
+use crate::jetstream::JetStreamError;
 use crate::names::CONTROLS_BUCKET;
 
 const HOLD: &str = "hold.";
@@ -52,7 +52,7 @@ pub struct Controls {
 }
 
 /// Everything in force, in one round trip. Any replica answers.
-pub async fn all(client: &Client) -> Result<Controls, ApiError> {
+pub async fn all(client: &Client) -> Result<Controls, JetStreamError> {
     let mut controls = Controls::default();
     for entry in bucket::read(client, CONTROLS_BUCKET, &[">"]).await? {
         if let Some(pool) = entry.key.strip_prefix(HOLD) {
@@ -69,7 +69,7 @@ fn keep<T: DeserializeOwned>(
     orders: &mut BTreeMap<PoolName, StandingOrder<T>>,
     pool: &str,
     entry: &BucketEntry,
-) -> Result<(), ApiError> {
+) -> Result<(), JetStreamError> {
     let (order, revision) = (entry.json()?, entry.revision);
     match PoolName::parse(pool) {
         Ok(pool) => {
@@ -80,32 +80,32 @@ fn keep<T: DeserializeOwned>(
     Ok(())
 }
 
-pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, ApiError> {
+pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, JetStreamError> {
     holds(client)
         .put(pool.as_str(), hold, Terms::default())
         .await
 }
 
 /// Holds the pool unless a hold stands already. False: one does.
-pub async fn hold_if_free(client: &Client, pool: &PoolName, hold: &Hold) -> Result<bool, ApiError> {
+pub async fn hold_if_free(client: &Client, pool: &PoolName, hold: &Hold) -> Result<bool, JetStreamError> {
     holds(client).put_if_none(pool.as_str(), hold).await
 }
 
-pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), ApiError> {
+pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), JetStreamError> {
     holds(client).delete(pool.as_str(), Terms::default()).await
 }
 
-/// Lifts the hold with this revision; a newer one stays, and is [`ApiError::Conflict`].
-pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
+/// Lifts the hold with this revision; a newer one stays, and is [`JetStreamError::Conflict`].
+pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), JetStreamError> {
     holds(client).delete(pool.as_str(), only(revision)).await
 }
 
-pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, ApiError> {
+pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, JetStreamError> {
     runs(client).put(pool.as_str(), run, Terms::default()).await
 }
 
-/// Takes back the order with this revision; a newer one stays, and is [`ApiError::Conflict`].
-pub async fn remove_run(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
+/// Takes back the order with this revision; a newer one stays, and is [`JetStreamError::Conflict`].
+pub async fn remove_run(client: &Client, pool: &PoolName, revision: u64) -> Result<(), JetStreamError> {
     runs(client).delete(pool.as_str(), only(revision)).await
 }
 

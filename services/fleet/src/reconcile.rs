@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::RecordedBatch;
 use spotreel_bus::controls::{self, Hold};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, DrainMode, Stop};
 use spotreel_domain::fleet::reconcile::holds_its_pool;
@@ -265,7 +265,7 @@ impl Pool {
                 Ok(())
             }
             // Another order has replaced it.
-            Err(ApiError::Conflict) => Ok(()),
+            Err(JetStreamError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use spotreel_api::{BatchRef, ErrorCode, ErrorReply, StopOrder, Why, WhyQuery};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::controls::{self, Hold};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{BatchLog, names};
 use spotreel_domain::alarm::BudgetOrder;
 use spotreel_domain::batch::{DrainMode, PoolName};
@@ -100,7 +100,7 @@ impl Actor {
             match controls::lift(&self.client, &pool, held.revision).await {
                 Ok(()) => tracing::info!(%pool, "budget has room again: hold removed"),
                 // A person's order has taken its place.
-                Err(ApiError::Conflict) => {}
+                Err(JetStreamError::Conflict) => {}
                 Err(error) => return Err(AlarmError::Hold(error)),
             }
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use spotreel_bootstrap::{Context, Health, ambient};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{AlarmRecord, BatchLog};
 use spotreel_domain::alarm::{AlarmBoard, AlarmsConfig, BoardCopy, Notice, NoticeState};
 use tokio::sync::watch;
@@ -116,7 +116,7 @@ impl Alarms {
             match self.record.store(&board, copy.revision()).await {
                 Ok(revision) => copy.stored(board, revision),
                 // Another monitor was first: the next look goes on from its board.
-                Err(ApiError::Conflict) if !is_new => return Ok(()),
+                Err(JetStreamError::Conflict) if !is_new => return Ok(()),
                 Err(error) => return Err(AlarmError::Store(error)),
             }
             crash::point("after-alarms-stored");
@@ -146,7 +146,7 @@ impl Alarms {
             match self.record.store(&board, copy.revision()).await {
                 Ok(revision) => copy.stored(board, revision),
                 // The next look finds what is left, and that it was told.
-                Err(ApiError::Conflict) => {}
+                Err(JetStreamError::Conflict) => {}
                 Err(error) => return Err(AlarmError::Store(error)),
             }
         }

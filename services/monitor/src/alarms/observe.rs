@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use spotreel_bootstrap::{Health, ambient};
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{TASKS, work_consumer};
 use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, controls, kv};
@@ -206,7 +206,7 @@ fn before(at: Timestamp, span: std::time::Duration) -> Timestamp {
     at.checked_sub(span).unwrap_or(Timestamp::MIN)
 }
 
-async fn lengths(client: &Client) -> Result<Lengths, ApiError> {
+async fn lengths(client: &Client) -> Result<Lengths, JetStreamError> {
     #[derive(Deserialize)]
     struct Info {
         num_pending: u64,
@@ -218,7 +218,7 @@ async fn lengths(client: &Client) -> Result<Lengths, ApiError> {
     let counted = lanes.map(async |(model, lane)| {
         let consumer = work_consumer(model, lane);
         let info: Info = jetstream::consumer_info(client, TASKS, &consumer).await?;
-        Ok::<_, ApiError>((model, info.num_pending + info.num_ack_pending))
+        Ok::<_, JetStreamError>((model, info.num_pending + info.num_ack_pending))
     });
     let mut lengths = Lengths::new();
     for (model, length) in try_join_all(counted).await? {
