@@ -127,20 +127,22 @@ impl Write {
             Ok(ack) => Ok(ack.seq),
             Err(JetStreamError::Full) => Err(Permanent(AppendError::Full)),
             Err(JetStreamError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
-            Err(error @ (JetStreamError::Conflict | JetStreamError::Unknown(_))) => match last().await {
-                Ok(Some(last)) if self.is_told_by(&last) => Ok(last.sequence()),
-                Ok(last) => {
-                    let newest = last.as_ref().map_or(0, R::sequence);
-                    let conflict = AppendError::Conflict(last.map(Box::new));
-                    match error {
-                        _ if newest != self.expected => Err(Permanent(conflict)),
-                        JetStreamError::Conflict => Err(again(conflict)),
-                        // Nobody came first: the server does not store, as when its disk is full.
-                        silence => Err(again(AppendError::Unavailable(silence.into()))),
+            Err(error @ (JetStreamError::Conflict | JetStreamError::Unknown(_))) => {
+                match last().await {
+                    Ok(Some(last)) if self.is_told_by(&last) => Ok(last.sequence()),
+                    Ok(last) => {
+                        let newest = last.as_ref().map_or(0, R::sequence);
+                        let conflict = AppendError::Conflict(last.map(Box::new));
+                        match error {
+                            _ if newest != self.expected => Err(Permanent(conflict)),
+                            JetStreamError::Conflict => Err(again(conflict)),
+                            // Nobody came first: the server does not store, as when its disk is full.
+                            silence => Err(again(AppendError::Unavailable(silence.into()))),
+                        }
                     }
+                    Err(error) => Err(again(AppendError::Unavailable(error))),
                 }
-                Err(error) => Err(again(AppendError::Unavailable(error))),
-            },
+            }
             Err(error) if error.is_transient() => {
                 Err(again(AppendError::Unavailable(error.into())))
             }

@@ -87,7 +87,11 @@ pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, 
 }
 
 /// Holds the pool unless a hold stands already. False: one does.
-pub async fn hold_if_free(client: &Client, pool: &PoolName, hold: &Hold) -> Result<bool, JetStreamError> {
+pub async fn hold_if_free(
+    client: &Client,
+    pool: &PoolName,
+    hold: &Hold,
+) -> Result<bool, JetStreamError> {
     holds(client).put_if_none(pool.as_str(), hold).await
 }
 
@@ -105,7 +109,11 @@ pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, Jet
 }
 
 /// Takes back the order with this revision; a newer one stays, and is [`JetStreamError::Conflict`].
-pub async fn remove_run(client: &Client, pool: &PoolName, revision: u64) -> Result<(), JetStreamError> {
+pub async fn remove_run(
+    client: &Client,
+    pool: &PoolName,
+    revision: u64,
+) -> Result<(), JetStreamError> {
     runs(client).delete(pool.as_str(), only(revision)).await
 }
 

@@ -261,7 +261,9 @@ impl EventStream {
         match self.stream.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(message.payload)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(JetStreamError::Unknown(format!("{EVENTS}/{sequence}: {error}"))),
+            Err(error) => Err(JetStreamError::Unknown(format!(
+                "{EVENTS}/{sequence}: {error}"
+            ))),
         }
     }
 

@@ -249,7 +249,11 @@ pub(crate) async fn next_message(
 }
 
 /// Deletes one message of a stream; one that is gone already is deleted too.
-pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), JetStreamError> {
+pub async fn delete_message(
+    client: &Client,
+    stream: &str,
+    sequence: u64,
+) -> Result<(), JetStreamError> {
     #[derive(Deserialize)]
     struct Done {}
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");

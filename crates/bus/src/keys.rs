@@ -59,7 +59,9 @@ pub async fn list(client: &Client) -> Result<Vec<ApiKey>, JetStreamError> {
 /// Takes a key away for good; [`JetStreamError::NotFound`] where there is none.
 pub async fn revoke(client: &Client, id: &KeyId) -> Result<(), JetStreamError> {
     let keys = bucket(client);
-    keys.get(id.as_str()).await?.ok_or(JetStreamError::NotFound)?;
+    keys.get(id.as_str())
+        .await?
+        .ok_or(JetStreamError::NotFound)?;
     let kept = Terms {
         ttl: Some(MARK_KEPT),
         ..Terms::default()

@@ -87,7 +87,10 @@ impl LedgerStream {
     }
 
     /// What each task cost in a closed batch, as far as `T` keeps it.
-    pub async fn shares_in<T: From<TaskShare>>(&self, batch: &BatchId) -> Result<Vec<T>, JetStreamError> {
+    pub async fn shares_in<T: From<TaskShare>>(
+        &self,
+        batch: &BatchId,
+    ) -> Result<Vec<T>, JetStreamError> {
         let mut pages = self.pages(names::ledger_shares_in(batch), Start::Sequence(1));
         let mut shares = Vec::new();
         while let Some(page) = pages.next().await? {
@@ -100,7 +103,10 @@ impl LedgerStream {
     }
 
     /// What a task cost in each closed batch, in the order in which they were closed.
-    pub async fn shares_of(&self, task: &TaskId) -> Result<Vec<(BatchId, TaskShare)>, JetStreamError> {
+    pub async fn shares_of(
+        &self,
+        task: &TaskId,
+    ) -> Result<Vec<(BatchId, TaskShare)>, JetStreamError> {
         let query = serde_json::json!({ "multi_last": [names::ledger_shares_of(task)] });
         let found = jetstream::direct_get(&self.client, LEDGER, &query).await?;
         let named = |stored: &Stored| {
@@ -124,7 +130,11 @@ impl LedgerStream {
     }
 
     /// Returns whether it was not there yet.
-    async fn create<T: Serialize>(&self, subject: String, value: &T) -> Result<bool, JetStreamError> {
+    async fn create<T: Serialize>(
+        &self,
+        subject: String,
+        value: &T,
+    ) -> Result<bool, JetStreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER_EXPECTED, "0");
         let payload = serde_json::to_vec(value)?.into();
@@ -155,7 +165,9 @@ impl LedgerStream {
                 let publish = self
                     .client
                     .publish_with_headers(subject.clone(), headers, payload);
-                publish.await.map_err(|_| JetStreamError::Unknown(subject))?;
+                publish
+                    .await
+                    .map_err(|_| JetStreamError::Unknown(subject))?;
             }
         }
         Ok(())

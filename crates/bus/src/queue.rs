@@ -93,7 +93,11 @@ impl Queue {
     }
 
     /// The sequence up to which the consumer has acked every event.
-    pub async fn ack_floor(client: &Client, stream: &str, consumer: &str) -> Result<u64, JetStreamError> {
+    pub async fn ack_floor(
+        client: &Client,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<u64, JetStreamError> {
         #[derive(Deserialize)]
         struct Info {
             ack_floor: Floor,

@@ -168,7 +168,11 @@ impl Webhooks {
             Ok(_) => Ok(new),
             // Somebody was first.
             Err(JetStreamError::Conflict) => {
-                let entry = self.callbacks.get(key).await?.ok_or(JetStreamError::NotFound)?;
+                let entry = self
+                    .callbacks
+                    .get(key)
+                    .await?
+                    .ok_or(JetStreamError::NotFound)?;
                 entry.json()
             }
             Err(error) => Err(error),
@@ -186,7 +190,11 @@ impl Webhooks {
     }
 
     /// Makes the endpoint's queue, with all events since the endpoint was created, unless it is there.
-    pub async fn open_queue(&self, webhook: &Webhook, lease: Duration) -> Result<(), JetStreamError> {
+    pub async fn open_queue(
+        &self,
+        webhook: &Webhook,
+        lease: Duration,
+    ) -> Result<(), JetStreamError> {
         let name = webhook_consumer(&webhook.id);
         self.open(&name, webhook, webhook.created_at, lease).await
     }

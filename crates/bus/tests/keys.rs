@@ -146,7 +146,10 @@ async fn nobody_but_intake_reads_or_writes_keys() {
         let (read, written) = tokio::join!(keys::list(&other), keys::put(&other, &wanted));
         // What is forbidden is not answered.
         assert!(
-            matches!(read, Err(JetStreamError::Unknown(_) | JetStreamError::NoResponder(_))),
+            matches!(
+                read,
+                Err(JetStreamError::Unknown(_) | JetStreamError::NoResponder(_))
+            ),
             "{user}: {read:?}"
         );
         assert!(

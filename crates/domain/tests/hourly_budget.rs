@@ -12,8 +12,8 @@ use spotreel_domain::fleet::cloud::{Seen, tag};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Observation, offers, reconcile};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::PoolConfig;
+use spotreel_domain::spend::Spend;
 
 use scene::{KIND, ZONES, answered_launch, at, listed, place, requested, serving, start, worker};
 

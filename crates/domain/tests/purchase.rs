@@ -16,8 +16,8 @@ use spotreel_domain::batch::{
 use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy, offers, reconcile};
-use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{BidMode, PoolConfig, SubnetConfig};
+use spotreel_domain::spend::Reserved;
 use spotreel_domain::trigger::{
     Budgets, Decision, Prices, RunNow, SizeInput, Spend, Verdict, View, decide, size,
 };

@@ -89,7 +89,11 @@ impl Hour {
     }
 }
 
-async fn read(client: &Client, filter: &str, since: Timestamp) -> Result<Vec<Stored>, JetStreamError> {
+async fn read(
+    client: &Client,
+    filter: &str,
+    since: Timestamp,
+) -> Result<Vec<Stored>, JetStreamError> {
     let mut all: Vec<Stored> = Vec::new();
     while all.len() < MOST_SEEDED {
         let start = match all.last() {

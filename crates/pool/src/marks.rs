@@ -117,7 +117,11 @@ impl Marks {
     }
 }
 
-pub async fn put_mode(client: &Client, pool: &PoolName, mark: &ModeMark) -> Result<(), JetStreamError> {
+pub async fn put_mode(
+    client: &Client,
+    pool: &PoolName,
+    mark: &ModeMark,
+) -> Result<(), JetStreamError> {
     let modes = kv::marks(client, MODE_MARK);
     let put = modes.put(pool.as_str(), mark, Terms::default()).await;
     put.map(drop)

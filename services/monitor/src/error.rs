@@ -55,7 +55,10 @@ pub enum HandleError {
     #[error("the log could not be read")]
     Read(#[from] ReadError),
     #[error("message {sequence} of the log could not be deleted")]
-    Delete { sequence: u64, source: JetStreamError },
+    Delete {
+        sequence: u64,
+        source: JetStreamError,
+    },
     #[error("the event could not be written")]
     Append(#[from] AppendError),
     #[error("info of consumer {consumer} could not be read")]
@@ -66,9 +69,15 @@ pub enum HandleError {
     #[error("size of the log could not be read")]
     Room(#[source] JetStreamError),
     #[error("attempts of task {task} could not be stored in the ledger")]
-    Record { task: TaskId, source: JetStreamError },
+    Record {
+        task: TaskId,
+        source: JetStreamError,
+    },
     #[error("presence record of worker {worker} could not be read")]
-    Presence { worker: String, source: JetStreamError },
+    Presence {
+        worker: String,
+        source: JetStreamError,
+    },
     #[error("the objects of the task could not be listed")]
     List(#[from] ListError),
     #[error("an object could not be deleted")]

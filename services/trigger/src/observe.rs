@@ -13,8 +13,8 @@ use spotreel_bus::{BatchLog, RecordedBatch, TaskLog};
 use spotreel_domain::Model;
 use spotreel_domain::batch::{self, Batch, Instance, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
-use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
+use spotreel_domain::spend::Reserved;
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, Past, Prices, RunNow, Spend, View,
 };

@@ -10,8 +10,8 @@ use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::fleet::cloud::Place;
 use spotreel_domain::fleet::observation::{Market, Quota, Work};
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{PoolConfig, PoolTemplate, SubnetConfig};
+use spotreel_domain::spend::Spend;
 use spotreel_domain::trigger::{Prices, Quote, Rules, Sizing, View, decide};
 
 use super::figure::Figure;

@@ -8,8 +8,8 @@ use super::offers::{self, Offer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::{breaker, leave, places, refusals};
 use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState};
-use crate::ledger::{self, Spend};
 use crate::purchase::Purchase;
+use crate::spend::{self, Spend};
 use crate::time::elapsed;
 
 /// Adds one launch to the record, or says what blocks it. Returns the launch to call now: the new one, or one without an
@@ -313,7 +313,7 @@ fn within_budget(
         budgets,
         spend,
         batch: batch.cost_at(seen.cloud_now),
-        batch_rate: ledger::rate([batch]),
+        batch_rate: spend::rate([batch]),
         committed,
         work: seconds(work.seconds),
         task: seconds(work.seconds / work.runnable.max(1)),

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::cloud::{Lifecycle, Place, Seen};
 use crate::batch::{Batch, Instance, InstanceState};
-use crate::ledger::{self, Spend};
 use crate::money::Usd;
+use crate::spend::{self, Spend};
 
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -180,6 +180,6 @@ impl Observation {
 
     /// What all pools cost, with this batch.
     pub fn spend_with(&self, batch: &Batch) -> Option<Spend> {
-        Some(self.spent? + ledger::spend([batch], self.cloud_now))
+        Some(self.spent? + spend::spend([batch], self.cloud_now))
     }
 }

@@ -38,7 +38,7 @@ pub use size::{Pace, Size, SizeInput, size};
 pub use validate::Problem;
 pub use view::{Hold, Market, ModeState, Past, Prices, Quote, RunNow, View};
 
-pub use crate::ledger::Spend;
+pub use crate::spend::Spend;
 
 use crate::time::{elapsed, later};
 use finding::Findings;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Blocker, Mode};
 use super::schedule::Slot;
-use crate::ledger::{Reserved, Spend};
 use crate::money::Usd;
+use crate::spend::{Reserved, Spend};
 use crate::workload::Unrenderable;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -16,8 +16,8 @@ use spotreel_domain::fleet::cloud::{
 };
 use spotreel_domain::fleet::observation::{Market, Observation, Quota, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
+use spotreel_domain::spend::Spend;
 
 pub const KIND: &str = "g6.xlarge";
 pub const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];

@@ -45,7 +45,10 @@ impl Ends {
     }
 
     /// Those since then, in the order of the log. None: there is more to read than one look reads.
-    pub async fn since(&mut self, since: Timestamp) -> Result<Option<Vec<TaskEnd>>, JetStreamError> {
+    pub async fn since(
+        &mut self,
+        since: Timestamp,
+    ) -> Result<Option<Vec<TaskEnd>>, JetStreamError> {
         let end = self.end_of_log().await?;
         if end < self.end {
             // The log was made anew.

@@ -107,7 +107,7 @@ impl Observer {
         &mut self,
         newest: &BTreeMap<PoolName, RecordedBatch>,
         now: Timestamp,
-    ) -> Option<spotreel_domain::ledger::Spend> {
+    ) -> Option<spotreel_domain::spend::Spend> {
         let all: Vec<&Batch> = newest.values().map(|last| &last.batch).collect();
         let updated = self.ledger.update(&self.batches, &all, now).await;
         known("ended batches", updated)?;

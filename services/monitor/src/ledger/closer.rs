@@ -34,7 +34,10 @@ pub enum CloseError {
     #[error("info of the task log could not be read")]
     Log(#[source] JetStreamError),
     #[error("ledger of batch {batch} could not be read or written")]
-    Ledger { batch: BatchId, source: JetStreamError },
+    Ledger {
+        batch: BatchId,
+        source: JetStreamError,
+    },
 }
 
 pub struct Closer {

@@ -139,7 +139,11 @@ impl Endpoints {
     }
 
     /// False: everything was sent again, and the order is done.
-    async fn recovers(&self, webhook: &Webhook, recovery: &Recovery) -> Result<bool, JetStreamError> {
+    async fn recovers(
+        &self,
+        webhook: &Webhook,
+        recovery: &Recovery,
+    ) -> Result<bool, JetStreamError> {
         let webhooks = &self.deliverer.webhooks;
         let consumer = recovery_consumer(&webhook.id, recovery);
         if !self.queues.contains_key(&consumer) {

@@ -75,7 +75,11 @@ async fn fails(
     Ok(())
 }
 
-async fn publish(deliverer: &Deliverer, webhook: &Webhook, notice: Notice) -> Result<(), JetStreamError> {
+async fn publish(
+    deliverer: &Deliverer,
+    webhook: &Webhook,
+    notice: Notice,
+) -> Result<(), JetStreamError> {
     let Some(failing) = &webhook.failing else {
         return Ok(());
     };
