@@ -2,7 +2,7 @@
 
 use async_nats::{Client, HeaderMap};
 use spotreel_api::CloudEvent;
-use spotreel_domain::alarm::{AlarmBoard, Notice};
+use spotreel_domain::alarm::{AlarmBoard, AlarmNotice};
 
 use crate::bucket::{Bucket, Terms};
 use crate::events::{EventStream, Topic};
@@ -46,7 +46,7 @@ impl AlarmRecord {
     }
 
     /// Publishes a notice of a board that is stored, unless it was published before. False: it was.
-    pub async fn tell(&self, notice: &Notice) -> Result<bool, JetStreamError> {
+    pub async fn tell(&self, notice: &AlarmNotice) -> Result<bool, JetStreamError> {
         let payload = serde_json::to_vec(&CloudEvent::of_alarm(notice))?;
         let payload = bytes::Bytes::from(payload);
         let (topic, state) = (Topic::Alarm(notice.name), notice.state.as_str());

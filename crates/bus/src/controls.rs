@@ -17,7 +17,7 @@ const RUN: &str = "run.";
 
 /// Nothing new is begun in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub struct HoldRecord {
     pub by: String,
     pub reason: String,
     pub since: Timestamp,
@@ -28,7 +28,7 @@ pub struct Hold {
 
 /// The pool's queue shall run now, whatever the rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunRecord {
     pub by: String,
     pub at: Timestamp,
     pub id: String,
@@ -47,8 +47,8 @@ pub struct StandingOrder<T> {
 /// All that is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Controls {
-    pub holds: BTreeMap<PoolName, StandingOrder<Hold>>,
-    pub runs: BTreeMap<PoolName, StandingOrder<Run>>,
+    pub holds: BTreeMap<PoolName, StandingOrder<HoldRecord>>,
+    pub runs: BTreeMap<PoolName, StandingOrder<RunRecord>>,
 }
 
 /// Everything in force, in one round trip. Any replica answers.
@@ -80,7 +80,11 @@ fn keep<T: DeserializeOwned>(
     Ok(())
 }
 
-pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, JetStreamError> {
+pub async fn hold(
+    client: &Client,
+    pool: &PoolName,
+    hold: &HoldRecord,
+) -> Result<u64, JetStreamError> {
     holds(client)
         .put(pool.as_str(), hold, Terms::default())
         .await
@@ -90,7 +94,7 @@ pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, 
 pub async fn hold_if_free(
     client: &Client,
     pool: &PoolName,
-    hold: &Hold,
+    hold: &HoldRecord,
 ) -> Result<bool, JetStreamError> {
     holds(client).put_if_none(pool.as_str(), hold).await
 }
@@ -104,7 +108,7 @@ pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(),
     holds(client).delete(pool.as_str(), only(revision)).await
 }
 
-pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, JetStreamError> {
+pub async fn run(client: &Client, pool: &PoolName, run: &RunRecord) -> Result<u64, JetStreamError> {
     runs(client).put(pool.as_str(), run, Terms::default()).await
 }
 
@@ -122,11 +126,11 @@ pub async fn watch(client: &Client) -> Result<Subscriber, SubscribeError> {
     bucket::watch(client, CONTROLS_BUCKET).await
 }
 
-fn holds(client: &Client) -> Bucket<Hold> {
+fn holds(client: &Client) -> Bucket<HoldRecord> {
     Bucket::new(client, CONTROLS_BUCKET, HOLD)
 }
 
-fn runs(client: &Client) -> Bucket<Run> {
+fn runs(client: &Client) -> Bucket<RunRecord> {
     Bucket::new(client, CONTROLS_BUCKET, RUN)
 }
 

@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use spotreel_bus::AlarmRecord;
 use spotreel_bus::jetstream::{self, JetStreamError, Start};
 use spotreel_bus::names::EVENTS;
-use spotreel_domain::alarm::{AlarmBoard, AlarmName, Notice, NoticeState};
+use spotreel_domain::alarm::{AlarmBoard, AlarmName, AlarmNotice, NoticeState};
 use spotreel_test_kit::Nats;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_796_000_000 + second).unwrap()
 }
 
-fn notice(number: u64, name: AlarmName, state: NoticeState) -> Notice {
-    Notice {
+fn notice(number: u64, name: AlarmName, state: NoticeState) -> AlarmNotice {
+    AlarmNotice {
         number,
         name,
         about: None,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::controls::{self, Hold};
+use spotreel_bus::controls::{self, HoldRecord};
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, DrainMode, Stop};
@@ -232,7 +232,7 @@ impl Pool {
         if controls::all(client).await?.holds.contains_key(&self.name) {
             return Ok(());
         }
-        let hold = Hold {
+        let hold = HoldRecord {
             by: "fleet".to_owned(),
             reason,
             since: ambient::now(),

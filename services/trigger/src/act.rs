@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::controls::{self, Run, StandingOrder};
+use spotreel_bus::controls::{self, RunRecord, StandingOrder};
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
@@ -56,7 +56,7 @@ pub async fn request(
 pub async fn forget_order(
     reader: &StateReader,
     name: &PoolName,
-    order: &StandingOrder<Run>,
+    order: &StandingOrder<RunRecord>,
 ) -> Result<(), ActError> {
     match controls::remove_run(&reader.client, name, order.revision).await {
         // A newer order stands there, or another trigger was first.

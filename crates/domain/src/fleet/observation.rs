@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::cloud::{Lifecycle, Place, Seen};
+use super::cloud::{Lifecycle, Place, SeenInstance};
 use crate::batch::{Batch, Instance, InstanceState};
 use crate::money::Usd;
 use crate::spend::{self, Spend};
@@ -17,7 +17,7 @@ pub struct Observation {
     pub cloud_now: Timestamp,
     /// All instances with our tags, listed *before* the record was read: a listed instance that no record names has no
     /// owner.
-    pub listing: Vec<Seen>,
+    pub listing: Vec<SeenInstance>,
     /// The workers' presence records.
     pub workers: Option<Vec<WorkerSeen>>,
     /// The queue of the pool's models.

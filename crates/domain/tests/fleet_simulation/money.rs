@@ -8,7 +8,7 @@ use spotreel_domain::batch::{
     Batch, FREE_IF_TAKEN_WITHIN, InstanceState, Leaving, Receipt, ReceiptLine,
 };
 use spotreel_domain::spend::{self, Periods, Spend};
-use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::task::{Attempt, AttemptOutcome};
 use spotreel_domain::{Model, TaskId, Usd};
 
 use super::cloud::Habit;
@@ -251,9 +251,9 @@ fn attempt(instance: &str, number: u32, worked: Worked) -> AttemptRecord {
             started_at: worked.from,
             ended_at: worked.to,
             outcome: match (worked.to, worked.done) {
-                (None, _) => Outcome::Running,
-                (_, true) => Outcome::Succeeded,
-                (_, false) => Outcome::Lost,
+                (None, _) => AttemptOutcome::Running,
+                (_, true) => AttemptOutcome::Succeeded,
+                (_, false) => AttemptOutcome::Lost,
             },
             from_step: 0,
             rendering_at: None,

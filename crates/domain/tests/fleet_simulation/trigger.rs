@@ -7,7 +7,7 @@ use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::offers;
 use spotreel_domain::spend::{self, Reserved};
-use spotreel_domain::trigger::{Market, ModeState, Past, Prices, Verdict, View, decide};
+use spotreel_domain::trigger::{ModeState, Past, PriceSummary, Prices, Verdict, View, decide};
 
 use super::cloud::seconds;
 use super::machine::TASK;
@@ -122,7 +122,7 @@ fn past(ended: &[Batch], newest: Option<&Batch>) -> Past {
     }
 }
 
-fn market(world: &World, pool: usize) -> Market {
+fn market(world: &World, pool: usize) -> PriceSummary {
     let this = &world.pools[pool];
     let penalties = this
         .log

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::{BatchRef, ErrorCode, ErrorReply, StopOrder, Why, WhyQuery};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::controls::{self, Hold};
+use spotreel_bus::controls::{self, HoldRecord};
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{BatchLog, names};
 use spotreel_domain::alarm::BudgetOrder;
@@ -77,7 +77,7 @@ impl Actor {
     /// A hold that stands already stays as it is, so that a person's outlives the budget's.
     async fn hold(&self, pools: Vec<PoolName>, reason: &str) -> Result<(), AlarmError> {
         for pool in pools {
-            let hold = Hold {
+            let hold = HoldRecord {
                 by: BY.to_owned(),
                 reason: reason.to_owned(),
                 since: ambient::now(),

@@ -16,7 +16,7 @@ use async_nats::Client;
 use spotreel_bootstrap::{Context, Health, ambient};
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{AlarmRecord, BatchLog};
-use spotreel_domain::alarm::{AlarmBoard, AlarmsConfig, BoardCopy, Notice, NoticeState};
+use spotreel_domain::alarm::{AlarmBoard, AlarmNotice, AlarmsConfig, BoardCopy, NoticeState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +155,7 @@ impl Alarms {
 }
 
 /// Tells notices, one after the other; gives how many are told, and why the next one is not.
-async fn tell(record: &AlarmRecord, notices: &[Notice]) -> (usize, Option<AlarmError>) {
+async fn tell(record: &AlarmRecord, notices: &[AlarmNotice]) -> (usize, Option<AlarmError>) {
     for (told, notice) in notices.iter().enumerate() {
         match record.tell(notice).await {
             Ok(true) => report(notice),
@@ -167,7 +167,7 @@ async fn tell(record: &AlarmRecord, notices: &[Notice]) -> (usize, Option<AlarmE
     (notices.len(), None)
 }
 
-fn report(notice: &Notice) {
+fn report(notice: &AlarmNotice) {
     let (alarm, about) = (notice.name.as_str(), notice.about.as_deref());
     let sentence = &notice.sentence;
     match notice.state {

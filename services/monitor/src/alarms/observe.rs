@@ -14,7 +14,9 @@ use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, controls, kv};
 use spotreel_domain::alarm::{
     AlarmBoard, AlarmFacts, AlarmName, AlarmsConfig, Happening, Mean, PoolHealth, SUCCESS_IS_RECENT,
 };
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving, PoolName};
+use spotreel_domain::batch::{
+    Batch, BlockedBy, Ending, Instance, InstanceState, Leaving, PoolName,
+};
 use spotreel_domain::{Lane, Model};
 use spotreel_pool::spend::{self, Ledger};
 
@@ -261,7 +263,7 @@ fn of_batch(batch: &Batch) -> PoolHealth {
     }
     let blocked = batch.blocked.as_ref();
     let sentence = |never_served: bool| {
-        let is_of = |by: Blocker| (by == Blocker::NeverServed) == never_served;
+        let is_of = |by: BlockedBy| (by == BlockedBy::NeverServed) == never_served;
         let blocked = blocked.filter(|blocked| is_of(blocked.by))?;
         Some(format!("batch {}: {}", batch.id, blocked.sentence))
     };

@@ -10,7 +10,7 @@ use spotreel_api::{ApiError, CostsQuery, ErrorCode, MAX_COST_DAYS, USUAL_COST_DA
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::reply::{refuse, unavailable};
-use spotreel_domain::allocation::{CostQuery, CostReport, Report};
+use spotreel_domain::allocation::{CostQuery, CostReport, CostSum};
 
 use crate::verbs::Requests;
 
@@ -24,7 +24,7 @@ pub async fn answer(requests: Arc<Requests>, query: CostsQuery) -> Result<CostRe
     let since = query.from.to_zoned(TimeZone::UTC);
     let since = since.map_or(now, |midnight| midnight.timestamp());
     let since = since.clamp(Timestamp::UNIX_EPOCH, now.max(Timestamp::UNIX_EPOCH));
-    let mut report = Report::new(query);
+    let mut report = CostSum::new(query);
     let mut closed = BTreeSet::new();
     let mut pages = books.stream.costs_since(since);
     let of_closed = |error: JetStreamError| unavailable("the ledgers of closed batches", &error);

@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use spotreel_api::{CloudEvent, WebhookNotice};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::JetStreamError;
-use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, Notice, Webhook};
+use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, EndpointNotice, Webhook};
 
 use super::deliver::Deliverer;
 
@@ -78,7 +78,7 @@ async fn fails(
 async fn publish(
     deliverer: &Deliverer,
     webhook: &Webhook,
-    notice: Notice,
+    notice: EndpointNotice,
 ) -> Result<(), JetStreamError> {
     let Some(failing) = &webhook.failing else {
         return Ok(());
@@ -113,10 +113,10 @@ async fn publish(
     }
     let (host, since) = (webhook.url.host(), failing.since);
     match notice {
-        Notice::Failing => {
+        EndpointNotice::Failing => {
             tracing::warn!(%id, host, %since, reason, "webhook keeps failing; it will be disabled");
         }
-        Notice::Disabled => {
+        EndpointNotice::Disabled => {
             tracing::error!(%id, host, %since, reason, "webhook disabled; enable it once its receiver works");
         }
     }
