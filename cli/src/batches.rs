@@ -6,7 +6,9 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::{self, Start};
 use spotreel_bus::names;
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{BatchId, Blocker, DrainMode, Receipt, ReceiptLine, Residency, Stop};
+use spotreel_domain::batch::{
+    BatchId, BlockedBy, DrainMode, Receipt, ReceiptLine, Residency, Stop,
+};
 
 use crate::args::BatchesArgs;
 use crate::connection::{Api, Settings};
@@ -327,7 +329,7 @@ pub fn changes(before: Option<&BatchView>, now: &BatchView) -> Vec<String> {
     if blocked(now) != before.and_then(blocked) {
         said.extend(match &now.blocked {
             // The machines are told of below.
-            Some(blocked) if blocked.by == Blocker::NeverServed => {
+            Some(blocked) if blocked.by == BlockedBy::NeverServed => {
                 let next = blocked.sentence.rsplit("; ").next();
                 next.map(|next| format!("launches pause: {next}"))
             }

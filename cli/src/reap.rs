@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Serialize;
 use spotreel_bootstrap::ambient;
-use spotreel_domain::fleet::cloud::Seen;
+use spotreel_domain::fleet::cloud::SeenInstance;
 use spotreel_domain::fleet::orphan;
 use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys};
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,7 +104,7 @@ pub fn explain(error: CallError) -> anyhow::Error {
 
 async fn look(ec2: &Ec2, env: &str, args: &ReapArgs) -> anyhow::Result<Done> {
     let listing = ec2.list(env).await.map_err(explain)?;
-    let ours: Vec<&Seen> = listing
+    let ours: Vec<&SeenInstance> = listing
         .instances
         .iter()
         .filter(|seen| orphan::is_ours(seen, env) && seen.is_alive())
@@ -150,7 +150,7 @@ async fn look(ec2: &Ec2, env: &str, args: &ReapArgs) -> anyhow::Result<Done> {
     })
 }
 
-fn tell(ours: &[&Seen], id: &str, outcome: String, json: bool) {
+fn tell(ours: &[&SeenInstance], id: &str, outcome: String, json: bool) {
     let Some(seen) = ours.iter().find(|seen| seen.id == id) else {
         return;
     };

@@ -5,7 +5,7 @@ use spotreel_api::{PoolWhy, Why, WhyQuery};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::names;
 use spotreel_domain::pool::Cloud;
-use spotreel_domain::trigger::{Budgets, Decision, Distance, Outcome, Prices, Verdict};
+use spotreel_domain::trigger::{Budgets, Decision, Distance, Prices, RuleOutcome, Verdict};
 
 use crate::args::WhyArgs;
 use crate::connection::{Api, Settings};
@@ -92,7 +92,7 @@ pub fn verdict(decision: &Decision) -> String {
     match &decision.verdict {
         Verdict::Launch(fire) => format!("launch {} because of {}", fire.units, fire.why),
         Verdict::Wait { sentence } => format!("wait: {sentence}"),
-        Verdict::Blocked { sentence } => match findings.find(|f| f.outcome == Outcome::Fires) {
+        Verdict::Blocked { sentence } => match findings.find(|f| f.outcome == RuleOutcome::Fires) {
             Some(fires) if !decision.blockers.is_empty() => {
                 format!("blocked: {}: {}", fires.rule, fires.sentence)
             }
@@ -109,12 +109,12 @@ fn forecast(decision: &Decision) -> String {
     }
 }
 
-fn outcome(outcome: Outcome) -> &'static str {
+fn outcome(outcome: RuleOutcome) -> &'static str {
     match outcome {
-        Outcome::Fires => "FIRES",
-        Outcome::Short => "short",
-        Outcome::NotYet => "not yet",
-        Outcome::Off => "off",
+        RuleOutcome::Fires => "FIRES",
+        RuleOutcome::Short => "short",
+        RuleOutcome::NotYet => "not yet",
+        RuleOutcome::Off => "off",
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use futures::future::join_all;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::{Append, AppendError};
 use spotreel_bus::names::{self, HEADER_EXPECTED_FILTER, TASKS};
 use spotreel_bus::{Delivery, Lease, Queue, Recorded, TaskLog};
@@ -174,7 +174,7 @@ pub async fn a_batch_is_stored_whole_or_not_at_all(clients: &[Client], rounds: u
                 match log.append_batch(&appends, ambient::uuid_v4()).await {
                     Ok(_) => Some(true),
                     // It may have been stored: a busy server answers late.
-                    Err(ApiError::Unknown(_)) => None,
+                    Err(JetStreamError::Unknown(_)) => None,
                     Err(_) => Some(false),
                 }
             }

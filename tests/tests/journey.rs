@@ -6,7 +6,7 @@ use futures::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use spotreel_api::{CloudEvent, TaskView};
-use spotreel_domain::task::Outcome;
+use spotreel_domain::task::AttemptOutcome;
 use spotreel_domain::{Event, TaskId};
 use spotreel_tests::harness::tasks::{name, small};
 use spotreel_tests::harness::{Api, System, SystemOptions, eventually};
@@ -67,7 +67,7 @@ async fn a_worker_that_was_believed_dead_cannot_finish_its_task() {
     system.workers[0].thaw();
     let task = finished(&system, &api, &id).await;
     video(&task).await;
-    assert_eq!(ended_by(&task, Outcome::Succeeded), ["w1"]);
+    assert_eq!(ended_by(&task, AttemptOutcome::Succeeded), ["w1"]);
     let ends = count(&system, &id, |event| event.is_terminal()).await;
     assert_eq!(ends, 1, "one success, the late one was refused");
     // The late one lives, and takes the next task.
@@ -75,7 +75,7 @@ async fn a_worker_that_was_believed_dead_cannot_finish_its_task() {
     system.workers[1].kill9();
     api.submit(&small(&next, 1)).await;
     let task = finished(&system, &api, &next).await;
-    assert_eq!(ended_by(&task, Outcome::Succeeded), ["w0"]);
+    assert_eq!(ended_by(&task, AttemptOutcome::Succeeded), ["w0"]);
 }
 
 // Three starts without a word are one failure, and the fourth failure is the end.
@@ -139,7 +139,7 @@ async fn an_interrupted_task_goes_on_elsewhere_and_comes_out_the_same() {
     assert_eq!(handed_back.failures, 0, "an interruption is no failure");
     system.add_worker().await;
     let task = finished(&system, &api, &id).await;
-    assert_eq!(ended_by(&task, Outcome::Interrupted), ["w0"]);
+    assert_eq!(ended_by(&task, AttemptOutcome::Interrupted), ["w0"]);
     let resumed = task.attempts.last().expect("there are two");
     assert!(
         resumed.from_step >= 4,
@@ -179,7 +179,7 @@ async fn a_cancelled_task_stops_its_engine() {
     );
     let task = api.get(&id).await.expect("it is there");
     assert_eq!(task.state, "cancelled");
-    assert_eq!(ended_by(&task, Outcome::Cancelled), ["w0"]);
+    assert_eq!(ended_by(&task, AttemptOutcome::Cancelled), ["w0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,7 +314,7 @@ async fn wait_for_step(progress: &mut async_nats::Subscriber, step: u64) {
         .expect("the render goes on");
 }
 
-fn ended_by(task: &TaskView, outcome: Outcome) -> Vec<&str> {
+fn ended_by(task: &TaskView, outcome: AttemptOutcome) -> Vec<&str> {
     let matching = task
         .attempts
         .iter()

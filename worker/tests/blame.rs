@@ -14,7 +14,7 @@ use spot::proxy::{self, Losses};
 use spot::{Stage, until};
 use spotreel_bootstrap::EXIT_UNFIT_MACHINE;
 use spotreel_domain::Task;
-use spotreel_domain::task::{Outcome, State};
+use spotreel_domain::task::{AttemptOutcome, State};
 use spotreel_localcloud::{Action, Rule};
 use spotreel_worker::task::checkpoints;
 
@@ -44,7 +44,7 @@ async fn has_a_checkpoint(stage: &Stage, id: &str) {
     .await;
 }
 
-fn outcomes(task: &Task) -> Vec<Outcome> {
+fn outcomes(task: &Task) -> Vec<AttemptOutcome> {
     task.attempts.iter().map(|a| a.outcome).collect()
 }
 
@@ -99,7 +99,10 @@ async fn no_healthy_worker_is_declared_lost_while_storage_is_slow() {
     // Long enough that each of them looks while the other renders.
     let _others = [stage.worker("w2", 500, &[]), stage.worker("w3", 500, &[])];
     let task = stage.ended("a").await;
-    assert_eq!(outcomes(&task), [Outcome::Lost, Outcome::Succeeded]);
+    assert_eq!(
+        outcomes(&task),
+        [AttemptOutcome::Lost, AttemptOutcome::Succeeded]
+    );
 }
 
 /// The network was away from everybody for longer than a lease. Who is back first is given the item of another, who is back a
@@ -125,7 +128,7 @@ async fn who_is_back_first_after_an_outage_takes_nobodys_render() {
     .await;
     busy.stalled.send_replace(false);
     let task = stage.ended("a").await;
-    assert_eq!(outcomes(&task), [Outcome::Succeeded]);
+    assert_eq!(outcomes(&task), [AttemptOutcome::Succeeded]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +211,7 @@ async fn a_picture_that_storage_does_not_give_at_once_costs_the_task_nothing() {
         .await;
     let _worker = stage.worker("w1", 0, &[]);
     let task = stage.rendered("a").await;
-    assert_eq!(outcomes(&task), [Outcome::Succeeded]);
+    assert_eq!(outcomes(&task), [AttemptOutcome::Succeeded]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +242,10 @@ async fn after_a_gate_failure_the_latents_are_not_decoded_again() {
         .submit_with("a", 6, MODEL, "a fox {{black@0#1}}")
         .await;
     let task = stage.rendered("a").await;
-    assert_eq!(outcomes(&task), [Outcome::Failed, Outcome::Succeeded]);
+    assert_eq!(
+        outcomes(&task),
+        [AttemptOutcome::Failed, AttemptOutcome::Succeeded]
+    );
     assert_eq!(task.attempts[1].from_step, 0);
     until(
         "the checkpoints of the refused video are gone",
@@ -266,7 +272,11 @@ async fn a_finished_video_is_the_tasks_also_when_its_worker_is_found_to_be_lost(
     first.left().await;
     let _second = stage.worker("w2", 0, &[]);
     let task = stage.rendered("a").await;
-    assert_eq!(outcomes(&task), [Outcome::Succeeded], "nobody was lost");
+    assert_eq!(
+        outcomes(&task),
+        [AttemptOutcome::Succeeded],
+        "nobody was lost"
+    );
 }
 
 /// The worker's clock is an hour behind: by it, there would be time for the whole render.
@@ -280,7 +290,7 @@ async fn a_notice_is_timed_by_the_clock_of_the_metadata_service() {
     has_a_checkpoint(&stage, "a").await;
     stage.metadata.notice(Duration::from_secs(10));
     until("it is handed back", async || {
-        outcomes(&stage.task("a").await) == [Outcome::Interrupted]
+        outcomes(&stage.task("a").await) == [AttemptOutcome::Interrupted]
     })
     .await;
     assert_eq!(first.left().await, Some(0));

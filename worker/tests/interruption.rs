@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use spot::{Stage, until};
 use spotreel_api::Progress;
 use spotreel_domain::Task;
-use spotreel_domain::task::Outcome;
+use spotreel_domain::task::AttemptOutcome;
 use spotreel_proto::worker::v1::State;
 
 /// Long enough to be seen at every step.
@@ -37,7 +37,7 @@ async fn reaches(steps: &mut async_nats::Subscriber, step: u32) {
 
 fn ended(task: &Task) -> bool {
     let last = task.attempts.last();
-    last.is_some_and(|attempt| attempt.outcome == Outcome::Succeeded)
+    last.is_some_and(|attempt| attempt.outcome == AttemptOutcome::Succeeded)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,11 +78,11 @@ async fn a_notice_costs_at_most_the_step_under_way() {
     })
     .await;
     let task = stage.task("a").await;
-    assert_eq!(task.attempts[0].outcome, Outcome::Interrupted);
+    assert_eq!(task.attempts[0].outcome, AttemptOutcome::Interrupted);
     let last = task.attempts.last().unwrap();
     assert_eq!(
         (last.worker.as_str(), last.outcome),
-        ("w2", Outcome::Succeeded)
+        ("w2", AttemptOutcome::Succeeded)
     );
     assert!(
         last.from_step + 1 >= reported,
@@ -117,7 +117,7 @@ async fn what_fits_in_the_notice_is_finished_and_nothing_more_is_taken() {
         [1, 0],
         "one was in hand and is done, the other was left to others"
     );
-    assert_eq!(a.attempts[0].outcome, Outcome::Succeeded);
+    assert_eq!(a.attempts[0].outcome, AttemptOutcome::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +179,7 @@ async fn a_drain_is_answered_when_everybody_can_read_it() {
     assert_eq!(stage.drain("now").await, "draining");
     assert_eq!(worker.left().await, Some(0));
     let task = stage.task("a").await;
-    assert_eq!(task.attempts[0].outcome, Outcome::Interrupted);
+    assert_eq!(task.attempts[0].outcome, AttemptOutcome::Interrupted);
 
     let none = [("models", "[\"i2v-A14B\"]")];
     let mut idle = stage.worker("w2", STEP_MS, &none);
@@ -236,7 +236,7 @@ async fn a_machine_that_is_free_if_ec2_ends_it_is_not_switched_off_before() {
             let attempts = stage.task(name).await.attempts;
             attempts
                 .last()
-                .is_some_and(|a| a.outcome == Outcome::Interrupted)
+                .is_some_and(|a| a.outcome == AttemptOutcome::Interrupted)
         })
         .await;
         if waits {

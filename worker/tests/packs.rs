@@ -11,7 +11,7 @@ use spot::{Stage, until};
 use spotreel_api::Progress;
 use spotreel_domain::model::Expert;
 use spotreel_domain::task::TaskLora;
-use spotreel_domain::task::{FailureKind, Outcome, State};
+use spotreel_domain::task::{AttemptOutcome, FailureKind, State};
 use spotreel_localcloud::{Action, Rule};
 use spotreel_packs::{AddLora, LoraFiles, PREFIX, Pack, PublishedLora, Remote};
 use spotreel_test_kit::{Program, tiny_pack};
@@ -209,7 +209,7 @@ async fn a_file_that_will_not_come_costs_the_task_nothing() {
         let task = stage.task("a").await;
         task.attempts
             .first()
-            .is_some_and(|attempt| attempt.outcome == Outcome::Interrupted)
+            .is_some_and(|attempt| attempt.outcome == AttemptOutcome::Interrupted)
     })
     .await;
     let _second = stage.worker("w2", 0, &[]);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use spot::{Stage, until};
-use spotreel_domain::task::{FailureKind, MAX_RETRIES, Outcome, State};
+use spotreel_domain::task::{AttemptOutcome, FailureKind, MAX_RETRIES, State};
 use spotreel_worker::engine::protocol::CHECKPOINT_FORMAT;
 use spotreel_worker::task::checkpoints;
 
@@ -43,7 +43,7 @@ async fn broken_weights_are_left_to_another_worker_at_once() {
     let task = stage.rendered("a").await;
     assert_eq!((task.attempts_total, task.failures), (2, 0));
     let declined = &task.attempts[0];
-    assert_eq!(declined.outcome, Outcome::Interrupted);
+    assert_eq!(declined.outcome, AttemptOutcome::Interrupted);
     assert_eq!(declined.error.as_ref().unwrap().kind, FailureKind::Model);
 }
 

@@ -11,8 +11,8 @@ mod tokenizer;
 use anyhow::bail;
 use serde_json::{Map, Value, json};
 use spotreel_packs::{
-    FastRecipe, FastSteps, FastWeights, MakeError, Pack, PackError, Progress, PullOptions, Recipe,
-    make, verify,
+    FastRecipe, FastSteps, FastWeights, MakeError, Pack, PackError, PackRecipe, Progress,
+    PullOptions, make, verify,
 };
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -94,7 +94,7 @@ async fn pack(args: PackModelArgs) -> anyhow::Result<Done> {
         }),
         (None, None) => None,
     };
-    let recipe = Recipe {
+    let recipe = PackRecipe {
         model: args.model,
         compute: args.compute.into(),
         source: source(args.source, Some(args.revision)),

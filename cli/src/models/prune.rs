@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use spotreel_bootstrap::ambient;
 use spotreel_packs::Unused;
-use spotreel_s3::Listed;
+use spotreel_s3::ListedObject;
 use tokio_util::sync::CancellationToken;
 
 use super::remote::{SHORT_HASH, remote};
@@ -55,11 +55,11 @@ fn holder(now: Timestamp) -> String {
     )
 }
 
-fn size(blobs: &[Listed]) -> u64 {
+fn size(blobs: &[ListedObject]) -> u64 {
     blobs.iter().map(|blob| blob.bytes).sum()
 }
 
-fn name(blob: &Listed) -> &str {
+fn name(blob: &ListedObject) -> &str {
     blob.key.rsplit('/').next().unwrap_or(&blob.key)
 }
 
@@ -77,13 +77,13 @@ fn view(unused: &Unused, dry_run: bool) -> Value {
 }
 
 fn show(unused: &Unused, args: &PruneModelsArgs, now: Timestamp) {
-    let age = |blob: &Listed| {
+    let age = |blob: &ListedObject| {
         let at = blob
             .last_modified
             .and_then(|at| Timestamp::try_from(at).ok());
         at.map_or_else(|| "?".to_owned(), |at| relative(now, at))
     };
-    let row = |blob: &Listed| {
+    let row = |blob: &ListedObject| {
         let short = name(blob).chars().take(SHORT_HASH).collect();
         [short, bytes(blob.bytes), age(blob)]
     };

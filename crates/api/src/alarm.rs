@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use spotreel_domain::alarm::{Alarm, AlarmBoard, AlarmName, Notice};
+use spotreel_domain::alarm::{Alarm, AlarmBoard, AlarmName, AlarmNotice};
 use utoipa::{IntoParams, ToSchema};
 
 /// What `spotreel.alarms` is asked.
@@ -59,8 +59,8 @@ impl From<&Alarm> for AlarmView {
     }
 }
 
-impl From<&Notice> for AlarmView {
-    fn from(notice: &Notice) -> Self {
+impl From<&AlarmNotice> for AlarmView {
+    fn from(notice: &AlarmNotice) -> Self {
         Self {
             name: notice.name,
             about: notice.about.clone(),
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_event_names_the_alarm_and_its_state() {
-        let event = CloudEvent::of_alarm(&Notice {
+        let event = CloudEvent::of_alarm(&AlarmNotice {
             number: 17,
             name: AlarmName::Backlog,
             about: None,

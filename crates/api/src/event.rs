@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use spotreel_domain::alarm::Notice;
+use spotreel_domain::alarm::AlarmNotice;
 use spotreel_domain::batch::Batch;
 use spotreel_domain::{Event, Task, TaskId};
 use utoipa::ToSchema;
@@ -73,7 +73,7 @@ impl CloudEvent<BatchView> {
 }
 
 impl CloudEvent<AlarmView> {
-    pub fn of_alarm(notice: &Notice) -> Self {
+    pub fn of_alarm(notice: &AlarmNotice) -> Self {
         Self::new(
             notice.id(),
             &format!("alarm.{}", notice.state.as_str()),

@@ -2,11 +2,11 @@
 
 use async_nats::{Client, HeaderMap};
 use spotreel_api::CloudEvent;
-use spotreel_domain::alarm::{AlarmBoard, Notice};
+use spotreel_domain::alarm::{AlarmBoard, AlarmNotice};
 
 use crate::bucket::{Bucket, Terms};
 use crate::events::{EventStream, Topic};
-use crate::jetstream::ApiError;
+use crate::jetstream::JetStreamError;
 use crate::kv;
 use crate::names::ALARMS_MARK;
 
@@ -28,16 +28,16 @@ impl AlarmRecord {
     }
 
     /// What is stored, with its revision.
-    pub async fn read(&self) -> Result<Option<(u64, AlarmBoard)>, ApiError> {
+    pub async fn read(&self) -> Result<Option<(u64, AlarmBoard)>, JetStreamError> {
         let entry = self.boards.get(ALARMS_MARK).await?;
         entry
             .map(|entry| Ok((entry.revision, entry.json()?)))
             .transpose()
     }
 
-    /// Stores the board over this revision, 0 for none, and returns the new one. [`ApiError::Conflict`]: another program was
+    /// Stores the board over this revision, 0 for none, and returns the new one. [`JetStreamError::Conflict`]: another program was
     /// first.
-    pub async fn store(&self, board: &AlarmBoard, revision: u64) -> Result<u64, ApiError> {
+    pub async fn store(&self, board: &AlarmBoard, revision: u64) -> Result<u64, JetStreamError> {
         let terms = Terms {
             revision: Some(revision),
             ..Terms::default()
@@ -46,7 +46,7 @@ impl AlarmRecord {
     }
 
     /// Publishes a notice of a board that is stored, unless it was published before. False: it was.
-    pub async fn tell(&self, notice: &Notice) -> Result<bool, ApiError> {
+    pub async fn tell(&self, notice: &AlarmNotice) -> Result<bool, JetStreamError> {
         let payload = serde_json::to_vec(&CloudEvent::of_alarm(notice))?;
         let payload = bytes::Bytes::from(payload);
         let (topic, state) = (Topic::Alarm(notice.name), notice.state.as_str());
@@ -57,7 +57,7 @@ impl AlarmRecord {
                 .events
                 .publish(topic, state, number, headers, payload.clone());
             match told.await {
-                Err(ApiError::Conflict) if tries < TRIES => tries += 1,
+                Err(JetStreamError::Conflict) if tries < TRIES => tries += 1,
                 other => return other,
             }
         }

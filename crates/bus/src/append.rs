@@ -8,7 +8,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 
 use crate::codec;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, JetStreamError, PubAck};
 use crate::names::{HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_OP};
 use crate::retry;
 
@@ -42,7 +42,7 @@ pub enum ReadError {
     #[error("the log has {subject:?} at {sequence}, which is not an event")]
     Subject { sequence: u64, subject: String },
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Api(#[from] JetStreamError),
     #[error("the log did not answer: {0}")]
     Server(String),
 }
@@ -125,22 +125,24 @@ impl Write {
         );
         match sent.await {
             Ok(ack) => Ok(ack.seq),
-            Err(ApiError::Full) => Err(Permanent(AppendError::Full)),
-            Err(ApiError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
-            Err(error @ (ApiError::Conflict | ApiError::Unknown(_))) => match last().await {
-                Ok(Some(last)) if self.is_told_by(&last) => Ok(last.sequence()),
-                Ok(last) => {
-                    let newest = last.as_ref().map_or(0, R::sequence);
-                    let conflict = AppendError::Conflict(last.map(Box::new));
-                    match error {
-                        _ if newest != self.expected => Err(Permanent(conflict)),
-                        ApiError::Conflict => Err(again(conflict)),
-                        // Nobody came first: the server does not store, as when its disk is full.
-                        silence => Err(again(AppendError::Unavailable(silence.into()))),
+            Err(JetStreamError::Full) => Err(Permanent(AppendError::Full)),
+            Err(JetStreamError::TooLarge) => Err(Permanent(AppendError::TooLarge)),
+            Err(error @ (JetStreamError::Conflict | JetStreamError::Unknown(_))) => {
+                match last().await {
+                    Ok(Some(last)) if self.is_told_by(&last) => Ok(last.sequence()),
+                    Ok(last) => {
+                        let newest = last.as_ref().map_or(0, R::sequence);
+                        let conflict = AppendError::Conflict(last.map(Box::new));
+                        match error {
+                            _ if newest != self.expected => Err(Permanent(conflict)),
+                            JetStreamError::Conflict => Err(again(conflict)),
+                            // Nobody came first: the server does not store, as when its disk is full.
+                            silence => Err(again(AppendError::Unavailable(silence.into()))),
+                        }
                     }
+                    Err(error) => Err(again(AppendError::Unavailable(error))),
                 }
-                Err(error) => Err(again(AppendError::Unavailable(error))),
-            },
+            }
             Err(error) if error.is_transient() => {
                 Err(again(AppendError::Unavailable(error.into())))
             }

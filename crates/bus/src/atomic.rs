@@ -5,7 +5,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::append::TRY_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, JetStreamError, PubAck};
 
 /// The server's limit for one atomic batch.
 pub const MAX_BATCH: usize = 1_000;
@@ -24,7 +24,7 @@ pub(crate) async fn publish(
     client: &Client,
     mut messages: Vec<Message>,
     batch: Uuid,
-) -> Result<Vec<u64>, ApiError> {
+) -> Result<Vec<u64>, JetStreamError> {
     let count = messages.len();
     debug_assert!(count <= MAX_BATCH);
     let id = batch.simple().to_string();
@@ -37,7 +37,7 @@ pub(crate) async fn publish(
         return Ok(Vec::new());
     };
     for message in messages {
-        let unknown = ApiError::Unknown(message.subject.clone());
+        let unknown = JetStreamError::Unknown(message.subject.clone());
         client
             .publish_with_headers(message.subject, message.headers, message.payload)
             .await

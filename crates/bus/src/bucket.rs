@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, JetStreamError, PubAck};
 use crate::names::{HEADER_EXPECTED, bucket_key};
 
 /// On the message that a deleted key leaves, whose payload is empty.
@@ -30,18 +30,18 @@ pub struct Bucket<T, F = Json> {
 
 /// How a value is written.
 pub trait Format<T> {
-    fn write(value: &T) -> Result<Vec<u8>, ApiError>;
-    fn read(payload: &[u8]) -> Result<T, ApiError>;
+    fn write(value: &T) -> Result<Vec<u8>, JetStreamError>;
+    fn read(payload: &[u8]) -> Result<T, JetStreamError>;
 }
 
 pub struct Json;
 
 impl<T: Serialize + DeserializeOwned> Format<T> for Json {
-    fn write(value: &T) -> Result<Vec<u8>, ApiError> {
+    fn write(value: &T) -> Result<Vec<u8>, JetStreamError> {
         Ok(serde_json::to_vec(value)?)
     }
 
-    fn read(payload: &[u8]) -> Result<T, ApiError> {
+    fn read(payload: &[u8]) -> Result<T, JetStreamError> {
         Ok(serde_json::from_slice(payload)?)
     }
 }
@@ -49,11 +49,11 @@ impl<T: Serialize + DeserializeOwned> Format<T> for Json {
 pub struct Protobuf;
 
 impl<T: prost::Message + Default> Format<T> for Protobuf {
-    fn write(value: &T) -> Result<Vec<u8>, ApiError> {
+    fn write(value: &T) -> Result<Vec<u8>, JetStreamError> {
         Ok(value.encode_to_vec())
     }
 
-    fn read(payload: &[u8]) -> Result<T, ApiError> {
+    fn read(payload: &[u8]) -> Result<T, JetStreamError> {
         Ok(T::decode(payload)?)
     }
 }
@@ -61,7 +61,7 @@ impl<T: prost::Message + Default> Format<T> for Protobuf {
 /// What a write asks for besides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// The revision that the key must have, 0 for none; another one is [`ApiError::Conflict`].
+    /// The revision that the key must have, 0 for none; another one is [`JetStreamError::Conflict`].
     pub revision: Option<u64>,
     /// After this time the server forgets the key.
     pub ttl: Option<Duration>,
@@ -77,11 +77,11 @@ pub struct BucketEntry {
 }
 
 impl BucketEntry {
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, JetStreamError> {
         Ok(serde_json::from_slice(&self.payload)?)
     }
 
-    pub fn protobuf<T: prost::Message + Default>(&self) -> Result<T, ApiError> {
+    pub fn protobuf<T: prost::Message + Default>(&self) -> Result<T, JetStreamError> {
         Protobuf::read(&self.payload)
     }
 }
@@ -97,14 +97,14 @@ impl<T, F: Format<T>> Bucket<T, F> {
     }
 
     /// Stores the value and returns its revision.
-    pub async fn put(&self, key: &str, value: &T, terms: Terms) -> Result<u64, ApiError> {
+    pub async fn put(&self, key: &str, value: &T, terms: Terms) -> Result<u64, JetStreamError> {
         let payload = F::write(value)?;
         self.store(key, HeaderMap::new(), payload.into(), terms)
             .await
     }
 
     /// Leaves a message that says so, for watchers; `terms.ttl` is how long it stays.
-    pub async fn delete(&self, key: &str, terms: Terms) -> Result<(), ApiError> {
+    pub async fn delete(&self, key: &str, terms: Terms) -> Result<(), JetStreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(OPERATION, "DEL");
         let stored = self.store(key, headers, Bytes::new(), terms);
@@ -112,7 +112,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
     }
 
     /// Stores the value if the key has none. False: it has one, or got one meanwhile.
-    pub async fn put_if_none(&self, key: &str, value: &T) -> Result<bool, ApiError> {
+    pub async fn put_if_none(&self, key: &str, value: &T) -> Result<bool, JetStreamError> {
         let last = self.last(key).await?;
         if last.as_ref().is_some_and(|last| !last.payload.is_empty()) {
             return Ok(false);
@@ -124,19 +124,19 @@ impl<T, F: Format<T>> Bucket<T, F> {
         };
         match self.put(key, value, terms).await {
             Ok(_) => Ok(true),
-            Err(ApiError::Conflict) => Ok(false),
+            Err(JetStreamError::Conflict) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// The key's entry, read at the leader: a replica may not have it yet.
-    pub async fn get(&self, key: &str) -> Result<Option<BucketEntry>, ApiError> {
+    pub async fn get(&self, key: &str) -> Result<Option<BucketEntry>, JetStreamError> {
         let last = self.last(key).await?;
         Ok(last.filter(|entry| !entry.payload.is_empty()))
     }
 
     /// The same, also of a deletion, whose payload is empty.
-    async fn last(&self, key: &str) -> Result<Option<BucketEntry>, ApiError> {
+    async fn last(&self, key: &str) -> Result<Option<BucketEntry>, JetStreamError> {
         #[derive(Deserialize)]
         struct Found {
             message: Message,
@@ -155,7 +155,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
             jetstream::request::<Found>(&self.client, &api, headers, body, REQUEST_TIMEOUT).await;
         let found = match found {
             Ok(found) => found.message,
-            Err(ApiError::NotFound) => return Ok(None),
+            Err(JetStreamError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
         let payload = BASE64.decode(found.data).unwrap_or_default();
@@ -174,7 +174,7 @@ impl<T, F: Format<T>> Bucket<T, F> {
         mut headers: HeaderMap,
         payload: Bytes,
         terms: Terms,
-    ) -> Result<u64, ApiError> {
+    ) -> Result<u64, JetStreamError> {
         if let Some(revision) = terms.revision {
             headers.insert(HEADER_EXPECTED, revision.to_string().as_str());
         }
@@ -199,7 +199,7 @@ pub async fn read(
     client: &Client,
     bucket: &'static str,
     patterns: &[&str],
-) -> Result<Vec<BucketEntry>, ApiError> {
+) -> Result<Vec<BucketEntry>, JetStreamError> {
     let filters: Vec<_> = patterns
         .iter()
         .map(|keys| bucket_key(bucket, keys))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use spotreel_domain::batch::PoolName;
 
 use crate::bucket::{self, Bucket, BucketEntry, Terms};
-use crate::jetstream::ApiError;
+use crate::jetstream::JetStreamError;
 use crate::names::CONTROLS_BUCKET;
 
 const HOLD: &str = "hold.";
@@ -17,7 +17,7 @@ const RUN: &str = "run.";
 
 /// Nothing new is begun in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub struct HoldRecord {
     pub by: String,
     pub reason: String,
     pub since: Timestamp,
@@ -28,7 +28,7 @@ pub struct Hold {
 
 /// The pool's queue shall run now, whatever the rules say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunRecord {
     pub by: String,
     pub at: Timestamp,
     pub id: String,
@@ -47,12 +47,12 @@ pub struct StandingOrder<T> {
 /// All that is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Controls {
-    pub holds: BTreeMap<PoolName, StandingOrder<Hold>>,
-    pub runs: BTreeMap<PoolName, StandingOrder<Run>>,
+    pub holds: BTreeMap<PoolName, StandingOrder<HoldRecord>>,
+    pub runs: BTreeMap<PoolName, StandingOrder<RunRecord>>,
 }
 
 /// Everything in force, in one round trip. Any replica answers.
-pub async fn all(client: &Client) -> Result<Controls, ApiError> {
+pub async fn all(client: &Client) -> Result<Controls, JetStreamError> {
     let mut controls = Controls::default();
     for entry in bucket::read(client, CONTROLS_BUCKET, &[">"]).await? {
         if let Some(pool) = entry.key.strip_prefix(HOLD) {
@@ -69,7 +69,7 @@ fn keep<T: DeserializeOwned>(
     orders: &mut BTreeMap<PoolName, StandingOrder<T>>,
     pool: &str,
     entry: &BucketEntry,
-) -> Result<(), ApiError> {
+) -> Result<(), JetStreamError> {
     let (order, revision) = (entry.json()?, entry.revision);
     match PoolName::parse(pool) {
         Ok(pool) => {
@@ -80,32 +80,44 @@ fn keep<T: DeserializeOwned>(
     Ok(())
 }
 
-pub async fn hold(client: &Client, pool: &PoolName, hold: &Hold) -> Result<u64, ApiError> {
+pub async fn hold(
+    client: &Client,
+    pool: &PoolName,
+    hold: &HoldRecord,
+) -> Result<u64, JetStreamError> {
     holds(client)
         .put(pool.as_str(), hold, Terms::default())
         .await
 }
 
 /// Holds the pool unless a hold stands already. False: one does.
-pub async fn hold_if_free(client: &Client, pool: &PoolName, hold: &Hold) -> Result<bool, ApiError> {
+pub async fn hold_if_free(
+    client: &Client,
+    pool: &PoolName,
+    hold: &HoldRecord,
+) -> Result<bool, JetStreamError> {
     holds(client).put_if_none(pool.as_str(), hold).await
 }
 
-pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), ApiError> {
+pub async fn resume(client: &Client, pool: &PoolName) -> Result<(), JetStreamError> {
     holds(client).delete(pool.as_str(), Terms::default()).await
 }
 
-/// Lifts the hold with this revision; a newer one stays, and is [`ApiError::Conflict`].
-pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
+/// Lifts the hold with this revision; a newer one stays, and is [`JetStreamError::Conflict`].
+pub async fn lift(client: &Client, pool: &PoolName, revision: u64) -> Result<(), JetStreamError> {
     holds(client).delete(pool.as_str(), only(revision)).await
 }
 
-pub async fn run(client: &Client, pool: &PoolName, run: &Run) -> Result<u64, ApiError> {
+pub async fn run(client: &Client, pool: &PoolName, run: &RunRecord) -> Result<u64, JetStreamError> {
     runs(client).put(pool.as_str(), run, Terms::default()).await
 }
 
-/// Takes back the order with this revision; a newer one stays, and is [`ApiError::Conflict`].
-pub async fn remove_run(client: &Client, pool: &PoolName, revision: u64) -> Result<(), ApiError> {
+/// Takes back the order with this revision; a newer one stays, and is [`JetStreamError::Conflict`].
+pub async fn remove_run(
+    client: &Client,
+    pool: &PoolName,
+    revision: u64,
+) -> Result<(), JetStreamError> {
     runs(client).delete(pool.as_str(), only(revision)).await
 }
 
@@ -114,11 +126,11 @@ pub async fn watch(client: &Client) -> Result<Subscriber, SubscribeError> {
     bucket::watch(client, CONTROLS_BUCKET).await
 }
 
-fn holds(client: &Client) -> Bucket<Hold> {
+fn holds(client: &Client) -> Bucket<HoldRecord> {
     Bucket::new(client, CONTROLS_BUCKET, HOLD)
 }
 
-fn runs(client: &Client) -> Bucket<Run> {
+fn runs(client: &Client) -> Bucket<RunRecord> {
     Bucket::new(client, CONTROLS_BUCKET, RUN)
 }
 

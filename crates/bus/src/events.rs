@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::atomic::{self, Message};
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, JetStreamError, PubAck};
 use crate::names::{self, EVENTS, HEADER_EXPECTED, HEADER_EXPECTED_FILTER, HEADER_LOG_SEQUENCE};
 
 /// Events that are published alone at the same time, after the server refused them together.
@@ -135,7 +135,7 @@ impl EventStream {
     }
 
     /// The newest public event of a topic, read at the leader.
-    pub async fn newest<'a>(&self, topic: impl Into<Topic<'a>>) -> Result<Newest, ApiError> {
+    pub async fn newest<'a>(&self, topic: impl Into<Topic<'a>>) -> Result<Newest, JetStreamError> {
         let filter = topic.into().filter();
         match self.stream.get_last_raw_message_by_subject(&filter).await {
             Ok(message) => Ok(Newest {
@@ -149,7 +149,7 @@ impl EventStream {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 Ok(Newest::default())
             }
-            Err(error) => Err(ApiError::Unknown(format!("{filter}: {error}"))),
+            Err(error) => Err(JetStreamError::Unknown(format!("{filter}: {error}"))),
         }
     }
 
@@ -161,7 +161,7 @@ impl EventStream {
         log_sequence: u64,
         headers: HeaderMap,
         payload: Bytes,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<bool, JetStreamError> {
         let topic = topic.into();
         let after = self.newest(topic).await?;
         if after.log_sequence >= log_sequence {
@@ -179,10 +179,10 @@ impl EventStream {
     }
 
     /// Tries where the event is expected to go, then where the server says.
-    async fn publish_alone(&self, event: &PublicEvent<'_>) -> Result<StoredEvent, ApiError> {
+    async fn publish_alone(&self, event: &PublicEvent<'_>) -> Result<StoredEvent, JetStreamError> {
         match self.store(event.message(event.after.sequence)).await {
             Ok(sequence) => return Ok(event.told_now(sequence)),
-            Err(ApiError::Conflict) => {}
+            Err(JetStreamError::Conflict) => {}
             Err(error) => return Err(error),
         }
         let newest = self.newest(event.topic).await?;
@@ -200,7 +200,7 @@ impl EventStream {
         &self,
         events: &[PublicEvent<'_>],
         batch: Uuid,
-    ) -> Result<Vec<Result<StoredEvent, ApiError>>, ApiError> {
+    ) -> Result<Vec<Result<StoredEvent, JetStreamError>>, JetStreamError> {
         if let [event] = events {
             return Ok(vec![self.publish_alone(event).await]);
         }
@@ -234,7 +234,7 @@ impl EventStream {
         id: Option<&TaskId>,
         inbox_sequence: u64,
         payload: Bytes,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<bool, JetStreamError> {
         let mut headers = HeaderMap::new();
         match id {
             Some(id) => {
@@ -249,7 +249,7 @@ impl EventStream {
                 let subject = names::rejected(inbox_sequence);
                 let rejection = message(subject.clone(), &subject, 0, headers, payload);
                 match self.store(rejection).await {
-                    Err(ApiError::Conflict) => Ok(false),
+                    Err(JetStreamError::Conflict) => Ok(false),
                     stored => stored.map(|_| true),
                 }
             }
@@ -257,15 +257,17 @@ impl EventStream {
     }
 
     /// The event at a place of EVENTS; none: there never was one, or it is not kept any more.
-    pub async fn payload(&self, sequence: u64) -> Result<Option<Bytes>, ApiError> {
+    pub async fn payload(&self, sequence: u64) -> Result<Option<Bytes>, JetStreamError> {
         match self.stream.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(message.payload)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(ApiError::Unknown(format!("{EVENTS}/{sequence}: {error}"))),
+            Err(error) => Err(JetStreamError::Unknown(format!(
+                "{EVENTS}/{sequence}: {error}"
+            ))),
         }
     }
 
-    async fn store(&self, message: Message) -> Result<u64, ApiError> {
+    async fn store(&self, message: Message) -> Result<u64, JetStreamError> {
         let Message {
             subject,
             headers,

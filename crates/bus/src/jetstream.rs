@@ -18,7 +18,7 @@ const FULL: [u64; 2] = [10_077, 10_047];
 const NOT_FOUND: [u64; 2] = [10_037, 10_014];
 
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub enum JetStreamError {
     #[error("a newer message exists on the subject")]
     Conflict,
     #[error("the stream is full")]
@@ -43,7 +43,7 @@ pub enum ApiError {
     Undecodable(#[from] prost::DecodeError),
 }
 
-impl ApiError {
+impl JetStreamError {
     /// Worth the same request again later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -82,9 +82,9 @@ pub async fn request<T: DeserializeOwned>(
     headers: HeaderMap,
     payload: Bytes,
     timeout: Duration,
-) -> Result<T, ApiError> {
+) -> Result<T, JetStreamError> {
     if payload.len() > client.max_payload() {
-        return Err(ApiError::TooLarge);
+        return Err(JetStreamError::TooLarge);
     }
     let request = Request::new()
         .headers(headers)
@@ -94,26 +94,26 @@ pub async fn request<T: DeserializeOwned>(
         .send_request(subject.to_owned(), request)
         .await
         .map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => ApiError::NoResponder(subject.to_owned()),
-            RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
-            _ => ApiError::Unknown(subject.to_owned()),
+            RequestErrorKind::NoResponders => JetStreamError::NoResponder(subject.to_owned()),
+            RequestErrorKind::MaxPayloadExceeded => JetStreamError::TooLarge,
+            _ => JetStreamError::Unknown(subject.to_owned()),
         })?;
     let answer: ApiAnswer<T> = serde_json::from_slice(&answer.payload)?;
     match (answer.error, answer.body) {
         (Some(failure), _) => Err(classify(failure)),
         (None, Some(body)) => Ok(body),
-        (None, None) => Err(ApiError::Unknown(subject.to_owned())),
+        (None, None) => Err(JetStreamError::Unknown(subject.to_owned())),
     }
 }
 
-fn classify(failure: ApiFailure) -> ApiError {
+fn classify(failure: ApiFailure) -> JetStreamError {
     let code = failure.err_code.unwrap_or_default();
     let wrong_sequence = failure.description.contains("wrong last sequence");
     match code {
-        code if CONFLICT.contains(&code) || wrong_sequence => ApiError::Conflict,
-        code if FULL.contains(&code) => ApiError::Full,
-        code if NOT_FOUND.contains(&code) => ApiError::NotFound,
-        code => ApiError::Refused {
+        code if CONFLICT.contains(&code) || wrong_sequence => JetStreamError::Conflict,
+        code if FULL.contains(&code) => JetStreamError::Full,
+        code if NOT_FOUND.contains(&code) => JetStreamError::NotFound,
+        code => JetStreamError::Refused {
             code,
             description: failure.description,
         },
@@ -124,7 +124,7 @@ fn classify(failure: ApiFailure) -> ApiError {
 pub async fn stream_info<T: DeserializeOwned>(
     client: &Client,
     stream: &str,
-) -> Result<T, ApiError> {
+) -> Result<T, JetStreamError> {
     ask(client, &format!("$JS.API.STREAM.INFO.{stream}")).await
 }
 
@@ -133,7 +133,7 @@ pub async fn consumer_info<T: DeserializeOwned>(
     client: &Client,
     stream: &str,
     consumer: &str,
-) -> Result<T, ApiError> {
+) -> Result<T, JetStreamError> {
     ask(
         client,
         &format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"),
@@ -142,7 +142,7 @@ pub async fn consumer_info<T: DeserializeOwned>(
 }
 
 /// A question that its subject says in full.
-pub async fn ask<T: DeserializeOwned>(client: &Client, subject: &str) -> Result<T, ApiError> {
+pub async fn ask<T: DeserializeOwned>(client: &Client, subject: &str) -> Result<T, JetStreamError> {
     let (headers, nothing) = (HeaderMap::new(), Bytes::new());
     request(client, subject, headers, nothing, REQUEST_TIMEOUT).await
 }
@@ -162,7 +162,7 @@ pub async fn page(
     filter: &str,
     start: Start,
     limit: usize,
-) -> Result<Vec<Stored>, ApiError> {
+) -> Result<Vec<Stored>, JetStreamError> {
     let mut query = serde_json::json!({ "batch": limit, "next_by_subj": filter });
     match start {
         Start::Sequence(sequence) => query["seq"] = sequence.max(1).into(),
@@ -186,9 +186,9 @@ pub(crate) async fn direct_get(
     client: &Client,
     stream: &str,
     query: &serde_json::Value,
-) -> Result<Vec<Stored>, ApiError> {
+) -> Result<Vec<Stored>, JetStreamError> {
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let unanswered = || ApiError::Unknown(subject.clone());
+    let unanswered = || JetStreamError::Unknown(subject.clone());
     let inbox = client.new_inbox();
     let mut answers = client
         .subscribe(inbox.clone())
@@ -208,8 +208,8 @@ pub(crate) async fn direct_get(
         if let Some(status) = message.status {
             return match status.as_u16() {
                 204 | 404 => Ok(found),
-                503 => Err(ApiError::NoResponder(subject)),
-                other => Err(ApiError::Refused {
+                503 => Err(JetStreamError::NoResponder(subject)),
+                other => Err(JetStreamError::Refused {
                     code: other.into(),
                     description: message.description.unwrap_or_default(),
                 }),
@@ -233,7 +233,7 @@ pub(crate) async fn next_message(
     stream: &str,
     filter: &str,
     sequence: u64,
-) -> Result<Option<u64>, ApiError> {
+) -> Result<Option<u64>, JetStreamError> {
     #[derive(Deserialize)]
     struct Found {
         message: PubAck,
@@ -243,13 +243,17 @@ pub(crate) async fn next_message(
     let headers = HeaderMap::new();
     match request::<Found>(client, &subject, headers, body.into(), REQUEST_TIMEOUT).await {
         Ok(found) => Ok(Some(found.message.seq)),
-        Err(ApiError::NotFound) => Ok(None),
+        Err(JetStreamError::NotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Deletes one message of a stream; one that is gone already is deleted too.
-pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
+pub async fn delete_message(
+    client: &Client,
+    stream: &str,
+    sequence: u64,
+) -> Result<(), JetStreamError> {
     #[derive(Deserialize)]
     struct Done {}
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
@@ -262,13 +266,13 @@ pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Res
         REQUEST_TIMEOUT,
     );
     match done.await {
-        Ok(_) | Err(ApiError::NotFound) => Ok(()),
+        Ok(_) | Err(JetStreamError::NotFound) => Ok(()),
         // One node: 10057 with these words, as for every failed deletion; a cluster: 10043.
-        Err(ApiError::Refused {
+        Err(JetStreamError::Refused {
             code: 10_057,
             description,
         }) if description == "no message found" => Ok(()),
-        Err(ApiError::Refused { code: 10_043, .. }) => Ok(()),
+        Err(JetStreamError::Refused { code: 10_043, .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bucket::{self, Bucket, Format, Json, Terms};
-use crate::jetstream::ApiError;
+use crate::jetstream::JetStreamError;
 use crate::names::{KEYS_BUCKET, bucket_key};
 
 /// One read gives 1,024 of a bucket's subjects: half of it for keys, the rest for the marks of those just revoked.
@@ -34,8 +34,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Time limit for reading all keys; then they are requested again.
 const LOADED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Stores a key whose id nobody has; [`ApiError::Conflict`] otherwise.
-pub async fn put(client: &Client, key: &ApiKey) -> Result<(), ApiError> {
+/// Stores a key whose id nobody has; [`JetStreamError::Conflict`] otherwise.
+pub async fn put(client: &Client, key: &ApiKey) -> Result<(), JetStreamError> {
     let new = Terms {
         revision: Some(0),
         ..Terms::default()
@@ -45,7 +45,7 @@ pub async fn put(client: &Client, key: &ApiKey) -> Result<(), ApiError> {
 }
 
 /// All keys, the oldest first. Any replica answers, so the newest may be missing.
-pub async fn list(client: &Client) -> Result<Vec<ApiKey>, ApiError> {
+pub async fn list(client: &Client) -> Result<Vec<ApiKey>, JetStreamError> {
     let stored = bucket::read(client, KEYS_BUCKET, &["*"]).await?;
     let mut keys: Vec<ApiKey> = stored
         .iter()
@@ -56,10 +56,12 @@ pub async fn list(client: &Client) -> Result<Vec<ApiKey>, ApiError> {
     Ok(keys)
 }
 
-/// Takes a key away for good; [`ApiError::NotFound`] where there is none.
-pub async fn revoke(client: &Client, id: &KeyId) -> Result<(), ApiError> {
+/// Takes a key away for good; [`JetStreamError::NotFound`] where there is none.
+pub async fn revoke(client: &Client, id: &KeyId) -> Result<(), JetStreamError> {
     let keys = bucket(client);
-    keys.get(id.as_str()).await?.ok_or(ApiError::NotFound)?;
+    keys.get(id.as_str())
+        .await?
+        .ok_or(JetStreamError::NotFound)?;
     let kept = Terms {
         ttl: Some(MARK_KEPT),
         ..Terms::default()
@@ -72,7 +74,7 @@ fn bucket(client: &Client) -> Bucket<ApiKey> {
 }
 
 /// A key that cannot be read opens nothing; a person has to look at it.
-fn read(name: &str, key: Result<ApiKey, ApiError>) -> Option<(KeyId, ApiKey)> {
+fn read(name: &str, key: Result<ApiKey, JetStreamError>) -> Option<(KeyId, ApiKey)> {
     let id = KeyId::parse(name).ok()?;
     match key {
         Ok(key) if key.id == id => return Some((id, key)),

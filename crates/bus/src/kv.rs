@@ -11,7 +11,7 @@ use spotreel_domain::time::elapsed;
 use spotreel_proto::worker::v1::Presence;
 
 use crate::bucket::{self, Bucket, Protobuf, Terms};
-use crate::jetstream::{self, ApiError};
+use crate::jetstream::{self, JetStreamError};
 use crate::names::{MARKS_BUCKET, WORKERS_BUCKET};
 
 /// Time after which a silent worker is no longer counted.
@@ -20,13 +20,13 @@ pub const PRESENCE_TTL: Duration = Duration::from_secs(60);
 /// Longer than any machine boots.
 const ORDER_TTL: Duration = Duration::from_secs(3600);
 
-pub async fn put_presence(client: &Client, presence: &Presence) -> Result<(), ApiError> {
+pub async fn put_presence(client: &Client, presence: &Presence) -> Result<(), JetStreamError> {
     let bucket = workers(client);
     let put = bucket.put(&presence.worker, presence, for_a(PRESENCE_TTL));
     put.await.map(drop)
 }
 
-pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiError> {
+pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), JetStreamError> {
     // The mark of the deletion goes too: every life of a worker has a name of its own.
     workers(client).delete(worker, for_a(PRESENCE_TTL)).await
 }
@@ -34,7 +34,7 @@ pub async fn remove_presence(client: &Client, worker: &str) -> Result<(), ApiErr
 /// What all live workers say of themselves, in one round trip. Any replica answers.
 ///
 /// The server refuses (413) above 1,024 of them.
-pub async fn presences(client: &Client) -> Result<Vec<Presence>, ApiError> {
+pub async fn presences(client: &Client) -> Result<Vec<Presence>, JetStreamError> {
     let all = bucket::read(client, WORKERS_BUCKET, &["*"]);
     let (all, now) = futures::try_join!(all, server_time(client))?;
     let recent = all.iter().filter(|said| is_recent(said.stored_at, now));
@@ -65,7 +65,7 @@ fn is_recent(stored_at: Timestamp, now: Timestamp) -> bool {
 }
 
 /// By the clock that stamps what is stored: the reader's own may be wrong.
-async fn server_time(client: &Client) -> Result<Timestamp, ApiError> {
+async fn server_time(client: &Client) -> Result<Timestamp, JetStreamError> {
     #[derive(Deserialize)]
     struct Info {
         ts: Timestamp,
@@ -75,7 +75,7 @@ async fn server_time(client: &Client) -> Result<Timestamp, ApiError> {
 }
 
 /// What one worker says of itself, read at the leader; none if it has not been heard of for a while.
-pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, ApiError> {
+pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>, JetStreamError> {
     let Some(said) = workers(client).get(worker).await? else {
         return Ok(None);
     };
@@ -89,14 +89,14 @@ pub async fn presence(client: &Client, worker: &str) -> Result<Option<Presence>,
 /// Says for good that the worker of a machine shall never begin: for one that is not there yet to be asked. Whoever
 /// starts on that machine reads it after it has begun to listen and before it takes anything, so that either the
 /// question reaches it or this does.
-pub async fn order_out(client: &Client, instance: &str) -> Result<(), ApiError> {
+pub async fn order_out(client: &Client, instance: &str) -> Result<(), JetStreamError> {
     let bucket = orders_out(client);
     let put = bucket.put(instance, &true, for_a(ORDER_TTL));
     put.await.map(drop)
 }
 
 /// Read at the leader: a replica may not have it yet.
-pub async fn is_ordered_out(client: &Client, instance: &str) -> Result<bool, ApiError> {
+pub async fn is_ordered_out(client: &Client, instance: &str) -> Result<bool, JetStreamError> {
     let found = orders_out(client).get(instance).await?;
     Ok(found.is_some())
 }
@@ -110,7 +110,7 @@ pub async fn put_mark(
     client: &Client,
     name: &str,
     value: &serde_json::Value,
-) -> Result<(), ApiError> {
+) -> Result<(), JetStreamError> {
     let put = marks(client, "").put(name, value, Terms::default()).await;
     put.map(drop)
 }

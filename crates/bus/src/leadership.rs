@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::append::{ReadError, last_message};
 use crate::bucket;
-use crate::jetstream::{self, ApiError, PubAck};
+use crate::jetstream::{self, JetStreamError, PubAck};
 use crate::names::{self, HEADER_EXPECTED, MARKS_BUCKET};
 
 /// Time after which a silent leader is replaced.
@@ -139,7 +139,7 @@ impl Leadership {
                 Ok(None)
             }
             // Another was first: the next look tells who.
-            Err(ApiError::Conflict) => {
+            Err(JetStreamError::Conflict) => {
                 self.lose();
                 Ok(Some(seen))
             }
@@ -167,7 +167,7 @@ impl Leadership {
         }
     }
 
-    async fn write(&self, holder: Option<&str>, revision: u64) -> Result<u64, ApiError> {
+    async fn write(&self, holder: Option<&str>, revision: u64) -> Result<u64, JetStreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER_EXPECTED, revision.to_string().as_str());
         let mark = Mark {

@@ -13,7 +13,7 @@ use spotreel_domain::allocation::{AttemptRecord, BatchLedger, CostCell, TaskShar
 use spotreel_domain::batch::BatchId;
 
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, PubAck, Start, Stored};
+use crate::jetstream::{self, JetStreamError, PubAck, Start, Stored};
 use crate::names::{self, HEADER_EXPECTED, LEDGER, LEDGER_COSTS};
 
 /// Messages of one direct get.
@@ -36,14 +36,14 @@ impl LedgerStream {
     }
 
     /// Stores what is known of an attempt, unless it is stored already.
-    pub async fn record(&self, record: &AttemptRecord) -> Result<(), ApiError> {
+    pub async fn record(&self, record: &AttemptRecord) -> Result<(), JetStreamError> {
         self.create(names::ledger_attempt(record), record)
             .await
             .map(drop)
     }
 
     /// All that is known of the attempts on an instance. Any replica answers, so the newest may be missing.
-    pub async fn attempts_on(&self, instance: &str) -> Result<Vec<AttemptRecord>, ApiError> {
+    pub async fn attempts_on(&self, instance: &str) -> Result<Vec<AttemptRecord>, JetStreamError> {
         let mut pages = self.pages(names::ledger_attempts_on(instance), Start::Sequence(1));
         let mut records = Vec::new();
         while let Some(page) = pages.next().await? {
@@ -56,14 +56,14 @@ impl LedgerStream {
 
     /// Writes the ledger of a closed batch: first its tasks and its costs, then the ledger itself, once and for all. Returns
     /// whether it was not there yet.
-    pub async fn close(&self, ledger: &BatchLedger) -> Result<bool, ApiError> {
+    pub async fn close(&self, ledger: &BatchLedger) -> Result<bool, JetStreamError> {
         let batch = &ledger.batch;
         for tasks in ledger.tasks.chunks(ATOMIC) {
             let message = |share: &TaskShare| {
                 let payload = serde_json::to_vec(share)?;
                 Ok((names::ledger_share(batch, &share.task), payload.into()))
             };
-            let messages: Result<Vec<_>, ApiError> = tasks.iter().map(message).collect();
+            let messages: Result<Vec<_>, JetStreamError> = tasks.iter().map(message).collect();
             self.put_all(messages?).await?;
         }
         for (part, cells) in ledger.cells.chunks(CELLS).enumerate() {
@@ -80,14 +80,17 @@ impl LedgerStream {
     }
 
     /// The ledger of a closed batch, without its tasks and cells.
-    pub async fn ledger(&self, batch: &BatchId) -> Result<Option<BatchLedger>, ApiError> {
+    pub async fn ledger(&self, batch: &BatchId) -> Result<Option<BatchLedger>, JetStreamError> {
         let (filter, start) = (names::ledger_batch(batch), Start::Sequence(1));
         let found = jetstream::page(&self.client, LEDGER, &filter, start, 1).await?;
         found.first().map(read).transpose()
     }
 
     /// What each task cost in a closed batch, as far as `T` keeps it.
-    pub async fn shares_in<T: From<TaskShare>>(&self, batch: &BatchId) -> Result<Vec<T>, ApiError> {
+    pub async fn shares_in<T: From<TaskShare>>(
+        &self,
+        batch: &BatchId,
+    ) -> Result<Vec<T>, JetStreamError> {
         let mut pages = self.pages(names::ledger_shares_in(batch), Start::Sequence(1));
         let mut shares = Vec::new();
         while let Some(page) = pages.next().await? {
@@ -100,7 +103,10 @@ impl LedgerStream {
     }
 
     /// What a task cost in each closed batch, in the order in which they were closed.
-    pub async fn shares_of(&self, task: &TaskId) -> Result<Vec<(BatchId, TaskShare)>, ApiError> {
+    pub async fn shares_of(
+        &self,
+        task: &TaskId,
+    ) -> Result<Vec<(BatchId, TaskShare)>, JetStreamError> {
         let query = serde_json::json!({ "multi_last": [names::ledger_shares_of(task)] });
         let found = jetstream::direct_get(&self.client, LEDGER, &query).await?;
         let named = |stored: &Stored| {
@@ -124,7 +130,11 @@ impl LedgerStream {
     }
 
     /// Returns whether it was not there yet.
-    async fn create<T: Serialize>(&self, subject: String, value: &T) -> Result<bool, ApiError> {
+    async fn create<T: Serialize>(
+        &self,
+        subject: String,
+        value: &T,
+    ) -> Result<bool, JetStreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER_EXPECTED, "0");
         let payload = serde_json::to_vec(value)?.into();
@@ -132,13 +142,13 @@ impl LedgerStream {
             jetstream::request::<PubAck>(&self.client, &subject, headers, payload, REQUEST_TIMEOUT);
         match stored.await {
             Ok(_) => Ok(true),
-            Err(ApiError::Conflict) => Ok(false),
+            Err(JetStreamError::Conflict) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// All of them or none, with one fsync.
-    async fn put_all(&self, messages: Vec<(String, Bytes)>) -> Result<(), ApiError> {
+    async fn put_all(&self, messages: Vec<(String, Bytes)>) -> Result<(), JetStreamError> {
         // Drawn at random, and never comes twice.
         let inbox = self.client.new_inbox();
         let id = inbox.rsplit('.').next().unwrap_or(&inbox);
@@ -155,7 +165,9 @@ impl LedgerStream {
                 let publish = self
                     .client
                     .publish_with_headers(subject.clone(), headers, payload);
-                publish.await.map_err(|_| ApiError::Unknown(subject))?;
+                publish
+                    .await
+                    .map_err(|_| JetStreamError::Unknown(subject))?;
             }
         }
         Ok(())
@@ -167,7 +179,7 @@ pub struct CostPages(Pages);
 
 impl CostPages {
     /// None at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<(BatchId, Vec<CostCell>)>>, ApiError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<(BatchId, Vec<CostCell>)>>, JetStreamError> {
         let Some(page) = self.0.next().await? else {
             return Ok(None);
         };
@@ -191,7 +203,7 @@ struct Pages {
 
 impl Pages {
     /// None at the end.
-    async fn next(&mut self) -> Result<Option<Vec<Stored>>, ApiError> {
+    async fn next(&mut self) -> Result<Option<Vec<Stored>>, JetStreamError> {
         let page = jetstream::page(&self.client, LEDGER, &self.filter, self.start, PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(None);
@@ -201,6 +213,6 @@ impl Pages {
     }
 }
 
-fn read<T: DeserializeOwned>(stored: &Stored) -> Result<T, ApiError> {
+fn read<T: DeserializeOwned>(stored: &Stored) -> Result<T, JetStreamError> {
     Ok(serde_json::from_slice(&stored.payload)?)
 }

@@ -14,7 +14,7 @@ use crate::append::{self, LogEntry, TRY_TIMEOUT, Write, last_message};
 pub use crate::atomic::MAX_BATCH;
 use crate::atomic::{self, Message};
 use crate::codec;
-use crate::jetstream::{self, ApiError, Start};
+use crate::jetstream::{self, JetStreamError, Start};
 use crate::names::{self, HEADER_EXPECTED, TASKS};
 use crate::trace;
 
@@ -161,7 +161,7 @@ impl TaskLog {
         &self,
         appends: &[A],
         batch: Uuid,
-    ) -> Result<Vec<u64>, ApiError> {
+    ) -> Result<Vec<u64>, JetStreamError> {
         let messages = appends.iter().map(|append| {
             let write = append.borrow().write();
             Message {
@@ -226,13 +226,13 @@ impl TaskLog {
             .await
         {
             Ok(_) => Ok(true),
-            Err(ApiError::NotFound) => Ok(false),
+            Err(JetStreamError::NotFound) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Takes a work item, or an event that no one needs any more, out of the log.
-    pub async fn delete(&self, sequence: u64) -> Result<(), ApiError> {
+    pub async fn delete(&self, sequence: u64) -> Result<(), JetStreamError> {
         jetstream::delete_message(&self.client, TASKS, sequence).await
     }
 }

@@ -3,7 +3,7 @@
 use async_nats::Client;
 use serde::Deserialize;
 
-use crate::jetstream::{self, ApiError};
+use crate::jetstream::{self, JetStreamError};
 use crate::names::TASKS;
 
 /// From here on, in percent of the log's size, only the ends of tasks are written: no attempt is started, and no task is
@@ -35,7 +35,7 @@ struct LogState {
 
 impl LogRoom {
     /// Asks the server.
-    pub async fn of_log(client: &Client) -> Result<Self, ApiError> {
+    pub async fn of_log(client: &Client) -> Result<Self, JetStreamError> {
         let info: LogInfo = jetstream::stream_info(client, TASKS).await?;
         Ok(Self {
             bytes: info.state.bytes,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batches::RecordedBatch;
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError};
+use crate::jetstream::{self, JetStreamError};
 use crate::log::{ReadError, Recorded};
 use crate::retry;
 
@@ -93,7 +93,11 @@ impl Queue {
     }
 
     /// The sequence up to which the consumer has acked every event.
-    pub async fn ack_floor(client: &Client, stream: &str, consumer: &str) -> Result<u64, ApiError> {
+    pub async fn ack_floor(
+        client: &Client,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<u64, JetStreamError> {
         #[derive(Deserialize)]
         struct Info {
             ack_floor: Floor,

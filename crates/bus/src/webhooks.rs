@@ -13,7 +13,7 @@ use spotreel_domain::webhook::{DeliveryRecord, Recovery, SigningSecrets, Webhook
 
 use crate::bucket::{self, Bucket, Terms};
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{self, ApiError, Start};
+use crate::jetstream::{self, JetStreamError, Start};
 use crate::names::{
     DELIVERIES_BUCKET, EVENTS, WEBHOOK_CONSUMER, WEBHOOKS_BUCKET, bucket_key, recovery_consumer,
     subjects_of, webhook_consumer,
@@ -77,8 +77,8 @@ impl Webhooks {
         }
     }
 
-    /// Stores an endpoint whose id nobody has; [`ApiError::Conflict`] otherwise.
-    pub async fn create(&self, webhook: &Webhook) -> Result<(), ApiError> {
+    /// Stores an endpoint whose id nobody has; [`JetStreamError::Conflict`] otherwise.
+    pub async fn create(&self, webhook: &Webhook) -> Result<(), JetStreamError> {
         let new = Terms {
             revision: Some(0),
             ..Terms::default()
@@ -88,7 +88,7 @@ impl Webhooks {
     }
 
     /// All endpoints, the oldest first. Any replica answers, so the newest may be missing.
-    pub async fn list(&self) -> Result<Vec<Webhook>, ApiError> {
+    pub async fn list(&self) -> Result<Vec<Webhook>, JetStreamError> {
         let stored = bucket::read(&self.client, WEBHOOKS_BUCKET, &["endpoint.*"]).await?;
         let mut webhooks = Vec::new();
         for entry in stored {
@@ -103,21 +103,21 @@ impl Webhooks {
         Ok(webhooks)
     }
 
-    pub async fn get(&self, id: &WebhookId) -> Result<Option<Webhook>, ApiError> {
+    pub async fn get(&self, id: &WebhookId) -> Result<Option<Webhook>, JetStreamError> {
         let found = self.endpoints.get(id.as_str()).await?;
         found.map(|entry| entry.json()).transpose()
     }
 
     /// Stores what `change` makes of the endpoint, whoever else changes it; `change` gives nothing where nothing is to be
-    /// stored. Returns the endpoint as it stands then; [`ApiError::NotFound`] where there is none.
+    /// stored. Returns the endpoint as it stands then; [`JetStreamError::NotFound`] where there is none.
     pub async fn update(
         &self,
         id: &WebhookId,
         change: impl Fn(&Webhook) -> Option<Webhook>,
-    ) -> Result<Webhook, ApiError> {
+    ) -> Result<Webhook, JetStreamError> {
         for _ in 0..CAS_TRIES {
             let entry = self.endpoints.get(id.as_str()).await?;
-            let entry = entry.ok_or(ApiError::NotFound)?;
+            let entry = entry.ok_or(JetStreamError::NotFound)?;
             let before: Webhook = entry.json()?;
             let Some(after) = change(&before) else {
                 return Ok(before);
@@ -128,16 +128,16 @@ impl Webhooks {
             };
             match self.endpoints.put(id.as_str(), &after, terms).await {
                 Ok(_) => return Ok(after),
-                Err(ApiError::Conflict) => {}
+                Err(JetStreamError::Conflict) => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(ApiError::Conflict)
+        Err(JetStreamError::Conflict)
     }
 
     /// Forgets an endpoint; its queue goes with the next look of [`Self::stray_queues`].
-    pub async fn delete(&self, id: &WebhookId) -> Result<(), ApiError> {
-        self.get(id).await?.ok_or(ApiError::NotFound)?;
+    pub async fn delete(&self, id: &WebhookId) -> Result<(), JetStreamError> {
+        self.get(id).await?.ok_or(JetStreamError::NotFound)?;
         let kept = Terms {
             ttl: Some(MARK_KEPT),
             ..Terms::default()
@@ -155,7 +155,7 @@ impl Webhooks {
         &self,
         owner: Option<&Owner>,
         new: SigningSecrets,
-    ) -> Result<SigningSecrets, ApiError> {
+    ) -> Result<SigningSecrets, JetStreamError> {
         let key = owner.map_or(NOBODY, Owner::as_str);
         if let Some(entry) = self.callbacks.get(key).await? {
             return entry.json();
@@ -167,8 +167,12 @@ impl Webhooks {
         match self.callbacks.put(key, &new, first).await {
             Ok(_) => Ok(new),
             // Somebody was first.
-            Err(ApiError::Conflict) => {
-                let entry = self.callbacks.get(key).await?.ok_or(ApiError::NotFound)?;
+            Err(JetStreamError::Conflict) => {
+                let entry = self
+                    .callbacks
+                    .get(key)
+                    .await?
+                    .ok_or(JetStreamError::NotFound)?;
                 entry.json()
             }
             Err(error) => Err(error),
@@ -179,14 +183,18 @@ impl Webhooks {
         &self,
         owner: Option<&Owner>,
         secrets: &SigningSecrets,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), JetStreamError> {
         let key = owner.map_or(NOBODY, Owner::as_str);
         let put = self.callbacks.put(key, secrets, Terms::default());
         put.await.map(drop)
     }
 
     /// Makes the endpoint's queue, with all events since the endpoint was created, unless it is there.
-    pub async fn open_queue(&self, webhook: &Webhook, lease: Duration) -> Result<(), ApiError> {
+    pub async fn open_queue(
+        &self,
+        webhook: &Webhook,
+        lease: Duration,
+    ) -> Result<(), JetStreamError> {
         let name = webhook_consumer(&webhook.id);
         self.open(&name, webhook, webhook.created_at, lease).await
     }
@@ -197,7 +205,7 @@ impl Webhooks {
         webhook: &Webhook,
         recovery: &Recovery,
         lease: Duration,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), JetStreamError> {
         let name = recovery_consumer(&webhook.id, recovery);
         self.open(&name, webhook, recovery.since, lease).await
     }
@@ -208,7 +216,7 @@ impl Webhooks {
         webhook: &Webhook,
         since: Timestamp,
         lease: Duration,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), JetStreamError> {
         #[derive(Deserialize)]
         struct Made {}
         let nanos = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
@@ -234,12 +242,12 @@ impl Webhooks {
         made.await.map(drop)
     }
 
-    pub async fn backlog(&self, consumer: &str) -> Result<Backlog, ApiError> {
+    pub async fn backlog(&self, consumer: &str) -> Result<Backlog, JetStreamError> {
         jetstream::consumer_info(&self.client, EVENTS, consumer).await
     }
 
     /// Deletes a queue; one that is gone is deleted, too.
-    pub async fn close_queue(&self, consumer: &str) -> Result<(), ApiError> {
+    pub async fn close_queue(&self, consumer: &str) -> Result<(), JetStreamError> {
         #[derive(Deserialize)]
         struct Deleted {}
         let api = format!("$JS.API.CONSUMER.DELETE.{EVENTS}.{consumer}");
@@ -247,14 +255,14 @@ impl Webhooks {
         let deleted =
             jetstream::request::<Deleted>(&self.client, &api, headers, body, REQUEST_TIMEOUT);
         match deleted.await {
-            Ok(_) | Err(ApiError::NotFound) => Ok(()),
+            Ok(_) | Err(JetStreamError::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
     /// Queues whose endpoint does not exist, and those of recoveries that are over. The queues are listed before the endpoints
     /// are read, each at the leader: one that is made meanwhile is none of them.
-    pub async fn stray_queues(&self) -> Result<Vec<String>, ApiError> {
+    pub async fn stray_queues(&self) -> Result<Vec<String>, JetStreamError> {
         let mut stray = Vec::new();
         for consumer in self.queues().await? {
             let Some(id) = consumer.strip_prefix(WEBHOOK_CONSUMER) else {
@@ -277,7 +285,7 @@ impl Webhooks {
         Ok(stray)
     }
 
-    async fn queues(&self) -> Result<Vec<String>, ApiError> {
+    async fn queues(&self) -> Result<Vec<String>, JetStreamError> {
         #[derive(Deserialize)]
         struct Names {
             #[serde(default)]
@@ -307,7 +315,7 @@ impl Webhooks {
         &self,
         recipient: &str,
         sequence: u64,
-    ) -> Result<Option<DeliveryRecord>, ApiError> {
+    ) -> Result<Option<DeliveryRecord>, JetStreamError> {
         let found = self
             .deliveries
             .get(&format!("{recipient}.{sequence}"))
@@ -321,7 +329,7 @@ impl Webhooks {
         recipient: &str,
         sequence: u64,
         record: &DeliveryRecord,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), JetStreamError> {
         let key = format!("{recipient}.{sequence}");
         let put = self.deliveries.put(&key, record, Terms::default());
         put.await.map(drop)
@@ -333,7 +341,7 @@ impl Webhooks {
         recipient: &str,
         start: Start,
         limit: usize,
-    ) -> Result<Vec<LoggedDelivery>, ApiError> {
+    ) -> Result<Vec<LoggedDelivery>, JetStreamError> {
         let (stream, filter) = (
             bucket::stream(DELIVERIES_BUCKET),
             bucket_key(DELIVERIES_BUCKET, &format!("{recipient}.*")),

@@ -4,17 +4,17 @@
 
 use jiff::Timestamp;
 use spotreel_bus::AlarmRecord;
-use spotreel_bus::jetstream::{self, ApiError, Start};
+use spotreel_bus::jetstream::{self, JetStreamError, Start};
 use spotreel_bus::names::EVENTS;
-use spotreel_domain::alarm::{AlarmBoard, AlarmName, Notice, NoticeState};
+use spotreel_domain::alarm::{AlarmBoard, AlarmName, AlarmNotice, NoticeState};
 use spotreel_test_kit::Nats;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_796_000_000 + second).unwrap()
 }
 
-fn notice(number: u64, name: AlarmName, state: NoticeState) -> Notice {
-    Notice {
+fn notice(number: u64, name: AlarmName, state: NoticeState) -> AlarmNotice {
+    AlarmNotice {
         number,
         name,
         about: None,
@@ -33,7 +33,7 @@ async fn the_record_is_stored_over_what_was_read() {
     let board = AlarmBoard::new(at(0));
     let first = record.store(&board, 0).await.unwrap();
     let late = record.store(&board, 0).await.unwrap_err();
-    assert!(matches!(late, ApiError::Conflict), "{late}");
+    assert!(matches!(late, JetStreamError::Conflict), "{late}");
     let newer = AlarmBoard::new(at(5));
     let second = record.store(&newer, first).await.unwrap();
     assert_eq!(record.read().await.unwrap(), Some((second, newer)));

@@ -186,13 +186,13 @@ async fn an_order_stays_until_it_is_taken_back() {
     let mut changes = controls::watch(&nats.client("fleet").await).await.unwrap();
     assert_eq!(controls::all(&trigger).await.unwrap(), Default::default());
     let (a, b) = (pool("a"), pool("b-2"));
-    let hold = controls::Hold {
+    let hold = controls::HoldRecord {
         by: "ada".into(),
         reason: "maintenance".into(),
         since: at(0),
         config: None,
     };
-    let run = |id: &str| controls::Run {
+    let run = |id: &str| controls::RunRecord {
         by: "ada".into(),
         at: at(1),
         id: id.into(),

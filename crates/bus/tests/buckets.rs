@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 use spotreel_bus::bucket::{self, Bucket, Terms};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::names::MARKS_BUCKET;
 use spotreel_test_kit::Nats;
 
@@ -37,7 +37,7 @@ async fn a_key_is_written_and_deleted_only_at_the_revision_that_is_named() {
     let first = ones.put("a", &1, only(0)).await.unwrap();
     assert!(matches!(
         ones.put("a", &2, only(0)).await,
-        Err(ApiError::Conflict)
+        Err(JetStreamError::Conflict)
     ));
     let second = ones.put("a", &2, only(first)).await.unwrap();
     others
@@ -54,7 +54,7 @@ async fn a_key_is_written_and_deleted_only_at_the_revision_that_is_named() {
 
     assert!(matches!(
         ones.delete("a", only(first)).await,
-        Err(ApiError::Conflict)
+        Err(JetStreamError::Conflict)
     ));
     ones.delete("a", only(second)).await.unwrap();
     assert!(ones.get("a").await.unwrap().is_none());

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use async_nats::Client;
 use jiff::Timestamp;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{KeyRefused, KeyRing, keys, names};
 use spotreel_domain::api_key::{Access, ApiKey, KeyId, Owner, Token};
 use spotreel_test_kit::{Nats, until};
@@ -119,16 +119,16 @@ async fn an_id_is_given_once_and_revoked_once() {
         ..key(2)
     };
     let again = keys::put(&intake, &other).await;
-    assert!(matches!(again, Err(ApiError::Conflict)), "{again:?}");
+    assert!(matches!(again, Err(JetStreamError::Conflict)), "{again:?}");
 
     keys::revoke(&intake, &key(2).id).await.unwrap();
     assert_eq!(keys::list(&intake).await.unwrap(), [key(1), key(3)]);
     for id in [key(2).id, key(7).id] {
         let again = keys::revoke(&intake, &id).await;
-        assert!(matches!(again, Err(ApiError::NotFound)), "{again:?}");
+        assert!(matches!(again, Err(JetStreamError::NotFound)), "{again:?}");
     }
     let again = keys::put(&intake, &other).await;
-    assert!(matches!(again, Err(ApiError::Conflict)), "{again:?}");
+    assert!(matches!(again, Err(JetStreamError::Conflict)), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -146,13 +146,16 @@ async fn nobody_but_intake_reads_or_writes_keys() {
         let (read, written) = tokio::join!(keys::list(&other), keys::put(&other, &wanted));
         // What is forbidden is not answered.
         assert!(
-            matches!(read, Err(ApiError::Unknown(_) | ApiError::NoResponder(_))),
+            matches!(
+                read,
+                Err(JetStreamError::Unknown(_) | JetStreamError::NoResponder(_))
+            ),
             "{user}: {read:?}"
         );
         assert!(
             matches!(
                 written,
-                Err(ApiError::Unknown(_) | ApiError::NoResponder(_))
+                Err(JetStreamError::Unknown(_) | JetStreamError::NoResponder(_))
             ),
             "{user}: {written:?}"
         );

@@ -10,7 +10,7 @@ use spotreel_domain::allocation::{
     AttemptRecord, BatchLedger, Knowledge, NextAttempt, TaskShare, merged,
 };
 use spotreel_domain::batch::{Batch, Ending, InstanceState, Status, Wanted};
-use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::task::{Attempt, AttemptOutcome};
 use spotreel_domain::{Model, TaskId};
 use spotreel_test_kit::{Nats, pool, spot_instance};
 
@@ -38,7 +38,7 @@ fn attempt(task: u32) -> AttemptRecord {
             instance: "i-1".into(),
             started_at: at(from),
             ended_at: Some(at(from + 60)),
-            outcome: Outcome::Succeeded,
+            outcome: AttemptOutcome::Succeeded,
             from_step: 0,
             rendering_at: None,
             steps_done: None,
@@ -77,7 +77,7 @@ async fn an_attempt_is_stored_once_for_each_thing_that_is_known_of_it() {
     let ledger = LedgerStream::new(&nats.client("monitor").await);
     let ended = attempt(1);
     let mut started = ended.clone();
-    (started.attempt.ended_at, started.attempt.outcome) = (None, Outcome::Running);
+    (started.attempt.ended_at, started.attempt.outcome) = (None, AttemptOutcome::Running);
     let mut followed = ended.clone();
     followed.next = Some(NextAttempt {
         from_step: 3,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Spend;
 use crate::money::Usd;
+use crate::spend::Spend;
 use crate::trigger::Budgets;
 
 /// EC2 bills a minute at least.

@@ -37,7 +37,7 @@ pub struct Job {
 
 /// One forward pass, in teraflops.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
+pub struct PassWork {
     pub linear: f64,
     pub attention: f64,
 }
@@ -87,7 +87,7 @@ impl Job {
         times * (rows / 2) * (columns / 2)
     }
 
-    pub fn pass(&self) -> Work {
+    pub fn pass(&self) -> PassWork {
         let Shape {
             layers,
             width: d,
@@ -95,7 +95,7 @@ impl Job {
             ..
         } = shape(self.model);
         let n = f64::from(self.tokens());
-        Work {
+        PassWork {
             linear: layers * 2.0 * n * (6.0 * d * d + 2.0 * d * ff) / TERA,
             attention: layers * (4.0 * n * n * d + 4.0 * n * TEXT_TOKENS * d) / TERA,
         }
@@ -160,7 +160,7 @@ mod tests {
         for (model, size, tokens, petaflops) in cases {
             let job = job(model, size);
             assert_eq!(job.tokens(), tokens);
-            let Work { linear, attention } = job.pass();
+            let PassWork { linear, attention } = job.pass();
             let said = (linear + attention) / 1_000.0;
             assert!((said - petaflops).abs() < 0.01, "{model}: {said}");
         }

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Instance};
 use crate::fleet::observation::{Need, Work};
-use crate::ledger;
 use crate::model::Model;
 use crate::pool::{Cloud, PoolConfig};
 use crate::render_time::{Corrections, Gpu, Job, Weights, load_seconds, needed_gb, needs};
+use crate::spend;
 use crate::trigger::{SizeInput, Sizing, size};
 
 /// From a launch to a worker that takes tasks, where nothing was measured: a minute of EC2, and an image of 6 GB that is
@@ -281,7 +281,7 @@ impl Workload {
         before: Option<Duration>,
         sizing: &Sizing,
     ) -> (Work, Vec<Need>) {
-        let startup = self.startup(ledger::boot([batch]).or(before));
+        let startup = self.startup(spend::boot([batch]).or(before));
         let active = batch.instances.iter().filter(|i| i.is_active());
         let active: Vec<&Instance> = active.collect();
         // The sample is older than what the workers say.

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use spotreel_domain::allocation::{AttemptRecord, BatchLedger, CostLines, NextAttempt, TimeSplit};
 use spotreel_domain::batch::{Batch, Ending, Instance, InstanceState, Receipt, Status};
 use spotreel_domain::fleet::cloud::Lifecycle;
-use spotreel_domain::task::{Attempt, Failure, FailureKind, Outcome};
+use spotreel_domain::task::{Attempt, AttemptOutcome, Failure, FailureKind};
 use spotreel_domain::{Model, Owner, TaskId, Usd};
 
 use scene::{ZONES, at, requested};
@@ -48,7 +48,13 @@ fn settled(instances: Vec<Instance>) -> Batch {
     batch
 }
 
-fn attempt(task: &str, on: &str, from: i64, to: Option<i64>, outcome: Outcome) -> AttemptRecord {
+fn attempt(
+    task: &str,
+    on: &str,
+    from: i64,
+    to: Option<i64>,
+    outcome: AttemptOutcome,
+) -> AttemptRecord {
     AttemptRecord {
         task: TaskId::parse(task).unwrap(),
         born: 1,
@@ -81,7 +87,7 @@ fn micros(lines: &CostLines) -> Vec<(&'static str, i64)> {
 
 #[test]
 fn an_instance_is_divided_by_what_it_did() {
-    let mut load = attempt("a", "i-1", 110, Some(300), Outcome::Succeeded);
+    let mut load = attempt("a", "i-1", 110, Some(300), AttemptOutcome::Succeeded);
     load.attempt.rendering_at = Some(at(150));
     let batch = settled(vec![instance("i-1", 400)]);
     let ledger = BatchLedger::of(&batch, vec![load], at(9_999));
@@ -111,8 +117,8 @@ fn an_instance_is_divided_by_what_it_did() {
 fn tasks_share_what_belongs_to_none_by_their_rendering_time() {
     let batch = settled(vec![instance("i-1", 400)]);
     let records = vec![
-        attempt("a", "i-1", 100, Some(300), Outcome::Succeeded),
-        attempt("b", "i-1", 300, Some(400), Outcome::Failed),
+        attempt("a", "i-1", 100, Some(300), AttemptOutcome::Succeeded),
+        attempt("b", "i-1", 300, Some(400), AttemptOutcome::Failed),
     ];
     let ledger = BatchLedger::of(&batch, records, at(400));
     let shares: Vec<_> = ledger
@@ -139,10 +145,10 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
     });
     type Change<'a> = &'a dyn Fn(&mut AttemptRecord);
     // Of 100 seconds of work: what was done, and what was of use.
-    let cases: [(&str, Outcome, Change<'_>, i64); 10] = [
+    let cases: [(&str, AttemptOutcome, Change<'_>, i64); 10] = [
         (
             "ten steps done, all kept",
-            Outcome::Interrupted,
+            AttemptOutcome::Interrupted,
             &|one| {
                 (one.attempt.rendering_at, one.attempt.steps_done, one.next) =
                     (Some(at(100)), Some(10), next(10));
@@ -151,7 +157,7 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
         ),
         (
             "ten steps done, six kept",
-            Outcome::Lost,
+            AttemptOutcome::Lost,
             &|one| {
                 (one.attempt.rendering_at, one.attempt.steps_done, one.next) =
                     (Some(at(100)), Some(10), next(6));
@@ -160,7 +166,7 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
         ),
         (
             "nothing kept",
-            Outcome::Interrupted,
+            AttemptOutcome::Interrupted,
             &|one| {
                 (one.attempt.rendering_at, one.attempt.steps_done, one.next) =
                     (Some(at(100)), Some(10), next(0));
@@ -169,7 +175,7 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
         ),
         (
             "how far it came is not known, and the task is not done",
-            Outcome::Lost,
+            AttemptOutcome::Lost,
             &|one| {
                 one.next = next(6);
             },
@@ -177,22 +183,22 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
         ),
         (
             "handed back with a checkpoint that nobody has used yet",
-            Outcome::Interrupted,
+            AttemptOutcome::Interrupted,
             &|_| {},
             100,
         ),
         (
             "handed back with an error",
-            Outcome::Interrupted,
+            AttemptOutcome::Interrupted,
             &|one| {
                 one.attempt.error.clone_from(&error);
             },
             0,
         ),
-        ("lost", Outcome::Lost, &|_| {}, 0),
+        ("lost", AttemptOutcome::Lost, &|_| {}, 0),
         (
             "lost, and nobody has said so yet",
-            Outcome::Running,
+            AttemptOutcome::Running,
             &|one| {
                 one.attempt.ended_at = None;
             },
@@ -200,7 +206,7 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
         ),
         (
             "the next one began after the batch",
-            Outcome::Lost,
+            AttemptOutcome::Lost,
             &|one| {
                 one.next = Some(NextAttempt {
                     from_step: 6,
@@ -209,7 +215,7 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
             },
             0,
         ),
-        ("failed", Outcome::Failed, &|_| {}, 100),
+        ("failed", AttemptOutcome::Failed, &|_| {}, 100),
     ];
     for (name, outcome, change, useful) in cases {
         let batch = settled(vec![instance("i-1", 200)]);
@@ -227,12 +233,12 @@ fn an_interruption_wastes_what_the_next_attempt_does_again() {
 
 #[test]
 fn how_far_a_lost_attempt_came_follows_from_the_one_that_finished() {
-    let mut lost = attempt("a", "i-1", 100, Some(200), Outcome::Lost);
+    let mut lost = attempt("a", "i-1", 100, Some(200), AttemptOutcome::Lost);
     lost.next = Some(NextAttempt {
         from_step: 5,
         started_at: at(200),
     });
-    let mut done = attempt("a", "i-2", 200, Some(500), Outcome::Succeeded);
+    let mut done = attempt("a", "i-2", 200, Some(500), AttemptOutcome::Succeeded);
     (done.number, done.attempt.from_step) = (2, 5);
     let batch = settled(vec![instance("i-1", 200), instance("i-2", 500)]);
     let ledger = BatchLedger::of(&batch, vec![done, lost], at(500));
@@ -252,7 +258,7 @@ fn a_free_first_hour_is_a_credit_that_cancels_each_line() {
     taken.usage.taken = true;
     taken.usage.volume = Usd::from_micros(11_111);
     let batch = settled(vec![taken]);
-    let record = attempt("a", "i-1", 100, Some(300), Outcome::Interrupted);
+    let record = attempt("a", "i-1", 100, Some(300), AttemptOutcome::Interrupted);
     let ledger = BatchLedger::of(&batch, vec![record], at(400));
     assert_eq!(
         micros(&ledger.lines),
@@ -273,7 +279,7 @@ fn a_free_first_hour_is_a_credit_that_cancels_each_line() {
 #[test]
 fn what_no_task_can_pay_is_said() {
     let batch = settled(vec![instance("i-1", 400)]);
-    let elsewhere = attempt("a", "i-9", 100, Some(300), Outcome::Succeeded);
+    let elsewhere = attempt("a", "i-9", 100, Some(300), AttemptOutcome::Succeeded);
     let ledger = BatchLedger::of(&batch, vec![elsewhere], at(400));
     assert_eq!(ledger.tasks, []);
     assert_eq!(ledger.unallocated, ledger.lines);
@@ -285,9 +291,9 @@ fn what_no_task_can_pay_is_said() {
 #[test]
 fn the_order_and_the_number_of_records_change_nothing() {
     let batch = settled(vec![instance("i-1", 400)]);
-    let ended = attempt("a", "i-1", 100, Some(300), Outcome::Interrupted);
+    let ended = attempt("a", "i-1", 100, Some(300), AttemptOutcome::Interrupted);
     let mut started = ended.clone();
-    (started.attempt.ended_at, started.attempt.outcome) = (None, Outcome::Running);
+    (started.attempt.ended_at, started.attempt.outcome) = (None, AttemptOutcome::Running);
     let mut followed = ended.clone();
     followed.next = Some(NextAttempt {
         from_step: 0,
@@ -390,12 +396,12 @@ impl Random {
         while now < to && self.rng.random_bool(0.95) {
             let ended_at = now + self.span(1..900);
             let outcome = match self.rng.random_range(0..10) {
-                0 | 1 => Outcome::Interrupted,
-                2 => Outcome::Lost,
-                3 => Outcome::Running,
-                4 => Outcome::Failed,
-                5 => Outcome::Cancelled,
-                _ => Outcome::Succeeded,
+                0 | 1 => AttemptOutcome::Interrupted,
+                2 => AttemptOutcome::Lost,
+                3 => AttemptOutcome::Running,
+                4 => AttemptOutcome::Failed,
+                5 => AttemptOutcome::Cancelled,
+                _ => AttemptOutcome::Succeeded,
             };
             let name = format!("t-{}", self.rng.random_range(0..30));
             let mut record = attempt(&name, id, 0, None, outcome);
@@ -404,7 +410,7 @@ impl Random {
             record.owner = Owner::parse(team).ok();
             record.labels = [("team".to_owned(), team.to_owned())].into();
             record.attempt.started_at = now;
-            let is_open = outcome == Outcome::Running;
+            let is_open = outcome == AttemptOutcome::Running;
             record.attempt.ended_at = (!is_open).then_some(ended_at);
             if self.rng.random_bool(0.6) {
                 record.attempt.rendering_at = Some(now + self.span(0..200));

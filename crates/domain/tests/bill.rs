@@ -6,7 +6,7 @@ mod scene;
 
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{Batch, DrainMode, Ending, InstanceState, Leaving, Receipt, Status};
-use spotreel_domain::fleet::cloud::{CloudState, Place, Seen, tag};
+use spotreel_domain::fleet::cloud::{CloudState, Place, SeenInstance, tag};
 use spotreel_domain::fleet::observation::{Market, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Effect, Observation, idle_that_stay, reconcile};
@@ -28,7 +28,7 @@ fn policy() -> Policy {
 /// One machine that serves since the start, in a batch with work for it.
 struct Scene {
     batch: Batch,
-    listed: Seen,
+    listed: SeenInstance,
     worker: Option<WorkerSeen>,
     tasks: u64,
     keep: u32,
@@ -47,7 +47,7 @@ impl Scene {
         ];
         Self {
             batch,
-            listed: Seen {
+            listed: SeenInstance {
                 tags: tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
                 has_public_address: true,
                 ..listed("i-1", &place(), start())

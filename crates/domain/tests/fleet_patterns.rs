@@ -6,12 +6,12 @@ mod scene;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Blocker, Ending, InstanceState, Launch, Leaving, Status};
-use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Seen};
+use spotreel_domain::batch::{Batch, BlockedBy, Ending, InstanceState, Launch, Leaving, Status};
+use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, SeenInstance};
 use spotreel_domain::fleet::observation::{Market, Observation, Work, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::reconcile::holds_its_pool;
-use spotreel_domain::fleet::{DrainAnswer, Effect, Outcome, reconcile};
+use spotreel_domain::fleet::{DrainAnswer, Effect, EffectOutcome, reconcile};
 
 use scene::{ZONES, answer, bought, learned, place, requested, start, wanted};
 
@@ -27,7 +27,7 @@ fn policy(max_units: u32) -> Policy {
 }
 
 struct Machine {
-    seen: Seen,
+    seen: SeenInstance,
     worker: Option<WorkerState>,
     notice_at: Option<Timestamp>,
     rebalance: bool,
@@ -122,7 +122,7 @@ impl Night {
         }
     }
 
-    fn listing(&self) -> Vec<Seen> {
+    fn listing(&self) -> Vec<SeenInstance> {
         let listed = self.machines.iter().filter(|machine| !machine.unlisted);
         listed.map(|machine| machine.seen.clone()).collect()
     }
@@ -136,7 +136,7 @@ impl Night {
         match effect {
             Effect::Launch(launch) => {
                 let (seq, result) = (launch.seq, Ok(self.launch(&launch)));
-                self.learn(&Outcome::Launched { seq, result });
+                self.learn(&EffectOutcome::Launched { seq, result });
             }
             Effect::Terminate { instances } => {
                 for machine in &mut self.machines {
@@ -145,7 +145,7 @@ impl Night {
                     }
                 }
                 let accepted = instances;
-                self.learn(&Outcome::Terminated { accepted });
+                self.learn(&EffectOutcome::Terminated { accepted });
             }
             Effect::Drain { instance, .. } => {
                 let machine = self.machines.iter_mut().find(|m| m.seen.id == instance);
@@ -156,15 +156,15 @@ impl Night {
                     Some(WorkerState::Busy) => DrainAnswer::Draining,
                     Some(_) => DrainAnswer::Drained,
                 };
-                self.learn(&Outcome::Drained { instance, answer });
+                self.learn(&EffectOutcome::Drained { instance, answer });
             }
             Effect::DeleteFleets { launches } => {
                 let launches = launches.into_iter().map(|(seq, _)| seq).collect();
-                self.learn(&Outcome::FleetsDeleted { launches });
+                self.learn(&EffectOutcome::FleetsDeleted { launches });
             }
             Effect::ReadConsole { instance } => {
                 let tail = "step 1\n\x1b[31mregistry: 429\nToo Many Requests\n".to_owned();
-                self.learn(&Outcome::Console { instance, tail });
+                self.learn(&EffectOutcome::Console { instance, tail });
             }
         }
     }
@@ -174,7 +174,7 @@ impl Night {
         let before = self.machines.len();
         for number in before + 1..=before + request.units as usize {
             self.machines.push(Machine {
-                seen: Seen {
+                seen: SeenInstance {
                     has_public_address: true,
                     ..bought(&format!("i-{number}"), &request, self.now)
                 },
@@ -187,7 +187,7 @@ impl Night {
         answer(launch.seq, self.machines[before..].iter().map(|m| &m.seen))
     }
 
-    fn learn(&mut self, outcome: &Outcome) {
+    fn learn(&mut self, outcome: &EffectOutcome) {
         let market = self.market();
         let learned = learned(self.now, &self.policy, Some(&market));
         self.batch = learned.apply(&self.batch, outcome);
@@ -205,7 +205,7 @@ fn machines_that_never_boot_pause_the_launches_longer_each_time_and_then_the_bat
     let mut night = Night::new(3, policy(8));
     night.pass(60, never_boots);
     let blocked = night.batch.blocked.clone().unwrap();
-    assert_eq!(blocked.by, Blocker::NeverServed);
+    assert_eq!(blocked.by, BlockedBy::NeverServed);
     for told in [
         "3 machines in a row ended before they served",
         SHUT_DOWN,

@@ -6,14 +6,14 @@ mod scene;
 
 use spotreel_domain::Usd;
 use spotreel_domain::batch::{
-    Batch, Blocker, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status,
+    Batch, BlockedBy, DrainMode, Instance, InstanceState, LaunchState, Leaving, Status,
 };
-use spotreel_domain::fleet::cloud::{Seen, tag};
+use spotreel_domain::fleet::cloud::{SeenInstance, tag};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_domain::fleet::{Observation, offers, reconcile};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::PoolConfig;
+use spotreel_domain::spend::Spend;
 
 use scene::{KIND, ZONES, answered_launch, at, listed, place, requested, serving, start, worker};
 
@@ -62,7 +62,7 @@ impl Scene {
     fn look(&mut self, seconds: i64) {
         let there = || self.batch.instances.iter().filter(|i| !i.is_gone());
         let tags = [(tag::BATCH, "default-1"), (tag::LAUNCH, "1")];
-        let listing = there().map(|instance| Seen {
+        let listing = there().map(|instance| SeenInstance {
             tags: tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             ..listed(&instance.id, &instance.place, start())
         });
@@ -204,7 +204,7 @@ fn nothing_is_bought_back_while_prices_are_near_the_limit() {
         assert_eq!(scene.launches(), 1, "at {cents} cents");
     }
     let blocked = scene.batch.blocked.as_ref().unwrap();
-    assert_eq!(blocked.by, Blocker::Budget);
+    assert_eq!(blocked.by, BlockedBy::Budget);
     scene.cents = [30; 3];
     scene.look(1_210);
     assert_eq!(scene.launches(), 2, "nine tenths of a dollar");

@@ -7,13 +7,13 @@ mod scene;
 use std::time::Duration;
 
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
+use spotreel_domain::batch::{Batch, BlockedBy, Instance, InstanceState, LaunchState, Status};
 use spotreel_domain::fleet::cloud::{
     ErrorClass, LaunchAnswer, LaunchRequest, Lifecycle, PlaceError, tag,
 };
 use spotreel_domain::fleet::observation::{Observation, Quota, Work, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
-use spotreel_domain::fleet::{Effect, Outcome, Round, reconcile};
+use spotreel_domain::fleet::{Effect, EffectOutcome, Round, reconcile};
 
 use scene::{answer, at, learned, listed, market, place, requested, start, worker};
 
@@ -66,7 +66,7 @@ fn answered(batch: &Batch, policy: &Policy, errors: &[(&str, ErrorClass)]) -> Ba
         errors: errors.collect(),
         ..answer(1, [])
     };
-    let outcome = Outcome::Launched {
+    let outcome = EffectOutcome::Launched {
         seq: 1,
         result: Ok(answer),
     };
@@ -110,7 +110,7 @@ fn refused_until_it_ends(mut batch: Batch, policy: &Policy, error: &PlaceError) 
         if let Some(seq) = open.map(|launch| launch.seq) {
             let learned = learned(now, policy, None);
             let result = Err(error.clone());
-            batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+            batch = learned.apply(&batch, &EffectOutcome::Launched { seq, result });
         }
         let seen = Observation {
             now,
@@ -159,7 +159,7 @@ fn credentials_that_come_back_within_minutes_cost_the_batch_nothing() {
         let learned = learned(now, &policy, None);
         let seq = batch.launches.last().unwrap().seq;
         let result = Err(call_error(code));
-        batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+        batch = learned.apply(&batch, &EffectOutcome::Launched { seq, result });
         let seen = |after: i64| Observation {
             now: now + jiff::SignedDuration::from_secs(after),
             cloud_now: now,
@@ -168,7 +168,7 @@ fn credentials_that_come_back_within_minutes_cost_the_batch_nothing() {
         let round = reconcile(&batch, &seen(5), &policy);
         assert_eq!(round.effects, [], "not at once");
         let blocked = round.batch.blocked.as_ref().unwrap();
-        assert_eq!(blocked.by, Blocker::Configuration);
+        assert_eq!(blocked.by, BlockedBy::Configuration);
         assert!(
             blocked.sentence.contains(code) && blocked.sentence.contains("asked again at"),
             "{}",
@@ -200,7 +200,7 @@ fn machines_that_run_go_on_while_the_next_launches_are_refused() {
         let open = batch.launches.iter().find(|launch| launch.is_open());
         if let Some(seq) = open.map(|launch| launch.seq) {
             let result = Err(call_error("UnauthorizedOperation"));
-            batch = learned.apply(&batch, &Outcome::Launched { seq, result });
+            batch = learned.apply(&batch, &EffectOutcome::Launched { seq, result });
         }
         let mut seen = observation();
         (seen.now, seen.cloud_now) = (now, start());
@@ -259,7 +259,7 @@ fn a_call_that_is_refused_for_a_subnet_is_made_again_without_it() {
         place: Some(place(ZONES[0])),
         ..call_error("InvalidSubnetID.NotFound")
     }];
-    let outcome = Outcome::PlacesRefused { seq: 1, errors };
+    let outcome = EffectOutcome::PlacesRefused { seq: 1, errors };
     let round = reconcile(&learned.apply(&before, &outcome), &observation(), &policy);
     assert!(round.effects.contains(&call(&round.batch, 2)), "{round:?}");
     let request = request(&round.batch, 2);
@@ -374,7 +374,7 @@ fn what_the_cloud_lacks_of_a_pool_is_told_where_no_launch_can_be() {
         let blocked = reconcile(&batch, &later, &policy).batch.blocked.unwrap();
         assert_eq!(
             (blocked.by, blocked.sentence.as_str()),
-            (Blocker::Configuration, problem)
+            (BlockedBy::Configuration, problem)
         );
     }
 }
@@ -385,7 +385,7 @@ fn a_pool_at_its_limit_waits_and_is_not_blocked() {
     let batch = sent(&policy);
     assert_eq!(batch.launches[0].units, 1);
     let bought = listed("i-1", &place(ZONES[0]), start());
-    let outcome = Outcome::Launched {
+    let outcome = EffectOutcome::Launched {
         seq: 1,
         result: Ok(answer(1, [&bought])),
     };

@@ -11,13 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::option;
 use proptest::prelude::*;
 use spotreel_domain::batch::{
-    Batch, BatchId, Blocker, DrainMode, Instance, InstanceState, Leaving, Penalty, Wanted,
+    Batch, BatchId, BlockedBy, DrainMode, Instance, InstanceState, Leaving, Penalty, Wanted,
 };
 use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle, Place};
 use spotreel_domain::fleet::observation::{Market, Quota, Work, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy, offers, reconcile};
-use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{BidMode, PoolConfig, SubnetConfig};
+use spotreel_domain::spend::Reserved;
 use spotreel_domain::trigger::{
     Budgets, Decision, Prices, RunNow, SizeInput, Spend, Verdict, View, decide, size,
 };
@@ -406,7 +406,7 @@ fn a_spend_that_cannot_be_read_blocks_launches_and_sends_nobody_home() {
     let after = reconcile(&batch, &seen, &blind.policy()).batch;
     assert!(after.launches.is_empty());
     let blocked = after.blocked.unwrap();
-    assert_eq!(blocked.by, Blocker::Budget);
+    assert_eq!(blocked.by, BlockedBy::Budget);
     assert!(
         blocked.sentence.contains("cannot be read"),
         "{}",

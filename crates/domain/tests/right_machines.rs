@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::batch::{Batch, Launch};
-use spotreel_domain::fleet::cloud::{LaunchAnswer, Seen};
+use spotreel_domain::fleet::cloud::{LaunchAnswer, SeenInstance};
 use spotreel_domain::fleet::observation::{Observation, WorkerState};
 use spotreel_domain::fleet::policy::Policy;
-use spotreel_domain::fleet::{DrainAnswer, Effect, Outcome, reconcile};
+use spotreel_domain::fleet::{DrainAnswer, Effect, EffectOutcome, reconcile};
 use spotreel_domain::pool::PoolConfig;
 use spotreel_domain::render_time::{Corrections, Job};
 use spotreel_domain::workload::{Demand, Sampled};
@@ -37,7 +37,7 @@ struct Night {
     pool: PoolConfig,
     policy: Policy,
     batch: Batch,
-    machines: Vec<(Seen, WorkerState)>,
+    machines: Vec<(SeenInstance, WorkerState)>,
     waiting: Vec<Job>,
     in_hand: Vec<Job>,
     prices: BTreeMap<&'static str, Usd>,
@@ -120,19 +120,19 @@ impl Night {
         let outcome = match effect {
             Effect::Launch(launch) => {
                 let (seq, result) = (launch.seq, Ok(self.launch(&launch)));
-                Outcome::Launched { seq, result }
+                EffectOutcome::Launched { seq, result }
             }
             Effect::Terminate { instances } => {
                 self.machines
                     .retain(|(seen, _)| !instances.contains(&seen.id));
-                Outcome::Terminated {
+                EffectOutcome::Terminated {
                     accepted: instances,
                 }
             }
             Effect::Drain { instance, .. } => {
                 self.drained.push(instance.clone());
                 let answer = DrainAnswer::Drained;
-                Outcome::Drained { instance, answer }
+                EffectOutcome::Drained { instance, answer }
             }
             _ => return,
         };

@@ -20,13 +20,13 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn market(price: &str) -> Prices {
-    let quote = Quote {
+    let quote = CapacityPoolPrice {
         pool: "g5.xlarge in us-east-2a".to_owned(),
         price: price.parse().unwrap(),
         cap: Usd::from_cents(30),
     };
     let usable = (quote.price <= quote.cap).then(|| quote.clone());
-    Prices::Known(Market {
+    Prices::Known(PriceSummary {
         as_of: now(),
         usable_pools: u32::from(usable.is_some()),
         usable,
@@ -201,13 +201,13 @@ fn every_rule_is_reported_and_the_first_decides() {
     assert_eq!(
         outcomes,
         [
-            (RuleName::RunNow, Outcome::Off),
-            (RuleName::Hybrid, Outcome::Off),
-            (RuleName::Length, Outcome::Fires),
-            (RuleName::Age, Outcome::Fires),
-            (RuleName::Price, Outcome::Fires),
-            (RuleName::Schedule, Outcome::NotYet),
-            (RuleName::MaxWait, Outcome::NotYet),
+            (RuleName::RunNow, RuleOutcome::Off),
+            (RuleName::Hybrid, RuleOutcome::Off),
+            (RuleName::Length, RuleOutcome::Fires),
+            (RuleName::Age, RuleOutcome::Fires),
+            (RuleName::Price, RuleOutcome::Fires),
+            (RuleName::Schedule, RuleOutcome::NotYet),
+            (RuleName::MaxWait, RuleOutcome::NotYet),
         ]
     );
     assert!(matches!(decision.verdict, Verdict::Launch(fire) if fire.rule == RuleName::Length));

@@ -15,13 +15,13 @@ fn ago(now: Timestamp, seconds: i64) -> Timestamp {
 }
 
 fn market(now: Timestamp, price: i64) -> Prices {
-    let quote = Quote {
+    let quote = CapacityPoolPrice {
         pool: "pool".to_owned(),
         price: Usd::from_micros(price),
         cap: CAP,
     };
     let usable = (quote.price <= CAP).then(|| quote.clone());
-    Prices::Known(Market {
+    Prices::Known(PriceSummary {
         as_of: now,
         usable_pools: u32::from(usable.is_some()),
         usable,
@@ -217,7 +217,7 @@ proptest! {
             }
             let later = after(now, finding.distance.wait.unwrap_or_default());
             let decision = decide(&closed, &rules, later);
-            prop_assert_eq!(decision.finding(finding.rule).unwrap().outcome, Outcome::Fires, "{:?}", finding);
+            prop_assert_eq!(decision.finding(finding.rule).unwrap().outcome, RuleOutcome::Fires, "{:?}", finding);
             prop_assert!(launch(&decision).is_some(), "{:?}", decision.verdict);
         }
     }

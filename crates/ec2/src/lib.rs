@@ -28,7 +28,7 @@ pub use connect::{Ec2, Ec2Config, Keys};
 pub use error::CallError;
 pub use launch::LaunchError;
 pub use list::Listing;
-pub use places::{Kind, Subnet, SubnetFilter};
+pub use places::{Subnet, SubnetFilter, TypeDescription};
 pub use prices::PriceChange;
 pub use template::{TemplateSpec, TemplateVersion};
 pub use user_data::{UserData, UserDataError};

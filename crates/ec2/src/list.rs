@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime as CivilTime;
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
-use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, Seen, tag};
+use spotreel_domain::fleet::cloud::{CloudState, Lifecycle, SeenInstance, tag};
 
 use crate::{CallError, Ec2};
 
@@ -27,7 +27,7 @@ const MAX_PAGES: usize = 100;
 /// Everything with our tags that the cloud shows: also what has just ended, for about an hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
-    pub instances: Vec<Seen>,
+    pub instances: Vec<SeenInstance>,
     /// When the first page was written, by the cloud's clock.
     pub cloud_now: Timestamp,
 }
@@ -88,14 +88,14 @@ pub(crate) fn timestamp(at: &DateTime) -> Option<Timestamp> {
     Timestamp::from_nanosecond(at.as_nanos()).ok()
 }
 
-fn seen(instance: &Instance) -> Result<Seen, CallError> {
+fn seen(instance: &Instance) -> Result<SeenInstance, CallError> {
     let missing = |what| CallError::malformed(OPERATION, format!("an instance without {what}"));
     let id = instance.instance_id().ok_or_else(|| missing("an id"))?;
     let launched_at = instance.launch_time().and_then(timestamp);
     let state = instance.state().and_then(|state| state.name());
     let zone = instance.placement().and_then(|p| p.availability_zone());
     let tags = instance.tags().iter();
-    Ok(Seen {
+    Ok(SeenInstance {
         id: id.to_owned(),
         kind: instance
             .instance_type()

@@ -13,7 +13,7 @@ const MAX_PAGES: usize = 100;
 
 /// An instance type and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
+pub struct TypeDescription {
     pub kind: String,
     pub vcpus: u32,
     pub memory_mib: u64,
@@ -83,7 +83,7 @@ impl Ec2 {
     }
 
     /// What is in these types. A type that does not exist is left out.
-    pub async fn kinds(&self, kinds: &[String]) -> Result<Vec<Kind>, CallError> {
+    pub async fn kinds(&self, kinds: &[String]) -> Result<Vec<TypeDescription>, CallError> {
         const OPERATION: &str = "DescribeInstanceTypes";
         if kinds.is_empty() {
             return Ok(Vec::new());
@@ -160,7 +160,7 @@ impl Ec2 {
     }
 }
 
-fn kind(info: &InstanceTypeInfo) -> Option<Kind> {
+fn kind(info: &InstanceTypeInfo) -> Option<TypeDescription> {
     let whole = |number: Option<i32>| {
         number
             .and_then(|n| u32::try_from(n).ok())
@@ -170,7 +170,7 @@ fn kind(info: &InstanceTypeInfo) -> Option<Kind> {
     let first = gpus.first();
     let memory = info.memory_info().and_then(MemoryInfo::size_in_mib);
     let gpu_memory = first.and_then(|gpu| gpu.memory_info()?.size_in_mib());
-    Some(Kind {
+    Some(TypeDescription {
         kind: info.instance_type()?.as_str().to_owned(),
         vcpus: whole(info.v_cpu_info().and_then(VCpuInfo::default_v_cpus)),
         memory_mib: memory

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use spotreel_domain::fleet::cloud::{
-    CloudState, LaunchRequest, Lifecycle, Override, Place, Seen, Template, tag,
+    CloudState, LaunchRequest, Lifecycle, Override, Place, SeenInstance, Template, tag,
 };
 use spotreel_domain::money::Usd;
 use spotreel_ec2::{CallError, Ec2, Ec2Config, Keys, SubnetFilter, TemplateSpec};
@@ -125,7 +125,7 @@ async fn the_happy_path_against_moto() {
     );
     let listing = ec2.list(&env).await.unwrap();
     assert_eq!(listing.instances.len(), 4);
-    assert!(!listing.instances.iter().any(Seen::is_alive));
+    assert!(!listing.instances.iter().any(SeenInstance::is_alive));
 }
 
 /// One template, one version a content.

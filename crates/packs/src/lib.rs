@@ -28,10 +28,10 @@ mod write;
 pub use error::PackError;
 pub use index::{Compute, FORMAT, Fast, FastSteps, INDEX, Index, Pack, PackFile, Scheduler};
 pub use lora::{
-    AddLora, AddedLora, LORA_INDEX, LoraError, LoraFile, LoraFiles, LoraIndex, LoraRemoteError,
-    LoraReport, MAX_LORA_BYTES, PublishedLora, Sizes, check_lora, transformer_of,
+    AddLora, AddedLora, LORA_INDEX, LoraError, LoraFiles, LoraIndex, LoraRemoteError, LoraReport,
+    MAX_LORA_BYTES, PublishedLora, Sizes, StoredLora, check_lora, transformer_of,
 };
-pub use make::{FastRecipe, FastWeights, MakeError, MergeError, Recipe, make};
+pub use make::{FastRecipe, FastWeights, MakeError, MergeError, PackRecipe, make};
 pub use progress::Progress;
 pub use prune::{PruneError, Unused};
 pub use pull::{PullError, PullOptions};

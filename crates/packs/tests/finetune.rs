@@ -38,7 +38,7 @@ fn packed(dir: &Path) -> Result<Pack, MakeError> {
         source: json!({"repository": "a/b"}).as_object().unwrap().clone(),
         license: "MIT".to_owned(),
     };
-    let recipe = Recipe {
+    let recipe = PackRecipe {
         fast: Some(fast),
         ..recipe(T2V)
     };

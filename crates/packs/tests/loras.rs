@@ -26,8 +26,8 @@ fn good(prefix: &str) -> Vec<Tensor> {
         .collect()
 }
 
-fn recipe_with(lora: &Path, strength: Option<f64>) -> Recipe {
-    Recipe {
+fn recipe_with(lora: &Path, strength: Option<f64>) -> PackRecipe {
+    PackRecipe {
         fast: Some(FastRecipe {
             weights: FastWeights::Loras {
                 high: lora.to_owned(),

@@ -125,7 +125,7 @@ fn what_counts_in_float32_stays() {
         ]
     );
     assert_eq!(formats(&made, vae)["a"], Dtype::F32);
-    let float32 = Recipe {
+    let float32 = PackRecipe {
         compute: Compute::Float32,
         ..recipe(T2V)
     };
@@ -155,7 +155,7 @@ fn shards_become_one_file_of_the_same_tensors() {
         &index,
         &json!({"metadata": {"total_size": 1}, "weight_map": map}),
     );
-    let float32 = Recipe {
+    let float32 = PackRecipe {
         compute: Compute::Float32,
         ..recipe(T2V)
     };
@@ -290,7 +290,7 @@ fn loras_come_with_it() {
         source: json!({"repository": "a/b"}).as_object().unwrap().clone(),
         license: "MIT".to_owned(),
     };
-    let with = |fast: FastRecipe| Recipe {
+    let with = |fast: FastRecipe| PackRecipe {
         fast: Some(fast),
         ..recipe(T2V)
     };

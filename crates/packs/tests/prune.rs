@@ -12,7 +12,7 @@ use scene::*;
 use spotreel_domain::model::Model;
 use spotreel_localcloud::{Action, Rule};
 use spotreel_packs::*;
-use spotreel_s3::Listed;
+use spotreel_s3::ListedObject;
 use tokio_util::sync::CancellationToken;
 
 const LOCK: &str = "models/prune.lock";
@@ -26,7 +26,7 @@ fn next() -> Weights {
 }
 
 impl Scene {
-    async fn listed(&self) -> Vec<Listed> {
+    async fn listed(&self) -> Vec<ListedObject> {
         self.store.list("").await.unwrap()
     }
 
@@ -71,7 +71,7 @@ async fn two_versions() -> (Scene, BTreeSet<String>) {
     (s, BTreeSet::from(unnamed))
 }
 
-fn keys_of(blobs: &[Listed]) -> BTreeSet<String> {
+fn keys_of(blobs: &[ListedObject]) -> BTreeSet<String> {
     blobs.iter().map(|blob| blob.key.clone()).collect()
 }
 

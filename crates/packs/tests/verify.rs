@@ -191,7 +191,7 @@ fn the_order_is_that_of_loading() {
         source: Default::default(),
         license: String::new(),
     };
-    let recipe = Recipe {
+    let recipe = PackRecipe {
         fast: Some(fast),
         ..recipe(T2V)
     };

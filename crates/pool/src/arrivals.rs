@@ -10,7 +10,7 @@ use async_nats::Client;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use spotreel_bus::Recorded;
-use spotreel_bus::jetstream::{self, ApiError, Start, Stored};
+use spotreel_bus::jetstream::{self, JetStreamError, Start, Stored};
 use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::{Event, Model};
 
@@ -48,7 +48,7 @@ impl Arrivals {
 
     /// What came within the hour before `now`, as the log tells, in place of what was counted. Returns the sequence up
     /// to which it has counted: what is heard later and lies behind it came once.
-    pub async fn seed(&self, client: &Client, now: Timestamp) -> Result<u64, ApiError> {
+    pub async fn seed(&self, client: &Client, now: Timestamp) -> Result<u64, JetStreamError> {
         let since = now - HOUR;
         let (queued, succeeded) = futures::try_join!(
             read(client, "spotreel.log.*.queued.>", since),
@@ -89,7 +89,11 @@ impl Hour {
     }
 }
 
-async fn read(client: &Client, filter: &str, since: Timestamp) -> Result<Vec<Stored>, ApiError> {
+async fn read(
+    client: &Client,
+    filter: &str,
+    since: Timestamp,
+) -> Result<Vec<Stored>, JetStreamError> {
     let mut all: Vec<Stored> = Vec::new();
     while all.len() < MOST_SEEDED {
         let start = match all.last() {

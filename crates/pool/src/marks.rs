@@ -8,7 +8,7 @@ use async_nats::Client;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use spotreel_bus::bucket::{self, Terms};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::kv;
 use spotreel_bus::names::{MARKS_BUCKET, PACE_MARK, SWEEPER_MARK};
 use spotreel_domain::batch::PoolName;
@@ -53,7 +53,7 @@ pub enum NotSwept {
 }
 
 impl Marks {
-    pub async fn read(client: &Client) -> Result<Self, ApiError> {
+    pub async fn read(client: &Client) -> Result<Self, JetStreamError> {
         #[derive(Deserialize)]
         struct Swept {
             at: Timestamp,
@@ -117,7 +117,11 @@ impl Marks {
     }
 }
 
-pub async fn put_mode(client: &Client, pool: &PoolName, mark: &ModeMark) -> Result<(), ApiError> {
+pub async fn put_mode(
+    client: &Client,
+    pool: &PoolName,
+    mark: &ModeMark,
+) -> Result<(), JetStreamError> {
     let modes = kv::marks(client, MODE_MARK);
     let put = modes.put(pool.as_str(), mark, Terms::default()).await;
     put.map(drop)
@@ -127,7 +131,7 @@ pub async fn put_pace(
     client: &Client,
     pool: &PoolName,
     learnt: &Corrections,
-) -> Result<(), ApiError> {
+) -> Result<(), JetStreamError> {
     let paces = kv::marks(client, PACE_MARK);
     let put = paces.put(pool.as_str(), learnt, Terms::default()).await;
     put.map(drop)

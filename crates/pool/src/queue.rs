@@ -6,7 +6,7 @@ use async_nats::Client;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
 use spotreel_bus::names::{self, TASKS};
@@ -21,7 +21,7 @@ use crate::oldest::Oldest;
 #[error("the queue {consumer} could not be counted")]
 pub struct CountError {
     pub consumer: String,
-    pub source: ApiError,
+    pub source: JetStreamError,
 }
 
 /// The queues of all models that some pool renders.
@@ -107,13 +107,13 @@ impl Queues {
 }
 
 /// Whether the task log is too full for workers to start a task.
-pub async fn log_is_full(client: &Client) -> Result<bool, ApiError> {
+pub async fn log_is_full(client: &Client) -> Result<bool, JetStreamError> {
     let room = LogRoom::of_log(client).await?;
     Ok(room.is_used_to(ENDS_ONLY_PERCENT))
 }
 
 /// Of the server's long answer only the counts are read: every look asks for each model and lane.
-async fn count(client: &Client, consumer: &str) -> Result<QueueCounts, ApiError> {
+async fn count(client: &Client, consumer: &str) -> Result<QueueCounts, JetStreamError> {
     #[derive(Deserialize)]
     struct Info {
         num_pending: u64,

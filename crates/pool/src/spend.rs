@@ -11,7 +11,7 @@ use spotreel_bus::batches::MAX_RECENT;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{BatchLog, RecordedBatch};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status};
-use spotreel_domain::ledger::{self, Spend};
+use spotreel_domain::spend::{self, Spend};
 use spotreel_domain::trigger::Past;
 
 /// A month, and the batches that ran over its start.
@@ -141,16 +141,16 @@ impl Ledger {
     /// Of all pools together; `newest` are their newest batches.
     pub fn spend(&self, newest: &[&Batch], now: Timestamp) -> Spend {
         let active = newest.iter().copied().filter(|batch| batch.is_active());
-        ledger::spend(self.ended.values().chain(active), now)
+        spend::spend(self.ended.values().chain(active), now)
     }
 
     /// What the pool's machines took to boot.
     pub fn boot(&self, pool: &PoolName) -> Option<Duration> {
-        ledger::boot(self.back(pool, None))
+        spend::boot(self.back(pool, None))
     }
 
     pub fn seconds_per_task(&self, pool: &PoolName) -> Option<f64> {
-        ledger::seconds_per_task(self.back(pool, None))
+        spend::seconds_per_task(self.back(pool, None))
     }
 }
 

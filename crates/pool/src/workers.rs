@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_nats::Client;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::kv;
 use spotreel_domain::Model;
 use spotreel_domain::batch::PoolName;
@@ -13,7 +13,7 @@ use spotreel_proto::worker::v1::Presence;
 use crate::queue::Queues;
 
 /// What live workers say of themselves.
-pub async fn read(client: &Client) -> Result<Vec<Presence>, ApiError> {
+pub async fn read(client: &Client) -> Result<Vec<Presence>, JetStreamError> {
     Ok(newest_words(kv::presences(client).await?))
 }
 

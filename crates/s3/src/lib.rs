@@ -22,7 +22,7 @@ pub use error::RequestError;
 pub use get::{GetBytesError, GetFileError, HeadError, ObjectInfo};
 pub use key::KeyError;
 pub use link::{Link, PresignError};
-pub use list::{DeleteError, DeleteManyError, DeletePrefixError, ListError, Listed};
+pub use list::{DeleteError, DeleteManyError, DeletePrefixError, ListError, ListedObject};
 pub use put::{Put, PutBytesError, PutFileError};
 pub use range::GetRangeError;
 pub use store::{Keys, Store, StoreConfig};

@@ -14,7 +14,7 @@ pub(crate) const MAX_LISTED: usize = 100_000;
 const DELETE_BATCH: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     pub key: String,
     pub bytes: u64,
     pub last_modified: Option<SystemTime>,
@@ -87,7 +87,7 @@ impl DeletePrefixError {
 
 impl Store {
     /// All keys under a prefix, in order.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ListError> {
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, ListError> {
         check_prefix(prefix)?;
         let request = self
             .client
@@ -105,7 +105,7 @@ impl Store {
                 }
                 let bytes = object.size.and_then(|bytes| u64::try_from(bytes).ok());
                 let at = object.last_modified;
-                listed.push(Listed {
+                listed.push(ListedObject {
                     key: object.key.unwrap_or_default(),
                     bytes: bytes.unwrap_or(0),
                     last_modified: at.and_then(|at| SystemTime::try_from(at).ok()),
@@ -134,15 +134,15 @@ impl Store {
     }
 
     /// All of them are gone afterwards; after an error some may be.
-    pub async fn delete_many(&self, listed: &[Listed]) -> Result<(), DeleteManyError> {
+    pub async fn delete_many(&self, listed: &[ListedObject]) -> Result<(), DeleteManyError> {
         for batch in listed.chunks(DELETE_BATCH) {
             self.delete_batch(batch).await?;
         }
         Ok(())
     }
 
-    async fn delete_batch(&self, batch: &[Listed]) -> Result<(), DeleteManyError> {
-        let named = |listed: &Listed| ObjectIdentifier::builder().key(&listed.key).build();
+    async fn delete_batch(&self, batch: &[ListedObject]) -> Result<(), DeleteManyError> {
+        let named = |listed: &ListedObject| ObjectIdentifier::builder().key(&listed.key).build();
         let objects: Result<Vec<_>, BuildError> = batch.iter().map(named).collect();
         let delete = objects.and_then(|objects| {
             Delete::builder()

@@ -13,7 +13,7 @@ use spotreel_bus::{kv, names};
 use spotreel_domain::batch::{Batch, BatchId, DrainMode, InstanceState, Launch, Leaving, Status};
 use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, TOKEN_MISMATCH};
 use spotreel_domain::fleet::reconcile::{outlived, terminations};
-use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy};
+use spotreel_domain::fleet::{DrainAnswer, Effect, EffectOutcome, Learned, Policy};
 use spotreel_ec2::LaunchError;
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ impl Pool {
         policy: &Policy,
         cloud_now: Timestamp,
     ) -> Result<(), RoundError> {
-        let mut told = FuturesUnordered::<BoxFuture<'static, Outcome>>::new();
+        let mut told = FuturesUnordered::<BoxFuture<'static, EffectOutcome>>::new();
         let mut launch = None;
         for effect in effects {
             match effect {
@@ -83,7 +83,7 @@ impl Pool {
         cloud_now: Timestamp,
     ) -> Result<(), RoundError> {
         let accepted = self.end(&instances).await;
-        self.learn(&[Outcome::Terminated { accepted }], policy, cloud_now)
+        self.learn(&[EffectOutcome::Terminated { accepted }], policy, cloud_now)
             .await
     }
 
@@ -153,7 +153,7 @@ impl Pool {
         instance: String,
         mode: DrainMode,
         why: Leaving,
-    ) -> impl Future<Output = Outcome> + Send + 'static {
+    ) -> impl Future<Output = EffectOutcome> + Send + 'static {
         let client = self.fleet.batches.client().clone();
         // A worker that is said to be there and does not listen is cut off for a moment, and may hold a task.
         let may_be_there = self
@@ -170,21 +170,21 @@ impl Pool {
             if !has_served && let Err(error) = kv::order_out(&client, &instance).await {
                 tracing::warn!(error = %spotreel_domain::chain(&error), instance, "stop order for a booting instance could not be written");
                 let answer = DrainAnswer::Unknown;
-                return Outcome::Drained { instance, answer };
+                return EffectOutcome::Drained { instance, answer };
             }
             let answer = tell_to_drain(&client, &instance, mode, metrics::why(why)).await;
             let answer = match answer {
                 DrainAnswer::NobodyThere if may_be_there => DrainAnswer::Unknown,
                 answer => answer,
             };
-            Outcome::Drained { instance, answer }
+            EffectOutcome::Drained { instance, answer }
         }
     }
 
     fn delete_fleets(
         &self,
         launches: Vec<(u32, String)>,
-    ) -> impl Future<Output = Outcome> + Send + 'static {
+    ) -> impl Future<Output = EffectOutcome> + Send + 'static {
         let ec2 = self.cloud.ec2.clone();
         async move {
             let ids: Vec<String> = launches.iter().map(|(_, id)| id.clone()).collect();
@@ -202,14 +202,17 @@ impl Pool {
                 })
             };
             let launches = launches.iter().filter(|(_, id)| gone(id));
-            Outcome::FleetsDeleted {
+            EffectOutcome::FleetsDeleted {
                 launches: launches.map(|(seq, _)| *seq).collect(),
             }
         }
     }
 
     /// Asked once: whoever may not read it, or comes too late, has EC2's own reason.
-    fn read_console(&self, instance: String) -> impl Future<Output = Outcome> + Send + 'static {
+    fn read_console(
+        &self,
+        instance: String,
+    ) -> impl Future<Output = EffectOutcome> + Send + 'static {
         let ec2 = self.cloud.ec2.clone();
         async move {
             let read = ec2.console(&instance).await;
@@ -217,7 +220,7 @@ impl Pool {
                 tracing::info!(%error, instance, "GetConsoleOutput failed");
                 String::new()
             });
-            Outcome::Console { instance, tail }
+            EffectOutcome::Console { instance, tail }
         }
     }
 
@@ -290,7 +293,7 @@ impl Pool {
                 tracing::info!(%batch, seq, launched, errors, "CreateFleet succeeded");
                 metrics::launched(&pool, outcome);
                 let result = Ok(answer);
-                Outcome::Launched { seq, result }
+                EffectOutcome::Launched { seq, result }
             }
             Err(error) => {
                 // What is said of a call that was made before says nothing of the call before.
@@ -313,11 +316,11 @@ impl Pool {
                 };
                 if error.places.is_empty() {
                     let result = Err(said_of(None));
-                    Outcome::Launched { seq, result }
+                    EffectOutcome::Launched { seq, result }
                 } else {
                     let places = error.places.iter().cloned();
                     let errors = places.map(|place| said_of(Some(place))).collect();
-                    Outcome::PlacesRefused { seq, errors }
+                    EffectOutcome::PlacesRefused { seq, errors }
                 }
             }
         };
@@ -382,7 +385,7 @@ impl Pool {
     /// Writes what came of the effects, over whatever stands there by now.
     async fn learn(
         &mut self,
-        outcomes: &[Outcome],
+        outcomes: &[EffectOutcome],
         policy: &Policy,
         cloud_now: Timestamp,
     ) -> Result<(), RoundError> {
@@ -403,7 +406,7 @@ impl Pool {
                 market: market.as_ref(),
                 policy,
             };
-            let apply = |batch: Batch, outcome: &Outcome| learned.apply(&batch, outcome);
+            let apply = |batch: Batch, outcome: &EffectOutcome| learned.apply(&batch, outcome);
             let batch = outcomes.iter().fold(record.batch.clone(), apply);
             if batch == record.batch || !record.batch.is_active() {
                 return Ok(());

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::fleet::cloud::Seen;
+use spotreel_domain::fleet::cloud::SeenInstance;
 use spotreel_domain::fleet::observation::{Market, Quota};
 use spotreel_domain::fleet::policy::Policy;
 use spotreel_ec2::{CallError, Ec2, Listing};
@@ -49,21 +49,21 @@ pub struct Cloud {
 
 #[derive(Default)]
 struct LastKnown {
-    listed: Option<Listed>,
+    listed: Option<SharedListing>,
     findings: CheckFindings,
     /// Why the pools could not be held against the cloud when that was last tried.
     unchecked: Option<String>,
 }
 
 #[derive(Clone)]
-pub struct Listed {
+pub struct SharedListing {
     began: Instant,
     at: Instant,
     listing: Arc<Listing>,
 }
 
-impl Listed {
-    pub fn instances(&self) -> &[Seen] {
+impl SharedListing {
+    pub fn instances(&self) -> &[SeenInstance] {
         &self.listing.instances
     }
 
@@ -116,7 +116,7 @@ impl Cloud {
     }
 
     /// A listing that was begun after this call was made.
-    pub async fn list(&self) -> Result<Listed, CallError> {
+    pub async fn list(&self) -> Result<SharedListing, CallError> {
         let asked = Instant::now();
         let _turn = self.listing.lock().await;
         if let Some(listed) = self.last_listed().filter(|listed| listed.began >= asked) {
@@ -126,7 +126,7 @@ impl Cloud {
         let listing = self.ec2.list(&self.env).await;
         let said = listing.as_ref().map(drop).map_err(ToString::to_string);
         self.conditions.set(check::LISTING, said);
-        let listed = Listed {
+        let listed = SharedListing {
             began,
             at: Instant::now(),
             listing: Arc::new(listing?),
@@ -135,7 +135,7 @@ impl Cloud {
         Ok(listed)
     }
 
-    pub fn last_listed(&self) -> Option<Listed> {
+    pub fn last_listed(&self) -> Option<SharedListing> {
         self.lock().listed.clone()
     }
 
@@ -165,7 +165,7 @@ impl Cloud {
     }
 
     /// What the account's quotas leave beside all that is listed.
-    pub fn quota(&self, listing: &[Seen]) -> Quota {
+    pub fn quota(&self, listing: &[SeenInstance]) -> Quota {
         let alive = listing.iter().filter(|seen| seen.is_alive());
         self.feed
             .quota(alive.map(|seen| (seen.lifecycle, seen.kind.as_str())))
@@ -181,7 +181,7 @@ impl Cloud {
                 }
                 Err(_) => {}
             }
-            let listed = self.lock().listed.as_ref().map(Listed::age);
+            let listed = self.lock().listed.as_ref().map(SharedListing::age);
             metrics::ages(listed, self.feed.age());
         };
         self.feed.keep_prices(&stopping, asked).await;

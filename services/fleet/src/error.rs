@@ -4,7 +4,7 @@ use spotreel_api::{ApiError, ErrorCode};
 use spotreel_bootstrap::ConfigError;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_bus::connect::ConnectError;
-use spotreel_bus::jetstream::ApiError as BusError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_bus::reply::refuse;
 use spotreel_domain::batch::PoolName;
@@ -48,7 +48,7 @@ pub enum RoundError {
     #[error("writing to the batch log failed")]
     Append(#[source] Box<AppendError<RecordedBatch>>),
     #[error("orders cannot be read or written")]
-    Controls(#[from] BusError),
+    Controls(#[from] JetStreamError),
     #[error("there is no connection to NATS")]
     Disconnected,
 }
@@ -57,7 +57,7 @@ pub enum RoundError {
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     #[error(transparent)]
-    Bus(#[from] BusError),
+    Bus(#[from] JetStreamError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]

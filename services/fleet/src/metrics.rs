@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving, Receipt};
+use spotreel_domain::batch::{Batch, BlockedBy, Ending, Instance, InstanceState, Leaving, Receipt};
 use spotreel_domain::fleet::cloud::ErrorClass;
 use spotreel_domain::money::Usd;
 
@@ -145,15 +145,15 @@ pub fn why(why: Leaving) -> &'static str {
     }
 }
 
-fn blocker(by: Blocker) -> &'static str {
+fn blocker(by: BlockedBy) -> &'static str {
     match by {
-        Blocker::NoPlaceUnderCap => "no_place_under_cap",
-        Blocker::NoCapacity => "no_capacity",
-        Blocker::Quota => "quota",
-        Blocker::Budget => "budget",
-        Blocker::Configuration => "configuration",
-        Blocker::PricesUnknown => "prices_unknown",
-        Blocker::CountsUnknown => "counts_unknown",
-        Blocker::NeverServed => "never_served",
+        BlockedBy::NoPlaceUnderCap => "no_place_under_cap",
+        BlockedBy::NoCapacity => "no_capacity",
+        BlockedBy::Quota => "quota",
+        BlockedBy::Budget => "budget",
+        BlockedBy::Configuration => "configuration",
+        BlockedBy::PricesUnknown => "prices_unknown",
+        BlockedBy::CountsUnknown => "counts_unknown",
+        BlockedBy::NeverServed => "never_served",
     }
 }

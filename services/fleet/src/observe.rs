@@ -10,12 +10,12 @@ use spotreel_bus::RecordedBatch;
 use spotreel_bus::batches;
 use spotreel_bus::log::ReadError;
 use spotreel_domain::batch::{Batch, Instance, InstanceState, PoolName};
-use spotreel_domain::fleet::cloud::{Seen, tag};
+use spotreel_domain::fleet::cloud::{SeenInstance, tag};
 use spotreel_domain::fleet::observation::{WorkerSeen, WorkerState};
 use spotreel_domain::fleet::{Observation, Policy};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::model::Model;
 use spotreel_domain::pool::{PoolConfig, Pools};
+use spotreel_domain::spend::Spend;
 use spotreel_domain::workload::Demand;
 use spotreel_pool::marks::Marks;
 use spotreel_pool::queue::{self, Queues};
@@ -24,7 +24,7 @@ use spotreel_pool::spend::{self, Ledger};
 use spotreel_pool::workers;
 use spotreel_proto::worker::v1::{Presence, State};
 
-use crate::cloud::Listed;
+use crate::cloud::SharedListing;
 use crate::error::ObserveError;
 use crate::pool::Pool;
 
@@ -109,7 +109,7 @@ impl Counted {
         pools: &Pools,
         pool: &PoolName,
         presences: &[Presence],
-        listing: &[Seen],
+        listing: &[SeenInstance],
     ) -> u64 {
         let has_ended = |id: &str| {
             let machine = listing.iter().find(|seen| seen.id == id);
@@ -143,7 +143,7 @@ impl Pool {
     pub async fn observe(
         &mut self,
         batch: &Batch,
-        listed: &Listed,
+        listed: &SharedListing,
         policy: &Policy,
         facts: Facts,
     ) -> Observation {
@@ -197,8 +197,8 @@ impl Pool {
         })
     }
 
-    fn own(&self, listed: &Listed) -> Vec<Seen> {
-        let ours = |seen: &&Seen| seen.tag(tag::POOL) == Some(self.name.as_str());
+    fn own(&self, listed: &SharedListing) -> Vec<SeenInstance> {
+        let ours = |seen: &&SeenInstance| seen.tag(tag::POOL) == Some(self.name.as_str());
         listed.instances().iter().filter(ours).cloned().collect()
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::controls::{self, Hold};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::controls::{self, HoldRecord};
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, DrainMode, Stop};
 use spotreel_domain::fleet::reconcile::holds_its_pool;
@@ -231,7 +231,7 @@ impl Pool {
         if controls::all(client).await?.holds.contains_key(&self.name) {
             return Ok(());
         }
-        let hold = Hold {
+        let hold = HoldRecord {
             by: "fleet".to_owned(),
             reason,
             since: ambient::now(),
@@ -264,7 +264,7 @@ impl Pool {
                 Ok(())
             }
             // Another order has replaced it.
-            Err(ApiError::Conflict) => Ok(()),
+            Err(JetStreamError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

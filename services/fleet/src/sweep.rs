@@ -10,7 +10,7 @@ use spotreel_domain::fleet::orphan::{self, Marks};
 use spotreel_pool::spend;
 use tokio_util::sync::CancellationToken;
 
-use crate::cloud::{Cloud, Listed};
+use crate::cloud::{Cloud, SharedListing};
 use crate::error::RoundError;
 use crate::fleet::Fleet;
 use crate::metrics;
@@ -54,7 +54,7 @@ impl Sweep {
         }
     }
 
-    async fn end_expired(&self, listed: &Listed) -> Vec<String> {
+    async fn end_expired(&self, listed: &SharedListing) -> Vec<String> {
         let env = &self.fleet.config.env;
         let now = listed.cloud_clock();
         let expired = orphan::expired(listed.instances(), env, now, self.life);
@@ -62,7 +62,11 @@ impl Sweep {
         expired
     }
 
-    async fn end_orphans(&mut self, listed: &Listed, ended: &[String]) -> Result<(), RoundError> {
+    async fn end_orphans(
+        &mut self,
+        listed: &SharedListing,
+        ended: &[String],
+    ) -> Result<(), RoundError> {
         // Without the record nobody's cannot be told from somebody's.
         if !self.fleet.is_connected() || !self.fleet.is_leader() {
             return Ok(());

@@ -8,7 +8,7 @@ use serde_json::json;
 use spotreel_api::FleetView;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::{controls, kv};
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Receipt, Status};
+use spotreel_domain::batch::{Batch, BlockedBy, Ending, Instance, InstanceState, Receipt, Status};
 use spotreel_domain::render_time::{Corrections, Gpu, Job, Run};
 use spotreel_domain::{Model, Usd};
 use spotreel_fleet::Lead;
@@ -244,14 +244,14 @@ async fn above_the_cap_nothing_is_launched_and_the_distance_is_said() {
         .until_batch("blocked", |batch| batch.blocked.is_some())
         .await;
     let batch = match batch.blocked.as_ref().unwrap().by {
-        Blocker::NoPlaceUnderCap => batch,
+        BlockedBy::NoPlaceUnderCap => batch,
         // Prices or types are not known in the first moments.
         _ => {
             let priced = |batch: &spotreel_domain::batch::Batch| {
                 batch
                     .blocked
                     .as_ref()
-                    .is_some_and(|b| b.by == Blocker::NoPlaceUnderCap)
+                    .is_some_and(|b| b.by == BlockedBy::NoPlaceUnderCap)
             };
             stage.until_batch("blocked by the cap", priced).await
         }
@@ -342,7 +342,7 @@ async fn a_missing_permission_is_named_where_people_look() {
             blocked.is_some_and(|b| b.sentence.contains("grant ec2:DescribeLaunchTemplates"))
         })
         .await;
-    assert_eq!(batch.blocked.unwrap().by, Blocker::Configuration);
+    assert_eq!(batch.blocked.unwrap().by, BlockedBy::Configuration);
     // Mended, it is seen without a restart.
     stage.cloud.faults().clear();
     stage.until_machines(1).await;

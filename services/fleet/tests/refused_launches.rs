@@ -2,7 +2,7 @@
 
 mod stage;
 
-use spotreel_domain::batch::{Batch, Blocker};
+use spotreel_domain::batch::{Batch, BlockedBy};
 use spotreel_domain::fleet::cloud::{Lifecycle, tag};
 use spotreel_localcloud::{Action, Rule};
 use spotreel_proto::worker::v1::State;
@@ -54,7 +54,7 @@ async fn an_answer_of_nothing_but_refusals_names_the_missing_permission() {
     let says_so = |batch: &Batch| {
         let blocked = batch.blocked.as_ref();
         blocked.is_some_and(|b| {
-            b.by == Blocker::Configuration && b.sentence.contains("grant ec2:RunInstances")
+            b.by == BlockedBy::Configuration && b.sentence.contains("grant ec2:RunInstances")
         })
     };
     stage.until_batch("blocked", says_so).await;
@@ -154,7 +154,7 @@ async fn a_template_that_is_unfit_blocks_with_its_cure_until_it_is_mended() {
         blocked.is_some_and(|b| b.sentence.contains(cure))
     };
     let batch = stage.until_batch("blocked", says_so).await;
-    assert_eq!(batch.blocked.unwrap().by, Blocker::Configuration);
+    assert_eq!(batch.blocked.unwrap().by, BlockedBy::Configuration);
     assert_eq!(stage.calls("CreateFleet"), 0);
     let third = template_of_spot("#!/bin/bash\nexec sleep 601\n");
     assert_eq!(stage.ec2.ensure_template(&third).await.unwrap().version, 3);

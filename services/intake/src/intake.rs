@@ -7,7 +7,7 @@ use spotreel_domain::webhook::AllowedHosts;
 
 use crate::images::Images;
 use crate::submit::commit::Committer;
-use crate::submit::limits::Limits;
+use crate::submit::limits::QueueLimits;
 use crate::submit::offers::Offers;
 use crate::tasks::progress::Board;
 
@@ -17,7 +17,7 @@ pub struct Intake {
     pub log: TaskLog,
     pub committer: Committer,
     pub images: Images,
-    pub limits: Arc<Limits>,
+    pub limits: Arc<QueueLimits>,
     pub offers: Offers,
     pub progress: Board,
     /// Hosts of a `callback_url` that are not public.

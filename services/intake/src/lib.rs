@@ -57,7 +57,7 @@ use crate::nats::inbox::{self, Inbox};
 use crate::nats::pace::BytePace;
 use crate::nats::verbs;
 use crate::submit::commit::Committer;
-use crate::submit::limits::Limits;
+use crate::submit::limits::QueueLimits;
 use crate::submit::offers::Offers;
 pub use crate::submit::{parse, permit_callback};
 use crate::tasks::progress::Board;
@@ -82,7 +82,7 @@ pub async fn start(
     }
     let (listener, address) = http::bind(&config.api).await?;
     let Deps { nats, store, packs } = deps;
-    let limits = Arc::new(Limits::new(&nats, config.limits.clone()).await);
+    let limits = Arc::new(QueueLimits::new(&nats, config.limits.clone()).await);
     let queue = wait_until_provisioned(&nats, &limits, &ctx).await;
 
     let log = TaskLog::open(&nats).await;
@@ -135,7 +135,7 @@ pub async fn start(
     Ok(address)
 }
 
-async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context) -> Queue {
+async fn wait_until_provisioned(client: &Client, limits: &QueueLimits, ctx: &Context) -> Queue {
     loop {
         let found = match limits.poll().await {
             Ok(()) => Queue::open(client, INBOX, CONSUMER_INTAKE)
@@ -158,7 +158,7 @@ async fn wait_until_provisioned(client: &Client, limits: &Limits, ctx: &Context)
 }
 
 async fn watch_limits(
-    limits: Arc<Limits>,
+    limits: Arc<QueueLimits>,
     committer: Committer,
     ctx: Context,
 ) -> anyhow::Result<()> {
@@ -176,7 +176,7 @@ async fn watch_limits(
     Ok(())
 }
 
-async fn watch_owners(limits: Arc<Limits>, ctx: Context) -> anyhow::Result<()> {
+async fn watch_owners(limits: Arc<QueueLimits>, ctx: Context) -> anyhow::Result<()> {
     let watching = limits.owners().watch(limits.poll_every());
     ctx.stopping.run_until_cancelled(watching).await;
     Ok(())

@@ -1,9 +1,9 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_api::ApiError as Refusal;
+use spotreel_api::ApiError;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::consume::HandlerError;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::ReadError;
 use spotreel_bus::{AppendError, ServiceError};
 use spotreel_domain::TaskId;
@@ -24,17 +24,17 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum AlarmError {
     #[error("the record of the alarms cannot be read")]
-    Read(#[source] ApiError),
+    Read(#[source] JetStreamError),
     #[error("the record of the alarms cannot be stored")]
-    Store(#[source] ApiError),
+    Store(#[source] JetStreamError),
     #[error(
         "an alarm's event cannot be stored: check that the stream EVENTS has the subject spotreel.alarm.>"
     )]
-    Tell(#[source] ApiError),
+    Tell(#[source] JetStreamError),
     #[error("the batch log cannot be read")]
     Batches(#[source] ReadError),
     #[error("a hold cannot be read or written")]
-    Hold(#[source] ApiError),
+    Hold(#[source] JetStreamError),
     #[error("{subject} was not answered")]
     Ask {
         subject: &'static str,
@@ -46,7 +46,7 @@ pub enum AlarmError {
         source: serde_json::Error,
     },
     #[error("a budget's order was refused: {}", .0.message)]
-    Refused(Refusal),
+    Refused(ApiError),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.
@@ -55,7 +55,10 @@ pub enum HandleError {
     #[error("the log could not be read")]
     Read(#[from] ReadError),
     #[error("message {sequence} of the log could not be deleted")]
-    Delete { sequence: u64, source: ApiError },
+    Delete {
+        sequence: u64,
+        source: JetStreamError,
+    },
     #[error("the event could not be written")]
     Append(#[from] AppendError),
     #[error("info of consumer {consumer} could not be read")]
@@ -64,11 +67,17 @@ pub enum HandleError {
         source: ConsumerInfoError,
     },
     #[error("size of the log could not be read")]
-    Room(#[source] ApiError),
+    Room(#[source] JetStreamError),
     #[error("attempts of task {task} could not be stored in the ledger")]
-    Record { task: TaskId, source: ApiError },
+    Record {
+        task: TaskId,
+        source: JetStreamError,
+    },
     #[error("presence record of worker {worker} could not be read")]
-    Presence { worker: String, source: ApiError },
+    Presence {
+        worker: String,
+        source: JetStreamError,
+    },
     #[error("the objects of the task could not be listed")]
     List(#[from] ListError),
     #[error("an object could not be deleted")]
@@ -88,7 +97,7 @@ impl HandlerError for HandleError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FollowError {
     #[error("the log did not answer")]
-    Log(#[from] ApiError),
+    Log(#[from] JetStreamError),
     #[error("the log could not be read")]
     Read(#[from] ReadError),
     #[error("an event was written by a newer version: upgrade monitor")]
@@ -103,5 +112,5 @@ pub enum ConsumerInfoError {
     #[error(transparent)]
     Consumer(#[from] async_nats::jetstream::stream::ConsumerError),
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Api(#[from] JetStreamError),
 }

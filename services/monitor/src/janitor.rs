@@ -23,9 +23,9 @@ use crate::error::HandleError;
 use crate::{metrics, reconcile};
 
 pub const CONSUMER: &str = CONSUMER_JANITOR;
-/// Who must have heard a task's events before they go. `deadlines` is not among them: it holds entries back until
+/// Consumers that must have read a task's events before they are deleted. `deadlines` is not among them: it holds entries back until
 /// their time comes, and asks the log then.
-const HEARERS: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_LEDGER];
+const READ_FIRST: [&str; 3] = [CONSUMER_NOTIFIER, CONSUMER_SWEEPER, CONSUMER_LEDGER];
 
 pub struct Janitor {
     pub(crate) log: TaskLog,
@@ -59,7 +59,7 @@ impl Janitor {
             self.trim(&last).await?;
             return Ok(Handled::Done);
         }
-        if !self.everyone_is_past(&HEARERS, end.sequence).await? {
+        if !self.everyone_is_past(&READ_FIRST, end.sequence).await? {
             return Ok(Handled::Later(self.retry_after));
         }
         match self.drop_history(&end).await {
@@ -110,7 +110,7 @@ impl Janitor {
         let Some(newest) = early.last().map(|event| event.sequence) else {
             return Ok(());
         };
-        if self.everyone_is_past(&HEARERS, newest).await? {
+        if self.everyone_is_past(&READ_FIRST, newest).await? {
             for event in early {
                 self.delete(event.sequence).await?;
             }
@@ -129,12 +129,12 @@ impl Janitor {
         consumers: &[&str],
         sequence: u64,
     ) -> Result<bool, HandleError> {
-        Ok(self.heard_up_to(consumers).await? >= sequence)
+        Ok(self.read_up_to(consumers).await? >= sequence)
     }
 
     /// All of the consumers are past every event, up to this one, that was in the log before the question.
-    pub(crate) async fn heard_up_to(&self, consumers: &[&str]) -> Result<u64, HandleError> {
-        let mut heard = u64::MAX;
+    pub(crate) async fn read_up_to(&self, consumers: &[&str]) -> Result<u64, HandleError> {
+        let mut read = u64::MAX;
         for consumer in consumers {
             let info = reconcile::consumer(self.log.client(), consumer).await;
             let info = info.map_err(|source| HandleError::Look {
@@ -143,10 +143,10 @@ impl Janitor {
             })?;
             let idle = info.num_pending == 0 && info.num_ack_pending == 0;
             if !idle {
-                heard = heard.min(info.ack_floor.stream_sequence);
+                read = read.min(info.ack_floor.stream_sequence);
             }
         }
-        Ok(heard)
+        Ok(read)
     }
 
     /// Message by message: a purge would leave counts behind.

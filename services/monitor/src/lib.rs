@@ -50,7 +50,7 @@ mod mirror;
 pub mod net;
 mod pages;
 pub mod reconcile;
-pub mod room;
+pub mod removal;
 mod search;
 mod serve;
 pub mod sweeper;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use metrics::{counter, gauge, histogram};
 use spotreel_domain::alarm::{AlarmBoard, AlarmName};
-use spotreel_domain::task::{Outcome, Task};
+use spotreel_domain::task::{AttemptOutcome, Task};
 use spotreel_domain::{Lane, Model, Priority};
 
 spotreel_bootstrap::metrics! {
@@ -74,7 +74,7 @@ pub fn attempt_ended(task: &Task) {
         histogram!(LOAD, "model" => model).record(took.as_secs_f64());
     }
     // The others did not render a whole video.
-    if let (Outcome::Succeeded, Some(took)) = (attempt.outcome, attempt.rendering()) {
+    if let (AttemptOutcome::Succeeded, Some(took)) = (attempt.outcome, attempt.rendering()) {
         histogram!(RENDER, "model" => model).record(took.as_secs_f64());
     }
 }

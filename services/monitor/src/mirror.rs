@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use serde::Deserialize;
 use spotreel_bootstrap::Health;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::names::{EVENTS, MIRROR_INFO};
 use tokio::time::Instant;
 
@@ -83,7 +83,7 @@ impl MirrorWatch {
         health.set(CHECK, found);
     }
 
-    async fn read(&self) -> Result<(u64, CopyInfo), ApiError> {
+    async fn read(&self) -> Result<(u64, CopyInfo), JetStreamError> {
         // The copy first: the original can only be further then.
         let copy = jetstream::ask(&self.client, MIRROR_INFO).await?;
         let original: CopyInfo = jetstream::stream_info(&self.client, EVENTS).await?;
@@ -124,7 +124,7 @@ impl CopyProgress {
 
     /// Nothing is said of a copy that was never there: `spotreel provision` tells, and a deployment without clients of NATS
     /// needs none.
-    fn judge_unread(&self, error: &ApiError, now: Instant) -> Option<String> {
+    fn judge_unread(&self, error: &JetStreamError, now: Instant) -> Option<String> {
         let (_, since) = self.0?;
         let silent = now - since;
         (silent >= STILL_AT_MOST).then(|| {
@@ -173,7 +173,7 @@ mod tests {
     fn a_copy_that_was_there_and_is_gone_is_unhealthy() {
         let mut watch = CopyProgress::default();
         let start = Instant::now();
-        let gone = ApiError::Refused {
+        let gone = JetStreamError::Refused {
             code: 10_059,
             description: "stream not found".into(),
         };

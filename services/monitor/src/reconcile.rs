@@ -19,7 +19,7 @@ use crate::metrics;
 use crate::mirror::MirrorWatch;
 
 const LOG_CHECK: &str = "task log";
-const HEARERS: [&str; 5] = [
+const CONSUMERS: [&str; 5] = [
     CONSUMER_NOTIFIER,
     CONSUMER_SWEEPER,
     CONSUMER_JANITOR,
@@ -90,7 +90,7 @@ impl Reconcile {
     }
 
     async fn look(&self, known: &mut Reported) -> Result<(), ConsumerInfoError> {
-        for name in HEARERS {
+        for name in CONSUMERS {
             let info = consumer(&self.client, name).await?;
             metrics::lag(name, info.num_pending, info.num_ack_pending as u64);
         }

@@ -1,7 +1,7 @@
 //! What can go wrong, one enum per operation.
 
 use spotreel_bus::connect::ConnectError;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::ReadError;
 use spotreel_s3::PresignError;
 
@@ -19,7 +19,7 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum NotifyError {
     #[error("the event was not stored in EVENTS")]
-    Store(#[from] ApiError),
+    Store(#[from] JetStreamError),
     #[error("the log could not be read")]
     Read(#[from] ReadError),
     #[error("the link to {key} could not be signed")]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::events::{Newest, PublicEvent, Topic};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
 use spotreel_bus::{Handled, Queue, Recorded, trace};
 use tracing::{Instrument, Span};
@@ -124,7 +124,7 @@ impl Notifier {
             match published.next() {
                 Some(Ok(stored)) => line.advance(stored.newest, stored.now),
                 // Another notifier was there in between: what it wrote decides.
-                Some(Err(ApiError::Conflict)) => line.end(self.later()),
+                Some(Err(JetStreamError::Conflict)) => line.end(self.later()),
                 Some(Err(error)) => line.end(Err(error.into())),
                 None => line.end(
                     error

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::Client;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::AlarmRecord;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_domain::time::elapsed;
 use tokio_util::sync::CancellationToken;
 
@@ -35,14 +35,14 @@ pub(crate) async fn watch(nats: Client, config: SilenceConfig, stopping: Cancell
 }
 
 /// Stores that monitor is silent, then tells so; also what it has left untold.
-async fn look(record: &AlarmRecord, after: Duration) -> Result<(), ApiError> {
+async fn look(record: &AlarmRecord, after: Duration) -> Result<(), JetStreamError> {
     let Some((mut revision, mut board)) = record.read().await? else {
         return Ok(());
     };
     if let Some(silent) = board.without_monitor(after, ambient::now()) {
         revision = match record.store(&silent, revision).await {
             // Monitor looks again, or another notifier was first.
-            Err(ApiError::Conflict) => return Ok(()),
+            Err(JetStreamError::Conflict) => return Ok(()),
             stored => stored?,
         };
         board = silent;
@@ -58,7 +58,7 @@ async fn look(record: &AlarmRecord, after: Duration) -> Result<(), ApiError> {
     }
     board.untold.clear();
     match record.store(&board, revision).await {
-        Ok(_) | Err(ApiError::Conflict) => Ok(()),
+        Ok(_) | Err(JetStreamError::Conflict) => Ok(()),
         Err(error) => Err(error),
     }
 }

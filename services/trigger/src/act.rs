@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::RecordedBatch;
-use spotreel_bus::controls::{self, Run, StandingOrder};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::controls::{self, RunRecord, StandingOrder};
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::AppendError;
 use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::pool::PoolConfig;
@@ -56,11 +56,11 @@ pub async fn request(
 pub async fn forget_order(
     reader: &StateReader,
     name: &PoolName,
-    order: &StandingOrder<Run>,
+    order: &StandingOrder<RunRecord>,
 ) -> Result<(), ActError> {
     match controls::remove_run(&reader.client, name, order.revision).await {
         // A newer order stands there, or another trigger was first.
-        Ok(()) | Err(ApiError::Conflict) => Ok(()),
+        Ok(()) | Err(JetStreamError::Conflict) => Ok(()),
         Err(error) => Err(ActError::Order(error)),
     }
 }

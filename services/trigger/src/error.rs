@@ -2,7 +2,7 @@
 
 use spotreel_bootstrap::ConfigError;
 use spotreel_bus::connect::ConnectError;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::{AppendError, ReadError};
 use spotreel_bus::{RecordedBatch, ServiceError};
 use spotreel_domain::batch::{PoolName, StillActive};
@@ -37,15 +37,15 @@ pub enum LookError {
     #[error("the queue's oldest task could not be read")]
     Oldest(#[source] ReadError),
     #[error("presence records of workers could not be read")]
-    Workers(#[source] ApiError),
+    Workers(#[source] JetStreamError),
     #[error("status records of other services could not be read")]
-    Marks(#[source] ApiError),
+    Marks(#[source] JetStreamError),
     #[error("orders could not be read")]
-    Controls(#[source] ApiError),
+    Controls(#[source] JetStreamError),
     #[error("the batch log could not be read")]
     Batches(#[source] ReadError),
     #[error("size of the task log could not be read")]
-    Room(#[source] ApiError),
+    Room(#[source] JetStreamError),
 }
 
 /// Why a decision could not be carried out. The next look decides anew.
@@ -56,7 +56,7 @@ pub enum ActError {
     #[error(transparent)]
     Active(#[from] StillActive),
     #[error("a completed order could not be deleted")]
-    Order(#[source] ApiError),
+    Order(#[source] JetStreamError),
     #[error("the mode could not be stored")]
-    Mode(#[source] ApiError),
+    Mode(#[source] JetStreamError),
 }

@@ -4,7 +4,7 @@ use metrics::{counter, gauge};
 use spotreel_api::PoolWhy;
 use spotreel_domain::Usd;
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::trigger::{Mode, Outcome, Prices, Verdict};
+use spotreel_domain::trigger::{Mode, Prices, RuleOutcome, Verdict};
 
 spotreel_bootstrap::metrics! {
     Counter LOOKS = "spotreel_trigger_looks_total", Count, "Reconcile passes";
@@ -88,10 +88,10 @@ pub fn decided(why: &PoolWhy) {
         rule(
             OUTCOME,
             match finding.outcome {
-                Outcome::Fires => 2.0,
-                Outcome::NotYet => 1.0,
-                Outcome::Short => 0.0,
-                Outcome::Off => -1.0,
+                RuleOutcome::Fires => 2.0,
+                RuleOutcome::NotYet => 1.0,
+                RuleOutcome::Short => 0.0,
+                RuleOutcome::Off => -1.0,
             },
         );
         let distance = &finding.distance;

@@ -13,8 +13,8 @@ use spotreel_bus::{BatchLog, RecordedBatch, TaskLog};
 use spotreel_domain::Model;
 use spotreel_domain::batch::{self, Batch, Instance, PoolName};
 use spotreel_domain::fleet::cloud::ErrorClass;
-use spotreel_domain::ledger::Reserved;
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
+use spotreel_domain::spend::Reserved;
 use spotreel_domain::trigger::{
     Blocker, BlockerKind, Hold, Mode, Past, Prices, RunNow, Spend, View,
 };
@@ -222,14 +222,14 @@ fn blockers(newest: &Batch, now: Timestamp) -> Vec<Blocker> {
         .collect();
     if let Some(blocked) = newest.blocked.as_ref().filter(|_| newest.is_active()) {
         let kind = match blocked.by {
-            batch::Blocker::NoPlaceUnderCap => BlockerKind::NoPoolUnderCap,
-            batch::Blocker::Quota => BlockerKind::Quota,
-            batch::Blocker::Budget => BlockerKind::Budget,
-            batch::Blocker::Configuration => BlockerKind::Configuration,
-            batch::Blocker::PricesUnknown => BlockerKind::PricesUnknown,
-            batch::Blocker::CountsUnknown => BlockerKind::CountsStale,
-            batch::Blocker::NoCapacity => BlockerKind::BackOff,
-            batch::Blocker::NeverServed => BlockerKind::NeverServed,
+            batch::BlockedBy::NoPlaceUnderCap => BlockerKind::NoPoolUnderCap,
+            batch::BlockedBy::Quota => BlockerKind::Quota,
+            batch::BlockedBy::Budget => BlockerKind::Budget,
+            batch::BlockedBy::Configuration => BlockerKind::Configuration,
+            batch::BlockedBy::PricesUnknown => BlockerKind::PricesUnknown,
+            batch::BlockedBy::CountsUnknown => BlockerKind::CountsStale,
+            batch::BlockedBy::NoCapacity => BlockerKind::BackOff,
+            batch::BlockedBy::NeverServed => BlockerKind::NeverServed,
         };
         blockers.push(Blocker {
             kind,

@@ -11,7 +11,7 @@ use spotreel_domain::fleet::cloud::Lifecycle;
 use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::{Policy, offers};
 use spotreel_domain::pool::{Cloud, PoolTemplate, Pools};
-use spotreel_domain::trigger::{Prices, Quote};
+use spotreel_domain::trigger::{CapacityPoolPrice, Prices};
 use spotreel_ec2::Ec2;
 use spotreel_pool::market::{MarketFeed, MarketFeedConfig};
 use tokio::sync::Notify;
@@ -134,7 +134,7 @@ impl PoolPrices {
                 warned.remove(name);
             } else if warned.insert(name.clone()) {
                 match market.cheapest {
-                    Some(Quote { pool, price, cap }) => tracing::warn!(
+                    Some(CapacityPoolPrice { pool, price, cap }) => tracing::warn!(
                         pool = %name, cheapest = pool, %price, %cap,
                         "all Spot prices are above the price caps: launches are blocked until prices fall or caps are raised"
                     ),

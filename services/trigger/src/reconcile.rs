@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use spotreel_api::{PoolWhy, Why};
 use spotreel_bootstrap::{Context, ambient};
 use spotreel_domain::batch::PoolName;
-use spotreel_domain::ledger::{self, Reserved};
 use spotreel_domain::pool::{Cloud, PoolConfig, Pools};
+use spotreel_domain::spend::{self, Reserved};
 use spotreel_domain::trigger::{Decision, Forecast, Prices, Verdict, decide};
 use spotreel_pool::arrivals::Arrivals;
 use spotreel_pool::spend::Ledger;
@@ -202,7 +202,7 @@ impl Reconcile {
             let caps = kinds.into_iter().flatten().map(|kind| kind.cap);
             caps.max().unwrap_or_default()
         };
-        ledger::reserved(batches.filter(|batch| batch.id.pool != *name), cap)
+        spend::reserved(batches.filter(|batch| batch.id.pool != *name), cap)
     }
 
     async fn act(

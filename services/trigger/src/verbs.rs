@@ -12,7 +12,7 @@ use spotreel_api::{
 use spotreel_bootstrap::ambient;
 use spotreel_bus::BatchLog;
 use spotreel_bus::batches::{self, MAX_RECENT};
-use spotreel_bus::controls::{self, Hold, Run};
+use spotreel_bus::controls::{self, HoldRecord, RunRecord};
 use spotreel_bus::reply::{refuse, unavailable};
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::pool::{Cloud, Pools};
@@ -141,7 +141,7 @@ impl Requests {
         if !order.force {
             self.check_hold(&pool).await?;
         }
-        let run = Run {
+        let run = RunRecord {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
             at: ambient::now(),
             id: ambient::uuid_v7().to_string(),
@@ -165,7 +165,7 @@ impl Requests {
         let Some(held) = controls.holds.get(pool) else {
             return Ok(());
         };
-        let controls::Hold {
+        let controls::HoldRecord {
             by, reason, since, ..
         } = &held.order;
         let message = format!(
@@ -180,7 +180,7 @@ impl Requests {
             let message = "reason is missing: say why launches are held; `spotreel why` shows it";
             return Err(refuse(ErrorCode::Invalid, message));
         }
-        let hold = Hold {
+        let hold = HoldRecord {
             by: text("by", order.by.as_deref().unwrap_or("somebody"))?,
             reason: text("reason", &order.reason)?,
             since: ambient::now(),

@@ -9,10 +9,10 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 use spotreel_api::{Ordered, PoolWhy};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::controls::{self, Run};
+use spotreel_bus::controls::{self, RunRecord};
 use spotreel_domain::Usd;
-use spotreel_domain::batch::{Blocked, Blocker, Ending, Instance, InstanceState, Status, Usage};
-use spotreel_domain::trigger::{BlockerKind, Mode, Outcome, Prices, RuleName, Verdict};
+use spotreel_domain::batch::{Blocked, BlockedBy, Ending, Instance, InstanceState, Status, Usage};
+use spotreel_domain::trigger::{BlockerKind, Mode, Prices, RuleName, RuleOutcome, Verdict};
 use spotreel_localcloud::{Action, Rule as Fault};
 use spotreel_proto::worker::v1::Presence;
 use spotreel_test_kit::spot_instance;
@@ -35,7 +35,7 @@ async fn the_hundredth_task_makes_one_batch_though_two_triggers_run() {
     let length = why.decision.finding(RuleName::Length).unwrap();
     assert_eq!(
         (length.outcome, length.distance.tasks),
-        (Outcome::Short, Some(1))
+        (RuleOutcome::Short, Some(1))
     );
     stage.stays_at(0).await;
 
@@ -188,7 +188,7 @@ async fn a_slot_whose_batch_got_no_machine_fires_again() {
     stage
         .until_why("the slot fires again", |why| {
             let schedule = why.decision.finding(RuleName::Schedule).unwrap();
-            why.view.active_batch.is_none() && schedule.outcome == Outcome::Fires
+            why.view.active_batch.is_none() && schedule.outcome == RuleOutcome::Fires
         })
         .await;
 }
@@ -263,7 +263,7 @@ async fn an_order_makes_one_batch_though_trigger_dies_before_it_is_forgotten() {
     stage.submit(1).await;
     let mut program = stage.run(&pools, &[("SPOTREEL_CRASH_AT", "after-request")]);
     // Taken by a program whose clock is ahead.
-    let run = Run {
+    let run = RunRecord {
         by: "ada".to_owned(),
         at: ambient::now() + SignedDuration::from_secs(60),
         id: "1".to_owned(),
@@ -376,7 +376,8 @@ async fn the_market_opens_and_shuts() {
     stage.submit(1).await;
     let short = |why: &PoolWhy, cents: i64| {
         let price = why.decision.finding(RuleName::Price).unwrap();
-        price.outcome == Outcome::Short && price.distance.dollars == Some(Usd::from_cents(cents))
+        price.outcome == RuleOutcome::Short
+            && price.distance.dollars == Some(Usd::from_cents(cents))
     };
     stage
         .until_why("15 cents too dear", |why| short(why, 15))
@@ -461,7 +462,7 @@ async fn two_pools_ask_for_no_batches_on_the_same_money() {
             batch.status = Status::Launching;
             batch.ended_at = None;
             batch.blocked = Some(Blocked {
-                by: Blocker::NoCapacity,
+                by: BlockedBy::NoCapacity,
                 sentence: "no capacity in any zone".into(),
                 since: ambient::now(),
             });

@@ -10,9 +10,9 @@ use spotreel_domain::batch::{Batch, PoolName, Wanted};
 use spotreel_domain::fleet::cloud::Place;
 use spotreel_domain::fleet::observation::{Market, Quota, Work};
 use spotreel_domain::fleet::{Observation, Policy, reconcile};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{PoolConfig, PoolTemplate, SubnetConfig};
-use spotreel_domain::trigger::{Prices, Quote, Rules, Sizing, View, decide};
+use spotreel_domain::spend::Spend;
+use spotreel_domain::trigger::{CapacityPoolPrice, Prices, Rules, Sizing, View, decide};
 
 use super::figure::Figure;
 use super::samples::Samples;
@@ -112,7 +112,7 @@ fn rules() -> Rules {
 }
 
 fn view(tasks: u64, now: Timestamp) -> View {
-    let quote = Quote {
+    let quote = CapacityPoolPrice {
         pool: "g6.xlarge in us-east-2a".into(),
         price: Usd::from_cents(27),
         cap: Usd::from_cents(36),
@@ -121,7 +121,7 @@ fn view(tasks: u64, now: Timestamp) -> View {
         queued: tasks,
         work: tasks,
         oldest_queued_at: Some(now),
-        prices: Prices::Known(spotreel_domain::trigger::Market {
+        prices: Prices::Known(spotreel_domain::trigger::PriceSummary {
             as_of: now,
             usable: Some(quote.clone()),
             cheapest: Some(quote),

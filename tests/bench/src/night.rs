@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_domain::batch::{Batch, Launch};
-use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, Seen};
+use spotreel_domain::fleet::cloud::{CloudState, LaunchAnswer, Launched, SeenInstance};
 use spotreel_domain::fleet::observation::{WorkerSeen, WorkerState};
 use spotreel_domain::fleet::reconcile::terminations;
-use spotreel_domain::fleet::{DrainAnswer, Effect, Learned, Outcome, Policy, reconcile};
+use spotreel_domain::fleet::{DrainAnswer, Effect, EffectOutcome, Learned, Policy, reconcile};
 
 use super::decide::{batch, observation, policy};
 use super::figure::Figure;
@@ -107,14 +107,14 @@ struct Night {
     queued: u64,
     done: u64,
     /// Answers on their way.
-    answers: Vec<(Timestamp, Outcome)>,
+    answers: Vec<(Timestamp, EffectOutcome)>,
     /// Ends that were asked for, and when the call arrives.
     ends: BTreeMap<String, Timestamp>,
     called: BTreeSet<u32>,
 }
 
 struct NightMachine {
-    seen: Seen,
+    seen: SeenInstance,
     serves_at: Timestamp,
     busy_until: Option<Timestamp>,
     drained: bool,
@@ -252,7 +252,7 @@ impl Night {
         });
         seen.workers = Some(workers.collect());
         seen.in_flight = self.answers.iter().find_map(|(_, outcome)| match outcome {
-            Outcome::Launched { seq, .. } => Some(*seq),
+            EffectOutcome::Launched { seq, .. } => Some(*seq),
             _ => None,
         });
         seen.tasks_done = Some(self.done);
@@ -268,14 +268,14 @@ impl Night {
                 let answer = self.launch(&launch);
                 let result = Ok(answer);
                 self.answers
-                    .push((answered, Outcome::Launched { seq, result }));
+                    .push((answered, EffectOutcome::Launched { seq, result }));
             }
             Effect::Drain { instance, .. } => {
                 let machine = self.machines.get_mut(&instance).expect("it was listed");
                 assert!(machine.busy_until.is_none(), "nobody is drained at work");
                 machine.drained = true;
                 let answer = DrainAnswer::Drained;
-                self.learn(&Outcome::Drained { instance, answer });
+                self.learn(&EffectOutcome::Drained { instance, answer });
                 let due = terminations(&self.batch, self.now, &self.policy);
                 self.terminate(due);
             }
@@ -283,7 +283,7 @@ impl Night {
             Effect::ReadConsole { instance } => panic!("{instance} did not come up"),
             Effect::DeleteFleets { launches } => {
                 let launches = launches.into_iter().map(|(seq, _)| seq).collect();
-                self.learn(&Outcome::FleetsDeleted { launches });
+                self.learn(&EffectOutcome::FleetsDeleted { launches });
             }
         }
     }
@@ -293,7 +293,7 @@ impl Night {
         for id in &accepted {
             self.ends.entry(id.clone()).or_insert(arrives);
         }
-        self.learn(&Outcome::Terminated { accepted });
+        self.learn(&EffectOutcome::Terminated { accepted });
     }
 
     /// Billed from the moment of the call on.
@@ -304,7 +304,7 @@ impl Night {
         let mut instances = Vec::new();
         for number in 0..request.units {
             let id = format!("i-{seq}-{number}");
-            let seen = Seen {
+            let seen = SeenInstance {
                 id: id.clone(),
                 kind: place.kind.clone(),
                 zone: place.zone.clone(),
@@ -338,7 +338,7 @@ impl Night {
         }
     }
 
-    fn learn(&mut self, outcome: &Outcome) {
+    fn learn(&mut self, outcome: &EffectOutcome) {
         let market = observation(0, self.now, &self.policy).market;
         let learned = Learned {
             now: self.now,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 use spotreel_domain::model::Model;
-use spotreel_packs::{Compute, PREFIX, Pack, Progress, PullOptions, Recipe, Remote, make};
+use spotreel_packs::{Compute, PREFIX, Pack, PackRecipe, Progress, PullOptions, Remote, make};
 use spotreel_s3::Store;
 use spotreel_tests::harness::cloud::CloudProgram;
 use spotreel_tests::harness::program::binary;
@@ -85,7 +85,7 @@ async fn publish(remote: &Remote, dir: &Path) -> String {
     let copied = Command::new("cp").arg("-r").arg(tiny).arg(&from).status();
     assert!(copied.expect("cp is there").success());
     write_weights(&from.join(LARGE)).expect("it can be written");
-    let recipe = Recipe {
+    let recipe = PackRecipe {
         model: MODEL,
         compute: Compute::Bfloat16,
         source: Map::new(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::task::{Attempt, AttemptOutcome};
 use spotreel_domain::{Event, Task};
 use spotreel_tests::Verdict;
 
@@ -67,7 +67,7 @@ fn sick_workers(book: &Book, evidence: &Evidence) -> Verdict {
             continue;
         };
         *begun.entry(&attempt.instance).or_default() += 1;
-        verdict.check(attempt.outcome != Outcome::Failed, || {
+        verdict.check(attempt.outcome != AttemptOutcome::Failed, || {
             format!(
                 "{id} failed on {}, sick since {}: {:?}",
                 attempt.instance, sick.at, attempt.error
@@ -107,7 +107,7 @@ fn healthy_workers(
             continue;
         }
         for attempt in &task.attempts {
-            if attempt.outcome != Outcome::Lost {
+            if attempt.outcome != AttemptOutcome::Lost {
                 continue;
             }
             let ended = attempt.ended_at.unwrap_or(attempt.started_at);

@@ -6,7 +6,7 @@ use std::path::Path;
 use async_nats::Client;
 use sha2::{Digest, Sha256};
 use spotreel_bus::Recorded;
-use spotreel_domain::task::{Artifact, LOST_PER_FAILURE, MAX_RETRIES, Outcome, State};
+use spotreel_domain::task::{Artifact, AttemptOutcome, LOST_PER_FAILURE, MAX_RETRIES, State};
 use spotreel_domain::{Event, Task};
 use spotreel_s3::Store;
 use spotreel_tests::Verdict;
@@ -472,7 +472,7 @@ pub fn resumed(evidence: &Evidence) -> Vec<&Recorded> {
         one.task
             .attempts
             .last()
-            .is_some_and(|last| last.outcome == Outcome::Succeeded && last.from_step > 0)
+            .is_some_and(|last| last.outcome == AttemptOutcome::Succeeded && last.from_step > 0)
     };
     succeeded.filter(went_on).collect()
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::Append;
 use spotreel_bus::names::SWEEPER_MARK;
 use spotreel_bus::{BatchLog, TaskLog, kv};
@@ -183,7 +183,7 @@ impl Logs {
     }
 
     /// Says, as monitor's sweeper, that the queue's counts were right at this time.
-    pub async fn swept(&self, at: Timestamp) -> Result<(), ApiError> {
+    pub async fn swept(&self, at: Timestamp) -> Result<(), JetStreamError> {
         let mark = json!({ "at": at, "log_sequence": 0 });
         kv::put_mark(&self.client, SWEEPER_MARK, &mark).await
     }

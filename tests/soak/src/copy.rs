@@ -7,7 +7,7 @@ use async_nats::{Client, HeaderMap};
 use serde::Deserialize;
 use serde_json::json;
 use spotreel_bus::connect::REQUEST_TIMEOUT;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::names::EVENTS;
 use spotreel_tests::Verdict;
 
@@ -31,7 +31,7 @@ struct Held {
 }
 
 impl Held {
-    async fn by(client: &Client) -> Result<Self, ApiError> {
+    async fn by(client: &Client) -> Result<Self, JetStreamError> {
         let subject = format!("$JS.API.STREAM.INFO.{EVENTS}");
         let body = json!({ "deleted_details": true }).to_string();
         let none = HeaderMap::new();

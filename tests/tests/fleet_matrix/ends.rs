@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spotreel_bootstrap::ambient;
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving};
+use spotreel_domain::batch::{Batch, BlockedBy, Ending, Instance, InstanceState, Leaving};
 use spotreel_localcloud::{Action, Rule};
 use spotreel_tests::harness::fleet::{rule, stop_now, worker_user_data_with};
 use spotreel_tests::harness::{FleetOptions, FleetStage, Process, always, eventually};
@@ -133,7 +133,7 @@ async fn c15_engines_that_cannot_start_end_machines_within_seconds_and_pause_the
         blocked.is_some_and(|b| b.sentence.contains("no kernel image for this card"))
     };
     let batch = stage.until_batch("the engine's own words", told).await;
-    assert_eq!(batch.blocked.unwrap().by, Blocker::NeverServed);
+    assert_eq!(batch.blocked.unwrap().by, BlockedBy::NeverServed);
     assert!(batch.breaker.failures >= 3);
     stage.wind_up().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotreel_domain::batch::{Blocker, Ending, Instance, InstanceState, Launch, Status};
+use spotreel_domain::batch::{BlockedBy, Ending, Instance, InstanceState, Launch, Status};
 use spotreel_domain::task::State;
 use spotreel_localcloud::{Action, Interruption, InterruptionKind, Rule};
 use spotreel_tests::harness::fleet::{rule, worker_user_data};
@@ -63,7 +63,7 @@ async fn c13_nothing_under_the_cap() {
     };
     let stage = FleetStage::set(options).await;
     stage.want(1).await;
-    let blocked = blocked_by(&stage, Blocker::NoPlaceUnderCap).await;
+    let blocked = blocked_by(&stage, BlockedBy::NoPlaceUnderCap).await;
     assert!(blocked.contains("raise the cap of g5.xlarge"), "{blocked}");
     assert_eq!(stage.calls("CreateFleet"), 0);
     stage.wind_up().await;
@@ -83,7 +83,7 @@ async fn c13_the_quota_is_zero() {
     })
     .await;
     stage.want(1).await;
-    let blocked = blocked_by(&stage, Blocker::Quota).await;
+    let blocked = blocked_by(&stage, BlockedBy::Quota).await;
     assert!(blocked.contains("L-3819A6DF"), "{blocked}");
     assert_eq!(stage.calls("CreateFleet"), 0);
     stage.wind_up().await;
@@ -119,7 +119,7 @@ async fn c13_the_account_has_no_right_to_launch() {
 }
 
 /// Waits until the batch is blocked, checks that this costs nothing, and gives the sentence.
-async fn blocked_by(stage: &FleetStage, by: Blocker) -> String {
+async fn blocked_by(stage: &FleetStage, by: BlockedBy) -> String {
     let batch = stage
         .until_batch("blocked", |batch| {
             batch

@@ -32,7 +32,7 @@ pub use spotreel_engine_protocol as protocol;
 
 use channel::EngineHeard;
 use logs::LogRing;
-use process::{Process, Stop};
+use process::{EngineStop, Process};
 
 struct Loaded {
     load: Load,
@@ -83,7 +83,7 @@ impl Engine {
                 theirs: hello.proto,
             }),
             FromEngine::Error(report) if report.id.is_none() => {
-                engine.stop_and_wait(Stop::HangUp).await;
+                engine.stop_and_wait(EngineStop::HangUp).await;
                 Err(engine.fail(EngineFailure::reported(&report)).into())
             }
             _ => Err(engine.broke_contract("the first line is not a hello").await),
@@ -162,7 +162,7 @@ impl Engine {
                     self.busy = false;
                     let gone = report.restart || report.kind == ErrorKind::Device;
                     if gone {
-                        self.stop_and_wait(Stop::HangUp).await;
+                        self.stop_and_wait(EngineStop::HangUp).await;
                     }
                     return Err(self.fail(EngineFailure::reported(&report)).into());
                 }
@@ -209,20 +209,20 @@ impl Engine {
                 Err(_) | Ok(None | Some(EngineHeard::Exited(_)))
             ) {}
         }
-        self.stop_and_wait(Stop::Terminate).await
+        self.stop_and_wait(EngineStop::Terminate).await
     }
 
     /// Refuses an engine that is gone or in an unknown state; forgets what an idle one said.
     fn take_idle(&mut self) -> Result<(), EngineError> {
         if self.busy {
-            self.process.stop(Stop::Kill);
+            self.process.stop(EngineStop::Kill);
             return Err(EngineError::Abandoned);
         }
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
                 EngineHeard::Message(..) => {}
                 EngineHeard::Broken(error) => {
-                    self.process.stop(Stop::Kill);
+                    self.process.stop(EngineStop::Kill);
                     return Err(self.fail(EngineFailure::broken(&error)).into());
                 }
                 EngineHeard::Exited(status) => {
@@ -246,13 +246,13 @@ impl Engine {
         let failure = match timeout_at(deadline, self.heard.recv()).await {
             Ok(Some(EngineHeard::Message(_, message))) => return Ok(message),
             Ok(Some(EngineHeard::Broken(error))) => {
-                self.stop_and_wait(Stop::Kill).await;
+                self.stop_and_wait(EngineStop::Kill).await;
                 EngineFailure::broken(&error)
             }
             Ok(Some(EngineHeard::Exited(status))) => EngineFailure::exited(status),
             Ok(None) => EngineFailure::exited(self.exited().await),
             Err(_) => {
-                self.stop_and_wait(Stop::Ladder).await;
+                self.stop_and_wait(EngineStop::Ladder).await;
                 EngineFailure::deadline("the engine did not answer in time")
             }
         };
@@ -260,11 +260,11 @@ impl Engine {
     }
 
     async fn broke_contract(&mut self, why: &str) -> EngineError {
-        self.stop_and_wait(Stop::Kill).await;
+        self.stop_and_wait(EngineStop::Kill).await;
         self.fail(EngineFailure::contract(why)).into()
     }
 
-    async fn stop_and_wait(&mut self, stop: Stop) -> ExitStatus {
+    async fn stop_and_wait(&mut self, stop: EngineStop) -> ExitStatus {
         self.process.stop(stop);
         // Its last words must not block its way out.
         while let Some(heard) = self.heard.recv().await {

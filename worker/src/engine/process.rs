@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// How to end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum EngineStop {
     /// It is about to exit by itself: a moment, then as `Terminate`.
     HangUp,
     /// SIGTERM, later SIGKILL.
@@ -48,7 +48,7 @@ pub enum Stop {
 /// A handle; the process dies with it.
 pub struct Process {
     pid: u32,
-    stop: mpsc::UnboundedSender<Stop>,
+    stop: mpsc::UnboundedSender<EngineStop>,
     exit: watch::Receiver<Option<ExitStatus>>,
 }
 
@@ -123,12 +123,12 @@ pub fn start(config: &EngineConfig, ring: &LogRing) -> io::Result<Started> {
 fn listen(
     read: tokio::net::unix::OwnedReadHalf,
     to_owner: mpsc::Sender<EngineHeard>,
-    stop: mpsc::UnboundedSender<Stop>,
+    stop: mpsc::UnboundedSender<EngineStop>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
         channel::listen(read, to_owner).await;
         // Fails only when the process is gone already.
-        let _ = stop.send(Stop::HangUp);
+        let _ = stop.send(EngineStop::HangUp);
     })
 }
 
@@ -159,7 +159,7 @@ impl Process {
     }
 
     /// Ends it, in the background.
-    pub fn stop(&self, how: Stop) {
+    pub fn stop(&self, how: EngineStop) {
         // Fails only when the process is gone already.
         let _ = self.stop.send(how);
     }
@@ -168,7 +168,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.exit_status().is_none() {
-            self.stop(Stop::Kill);
+            self.stop(EngineStop::Kill);
             Group(self.pid).signal(Signal::SIGKILL);
         }
     }
@@ -190,7 +190,7 @@ impl Group {
 struct Supervisor {
     child: Child,
     group: Group,
-    stops: mpsc::UnboundedReceiver<Stop>,
+    stops: mpsc::UnboundedReceiver<EngineStop>,
     graces: Graces,
 }
 
@@ -198,7 +198,7 @@ impl Supervisor {
     async fn see_to_the_end(mut self) -> ExitStatus {
         let first = tokio::select! {
             status = self.child.wait() => return self.buried(status),
-            stop = self.stops.recv() => stop.unwrap_or(Stop::Kill),
+            stop = self.stops.recv() => stop.unwrap_or(EngineStop::Kill),
         };
         for (signal, grace) in self.rungs(first) {
             if let Some(signal) = signal {
@@ -214,13 +214,13 @@ impl Supervisor {
     }
 
     /// What comes before SIGKILL.
-    fn rungs(&self, stop: Stop) -> Vec<(Option<Signal>, Duration)> {
+    fn rungs(&self, stop: EngineStop) -> Vec<(Option<Signal>, Duration)> {
         let terminate = (Some(Signal::SIGTERM), self.graces.terminate);
         match stop {
-            Stop::HangUp => vec![(None, self.graces.hang_up), terminate],
-            Stop::Terminate => vec![terminate],
-            Stop::Ladder => vec![(Some(Signal::SIGUSR1), self.graces.dump), terminate],
-            Stop::Kill => vec![],
+            EngineStop::HangUp => vec![(None, self.graces.hang_up), terminate],
+            EngineStop::Terminate => vec![terminate],
+            EngineStop::Ladder => vec![(Some(Signal::SIGUSR1), self.graces.dump), terminate],
+            EngineStop::Kill => vec![],
         }
     }
 
@@ -231,7 +231,7 @@ impl Supervisor {
             tokio::select! {
                 status = self.child.wait() => return Some(status),
                 () = tokio::time::sleep_until(end) => return None,
-                Some(stop) = self.stops.recv() => if stop == Stop::Kill {
+                Some(stop) = self.stops.recv() => if stop == EngineStop::Kill {
                     self.group.signal(Signal::SIGKILL);
                 },
             }

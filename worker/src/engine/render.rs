@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::channel::EngineHeard;
 use super::config::Deadlines;
 use super::pace::Pace;
-use super::process::Stop;
+use super::process::EngineStop;
 use super::{Engine, EngineError, EngineFailure};
 
 /// What happens during a render.
@@ -93,7 +93,7 @@ impl Render<'_> {
                     Ok(heard) => heard,
                     Err(_) => {
                         let why = self.state.pace.describe();
-                        self.fail_after(Stop::Ladder, EngineFailure::deadline(&why));
+                        self.fail_after(EngineStop::Ladder, EngineFailure::deadline(&why));
                         continue;
                     }
                 }
@@ -101,7 +101,7 @@ impl Render<'_> {
             let event = match heard {
                 Some(EngineHeard::Message(at, message)) => self.hear(at, message),
                 Some(EngineHeard::Broken(error)) => {
-                    self.fail_after(Stop::Kill, EngineFailure::broken(&error));
+                    self.fail_after(EngineStop::Kill, EngineFailure::broken(&error));
                     None
                 }
                 Some(EngineHeard::Exited(status)) => {
@@ -164,7 +164,7 @@ impl Render<'_> {
         self.engine.busy = false;
     }
 
-    fn fail_after(&mut self, stop: Stop, failure: EngineFailure) {
+    fn fail_after(&mut self, stop: EngineStop, failure: EngineFailure) {
         self.engine.process.stop(stop);
         self.state.failing.get_or_insert(failure);
     }
@@ -175,12 +175,12 @@ impl Render<'_> {
         }
         match self.state.hear(at, message) {
             Ok(Some(RenderEvent::Failed(failure))) if !failure.engine_alive => {
-                self.fail_after(Stop::HangUp, failure);
+                self.fail_after(EngineStop::HangUp, failure);
                 None
             }
             Ok(event) => event,
             Err(why) => {
-                self.fail_after(Stop::Kill, EngineFailure::contract(why));
+                self.fail_after(EngineStop::Kill, EngineFailure::contract(why));
                 None
             }
         }
@@ -190,7 +190,7 @@ impl Render<'_> {
 impl Drop for Render<'_> {
     fn drop(&mut self) {
         if !self.state.ended {
-            self.engine.process.stop(Stop::Kill);
+            self.engine.process.stop(EngineStop::Kill);
         }
     }
 }

@@ -22,20 +22,20 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdleSection {
-    pub exit_after: Limit,
-    pub orphan_after: Limit,
+    pub exit_after: IdleLimit,
+    pub orphan_after: IdleLimit,
 }
 
 /// `off`, `auto` or a duration. Zero is the duration zero: at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum IdleLimit {
     Off,
     /// As set for a machine of a cloud, which costs money; elsewhere off.
     Auto,
     After(Duration),
 }
 
-impl Limit {
+impl IdleLimit {
     pub fn effective(self, is_cloud: bool, auto: Duration) -> Option<Duration> {
         match self {
             Self::Off => None,
@@ -45,7 +45,7 @@ impl Limit {
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for IdleLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => f.write_str("off"),
@@ -55,13 +55,13 @@ impl fmt::Display for Limit {
     }
 }
 
-impl Serialize for Limit {
+impl Serialize for IdleLimit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Limit {
+impl<'de> Deserialize<'de> for IdleLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         /// On a command line `0` and `false` are no texts.
         #[derive(Deserialize)]
@@ -149,26 +149,30 @@ mod tests {
 
     #[test]
     fn a_limit_is_a_word_or_a_time_with_a_unit() {
-        let read = |text: &str| serde_json::from_str::<Limit>(text).map_err(|e| e.to_string());
-        assert_eq!(read("\"off\""), Ok(Limit::Off));
-        assert_eq!(read("\"auto\""), Ok(Limit::Auto));
-        assert_eq!(read("0"), Ok(Limit::After(Duration::ZERO)));
-        assert_eq!(read("\"0s\""), Ok(Limit::After(Duration::ZERO)));
-        assert_eq!(read("\"5m\""), Ok(Limit::After(Duration::from_secs(300))));
+        let read = |text: &str| serde_json::from_str::<IdleLimit>(text).map_err(|e| e.to_string());
+        assert_eq!(read("\"off\""), Ok(IdleLimit::Off));
+        assert_eq!(read("\"auto\""), Ok(IdleLimit::Auto));
+        assert_eq!(read("0"), Ok(IdleLimit::After(Duration::ZERO)));
+        assert_eq!(read("\"0s\""), Ok(IdleLimit::After(Duration::ZERO)));
+        assert_eq!(
+            read("\"5m\""),
+            Ok(IdleLimit::After(Duration::from_secs(300)))
+        );
         assert!(read("5").unwrap_err().contains("no unit"));
         assert!(read("\"never\"").unwrap_err().contains("neither"));
-        let written = serde_json::to_string(&Limit::After(Duration::from_millis(1500))).unwrap();
+        let written =
+            serde_json::to_string(&IdleLimit::After(Duration::from_millis(1500))).unwrap();
         assert_eq!(
             read(&written),
-            Ok(Limit::After(Duration::from_millis(1500)))
+            Ok(IdleLimit::After(Duration::from_millis(1500)))
         );
     }
 
     #[test]
     fn only_a_cloud_machine_is_left_by_itself() {
         let auto = Duration::from_secs(300);
-        assert_eq!(Limit::Auto.effective(false, auto), None);
-        assert_eq!(Limit::Auto.effective(true, auto), Some(auto));
-        assert_eq!(Limit::Off.effective(true, auto), None);
+        assert_eq!(IdleLimit::Auto.effective(false, auto), None);
+        assert_eq!(IdleLimit::Auto.effective(true, auto), Some(auto));
+        assert_eq!(IdleLimit::Off.effective(true, auto), None);
     }
 }

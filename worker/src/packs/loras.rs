@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use spotreel_domain::Model;
 use spotreel_domain::model::Expert;
 use spotreel_domain::task::{TaskLora, TaskSpec};
-use spotreel_packs::{LoraFile as Stored, LoraRemoteError, PublishedLora, transformer_of};
+use spotreel_packs::{LoraRemoteError, PublishedLora, StoredLora, transformer_of};
 use spotreel_s3::GetFileError;
 
 use crate::engine::protocol::LoraFile;
@@ -17,7 +17,7 @@ const KEPT: usize = 12;
 
 /// Why a LoRA of a task is not on this machine.
 #[derive(Debug, thiserror::Error)]
-pub enum LoraError {
+pub enum LoraFetchError {
     /// Storage does not answer, or refuses what every worker needs.
     #[error("LoRA {name}")]
     Storage {
@@ -37,7 +37,7 @@ pub enum LoraError {
     Changed { name: String },
 }
 
-impl LoraError {
+impl LoraFetchError {
     fn new(lora: &TaskLora, error: LoraRemoteError) -> Self {
         let name = lora.name.clone();
         match error {
@@ -55,7 +55,7 @@ impl LoraError {
 
 /// What the task names, in its order. One that is not there, or not as it was when the task was accepted, is the task's
 /// own fault.
-pub async fn fetch(worker: &Worker, spec: &TaskSpec) -> Result<Vec<LoraFile>, LoraError> {
+pub async fn fetch(worker: &Worker, spec: &TaskSpec) -> Result<Vec<LoraFile>, LoraFetchError> {
     let dir = worker.scratch.join("loras");
     let mut files = Vec::new();
     for lora in &spec.loras {
@@ -87,20 +87,22 @@ async fn published(
     worker: &Worker,
     spec: &TaskSpec,
     lora: &TaskLora,
-) -> Result<PublishedLora, LoraError> {
+) -> Result<PublishedLora, LoraFetchError> {
     let found = storage::read(LoraRemoteError::retryable, || worker.loras.lora(&lora.name));
-    let found = found.await.map_err(|error| LoraError::new(lora, error))?;
+    let found = found
+        .await
+        .map_err(|error| LoraFetchError::new(lora, error))?;
     let name = lora.name.clone();
     if found.index.model != spec.model {
         let model = found.index.model;
-        return Err(LoraError::OtherModel { name, model });
+        return Err(LoraFetchError::OtherModel { name, model });
     }
     if lora
         .sha256
         .as_ref()
         .is_some_and(|known| *known != found.sha256)
     {
-        return Err(LoraError::Changed { name });
+        return Err(LoraFetchError::Changed { name });
     }
     Ok(found)
 }
@@ -110,8 +112,8 @@ async fn bring(
     worker: &Worker,
     dir: &Path,
     lora: &TaskLora,
-    stored: &Stored,
-) -> Result<PathBuf, LoraError> {
+    stored: &StoredLora,
+) -> Result<PathBuf, LoraFetchError> {
     let path = dir.join(format!("{}.safetensors", stored.sha256));
     if tokio::fs::try_exists(&path).await.unwrap_or(false) {
         return Ok(path);
@@ -122,7 +124,9 @@ async fn bring(
     let fetched = storage::read(LoraRemoteError::retryable, || {
         worker.loras.fetch_lora(&lora.name, stored, &part)
     });
-    fetched.await.map_err(|error| LoraError::new(lora, error))?;
+    fetched
+        .await
+        .map_err(|error| LoraFetchError::new(lora, error))?;
     let named = tokio::fs::rename(&part, &path).await;
     named.map_err(scratch::at(&path))?;
     Ok(path)

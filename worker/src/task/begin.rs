@@ -7,7 +7,7 @@ use spotreel_bootstrap::ambient;
 use spotreel_bus::{AppendError, Lease, Recorded};
 use spotreel_domain::Task;
 use spotreel_domain::chain;
-use spotreel_domain::task::{Artifact, LONGEST_RETRY_DELAY, Outcome, StartRuling};
+use spotreel_domain::task::{Artifact, AttemptOutcome, LONGEST_RETRY_DELAY, StartRuling};
 
 use crate::Worker;
 use crate::task::checkpoints::{self, Stored};
@@ -193,7 +193,7 @@ impl Worker {
         checkpoints.retain(|stored| stored.fence > task.checkpoints_void_to);
         // One that storage hindered may have stored it without hearing so.
         let finished = match (before.outcome, &before.error) {
-            (Outcome::Interrupted, None) => None,
+            (AttemptOutcome::Interrupted, None) => None,
             _ => finish::find_artifact(&self.store, task).await?,
         };
         Ok((checkpoints, finished))

@@ -10,7 +10,7 @@ use crate::engine::{EngineError, EngineFailure};
 use crate::machine::scratch::ScratchError;
 use crate::machine::suitability::{TooLarge, Unsuitable};
 use crate::packs::PackUnavailable;
-use crate::packs::loras::LoraError;
+use crate::packs::loras::LoraFetchError;
 
 /// As much of an engine's log as helps a person; the whole state travels in every event.
 const LOG_LINES: usize = 5;
@@ -45,7 +45,7 @@ pub enum AttemptError {
     #[error(transparent)]
     BadImage(GetBytesError),
     #[error(transparent)]
-    Lora(#[from] LoraError),
+    Lora(#[from] LoraFetchError),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -125,12 +125,12 @@ impl AttemptError {
                 (Blame::Task, FailureKind::Invalid, "loras")
             }
             Self::Pack(_) => (Blame::Worker, FailureKind::Model, "pack"),
-            Self::Scratch(_) | Self::Lora(LoraError::Scratch(_)) => {
+            Self::Scratch(_) | Self::Lora(LoraFetchError::Scratch(_)) => {
                 (Blame::Worker, FailureKind::Worker, "scratch")
             }
             Self::Checkpoint { .. }
             | Self::Image { .. }
-            | Self::Lora(LoraError::Storage { .. }) => {
+            | Self::Lora(LoraFetchError::Storage { .. }) => {
                 (Blame::Surroundings, FailureKind::Storage, "storage")
             }
             Self::BadImage(_) => (Blame::Task, FailureKind::Retryable, CODE_WORKER),

@@ -1,4 +1,4 @@
-use spotreel_domain::batch::{Blocker, DrainMode, Ending, Leaving};
+use spotreel_domain::batch::{BlockedBy, DrainMode, Ending, Leaving};
 use spotreel_domain::fleet::cloud::{ErrorClass, Lifecycle};
 
 use super::*;
@@ -161,7 +161,7 @@ fn full() -> Batch {
             }),
         },
         blocked: Some(Blocked {
-            by: Blocker::NoPlaceUnderCap,
+            by: BlockedBy::NoPlaceUnderCap,
             sentence: "the market is $0.02 above the cap".into(),
             since: at(25),
         }),
@@ -245,7 +245,7 @@ fn every_word_is_read_as_it_was_written() {
             class
         );
     }
-    use Blocker as B;
+    use BlockedBy as B;
     for by in [
         B::NoPlaceUnderCap,
         B::NoCapacity,
@@ -256,7 +256,7 @@ fn every_word_is_read_as_it_was_written() {
         B::CountsUnknown,
         B::NeverServed,
     ] {
-        assert_eq!(from_word::<Blocker>(word(&by), "by").unwrap(), by);
+        assert_eq!(from_word::<BlockedBy>(word(&by), "by").unwrap(), by);
     }
     assert_eq!(word(&Lifecycle::OnDemand), "on-demand");
 }

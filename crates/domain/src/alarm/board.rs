@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::condition::{Condition, Conditions, Level};
 use super::config::{AlarmsConfig, BudgetStop};
 use super::name::AlarmName;
-use super::notice::{BudgetOrder, Notice, NoticeState};
+use super::notice::{AlarmNotice, BudgetOrder, NoticeState};
 use super::state::{Alarm, AlarmState};
 use crate::time::elapsed;
 
@@ -41,7 +41,7 @@ pub struct AlarmBoard {
     /// In order of name and what they are about.
     pub alarms: Vec<Alarm>,
     /// What has to be told, in this order.
-    pub untold: Vec<Notice>,
+    pub untold: Vec<AlarmNotice>,
     /// What has to be ordered, in this order.
     pub orders: Vec<BudgetOrder>,
     /// Programs that have answered once.
@@ -229,7 +229,7 @@ impl AlarmBoard {
         // By the clock, so that a board that was lost or came from a backup gives no number twice; and always higher.
         let clock = u64::try_from(self.at.as_millisecond()).unwrap_or_default();
         self.number = clock.max(self.number.saturating_add(1));
-        self.untold.push(Notice {
+        self.untold.push(AlarmNotice {
             number: self.number,
             name: alarm.name,
             about: alarm.about.clone(),

@@ -26,5 +26,5 @@ pub use config::{
 pub use facts::{AlarmFacts, PoolHealth, SUCCESS_IS_RECENT};
 pub use mean::Mean;
 pub use name::AlarmName;
-pub use notice::{BudgetOrder, Notice, NoticeState};
+pub use notice::{AlarmNotice, BudgetOrder, NoticeState};
 pub use state::{Alarm, AlarmState};

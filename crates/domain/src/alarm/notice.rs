@@ -27,7 +27,7 @@ impl NoticeState {
 
 /// An alarm has fired, or is over: an event for clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
+pub struct AlarmNotice {
     /// Higher than that of every earlier notice. It is the place of the event in its order, and makes its id.
     pub number: u64,
     pub name: AlarmName,
@@ -40,7 +40,7 @@ pub struct Notice {
     pub sentence: String,
 }
 
-impl Notice {
+impl AlarmNotice {
     /// The same for every try to tell it.
     pub fn id(&self) -> String {
         format!("alarm-{}/{}", self.name, self.number)

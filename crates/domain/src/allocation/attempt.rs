@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::api_key::Owner;
 use crate::id::TaskId;
 use crate::model::Model;
-use crate::task::{Attempt, Outcome, Task};
+use crate::task::{Attempt, AttemptOutcome, Task};
 
 /// One attempt, with whose task it was. The same attempt is told up to three times: when it starts, when it ends, and when
 /// the next one starts.
@@ -93,7 +93,7 @@ impl AttemptRecord {
     pub fn knows(&self) -> Knowledge {
         match (&self.next, self.attempt.outcome) {
             (Some(_), _) => Knowledge::Followed,
-            (None, Outcome::Running) => Knowledge::Started,
+            (None, AttemptOutcome::Running) => Knowledge::Started,
             (None, _) => Knowledge::Ended,
         }
     }

@@ -152,13 +152,13 @@ pub struct CostRow {
 }
 
 /// A report while it is summed.
-pub struct Report {
+pub struct CostSum {
     query: CostQuery,
     rows: BTreeMap<Option<String>, (CostLines, u64)>,
     days: BTreeMap<Date, Usd>,
 }
 
-impl Report {
+impl CostSum {
     pub fn new(query: CostQuery) -> Self {
         Self {
             query,
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn report(by: &str, owner: Option<&str>) -> CostReport {
-        let mut report = Report::new(CostQuery {
+        let mut report = CostSum::new(CostQuery {
             from: "2026-11-30".parse().unwrap(),
             to: "2026-12-02".parse().unwrap(),
             by: CostGroup::parse(by).unwrap(),
@@ -317,7 +317,7 @@ mod tests {
     fn what_is_beyond_the_largest_rows_is_summed() {
         let day = |team: usize| cell("2026-11-30", None, Some(&team.to_string()), 1);
         let cells: Vec<_> = (0..MAX_ROWS + 5).map(day).collect();
-        let mut report = Report::new(CostQuery {
+        let mut report = CostSum::new(CostQuery {
             from: "2026-11-30".parse().unwrap(),
             to: "2026-12-01".parse().unwrap(),
             by: CostGroup::Label("team".into()),

@@ -15,7 +15,7 @@ use crate::batch::Batch;
 use crate::fleet::cloud::Lifecycle;
 use crate::model::Model;
 use crate::money::Usd;
-use crate::task::Outcome;
+use crate::task::AttemptOutcome;
 
 pub(super) const DAY_MS: i64 = 24 * 3_600_000;
 /// Days since 1970, in UTC.
@@ -121,7 +121,10 @@ fn by_task(attempts: Vec<Booked>) -> Vec<Sum> {
         // Two lives of an id share a line.
         let Some(sum) = sums.last_mut() else { continue };
         let line = AttemptLine::of(&record, machine, time, own.values().copied().sum());
-        if let Some(ended_at) = line.ended_at.filter(|_| line.outcome == Outcome::Succeeded) {
+        if let Some(ended_at) = line
+            .ended_at
+            .filter(|_| line.outcome == AttemptOutcome::Succeeded)
+        {
             let day = ended_at.as_millisecond().div_euclid(DAY_MS);
             *sum.videos.entry(day).or_default() += 1;
         }

@@ -14,7 +14,7 @@ use crate::fleet::cloud::Lifecycle;
 use crate::id::TaskId;
 use crate::model::Model;
 use crate::money::Usd;
-use crate::task::Outcome;
+use crate::task::AttemptOutcome;
 
 /// What a batch cost, and for what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ pub struct AttemptLine {
     pub started_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
     pub from_step: u32,
     pub time: TimeSplit,
     pub total: Usd,

@@ -22,7 +22,7 @@ mod timeline;
 mod waste;
 
 pub use attempt::{AttemptRecord, Knowledge, NextAttempt, merged};
-pub use costs::{CostDay, CostGroup, CostQuery, CostReport, CostRow, MAX_ROWS, Report};
+pub use costs::{CostDay, CostGroup, CostQuery, CostReport, CostRow, CostSum, MAX_ROWS};
 pub use ledger::{AttemptLine, BatchLedger, CostCell, InstanceLine, TaskShare};
 pub use lines::{CostLines, TimeSplit};
 

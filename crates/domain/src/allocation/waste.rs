@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::attempt::AttemptRecord;
 use super::timeline::{During, Span};
-use crate::task::Outcome;
+use crate::task::AttemptOutcome;
 
 /// Of each record, the milliseconds after its load that were of use. None: all of them.
 pub(super) struct Useful(Vec<Option<u64>>);
@@ -63,15 +63,15 @@ impl Attempts<'_> {
     fn useful(&self, index: usize) -> Option<u64> {
         let (record, attempt) = (&self.records[index], &self.records[index].attempt);
         match attempt.outcome {
-            Outcome::Interrupted | Outcome::Lost => {}
+            AttemptOutcome::Interrupted | AttemptOutcome::Lost => {}
             // Its instance is gone, and nobody has said yet what became of it.
-            Outcome::Running if self.ended_at.is_some() => {}
+            AttemptOutcome::Running if self.ended_at.is_some() => {}
             _ => return None,
         }
         let in_time = |at: Timestamp| self.ended_at.is_none_or(|end| at <= end);
         let Some(next) = record.next.filter(|next| in_time(next.started_at)) else {
             // Handed back by order, it has left a checkpoint that waits for the next worker.
-            let waits = attempt.outcome == Outcome::Interrupted && attempt.error.is_none();
+            let waits = attempt.outcome == AttemptOutcome::Interrupted && attempt.error.is_none();
             return if waits { None } else { Some(0) };
         };
         let steps = u64::from(next.from_step.saturating_sub(attempt.from_step));
@@ -97,7 +97,7 @@ impl Attempts<'_> {
         }
         let same = |other: &AttemptRecord| other.task == record.task && other.born == record.born;
         let mut later = (index..self.records.len()).take_while(|at| same(&self.records[*at]));
-        let finished = |at: &usize| self.records[*at].attempt.outcome == Outcome::Succeeded;
+        let finished = |at: &usize| self.records[*at].attempt.outcome == AttemptOutcome::Succeeded;
         let last = later.find(finished)?;
         let attempt = &self.records[last].attempt;
         let steps = self.records[last].steps.saturating_sub(attempt.from_step);

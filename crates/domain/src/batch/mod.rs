@@ -102,7 +102,7 @@ pub struct Penalty {
 /// Why nothing can be launched although tasks wait, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked {
-    pub by: Blocker,
+    pub by: BlockedBy,
     /// For operators: what is missing, by how much, and what would help.
     pub sentence: String,
     pub since: Timestamp,
@@ -110,7 +110,7 @@ pub struct Blocked {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Blocker {
+pub enum BlockedBy {
     NoPlaceUnderCap,
     NoCapacity,
     Quota,

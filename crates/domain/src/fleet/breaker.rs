@@ -8,7 +8,7 @@ use super::observation::Observation;
 use super::places;
 use super::policy::{BreakerRule, Policy};
 use crate::batch::{
-    Batch, Blocker, Breaker, Ending, FailedStart, Instance, InstanceState, Leaving,
+    Batch, BlockedBy, Breaker, Ending, FailedStart, Instance, InstanceState, Leaving,
 };
 
 /// Enough for an error and the line before it; it travels in every event of the batch.
@@ -107,7 +107,7 @@ pub(super) fn admits(
     batch: &Batch,
     seen: &Observation,
     policy: &Policy,
-) -> Result<u32, (Blocker, String)> {
+) -> Result<u32, (BlockedBy, String)> {
     if !is_open(batch, policy) {
         return Ok(u32::MAX);
     }
@@ -116,7 +116,7 @@ pub(super) fn admits(
     let is_tried = batch.instances.iter().any(booting)
         || batch.may_appear(seen.now, policy.patience.unknown_launch) > 0;
     match pauses || is_tried {
-        true => Err((Blocker::NeverServed, sentence(batch, seen))),
+        true => Err((BlockedBy::NeverServed, sentence(batch, seen))),
         false => Ok(1),
     }
 }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use super::cloud::{LaunchRequest, Lifecycle, Override, client_token};
 use super::observation::{Need, Observation, Quota, Work};
-use super::offers::{self, Offer};
+use super::offers::{self, PlaceOffer};
 use super::policy::{MOST_UNITS_A_LAUNCH, Policy};
 use super::{breaker, leave, places, refusals};
-use crate::batch::{Batch, Blocked, Blocker, Instance, Launch, LaunchState};
-use crate::ledger::{self, Spend};
+use crate::batch::{Batch, Blocked, BlockedBy, Instance, Launch, LaunchState};
 use crate::purchase::Purchase;
+use crate::spend::{self, Spend};
 use crate::time::elapsed;
 
 /// Adds one launch to the record, or says what blocks it. Returns the launch to call now: the new one, or one without an
@@ -34,7 +34,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> 
     }
     let verdict = match &seen.work {
         None => Err((
-            Blocker::CountsUnknown,
+            BlockedBy::CountsUnknown,
             "the queue length is unknown: launches are blocked until it can be read".to_owned(),
         )),
         Some(work) => missing(batch, work, seen, policy),
@@ -47,7 +47,7 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> 
             match breaker::is_open(batch, policy) {
                 true => block(
                     batch,
-                    Blocker::NeverServed,
+                    BlockedBy::NeverServed,
                     breaker::sentence(batch, seen),
                     seen,
                 ),
@@ -64,10 +64,11 @@ pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) -> 
     }
 }
 
-fn block(batch: &mut Batch, by: Blocker, sentence: String, seen: &Observation) {
+fn block(batch: &mut Batch, by: BlockedBy, sentence: String, seen: &Observation) {
     // Waiting for instances to serve and waiting for capacity are two reasons, each with its own start.
     let before = batch.blocked.as_ref();
-    let before = before.filter(|b| (b.by == Blocker::NeverServed) == (by == Blocker::NeverServed));
+    let before =
+        before.filter(|b| (b.by == BlockedBy::NeverServed) == (by == BlockedBy::NeverServed));
     let since = before.map_or(seen.now, |before| before.since);
     batch.blocked = Some(Blocked {
         by,
@@ -106,7 +107,7 @@ fn missing(
     work: &Work,
     seen: &Observation,
     policy: &Policy,
-) -> Result<Option<Launch>, (Blocker, String)> {
+) -> Result<Option<Launch>, (BlockedBy, String)> {
     let (mut harder, mut obstacle) = (Level::default(), None);
     for (need, keep) in levels(batch, work, seen) {
         let level = Level::of(&need, keep, batch, seen, policy);
@@ -211,16 +212,16 @@ fn plan(
     work: &Work,
     seen: &Observation,
     policy: &Policy,
-) -> Result<Launch, (Blocker, String)> {
+) -> Result<Launch, (BlockedBy, String)> {
     let Some(market) = &seen.market else {
         let sentence = "prices are unknown: launches are blocked until they can be read".to_owned();
-        return Err((Blocker::PricesUnknown, sentence));
+        return Err((BlockedBy::PricesUnknown, sentence));
     };
     if policy.template.id.is_empty() {
         let problem = policy.problem.clone();
         let sentence = problem
             .unwrap_or_else(|| "the launch template of the pool is still being checked".into());
-        return Err((Blocker::Configuration, sentence));
+        return Err((BlockedBy::Configuration, sentence));
     }
     let units = missing.min(MOST_UNITS_A_LAUNCH);
     let offers = |lifecycle| {
@@ -252,16 +253,16 @@ fn plan(
 fn within_quota(
     batch: &Batch,
     units: u32,
-    mut offers: Vec<Offer>,
+    mut offers: Vec<PlaceOffer>,
     lifecycle: Lifecycle,
     seen: &Observation,
     policy: &Policy,
-) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
+) -> Result<(u32, Vec<PlaceOffer>), (BlockedBy, String)> {
     let Some(left) = seen.quota.left.get(&lifecycle) else {
         return Ok((units, offers));
     };
-    let vcpus = |offer: &Offer| seen.quota.vcpus_of(&offer.place.kind);
-    let largest = |offers: &[Offer]| offers.iter().filter_map(vcpus).max().unwrap_or_default();
+    let vcpus = |offer: &PlaceOffer| seen.quota.vcpus_of(&offer.place.kind);
+    let largest = |offers: &[PlaceOffer]| offers.iter().filter_map(vcpus).max().unwrap_or_default();
     // The quota that is left excludes what the listing shows; what it does not show yet is counted here.
     let unlisted = batch.instances.iter().filter(|i| {
         let listed = seen.listing.iter().any(|shown| shown.id == i.id);
@@ -281,7 +282,7 @@ fn within_quota(
         let sentence = format!(
             "the account's {name} quota {code} leaves {left} vCPUs, fewer than any instance type of this pool has: ask AWS for more vCPUs"
         );
-        return Err((Blocker::Quota, sentence));
+        return Err((BlockedBy::Quota, sentence));
     }
     let most = left.checked_div(largest(&offers)).unwrap_or(u32::MAX);
     Ok((units.min(most), offers))
@@ -291,11 +292,11 @@ fn within_quota(
 fn within_budget(
     batch: &Batch,
     units: u32,
-    mut offers: Vec<Offer>,
+    mut offers: Vec<PlaceOffer>,
     work: &Work,
     seen: &Observation,
     policy: &Policy,
-) -> Result<(u32, Vec<Offer>), (Blocker, String)> {
+) -> Result<(u32, Vec<PlaceOffer>), (BlockedBy, String)> {
     let committed = batch.committed();
     let near = places::budgets_near_the_limit(policy, &batch.penalties, seen.now);
     let budgets = &near.filter(|_| committed > 0).unwrap_or(policy.budget);
@@ -304,7 +305,7 @@ fn within_budget(
         None if budgets.count_all_pools() => {
             let sentence =
                 "the spend of all pools cannot be read: launches are blocked until it can";
-            return Err((Blocker::Budget, sentence.to_owned()));
+            return Err((BlockedBy::Budget, sentence.to_owned()));
         }
         None => Spend::default(),
     };
@@ -313,7 +314,7 @@ fn within_budget(
         budgets,
         spend,
         batch: batch.cost_at(seen.cloud_now),
-        batch_rate: ledger::rate([batch]),
+        batch_rate: spend::rate([batch]),
         committed,
         work: seconds(work.seconds),
         task: seconds(work.seconds / work.runnable.max(1)),
@@ -324,7 +325,7 @@ fn within_budget(
     if let (0, Some(limit)) = purchase.units(1, cheapest) {
         let (budget, needs) = (limit.as_str(), purchase.least(limit, cheapest));
         let sentence = format!("{budget} does not pay for one more instance, which needs {needs}");
-        return Err((Blocker::Budget, sentence));
+        return Err((BlockedBy::Budget, sentence));
     }
     offers.retain(|offer| purchase.units(1, offer.price).0 > 0);
     let dearest = offers.iter().map(|offer| offer.price).max();
@@ -336,7 +337,7 @@ fn freeze(
     batch: &Batch,
     units: u32,
     lifecycle: Lifecycle,
-    offers: &[Offer],
+    offers: &[PlaceOffer],
     seen: &Observation,
     policy: &Policy,
 ) -> Launch {

@@ -151,7 +151,7 @@ pub enum ErrorClass {
 
 /// One instance as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenInstance {
     pub id: String,
     pub kind: String,
     pub zone: String,
@@ -177,7 +177,7 @@ pub enum CloudState {
     Stopped,
 }
 
-impl Seen {
+impl SeenInstance {
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.tags.get(key).map(String::as_str)
     }

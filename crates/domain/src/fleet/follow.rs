@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cloud::{CloudState, Seen};
+use super::cloud::{CloudState, SeenInstance};
 use super::observation::{Observation, WorkerState};
 use super::policy::Policy;
 use super::{meter, refund};
@@ -18,7 +18,7 @@ const LAST_MINUTES: Duration = Duration::from_secs(3 * 60);
 pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let id = batch.id.clone();
     let of_batch = || {
-        let ours = |s: &&Seen| s.batch().as_ref() == Some(&id);
+        let ours = |s: &&SeenInstance| s.batch().as_ref() == Some(&id);
         seen.listing.iter().filter(ours)
     };
     for shown in of_batch() {
@@ -36,7 +36,7 @@ pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
         }
     }
     for launch in &mut batch.launches {
-        let alive = |s: &&Seen| s.is_alive() && s.launch() == Some(launch.seq);
+        let alive = |s: &&SeenInstance| s.is_alive() && s.launch() == Some(launch.seq);
         let LaunchState::Unanswered {
             at, empty_listings, ..
         } = &mut launch.state
@@ -57,7 +57,7 @@ pub(super) fn listing(batch: &mut Batch, seen: &Observation, policy: &Policy) {
 }
 
 /// Adds an instance that the record does not name yet, by its tags: the answer of its launch was lost.
-fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
+fn adopt(batch: &mut Batch, shown: &SeenInstance, seen: &Observation, policy: &Policy) {
     let Some(launch) = shown.launch().filter(|seq| batch.launch(*seq).is_some()) else {
         return;
     };
@@ -81,7 +81,7 @@ fn adopt(batch: &mut Batch, shown: &Seen, seen: &Observation, policy: &Policy) {
     ));
 }
 
-fn follow(instance: &mut Instance, shown: &Seen, seen: &Observation) {
+fn follow(instance: &mut Instance, shown: &SeenInstance, seen: &Observation) {
     is_there(instance);
     if instance.launched_at != shown.launched_at && instance.ready_at.is_none() {
         instance.launched_at = shown.launched_at;

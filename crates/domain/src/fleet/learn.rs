@@ -10,7 +10,7 @@ use crate::batch::{Batch, Instance, InstanceState, Launch, LaunchState};
 use crate::money::Usd;
 
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum EffectOutcome {
     Launched {
         seq: u32,
         result: Result<LaunchAnswer, PlaceError>,
@@ -56,26 +56,26 @@ pub struct Learned<'a> {
 }
 
 impl Learned<'_> {
-    pub fn apply(&self, before: &Batch, outcome: &Outcome) -> Batch {
+    pub fn apply(&self, before: &Batch, outcome: &EffectOutcome) -> Batch {
         let mut batch = before.clone();
         match outcome {
-            Outcome::Launched {
+            EffectOutcome::Launched {
                 seq,
                 result: Ok(answer),
             } => {
                 let fleet = Some(answer.fleet.clone());
                 self.answered(&mut batch, *seq, fleet, &answer.instances, &answer.errors);
             }
-            Outcome::Launched {
+            EffectOutcome::Launched {
                 seq,
                 result: Err(error),
             } => self.refused(&mut batch, *seq, error),
-            Outcome::PlacesRefused { seq, errors } => {
+            EffectOutcome::PlacesRefused { seq, errors } => {
                 if batch.launch(*seq).is_some_and(Launch::is_sent_once) {
                     self.answered(&mut batch, *seq, None, &[], errors);
                 }
             }
-            Outcome::Terminated { accepted } => {
+            EffectOutcome::Terminated { accepted } => {
                 for id in accepted {
                     if let Some(InstanceState::Terminating { called_at, .. }) =
                         batch.instance_mut(id).map(|instance| &mut instance.state)
@@ -84,7 +84,7 @@ impl Learned<'_> {
                     }
                 }
             }
-            Outcome::Drained {
+            EffectOutcome::Drained {
                 instance,
                 answer: DrainAnswer::Drained | DrainAnswer::NobodyThere,
             } => {
@@ -94,9 +94,9 @@ impl Learned<'_> {
                     instance.terminate(why, self.now);
                 }
             }
-            Outcome::Drained { .. } => {}
-            Outcome::Console { instance, tail } => breaker::read(&mut batch, instance, tail),
-            Outcome::FleetsDeleted { launches } => {
+            EffectOutcome::Drained { .. } => {}
+            EffectOutcome::Console { instance, tail } => breaker::read(&mut batch, instance, tail),
+            EffectOutcome::FleetsDeleted { launches } => {
                 for seq in launches {
                     if let Some(launch) = batch.launch_mut(*seq) {
                         launch.state = LaunchState::Closed { at: self.now };

@@ -1,12 +1,12 @@
 //! The time of an instance that EC2 bills, by the listings: only `running` is charged, until the end that EC2 reports, if it
 //! reports one.
 
-use super::cloud::{CloudState, Seen};
+use super::cloud::{CloudState, SeenInstance};
 use super::observation::Observation;
 use crate::batch::Instance;
 use crate::money::Usd;
 
-pub(super) fn read(instance: &mut Instance, shown: &Seen, seen: &Observation) {
+pub(super) fn read(instance: &mut Instance, shown: &SeenInstance, seen: &Observation) {
     let now = seen.cloud_now;
     match shown.state {
         CloudState::Pending if instance.usage.pending => {

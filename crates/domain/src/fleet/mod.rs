@@ -20,7 +20,7 @@ mod residency;
 mod settle;
 pub mod tags;
 
-pub use learn::{DrainAnswer, Learned, Outcome};
+pub use learn::{DrainAnswer, EffectOutcome, Learned};
 pub use leave::idle_that_stay;
 pub use observation::Observation;
 pub use policy::Policy;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::cloud::{Lifecycle, Place, Seen};
+use super::cloud::{Lifecycle, Place, SeenInstance};
 use crate::batch::{Batch, Instance, InstanceState};
-use crate::ledger::{self, Spend};
 use crate::money::Usd;
+use crate::spend::{self, Spend};
 
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -17,7 +17,7 @@ pub struct Observation {
     pub cloud_now: Timestamp,
     /// All instances with our tags, listed *before* the record was read: a listed instance that no record names has no
     /// owner.
-    pub listing: Vec<Seen>,
+    pub listing: Vec<SeenInstance>,
     /// The workers' presence records.
     pub workers: Option<Vec<WorkerSeen>>,
     /// The queue of the pool's models.
@@ -180,6 +180,6 @@ impl Observation {
 
     /// What all pools cost, with this batch.
     pub fn spend_with(&self, batch: &Batch) -> Option<Spend> {
-        Some(self.spent? + ledger::spend([batch], self.cloud_now))
+        Some(self.spent? + spend::spend([batch], self.cloud_now))
     }
 }

@@ -9,7 +9,7 @@ use super::cloud::{ErrorClass, Lifecycle, Place};
 use super::observation::{Market, Quota};
 use super::places;
 use super::policy::{Bid, Kind, Policy};
-use crate::batch::{Blocker, Penalty};
+use crate::batch::{BlockedBy, Penalty};
 use crate::money::Usd;
 use crate::trigger;
 
@@ -17,7 +17,7 @@ use crate::trigger;
 const STRICT_PERCENT: u32 = 110;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct PlaceOffer {
     pub place: Place,
     pub subnet: String,
     pub price: Usd,
@@ -34,7 +34,7 @@ pub fn find(
     market: &Market,
     lifecycle: Lifecycle,
     now: Timestamp,
-) -> Result<Vec<Offer>, (Blocker, String)> {
+) -> Result<Vec<PlaceOffer>, (BlockedBy, String)> {
     // The account's penalty goes before the capacity pool's.
     let held_back = |place: &Place| {
         let hits = |p: &&Penalty| {
@@ -76,7 +76,7 @@ pub fn find(
         let sentence = format!(
             "prices have been above budgets.per_hour: for a while no machine is bought that costs more than {most} an hour; raise budgets.per_hour or wait"
         );
-        return Err((Blocker::Budget, sentence));
+        return Err((BlockedBy::Budget, sentence));
     }
     if offers.is_empty() {
         return Err(no_offer(penalty, nearest, policy));
@@ -93,7 +93,7 @@ pub fn find(
 }
 
 /// Each type of the pool in each of its zones, if it has a price there, even above the cap.
-fn priced(policy: &Policy, market: &Market, lifecycle: Lifecycle) -> Vec<Offer> {
+fn priced(policy: &Policy, market: &Market, lifecycle: Lifecycle) -> Vec<PlaceOffer> {
     let cap_of = |kind: &Kind| match lifecycle {
         Lifecycle::Spot => Some(kind.cap),
         Lifecycle::OnDemand => kind.on_demand_cap,
@@ -108,7 +108,7 @@ fn priced(policy: &Policy, market: &Market, lifecycle: Lifecycle) -> Vec<Offer> 
             zone: subnet.zone.clone(),
         };
         let cap = cap_of(kind)?;
-        Some(Offer {
+        Some(PlaceOffer {
             price: market.price(&place, lifecycle)?,
             place,
             subnet: subnet.id.clone(),
@@ -123,14 +123,14 @@ fn no_offer(
     penalty: Option<&Penalty>,
     nearest: Option<(Usd, Usd, Place)>,
     policy: &Policy,
-) -> (Blocker, String) {
+) -> (BlockedBy, String) {
     match (penalty, nearest) {
         (Some(penalty), _) => {
             let by = match penalty.class {
-                ErrorClass::Quota => Blocker::Quota,
-                ErrorClass::Configuration => Blocker::Configuration,
-                _ if penalty.code == places::OVER_HOUR => Blocker::Budget,
-                _ => Blocker::NoCapacity,
+                ErrorClass::Quota => BlockedBy::Quota,
+                ErrorClass::Configuration => BlockedBy::Configuration,
+                _ if penalty.code == places::OVER_HOUR => BlockedBy::Budget,
+                _ => BlockedBy::NoCapacity,
             };
             let until = penalty.until;
             let sentence = format!(
@@ -144,14 +144,14 @@ fn no_offer(
                 "all Spot prices are above their caps: the nearest is {place} at {price}/h, {gap} above; raise the cap of {} or wait",
                 place.kind
             );
-            (Blocker::NoPlaceUnderCap, sentence)
+            (BlockedBy::NoPlaceUnderCap, sentence)
         }
         (None, None) => match &policy.problem {
-            Some(problem) => (Blocker::Configuration, problem.clone()),
+            Some(problem) => (BlockedBy::Configuration, problem.clone()),
             None => {
                 let sentence =
                     "EC2 has no Spot price for any of the pool's types and zones: check both";
-                (Blocker::NoPlaceUnderCap, sentence.to_owned())
+                (BlockedBy::NoPlaceUnderCap, sentence.to_owned())
             }
         },
     }
@@ -166,7 +166,7 @@ pub fn summary(
     quota: &Quota,
     as_of: Timestamp,
     now: Timestamp,
-) -> trigger::Market {
+) -> trigger::PriceSummary {
     let find =
         |penalties| find(policy, penalties, market, Lifecycle::Spot, now).unwrap_or_default();
     let mut usable = find(penalties);
@@ -176,19 +176,19 @@ pub fn summary(
     if usable.is_empty() && policy.on_demand_after.is_some() {
         usable = priced(policy, market, Lifecycle::Spot);
     }
-    let admitted = |offer: &Offer| quota.admits(Lifecycle::Spot, &offer.place.kind);
+    let admitted = |offer: &PlaceOffer| quota.admits(Lifecycle::Spot, &offer.place.kind);
     if usable.iter().any(admitted) {
         usable.retain(admitted);
     }
-    let quote = |offer: &Offer| trigger::Quote {
+    let quote = |offer: &PlaceOffer| trigger::CapacityPoolPrice {
         pool: offer.place.to_string(),
         price: offer.price,
         cap: offer.cap,
     };
-    let cheapest = |offers: &[Offer]| offers.iter().min_by_key(|offer| offer.price).map(quote);
+    let cheapest = |offers: &[PlaceOffer]| offers.iter().min_by_key(|offer| offer.price).map(quote);
     let count = u32::try_from(usable.len()).unwrap_or(u32::MAX);
     let total: Usd = usable.iter().map(|offer| offer.price).sum();
-    trigger::Market {
+    trigger::PriceSummary {
         as_of,
         usable: cheapest(&usable),
         cheapest: cheapest(&priced(policy, market, Lifecycle::Spot)),

@@ -1,10 +1,10 @@
 //! The status of the batch, and its settlement: only when two listings show no instance of it.
 
-use super::cloud::Seen;
+use super::cloud::SeenInstance;
 use super::observation::Observation;
 use super::policy::Policy;
 use super::{breaker, leave, refusals};
-use crate::batch::{Batch, Blocker, Instance, InstanceState, LaunchState, Status};
+use crate::batch::{Batch, BlockedBy, Instance, InstanceState, LaunchState, Status};
 use crate::time::elapsed;
 
 /// Listings in a row without an instance of the batch, before it settles.
@@ -12,7 +12,7 @@ const EMPTY_LISTINGS: u32 = 2;
 
 pub(super) fn decide(batch: &mut Batch, seen: &Observation, policy: &Policy) {
     let ending = ending(batch, seen, policy);
-    let is_left = |s: &Seen| s.batch().as_ref() == Some(&batch.id) && s.is_alive();
+    let is_left = |s: &SeenInstance| s.batch().as_ref() == Some(&batch.id) && s.is_alive();
     let nothing_left = batch.instances.iter().all(Instance::is_gone)
         && batch.launches.iter().all(|launch| !launch.is_open())
         && seen.in_flight.is_none()
@@ -54,7 +54,7 @@ fn ending(batch: &Batch, seen: &Observation, policy: &Policy) -> Option<Option<S
     // The breaker decides how often instances are tried that never serve.
     let idle_market = batch.instances.iter().all(Instance::is_gone);
     if let Some(blocked) = batch.blocked.as_ref().filter(|_| idle_market)
-        && blocked.by != Blocker::NeverServed
+        && blocked.by != BlockedBy::NeverServed
         && elapsed(blocked.since, seen.now) >= policy.patience.blocked
     {
         let reason = format!("nothing could be launched: {}", blocked.sentence);

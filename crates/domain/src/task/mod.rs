@@ -100,7 +100,7 @@ pub struct Attempt {
     pub instance: String,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
     /// The step that it began at: more than 0 when it went on from a checkpoint.
     pub from_step: u32,
     /// When the model was loaded and its work began, as its worker tells at its end.
@@ -128,7 +128,8 @@ impl Attempt {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+#[schema(as = Outcome)]
+pub enum AttemptOutcome {
     Running,
     Succeeded,
     Failed,
@@ -300,7 +301,7 @@ impl Task {
 
     /// Adds to the running attempt what its worker tells of it, before the worker ends it.
     pub fn tell(&mut self, rendering_at: Option<Timestamp>, steps_done: u32) {
-        let running = |last: &&mut Attempt| last.outcome == Outcome::Running;
+        let running = |last: &&mut Attempt| last.outcome == AttemptOutcome::Running;
         if let Some(attempt) = self.attempts.last_mut().filter(running) {
             (attempt.rendering_at, attempt.steps_done) = (rendering_at, Some(steps_done));
         }
@@ -310,6 +311,6 @@ impl Task {
     pub fn running(&self) -> Option<&Attempt> {
         self.attempts
             .last()
-            .filter(|attempt| attempt.outcome == Outcome::Running)
+            .filter(|attempt| attempt.outcome == AttemptOutcome::Running)
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    Artifact, Attempt, DECLINED_PER_FAILURE, Event, Failure, FailureKind, LONGEST_RETRY_DELAY,
-    LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES, Outcome, State, Task, TaskSpec, retry_delay,
+    Artifact, Attempt, AttemptOutcome, DECLINED_PER_FAILURE, Event, Failure, FailureKind,
+    LONGEST_RETRY_DELAY, LOST_PER_FAILURE, MAX_ATTEMPTS_KEPT, MAX_RETRIES, State, Task, TaskSpec,
+    retry_delay,
 };
 use crate::api_key::Owner;
 use crate::id::TaskId;
@@ -117,7 +118,7 @@ impl Task {
             instance: instance.to_owned(),
             started_at: now,
             ended_at: None,
-            outcome: Outcome::Running,
+            outcome: AttemptOutcome::Running,
             from_step,
             rendering_at: None,
             steps_done: None,
@@ -130,7 +131,7 @@ impl Task {
     }
 
     pub fn succeeded(&self, artifact: Artifact, now: Timestamp) -> Result<Step, Refused> {
-        self.end_attempt("succeeded", Outcome::Succeeded, None, now)
+        self.end_attempt("succeeded", AttemptOutcome::Succeeded, None, now)
             .map(|task| {
                 (
                     Event::Succeeded,
@@ -144,7 +145,8 @@ impl Task {
 
     /// A failure: back in the queue after a delay, or the end of the round.
     pub fn attempt_failed(&self, error: Failure, now: Timestamp) -> Result<Step, Refused> {
-        let mut task = self.end_attempt("failed", Outcome::Failed, Some(error.clone()), now)?;
+        let mut task =
+            self.end_attempt("failed", AttemptOutcome::Failed, Some(error.clone()), now)?;
         task.failures = task.failures.saturating_add(1);
         task.lost_in_row = 0;
         if error.kind == FailureKind::Gate {
@@ -156,7 +158,7 @@ impl Task {
 
     /// The attempt ended by order: no failure, runnable at once.
     pub fn interrupted(&self, now: Timestamp) -> Result<Step, Refused> {
-        let mut task = self.end_attempt("interrupted", Outcome::Interrupted, None, now)?;
+        let mut task = self.end_attempt("interrupted", AttemptOutcome::Interrupted, None, now)?;
         task.state = State::Queued { not_before: None };
         task.lost_in_row = 0;
         Ok((Event::Interrupted, task))
@@ -165,7 +167,7 @@ impl Task {
     /// Handed back because the surroundings fail: storage is away. No failure of the task, however often: it waits a while,
     /// and the workers take nothing before the storage answers.
     pub fn hindered(&self, why: Failure, now: Timestamp) -> Result<Step, Refused> {
-        let mut task = self.end_attempt("hindered", Outcome::Interrupted, Some(why), now)?;
+        let mut task = self.end_attempt("hindered", AttemptOutcome::Interrupted, Some(why), now)?;
         task.lost_in_row = 0;
         let not_before = now.saturating_add(retry_delay(1)).unwrap_or(Timestamp::MAX);
         task.state = State::Queued {
@@ -179,7 +181,7 @@ impl Task {
     /// nobody can render must end: a whole row of such workers counts as a failure.
     pub fn declined(&self, why: Failure, now: Timestamp) -> Result<Step, Refused> {
         let error = Some(why.clone());
-        let mut task = self.end_attempt("declined", Outcome::Interrupted, error, now)?;
+        let mut task = self.end_attempt("declined", AttemptOutcome::Interrupted, error, now)?;
         task.lost_in_row = 0;
         let row = task.declined_in_row();
         if row.is_multiple_of(DECLINED_PER_FAILURE) {
@@ -200,7 +202,7 @@ impl Task {
     /// The attempt ended without a word. A task that kills its workers must end: the third in a row that left no
     /// newer checkpoint counts as a failure.
     pub fn lost(&self, newer_checkpoint: bool, now: Timestamp) -> Result<Step, Refused> {
-        let mut task = self.end_attempt("lost", Outcome::Lost, None, now)?;
+        let mut task = self.end_attempt("lost", AttemptOutcome::Lost, None, now)?;
         task.lost_in_row = if newer_checkpoint {
             0
         } else {
@@ -225,12 +227,17 @@ impl Task {
     }
 
     pub fn cancelled(&self, now: Timestamp) -> Result<Step, Refused> {
-        self.end_early("cancelled", State::Cancelled, Outcome::Cancelled, now)
-            .map(|task| (Event::Cancelled, task))
+        self.end_early(
+            "cancelled",
+            State::Cancelled,
+            AttemptOutcome::Cancelled,
+            now,
+        )
+        .map(|task| (Event::Cancelled, task))
     }
 
     pub fn expired(&self, now: Timestamp) -> Result<Step, Refused> {
-        self.end_early("expired", State::Expired, Outcome::Expired, now)
+        self.end_early("expired", State::Expired, AttemptOutcome::Expired, now)
             .map(|task| (Event::Expired, task))
     }
 
@@ -261,9 +268,9 @@ impl Task {
             State::Started => State::Queued { not_before: None },
             _ => return Err(self.refused("queued again")),
         };
-        let mut task = self
-            .entered(state, now)
-            .with_attempt_closed(Outcome::Lost, None, now);
+        let mut task =
+            self.entered(state, now)
+                .with_attempt_closed(AttemptOutcome::Lost, None, now);
         (task.previous_entry, task.entry) = (self.entry, 0);
         Ok((Event::Queued, task))
     }
@@ -272,7 +279,7 @@ impl Task {
     fn declined_in_row(&self) -> u32 {
         let newest_first = self.attempts.iter().rev();
         let reasons = newest_first.map_while(|attempt| match attempt.outcome {
-            Outcome::Interrupted => attempt.error.as_ref(),
+            AttemptOutcome::Interrupted => attempt.error.as_ref(),
             _ => None,
         });
         // Storage that is away says nothing of whether a worker can render the task.
@@ -308,7 +315,7 @@ impl Task {
     fn end_attempt(
         &self,
         wanted: &'static str,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         error: Option<Failure>,
         now: Timestamp,
     ) -> Result<Self, Refused> {
@@ -324,7 +331,7 @@ impl Task {
         &self,
         wanted: &'static str,
         state: State,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         now: Timestamp,
     ) -> Result<Self, Refused> {
         if self.is_terminal() {
@@ -337,14 +344,14 @@ impl Task {
 
     fn with_attempt_closed(
         mut self,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         error: Option<Failure>,
         now: Timestamp,
     ) -> Self {
         if let Some(last) = self
             .attempts
             .last_mut()
-            .filter(|last| last.outcome == Outcome::Running)
+            .filter(|last| last.outcome == AttemptOutcome::Running)
         {
             (last.outcome, last.ended_at, last.error) = (outcome, Some(now), error);
         }

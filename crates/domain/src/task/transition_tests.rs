@@ -217,7 +217,7 @@ fn a_task_that_nobody_can_begin_with_waits_longer_and_longer_and_ends() {
             waits.push(not_before.map_or(0, |at| at.as_second() - now().as_second()));
         }
         let last = after.attempts.last().unwrap();
-        assert_eq!(last.outcome, Outcome::Interrupted);
+        assert_eq!(last.outcome, AttemptOutcome::Interrupted);
         assert_eq!(last.error.as_ref().unwrap().message, "it broke");
         assert_eq!(after.failures, starts / DECLINED_PER_FAILURE);
         let ends_row = starts.is_multiple_of(DECLINED_PER_FAILURE);

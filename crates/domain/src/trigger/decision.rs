@@ -85,7 +85,7 @@ impl fmt::Display for RuleName {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub rule: RuleName,
-    pub outcome: Outcome,
+    pub outcome: RuleOutcome,
     /// Empty when the rule fires, is off, or its distance is not known.
     #[serde(default, skip_serializing_if = "Distance::is_none")]
     pub distance: Distance,
@@ -94,7 +94,7 @@ pub struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum RuleOutcome {
     Fires,
     /// Tasks, or a lower price, are missing.
     Short,

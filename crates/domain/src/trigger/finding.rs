@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::decision::{Distance, Finding, Mode, ModeFinding, Outcome, RuleName};
+use super::decision::{Distance, Finding, Mode, ModeFinding, RuleName, RuleOutcome};
 use super::rules::{AgeRule, LengthRule, MaxWaitRule, PriceRule, Rules, ScheduleRule};
 use super::schedule::{Calendar, Slot};
-use super::view::{Market, Prices, RunNow, View};
+use super::view::{PriceSummary, Prices, RunNow, View};
 use super::words::{moment, span, tasks};
 use crate::money::Usd;
 use crate::time::{elapsed, later};
@@ -77,7 +77,7 @@ fn run_now(view: &View, now: Timestamp) -> Finding {
             Some(run) => format!("the request of {} was carried out", run.by),
             None => "nobody has requested a batch".to_owned(),
         };
-        return finding(rule, Outcome::Off, Distance::default(), sentence);
+        return finding(rule, RuleOutcome::Off, Distance::default(), sentence);
     };
     let force = if run.force { ", held or not" } else { "" };
     let asked = format!("{} asks for a batch now{force}", run.by);
@@ -92,7 +92,7 @@ fn hybrid(view: &View, rules: &Rules, mode: &ModeFinding) -> Finding {
     match mode.mode {
         Mode::Resident => finding(
             rule,
-            Outcome::Fires,
+            RuleOutcome::Fires,
             Distance::default(),
             mode.sentence.clone(),
         ),
@@ -103,9 +103,9 @@ fn hybrid(view: &View, rules: &Rules, mode: &ModeFinding) -> Finding {
                 .map_or(0, |hybrid| hybrid.resident_above);
             let short = (above + 1).saturating_sub(view.arrivals_per_hour);
             let outcome = if short > 0 {
-                Outcome::Short
+                RuleOutcome::Short
             } else {
-                Outcome::NotYet
+                RuleOutcome::NotYet
             };
             // A rate is not closed by adding tasks to the queue, so this gap is told in the sentence alone.
             finding(rule, outcome, Distance::default(), mode.sentence.clone())
@@ -165,7 +165,7 @@ fn aged(
             return reach(rule, 0, at_least, Some(after), &sentence);
         }
         let sentence = "the age of the oldest task is not known".to_owned();
-        return finding(rule, Outcome::NotYet, Distance::default(), sentence);
+        return finding(rule, RuleOutcome::NotYet, Distance::default(), sentence);
     };
     let left = Some(elapsed(now, later(baseline, after))).filter(|left| !left.is_zero());
     let passed = span(elapsed(baseline, now));
@@ -190,27 +190,27 @@ fn price(rule: &PriceRule, view: &View) -> Finding {
                 moment(*since),
                 count(view.queued, rule.at_least)
             );
-            return finding(name, Outcome::NotYet, distance, sentence);
+            return finding(name, RuleOutcome::NotYet, distance, sentence);
         }
         Prices::NoCloud => {
             let sentence = "no prices: the pool uses your own machines".to_owned();
-            return finding(name, Outcome::Off, Distance::default(), sentence);
+            return finding(name, RuleOutcome::Off, Distance::default(), sentence);
         }
     };
     let Some((dollars, sentence)) = too_dear(market, rule.below) else {
         let sentence = "no instance type of the pool has a price".to_owned();
-        return finding(name, Outcome::NotYet, Distance::default(), sentence);
+        return finding(name, RuleOutcome::NotYet, Distance::default(), sentence);
     };
     let mut finding = reach(name, view.queued, rule.at_least, None, &sentence);
     if dollars.is_some() {
-        finding.outcome = Outcome::Short;
+        finding.outcome = RuleOutcome::Short;
         finding.distance.dollars = dollars;
     }
     finding
 }
 
 /// By how much the price must fall, and the sentence; nothing when no pool has a price.
-fn too_dear(market: &Market, below: Usd) -> Option<(Option<Usd>, String)> {
+fn too_dear(market: &PriceSummary, below: Usd) -> Option<(Option<Usd>, String)> {
     if let Some(quote) = &market.usable {
         let dear = (quote.price >= below).then(|| quote.price - below);
         let gap = match dear {
@@ -237,7 +237,12 @@ fn schedule(
     let calendar = match Calendar::new(&rule.cron, &rule.zone) {
         Ok(calendar) => calendar,
         Err(error) => {
-            let off = finding(name, Outcome::Off, Distance::default(), error.to_string());
+            let off = finding(
+                name,
+                RuleOutcome::Off,
+                Distance::default(),
+                error.to_string(),
+            );
             return (off, None, None);
         }
     };
@@ -262,7 +267,7 @@ fn schedule(
     };
     let Some((slot, begins)) = next else {
         let sentence = format!("{had}cron {:?} has no further slot", rule.cron);
-        let never = finding(name, Outcome::Off, Distance::default(), sentence);
+        let never = finding(name, RuleOutcome::Off, Distance::default(), sentence);
         return (never, None, None);
     };
     let wait = elapsed(now, begins);
@@ -301,9 +306,9 @@ fn reach(
         dollars: None,
     };
     let outcome = match (distance.tasks, distance.wait) {
-        (Some(_), _) => Outcome::Short,
-        (None, Some(_)) => Outcome::NotYet,
-        (None, None) => Outcome::Fires,
+        (Some(_), _) => RuleOutcome::Short,
+        (None, Some(_)) => RuleOutcome::NotYet,
+        (None, None) => RuleOutcome::Fires,
     };
     let mut whole = count(queued, at_least);
     if !sentence.is_empty() {
@@ -314,10 +319,10 @@ fn reach(
 
 fn off(rule: RuleName) -> Finding {
     let sentence = "switched off".to_owned();
-    finding(rule, Outcome::Off, Distance::default(), sentence)
+    finding(rule, RuleOutcome::Off, Distance::default(), sentence)
 }
 
-fn finding(rule: RuleName, outcome: Outcome, distance: Distance, sentence: String) -> Finding {
+fn finding(rule: RuleName, outcome: RuleOutcome, distance: Distance, sentence: String) -> Finding {
     Finding {
         rule,
         outcome,

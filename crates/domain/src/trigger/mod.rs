@@ -25,8 +25,8 @@ use jiff::Timestamp;
 
 pub use blocker::back_off;
 pub use decision::{
-    Blocker, BlockerKind, Decision, Distance, Finding, Fire, Forecast, Mode, ModeFinding, Outcome,
-    RuleName, Verdict,
+    Blocker, BlockerKind, Decision, Distance, Finding, Fire, Forecast, Mode, ModeFinding, RuleName,
+    RuleOutcome, Verdict,
 };
 pub use finding::RUN_NOW_LIFE;
 pub use rules::{
@@ -35,10 +35,10 @@ pub use rules::{
 };
 pub use schedule::{BadSchedule, BadSlot, Calendar, Slot};
 pub use size::{Pace, Size, SizeInput, size};
-pub use validate::Problem;
-pub use view::{Hold, Market, ModeState, Past, Prices, Quote, RunNow, View};
+pub use validate::RulesProblem;
+pub use view::{CapacityPoolPrice, Hold, ModeState, Past, PriceSummary, Prices, RunNow, View};
 
-pub use crate::ledger::Spend;
+pub use crate::spend::Spend;
 
 use crate::time::{elapsed, later};
 use finding::Findings;
@@ -73,7 +73,7 @@ pub fn decide(view: &View, rules: &Rules, now: Timestamp) -> Decision {
 fn firing(findings: &[Finding]) -> Option<&Finding> {
     findings
         .iter()
-        .find(|finding| finding.outcome == Outcome::Fires)
+        .find(|finding| finding.outcome == RuleOutcome::Fires)
 }
 
 fn judge(view: &View, findings: &Findings, blockers: &[Blocker], size: Size) -> Verdict {
@@ -183,7 +183,7 @@ fn foretell(
     }
     // Of the rules that only time keeps, the first is the latest at which the queue runs.
     let by_time = |finding: &Finding| match finding.outcome {
-        Outcome::Fires => Some(now),
+        RuleOutcome::Fires => Some(now),
         _ => Some(later(now, finding.distance.only_wait()?)),
     };
     let first = findings

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::{Budgets, Sizing, USUAL_TASKS_PER_GPU_HOUR};
 use super::words;
-use crate::ledger::Spend;
 use crate::money::Usd;
 use crate::purchase::{Limit, Purchase};
+use crate::spend::Spend;
 
 /// A quotient this close above a whole number is that number: 1/3 three times must not need a second unit.
 const ROUNDING: f64 = 1e-9;

@@ -13,7 +13,7 @@ use crate::money::Usd;
 const CHEAPEST_UNIT: Usd = Usd::from_cents(5);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct RulesProblem {
     /// As it stands in the configuration, below the rules' own table.
     pub key: &'static str,
     /// What is wrong.
@@ -21,7 +21,7 @@ pub struct Problem {
     pub cure: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for RulesProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.key, self.rule, self.cure)
     }
@@ -29,13 +29,13 @@ impl fmt::Display for Problem {
 
 impl Rules {
     /// All that is wrong with them, without a look at the market.
-    pub fn validate(&self) -> Result<(), Vec<Problem>> {
+    pub fn validate(&self) -> Result<(), Vec<RulesProblem>> {
         self.validate_at(CHEAPEST_UNIT)
     }
 
     /// As [`Rules::validate`], with what a unit costs an hour: the cheapest cap of the configured pools, or a price.
     /// Zero where machines cost nothing.
-    pub fn validate_at(&self, unit_price: Usd) -> Result<(), Vec<Problem>> {
+    pub fn validate_at(&self, unit_price: Usd) -> Result<(), Vec<RulesProblem>> {
         let mut found = Vec::new();
         self.check_counts(&mut found);
         check_sizing(&self.sizing, &mut found);
@@ -49,7 +49,7 @@ impl Rules {
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
-    fn check_counts(&self, found: &mut Vec<Problem>) {
+    fn check_counts(&self, found: &mut Vec<RulesProblem>) {
         let counts = [
             ("length.at_least", self.length.as_ref().map(|r| r.at_least)),
             ("age.at_least", self.age.as_ref().map(|r| r.at_least)),
@@ -100,7 +100,7 @@ impl Rules {
     }
 }
 
-fn check_sizing(sizing: &Sizing, found: &mut Vec<Problem>) {
+fn check_sizing(sizing: &Sizing, found: &mut Vec<RulesProblem>) {
     if let Some(speed) = sizing.tasks_per_gpu_hour
         && !(speed.is_finite() && speed > 0.0)
     {
@@ -133,7 +133,7 @@ fn check_sizing(sizing: &Sizing, found: &mut Vec<Problem>) {
     }
 }
 
-fn check_schedule(rule: &ScheduleRule, found: &mut Vec<Problem>) {
+fn check_schedule(rule: &ScheduleRule, found: &mut Vec<RulesProblem>) {
     let calendar = match Calendar::new(&rule.cron, &rule.zone) {
         Ok(calendar) => calendar,
         Err(error) => {
@@ -174,7 +174,7 @@ fn check_schedule(rule: &ScheduleRule, found: &mut Vec<Problem>) {
     }
 }
 
-fn check_hybrid(rule: &HybridRule, sizing: &Sizing, found: &mut Vec<Problem>) {
+fn check_hybrid(rule: &HybridRule, sizing: &Sizing, found: &mut Vec<RulesProblem>) {
     if rule.on_demand_below >= rule.resident_above {
         found.push(problem(
             "hybrid.on_demand_below",
@@ -224,7 +224,12 @@ fn check_hybrid(rule: &HybridRule, sizing: &Sizing, found: &mut Vec<Problem>) {
     }
 }
 
-fn check_budgets(budgets: &Budgets, target: Duration, unit_price: Usd, found: &mut Vec<Problem>) {
+fn check_budgets(
+    budgets: &Budgets,
+    target: Duration,
+    unit_price: Usd,
+    found: &mut Vec<RulesProblem>,
+) {
     let for_target = unit_price.per_hour_for(target);
     let each = [
         (
@@ -284,8 +289,8 @@ fn check_budgets(budgets: &Budgets, target: Duration, unit_price: Usd, found: &m
     }
 }
 
-fn problem(key: &'static str, rule: impl Into<String>, cure: impl Into<String>) -> Problem {
-    Problem {
+fn problem(key: &'static str, rule: impl Into<String>, cure: impl Into<String>) -> RulesProblem {
+    RulesProblem {
         key,
         rule: rule.into(),
         cure: cure.into(),

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Blocker, Mode};
 use super::schedule::Slot;
-use crate::ledger::{Reserved, Spend};
 use crate::money::Usd;
+use crate::spend::{Reserved, Spend};
 use crate::workload::Unrenderable;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct Past {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Prices {
-    Known(Market),
+    Known(PriceSummary),
     Unknown {
         since: Timestamp,
         reason: String,
@@ -81,19 +81,19 @@ pub enum Prices {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Market {
+pub struct PriceSummary {
     pub as_of: Timestamp,
     /// The cheapest pool that may be used now.
-    pub usable: Option<Quote>,
+    pub usable: Option<CapacityPoolPrice>,
     /// The cheapest configured pool, be it above its cap.
-    pub cheapest: Option<Quote>,
+    pub cheapest: Option<CapacityPoolPrice>,
     pub usable_pools: u32,
     /// What a unit of the next launch will probably cost an hour; absent: the cheapest usable price.
     pub expected: Option<Usd>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quote {
+pub struct CapacityPoolPrice {
     /// Instance type and zone.
     pub pool: String,
     /// Dollars for an hour of one GPU.

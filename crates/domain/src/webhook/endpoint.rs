@@ -77,7 +77,7 @@ pub struct GiveUp {
 
 /// What clients are told of an endpoint, once for each time that it begins to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum EndpointNotice {
     Failing,
     Disabled,
 }
@@ -100,7 +100,7 @@ impl Webhook {
         gone: bool,
         give_up: GiveUp,
         now: Timestamp,
-    ) -> Option<(Self, Option<Notice>)> {
+    ) -> Option<(Self, Option<EndpointNotice>)> {
         if self.disabled.is_some() {
             return None;
         }
@@ -130,7 +130,7 @@ impl Webhook {
                     false => format!("no delivery has succeeded since {}: {reason}", began.since),
                 },
             };
-            return Some((after(began, Some(disabled)), Some(Notice::Disabled)));
+            return Some((after(began, Some(disabled)), Some(EndpointNotice::Disabled)));
         }
         if began.warned_at.is_none() && elapsed(began.since, now) >= give_up.warn_after {
             let warned = Failing {
@@ -138,13 +138,13 @@ impl Webhook {
                 reason: reason.to_owned(),
                 ..began
             };
-            return Some((after(warned, None), Some(Notice::Failing)));
+            return Some((after(warned, None), Some(EndpointNotice::Failing)));
         }
         None
     }
 }
 
-impl Notice {
+impl EndpointNotice {
     /// The event's name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -238,7 +238,13 @@ mod tests {
                 notices.extend(notice.map(|notice| (second, notice)));
             }
         }
-        assert_eq!(notices, [(400, Notice::Failing), (600, Notice::Disabled)]);
+        assert_eq!(
+            notices,
+            [
+                (400, EndpointNotice::Failing),
+                (600, EndpointNotice::Disabled)
+            ]
+        );
         let reason = webhook.disabled.expect("it is disabled").reason;
         assert!(
             reason.contains("1970-01-01T00:01:40Z: answered 500"),
@@ -269,7 +275,7 @@ mod tests {
         let (gone, notice) = failing
             .failed("answered 410", true, GIVE_UP, at(9))
             .expect("it is news");
-        assert_eq!(notice, Some(Notice::Disabled));
+        assert_eq!(notice, Some(EndpointNotice::Disabled));
         let disabled = gone.disabled.clone().expect("it is disabled");
         assert_eq!(disabled.reason, "answered 410");
         assert_eq!(gone.failed("answered 410", true, GIVE_UP, at(9)), None);
@@ -283,10 +289,10 @@ mod tests {
             warned_at: None,
         };
         let numbers = [
-            Notice::Failing.number(&failing(1)),
-            Notice::Disabled.number(&failing(1)),
-            Notice::Failing.number(&failing(2)),
-            Notice::Disabled.number(&failing(2)),
+            EndpointNotice::Failing.number(&failing(1)),
+            EndpointNotice::Disabled.number(&failing(1)),
+            EndpointNotice::Failing.number(&failing(2)),
+            EndpointNotice::Disabled.number(&failing(2)),
         ];
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
     }

@@ -71,10 +71,10 @@ pub fn config() -> AlarmsConfig {
 pub struct World {
     bucket: Option<(u64, String)>,
     /// Number of each event in its order, as the stream admits it.
-    pub events: Vec<Notice>,
+    pub events: Vec<AlarmNotice>,
     pub orders: Vec<BudgetOrder>,
     /// Every notice that was ever stored as untold.
-    pub promised: BTreeMap<u64, Notice>,
+    pub promised: BTreeMap<u64, AlarmNotice>,
 }
 
 /// Where a monitor dies in a look.
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// As the stream of events: only what is newer than the newest of that name.
-    fn publish(&mut self, notice: &Notice) {
+    fn publish(&mut self, notice: &AlarmNotice) {
         let mut of_name = self.events.iter().filter(|event| event.name == notice.name);
         if of_name.all(|event| event.number < notice.number) {
             self.events.push(notice.clone());

@@ -9,7 +9,7 @@ use spotreel_domain::Usd;
 use spotreel_domain::batch::DrainMode;
 use spotreel_domain::fleet::cloud::{
     CloudState, ErrorClass, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, PlaceError,
-    Seen, tag,
+    SeenInstance, tag,
 };
 use spotreel_domain::fleet::learn::DrainAnswer;
 use spotreel_domain::fleet::observation::{Market, WorkerSeen, WorkerState};
@@ -250,7 +250,7 @@ impl Cloud {
         }
     }
 
-    pub fn list(&mut self, now: Timestamp, rng: &mut StdRng) -> Vec<Seen> {
+    pub fn list(&mut self, now: Timestamp, rng: &mut StdRng) -> Vec<SeenInstance> {
         self.advance(now);
         if self.habit == Habit::Unlisted && !self.calm {
             for machine in self.machines.values_mut() {
@@ -266,7 +266,7 @@ impl Cloud {
         let shown = self.machines.iter().filter(|(_, m)| is_shown(m));
         shown
             .filter(|(_, m)| m.ended_at.is_none_or(|at| at + seconds(3600) > now))
-            .map(|(id, m)| Seen {
+            .map(|(id, m)| SeenInstance {
                 id: id.clone(),
                 kind: m.place.kind.clone(),
                 zone: m.place.zone.clone(),

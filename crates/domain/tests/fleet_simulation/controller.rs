@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rand::RngExt;
 use spotreel_domain::batch::{Batch, Instance, InstanceState, Launch, LaunchState, Leaving};
-use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, Seen, tag};
+use spotreel_domain::fleet::cloud::{ErrorClass, LaunchAnswer, PlaceError, SeenInstance, tag};
 use spotreel_domain::fleet::observation::{Observation, Work, WorkerSeen, WorkerState};
-use spotreel_domain::fleet::{Effect, Outcome, Round, orphan, reconcile, reconcile::terminations};
+use spotreel_domain::fleet::{
+    Effect, EffectOutcome, Round, orphan, reconcile, reconcile::terminations,
+};
 use spotreel_domain::trigger::{SizeInput, size};
 
 use super::cloud::seconds;
@@ -31,7 +33,7 @@ pub struct Controller {
 
 enum Phase {
     Waits { until: Timestamp },
-    Listed { listing: Vec<Seen> },
+    Listed { listing: Vec<SeenInstance> },
     Written { round: Box<Round>, at: usize },
     Dead { until: Timestamp },
 }
@@ -89,7 +91,7 @@ impl Controller {
         }
     }
 
-    fn decide(&mut self, world: &mut World, listing: Vec<Seen>) -> Phase {
+    fn decide(&mut self, world: &mut World, listing: Vec<SeenInstance>) -> Phase {
         let active: Vec<_> = world.active().map(|batch| batch.id.clone()).collect();
         let grace = std::time::Duration::from_secs(120);
         for id in orphan::orphans(&listing, "prod", &active, &mut self.marks, world.now, grace) {
@@ -140,7 +142,7 @@ impl Controller {
     }
 
     /// The listing and the workers are those of all pools.
-    fn observe(&self, world: &mut World, listing: Vec<Seen>) -> Observation {
+    fn observe(&self, world: &mut World, listing: Vec<SeenInstance>) -> Observation {
         let now = world.now;
         let workers = world.cloud.workers(now);
         let pool = &world.pools[self.pool];
@@ -172,7 +174,7 @@ impl Controller {
             }
             None => (work, Vec::new()),
         };
-        let own = |seen: &Seen| seen.tag(tag::POOL) == Some(name);
+        let own = |seen: &SeenInstance| seen.tag(tag::POOL) == Some(name);
         let (keep, spent) = (pool.keep, money::spent(world, self.pool));
         Observation {
             listing: listing.into_iter().filter(own).collect(),
@@ -221,7 +223,7 @@ impl Controller {
                     .filter(|id| self.terminate(world, id))
                     .cloned()
                     .collect();
-                self.learn(world, &Outcome::Terminated { accepted });
+                self.learn(world, &EffectOutcome::Terminated { accepted });
             }
             Effect::Drain {
                 instance,
@@ -233,7 +235,7 @@ impl Controller {
                 let answer = world.cloud.drain(instance, *mode, now);
                 self.learn(
                     world,
-                    &Outcome::Drained {
+                    &EffectOutcome::Drained {
                         instance: instance.clone(),
                         answer,
                     },
@@ -241,7 +243,7 @@ impl Controller {
                 let (batch, _) = world.batch(self.pool);
                 for id in terminations(batch, now, &world.pools[self.pool].policy) {
                     if self.terminate(world, &id) {
-                        self.learn(world, &Outcome::Terminated { accepted: vec![id] });
+                        self.learn(world, &EffectOutcome::Terminated { accepted: vec![id] });
                     }
                 }
             }
@@ -249,11 +251,11 @@ impl Controller {
             Effect::ReadConsole { instance } => {
                 let tail = "cloud-init: failed".to_owned();
                 let instance = instance.clone();
-                self.learn(world, &Outcome::Console { instance, tail });
+                self.learn(world, &EffectOutcome::Console { instance, tail });
             }
             Effect::DeleteFleets { launches } => {
                 let launches = launches.iter().map(|(seq, _)| *seq).collect();
-                self.learn(world, &Outcome::FleetsDeleted { launches });
+                self.learn(world, &EffectOutcome::FleetsDeleted { launches });
             }
         }
         Phase::Written { round, at: at + 1 }
@@ -314,7 +316,7 @@ impl Controller {
         if self.call_is_over(world)
             && let Some((seq, _, result)) = self.call.take()
         {
-            self.learn(world, &Outcome::Launched { seq, result });
+            self.learn(world, &EffectOutcome::Launched { seq, result });
         }
     }
 
@@ -339,7 +341,7 @@ impl Controller {
     }
 
     /// Writes what an effect brought on top of whatever the record is by now, unless the batch is over.
-    fn learn(&self, world: &mut World, outcome: &Outcome) {
+    fn learn(&self, world: &mut World, outcome: &EffectOutcome) {
         if !world.is_active(self.pool) {
             return;
         }
@@ -354,7 +356,8 @@ impl Controller {
                 .count()
         };
         debug_assert!(
-            answered(&after) >= answered(batch) || matches!(outcome, Outcome::FleetsDeleted { .. })
+            answered(&after) >= answered(batch)
+                || matches!(outcome, EffectOutcome::FleetsDeleted { .. })
         );
         world.append(self.pool, after, expected);
     }

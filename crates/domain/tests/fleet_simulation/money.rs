@@ -7,8 +7,8 @@ use spotreel_domain::allocation::{AttemptRecord, BatchLedger, CostLines};
 use spotreel_domain::batch::{
     Batch, FREE_IF_TAKEN_WITHIN, InstanceState, Leaving, Receipt, ReceiptLine,
 };
-use spotreel_domain::ledger::{self, Periods, Spend};
-use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::spend::{self, Periods, Spend};
+use spotreel_domain::task::{Attempt, AttemptOutcome};
 use spotreel_domain::{Model, TaskId, Usd};
 
 use super::cloud::Habit;
@@ -36,7 +36,7 @@ pub fn spent(world: &World, pool: usize) -> Option<Spend> {
     let ended = world.pools.iter().flat_map(|pool| &pool.log.ended);
     let own = &world.pools[pool].policy.pool;
     let others = world.active().filter(|batch| batch.id.pool != *own);
-    Some(ledger::spend(ended.chain(others), world.now))
+    Some(spend::spend(ended.chain(others), world.now))
 }
 
 /// I15: the rate stays within the budget of an hour; once prices have moved, within the reaction time.
@@ -71,7 +71,7 @@ pub fn requests_are_paid_for(world: &World, pool: usize) {
     };
     let is_next = |batch: &&Batch| batch.launches.is_empty() && batch.blocked.is_none();
     let asked: u32 = world.active().filter(is_next).map(|b| b.units).sum();
-    let rate = ledger::rate(world.active()) + least.times(asked);
+    let rate = spend::rate(world.active()) + least.times(asked);
     assert!(
         rate <= cap,
         "I21: {rate}/h of {cap} is asked for; {}",
@@ -251,9 +251,9 @@ fn attempt(instance: &str, number: u32, worked: Worked) -> AttemptRecord {
             started_at: worked.from,
             ended_at: worked.to,
             outcome: match (worked.to, worked.done) {
-                (None, _) => Outcome::Running,
-                (_, true) => Outcome::Succeeded,
-                (_, false) => Outcome::Lost,
+                (None, _) => AttemptOutcome::Running,
+                (_, true) => AttemptOutcome::Succeeded,
+                (_, false) => AttemptOutcome::Lost,
             },
             from_step: 0,
             rendering_at: None,

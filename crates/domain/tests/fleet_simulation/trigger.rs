@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::fleet::observation::Quota;
 use spotreel_domain::fleet::offers;
-use spotreel_domain::ledger::{self, Reserved};
-use spotreel_domain::trigger::{Market, ModeState, Past, Prices, Verdict, View, decide};
+use spotreel_domain::spend::{self, Reserved};
+use spotreel_domain::trigger::{ModeState, Past, PriceSummary, Prices, Verdict, View, decide};
 
 use super::cloud::seconds;
 use super::machine::TASK;
@@ -83,7 +83,7 @@ impl Trigger {
                 .find(|b| b.id.pool == this.policy.pool)
                 .map(|b| b.id.to_string()),
             prices: Prices::Known(market(world, pool)),
-            spend: ledger::spend(all, world.now),
+            spend: spend::spend(all, world.now),
             reserved: reserved(world, pool),
             unrenderable: load.and_then(|load| load.unrenderable),
             seconds_per_task: Some(TASK.as_secs_f64()),
@@ -103,7 +103,7 @@ fn reserved(world: &World, pool: usize) -> Reserved {
         let kinds = kinds.map(|pool| &pool.policy.kinds).into_iter().flatten();
         kinds.map(|kind| kind.cap).max().unwrap_or_default()
     };
-    ledger::reserved(world.active().filter(|batch| batch.id.pool != *own), cap)
+    spend::reserved(world.active().filter(|batch| batch.id.pool != *own), cap)
 }
 
 fn past(ended: &[Batch], newest: Option<&Batch>) -> Past {
@@ -122,7 +122,7 @@ fn past(ended: &[Batch], newest: Option<&Batch>) -> Past {
     }
 }
 
-fn market(world: &World, pool: usize) -> Market {
+fn market(world: &World, pool: usize) -> PriceSummary {
     let this = &world.pools[pool];
     let penalties = this
         .log

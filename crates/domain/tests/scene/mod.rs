@@ -12,12 +12,12 @@ use spotreel_domain::batch::{
 };
 use spotreel_domain::fleet::Learned;
 use spotreel_domain::fleet::cloud::{
-    CloudState, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, Seen, Template,
+    CloudState, LaunchAnswer, LaunchRequest, Launched, Lifecycle, Place, SeenInstance, Template,
 };
 use spotreel_domain::fleet::observation::{Market, Observation, Quota, WorkerSeen, WorkerState};
 use spotreel_domain::fleet::policy::{Bid, BreakerRule, Budget, Kind, Patience, Policy, Subnet};
-use spotreel_domain::ledger::Spend;
 use spotreel_domain::pool::{Cloud, KindConfig, PoolConfig, PoolTemplate, SubnetConfig};
+use spotreel_domain::spend::Spend;
 
 pub const KIND: &str = "g6.xlarge";
 pub const ZONES: [&str; 3] = ["us-east-2a", "us-east-2b", "us-east-2c"];
@@ -198,8 +198,8 @@ pub fn worker(instance: &str, state: WorkerState) -> WorkerSeen {
 }
 
 /// A running Spot instance without tags.
-pub fn listed(id: &str, place: &Place, launched_at: Timestamp) -> Seen {
-    Seen {
+pub fn listed(id: &str, place: &Place, launched_at: Timestamp) -> SeenInstance {
+    SeenInstance {
         id: id.to_owned(),
         kind: place.kind.clone(),
         zone: place.zone.clone(),
@@ -214,8 +214,8 @@ pub fn listed(id: &str, place: &Place, launched_at: Timestamp) -> Seen {
 }
 
 /// The instance that this launch brings in the first place it asks for.
-pub fn bought(id: &str, request: &LaunchRequest, now: Timestamp) -> Seen {
-    Seen {
+pub fn bought(id: &str, request: &LaunchRequest, now: Timestamp) -> SeenInstance {
+    SeenInstance {
         lifecycle: request.lifecycle,
         tags: request.tags.clone(),
         ..listed(id, &request.overrides[0].place, now)
@@ -223,7 +223,7 @@ pub fn bought(id: &str, request: &LaunchRequest, now: Timestamp) -> Seen {
 }
 
 /// The answer to a launch that brought these instances.
-pub fn answer<'a>(seq: u32, instances: impl IntoIterator<Item = &'a Seen>) -> LaunchAnswer {
+pub fn answer<'a>(seq: u32, instances: impl IntoIterator<Item = &'a SeenInstance>) -> LaunchAnswer {
     let instances = instances.into_iter().map(|seen| Launched {
         id: seen.id.clone(),
         kind: seen.kind.clone(),

@@ -35,7 +35,7 @@ pub struct LoraIndex {
     pub name: String,
     pub model: Model,
     /// By transformer, as diffusers names them.
-    pub files: BTreeMap<String, LoraFile>,
+    pub files: BTreeMap<String, StoredLora>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub struct LoraIndex {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LoraFile {
+pub struct StoredLora {
     pub bytes: u64,
     pub sha256: String,
 }

@@ -13,8 +13,8 @@ use spotreel_s3::{
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{
-    LORA_FORMAT, LORA_INDEX, LoraError, LoraFile, LoraIndex, MAX_LORA_BYTES, MAX_LORA_INDEX_BYTES,
-    PublishedLora, Sizes, rewrite,
+    LORA_FORMAT, LORA_INDEX, LoraError, LoraIndex, MAX_LORA_BYTES, MAX_LORA_INDEX_BYTES,
+    PublishedLora, Sizes, StoredLora, rewrite,
 };
 use crate::index::{MAX_INDEX_BYTES, SAFETENSORS, experts};
 use crate::{PackError, Remote, RemoteError};
@@ -149,7 +149,7 @@ impl Remote {
             let file = written.await??;
             rewritten.insert(transformer.clone(), scratch.join(&file.path));
             let (bytes, sha256) = (file.bytes, file.sha256);
-            files.insert(transformer, LoraFile { bytes, sha256 });
+            files.insert(transformer, StoredLora { bytes, sha256 });
         }
         let index = LoraIndex {
             format: LORA_FORMAT.to_owned(),
@@ -257,7 +257,7 @@ impl Remote {
     pub async fn fetch_lora(
         &self,
         name: &str,
-        file: &LoraFile,
+        file: &StoredLora,
         to: &Path,
     ) -> Result<(), LoraRemoteError> {
         let key = self.lora_file(name, &file.sha256);

@@ -24,7 +24,7 @@ pub use merge::MergeError;
 
 /// What stands in pack.json beside the files.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
+pub struct PackRecipe {
     pub model: Model,
     pub compute: Compute,
     pub source: Map<String, Value>,
@@ -96,7 +96,7 @@ pub enum MakeError {
 pub fn make(
     from: &Path,
     to: &Path,
-    recipe: &Recipe,
+    recipe: &PackRecipe,
     read: impl Fn(u64),
 ) -> Result<Pack, MakeError> {
     check_source(from, recipe)?;
@@ -156,7 +156,7 @@ fn seal(to: &Path, index: &Index) -> Result<Pack, PackError> {
 }
 
 /// That it is this model, before hours are spent on it.
-fn check_source(from: &Path, recipe: &Recipe) -> Result<(), MakeError> {
+fn check_source(from: &Path, recipe: &PackRecipe) -> Result<(), MakeError> {
     let model = recipe.model;
     let experts = experts(model);
     if let Some(Err(reason)) = recipe.fast.as_ref().map(|fast| fast.steps.check()) {
@@ -249,7 +249,7 @@ fn check_same_config(theirs: &Path, ours: &Path) -> Result<(), MakeError> {
 
 fn add_fast(
     fast: &FastRecipe,
-    recipe: &Recipe,
+    recipe: &PackRecipe,
     from: &Path,
     to: &Path,
     files: &mut Vec<PackFile>,

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 use spotreel_s3::{
-    DeleteError, DeleteManyError, GetBytesError, ListError, Listed, PutBytesError, RequestError,
-    Unfinished,
+    DeleteError, DeleteManyError, GetBytesError, ListError, ListedObject, PutBytesError,
+    RequestError, Unfinished,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +21,11 @@ pub struct Unused {
     /// The packs in the bucket; what they name stays.
     pub packs: usize,
     /// Named by no pack, and old enough to go.
-    pub blobs: Vec<Listed>,
+    pub blobs: Vec<ListedObject>,
     /// Of blobs, and as old.
     pub uploads: Vec<Unfinished>,
     /// Named by no pack, and still needed perhaps.
-    pub waiting: Vec<Listed>,
+    pub waiting: Vec<ListedObject>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Remote {
             settled &= is_old(index.last_modified);
         }
         let blobs_at = self.blob("");
-        let is_unnamed = |object: &Listed| {
+        let is_unnamed = |object: &ListedObject| {
             let sha256 = object.key.strip_prefix(&blobs_at);
             sha256.is_some_and(|sha256| is_sha256(sha256) && !named.contains(sha256))
         };
@@ -99,7 +99,7 @@ impl Remote {
             });
         }
         // The index that a new one has replaced may have named any of them, and whoever read it may still be pulling.
-        let goes = |blob: &Listed| settled && is_old(blob.last_modified);
+        let goes = |blob: &ListedObject| settled && is_old(blob.last_modified);
         let (blobs, waiting) = unnamed.into_iter().partition(goes);
         let mut uploads = self.store.list_unfinished(&blobs_at).await?;
         uploads.retain(|upload| is_old(upload.begun));

@@ -120,9 +120,9 @@ impl Default for Weights {
     }
 }
 
-pub fn recipe(model: Model) -> Recipe {
+pub fn recipe(model: Model) -> PackRecipe {
     let source = json!({"repository": "nobody/nothing", "revision": "1"});
-    Recipe {
+    PackRecipe {
         model,
         compute: Compute::Bfloat16,
         source: source.as_object().unwrap().clone(),

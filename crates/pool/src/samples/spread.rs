@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use async_nats::Client;
 use serde::Deserialize;
-use spotreel_bus::jetstream::{self, ApiError, Start};
+use spotreel_bus::jetstream::{self, JetStreamError, Start};
 use spotreel_bus::log::{ReadError, Recorded};
 use spotreel_bus::names::{self, TASKS};
 use spotreel_domain::render_time::Job;
@@ -199,7 +199,7 @@ async fn entries(
     read.collect()
 }
 
-async fn last_sequence(client: &Client) -> Result<u64, ApiError> {
+async fn last_sequence(client: &Client) -> Result<u64, JetStreamError> {
     #[derive(Deserialize)]
     struct Info {
         state: State,

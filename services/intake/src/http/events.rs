@@ -130,7 +130,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         .ok_or_else(|| error::broken("Last-Event-ID", "format", message))
 }
 
-fn unread(failure: &spotreel_bus::jetstream::ApiError) -> ApiError {
+fn unread(failure: &spotreel_bus::jetstream::JetStreamError) -> ApiError {
     tracing::warn!(error = %spotreel_domain::chain(failure), "reading EVENTS failed");
     error::unavailable("events cannot be read now")
 }

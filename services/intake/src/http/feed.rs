@@ -13,7 +13,7 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use spotreel_bootstrap::Context;
-use spotreel_bus::jetstream::{self, ApiError, Start, Stored};
+use spotreel_bus::jetstream::{self, JetStreamError, Start, Stored};
 use spotreel_bus::names::{EVENTS, HEADER_LOG_SEQUENCE};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -142,9 +142,9 @@ impl Feed {
     }
 
     /// The place of the newest event.
-    pub async fn newest(&self) -> Result<u64, ApiError> {
+    pub async fn newest(&self) -> Result<u64, JetStreamError> {
         let context = async_nats::jetstream::new(self.client.clone());
-        let unread = |error: &dyn std::fmt::Display| ApiError::Unknown(error.to_string());
+        let unread = |error: &dyn std::fmt::Display| JetStreamError::Unknown(error.to_string());
         let stream = context.get_stream_no_info(EVENTS).await;
         let info = stream.map_err(|error| unread(&error))?.get_info().await;
         Ok(info.map_err(|error| unread(&error))?.state.last_sequence)
@@ -153,7 +153,7 @@ impl Feed {
 
 impl Following {
     /// The next event, whenever it comes.
-    pub async fn next(&mut self) -> Result<Arc<Told>, ApiError> {
+    pub async fn next(&mut self) -> Result<Arc<Told>, JetStreamError> {
         loop {
             if let Some(told) = self.next_stored().await? {
                 return Ok(told);
@@ -172,7 +172,7 @@ impl Following {
     }
 
     /// The next event that lies in the stream; none: all of them were given.
-    pub async fn next_stored(&mut self) -> Result<Option<Arc<Told>>, ApiError> {
+    pub async fn next_stored(&mut self) -> Result<Option<Arc<Told>>, JetStreamError> {
         while self.read.is_empty() && self.behind {
             let page = self.page(PAGE).await?;
             self.behind = page.len() == PAGE;
@@ -200,7 +200,7 @@ impl Following {
         self.page(1).await.is_ok_and(|next| next.is_empty())
     }
 
-    async fn page(&self, limit: usize) -> Result<Vec<Stored>, ApiError> {
+    async fn page(&self, limit: usize) -> Result<Vec<Stored>, JetStreamError> {
         let start = Start::Sequence(self.after + 1);
         jetstream::page(&self.feed.client, EVENTS, &self.filter, start, limit).await
     }

@@ -22,7 +22,7 @@ use super::api::Api;
 use super::body::{Place, Placed};
 use super::problem::Problem;
 use super::tasks::IDEMPOTENCY_KEY;
-use super::{alarms, costs, events, fleet, images, jsonl, openapi, page, quotes, search, tasks};
+use super::{alarms, costs, events, images, jsonl, openapi, page, quotes, running, search, tasks};
 use crate::config::ApiConfig;
 use crate::keys::Caller;
 use crate::{error, metrics};
@@ -41,11 +41,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(events::of_all))
         .routes(routes!(images::upload))
         .routes(routes!(quotes::quote))
-        .routes(routes!(fleet::queue))
-        .routes(routes!(fleet::why))
-        .routes(routes!(fleet::fleet))
-        .routes(routes!(fleet::batches))
-        .routes(routes!(fleet::batch))
+        .routes(routes!(running::queue))
+        .routes(routes!(running::why))
+        .routes(routes!(running::fleet))
+        .routes(routes!(running::batches))
+        .routes(routes!(running::batch))
         .routes(routes!(search::search))
         .routes(routes!(alarms::show))
         .routes(routes!(costs::of_task))

@@ -48,7 +48,7 @@ pub async fn create(client: &Client, order: &KeyOrder) -> Result<KeyCreated, Api
                 let key = KeyView::from(&key);
                 return Ok(KeyCreated { key, token });
             }
-            Err(jetstream::ApiError::Conflict) => {
+            Err(jetstream::JetStreamError::Conflict) => {
                 token = draw();
                 key = order.key(&token, now).map_err(error::invalid)?;
             }
@@ -73,7 +73,7 @@ pub async fn revoke(client: &Client, named: KeyRef) -> Result<KeyRef, ApiError> 
             tracing::info!(%id, "API key revoked");
             Ok(named)
         }
-        Err(jetstream::ApiError::NotFound) => Err(error::no_key(&id)),
+        Err(jetstream::JetStreamError::NotFound) => Err(error::no_key(&id)),
         Err(failure) => Err(unavailable(&failure)),
     }
 }
@@ -86,7 +86,7 @@ fn draw() -> Token {
     Token::new(KeyId::from_random(ambient::random_u64()), secret)
 }
 
-fn unavailable(failure: &jetstream::ApiError) -> ApiError {
+fn unavailable(failure: &jetstream::JetStreamError) -> ApiError {
     tracing::warn!(error = %spotreel_domain::chain(failure), "access to the key bucket failed");
     error::unavailable("the keys cannot be reached now")
 }

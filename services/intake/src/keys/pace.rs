@@ -1,5 +1,5 @@
 //! How many tasks a minute each key may submit. Each intake counts for itself; over all tasks of one intake,
-//! [`Limits`](crate::submit::limits::Limits) hold.
+//! [`QueueLimits`](crate::submit::limits::QueueLimits) hold.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

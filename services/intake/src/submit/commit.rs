@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::log::Append;
 use spotreel_bus::{AppendError, TaskLog};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -197,14 +197,14 @@ async fn write(log: TaskLog, batch: Vec<Job>, writes: Writes, _place: OwnedSemap
                 writes.set(None);
                 answer(jobs, sequences.into_iter().map(Ok));
             }
-            Err(ApiError::Full) => {
+            Err(JetStreamError::Full) => {
                 answer(jobs, std::iter::repeat_with(|| Err(AppendError::Full)));
             }
-            Err(ApiError::Conflict) if !sorted => {
+            Err(JetStreamError::Conflict) if !sorted => {
                 let jobs = set_aside(&log, jobs).await;
                 open.push(Open { jobs, sorted: true });
             }
-            Err(ApiError::Conflict) => {
+            Err(JetStreamError::Conflict) => {
                 let right = jobs.split_off(jobs.len() / 2);
                 open.extend([right, jobs].map(|jobs| Open { jobs, sorted }));
             }
@@ -261,7 +261,7 @@ mod tests {
         let writes = Writes::default();
         let is_doubted = || writes.failed_within(DOUBTED_FOR);
         assert!(!is_doubted());
-        let unanswered = ApiError::Unknown("spotreel.log.t.queued.m.1".into());
+        let unanswered = JetStreamError::Unknown("spotreel.log.t.queued.m.1".into());
         let unavailable = AppendError::Unavailable(unanswered.into());
         writes.note::<u64>(&Err(unavailable));
         assert!(is_doubted());

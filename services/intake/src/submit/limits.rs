@@ -26,7 +26,7 @@ const QUEUE_RETRY: Duration = Duration::from_secs(30);
 /// Room comes back when the janitor has passed.
 const ROOM_RETRY: Duration = Duration::from_secs(60);
 
-pub struct Limits {
+pub struct QueueLimits {
     config: LimitsConfig,
     rate: DefaultDirectRateLimiter,
     clock: DefaultClock,
@@ -41,7 +41,7 @@ pub struct Limits {
     max_bytes: AtomicU64,
 }
 
-impl Limits {
+impl QueueLimits {
     pub async fn new(client: &Client, config: LimitsConfig) -> Self {
         let context = async_nats::jetstream::new(client.clone());
         let tasks = context

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::images::Images;
     use crate::submit::commit::Committer;
-    use crate::submit::limits::Limits;
+    use crate::submit::limits::QueueLimits;
     use crate::submit::offers::Offers;
     use crate::{DEFAULTS, IntakeConfig};
 
@@ -179,7 +179,7 @@ mod tests {
             committer,
             offers: Offers::new(Remote::new(store.clone(), PREFIX), config.quality),
             images: Images::new(store, config.s3.link_lasts),
-            limits: Arc::new(Limits::new(&root, config.limits).await),
+            limits: Arc::new(QueueLimits::new(&root, config.limits).await),
             progress: Board::default(),
             callback_hosts: Default::default(),
             log,

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::{BatchRef, ErrorCode, ErrorReply, StopOrder, Why, WhyQuery};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::controls::{self, Hold};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::controls::{self, HoldRecord};
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{BatchLog, names};
 use spotreel_domain::alarm::BudgetOrder;
 use spotreel_domain::batch::{DrainMode, PoolName};
@@ -77,7 +77,7 @@ impl Actor {
     /// A hold that stands already stays as it is, so that a person's outlives the budget's.
     async fn hold(&self, pools: Vec<PoolName>, reason: &str) -> Result<(), AlarmError> {
         for pool in pools {
-            let hold = Hold {
+            let hold = HoldRecord {
                 by: BY.to_owned(),
                 reason: reason.to_owned(),
                 since: ambient::now(),
@@ -100,7 +100,7 @@ impl Actor {
             match controls::lift(&self.client, &pool, held.revision).await {
                 Ok(()) => tracing::info!(%pool, "budget has room again: hold removed"),
                 // A person's order has taken its place.
-                Err(ApiError::Conflict) => {}
+                Err(JetStreamError::Conflict) => {}
                 Err(error) => return Err(AlarmError::Hold(error)),
             }
         }

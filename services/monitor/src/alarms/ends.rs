@@ -6,7 +6,7 @@ use async_nats::Client;
 use jiff::Timestamp;
 use serde::Deserialize;
 use spotreel_bus::Recorded;
-use spotreel_bus::jetstream::{self, ApiError, Start, Stored};
+use spotreel_bus::jetstream::{self, JetStreamError, Start, Stored};
 use spotreel_bus::names::TASKS;
 use spotreel_domain::task::State;
 
@@ -45,7 +45,10 @@ impl Ends {
     }
 
     /// Those since then, in the order of the log. None: there is more to read than one look reads.
-    pub async fn since(&mut self, since: Timestamp) -> Result<Option<Vec<TaskEnd>>, ApiError> {
+    pub async fn since(
+        &mut self,
+        since: Timestamp,
+    ) -> Result<Option<Vec<TaskEnd>>, JetStreamError> {
         let end = self.end_of_log().await?;
         if end < self.end {
             // The log was made anew.
@@ -80,7 +83,7 @@ impl Ends {
         Ok(is_whole.then(|| self.kept.iter().cloned().collect()))
     }
 
-    async fn end_of_log(&self) -> Result<u64, ApiError> {
+    async fn end_of_log(&self) -> Result<u64, JetStreamError> {
         #[derive(Deserialize)]
         struct Info {
             state: LogEnd,

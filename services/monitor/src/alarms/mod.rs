@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use spotreel_bootstrap::{Context, Health, ambient};
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::{AlarmRecord, BatchLog};
-use spotreel_domain::alarm::{AlarmBoard, AlarmsConfig, BoardCopy, Notice, NoticeState};
+use spotreel_domain::alarm::{AlarmBoard, AlarmNotice, AlarmsConfig, BoardCopy, NoticeState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -116,7 +116,7 @@ impl Alarms {
             match self.record.store(&board, copy.revision()).await {
                 Ok(revision) => copy.stored(board, revision),
                 // Another monitor was first: the next look goes on from its board.
-                Err(ApiError::Conflict) if !is_new => return Ok(()),
+                Err(JetStreamError::Conflict) if !is_new => return Ok(()),
                 Err(error) => return Err(AlarmError::Store(error)),
             }
             crash::point("after-alarms-stored");
@@ -146,7 +146,7 @@ impl Alarms {
             match self.record.store(&board, copy.revision()).await {
                 Ok(revision) => copy.stored(board, revision),
                 // The next look finds what is left, and that it was told.
-                Err(ApiError::Conflict) => {}
+                Err(JetStreamError::Conflict) => {}
                 Err(error) => return Err(AlarmError::Store(error)),
             }
         }
@@ -155,7 +155,7 @@ impl Alarms {
 }
 
 /// Tells notices, one after the other; gives how many are told, and why the next one is not.
-async fn tell(record: &AlarmRecord, notices: &[Notice]) -> (usize, Option<AlarmError>) {
+async fn tell(record: &AlarmRecord, notices: &[AlarmNotice]) -> (usize, Option<AlarmError>) {
     for (told, notice) in notices.iter().enumerate() {
         match record.tell(notice).await {
             Ok(true) => report(notice),
@@ -167,7 +167,7 @@ async fn tell(record: &AlarmRecord, notices: &[Notice]) -> (usize, Option<AlarmE
     (notices.len(), None)
 }
 
-fn report(notice: &Notice) {
+fn report(notice: &AlarmNotice) {
     let (alarm, about) = (notice.name.as_str(), notice.about.as_deref());
     let sentence = &notice.sentence;
     match notice.state {

@@ -7,14 +7,16 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use spotreel_bootstrap::{Health, ambient};
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{TASKS, work_consumer};
 use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, controls, kv};
 use spotreel_domain::alarm::{
     AlarmBoard, AlarmFacts, AlarmName, AlarmsConfig, Happening, Mean, PoolHealth, SUCCESS_IS_RECENT,
 };
-use spotreel_domain::batch::{Batch, Blocker, Ending, Instance, InstanceState, Leaving, PoolName};
+use spotreel_domain::batch::{
+    Batch, BlockedBy, Ending, Instance, InstanceState, Leaving, PoolName,
+};
 use spotreel_domain::{Lane, Model};
 use spotreel_pool::spend::{self, Ledger};
 
@@ -107,7 +109,7 @@ impl Observer {
         &mut self,
         newest: &BTreeMap<PoolName, RecordedBatch>,
         now: Timestamp,
-    ) -> Option<spotreel_domain::ledger::Spend> {
+    ) -> Option<spotreel_domain::spend::Spend> {
         let all: Vec<&Batch> = newest.values().map(|last| &last.batch).collect();
         let updated = self.ledger.update(&self.batches, &all, now).await;
         known("ended batches", updated)?;
@@ -206,7 +208,7 @@ fn before(at: Timestamp, span: std::time::Duration) -> Timestamp {
     at.checked_sub(span).unwrap_or(Timestamp::MIN)
 }
 
-async fn lengths(client: &Client) -> Result<Lengths, ApiError> {
+async fn lengths(client: &Client) -> Result<Lengths, JetStreamError> {
     #[derive(Deserialize)]
     struct Info {
         num_pending: u64,
@@ -218,7 +220,7 @@ async fn lengths(client: &Client) -> Result<Lengths, ApiError> {
     let counted = lanes.map(async |(model, lane)| {
         let consumer = work_consumer(model, lane);
         let info: Info = jetstream::consumer_info(client, TASKS, &consumer).await?;
-        Ok::<_, ApiError>((model, info.num_pending + info.num_ack_pending))
+        Ok::<_, JetStreamError>((model, info.num_pending + info.num_ack_pending))
     });
     let mut lengths = Lengths::new();
     for (model, length) in try_join_all(counted).await? {
@@ -261,7 +263,7 @@ fn of_batch(batch: &Batch) -> PoolHealth {
     }
     let blocked = batch.blocked.as_ref();
     let sentence = |never_served: bool| {
-        let is_of = |by: Blocker| (by == Blocker::NeverServed) == never_served;
+        let is_of = |by: BlockedBy| (by == BlockedBy::NeverServed) == never_served;
         let blocked = blocked.filter(|blocked| is_of(blocked.by))?;
         Some(format!("batch {}: {}", batch.id, blocked.sentence))
     };

@@ -7,7 +7,7 @@ use async_nats::Client;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ impl Programs {
     }
 
     /// Whether a pull of notifier waits at the server, or its events have gone on since the last look.
-    async fn notifier_pulls(&mut self) -> Result<bool, ApiError> {
+    async fn notifier_pulls(&mut self) -> Result<bool, JetStreamError> {
         #[derive(Deserialize)]
         struct Info {
             num_waiting: u64,

@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::BatchLog;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::ledger::LedgerStream;
 use spotreel_bus::log::ReadError;
 use spotreel_domain::allocation::BatchLedger;
@@ -27,7 +27,7 @@ pub enum BooksError {
     #[error("the batch log could not be read")]
     Batches(#[from] ReadError),
     #[error("the stream LEDGER could not be read")]
-    Ledger(#[from] ApiError),
+    Ledger(#[from] JetStreamError),
 }
 
 pub struct Books {
@@ -56,7 +56,7 @@ impl Books {
     }
 
     /// The ledger of a batch from the attempts that are stored now.
-    pub async fn of(&self, batch: &Batch, now: Timestamp) -> Result<BatchLedger, ApiError> {
+    pub async fn of(&self, batch: &Batch, now: Timestamp) -> Result<BatchLedger, JetStreamError> {
         let mut records = Vec::new();
         for some in batch.instances.chunks(AT_ONCE) {
             let mut reads = Vec::new();

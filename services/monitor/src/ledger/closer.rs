@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::{self, ApiError};
+use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_LEDGER, TASKS};
 use spotreel_domain::batch::{Batch, BatchId};
@@ -32,9 +32,12 @@ pub enum CloseError {
     #[error("info of consumer {CONSUMER_LEDGER} could not be read")]
     Look(#[from] ConsumerInfoError),
     #[error("info of the task log could not be read")]
-    Log(#[source] ApiError),
+    Log(#[source] JetStreamError),
     #[error("ledger of batch {batch} could not be read or written")]
-    Ledger { batch: BatchId, source: ApiError },
+    Ledger {
+        batch: BatchId,
+        source: JetStreamError,
+    },
 }
 
 pub struct Closer {

@@ -58,7 +58,7 @@ fn news(event: &Recorded) -> Vec<AttemptRecord> {
 #[cfg(test)]
 mod tests {
     use spotreel_domain::allocation::Knowledge::{Ended, Followed, Started};
-    use spotreel_domain::task::{Outcome, Task};
+    use spotreel_domain::task::{AttemptOutcome, Task};
     use spotreel_domain::{Model, TaskId};
     use spotreel_test_kit::tasks;
 
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(none, []);
         let (both, task) = told(task.started("w-3", "i-3", 9, at).unwrap());
         assert_eq!(both, [(2, Followed), (3, Started)]);
-        assert_eq!(task.attempts[1].outcome, Outcome::Lost);
+        assert_eq!(task.attempts[1].outcome, AttemptOutcome::Lost);
         let (all, _) = told(task.cancelled(at).unwrap());
         assert_eq!(all, [(1, Followed), (2, Followed), (3, Ended)]);
         assert_eq!(task.id, TaskId::parse("t").unwrap());

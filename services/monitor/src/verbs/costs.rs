@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use spotreel_api::{ApiError, CostsQuery, ErrorCode, MAX_COST_DAYS, USUAL_COST_DAYS};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::ApiError as ApiFailure;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::reply::{refuse, unavailable};
-use spotreel_domain::allocation::{CostQuery, CostReport, Report};
+use spotreel_domain::allocation::{CostQuery, CostReport, CostSum};
 
 use crate::verbs::Requests;
 
@@ -24,10 +24,10 @@ pub async fn answer(requests: Arc<Requests>, query: CostsQuery) -> Result<CostRe
     let since = query.from.to_zoned(TimeZone::UTC);
     let since = since.map_or(now, |midnight| midnight.timestamp());
     let since = since.clamp(Timestamp::UNIX_EPOCH, now.max(Timestamp::UNIX_EPOCH));
-    let mut report = Report::new(query);
+    let mut report = CostSum::new(query);
     let mut closed = BTreeSet::new();
     let mut pages = books.stream.costs_since(since);
-    let of_closed = |error: ApiFailure| unavailable("the ledgers of closed batches", &error);
+    let of_closed = |error: JetStreamError| unavailable("the ledgers of closed batches", &error);
     while let Some(page) = pages.next().await.map_err(of_closed)? {
         for (batch, cells) in page {
             report.add(&batch, &cells);

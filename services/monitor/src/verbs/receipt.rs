@@ -10,7 +10,7 @@ use spotreel_api::{
 };
 use spotreel_bootstrap::ambient;
 use spotreel_bus::Recorded;
-use spotreel_bus::jetstream::ApiError as ApiFailure;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::names::CONSUMER_LEDGER;
 use spotreel_bus::reply::{json, refuse, unavailable};
 use spotreel_bus::service::Request;
@@ -110,7 +110,7 @@ async fn of_batch(
     let shown: String = text.chars().take(100).collect();
     let none = || refuse(ErrorCode::NotFound, format!("there is no batch {shown}"));
     let id = BatchId::parse(text).ok_or_else(none)?;
-    let of_ledgers = |error: ApiFailure| unavailable("the ledgers of closed batches", &error);
+    let of_ledgers = |error: JetStreamError| unavailable("the ledgers of closed batches", &error);
     let (mut receipt, tasks) = match books.stream.ledger(&id).await.map_err(of_ledgers)? {
         Some(ledger) => {
             let tasks = books.stream.shares_in(&id).await.map_err(of_ledgers)?;

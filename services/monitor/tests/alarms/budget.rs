@@ -60,7 +60,7 @@ async fn a_used_up_budget_holds_the_pools_and_stops_the_batches_once() {
     let scene = Scene::set().await;
     let mut orders = others(&scene).await;
     // A person holds the other pool.
-    let person = controls::Hold {
+    let person = controls::HoldRecord {
         by: "ada".to_owned(),
         reason: "repairs".to_owned(),
         since: ambient::now(),
@@ -118,7 +118,7 @@ async fn a_used_up_budget_holds_the_pools_and_stops_the_batches_once() {
     stop(&second).await;
 
     // The budget is raised: what is still held by the alarm is released.
-    let by_alarm = controls::Hold {
+    let by_alarm = controls::HoldRecord {
         by: "alarm".to_owned(),
         ..person.clone()
     };

@@ -16,7 +16,7 @@ use spotreel_bus::kv;
 use spotreel_bus::names::{CONSUMER_NOTIFIER, TASKS};
 use spotreel_domain::Model;
 use spotreel_domain::alarm::AlarmName;
-use spotreel_domain::batch::{Batch, Blocked, Blocker, InstanceState};
+use spotreel_domain::batch::{Batch, Blocked, BlockedBy, InstanceState};
 use spotreel_domain::time::elapsed;
 use spotreel_monitor::CRASH_POINTS;
 use spotreel_proto::worker::v1::Presence;
@@ -172,7 +172,7 @@ async fn failed_tasks_and_a_blocked_batch_are_told_with_their_reasons() {
     scene.logs.failed(&task).await;
     let name = pool("default");
     let blocked = Blocked {
-        by: Blocker::Quota,
+        by: BlockedBy::Quota,
         sentence: "the quota of 8 vCPUs is used up".to_owned(),
         since: ambient::now(),
     };
@@ -319,7 +319,7 @@ async fn instances_that_work_for_nothing_or_never_serve_are_told() {
     until("a success ends it", async || told(fruitless, 2).await).await;
 
     let blocked = Blocked {
-        by: Blocker::NeverServed,
+        by: BlockedBy::NeverServed,
         sentence: "3 machines in a row ended before they served".to_owned(),
         since: ambient::now(),
     };

@@ -6,7 +6,7 @@ use async_nats::Client;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
 use spotreel_bus::events::EventStream;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::queue::QueueError;
 use spotreel_bus::{Delivery, Webhooks};
 use spotreel_domain::webhook::{
@@ -53,7 +53,7 @@ pub struct Receiver<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum DeliverError {
     #[error("the log of deliveries cannot be reached")]
-    Log(#[from] ApiError),
+    Log(#[from] JetStreamError),
     #[error("the queue cannot be reached")]
     Queue(#[from] QueueError),
     #[error("the links of the event could not be signed")]

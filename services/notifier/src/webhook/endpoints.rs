@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use spotreel_bootstrap::Context;
-use spotreel_bus::jetstream::ApiError;
+use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::names::{recovery_consumer, webhook_consumer};
 use spotreel_domain::webhook::{Gate, Recovery, Webhook, WebhookId};
 use tokio::time::Instant;
@@ -74,7 +74,7 @@ impl Endpoints {
         }
     }
 
-    async fn look(&mut self) -> Result<(), ApiError> {
+    async fn look(&mut self) -> Result<(), JetStreamError> {
         let webhooks = self.deliverer.webhooks.list().await?;
         metrics::endpoints(&webhooks);
         let (mut wanted, mut failure) = (HashMap::new(), None);
@@ -121,7 +121,7 @@ impl Endpoints {
     }
 
     /// The queues that the endpoint has now, by consumer.
-    async fn queues_of(&self, webhook: &Arc<Webhook>) -> Result<Vec<WantedQueue>, ApiError> {
+    async fn queues_of(&self, webhook: &Arc<Webhook>) -> Result<Vec<WantedQueue>, JetStreamError> {
         let consumer = webhook_consumer(&webhook.id);
         // A queue is made once a life of this program: the request is one of the server's dear ones.
         if !self.queues.contains_key(&consumer) {
@@ -139,7 +139,11 @@ impl Endpoints {
     }
 
     /// False: everything was sent again, and the order is done.
-    async fn recovers(&self, webhook: &Webhook, recovery: &Recovery) -> Result<bool, ApiError> {
+    async fn recovers(
+        &self,
+        webhook: &Webhook,
+        recovery: &Recovery,
+    ) -> Result<bool, JetStreamError> {
         let webhooks = &self.deliverer.webhooks;
         let consumer = recovery_consumer(&webhook.id, recovery);
         if !self.queues.contains_key(&consumer) {
@@ -180,7 +184,7 @@ impl Endpoints {
         self.queues.insert(consumer, queue);
     }
 
-    async fn tidy(&mut self) -> Result<(), ApiError> {
+    async fn tidy(&mut self) -> Result<(), JetStreamError> {
         if self
             .tidied
             .is_some_and(|tidied| tidied.elapsed() < TIDY_EVERY)

@@ -3,8 +3,8 @@
 use async_nats::HeaderMap;
 use spotreel_api::{CloudEvent, WebhookNotice};
 use spotreel_bootstrap::ambient;
-use spotreel_bus::jetstream::ApiError;
-use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, Notice, Webhook};
+use spotreel_bus::jetstream::JetStreamError;
+use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, EndpointNotice, Webhook};
 
 use super::deliver::Deliverer;
 
@@ -32,13 +32,13 @@ pub async fn note(deliverer: &Deliverer, webhook: &Webhook, attempt: &DeliveryAt
     }
 }
 
-async fn works(deliverer: &Deliverer, webhook: &Webhook) -> Result<(), ApiError> {
+async fn works(deliverer: &Deliverer, webhook: &Webhook) -> Result<(), JetStreamError> {
     if webhook.failing.is_none() {
         return Ok(());
     }
     let update = deliverer.webhooks.update(&webhook.id, Webhook::delivered);
     match update.await {
-        Ok(_) | Err(ApiError::NotFound) => Ok(()),
+        Ok(_) | Err(JetStreamError::NotFound) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -50,7 +50,7 @@ async fn fails(
     webhook: &Webhook,
     reason: &str,
     gone: bool,
-) -> Result<(), ApiError> {
+) -> Result<(), JetStreamError> {
     let give_up = deliverer.settings.give_up();
     // What was read last is enough to see that there is nothing new.
     if webhook
@@ -75,7 +75,11 @@ async fn fails(
     Ok(())
 }
 
-async fn publish(deliverer: &Deliverer, webhook: &Webhook, notice: Notice) -> Result<(), ApiError> {
+async fn publish(
+    deliverer: &Deliverer,
+    webhook: &Webhook,
+    notice: EndpointNotice,
+) -> Result<(), JetStreamError> {
     let Some(failing) = &webhook.failing else {
         return Ok(());
     };
@@ -104,15 +108,15 @@ async fn publish(deliverer: &Deliverer, webhook: &Webhook, notice: Notice) -> Re
     match publish.await {
         Ok(true) => {}
         // It was published before a crash, or another notifier publishes it now.
-        Ok(false) | Err(ApiError::Conflict) => return Ok(()),
+        Ok(false) | Err(JetStreamError::Conflict) => return Ok(()),
         Err(error) => return Err(error),
     }
     let (host, since) = (webhook.url.host(), failing.since);
     match notice {
-        Notice::Failing => {
+        EndpointNotice::Failing => {
             tracing::warn!(%id, host, %since, reason, "webhook keeps failing; it will be disabled");
         }
-        Notice::Disabled => {
+        EndpointNotice::Disabled => {
             tracing::error!(%id, host, %since, reason, "webhook disabled; enable it once its receiver works");
         }
     }

@@ -60,7 +60,7 @@ impl Orders {
                     tracing::info!(id = %webhook.id, host = webhook.url.host(), "webhook created");
                     return Ok(created(&webhook));
                 }
-                Err(jetstream::ApiError::Conflict) => webhook = draw()?,
+                Err(jetstream::JetStreamError::Conflict) => webhook = draw()?,
                 Err(error) => return Err(unavailable(WHAT, &error)),
             }
         }
@@ -217,10 +217,10 @@ fn no_webhook(id: &str) -> ApiError {
     refuse(ErrorCode::NotFound, format!("there is no webhook {id}"))
 }
 
-fn refused(id: &str, error: &jetstream::ApiError) -> ApiError {
+fn refused(id: &str, error: &jetstream::JetStreamError) -> ApiError {
     match error {
-        jetstream::ApiError::NotFound => no_webhook(id),
-        jetstream::ApiError::Conflict => refuse(
+        jetstream::JetStreamError::NotFound => no_webhook(id),
+        jetstream::JetStreamError::Conflict => refuse(
             ErrorCode::NotAllowed,
             "the webhook is being modified concurrently; retry",
         ),

@@ -277,7 +277,7 @@ impl Stage {
 
     pub async fn orders_to_run(
         &self,
-    ) -> BTreeMap<PoolName, controls::StandingOrder<controls::Run>> {
+    ) -> BTreeMap<PoolName, controls::StandingOrder<controls::RunRecord>> {
         controls::all(&self.root.client).await.unwrap().runs
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use spotreel_bus::batches::RecordedBatch;
 use spotreel_domain::batch::{InstanceState, Leaving, Status};
 use spotreel_domain::fleet::cloud::{LaunchRequest, Lifecycle, client_token};
-use spotreel_domain::task::Outcome;
+use spotreel_domain::task::AttemptOutcome;
 use spotreel_tests::Verdict;
 
 use super::books::Books;
@@ -205,7 +205,7 @@ fn no_busy_one_ended(books: &Books<'_>) -> Verdict {
         let Some(last) = story.last() else { continue };
         for attempt in &last.task.attempts {
             // With an error it was handed back for that: storage that was away, a worker that could not begin.
-            if attempt.outcome != Outcome::Interrupted || attempt.error.is_some() {
+            if attempt.outcome != AttemptOutcome::Interrupted || attempt.error.is_some() {
                 continue;
             }
             let id = attempt.instance.as_str();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use spotreel_domain::task::{Attempt, Outcome};
+use spotreel_domain::task::{Attempt, AttemptOutcome};
 use spotreel_tests::Verdict;
 
 use super::watch::{Said, WatchSeen};
@@ -77,10 +77,10 @@ pub fn lost(
             let ended = attempt.ended_at.unwrap_or(span.1);
             let ill = match attempt.outcome {
                 // Its worker could not render on, and was not told to leave.
-                Outcome::Interrupted if attempt.error.is_some() => continue,
-                Outcome::Interrupted => book.is_outage(ended - HANDING_BACK, ended),
+                AttemptOutcome::Interrupted if attempt.error.is_some() => continue,
+                AttemptOutcome::Interrupted => book.is_outage(ended - HANDING_BACK, ended),
                 // A person's retry begins anew.
-                Outcome::Lost if task.round == 1 => false,
+                AttemptOutcome::Lost if task.round == 1 => false,
                 _ => continue,
             };
             if ill || book.is_outage(span.1 - AFTERMATH, span.1 + AFTERMATH) {
@@ -88,7 +88,7 @@ pub fn lost(
                 continue;
             }
             match attempt.outcome {
-                Outcome::Interrupted => {
+                AttemptOutcome::Interrupted => {
                     lost.handed_back.add(steps);
                     told.check(steps <= UNDER_WAY, || {
                         format!(
@@ -98,7 +98,7 @@ pub fn lost(
                     });
                     saved.checked += usize::from(noticed(book, attempt, span).is_some());
                 }
-                Outcome::Lost => {
+                AttemptOutcome::Lost => {
                     lost.cut_off.add(steps);
                     let safe = consoles.safe(&attempt.instance, id, span);
                     told.check(next.from_step >= safe, || {

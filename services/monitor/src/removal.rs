@@ -18,8 +18,8 @@ use crate::error::HandleError;
 use crate::janitor::{CONSUMER, Janitor, age};
 use crate::pages::LogPages;
 
-/// Who must have heard a task's end before it goes, the janitor itself among them: it has seen to the objects then.
-const HEARERS: [&str; 4] = [
+/// Consumers that must have read a task's end before it is deleted. The janitor is one: by then it has deleted the objects.
+const READ_FIRST: [&str; 4] = [
     CONSUMER_NOTIFIER,
     CONSUMER_SWEEPER,
     CONSUMER_LEDGER,
@@ -123,10 +123,10 @@ impl Janitor {
         if !events.iter().any(|event| event.event.is_terminal()) {
             return Ok(0);
         }
-        let heard = self.heard_up_to(&HEARERS).await?;
+        let read = self.read_up_to(&READ_FIRST).await?;
         let ends: Vec<&Recorded> = events
             .iter()
-            .filter(|event| event.event.is_terminal() && event.sequence <= heard)
+            .filter(|event| event.event.is_terminal() && event.sequence <= read)
             .collect();
         let mut removed = 0;
         for some in ends.chunks(CONCURRENT) {

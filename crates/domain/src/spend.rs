@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchId, Blocker, Instance, Launch, PoolName};
+use crate::batch::{Batch, BatchId, BlockedBy, Instance, Launch, PoolName};
 use crate::money::Usd;
 use crate::time::elapsed;
 
@@ -139,7 +139,7 @@ pub fn reserved<'a>(
 /// Number of instances that a batch requested and no launch has asked for. Once a worker serves, the remaining work decides
 /// what is launched. A batch that waits for capacity, quota or money reserves nothing.
 fn to_launch(batch: &Batch) -> u32 {
-    let waits = |by| !matches!(by, Blocker::PricesUnknown | Blocker::CountsUnknown);
+    let waits = |by| !matches!(by, BlockedBy::PricesUnknown | BlockedBy::CountsUnknown);
     let is_blocked = batch.blocked.as_ref().is_some_and(|b| waits(b.by));
     if !batch.is_active() || batch.stop.is_some() || batch.first_ready_at.is_some() || is_blocked {
         return 0;
@@ -247,8 +247,12 @@ mod tests {
             blocked: Some(blocked(by)),
             ..batch.clone()
         };
-        assert_eq!(reserved(&with(Blocker::NoCapacity)), Usd::ZERO, "it waits");
-        let blind = with(Blocker::PricesUnknown);
+        assert_eq!(
+            reserved(&with(BlockedBy::NoCapacity)),
+            Usd::ZERO,
+            "it waits"
+        );
+        let blind = with(BlockedBy::PricesUnknown);
         assert_eq!(reserved(&blind), Usd::from_cents(160), "it goes on soon");
         batch.first_ready_at = Some(batch.at);
         assert_eq!(reserved(&batch), Usd::ZERO, "the work decides now");
