@@ -94,8 +94,9 @@ pub struct ConsumerSpec {
     /// Delay before a failed event, or a failed pull, is repeated: the first, then doubled up to the longest.
     pub retry_first: Duration,
     pub retry_longest: Duration,
-    /// Failures in a row of one event until the check fails and a person is asked to look; none: never.
-    pub tries_until_error: Option<i64>,
+    /// Failures in a row of one event until the check fails and a person is asked to look. Deliveries that its handler put
+    /// off do not count.
+    pub tries_until_error: u32,
 }
 
 pub struct Consumer {
@@ -105,6 +106,16 @@ pub struct Consumer {
     notice: Box<dyn Fn(Notice) + Send + Sync>,
     /// Why the check fails because of the last event that was handed back, and until when.
     blocked: Mutex<Option<(String, Instant)>>,
+    /// The event whose failures are counted: one is enough to see that events keep failing.
+    failing: Mutex<Option<Failing>>,
+}
+
+struct Failing {
+    sequence: u64,
+    /// In a row.
+    failures: u32,
+    /// Without another failure until then, another program has handled it.
+    until: Instant,
 }
 
 /// Where a loop pulls from.
@@ -130,6 +141,7 @@ impl Consumer {
             stopping: stopping.clone(),
             notice: Box::new(notice),
             blocked: Mutex::new(None),
+            failing: Mutex::new(None),
         }
     }
 
@@ -283,7 +295,10 @@ impl Consumer {
     /// What becomes of a delivery after its handler.
     fn judge<R: HandlerError>(&self, delivery: &Delivery, handled: Result<Handled, R>) -> Handled {
         let error = match handled {
-            Ok(handled) => return handled,
+            Ok(handled) => {
+                self.recover(delivery.sequence);
+                return handled;
+            }
             Err(error) => error,
         };
         let newer = error.is_newer_version();
@@ -296,8 +311,12 @@ impl Consumer {
 
     fn fail(&self, delivery: &Delivery, error: &str) -> Handled {
         let (consumer, subject) = (self.spec.consumer, &delivery.subject);
-        let (tries, most) = (delivery.delivered, self.spec.tries_until_error);
-        if most == Some(tries) {
+        let delay = self.delay(delivery.delivered);
+        // Without a failure for longer than the next try takes, it was handled.
+        let at_most = delay + HELD_AT_MOST;
+        let tries = self.count_failure(delivery.sequence, at_most);
+        let most = self.spec.tries_until_error;
+        if tries == Some(most) {
             tracing::error!(
                 error,
                 consumer,
@@ -306,24 +325,50 @@ impl Consumer {
                 "handling an event keeps failing"
             );
         } else {
+            let delivered = delivery.delivered;
             tracing::warn!(
                 error,
                 consumer,
                 subject,
-                tries,
+                delivered,
                 "handling an event failed; retrying"
             );
         }
         (self.notice)(Notice::Failed);
-        let delay = self.delay(tries);
-        if most.is_some_and(|most| tries >= most) {
-            // Without a failure for longer than the next try takes, it was handled.
+        if let Some(tries) = tries.filter(|tries| *tries >= most) {
             let reason = format!("{subject} was tried {tries} times: {error}");
-            self.block(reason, delay + HELD_AT_MOST);
+            self.block(reason, at_most);
         }
         match self.stopping.is_cancelled() {
             true => Handled::Later(Duration::ZERO),
             false => Handled::Later(delay),
+        }
+    }
+
+    /// The failures in a row of this event, if it is the one whose failures are counted.
+    fn count_failure(&self, sequence: u64, at_most: Duration) -> Option<u32> {
+        let (mut failing, now) = (self.failing.lock(), Instant::now());
+        let failures = match &*failing {
+            Some(known) if known.sequence == sequence => known.failures.saturating_add(1),
+            Some(known) if now < known.until => return None,
+            _ => 1,
+        };
+        *failing = Some(Failing {
+            sequence,
+            failures,
+            until: now + at_most,
+        });
+        Some(failures)
+    }
+
+    /// The check no longer fails because of an event that is handled now.
+    fn recover(&self, sequence: u64) {
+        let mut failing = self.failing.lock();
+        if failing
+            .take_if(|known| known.sequence == sequence)
+            .is_some_and(|known| known.failures >= self.spec.tries_until_error)
+        {
+            *self.blocked.lock() = None;
         }
     }
 

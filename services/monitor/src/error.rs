@@ -65,7 +65,10 @@ pub enum HandleError {
     },
     #[error("size of the log could not be read")]
     Room(#[source] ApiError),
-    #[error("attempts of task {task} could not be stored in the ledger")]
+    #[error(
+        "attempts of task {task} could not be stored in the stream LEDGER, and until they are, nothing is deleted from the \
+         task log: check that the stream exists (`spotreel provision` makes it) and has room"
+    )]
     Record { task: TaskId, source: ApiError },
     #[error("presence record of worker {worker} could not be read")]
     Presence { worker: String, source: ApiError },
