@@ -122,7 +122,8 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
             .await;
     });
     let books = Arc::new(Books::new(BatchLog::open(&nats).await, stream));
-    let closing = Closer::new(&nats, &books).run(config.ledger.every, ctx.stopping.clone());
+    let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
+    let closing = Closer::new(&nats, &books).run(config.ledger.every, health, stopping);
     ctx.spawn_loop("ledgers of batches", closing);
 
     let deadlines = Arc::new(Deadlines::new(log.clone(), config.deadlines.clone()));

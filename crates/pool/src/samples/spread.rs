@@ -182,21 +182,15 @@ async fn entries(
     let read = page.into_iter().map(|stored| {
         let left = stored.headers.get("Nats-Num-Pending");
         let left = left.and_then(|left| left.as_str().parse().ok());
-        let recorded = Recorded::from_parts(
-            &stored.subject,
-            stored.sequence,
-            &stored.payload,
-            stored.headers,
-            stored.stored_at.as_nanosecond(),
-        )?;
-        Ok(SampledEntry {
+        let recorded = Recorded::from_stored(stored)?;
+        Ok(recorded.map(|recorded| SampledEntry {
             sequence: recorded.sequence,
             left: left.unwrap_or_default(),
             job: Job::of(&recorded.task.spec),
             id: recorded.task.id,
-        })
+        }))
     });
-    read.collect()
+    read.filter_map(Result::transpose).collect()
 }
 
 async fn last_sequence(client: &Client) -> Result<u64, ApiError> {
