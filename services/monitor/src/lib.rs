@@ -137,12 +137,13 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
     let reconcile = Reconcile::new(nats.clone(), config.reconcile, config.disk, &ctx);
     ctx.spawn_loop("reconcile", async move { reconcile.run().await });
 
-    let shown = ShownAlarms::default();
+    let (shown, alarms_every) = (ShownAlarms::default(), config.alarms.every);
     let alarms = Alarms::new(&nats, config.alarms, &ctx, shown.clone()).await;
     ctx.spawn_loop("alarms", alarms.run());
 
     let requests = Arc::new(Requests {
         alarms: shown,
+        alarms_every,
         log,
         books,
         search: Search::start(&nats, &config.search, &ctx).await?,
