@@ -3,13 +3,13 @@
 //! What every delivery goes through is here and nowhere else: the writer's trace, events of a newer version, messages that
 //! are not protobuf, the renewed lease, the delay before a retry. A program has a handler, and hears of [`Notice`]s.
 
+mod troubles;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::Client;
 use futures::future::join_all;
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,14 +17,12 @@ use crate::append::ReadError;
 use crate::names::{BATCHES, TASKS};
 use crate::queue::{self, QueueError};
 use crate::{Delivery, Queue, Recorded, RecordedBatch, trace};
+use troubles::{HELD_AT_MOST, Troubles};
 
 /// Number of renewals during one lease.
 const RENEWALS_PER_LEASE: u32 = 4;
 /// Delay after which an event of a newer version is delivered again; a newer program may then take it.
 const HELD_FOR: Duration = Duration::from_secs(5);
-/// Time without a redelivery after which the event must have been handled, by a newer program or by a later try.
-const HELD_AT_MOST: Duration = Duration::from_secs(20);
-
 /// Of what is handled at the same time: twice the largest message that the server takes.
 const MAX_BYTES: usize = 16 << 20;
 
@@ -104,18 +102,7 @@ pub struct Consumer {
     spec: ConsumerSpec,
     stopping: CancellationToken,
     notice: Box<dyn Fn(Notice) + Send + Sync>,
-    /// Why the check fails because of the last event that was handed back, and until when.
-    blocked: Mutex<Option<(String, Instant)>>,
-    /// The event whose failures are counted: one is enough to see that events keep failing.
-    failing: Mutex<Option<Failing>>,
-}
-
-struct Failing {
-    sequence: u64,
-    /// In a row.
-    failures: u32,
-    /// Without another failure until then, another program has handled it.
-    until: Instant,
+    troubles: Troubles,
 }
 
 /// Where a loop pulls from.
@@ -137,11 +124,10 @@ impl Consumer {
     ) -> Self {
         Self {
             client: client.clone(),
+            troubles: Troubles::new(spec.tries_until_error),
             spec,
             stopping: stopping.clone(),
             notice: Box::new(notice),
-            blocked: Mutex::new(None),
-            failing: Mutex::new(None),
         }
     }
 
@@ -226,7 +212,7 @@ impl Consumer {
         source.renew_after = queue.ack_wait() / RENEWALS_PER_LEASE;
         let mut batch = queue.pull_within(self.spec.concurrent, MAX_BYTES).await?;
         source.tries = 0;
-        (self.notice)(Notice::Check(self.health()));
+        (self.notice)(Notice::Check(self.troubles.health()));
         if batch.is_empty() {
             batch.extend(queue.pull(self.spec.pull_wait).await?);
         }
@@ -296,7 +282,7 @@ impl Consumer {
     fn judge<R: HandlerError>(&self, delivery: &Delivery, handled: Result<Handled, R>) -> Handled {
         let error = match handled {
             Ok(handled) => {
-                self.recover(delivery.sequence);
+                self.troubles.recover(delivery.sequence);
                 return handled;
             }
             Err(error) => error,
@@ -314,7 +300,7 @@ impl Consumer {
         let delay = self.delay(delivery.delivered);
         // Without a failure for longer than the next try takes, it was handled.
         let at_most = delay + HELD_AT_MOST;
-        let tries = self.count_failure(delivery.sequence, at_most);
+        let tries = self.troubles.count(delivery.sequence, at_most);
         let most = self.spec.tries_until_error;
         if tries == Some(most) {
             tracing::error!(
@@ -345,33 +331,6 @@ impl Consumer {
         }
     }
 
-    /// The failures in a row of this event, if it is the one whose failures are counted.
-    fn count_failure(&self, sequence: u64, at_most: Duration) -> Option<u32> {
-        let (mut failing, now) = (self.failing.lock(), Instant::now());
-        let failures = match &*failing {
-            Some(known) if known.sequence == sequence => known.failures.saturating_add(1),
-            Some(known) if now < known.until => return None,
-            _ => 1,
-        };
-        *failing = Some(Failing {
-            sequence,
-            failures,
-            until: now + at_most,
-        });
-        Some(failures)
-    }
-
-    /// The check no longer fails because of an event that is handled now.
-    fn recover(&self, sequence: u64) {
-        let mut failing = self.failing.lock();
-        if failing
-            .take_if(|known| known.sequence == sequence)
-            .is_some_and(|known| known.failures >= self.spec.tries_until_error)
-        {
-            *self.blocked.lock() = None;
-        }
-    }
-
     /// The check fails while an event of a newer version waits: only a newer program knows what it asks for.
     fn hold(&self, delivery: &Delivery, error: &str) -> Handled {
         let ConsumerSpec {
@@ -396,15 +355,8 @@ impl Consumer {
     }
 
     fn block(&self, reason: String, at_most: Duration) {
-        *self.blocked.lock() = Some((reason.clone(), Instant::now() + at_most));
+        self.troubles.block(reason.clone(), at_most);
         (self.notice)(Notice::Check(Err(reason)));
-    }
-
-    fn health(&self) -> Result<(), String> {
-        match &*self.blocked.lock() {
-            Some((reason, until)) if Instant::now() < *until => Err(reason.clone()),
-            _ => Ok(()),
-        }
     }
 
     /// The delay after the `tries`th failure in a row.
