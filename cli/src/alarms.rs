@@ -10,8 +10,10 @@ use crate::connection::{Api, Settings};
 use crate::done::Done;
 use crate::print::{self, line, relative};
 
-/// Seconds after which a look is so old that monitor may have stopped: six looks.
-const OLD_AFTER: i64 = 60;
+/// Looks that monitor must have missed until its answer is called old.
+const MISSED_LOOKS: u64 = 6;
+/// Longest interval of looks that monitor's configuration allows: that of a monitor that does not say.
+const RAREST_LOOK_S: u64 = 60;
 
 /// Of a sentence, with what to do.
 const LONGEST: usize = 400;
@@ -37,8 +39,10 @@ pub async fn run(settings: &Settings, args: AlarmsArgs) -> anyhow::Result<Done> 
 }
 
 fn is_old(view: &AlarmsView, now: Timestamp) -> bool {
+    let every = view.every_s.unwrap_or(RAREST_LOOK_S);
+    let longest = i64::try_from(every.saturating_mul(MISSED_LOOKS)).unwrap_or(i64::MAX);
     let looked_at = view.looked_at;
-    looked_at.is_none_or(|at| now.as_second() - at.as_second() > OLD_AFTER)
+    looked_at.is_none_or(|at| now.as_second() - at.as_second() > longest)
 }
 
 fn show(view: &AlarmsView, now: Timestamp) {
@@ -113,13 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn a_monitor_that_has_not_looked_for_a_minute_is_no_witness() {
-        let view = |looked_at| AlarmsView {
+    fn a_monitor_that_has_missed_six_looks_is_no_witness() {
+        let view = |looked_at, every_s| AlarmsView {
             looked_at,
+            every_s,
             alarms: Vec::new(),
         };
-        assert!(is_old(&view(None), at(0)));
-        assert!(!is_old(&view(Some(at(0))), at(60)));
-        assert!(is_old(&view(Some(at(0))), at(61)));
+        assert!(is_old(&view(None, Some(10)), at(0)));
+        for (every_s, longest) in [(Some(10), 60), (Some(60), 360), (None, 360)] {
+            let view = view(Some(at(0)), every_s);
+            assert!(!is_old(&view, at(longest)));
+            assert!(is_old(&view, at(longest + 1)));
+        }
     }
 }

@@ -35,7 +35,8 @@ const LINES: [&str; 8] = [
 pub async fn receipt(settings: &Settings, args: ReceiptArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
     let format = format(args.format, args.json);
-    if !args.task && BatchId::parse(&args.id).is_some() {
+    let may_be_batch = !args.task && BatchId::parse(&args.id).is_some();
+    if may_be_batch {
         let query = ReceiptQuery {
             batch: Some(args.id.clone()),
             tasks: Some(args.tasks),
@@ -52,12 +53,30 @@ pub async fn receipt(settings: &Settings, args: ReceiptArgs) -> anyhow::Result<D
         }
     }
     let query = ReceiptQuery {
-        task: Some(api.whole_id(args.id).await?),
+        task: Some(api.whole_id(args.id.clone()).await?),
         ..ReceiptQuery::default()
     };
-    let receipt = api.call(names::RECEIPT, &query).await?;
+    let receipt = api.call(names::RECEIPT, &query).await;
+    let receipt = receipt.map_err(|error| not_found(error, &args.id, may_be_batch))?;
     show_task(&receipt, format);
     Ok(Done::Well)
+}
+
+/// Says what was looked for.
+fn not_found(error: CallError, id: &str, may_be_batch: bool) -> anyhow::Error {
+    match error {
+        CallError::Refused(refused) if refused.code == ErrorCode::NotFound => {
+            let (kinds, lists) = match may_be_batch {
+                true => (
+                    "no batch and no task",
+                    "`spotreel batches` and `spotreel list`",
+                ),
+                false => ("no task", "`spotreel list`"),
+            };
+            anyhow::anyhow!("there is {kinds} {id}: {lists} print those that exist")
+        }
+        error => error.into(),
+    }
 }
 
 pub async fn cost(settings: &Settings, args: CostArgs) -> anyhow::Result<Done> {
@@ -372,5 +391,35 @@ fn seconds(ms: u64) -> String {
     match ms {
         0 => "-".to_owned(),
         ms => span(ms.div_ceil(1_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spotreel_api::ApiError;
+
+    use super::*;
+
+    fn said(code: ErrorCode, may_be_batch: bool) -> String {
+        let refused = CallError::Refused(ApiError {
+            code,
+            message: "there is no task default-99".into(),
+            violations: Vec::new(),
+            retry_after_s: None,
+        });
+        not_found(refused, "default-99", may_be_batch).to_string()
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named_as_what_it_was_looked_for() {
+        let both = said(ErrorCode::NotFound, true);
+        assert!(
+            both.starts_with("there is no batch and no task default-99"),
+            "{both}"
+        );
+        let task = said(ErrorCode::NotFound, false);
+        assert!(task.starts_with("there is no task default-99"), "{task}");
+        let other = said(ErrorCode::Unavailable, true);
+        assert!(!other.contains("no batch"), "{other}");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::values::{Since, since};
+use super::values::{Since, limit, since};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -42,7 +42,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
     pub since: Option<Since>,
     /// Maximum number of tasks to print
-    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = limit, conflicts_with = "all")]
     pub limit: u32,
     /// Print all tasks
     #[arg(long)]
@@ -85,7 +85,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
     pub until: Option<Since>,
     /// Maximum number of tasks to print
-    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "all")]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = limit, conflicts_with = "all")]
     pub limit: u32,
     /// Print all tasks
     #[arg(long)]

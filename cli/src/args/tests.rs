@@ -208,5 +208,14 @@ fn what_excludes_each_other_is_refused() {
     assert!(parse("spotreel cancel --label night=1 --state queued").is_ok());
     assert!(parse("spotreel cancel a --label night=1").is_err());
     assert!(parse("spotreel batches default-1 --limit 3").is_err());
+    for list in ["list", "search fox"] {
+        assert!(parse(&format!("spotreel {list} --limit 1")).is_ok());
+        for limit in ["0", "4294967296", "many"] {
+            let refused = parse(&format!("spotreel {list} --limit {limit}"));
+            let refused = refused.err().map(|error| error.to_string());
+            let refused = refused.unwrap_or_default();
+            assert!(refused.contains("from 1 to 4294967295"), "{refused}");
+        }
+    }
     assert!(parse("spotreel stop default-1 --now --by me").is_ok());
 }

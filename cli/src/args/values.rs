@@ -21,6 +21,14 @@ pub fn ahead(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How many to print.
+pub fn limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(limit @ 1..) => Ok(limit),
+        _ => Err(format!("must be a number from 1 to {}", u32::MAX)),
+    }
+}
+
 /// The start of a list: relative to now, or absolute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Since {

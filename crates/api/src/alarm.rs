@@ -1,5 +1,7 @@
 //! `spotreel.alarms`: what fires now and what has fired, with what to do. Also the data of an alarm's event.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use spotreel_domain::alarm::{Alarm, AlarmBoard, AlarmName, AlarmNotice};
@@ -19,6 +21,9 @@ pub struct AlarmsView {
     /// When monitor last looked; absent: it has not yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked_at: Option<Timestamp>,
+    /// Seconds between two looks; absent: an older monitor does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_s: Option<u64>,
     /// Those that fire first, then those that are pending, then those that have resolved within seven days.
     pub alarms: Vec<AlarmView>,
 }
@@ -74,8 +79,8 @@ impl From<&AlarmNotice> for AlarmView {
 }
 
 impl AlarmsView {
-    /// `board` is `None` before the first look.
-    pub fn of(board: Option<&AlarmBoard>, query: &AlarmsQuery) -> Self {
+    /// `board` is `None` before the first look; `every` is the time between two looks.
+    pub fn of(board: Option<&AlarmBoard>, every: Duration, query: &AlarmsQuery) -> Self {
         let alarms = board.map(|board| &board.alarms[..]).unwrap_or_default();
         let rank = |alarm: &Alarm| match alarm.state.as_str() {
             "firing" => 0,
@@ -87,6 +92,7 @@ impl AlarmsView {
         shown.sort_by_key(|alarm| (rank(alarm), std::cmp::Reverse(alarm.since)));
         Self {
             looked_at: board.map(|board| board.at),
+            every_s: Some(every.as_secs().max(1)),
             alarms: shown.into_iter().map(AlarmView::from).collect(),
         }
     }
@@ -94,8 +100,6 @@ impl AlarmsView {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use spotreel_domain::alarm::{AlarmState, NoticeState};
 
     use super::*;
@@ -133,7 +137,7 @@ mod tests {
             alarm(AlarmName::EventsCopy, firing, 3),
         ];
         let shown = |firing| {
-            let view = AlarmsView::of(Some(&board), &AlarmsQuery { firing });
+            let view = AlarmsView::of(Some(&board), calm, &AlarmsQuery { firing });
             view.alarms
                 .into_iter()
                 .map(|alarm| (alarm.name, alarm.state))
@@ -150,10 +154,8 @@ mod tests {
             (AlarmName::Backlog, "resolved".into()),
         ];
         assert_eq!(shown(false)[2..], rest);
-        assert_eq!(
-            AlarmsView::of(None, &AlarmsQuery::default()).looked_at,
-            None
-        );
+        let none = AlarmsView::of(None, Duration::from_secs(10), &AlarmsQuery::default());
+        assert_eq!((none.looked_at, none.every_s), (None, Some(10)));
     }
 
     #[test]

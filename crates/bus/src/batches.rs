@@ -1,4 +1,7 @@
 //! The batch log: one a pool, so that a pool has one active batch at most. Its one writing function, and its readers.
+//!
+//! An event that no version can decode fails each read on which a decision or a budget rests: what is not known is not zero.
+//! Lists for people and monitor's ledgers pass over it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use crate::jetstream::{self, Start, Stored};
 use crate::log::Recorded;
 use crate::names::{self, BATCHES, TASKS};
 use crate::trace;
+use crate::unreadable::or_pass_over;
 
 /// Messages of one direct get.
 const PAGE: usize = 500;
@@ -68,7 +72,7 @@ impl RecordedBatch {
         )
     }
 
-    fn from_stored(stored: Stored) -> Result<Self, ReadError> {
+    fn of_stored(stored: Stored) -> Result<Self, ReadError> {
         Self::from_parts(
             &stored.subject,
             stored.sequence,
@@ -76,6 +80,11 @@ impl RecordedBatch {
             stored.headers,
             stored.stored_at.as_nanosecond(),
         )
+    }
+
+    /// None: no version can decode it.
+    pub fn from_stored(stored: Stored) -> Result<Option<Self>, ReadError> {
+        or_pass_over(BATCHES, Self::of_stored(stored))
     }
 
     /// Reads an event from what a consumer or a direct get delivered.
@@ -101,6 +110,22 @@ impl RecordedBatch {
             headers,
             stored_at,
         })
+    }
+}
+
+/// What becomes of a read when it finds an event that no version can decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecodable {
+    Fails,
+    IsPassedOver,
+}
+
+impl Undecodable {
+    fn read(self, stored: Stored) -> Result<Option<RecordedBatch>, ReadError> {
+        match self {
+            Self::Fails => RecordedBatch::of_stored(stored).map(Some),
+            Self::IsPassedOver => RecordedBatch::from_stored(stored),
+        }
     }
 }
 
@@ -171,7 +196,8 @@ impl BatchLog {
 
     /// What the log still holds of a batch, oldest first. Any replica answers.
     pub async fn history(&self, id: &BatchId) -> Result<Vec<RecordedBatch>, ReadError> {
-        self.scan(&names::batchlog_of_batch(id), None).await
+        let filter = names::batchlog_of_batch(id);
+        self.scan(&filter, None, Undecodable::Fails).await
     }
 
     /// The ends of the batches (of one pool) that were written since `since`, in the order of the log: the ledgers.
@@ -180,12 +206,13 @@ impl BatchLog {
         &self,
         pool: Option<&PoolName>,
         since: Timestamp,
+        undecodable: Undecodable,
     ) -> Result<Vec<RecordedBatch>, ReadError> {
         let pool = pool.map_or("*", PoolName::as_str);
         let mut ends = Vec::new();
         for end in ["settled", "failed"] {
             let filter = format!("spotreel.batchlog.{pool}.*.{end}");
-            ends.extend(self.scan(&filter, Some(since)).await?);
+            ends.extend(self.scan(&filter, Some(since), undecodable).await?);
         }
         ends.sort_by_key(|end| end.sequence);
         Ok(ends)
@@ -210,7 +237,11 @@ impl BatchLog {
     }
 
     /// The newest event of the latest batches, over all pools, newest first.
-    pub async fn recent(&self, limit: usize) -> Result<Vec<RecordedBatch>, ReadError> {
+    pub async fn recent(
+        &self,
+        limit: usize,
+        undecodable: Undecodable,
+    ) -> Result<Vec<RecordedBatch>, ReadError> {
         let most = u64::try_from(limit).unwrap_or(u64::MAX).min(MAX_RECENT);
         let mut latest = BTreeMap::new();
         for (pool, number) in self.newest_numbers().await? {
@@ -222,7 +253,8 @@ impl BatchLog {
                 })
                 .collect();
             // In the order of the log: a batch's later event takes the place of its earlier one.
-            for event in self.read(&json!({ "multi_last": filters })).await? {
+            let query = json!({ "multi_last": filters });
+            for event in self.read(&query, undecodable).await? {
                 latest.insert(event.batch.id.clone(), event);
             }
         }
@@ -268,29 +300,31 @@ impl BatchLog {
         &self,
         filter: &str,
         since: Option<Timestamp>,
+        undecodable: Undecodable,
     ) -> Result<Vec<RecordedBatch>, ReadError> {
         let mut all: Vec<RecordedBatch> = Vec::new();
+        let mut start = since.map_or(Start::Sequence(1), Start::Time);
         loop {
-            let start = match (all.last(), since) {
-                (Some(last), _) => Start::Sequence(last.sequence + 1),
-                (None, Some(since)) => Start::Time(since),
-                (None, None) => Start::Sequence(1),
-            };
             let page = jetstream::page(&self.client, BATCHES, filter, start, PAGE).await?;
-            if page.is_empty() {
+            let Some(newest) = page.last() else {
                 return Ok(all);
-            }
+            };
+            start = Start::Sequence(newest.sequence + 1);
             for stored in page {
-                all.push(RecordedBatch::from_stored(stored)?);
+                all.extend(undecodable.read(stored)?);
             }
         }
     }
 
-    async fn read(&self, query: &serde_json::Value) -> Result<Vec<RecordedBatch>, ReadError> {
+    async fn read(
+        &self,
+        query: &serde_json::Value,
+        undecodable: Undecodable,
+    ) -> Result<Vec<RecordedBatch>, ReadError> {
         jetstream::direct_get(&self.client, BATCHES, query)
             .await?
             .into_iter()
-            .map(RecordedBatch::from_stored)
+            .filter_map(|stored| undecodable.read(stored).transpose())
             .collect()
     }
 }
@@ -328,16 +362,10 @@ async fn ends(
             break;
         }
         for stored in page {
-            let nanos = stored.stored_at.as_nanosecond();
-            let read = Recorded::from_parts(
-                &stored.subject,
-                stored.sequence,
-                &stored.payload,
-                stored.headers,
-                nanos,
-            );
             read_to = Some(stored.sequence);
-            let read = read?;
+            let Some(read) = Recorded::from_stored(stored)? else {
+                continue;
+            };
             if is_wanted(&read) {
                 wanted.push(read);
             }

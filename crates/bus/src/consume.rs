@@ -3,13 +3,13 @@
 //! What every delivery goes through is here and nowhere else: the writer's trace, events of a newer version, messages that
 //! are not protobuf, the renewed lease, the delay before a retry. A program has a handler, and hears of [`Notice`]s.
 
+mod troubles;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::Client;
 use futures::future::join_all;
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,14 +17,12 @@ use crate::append::ReadError;
 use crate::names::{BATCHES, TASKS};
 use crate::queue::{self, QueueError};
 use crate::{Delivery, Queue, Recorded, RecordedBatch, trace};
+use troubles::{HELD_AT_MOST, Troubles};
 
 /// Number of renewals during one lease.
 const RENEWALS_PER_LEASE: u32 = 4;
 /// Delay after which an event of a newer version is delivered again; a newer program may then take it.
 const HELD_FOR: Duration = Duration::from_secs(5);
-/// Time without a redelivery after which the event must have been handled, by a newer program or by a later try.
-const HELD_AT_MOST: Duration = Duration::from_secs(20);
-
 /// Of what is handled at the same time: twice the largest message that the server takes.
 const MAX_BYTES: usize = 16 << 20;
 
@@ -94,8 +92,9 @@ pub struct ConsumerSpec {
     /// Delay before a failed event, or a failed pull, is repeated: the first, then doubled up to the longest.
     pub retry_first: Duration,
     pub retry_longest: Duration,
-    /// Failures in a row of one event until the check fails and a person is asked to look; none: never.
-    pub tries_until_error: Option<i64>,
+    /// Failures in a row of one event until the check fails and a person is asked to look. Deliveries that its handler put
+    /// off do not count.
+    pub tries_until_error: u32,
 }
 
 pub struct Consumer {
@@ -103,8 +102,7 @@ pub struct Consumer {
     spec: ConsumerSpec,
     stopping: CancellationToken,
     notice: Box<dyn Fn(Notice) + Send + Sync>,
-    /// Why the check fails because of the last event that was handed back, and until when.
-    blocked: Mutex<Option<(String, Instant)>>,
+    troubles: Troubles,
 }
 
 /// Where a loop pulls from.
@@ -126,10 +124,10 @@ impl Consumer {
     ) -> Self {
         Self {
             client: client.clone(),
+            troubles: Troubles::new(spec.tries_until_error),
             spec,
             stopping: stopping.clone(),
             notice: Box::new(notice),
-            blocked: Mutex::new(None),
         }
     }
 
@@ -214,7 +212,7 @@ impl Consumer {
         source.renew_after = queue.ack_wait() / RENEWALS_PER_LEASE;
         let mut batch = queue.pull_within(self.spec.concurrent, MAX_BYTES).await?;
         source.tries = 0;
-        (self.notice)(Notice::Check(self.health()));
+        (self.notice)(Notice::Check(self.troubles.health()));
         if batch.is_empty() {
             batch.extend(queue.pull(self.spec.pull_wait).await?);
         }
@@ -283,7 +281,10 @@ impl Consumer {
     /// What becomes of a delivery after its handler.
     fn judge<R: HandlerError>(&self, delivery: &Delivery, handled: Result<Handled, R>) -> Handled {
         let error = match handled {
-            Ok(handled) => return handled,
+            Ok(handled) => {
+                self.troubles.recover(delivery.sequence);
+                return handled;
+            }
             Err(error) => error,
         };
         let newer = error.is_newer_version();
@@ -296,8 +297,12 @@ impl Consumer {
 
     fn fail(&self, delivery: &Delivery, error: &str) -> Handled {
         let (consumer, subject) = (self.spec.consumer, &delivery.subject);
-        let (tries, most) = (delivery.delivered, self.spec.tries_until_error);
-        if most == Some(tries) {
+        let delay = self.delay(delivery.delivered);
+        // Without a failure for longer than the next try takes, it was handled.
+        let at_most = delay + HELD_AT_MOST;
+        let tries = self.troubles.count(delivery.sequence, at_most);
+        let most = self.spec.tries_until_error;
+        if tries == Some(most) {
             tracing::error!(
                 error,
                 consumer,
@@ -306,20 +311,19 @@ impl Consumer {
                 "handling an event keeps failing"
             );
         } else {
+            let delivered = delivery.delivered;
             tracing::warn!(
                 error,
                 consumer,
                 subject,
-                tries,
+                delivered,
                 "handling an event failed; retrying"
             );
         }
         (self.notice)(Notice::Failed);
-        let delay = self.delay(tries);
-        if most.is_some_and(|most| tries >= most) {
-            // Without a failure for longer than the next try takes, it was handled.
+        if let Some(tries) = tries.filter(|tries| *tries >= most) {
             let reason = format!("{subject} was tried {tries} times: {error}");
-            self.block(reason, delay + HELD_AT_MOST);
+            self.block(reason, at_most);
         }
         match self.stopping.is_cancelled() {
             true => Handled::Later(Duration::ZERO),
@@ -351,15 +355,8 @@ impl Consumer {
     }
 
     fn block(&self, reason: String, at_most: Duration) {
-        *self.blocked.lock() = Some((reason.clone(), Instant::now() + at_most));
+        self.troubles.block(reason.clone(), at_most);
         (self.notice)(Notice::Check(Err(reason)));
-    }
-
-    fn health(&self) -> Result<(), String> {
-        match &*self.blocked.lock() {
-            Some((reason, until)) if Instant::now() < *until => Err(reason.clone()),
-            _ => Ok(()),
-        }
     }
 
     /// The delay after the `tries`th failure in a row.

@@ -1,7 +1,7 @@
 //! The stream LEDGER: the attempts of all tasks, recorded before the log forgets them, and the ledgers of closed batches.
 //!
 //! Every message has a subject of its own, and the same fact always has the same subject and the same content. So any number
-//! of monitors may write, in any order and again.
+//! of monitors may write, in any order and again. A message that is not JSON is passed over.
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use spotreel_domain::batch::BatchId;
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, JetStreamError, PubAck, Start, Stored};
 use crate::names::{self, HEADER_EXPECTED, LEDGER, LEDGER_COSTS};
+use crate::unreadable::pass_over;
 
 /// Messages of one direct get.
 const PAGE: usize = 500;
@@ -48,7 +49,7 @@ impl LedgerStream {
         let mut records = Vec::new();
         while let Some(page) = pages.next().await? {
             for stored in &page {
-                records.push(read(stored)?);
+                records.extend(read(stored)?);
             }
         }
         Ok(records)
@@ -83,7 +84,15 @@ impl LedgerStream {
     pub async fn ledger(&self, batch: &BatchId) -> Result<Option<BatchLedger>, JetStreamError> {
         let (filter, start) = (names::ledger_batch(batch), Start::Sequence(1));
         let found = jetstream::page(&self.client, LEDGER, &filter, start, 1).await?;
-        found.first().map(read).transpose()
+        let head = found.first().map(read).transpose()?;
+        Ok(head.flatten())
+    }
+
+    /// Whether the ledger of a batch is stored. Any replica answers, so the newest may be missing.
+    pub async fn is_closed(&self, batch: &BatchId) -> Result<bool, JetStreamError> {
+        let (filter, start) = (names::ledger_batch(batch), Start::Sequence(1));
+        let found = jetstream::page(&self.client, LEDGER, &filter, start, 1).await?;
+        Ok(!found.is_empty())
     }
 
     /// What each task cost in a closed batch, as far as `T` keeps it.
@@ -95,8 +104,8 @@ impl LedgerStream {
         let mut shares = Vec::new();
         while let Some(page) = pages.next().await? {
             for stored in &page {
-                let share: TaskShare = read(stored)?;
-                shares.push(share.into());
+                let share: Option<TaskShare> = read(stored)?;
+                shares.extend(share.map(T::from));
             }
         }
         Ok(shares)
@@ -111,7 +120,8 @@ impl LedgerStream {
         let found = jetstream::direct_get(&self.client, LEDGER, &query).await?;
         let named = |stored: &Stored| {
             let batch = names::parse_ledger_subject(&stored.subject)?;
-            Some(read(stored).map(|share| (batch, share)))
+            let share = read(stored).transpose()?;
+            Some(share.map(|share| (batch, share)))
         };
         found.iter().filter_map(named).collect()
     }
@@ -185,7 +195,8 @@ impl CostPages {
         };
         let named = |stored: &Stored| {
             let batch = names::parse_ledger_subject(&stored.subject)?;
-            Some(read(stored).map(|cells| (batch, cells)))
+            let cells = read(stored).transpose()?;
+            Some(cells.map(|cells| (batch, cells)))
         };
         page.iter()
             .filter_map(named)
@@ -213,6 +224,13 @@ impl Pages {
     }
 }
 
-fn read<T: DeserializeOwned>(stored: &Stored) -> Result<T, JetStreamError> {
-    Ok(serde_json::from_slice(&stored.payload)?)
+/// None: it is not JSON, and is passed over. JSON with other fields or words is one of a newer version.
+fn read<T: DeserializeOwned>(stored: &Stored) -> Result<Option<T>, JetStreamError> {
+    match serde_json::from_slice(&stored.payload) {
+        Err(error) if !error.is_data() => {
+            pass_over(LEDGER, stored.sequence, &error);
+            Ok(None)
+        }
+        read => Ok(Some(read?)),
+    }
 }

@@ -29,10 +29,11 @@ mod retry;
 pub mod room;
 pub mod service;
 pub mod trace;
+pub mod unreadable;
 pub mod webhooks;
 
 pub use alarms::AlarmRecord;
-pub use batches::{BatchLog, RecordedBatch};
+pub use batches::{BatchLog, RecordedBatch, Undecodable};
 pub use bucket::Bucket;
 pub use connect::{NatsConfig, Uptime, connect};
 pub use consume::{Consumer, Handled};

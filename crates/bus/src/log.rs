@@ -14,9 +14,10 @@ use crate::append::{self, LogEntry, TRY_TIMEOUT, Write, last_message};
 pub use crate::atomic::MAX_BATCH;
 use crate::atomic::{self, Message};
 use crate::codec;
-use crate::jetstream::{self, JetStreamError, Start};
+use crate::jetstream::{self, JetStreamError, Start, Stored};
 use crate::names::{self, HEADER_EXPECTED, TASKS};
 use crate::trace;
+use crate::unreadable::or_pass_over;
 
 #[derive(Clone)]
 pub struct TaskLog {
@@ -33,6 +34,16 @@ pub struct Recorded {
     pub task: Task,
     pub headers: HeaderMap,
     pub stored_at: Timestamp,
+}
+
+/// Some events of the log, in its order.
+#[derive(Clone, Debug)]
+pub struct LogPage {
+    pub events: Vec<Recorded>,
+    /// The sequence of the last message that was read; none: there was none.
+    pub read_to: Option<u64>,
+    /// Nothing came behind it.
+    pub is_last: bool,
 }
 
 /// Why an event was not written; of the task log, unless `R` names another log's event.
@@ -113,6 +124,21 @@ impl Recorded {
         })
     }
 
+    /// None: no version can decode it.
+    pub fn from_stored(stored: Stored) -> Result<Option<Self>, ReadError> {
+        or_pass_over(TASKS, Self::of_stored(stored))
+    }
+
+    fn of_stored(stored: Stored) -> Result<Self, ReadError> {
+        Self::from_parts(
+            &stored.subject,
+            stored.sequence,
+            &stored.payload,
+            stored.headers,
+            stored.stored_at.as_nanosecond(),
+        )
+    }
+
     /// The sequence of the task's event before this one, 0 if this is its first: what the write expected. None: the
     /// headers do not say.
     pub fn before(&self) -> Option<u64> {
@@ -189,19 +215,31 @@ impl TaskLog {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Recorded>, ReadError> {
-        jetstream::page(&self.client, TASKS, filter, Start::Sequence(from), limit)
-            .await?
-            .into_iter()
-            .map(|stored| {
-                Recorded::from_parts(
-                    &stored.subject,
-                    stored.sequence,
-                    &stored.payload,
-                    stored.headers,
-                    stored.stored_at.as_nanosecond(),
-                )
-            })
-            .collect()
+        let page = self.stored(filter, from, limit).await?;
+        page.into_iter().map(Recorded::of_stored).collect()
+    }
+
+    /// As [`Self::scan`], without those that no version can decode.
+    pub async fn page(&self, filter: &str, from: u64, limit: usize) -> Result<LogPage, ReadError> {
+        let page = self.stored(filter, from, limit).await?;
+        Ok(LogPage {
+            is_last: page.len() < limit,
+            read_to: page.last().map(|newest| newest.sequence),
+            events: page
+                .into_iter()
+                .filter_map(|stored| Recorded::from_stored(stored).transpose())
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn stored(
+        &self,
+        filter: &str,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Stored>, ReadError> {
+        let start = Start::Sequence(from);
+        Ok(jetstream::page(&self.client, TASKS, filter, start, limit).await?)
     }
 
     /// All that the log still holds of a task.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use spotreel_bus::log::AppendError;
-use spotreel_bus::{BatchLog, Leadership, controls, names};
+use spotreel_bus::log::ReadError;
+use spotreel_bus::{BatchLog, Leadership, Undecodable, batches, controls, names};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status, Wanted};
-use spotreel_test_kit::{Nats, until};
+use spotreel_test_kit::{Logs, Nats, spot_instance, until};
 use tokio_util::sync::CancellationToken;
 
 fn at(seconds: i64) -> Timestamp {
@@ -69,8 +70,20 @@ async fn the_log_tells_each_batch_and_the_ledgers() {
     let (trigger, fleet) = (nats.client("trigger").await, nats.client("fleet").await);
     let (trigger, fleet) = (BatchLog::open(&trigger).await, BatchLog::open(&fleet).await);
     let before = Timestamp::UNIX_EPOCH;
-    assert!(fleet.recent(10).await.unwrap().is_empty());
-    assert!(fleet.finals(None, before).await.unwrap().is_empty());
+    assert!(
+        fleet
+            .recent(10, Undecodable::Fails)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        fleet
+            .finals(None, before, Undecodable::Fails)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     let first = requested("default", None);
     let sequence = trigger.append(&first, 0).await.unwrap();
@@ -108,19 +121,100 @@ async fn the_log_tells_each_batch_and_the_ledgers() {
         events.into_iter().map(|event| event.sequence).collect()
     };
     assert_eq!(
-        sequences(trigger.recent(10).await.unwrap()),
+        sequences(trigger.recent(10, Undecodable::Fails).await.unwrap()),
         [other_end, second_at, last]
     );
-    assert_eq!(sequences(trigger.recent(1).await.unwrap()), [other_end]);
-    let ends = trigger.finals(None, before).await.unwrap();
+    assert_eq!(
+        sequences(trigger.recent(1, Undecodable::Fails).await.unwrap()),
+        [other_end]
+    );
+    let ends = trigger
+        .finals(None, before, Undecodable::Fails)
+        .await
+        .unwrap();
     assert_eq!(sequences(ends.clone()), [last, other_end]);
-    let of_pool = trigger.finals(Some(&pool("gpu-80gb")), before).await;
+    let of_pool = trigger
+        .finals(Some(&pool("gpu-80gb")), before, Undecodable::Fails)
+        .await;
     assert_eq!(sequences(of_pool.unwrap()), [other_end]);
     let later = ends[1].stored_at;
     assert_eq!(
-        sequences(trigger.finals(None, later).await.unwrap()),
+        sequences(
+            trigger
+                .finals(None, later, Undecodable::Fails)
+                .await
+                .unwrap()
+        ),
         [other_end]
     );
+}
+
+/// Budgets rest on the ends of batches: one that is not known is not zero. Nothing else waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_end_that_no_version_can_decode_stops_budgets_alone() {
+    let nats = Nats::for_services().await;
+    let logs = Logs::of(&nats).await;
+    let context = async_nats::jetstream::new(logs.client.clone());
+    let garbage = async |subject: &'static str| {
+        let stored = context.publish(subject, "garbage".into()).await.unwrap();
+        stored.await.unwrap();
+    };
+    garbage("spotreel.batchlog.lost.1.settled").await;
+    let settled = |batch: &mut Batch| {
+        batch.status = Status::Settled;
+        batch.instances = vec![spot_instance("i-1", "g6.xlarge", at(0))];
+    };
+    let batch = logs.request_as(&pool("default"), 1, settled).await;
+    let unread = requested("unread", None);
+    logs.batches.append(&unread, 0).await.unwrap();
+    garbage("spotreel.batchlog.unread.1.launching").await;
+    let began = Timestamp::UNIX_EPOCH;
+    let log = &logs.batches;
+    let finals = log.finals(None, began, Undecodable::IsPassedOver).await;
+    let finals: Vec<_> = finals
+        .unwrap()
+        .into_iter()
+        .map(|end| end.batch.id)
+        .collect();
+    assert_eq!(finals, std::slice::from_ref(&batch.id));
+    let recent = log.recent(10, Undecodable::IsPassedOver).await.unwrap();
+    let recent: Vec<_> = recent.into_iter().map(|one| one.batch.id).collect();
+    assert_eq!(recent, [unread.id], "by the event before");
+    for strict in [
+        log.finals(None, began, Undecodable::Fails).await,
+        log.recent(10, Undecodable::Fails).await,
+    ] {
+        assert!(
+            matches!(strict, Err(ReadError::Decode { .. })),
+            "{strict:?}"
+        );
+    }
+
+    garbage("spotreel.log.t0.succeeded").await;
+    let task = logs.submit("t1").await;
+    let task = logs.started(&task).await;
+    logs.succeeded(&task, "renders/t1/1.mp4").await;
+    let ended = batches::ended_on(&logs.client, &batch, began)
+        .await
+        .unwrap();
+    let ended: Vec<_> = ended
+        .into_iter()
+        .map(|end| end.task.id.to_string())
+        .collect();
+    assert_eq!(ended, ["t1"]);
+
+    let page = logs.tasks.page(names::EVERY_SUBJECT, 1, 2).await.unwrap();
+    assert_eq!(
+        (page.events.len(), page.read_to, page.is_last),
+        (1, Some(2), false)
+    );
+    let page = logs.tasks.page(names::EVERY_SUBJECT, 3, 2).await.unwrap();
+    assert_eq!(
+        (page.events.len(), page.read_to, page.is_last),
+        (2, Some(4), false)
+    );
+    let page = logs.tasks.page(names::EVERY_SUBJECT, 5, 2).await.unwrap();
+    assert_eq!((page.read_to, page.is_last), (None, true));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

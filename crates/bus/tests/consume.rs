@@ -62,7 +62,7 @@ impl Scene {
             pull_wait: Duration::from_millis(200),
             retry_first: FIRST,
             retry_longest: LONGEST,
-            tries_until_error: Some(3),
+            tries_until_error: 3,
         };
         let notices = Arc::clone(&self.notices);
         Consumer::new(&self.logs.client, spec, &self.stopping, move |notice| {
@@ -114,6 +114,12 @@ async fn a_failed_event_returns_after_growing_delays_and_the_others_do_not_wait(
         tries.lock().len() == 5 && scene.unacked().await == 0
     })
     .await;
+    let handled_at = Instant::now();
+    until("the check recovers", async || {
+        scene.notices.lock().last() == Some(&Notice::Check(Ok(())))
+    })
+    .await;
+    assert!(handled_at.elapsed() < Duration::from_secs(10));
     scene.stopping.cancel();
     running.await.unwrap();
 
@@ -133,6 +139,37 @@ async fn a_failed_event_returns_after_growing_delays_and_the_others_do_not_wait(
     };
     assert_eq!(notices.first(), Some(&Notice::Check(Ok(()))));
     assert!(notices.iter().any(failing), "{notices:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_event_that_was_put_off_often_may_still_fail_once() {
+    let scene = Scene::set().await;
+    let tries = Arc::new(Mutex::new(0));
+    scene.logs.submit("t1").await;
+    let running = {
+        let (consumer, tries) = (scene.consumer(), Arc::clone(&tries));
+        tokio::spawn(async move {
+            let handle = |_: Recorded| {
+                let mut tries = tries.lock();
+                *tries += 1;
+                let outcome = match *tries {
+                    1..5 => Ok(Handled::Later(FIRST)),
+                    5 => Err(Fault),
+                    _ => Ok(Handled::Done),
+                };
+                async move { outcome }
+            };
+            consumer.run(handle).await;
+        })
+    };
+    until("it is handled", async || {
+        *tries.lock() == 6 && scene.unacked().await == 0
+    })
+    .await;
+    scene.stopping.cancel();
+    running.await.unwrap();
+    assert!(scene.heard(|notice| *notice == Notice::Failed));
+    assert!(!scene.heard(|notice| matches!(notice, Notice::Check(Err(_)))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

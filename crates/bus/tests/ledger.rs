@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::ledger::LedgerStream;
+use spotreel_bus::names;
 use spotreel_domain::allocation::{
     AttemptRecord, BatchLedger, Knowledge, NextAttempt, TaskShare, merged,
 };
@@ -99,6 +100,40 @@ async fn an_attempt_is_stored_once_for_each_thing_that_is_known_of_it() {
     let found = ledger.attempts_on("i-1.example").await.unwrap();
     assert_eq!(found, [elsewhere]);
     assert_eq!(ledger.attempts_on("i-2").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_passed_over_and_what_a_newer_version_wrote_is_not() {
+    let nats = Nats::for_services().await;
+    let client = nats.client("monitor").await;
+    let stream = LedgerStream::new(&client);
+    let batch = settled();
+    let ledger = BatchLedger::of(&batch, vec![attempt(1)], at(0));
+    let context = async_nats::jetstream::new(nats.client("provision").await);
+    let store = async |subject: String, payload: &'static str| {
+        let stored = context.publish(subject, payload.into()).await.unwrap();
+        stored.await.unwrap();
+    };
+    let elsewhere = format!("{}.x", names::ledger_attempt(&attempt(2)));
+    store(elsewhere, "garbage").await;
+    store(names::ledger_share(&batch.id, &attempt(2).task), "garbage").await;
+    store(names::ledger_costs(&batch.id, 7), "garbage").await;
+    stream.record(&attempt(1)).await.unwrap();
+    stream.close(&ledger).await.unwrap();
+
+    let known = attempt(1);
+    let found = stream.attempts_on(&known.attempt.instance).await;
+    assert_eq!(found.unwrap(), std::slice::from_ref(&known));
+    let tasks: Vec<TaskShare> = stream.shares_in(&batch.id).await.unwrap();
+    assert_eq!(tasks, ledger.tasks);
+    assert_eq!(stream.shares_of(&attempt(2).task).await.unwrap(), []);
+    let mut pages = stream.costs_since(Timestamp::UNIX_EPOCH);
+    let page = pages.next().await.unwrap().unwrap();
+    assert_eq!(page, [(batch.id.clone(), ledger.cells.clone())]);
+    assert!(stream.is_closed(&batch.id).await.unwrap());
+
+    store(names::ledger_attempt(&attempt(3)), "{\"number\": \"one\"}").await;
+    assert!(stream.attempts_on(&known.attempt.instance).await.is_err());
 }
 
 #[tokio::test]

@@ -48,8 +48,9 @@ impl Oldest {
         let mut found = front.first(log, in_hand).await?;
         if found.is_none() {
             let filter = names::work_filter(queue.0, queue.1);
-            let entries = log.scan(&filter, acked_to + 1, MOST_LOOKED_THROUGH).await?;
-            front.entries = entries
+            let page = log.page(&filter, acked_to + 1, MOST_LOOKED_THROUGH).await?;
+            front.entries = page
+                .events
                 .into_iter()
                 .map(|entry| QueueEntry {
                     sequence: entry.sequence,
@@ -91,8 +92,8 @@ impl Front {
     ) -> Result<Option<Timestamp>, ReadError> {
         while let Some((at, entry)) = self.waiting(in_hand) {
             // With every subject in the filter the number alone decides.
-            let there = log.scan(">", entry.sequence, 1).await?;
-            if there.first().map(|there| there.sequence) == Some(entry.sequence) {
+            let there = log.page(">", entry.sequence, 1).await?;
+            if there.read_to == Some(entry.sequence) {
                 return Ok(Some(entry.stored_at));
             }
             self.entries.remove(at);

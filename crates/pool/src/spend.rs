@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use spotreel_bus::batches::MAX_RECENT;
 use spotreel_bus::log::ReadError;
-use spotreel_bus::{BatchLog, RecordedBatch};
+use spotreel_bus::{BatchLog, RecordedBatch, Undecodable};
 use spotreel_domain::batch::{Batch, BatchId, PoolName, Status};
 use spotreel_domain::spend::{self, Spend};
 use spotreel_domain::trigger::Past;
@@ -84,12 +84,12 @@ impl Ledger {
     }
 
     async fn read(&mut self, log: &BatchLog, now: Timestamp) -> Result<(), ReadError> {
-        for end in log.finals(None, now - KEPT).await? {
+        for end in log.finals(None, now - KEPT, Undecodable::Fails).await? {
             self.ended.insert(end.batch.id.clone(), end.batch);
         }
         // A pool that has slept for longer still knows when it last served.
         let limit = usize::try_from(MAX_RECENT).unwrap_or(usize::MAX);
-        for end in log.recent(limit).await? {
+        for end in log.recent(limit, Undecodable::Fails).await? {
             if !end.batch.is_active() {
                 self.ended.entry(end.batch.id.clone()).or_insert(end.batch);
             }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_nats::Client;
 use futures::future::join_all;
 use spotreel_api::TaskRequest;
-use spotreel_domain::Model;
+use spotreel_bus::names;
 use spotreel_domain::pool::{PoolConfig, Pools};
 use spotreel_domain::workload::Sampled;
+use spotreel_domain::{Event, Lane, Model, Priority, TaskId};
 use spotreel_pool::queue::Queues;
 use spotreel_pool::samples::Samples;
 use spotreel_test_kit::{Logs, Nats, tasks};
@@ -82,6 +83,22 @@ async fn the_first_tasks_of_a_queue_do_not_stand_for_the_others() {
     stage.queue(&[(Model::Ti2v5b, LONG); 2_000]).await;
     let share = stage.long_share(Model::Ti2v5b).await;
     assert!((share - 2_000.0 / 2_128.0).abs() < 0.02, "{share}");
+}
+
+#[tokio::test]
+async fn a_task_that_no_version_can_decode_hides_no_other() {
+    let stage = Stage::set().await;
+    stage.queue(&[(Model::Ti2v5b, SHORT); 10]).await;
+    let lane = Lane::front(Priority::Normal);
+    let id = TaskId::parse("lost").unwrap();
+    let subject = names::log_event(&id, Event::Queued, Model::Ti2v5b, lane);
+    let context = async_nats::jetstream::new(stage.logs.client.clone());
+    let stored = context.publish(subject, "garbage".into()).await.unwrap();
+    stored.await.unwrap();
+    stage.queue(&[(Model::Ti2v5b, SHORT); 118]).await;
+    stage.queue(&[(Model::Ti2v5b, LONG); 1_000]).await;
+    let share = stage.long_share(Model::Ti2v5b).await;
+    assert!((share - 1_000.0 / 1_128.0).abs() < 0.02, "{share}");
 }
 
 #[tokio::test]

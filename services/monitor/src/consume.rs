@@ -10,6 +10,10 @@ pub use spotreel_bus::Handled;
 use crate::config::ConsumerConfig;
 use crate::metrics;
 
+/// Failures in a row of one event until the check fails: with the default delay half a minute, longer than a restart of the
+/// server. The log keeps what monitor has not handled, so it fills until a person has looked.
+const TRIES_UNTIL_ERROR: u32 = 6;
+
 /// Not ready until the consumer has been found.
 pub(crate) fn consumer(
     client: &Client,
@@ -28,7 +32,7 @@ pub(crate) fn consumer(
         pull_wait: config.pull_wait,
         retry_first: config.retry_after,
         retry_longest: config.retry_after,
-        tries_until_error: None,
+        tries_until_error: TRIES_UNTIL_ERROR,
     };
     Consumer::new(client, spec, &ctx.stopping, move |notice| match notice {
         Notice::Check(state) => health.set(&check, state),

@@ -14,7 +14,7 @@ use spotreel_domain::Task;
 use crate::config::DeadlinesConfig;
 use crate::consume::Handled;
 use crate::error::HandleError;
-use crate::metrics;
+use crate::{metrics, pages};
 
 pub const CONSUMER: &str = CONSUMER_DEADLINES;
 
@@ -40,7 +40,7 @@ impl Deadlines {
     async fn end(&self, queued: &Recorded) -> Result<Handled, HandleError> {
         let (id, entry) = (&queued.task.id, queued.sequence);
         loop {
-            let Some(last) = self.log.last(id).await? else {
+            let Some(last) = pages::last(&self.log, id).await? else {
                 return Ok(Handled::Done);
             };
             if last.task.entry != entry {

@@ -1,6 +1,6 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_api::ApiError;
+use spotreel_api::JetStreamError;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::JetStreamError;
@@ -46,7 +46,7 @@ pub enum AlarmError {
         source: serde_json::Error,
     },
     #[error("a budget's order was refused: {}", .0.message)]
-    Refused(ApiError),
+    Refused(JetStreamError),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.
@@ -68,7 +68,10 @@ pub enum HandleError {
     },
     #[error("size of the log could not be read")]
     Room(#[source] JetStreamError),
-    #[error("attempts of task {task} could not be stored in the ledger")]
+    #[error(
+        "attempts of task {task} could not be stored in the stream LEDGER, and until they are, nothing is deleted from the \
+         task log: check that the stream exists (`spotreel provision` makes it) and has room"
+    )]
     Record {
         task: TaskId,
         source: JetStreamError,

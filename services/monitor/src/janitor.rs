@@ -20,7 +20,7 @@ use spotreel_s3::Store;
 use crate::config::JanitorConfig;
 use crate::consume::Handled;
 use crate::error::HandleError;
-use crate::{metrics, reconcile};
+use crate::{metrics, pages, reconcile};
 
 pub const CONSUMER: &str = CONSUMER_JANITOR;
 /// Consumers that must have read a task's events before they are deleted. `deadlines` is not among them: it holds entries back until
@@ -52,7 +52,7 @@ impl Janitor {
         if age < self.config.grace {
             return Ok(Handled::Later(self.config.grace - age));
         }
-        let Some(last) = self.log.last(&end.task.id).await? else {
+        let Some(last) = pages::last(&self.log, &end.task.id).await? else {
             return Ok(Handled::Done);
         };
         if last.sequence != end.sequence {
@@ -120,7 +120,7 @@ impl Janitor {
 
     /// False once a new round has begun, or the task is gone.
     pub(crate) async fn is_last(&self, end: &Recorded) -> Result<bool, HandleError> {
-        let last = self.log.last(&end.task.id).await?;
+        let last = pages::last(&self.log, &end.task.id).await?;
         Ok(last.is_some_and(|last| last.sequence == end.sequence))
     }
 

@@ -122,7 +122,8 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
             .await;
     });
     let books = Arc::new(Books::new(BatchLog::open(&nats).await, stream));
-    let closing = Closer::new(&nats, &books).run(config.ledger.every, ctx.stopping.clone());
+    let (health, stopping) = (ctx.health.clone(), ctx.stopping.clone());
+    let closing = Closer::new(&nats, &books).run(config.ledger.every, health, stopping);
     ctx.spawn_loop("ledgers of batches", closing);
 
     let deadlines = Arc::new(Deadlines::new(log.clone(), config.deadlines.clone()));
@@ -136,12 +137,13 @@ pub async fn start(config: MonitorConfig, deps: Deps, ctx: Context) -> Result<()
     let reconcile = Reconcile::new(nats.clone(), config.reconcile, config.disk, &ctx);
     ctx.spawn_loop("reconcile", async move { reconcile.run().await });
 
-    let shown = ShownAlarms::default();
+    let (shown, alarms_every) = (ShownAlarms::default(), config.alarms.every);
     let alarms = Alarms::new(&nats, config.alarms, &ctx, shown.clone()).await;
     ctx.spawn_loop("alarms", alarms.run());
 
     let requests = Arc::new(Requests {
         alarms: shown,
+        alarms_every,
         log,
         books,
         search: Search::start(&nats, &config.search, &ctx).await?,

@@ -23,7 +23,7 @@ use crate::config::NetConfig;
 use crate::error::HandleError;
 use crate::janitor::{Janitor, age};
 use crate::pages::LogPages;
-use crate::{metrics, reconcile};
+use crate::{metrics, pages, reconcile};
 
 const NAME: &str = "net";
 /// Pages of one event's kind that a pass reads; the next pass goes on behind them.
@@ -77,7 +77,7 @@ impl Net {
             }
         }
         for id in self.attempted().await? {
-            let Some(last) = self.log.last(&id).await? else {
+            let Some(last) = pages::last(&self.log, &id).await? else {
                 continue;
             };
             if last.task.is_terminal() {
@@ -105,15 +105,15 @@ impl Net {
             }
         };
         let filter = work_filter(model, lane);
-        let mut pages = LogPages::new(&self.log, &filter, 1, NAME);
+        let mut items_of_lane = LogPages::new(&self.log, &filter, 1, NAME);
         let mut restored = 0;
         loop {
-            let items = pages.next().await?;
+            let items = items_of_lane.next().await?;
             let Some(newest) = items.last().map(|item| item.sequence) else {
                 return Ok(restored);
             };
             for item in items.iter().take_while(|item| item.sequence <= floor) {
-                let last = self.log.last(&item.task.id).await?;
+                let last = pages::last(&self.log, &item.task.id).await?;
                 if let Some(last) = last.filter(|last| last.task.entry == item.sequence) {
                     restored += usize::from(self.restore(&last).await?);
                 }

@@ -1,12 +1,20 @@
-//! Reads the log page by page. A message that cannot be decoded is logged and skipped.
+//! Reads the log. A message that cannot be decoded is logged and skipped.
 
 use spotreel_bus::log::ReadError;
+use spotreel_bus::names::TASKS;
+use spotreel_bus::unreadable::or_pass_over;
 use spotreel_bus::{Recorded, TaskLog};
+use spotreel_domain::TaskId;
 
 use crate::metrics;
 
 /// Events read at a time; one answer of the server.
 pub(crate) const PAGE: usize = 500;
+
+/// The task's newest event. None: the task is gone, or no version can decode its state, and nobody can go on with it.
+pub(crate) async fn last(log: &TaskLog, id: &TaskId) -> Result<Option<Recorded>, ReadError> {
+    Ok(or_pass_over(TASKS, log.last(id).await)?.flatten())
+}
 
 /// Reads what matches a filter, from a sequence on.
 pub(crate) struct LogPages<'a> {

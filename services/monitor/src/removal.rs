@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use spotreel_bootstrap::ambient;
+use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{
     CONSUMER_JANITOR, CONSUMER_LEDGER, CONSUMER_NOTIFIER, CONSUMER_SWEEPER, EVERY_SUBJECT,
 };
@@ -136,9 +137,14 @@ impl Janitor {
         Ok(removed)
     }
 
-    /// Removes the end of a task, if it is the last event of the task and the only one.
+    /// Removes the end of a task, if it is the last event of the task and the only one. The janitor has told of a history that
+    /// cannot be read; it stays.
     async fn remove_end(&self, end: &Recorded) -> Result<bool, HandleError> {
-        let goes = self.is_last(end).await? && self.log.history(&end.task.id).await?.len() == 1;
+        let history = match self.log.history(&end.task.id).await {
+            Err(ReadError::Decode { .. } | ReadError::Subject { .. }) => return Ok(false),
+            history => history?,
+        };
+        let goes = history.len() == 1 && self.is_last(end).await?;
         if goes {
             self.delete(end.sequence).await?;
             tracing::info!(task = %end.task.id, "task deleted; its id is free again");

@@ -19,7 +19,7 @@ use spotreel_monitor::janitor::Janitor;
 use spotreel_monitor::{DEFAULTS, Deps, Handled, MonitorConfig};
 use spotreel_s3::{Keys, Store, StoreConfig};
 use spotreel_test_kit::{
-    Logs, Nats, Written, ask, context, layout, pool, spot_instance, stop, tasks, until,
+    Logs, Nats, Written, ask, context, failing, layout, pool, spot_instance, stop, tasks, until,
 };
 
 const SOON: Duration = Duration::from_millis(200);
@@ -72,6 +72,12 @@ impl Stage {
             .await
             .unwrap();
         ctx
+    }
+
+    async fn garbage(&self, subject: &'static str) {
+        let context = async_nats::jetstream::new(self.logs.client.clone());
+        let stored = context.publish(subject, "garbage".into()).await.unwrap();
+        stored.await.unwrap();
     }
 
     async fn receipt(&self, of: Value) -> Value {
@@ -201,6 +207,9 @@ async fn receipts_add_up_to_the_batch_and_outlive_its_tasks_in_the_log() {
     );
     assert!(usd(&open["total"]).is_positive());
 
+    // Neither the end of a batch nor an attempt that no version can decode keeps the others from being closed.
+    stage.garbage("spotreel.batchlog.lost.1.settled").await;
+    stage.garbage("spotreel.ledger.attempt.i-one.lost").await;
     let batch = scene.end(&stage).await;
     let total = Receipt::of(&batch, ambient::now()).total;
     let receipt = stage.closed().await;
@@ -285,6 +294,50 @@ async fn a_lost_ledger_is_made_again_from_the_logs() {
     let _monitor = stage.monitor().await;
     assert_eq!(stage.closed().await, before);
     assert_eq!(stage.receipt(json!({ "task": "a" })).await, a);
+}
+
+/// Nothing is deleted from the log then, so it fills: a person must hear of it before it is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_the_ledger_is_lost_monitor_is_not_ready_and_then_goes_on_by_itself() {
+    let stage = Stage::set().await;
+    let monitor = stage.monitor().await;
+    let context = async_nats::jetstream::new(stage.logs.client.clone());
+    context.delete_stream(LEDGER).await.unwrap();
+    let scene = Scene::play(&stage).await;
+    scene.end(&stage).await;
+    stage.hear(CONSUMER_NOTIFIER).await;
+    for check in ["consumer ledger", "ledgers of batches"] {
+        until(check, async || {
+            failing(&monitor, check).is_some_and(|reason| {
+                reason.contains("LEDGER") && reason.contains("spotreel provision")
+            })
+        })
+        .await;
+    }
+    assert!(!monitor.health.readiness().ready);
+    for task in &scene.tasks {
+        assert!(stage.events(task).await.contains(&Event::Started));
+    }
+
+    stage
+        .nats
+        .provision(&layout(Duration::from_secs(60), 1))
+        .await;
+    let receipt = stage.closed().await;
+    assert_eq!(receipt["task_count"], 2);
+    for check in ["consumer ledger", "ledgers of batches"] {
+        until("the check recovers", async || {
+            failing(&monitor, check).is_none()
+        })
+        .await;
+    }
+    for task in &scene.tasks {
+        until("only the end is left", async || {
+            stage.events(task).await == [Event::Succeeded]
+        })
+        .await;
+    }
+    stop(&monitor).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

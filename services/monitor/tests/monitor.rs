@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use spotreel_bootstrap::{Config, Context, ambient};
 use spotreel_bus::log_room::ENDS_ONLY_PERCENT;
-use spotreel_bus::names::{CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer};
+use spotreel_bus::names::{
+    CONSUMER_JANITOR, CONSUMER_NOTIFIER, MARKS_BUCKET, TASKS, work_consumer,
+};
 use spotreel_bus::{AppendError, LogRoom, Queue};
 use spotreel_domain::task::State;
 use spotreel_domain::{Event, Lane, Model, Priority, Task};
@@ -327,6 +329,51 @@ async fn old_ends_go_and_free_the_id() {
     assert!(hand.tasks.last(&old.task.id).await.unwrap().is_none());
     assert_eq!(system.events(&live).await, [Event::Queued]);
     hand.submit("old").await;
+}
+
+/// What no version can decode stays where it is. It keeps nothing else in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tasks_that_cannot_be_decoded_keep_no_other_task_in_the_log() {
+    let system = System::start().await;
+    let hand = &system.hand;
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let garbage = async |subject: &'static str| {
+        let stored = context.publish(subject, "garbage".into()).await.unwrap();
+        stored.await.unwrap().sequence
+    };
+    // One with a gap in its history, and one whose end came before.
+    let mut gap = hand.submit("gap").await;
+    gap.sequence = garbage("spotreel.log.gap.started").await;
+    hand.cancelled(&gap).await;
+    let lost = hand.submit("lost").await;
+    hand.cancelled(&lost).await;
+    garbage("spotreel.log.lost.queued.ti2v-5B.0").await;
+    let old = hand.submit("old").await;
+    hand.cancelled(&old).await;
+    let ctx = system.monitor(config()).await;
+    system.all_notified().await;
+    until("only the end is left", async || {
+        system.events(&old).await == [Event::Cancelled]
+    })
+    .await;
+    until("the janitor is done with all", async || {
+        let info = reconcile::consumer(&hand.client, CONSUMER_JANITOR).await;
+        let info = info.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    let janitor = system.janitor(config());
+    let later = ambient::now() + Duration::from_secs(31 * 24 * 3_600);
+    until("the end goes", async || {
+        janitor.remove_old_once(later).await.unwrap() == 1
+    })
+    .await;
+    assert!(hand.tasks.last(&old.task.id).await.unwrap().is_none());
+    assert!(hand.tasks.last(&gap.task.id).await.unwrap().is_some());
+    let net = Net::new(hand.tasks.clone(), config().net);
+    assert_eq!(net.look(&janitor).await.unwrap(), 0);
+    assert!(failing(&ctx, "consumer janitor").is_none());
+    stop(&ctx).await;
 }
 
 /// Clients must leave more time than that.

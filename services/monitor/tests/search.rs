@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +117,14 @@ impl System {
         Program::start(command, log)
     }
 
+    /// Sizes and times of the file and its write-ahead log.
+    fn on_disk(&self) -> [Option<(u64, std::time::SystemTime)>; 2] {
+        ["db", "db-wal"].map(|end| {
+            let about = std::fs::metadata(self.path().with_extension(end)).ok()?;
+            Some((about.len(), about.modified().ok()?))
+        })
+    }
+
     /// Waits until a search finds these.
     async fn finds(&self, query: Value, wanted: &[&str]) {
         let what = format!("{query} finds {wanted:?}");
@@ -183,7 +192,10 @@ async fn the_rows_follow_tasks_and_batches() {
     assert_eq!(found["next_cursor"], Value::Null);
     assert!(found["as_of"].is_string());
 
-    // A batch of which monitor sees only the end.
+    // A batch of which monitor sees only the end. Before it lies one that no version can decode.
+    let context = async_nats::jetstream::new(hand.client.clone());
+    let garbage = context.publish("spotreel.batchlog.lost.1.settled", "garbage".into());
+    garbage.await.unwrap().await.unwrap();
     let other = spot_instance("i-2", "g6.xlarge", before.task.at);
     let ended = hand
         .request_as(&pool("day"), 1, |batch| {
@@ -322,17 +334,75 @@ async fn an_event_of_a_newer_version_is_waited_for() {
     stop(&ctx).await;
 }
 
-/// While it reads, writes and starts. In the end every task is found once, as the log has it.
+/// When monitor is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// As soon as it is a process.
+    AtOnce,
+    /// When its file or that file's write-ahead log has changed this often since.
+    AfterChanges(usize),
+    /// When this task is found.
+    Finds(usize),
+}
+
+impl Moment {
+    /// Those of the start, of the first commits, and of those while the log grows.
+    const ALL: [Self; 12] = [
+        Self::AtOnce,
+        Self::AfterChanges(1),
+        Self::AfterChanges(2),
+        Self::AfterChanges(3),
+        Self::Finds(0),
+        Self::AfterChanges(4),
+        Self::AtOnce,
+        Self::AfterChanges(1),
+        Self::AfterChanges(6),
+        Self::Finds(TASKS_A_ROUND - 1),
+        Self::AtOnce,
+        Self::AfterChanges(2),
+    ];
+
+    /// Waits for it. `names`: the tasks that are stored meanwhile.
+    async fn comes(self, system: &System, program: &mut Program, names: &[String]) {
+        match self {
+            Self::AtOnce => {}
+            Self::AfterChanges(most) => {
+                let (mut seen, mut changes) = (system.on_disk(), 0);
+                let waiting = async {
+                    while changes < most {
+                        assert!(program.is_running());
+                        let now = system.on_disk();
+                        changes += usize::from(now != seen);
+                        seen = now;
+                        // Shorter than a commit takes.
+                        tokio::time::sleep(Duration::from_micros(200)).await;
+                    }
+                };
+                let came = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+                assert!(came.is_ok(), "{self:?} does not come");
+            }
+            Self::Finds(at) => {
+                until(&format!("{} is found", names[at]), async || {
+                    let all = system.all().await;
+                    all.iter().any(|(id, _)| *id == names[at])
+                })
+                .await;
+            }
+        }
+    }
+}
+
+const TASKS_A_ROUND: usize = 400;
+
+/// While it starts, reads and writes. In the end every task is found once, as the log has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn kill_9_at_any_moment_loses_no_task_and_shows_none_twice() {
-    const ROUNDS: u64 = 12;
-    const TASKS_A_ROUND: usize = 400;
     let system = System::start().await;
     let hand = &system.hand;
     let request = tasks::request(spotreel_domain::Model::Ti2v5b);
     let log = system.dir.path().join("monitor.log");
     let mut wanted = BTreeMap::new();
-    for round in 0..ROUNDS {
+    for (round, moment) in Moment::ALL.into_iter().enumerate() {
         let names: Vec<_> = (0..TASKS_A_ROUND)
             .map(|at| format!("r{round}-{at}"))
             .collect();
@@ -340,18 +410,31 @@ async fn kill_9_at_any_moment_loses_no_task_and_shows_none_twice() {
             .iter()
             .map(|name| Append::new(tasks::queued(name, &request, |_| {}), 0, ambient::uuid_v4()))
             .collect();
-        let program = system.program(&log);
-        // Before it has started, while it opens its file, and while it reads.
-        tokio::time::sleep(Duration::from_millis(40 * round)).await;
-        let stored = hand.tasks.append_batch(&appends, ambient::uuid_v4()).await;
-        stored.unwrap();
-        wanted.extend(names.iter().map(|name| (name.clone(), "queued".to_owned())));
+        let mut program = system.program(&log);
+        let (killed, mut more) = (Cell::new(false), Vec::new());
+        let writing = async {
+            let stored = hand.tasks.append_batch(&appends, ambient::uuid_v4()).await;
+            stored.unwrap();
+            for name in names.iter().step_by(50) {
+                hand.cancelled(&hand.last(name).await).await;
+            }
+            // The log grows until the kill.
+            while !killed.get() {
+                let name = format!("r{round}-more-{}", more.len());
+                hand.submit(&name).await;
+                more.push(name);
+            }
+        };
+        tokio::join!(writing, async {
+            moment.comes(&system, &mut program, &names).await;
+            program.signal(Signal::SIGKILL);
+            killed.set(true);
+        });
+        let all = names.iter().chain(&more);
+        wanted.extend(all.map(|name| (name.clone(), "queued".to_owned())));
         for name in names.iter().step_by(50) {
-            hand.cancelled(&hand.last(name).await).await;
             wanted.insert(name.clone(), "cancelled".to_owned());
         }
-        let mut program = program;
-        program.signal(Signal::SIGKILL);
         program.left().await;
         let said = program.said();
         assert!(!said.contains("thrown away"), "{said}");

@@ -21,7 +21,7 @@ use crate::metrics;
 const LOOPS: usize = 4;
 /// Failures in a row of one event until a person is asked to look: with the default delays half a minute, longer than
 /// a restart of the server.
-const TRIES_UNTIL_ERROR: i64 = 10;
+const TRIES_UNTIL_ERROR: u32 = 10;
 
 impl HandlerError for NotifyError {}
 
@@ -70,7 +70,7 @@ impl Notifier {
             pull_wait: self.config.pull_wait,
             retry_first: self.config.retry_first,
             retry_longest: self.config.retry_longest,
-            tries_until_error: Some(TRIES_UNTIL_ERROR),
+            tries_until_error: TRIES_UNTIL_ERROR,
         };
         let (check, health) = (check(stream), health.clone());
         Consumer::new(&self.nats, spec, stopping, move |notice| match notice {

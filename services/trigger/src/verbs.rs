@@ -10,10 +10,10 @@ use spotreel_api::{
     ResumeOrder, RunOrder, Why, WhyQuery, quote,
 };
 use spotreel_bootstrap::ambient;
-use spotreel_bus::BatchLog;
 use spotreel_bus::batches::{self, MAX_RECENT};
 use spotreel_bus::controls::{self, HoldRecord, RunRecord};
 use spotreel_bus::reply::{refuse, unavailable};
+use spotreel_bus::{BatchLog, Undecodable};
 use spotreel_domain::batch::{Batch, BatchId, PoolName};
 use spotreel_domain::pool::{Cloud, Pools};
 use spotreel_pool::marks::Marks;
@@ -91,7 +91,7 @@ impl Requests {
         });
         let pool = pool.transpose()?;
         let most = if pool.is_some() { most } else { limit };
-        let recent = self.batches.recent(most).await;
+        let recent = self.batches.recent(most, Undecodable::IsPassedOver).await;
         let recent = recent.map_err(|error| unavailable("the batch log", &error))?;
         let views = recent
             .iter()

@@ -41,6 +41,13 @@ pub async fn all(
     ]
 }
 
+pub fn rights(refused: &[String]) -> Verdict {
+    let says = "no program asks NATS for what it has no right to";
+    let mut verdict = Verdict::new("rights", says);
+    verdict.check(refused.is_empty(), || refused.join("\n"));
+    verdict
+}
+
 /// The draft that a task was made from: every prompt is its own.
 pub fn draft_of<'a>(plan: &'a ChaosPlan, task: &Task) -> Option<&'a Draft> {
     plan.drafts

@@ -213,6 +213,7 @@ impl Run<'_> {
         let (receipts, costs) = spot::money::receipts(&stories, &bill, &book);
         verdicts.push(receipts);
         verdicts.push(spot::budgets::spent(&stories, &bill));
+        verdicts.push(check::rights(&saboteur.system.nats.refused_rights()));
 
         // From here on no machine is bought: the twins are rendered by a worker in peace.
         saboteur.spot.trigger.kill9();

@@ -10,6 +10,7 @@ mod nats;
 mod port;
 mod process;
 mod program;
+mod rights;
 mod server;
 mod service;
 pub mod tasks;
@@ -24,6 +25,7 @@ pub use process::Process;
 pub use program::{
     Program, bin_dir, binary, command, metric, page, printed, refusal, without_settings,
 };
+pub use rights::refused_rights;
 pub use server::Server;
 pub use service::{context, failing, load_config, stop};
 pub use users::{client, config, password};

@@ -7,7 +7,7 @@ use spotreel_bus::NatsConfig;
 use spotreel_bus::provision::{self, Layout};
 use tempfile::TempDir;
 
-use super::{Server, client, config, root};
+use super::{Server, client, config, refused_rights, root};
 
 pub struct Nats {
     pub url: String,
@@ -81,6 +81,15 @@ impl Nats {
         self.begin().await;
     }
 
+    /// What the server has refused to programs, line by line of its log.
+    pub fn refused_rights(&self) -> Vec<String> {
+        let said = self.server.said();
+        refused_rights(&said)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    }
+
     pub fn pause(&self) {
         self.server.freeze();
     }
@@ -137,6 +146,36 @@ mod tests {
         nats.restart().await;
         let again = nats.client("client").await;
         assert_eq!(again.server_info().port, nats.port);
+    }
+
+    #[tokio::test]
+    async fn what_a_program_has_no_right_to_fails_its_test() {
+        let nats = Nats::start().await;
+        let mut wanted = Vec::new();
+        for user in ["client", "monitor", "trigger"] {
+            let client = nats.client(user).await;
+            client.publish("of.nobody", "".into()).await.unwrap();
+            client.flush().await.unwrap();
+            let _answers = client.subscribe("of.nobody").await.unwrap();
+            client.flush().await.unwrap();
+            wanted.push(format!("user:{user}\""));
+        }
+        crate::until("both programs were refused both", async || {
+            nats.refused_rights().len() == 4
+        })
+        .await;
+        let refused = nats.refused_rights();
+        let of = |user: &String| refused.iter().filter(|line| line.contains(user)).count();
+        assert_eq!(wanted.iter().map(of).collect::<Vec<_>>(), [0, 2, 2]);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "rights are missing")]
+    async fn a_refused_right_fails_the_test() {
+        let nats = Nats::start().await;
+        let client = nats.client("monitor").await;
+        client.publish("of.nobody", "".into()).await.unwrap();
+        crate::until("it was refused", async || !nats.refused_rights().is_empty()).await;
     }
 
     #[tokio::test]

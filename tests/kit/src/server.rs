@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use spotreel_programs::nats;
 
-use super::{POLL, Process, free_port, password, root, until};
+use super::{POLL, Process, free_port, password, refused_rights, rights, root, until};
 
 /// A server with an empty disk greets in a tenth of a second; this is for a machine that does much else.
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -89,6 +89,23 @@ impl Server {
 
     fn running(&self) -> &Process {
         self.process.as_ref().expect("the server runs")
+    }
+}
+
+/// Fails a test in which a program was refused a right.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::thread::panicking() || rights::is_on_purpose() {
+            return;
+        }
+        let said = self.said();
+        let refused = refused_rights(&said);
+        assert!(
+            refused.is_empty(),
+            "rights are missing in deploy/nats/accounts.conf:\n{}",
+            refused.join("\n")
+        );
     }
 }
 

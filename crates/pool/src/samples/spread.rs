@@ -63,8 +63,8 @@ pub async fn read(
     acked_to: u64,
 ) -> Result<Vec<SampledTask>, ReadError> {
     let filter = names::work_filter(model, lane);
-    let first = entries(client, &filter, acked_to + 1, FIRST).await?;
-    let (length, read) = (first.first().map_or(0, |entry| entry.left), first.len());
+    let (first, read) = entries(client, &filter, acked_to + 1, FIRST).await?;
+    let length = first.first().map_or(0, |entry| entry.left);
     let from = first.last().map_or(0, |entry| entry.sequence) + 1;
     let mut tasks: Vec<_> = first.into_iter().map(|entry| entry.task(1.0)).collect();
     if read < FIRST {
@@ -80,7 +80,7 @@ pub async fn read(
             break;
         };
         let middle = widest.sequences.start.midpoint(widest.sequences.end);
-        let mut found = entries(client, &filter, middle, EACH).await?;
+        let (mut found, _) = entries(client, &filter, middle, EACH).await?;
         found.retain(|entry| entry.sequence < widest.sequences.end);
         unread.extend(widest.without(middle, length, &found));
         if let Some(first) = found.first() {
@@ -172,31 +172,28 @@ impl SampledEntry {
     }
 }
 
+/// Entries, and how many were read: those that no version can decode are passed over.
 async fn entries(
     client: &Client,
     filter: &str,
     from: u64,
     most: usize,
-) -> Result<Vec<SampledEntry>, ReadError> {
+) -> Result<(Vec<SampledEntry>, usize), ReadError> {
     let page = jetstream::page(client, TASKS, filter, Start::Sequence(from), most).await?;
+    let count = page.len();
     let read = page.into_iter().map(|stored| {
         let left = stored.headers.get("Nats-Num-Pending");
         let left = left.and_then(|left| left.as_str().parse().ok());
-        let recorded = Recorded::from_parts(
-            &stored.subject,
-            stored.sequence,
-            &stored.payload,
-            stored.headers,
-            stored.stored_at.as_nanosecond(),
-        )?;
-        Ok(SampledEntry {
+        let recorded = Recorded::from_stored(stored)?;
+        Ok(recorded.map(|recorded| SampledEntry {
             sequence: recorded.sequence,
             left: left.unwrap_or_default(),
             job: Job::of(&recorded.task.spec),
             id: recorded.task.id,
-        })
+        }))
     });
-    read.collect()
+    let read: Result<_, ReadError> = read.filter_map(Result::transpose).collect();
+    Ok((read?, count))
 }
 
 async fn last_sequence(client: &Client) -> Result<u64, JetStreamError> {

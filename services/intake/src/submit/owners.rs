@@ -143,18 +143,18 @@ impl Owners {
     /// One page. Says whether there may be more.
     async fn read_on(&self, counted: &Mutex<Counted>) -> Result<bool, ReadError> {
         let after = counted.lock().after;
-        let page = self.log.scan(EVERY_SUBJECT, after + 1, PAGE).await?;
+        let page = self.log.page(EVERY_SUBJECT, after + 1, PAGE).await?;
         let mut counted = counted.lock();
-        for recorded in &page {
+        for recorded in &page.events {
             counted.add(recorded);
         }
-        Ok(page.len() == PAGE)
+        counted.after = counted.after.max(page.read_to.unwrap_or(after));
+        Ok(!page.is_last)
     }
 }
 
 impl Counted {
     fn add(&mut self, recorded: &Recorded) {
-        self.after = self.after.max(recorded.sequence);
         let task = &recorded.task;
         let Some(owner) = &task.owner else {
             return;

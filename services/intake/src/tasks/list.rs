@@ -118,11 +118,10 @@ async fn walk(
             return Ok(page);
         }
         let start = end.saturating_sub(covered as u64).max(first);
-        let mut window = intake
-            .log
-            .scan(EVERY_SUBJECT, start, covered)
-            .await
-            .map_err(|failure| error::unread(&failure))?;
+        let page_of_log = intake.log.page(EVERY_SUBJECT, start, covered).await;
+        let mut window = page_of_log
+            .map_err(|failure| error::unread(&failure))?
+            .events;
         // Where messages are missing, the window reaches beyond its end.
         window.retain(|recorded| recorded.sequence < end);
         for recorded in window.into_iter().rev() {

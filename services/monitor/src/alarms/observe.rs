@@ -10,7 +10,7 @@ use spotreel_bootstrap::{Health, ambient};
 use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{TASKS, work_consumer};
-use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, controls, kv};
+use spotreel_bus::{BatchLog, LogRoom, RecordedBatch, Undecodable, controls, kv};
 use spotreel_domain::alarm::{
     AlarmBoard, AlarmFacts, AlarmName, AlarmsConfig, Happening, Mean, PoolHealth, SUCCESS_IS_RECENT,
 };
@@ -122,7 +122,10 @@ impl Observer {
         newest: &BTreeMap<PoolName, RecordedBatch>,
         since: Timestamp,
     ) -> Result<Vec<Happening>, ReadError> {
-        let ended = self.batches.finals(None, since).await?;
+        let ended = self
+            .batches
+            .finals(None, since, Undecodable::IsPassedOver)
+            .await?;
         let batches = ended.iter().chain(newest.values());
         let instances = batches.flat_map(|of| of.batch.instances.iter().map(move |i| (of, i)));
         let taken: BTreeMap<&str, Happening> = instances

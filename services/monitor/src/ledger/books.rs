@@ -11,6 +11,8 @@ use spotreel_bus::BatchLog;
 use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::ledger::LedgerStream;
 use spotreel_bus::log::ReadError;
+use spotreel_bus::names::BATCHES;
+use spotreel_bus::unreadable::or_pass_over;
 use spotreel_domain::allocation::BatchLedger;
 use spotreel_domain::batch::{Batch, BatchId};
 use tokio::sync::Mutex;
@@ -78,13 +80,14 @@ impl Books {
         let mut batches = self.ended.lock().clone();
         let pools = self.batches.pools().await?;
         for pool in &pools {
-            if let Some(newest) = self.batches.last(pool).await? {
+            let newest = or_pass_over(BATCHES, self.batches.last(pool).await)?;
+            if let Some(newest) = newest.flatten() {
                 batches.insert(newest.batch.id.clone(), newest.batch);
             }
         }
         let mut ledgers = Vec::new();
         for (id, batch) in batches {
-            let is_closed = !batch.is_active() && self.stream.ledger(&id).await?.is_some();
+            let is_closed = !batch.is_active() && self.stream.is_closed(&id).await?;
             if !is_closed {
                 ledgers.push(self.of(&batch, ambient::now()).await?);
             }

@@ -8,7 +8,8 @@ use async_nats::Client;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use spotreel_bootstrap::ambient;
+use spotreel_bootstrap::{Health, ambient};
+use spotreel_bus::Undecodable;
 use spotreel_bus::jetstream::{self, JetStreamError};
 use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{CONSUMER_LEDGER, TASKS};
@@ -24,6 +25,8 @@ const LOOK_BACK: Duration = Duration::from_secs(45 * 24 * 3600);
 /// How far each pass looks back behind the one before: further than a replica of the batch log is behind.
 const OVERLAP: Duration = Duration::from_secs(600);
 
+const CHECK: &str = "ledgers of batches";
+
 /// Why a pass has closed no ledgers.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseError {
@@ -33,7 +36,10 @@ pub enum CloseError {
     Look(#[from] ConsumerInfoError),
     #[error("info of the task log could not be read")]
     Log(#[source] JetStreamError),
-    #[error("ledger of batch {batch} could not be read or written")]
+    #[error(
+        "ledger of batch {batch} could not be read or written: check that the stream LEDGER exists (`spotreel provision` \
+         makes it) and has room"
+    )]
     Ledger {
         batch: BatchId,
         source: JetStreamError,
@@ -69,24 +75,28 @@ impl Closer {
         }
     }
 
-    pub(crate) async fn run(self, every: Duration, stopping: CancellationToken) {
+    pub(crate) async fn run(self, every: Duration, health: Health, stopping: CancellationToken) {
         let mut tick = tokio::time::interval(every);
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = stopping.cancelled() => return,
             }
-            if let Some(Err(error)) = stopping.run_until_cancelled(self.close_once()).await {
-                let error = spotreel_domain::chain(&error);
+            let Some(closed) = stopping.run_until_cancelled(self.close_once()).await else {
+                return;
+            };
+            let closed = closed.map_err(|error| spotreel_domain::chain(&error));
+            if let Err(error) = &closed {
                 tracing::warn!(
                     error,
                     "closing ledgers of ended batches failed; retrying later"
                 );
             }
+            health.set(CHECK, closed.map(drop));
         }
     }
 
-    /// One pass. Returns the number of ledgers that this pass stored.
+    /// One pass. Returns the number of ledgers that this pass stored. A batch whose ledger cannot be stored holds up no other.
     pub async fn close_once(&self) -> Result<usize, CloseError> {
         self.look_for_ends().await?;
         let waiting: Vec<Waiting> = self.progress.lock().waiting.values().cloned().collect();
@@ -96,20 +106,27 @@ impl Closer {
         }
         let info = reconcile::consumer(&self.client, CONSUMER_LEDGER).await?;
         let has_all = info.num_pending == 0 && info.num_ack_pending == 0;
-        let mut closed = 0;
+        let (mut closed, mut failed) = (0, None);
         for Waiting { batch, attempts_to } in waiting {
             if has_all || info.ack_floor.stream_sequence >= attempts_to {
-                closed += usize::from(self.close(&batch).await?);
+                match self.close(&batch).await {
+                    Ok(is_new) => closed += usize::from(is_new),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
-        Ok(closed)
+        failed.map_or(Ok(closed), Err)
     }
 
     async fn look_for_ends(&self) -> Result<(), CloseError> {
         let now = ambient::now();
         let seen_to = self.progress.lock().seen_to;
         let since = seen_to.unwrap_or_else(|| now.saturating_sub(LOOK_BACK).unwrap_or(now));
-        let mut ends = self.books.batches.finals(None, since).await?;
+        let ends = self
+            .books
+            .batches
+            .finals(None, since, Undecodable::IsPassedOver);
+        let mut ends = ends.await?;
         ends.retain(|end| !self.progress.lock().waiting.contains_key(&end.batch.id));
         let mut fresh = Vec::new();
         for end in ends {
@@ -148,12 +165,11 @@ impl Closer {
     }
 
     async fn is_closed(&self, batch: &BatchId) -> Result<bool, CloseError> {
-        let found = self.books.stream.ledger(batch).await;
-        let found = found.map_err(|source| CloseError::Ledger {
+        let found = self.books.stream.is_closed(batch).await;
+        found.map_err(|source| CloseError::Ledger {
             batch: batch.clone(),
             source,
-        })?;
-        Ok(found.is_some())
+        })
     }
 
     async fn newest_event(&self) -> Result<u64, CloseError> {

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use spotreel_bootstrap::{Context, Health, ambient};
 use spotreel_bus::jetstream::{self, Start, Stored};
-use spotreel_bus::log::ReadError;
 use spotreel_bus::names::{BATCHES, EVERY_SUBJECT, TASKS};
+use spotreel_bus::unreadable::or_pass_over;
 use spotreel_bus::{BatchLog, Recorded, RecordedBatch, TaskLog};
 use spotreel_domain::batch::{Batch, BatchId};
 use spotreel_projection::{LogMark, Projection};
@@ -159,20 +159,12 @@ impl Follower {
             for stored in page {
                 let (sequence, before) = (stored.sequence, mark);
                 mark = mark_of(&stored);
-                match recorded(stored) {
-                    Ok(recorded) => states.push((sequence, recorded.task)),
-                    Err(error) if error.is_newer_version() => {
+                match Recorded::from_stored(stored) {
+                    Ok(Some(recorded)) => states.push((sequence, recorded.task)),
+                    Ok(None) => metrics::unreadable(NAME),
+                    Err(error) => {
                         (mark, newer) = (before, Some(error));
                         break;
-                    }
-                    Err(error) => {
-                        let error = spotreel_domain::chain(&error);
-                        tracing::error!(
-                            error,
-                            sequence,
-                            "event cannot be decoded; it is not in the search"
-                        );
-                        metrics::unreadable(NAME);
                     }
                 }
             }
@@ -259,7 +251,10 @@ impl Follower {
                 mark = mark_of(newest);
                 let mut ends = Vec::new();
                 for stored in page {
-                    ends.push(machines(&recorded_batch(stored)?.batch));
+                    match RecordedBatch::from_stored(stored)? {
+                        Some(end) => ends.push(machines(&end.batch)),
+                        None => metrics::unreadable(NAME),
+                    }
                 }
                 self.projection
                     .apply_batches(ends, Some((name, mark)))
@@ -267,7 +262,8 @@ impl Follower {
             }
         }
         for pool in self.batches.pools().await? {
-            if let Some(newest) = self.batches.last(&pool).await? {
+            let newest = or_pass_over(BATCHES, self.batches.last(&pool).await)?;
+            if let Some(newest) = newest.flatten() {
                 let running = vec![machines(&newest.batch)];
                 self.projection.apply_batches(running, None).await?;
             }
@@ -288,26 +284,4 @@ fn mark_of(stored: &Stored) -> LogMark {
         // Until the year 2262.
         stored_ns: i64::try_from(stored.stored_at.as_nanosecond()).unwrap_or(i64::MAX),
     }
-}
-
-fn recorded(stored: Stored) -> Result<Recorded, ReadError> {
-    let nanos = stored.stored_at.as_nanosecond();
-    Recorded::from_parts(
-        &stored.subject,
-        stored.sequence,
-        &stored.payload,
-        stored.headers,
-        nanos,
-    )
-}
-
-fn recorded_batch(stored: Stored) -> Result<RecordedBatch, ReadError> {
-    let nanos = stored.stored_at.as_nanosecond();
-    RecordedBatch::from_parts(
-        &stored.subject,
-        stored.sequence,
-        &stored.payload,
-        stored.headers,
-        nanos,
-    )
 }

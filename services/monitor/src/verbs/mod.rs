@@ -6,6 +6,7 @@ pub mod receipt;
 pub mod search;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spotreel_bus::TaskLog;
 
@@ -16,6 +17,8 @@ use crate::search::Search;
 /// What the handlers of requests share.
 pub struct Requests {
     pub alarms: ShownAlarms,
+    /// Between two looks at them.
+    pub alarms_every: Duration,
     pub log: TaskLog,
     pub books: Arc<Books>,
     /// None: switched off, and another monitor answers.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use spotreel_api::{ImageSource, TaskRequest};
 use spotreel_api::{PoolWhy, Why};
 use spotreel_bootstrap::{Context, ambient};
-use spotreel_bus::controls;
+use spotreel_bus::{Undecodable, controls};
 use spotreel_domain::Model;
 use spotreel_domain::batch::{Batch, PoolName, Status};
 use spotreel_domain::trigger::{BlockerKind, Verdict};
@@ -188,7 +188,12 @@ impl Stage {
 
     /// Every batch that was ever asked for, newest first.
     pub async fn batches(&self) -> Vec<Batch> {
-        let recent = self.root.batches.recent(100).await.unwrap();
+        let recent = self
+            .root
+            .batches
+            .recent(100, Undecodable::Fails)
+            .await
+            .unwrap();
         recent.into_iter().map(|one| one.batch).collect()
     }
 

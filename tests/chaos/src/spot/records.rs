@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::Client;
-use spotreel_bus::BatchLog;
 use spotreel_bus::batches::RecordedBatch;
+use spotreel_bus::{BatchLog, Undecodable};
 use spotreel_domain::batch::{Batch, BatchId};
 
 use super::market::Admin;
@@ -33,7 +33,7 @@ impl Story {
 pub async fn stories(client: &Client) -> anyhow::Result<Vec<Story>> {
     let log = BatchLog::open(client).await;
     let mut stories = Vec::new();
-    for newest in log.recent(MOST_BATCHES).await? {
+    for newest in log.recent(MOST_BATCHES, Undecodable::Fails).await? {
         let id = newest.batch.id;
         let events = log.history(&id).await?;
         if !events.is_empty() {
@@ -60,7 +60,7 @@ pub async fn settle(client: &Client, admin: &Admin, limit: Duration) -> anyhow::
 
 async fn unsettled(client: &Client, admin: &Admin) -> anyhow::Result<String> {
     let log = BatchLog::open(client).await;
-    let recent = log.recent(MOST_BATCHES).await;
+    let recent = log.recent(MOST_BATCHES, Undecodable::Fails).await;
     let active = recent
         .context("the batch log cannot be read")?
         .into_iter()
