@@ -1,6 +1,6 @@
 //! What can go wrong, one enum per operation.
 
-use spotreel_api::JetStreamError;
+use spotreel_api::ApiError;
 use spotreel_bus::connect::ConnectError;
 use spotreel_bus::consume::HandlerError;
 use spotreel_bus::jetstream::JetStreamError;
@@ -46,7 +46,7 @@ pub enum AlarmError {
         source: serde_json::Error,
     },
     #[error("a budget's order was refused: {}", .0.message)]
-    Refused(JetStreamError),
+    Refused(ApiError),
 }
 
 /// Why an event could not be handled now. It comes back, and is decided anew.
