@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use spotreel_domain::Model;
 
-use super::values::{Since, since};
+use super::values::{Since, since, subject};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -238,7 +238,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
     pub since: Option<Since>,
     /// Only events on these NATS subjects
-    #[arg(long, value_name = "PATTERN", default_value = "spotreel.>")]
+    #[arg(long, value_name = "PATTERN", default_value = "spotreel.>", value_parser = subject)]
     pub subject: String,
     /// Print one JSON event per line
     #[arg(long)]

@@ -6,8 +6,17 @@ use jiff::Timestamp;
 use spotreel_domain::model::Expert;
 
 use super::submit::{TASK_FLAGS, lora};
-use super::values::{Since, since};
+use super::values::{Since, since, subject};
 use super::*;
+
+#[test]
+fn a_subject_is_refused_where_it_could_match_nothing() {
+    for wrong in ["", "a b", "spotreel.", "spotreel..task"] {
+        let told = subject(wrong).unwrap_err();
+        assert!(told.contains("spotreel.task.*.failed"), "{wrong:?}: {told}");
+    }
+    assert_eq!(subject("spotreel.task.>"), Ok("spotreel.task.>".to_owned()));
+}
 
 #[test]
 fn the_command_line_is_consistent() {

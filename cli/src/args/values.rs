@@ -60,6 +60,17 @@ pub fn since(text: &str) -> Result<Since, String> {
     })
 }
 
+/// A subject of NATS, with wildcards.
+pub fn subject(text: &str) -> Result<String, String> {
+    let is_token = |token: &str| !token.is_empty() && !token.contains(char::is_whitespace);
+    match text.split('.').all(is_token) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "must be a NATS subject, such as spotreel.task.*.failed or spotreel.batch.>".to_owned(),
+        ),
+    }
+}
+
 /// JSON cannot express NaN or infinity: they would be sent as a missing value.
 pub fn finite(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
