@@ -34,11 +34,12 @@ impl<Q, A> Default for Kept<Q, A> {
 }
 
 impl<Q: Serialize + PartialEq, A: DeserializeOwned + Clone> Kept<Q, A> {
-    /// One question at a time: who asks meanwhile waits for its answer. `of`: the service that answers the subject.
+    /// Sends one question at a time: others wait for its answer.
     pub async fn ask(
         &self,
         intake: &Intake,
-        (subject, question, of): (&'static str, Q, &'static str),
+        verb: &'static str,
+        question: Q,
     ) -> Result<A, ApiError> {
         let mut kept = self.0.lock().await;
         if let Some((same, came, answer)) = &*kept
@@ -47,7 +48,7 @@ impl<Q: Serialize + PartialEq, A: DeserializeOwned + Clone> Kept<Q, A> {
         {
             return answer.clone();
         }
-        let answer = intake.ask(subject, &question, of).await;
+        let answer = intake.ask(verb, &question).await;
         *kept = Some((question, Instant::now(), answer.clone()));
         answer
     }
