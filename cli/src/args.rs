@@ -104,11 +104,11 @@ pub enum Command {
     Top(TopArgs),
     /// Print events of tasks, batches and alarms; --follow waits for more
     Events(EventsArgs),
-    /// Show what needs a person: alarms that fire, with what to do
+    /// Show alarms with their state, and what to do about them
     Alarms(AlarmsArgs),
-    /// Show what a task or a batch cost, and for what
+    /// Show the cost of a task or a batch, line by line
     Receipt(ReceiptArgs),
-    /// Show what was spent, by day, month, batch, pool, model, owner or label
+    /// Show total costs by day, month, batch, pool, model, owner or label
     Cost(CostArgs),
     /// Start a batch now, without waiting for a rule
     Run(RunArgs),

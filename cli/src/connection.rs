@@ -62,7 +62,7 @@ pub enum OpenError {
 pub enum CallError {
     #[error(
         "no service answers {verb}: check that {} runs, and that this user belongs to the clients' account",
-        program_of(verb)
+        names::program_of(verb)
     )]
     NoResponders { verb: String },
     #[error(
@@ -89,18 +89,6 @@ pub enum CallError {
     NotSearched { beginning: String },
     #[error("{verb} could not be sent: {reason}")]
     Transport { verb: String, reason: String },
-}
-
-/// Who answers on it.
-fn program_of(verb: &str) -> &'static str {
-    match verb {
-        names::WHY | names::QUOTE | names::LIST_BATCHES => "spotreel-trigger",
-        names::OPS_RUN | names::OPS_HOLD | names::OPS_RESUME => "spotreel-trigger",
-        verb if verb.starts_with("spotreel.ops.webhook.") => "spotreel-notifier",
-        names::FLEET | names::OPS_STOP | names::OPS_DRAIN => "spotreel-fleet",
-        names::SEARCH | names::ALARMS | names::RECEIPT | names::COSTS => "spotreel-monitor",
-        _ => "spotreel-intake",
-    }
 }
 
 fn cure(verb: &str) -> &'static str {

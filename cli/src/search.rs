@@ -13,14 +13,15 @@ use crate::print::{self, relative, short};
 pub async fn run(settings: &Settings, args: SearchArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
     let now = ambient::now();
-    let most = if args.all { u32::MAX } else { args.limit };
+    let (filters, output) = (args.filters, args.output);
+    let most = output.most();
     let text = args.text.join(" ");
     let mut query = SearchQuery {
         text: (!args.text.is_empty()).then_some(text),
-        owner: args.owner,
-        label: args.label,
-        state: args.state,
-        model: args.model,
+        owner: filters.owner,
+        label: filters.label,
+        state: filters.state,
+        model: filters.model,
         batch: args.batch,
         since: args.since.map(|since| since.at(now)).transpose()?,
         until: args.until.map(|until| until.at(now)).transpose()?,
@@ -33,7 +34,7 @@ pub async fn run(settings: &Settings, args: SearchArgs) -> anyhow::Result<Done> 
         let page: SearchPage = api.call(names::SEARCH, &query).await?;
         for task in &page.tasks {
             seen += 1;
-            match args.json {
+            match output.json {
                 true => print::json(task),
                 false => rows.push(row(task, now)),
             }
@@ -43,7 +44,7 @@ pub async fn run(settings: &Settings, args: SearchArgs) -> anyhow::Result<Done> 
             break;
         }
     }
-    if !args.json {
+    if !output.json {
         match rows.is_empty() {
             true => print::line("no tasks"),
             false => print::table(

@@ -17,16 +17,17 @@ const PAGE: u32 = 200;
 
 pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
     let api = Api::open(settings).await?;
-    let most = if args.all { u32::MAX } else { args.limit };
+    let (filters, output) = (args.filters, args.output);
+    let most = output.most();
     let (mut rows, mut seen, mut cursor) = (Vec::new(), 0u32, None);
     let now = ambient::now();
     let since = args.since.map(|since| since.at(now)).transpose()?;
     loop {
         let query = ListQuery {
-            state: args.state.clone(),
-            model: args.model.clone(),
-            label: args.label.clone(),
-            owner: args.owner.clone(),
+            state: filters.state.clone(),
+            model: filters.model.clone(),
+            label: filters.label.clone(),
+            owner: filters.owner.clone(),
             id_prefix: None,
             since,
             limit: Some(PAGE.min(most - seen)),
@@ -35,7 +36,7 @@ pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
         let page: ListPage = api.call(names::LIST, &query).await?;
         for task in &page.tasks {
             seen += 1;
-            if args.json {
+            if output.json {
                 print::json(task);
             } else {
                 rows.push(row(task, now));
@@ -46,7 +47,7 @@ pub async fn list(settings: &Settings, args: ListArgs) -> anyhow::Result<Done> {
             break;
         }
     }
-    if args.json {
+    if output.json {
         return Ok(Done::Well);
     }
     if rows.is_empty() {

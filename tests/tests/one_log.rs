@@ -194,7 +194,11 @@ async fn a_consumer_made_anew_counts_only_what_can_run() {
     let sweeper = Queue::open(&client, TASKS, names::CONSUMER_SWEEPER)
         .await
         .expect("it is there");
-    for swept in sweeper.pull_ready(100).await.expect("the server answers") {
+    for swept in sweeper
+        .pull_within(100, 1 << 20)
+        .await
+        .expect("the server answers")
+    {
         swept.ack().await.expect("the server answers");
     }
     let reports = provision::apply(&client, &layout(LEASE, 1))
@@ -374,7 +378,10 @@ async fn delayed_retries_do_not_block_the_queue() {
     cases::submit_many(&log, DELAYED).await;
     let mut waiting = 0;
     while waiting < DELAYED {
-        let ready = queue.pull_ready(250).await.expect("the server answers");
+        let ready = queue
+            .pull_within(250, 1 << 20)
+            .await
+            .expect("the server answers");
         waiting += ready.len();
         join_all(
             ready

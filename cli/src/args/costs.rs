@@ -22,13 +22,13 @@ pub enum CostFormat {
 pub struct ReceiptArgs {
     /// Id of a batch or of a task
     pub id: String,
-    /// The id is that of a task, even if it looks like that of a batch
+    /// Treat the id as that of a task, even if it looks like the id of a batch
     #[arg(long)]
     pub task: bool,
     /// Maximum number of tasks in the receipt of a batch, those with the highest costs first
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub tasks: u32,
-    /// Form of the output
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub format: CostFormat,
     /// Print one JSON document; the same as --format json
@@ -48,16 +48,16 @@ pub struct CostArgs {
     /// First day, in UTC
     #[arg(long, value_name = "DATE")]
     pub from: Option<Date>,
-    /// Day after the last one, in UTC [default: tomorrow]
+    /// First day that is not included, in UTC [default: tomorrow]
     #[arg(long, value_name = "DATE")]
     pub to: Option<Date>,
-    /// What a row stands for: day, month, batch, pool, model, owner, or label:NAME
+    /// Grouping of the rows: day, month, batch, pool, model, owner, or label:NAME
     #[arg(long, value_name = "WHAT", default_value = "day", value_parser = CostGroup::parse)]
     pub by: CostGroup,
     /// Only the costs of this owner's tasks
     #[arg(long, value_name = "NAME", value_parser = Owner::parse)]
     pub owner: Option<Owner>,
-    /// Form of the output
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub format: CostFormat,
     /// Print one JSON document; the same as --format json

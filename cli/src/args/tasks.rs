@@ -25,31 +25,14 @@ pub struct WatchArgs {
   spotreel list --label batch=night --since 1d
   spotreel list --state failed --all --json | jq -r .id | xargs -r spotreel retry")]
 pub struct ListArgs {
-    /// Only tasks in this state: queued, started, succeeded, failed, cancelled or expired
-    #[arg(long)]
-    pub state: Option<String>,
-    /// Only tasks of this model: ti2v-5B, t2v-A14B or i2v-A14B
-    #[arg(long)]
-    pub model: Option<String>,
-    /// Only tasks with this label; KEY alone matches any value
-    #[arg(long, value_name = "KEY[=VALUE]")]
-    pub label: Option<String>,
-    /// Only tasks that were submitted with a key of this owner
-    #[arg(long, value_name = "NAME")]
-    pub owner: Option<String>,
+    #[command(flatten)]
+    pub filters: FilterArgs,
     /// Only tasks that changed after this time: a duration before now, such as 2h or 1d, or a date or time, in UTC
     /// if it has no zone
     #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
     pub since: Option<Since>,
-    /// Maximum number of tasks to print
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = limit, conflicts_with = "all")]
-    pub limit: u32,
-    /// Print all tasks
-    #[arg(long)]
-    pub all: bool,
-    /// Print one JSON task per line
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub output: TaskOutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +45,25 @@ pub struct ListArgs {
 pub struct SearchArgs {
     /// Words that the prompt must contain, in any order
     pub text: Vec<String>,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    /// Only tasks with an attempt in this batch
+    #[arg(long, value_name = "BATCH")]
+    pub batch: Option<String>,
+    /// Only tasks submitted after this time: a duration before now, such as 2h or 7d, or a date or time, in UTC if it has
+    /// no zone
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub since: Option<Since>,
+    /// Only tasks submitted before this time, in the same format as --since
+    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
+    pub until: Option<Since>,
+    #[command(flatten)]
+    pub output: TaskOutputArgs,
+}
+
+/// The filters of a list and of a search.
+#[derive(Debug, Args)]
+pub struct FilterArgs {
     /// Only tasks in this state: queued, started, succeeded, failed, cancelled or expired
     #[arg(long)]
     pub state: Option<String>,
@@ -74,16 +76,11 @@ pub struct SearchArgs {
     /// Only tasks that were submitted with a key of this owner
     #[arg(long, value_name = "NAME")]
     pub owner: Option<String>,
-    /// Only tasks with an attempt in this batch
-    #[arg(long, value_name = "BATCH")]
-    pub batch: Option<String>,
-    /// Only tasks submitted after this time: a duration before now, such as 2h or 7d, or a date or time, in UTC if it has
-    /// no zone
-    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
-    pub since: Option<Since>,
-    /// Only tasks submitted before this time, written in the same way
-    #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
-    pub until: Option<Since>,
+}
+
+/// How many tasks are printed, and how.
+#[derive(Debug, Args)]
+pub struct TaskOutputArgs {
     /// Maximum number of tasks to print
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = limit, conflicts_with = "all")]
     pub limit: u32,
@@ -93,6 +90,13 @@ pub struct SearchArgs {
     /// Print one JSON task per line
     #[arg(long)]
     pub json: bool,
+}
+
+impl TaskOutputArgs {
+    /// The most tasks that are printed.
+    pub fn most(&self) -> u32 {
+        if self.all { u32::MAX } else { self.limit }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
   spotreel webhooks recover k3v7q2ma5xwd --since 2d
   spotreel webhooks secret --owner anna
 
-`callbacks` in place of an endpoint's id means the deliveries to the callback_url of tasks.")]
+Use `callbacks` instead of an endpoint's id for the deliveries to the callback_url of tasks.")]
 pub struct WebhooksArgs {
     #[command(subcommand)]
     pub command: WebhooksCommand,
@@ -24,21 +24,21 @@ pub struct WebhooksArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum WebhooksCommand {
-    /// Create an endpoint that receives events, and print its secret; it cannot be shown again
+    /// Create an endpoint that receives events; its secret is printed only this once
     Create(CreateWebhookArgs),
-    /// List the endpoints with their state and their queues
+    /// List the endpoints with their state and queue
     List,
-    /// Show what came of deliveries: state, tries, reason, next try
+    /// List deliveries with their state, tries, reason and next try
     Deliveries(DeliveriesArgs),
-    /// Send one event again, now, and show what came of it
+    /// Send one event again now, and show the result
     Resend(ResendArgs),
-    /// Send all events again since a time that were not delivered
+    /// Send all undelivered events of a time span again
     Recover(RecoverArgs),
-    /// Make a new secret; for a day deliveries are signed with the former one, too
+    /// Replace the secret; for one day, deliveries are signed with both
     Rotate(WebhookArgs),
     /// Stop deliveries to an endpoint
     Disable(DisableWebhookArgs),
-    /// Continue deliveries to a disabled endpoint, with the first event that it has not received
+    /// Resume deliveries to a disabled endpoint, starting with the first event that it has not received
     Enable(WebhookArgs),
     /// Delete an endpoint with its queue
     Delete(WebhookArgs),
@@ -88,13 +88,13 @@ pub struct DeliveriesArgs {
     /// Show only deliveries in this state
     #[arg(long, value_enum)]
     pub state: Option<DeliveryStateArg>,
-    /// Show only deliveries that were tried in this time, such as 2h or 3d
+    /// Show only deliveries that were tried within this time, such as 2h or 3d
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub since: Option<Duration>,
     /// Maximum number of deliveries
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub limit: u32,
-    /// Place from which to go on, as the end of a longer list names it
+    /// Cursor that the list before printed at its end
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<u64>,
 }
@@ -118,7 +118,7 @@ pub struct ResendArgs {
 pub struct RecoverArgs {
     /// Id of the endpoint, as `spotreel webhooks list` shows it
     pub id: String,
-    /// Age of the oldest event to send again, such as 2h or 3d; at most 45 days are kept
+    /// Maximum age of the events, such as 2h or 3d; events are kept for 45 days
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub since: Duration,
 }
@@ -128,7 +128,7 @@ pub struct SecretArgs {
     /// Owner of the tasks [default: tasks that were submitted over NATS]
     #[arg(long, value_name = "NAME")]
     pub owner: Option<String>,
-    /// Make a new secret first; for a day callbacks are signed with the former one, too
+    /// Replace the secret first; for one day, callbacks are signed with both
     #[arg(long)]
     pub rotate: bool,
 }

@@ -11,6 +11,16 @@ pub struct Violation {
     pub message: String,
 }
 
+impl Violation {
+    pub fn new(field: &str, rule: &str, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            rule: rule.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Every refusal: a code for programs, a message that says what to do for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ApiError {

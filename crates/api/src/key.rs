@@ -69,11 +69,7 @@ impl KeyOrder {
     pub fn key(&self, token: &Token, now: Timestamp) -> Result<ApiKey, Vec<Violation>> {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
-            broken.push(Violation {
-                field: field.into(),
-                rule: rule.into(),
-                message,
-            });
+            broken.push(Violation::new(field, rule, message));
         };
         let owner = Owner::parse(&self.owner);
         if let Err(bad) = &owner {

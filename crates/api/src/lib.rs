@@ -17,6 +17,7 @@ mod alarm;
 mod batch;
 mod error;
 mod event;
+mod filters;
 mod fleet;
 mod key;
 mod order;
@@ -57,8 +58,9 @@ pub use search::{
     USUAL_SEARCH_LIMIT,
 };
 pub use task::{
-    Accepted, AcceptedMany, CancelledMany, ListPage, ListQuery, MAX_TASKS_PER_CALL, PreviewImage,
-    Progress, RenderProgress, SubmitResult, TaskRef, TaskView, Uploaded, Video,
+    Accepted, AcceptedMany, CancelledMany, ListPage, ListQuery, MAX_LIST_LIMIT, MAX_TASKS_PER_CALL,
+    PreviewImage, Progress, RenderProgress, SubmitResult, TaskList, TaskRef, TaskView, Uploaded,
+    Video,
 };
 pub use webhook::{
     CallbackSecret, DeliveriesPage, DeliveriesQuery, DeliveryView, DisableOrder,

@@ -99,11 +99,8 @@ impl QuoteQuery {
             Err(broken) => (None, broken),
         };
         if !(1..=MAX_QUOTED_TASKS).contains(&self.tasks) {
-            broken.push(Violation {
-                field: "tasks".into(),
-                rule: "range".into(),
-                message: format!("tasks is 1 to {MAX_QUOTED_TASKS}"),
-            });
+            let message = format!("tasks is 1 to {MAX_QUOTED_TASKS}");
+            broken.push(Violation::new("tasks", "range", message));
         }
         spec.filter(|_| broken.is_empty()).ok_or(broken)
     }

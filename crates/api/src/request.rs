@@ -135,11 +135,7 @@ impl TaskRequest {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
             if broken.len() < MAX_VIOLATIONS {
-                broken.push(Violation {
-                    field: field.into(),
-                    rule: rule.into(),
-                    message,
-                });
+                broken.push(Violation::new(field, rule, message));
             }
         };
         let id = self.settle_id(owner, &mut refuse);

@@ -337,6 +337,12 @@ mod tests {
     use crate::TaskRequest;
 
     #[test]
+    fn the_states_of_the_page_are_those_that_filters_know() {
+        let described = serde_json::to_value(StateName::schema()).unwrap();
+        assert_eq!(described["enum"], json!(crate::filters::STATES));
+    }
+
+    #[test]
     fn every_field_of_a_request_is_in_the_page() {
         let written = Model::ALL.map(|model| of_model(model)["properties"].take());
         let written = written

@@ -10,6 +10,7 @@ use spotreel_domain::{Model, Owner, TaskId};
 use utoipa::ToSchema;
 
 use crate::error::Violation;
+use crate::filters::Broken;
 use crate::whole;
 
 /// The most tasks of one page.
@@ -18,16 +19,6 @@ pub const MAX_SEARCH_LIMIT: u32 = 200;
 pub const USUAL_SEARCH_LIMIT: u32 = 50;
 /// The longest text that is searched for, in characters.
 pub const MAX_SEARCH_TEXT: usize = 200;
-/// As [`State::name`](spotreel_domain::task::State::name) says them.
-const STATES: [&str; 6] = [
-    "queued",
-    "started",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "expired",
-];
-
 /// `spotreel.search`: a task is found if it fits every part that is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,7 +109,7 @@ pub struct FoundTask {
 impl SearchQuery {
     /// The query as it is carried out, or every rule that it breaks.
     pub fn check(&self) -> Result<TaskSearch, Vec<Violation>> {
-        let mut broken = Broken(Vec::new());
+        let mut broken = Broken::default();
         let text = self.text.as_deref().map(str::trim);
         match text {
             Some(text) if text.chars().count() > MAX_SEARCH_TEXT => {
@@ -131,22 +122,6 @@ impl SearchQuery {
             }
             _ => {}
         }
-        let owner = self.owner.as_deref().map(Owner::parse).transpose();
-        let owner = owner.unwrap_or_else(|bad| broken.add("owner", "token", bad.to_string()));
-        if self.label.as_deref() == Some("") {
-            let message = "label is key=value, or a key alone for any value";
-            broken.add::<()>("label", "format", message);
-        }
-        let state = self.state.as_ref().and_then(|named| {
-            let known = STATES.into_iter().find(|state| state == named);
-            let message = || format!("state is one of {}", STATES.join(", "));
-            known.or_else(|| broken.add("state", "known", message()))
-        });
-        let model = self.model.as_ref().and_then(|named| {
-            let names = || Model::ALL.map(Model::as_str).join(", ");
-            let message = || format!("model is one of {}", names());
-            Model::parse(named).or_else(|| broken.add("model", "known", message()))
-        });
         let batch = self.batch.as_ref().and_then(|named| {
             let message = "batch is a pool's name, a dash and a number, such as default-17";
             BatchId::parse(named).or_else(|| broken.add("batch", "format", message))
@@ -157,43 +132,19 @@ impl SearchQuery {
             broken.add::<()>("until", "range", "until must be later than since");
         }
         let limit = self.limit.unwrap_or(USUAL_SEARCH_LIMIT);
-        if !(1..=MAX_SEARCH_LIMIT).contains(&limit) {
-            let message = format!("limit is 1 to {MAX_SEARCH_LIMIT}");
-            broken.add::<()>("limit", "range", message);
-        }
-        if self.cursor.is_some_and(|at| i64::try_from(at).is_err()) {
-            let message = "cursor is what next_cursor of the page before was";
-            broken.add::<()>("cursor", "range", message);
-        }
-        match broken.0.is_empty() {
-            true => Ok(TaskSearch {
-                text: text.map(str::to_owned),
-                owner,
-                label: self.label.clone(),
-                state,
-                model,
-                batch,
-                since: self.since,
-                until: self.until,
-                limit: limit as usize,
-                cursor: self.cursor,
-            }),
-            false => Err(broken.0),
-        }
-    }
-}
-
-struct Broken(Vec<Violation>);
-
-impl Broken {
-    /// There is no value then.
-    fn add<T>(&mut self, field: &str, rule: &str, message: impl Into<String>) -> Option<T> {
-        self.0.push(Violation {
-            field: field.into(),
-            rule: rule.into(),
-            message: message.into(),
-        });
-        None
+        let checked = TaskSearch {
+            text: text.map(str::to_owned),
+            owner: broken.owner(self.owner.as_deref()),
+            label: broken.label(self.label.as_deref()),
+            state: broken.state(self.state.as_deref()),
+            model: broken.model(self.model.as_deref()),
+            batch,
+            since: self.since,
+            until: self.until,
+            limit: broken.limit(limit, MAX_SEARCH_LIMIT),
+            cursor: broken.cursor(self.cursor),
+        };
+        broken.none_in(checked)
     }
 }
 

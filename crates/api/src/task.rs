@@ -3,15 +3,18 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use spotreel_domain::task::{Artifact, Attempt, Failure, State, Task, TaskSpec};
-use spotreel_domain::{Owner, TaskId};
+use spotreel_domain::{Model, Owner, TaskId};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Violation};
+use crate::filters::Broken;
 use crate::request::CROP_WARNING_PERCENT;
 use crate::whole;
 
 /// The most tasks in one call.
 pub const MAX_TASKS_PER_CALL: usize = 10_000;
+/// The most tasks of one page of a list.
+pub const MAX_LIST_LIMIT: u32 = 500;
 
 /// A task as people and programs see it: the answer to `get`, and the data of every public event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -247,6 +250,39 @@ pub struct ListQuery {
         deserialize_with = "whole::optional"
     )]
     pub cursor: Option<u64>,
+}
+
+/// A query that breaks no rule.
+#[derive(Clone, Debug)]
+pub struct TaskList {
+    pub state: Option<&'static str>,
+    pub model: Option<Model>,
+    pub label: Option<String>,
+    pub owner: Option<Owner>,
+    pub id_prefix: Option<TaskId>,
+    pub since: Option<Timestamp>,
+    pub limit: usize,
+    pub cursor: Option<u64>,
+}
+
+impl ListQuery {
+    /// The query as it is carried out, or every rule that it breaks.
+    pub fn check(&self, usual_limit: u32) -> Result<TaskList, Vec<Violation>> {
+        let mut broken = Broken::default();
+        let prefix = self.id_prefix.as_deref().map(TaskId::parse).transpose();
+        let checked = TaskList {
+            state: broken.state(self.state.as_deref()),
+            model: broken.model(self.model.as_deref()),
+            owner: broken.owner(self.owner.as_deref()),
+            label: broken.label(self.label.as_deref()),
+            id_prefix: prefix
+                .unwrap_or_else(|bad| broken.add("id_prefix", "token", bad.to_string())),
+            since: self.since,
+            limit: broken.limit(self.limit.unwrap_or(usual_limit), MAX_LIST_LIMIT),
+            cursor: broken.cursor(self.cursor),
+        };
+        broken.none_in(checked)
+    }
 }
 
 /// What one call of `cancel` with filters has cancelled.

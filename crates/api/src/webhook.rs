@@ -183,11 +183,7 @@ impl WebhookOrder {
     ) -> Result<Webhook, Vec<Violation>> {
         let mut broken = Vec::new();
         let mut refuse = |field: &str, rule: &str, message: String| {
-            broken.push(Violation {
-                field: field.into(),
-                rule: rule.into(),
-                message,
-            });
+            broken.push(Violation::new(field, rule, message));
         };
         let url = WebhookUrl::parse(&self.url).and_then(|url| url.permit(allowed).map(|()| url));
         if let Err(bad) = &url {

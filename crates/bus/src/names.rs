@@ -100,6 +100,17 @@ pub const VERBS: [&str; 31] = [
     OPS_WEBHOOK_RECOVER,
 ];
 
+/// The service that answers a verb.
+pub fn program_of(verb: &str) -> &'static str {
+    match verb {
+        WHY | QUOTE | LIST_BATCHES | OPS_RUN | OPS_HOLD | OPS_RESUME => "spotreel-trigger",
+        FLEET | OPS_STOP | OPS_DRAIN => "spotreel-fleet",
+        SEARCH | ALARMS | RECEIPT | COSTS => "spotreel-monitor",
+        verb if verb.starts_with("spotreel.ops.webhook.") => "spotreel-notifier",
+        _ => "spotreel-intake",
+    }
+}
+
 pub const WORKERS_BUCKET: &str = "spotreel-workers";
 pub const MARKS_BUCKET: &str = "spotreel-marks";
 /// What operators have ordered of trigger.

@@ -179,27 +179,14 @@ impl Queue {
             .map_err(|_| QueueError::NoAnswer)
     }
 
-    /// What is there now, up to `limit`, without waiting.
-    pub async fn pull_ready(&self, limit: usize) -> Result<Vec<Delivery>, QueueError> {
-        let wanted = serde_json::json!({ "batch": limit, "no_wait": true });
-        self.pull_wanted(&wanted, limit).await
-    }
-
-    /// As [`Self::pull_ready`], and no more than `bytes` together. A first message that is larger is never given.
+    /// What is there now, up to `limit` and no more than `bytes` together, without waiting. A first message that is larger
+    /// is never given.
     pub async fn pull_within(
         &self,
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Delivery>, QueueError> {
         let wanted = serde_json::json!({ "batch": limit, "no_wait": true, "max_bytes": bytes });
-        self.pull_wanted(&wanted, limit).await
-    }
-
-    async fn pull_wanted(
-        &self,
-        wanted: &serde_json::Value,
-        limit: usize,
-    ) -> Result<Vec<Delivery>, QueueError> {
         let inbox = self.client.new_inbox();
         let mut answers = self
             .client

@@ -145,14 +145,16 @@ impl<S: Send + Sync + 'static> Service<S> {
     /// Subscribes to every verb. `nats micro` finds the service from now on.
     pub async fn offer(self, client: &Client) -> Result<Offered, ServiceError> {
         let failed = |subject| move |source| ServiceError::Endpoint { subject, source };
+        let program = format!("spotreel-{}", self.name);
         let service = client
             .service_builder()
             .description(self.description)
-            .start(format!("spotreel-{}", self.name), env!("CARGO_PKG_VERSION"))
+            .start(program.clone(), env!("CARGO_PKG_VERSION"))
             .await
             .map_err(failed("$SRV"))?;
         let mut endpoints = Vec::new();
         for verb in self.verbs {
+            debug_assert_eq!(names::program_of(verb.subject), program, "{}", verb.subject);
             let builder = service.endpoint_builder().name(verb.name);
             let endpoint = builder.add(verb.subject).await;
             let endpoint = endpoint.map_err(failed(verb.subject))?;

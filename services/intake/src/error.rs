@@ -35,14 +35,6 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// Room comes back when the janitor has passed.
 const LOG_FULL_RETRY: Duration = Duration::from_secs(60);
 
-pub fn violation(field: &str, rule: &str, message: impl Into<String>) -> Violation {
-    Violation {
-        field: field.into(),
-        rule: rule.into(),
-        message: message.into(),
-    }
-}
-
 pub fn invalid(mut violations: Vec<Violation>) -> ApiError {
     for violation in &mut violations {
         clip(&mut violation.field);
@@ -60,7 +52,7 @@ pub fn invalid(mut violations: Vec<Violation>) -> ApiError {
 }
 
 pub fn broken(field: &str, rule: &str, message: impl Into<String>) -> ApiError {
-    invalid(vec![violation(field, rule, message)])
+    invalid(vec![Violation::new(field, rule, message)])
 }
 
 pub fn not_found(id: &TaskId) -> ApiError {
@@ -77,7 +69,7 @@ pub fn conflict(id: &TaskId, fields: &[&str]) -> ApiError {
         format!("task {id} exists with other content{named}: use another id or idempotency_key");
     let differs = |field: &&str| {
         let message = format!("{field} differs from that of the task that has this id");
-        violation(field, "same", message)
+        Violation::new(field, "same", message)
     };
     ApiError {
         violations: fields.iter().map(differs).collect(),

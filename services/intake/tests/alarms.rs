@@ -5,9 +5,8 @@
 mod stage;
 mod web;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
-use stage::{Stage, connect};
+use stage::{Answerer, Stage};
 use web::Web;
 
 fn backlog() -> Value {
@@ -20,26 +19,6 @@ fn backlog() -> Value {
     })
 }
 
-/// Answers for monitor, with monitor's rights, and gives what it was asked.
-async fn monitor(stage: &Stage, answer: Value) -> tokio::sync::mpsc::UnboundedReceiver<Value> {
-    let client = connect(&stage.url, "monitor").await;
-    let heard = client.queue_subscribe("spotreel.alarms", "q".into()).await;
-    let mut heard = heard.unwrap();
-    // Asked on the same connection: with the answer, the server knows that we listen.
-    let context = async_nats::jetstream::new(client.clone());
-    context.get_stream("TASKS").await.unwrap();
-    let (told, asked) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(question) = heard.next().await {
-            let _ = told.send(serde_json::from_slice(&question.payload).unwrap());
-            let reply = question.reply.unwrap();
-            let sent = client.publish(reply, answer.to_string().into()).await;
-            sent.unwrap();
-        }
-    });
-    asked
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn monitor_is_asked_and_its_alarms_passed_on() {
     let stage = Stage::set().await;
@@ -49,10 +28,11 @@ async fn monitor_is_asked_and_its_alarms_passed_on() {
     let why = refused.json["detail"].as_str().unwrap();
     assert!(why.contains("spotreel-monitor answers this"), "{why}");
 
-    let mut asked = monitor(&stage, backlog()).await;
+    let mut monitor = Answerer::begin(&stage, "monitor", &["spotreel.alarms"]).await;
+    monitor.says(backlog());
     let shown = web.get("/v1/alarms?firing=true").await;
     assert_eq!((shown.status.as_u16(), shown.json), (200, backlog()));
-    assert_eq!(asked.recv().await.unwrap(), json!({ "firing": true }));
+    assert_eq!(monitor.asked().await, json!({ "firing": true }));
     for bad in ["?firing=perhaps", "?burning=true"] {
         let refused = web.get(&format!("/v1/alarms{bad}")).await;
         refused.is_problem(400, "invalid");
@@ -63,7 +43,8 @@ async fn monitor_is_asked_and_its_alarms_passed_on() {
 async fn alarms_are_for_keys_that_see_all_tasks() {
     let stage = Stage::set_with(&[("api.auth", "keys")]).await;
     let web = Web::of(&stage);
-    let _asked = monitor(&stage, backlog()).await;
+    let monitor = Answerer::begin(&stage, "monitor", &["spotreel.alarms"]).await;
+    monitor.says(backlog());
     for (access, status) in [("own", 404), ("all", 200)] {
         let order = json!({ "owner": "anna", "access": access });
         let (_, web) = web::key(&stage, &web, order).await;

@@ -5,59 +5,10 @@
 mod stage;
 mod web;
 
-use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use stage::{Stage, connect};
-use tokio::sync::{mpsc, watch};
+use stage::{Answerer, Stage};
 use web::{Web, key};
-
-/// Who answers for monitor, with monitor's rights.
-struct Monitor {
-    answer: watch::Sender<Value>,
-    asked: mpsc::UnboundedReceiver<(String, Value)>,
-}
-
-impl Monitor {
-    async fn begin(stage: &Stage) -> Self {
-        let client = connect(&stage.url, "monitor").await;
-        let mut heard = Vec::new();
-        for verb in ["spotreel.receipt", "spotreel.costs"] {
-            let subscribed = client.queue_subscribe(verb, "q".into()).await;
-            heard.push(subscribed.unwrap());
-        }
-        let mut heard = futures::stream::select_all(heard);
-        // Asked on the same connection: with the answer, the server knows that we listen.
-        let context = async_nats::jetstream::new(client.clone());
-        context.get_stream("TASKS").await.unwrap();
-        let (answer, answers) = watch::channel(Value::Null);
-        let (told, asked) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(question) = heard.next().await {
-                let body = serde_json::from_slice(&question.payload).unwrap();
-                let _ = told.send((question.subject.to_string(), body));
-                let answer = answers.borrow().clone();
-                let reply = question.reply.unwrap();
-                let sent = client.publish(reply, answer.to_string().into()).await;
-                sent.unwrap();
-            }
-        });
-        Self { answer, asked }
-    }
-
-    fn says(&self, answer: Value) {
-        self.answer.send_replace(answer);
-    }
-
-    /// What the newest question was.
-    fn asked(&mut self) -> (String, Value) {
-        self.asked.try_recv().unwrap()
-    }
-
-    fn was_not_asked(&mut self) -> bool {
-        self.asked.try_recv().is_err()
-    }
-}
 
 fn lines() -> Value {
     json!({
@@ -91,7 +42,8 @@ fn report() -> Value {
 async fn monitor_is_asked_and_its_answer_passed_on() {
     let stage = Stage::set().await;
     let web = Web::of(&stage);
-    let mut monitor = Monitor::begin(&stage).await;
+    let mut monitor =
+        Answerer::begin(&stage, "monitor", &["spotreel.receipt", "spotreel.costs"]).await;
     let receipt = "spotreel.receipt".to_owned();
     let cases = [
         (
@@ -117,7 +69,7 @@ async fn monitor_is_asked_and_its_answer_passed_on() {
         monitor.says(answer.clone());
         let got = web.get(path).await;
         assert_eq!((got.status, got.json), (StatusCode::OK, answer), "{path}");
-        assert_eq!(monitor.asked(), question, "{path}");
+        assert_eq!(monitor.asked_on().await, question, "{path}");
     }
     let refused = json!({ "code": "not_found", "message": "there is no batch default-9" });
     monitor.says(json!({ "error": refused }));
@@ -132,7 +84,8 @@ async fn a_key_sees_the_costs_of_its_own_tasks_and_no_others() {
     let web = Web::of(&stage);
     let (_, anna) = key(&stage, &web, json!({ "owner": "anna" })).await;
     let (_, all) = key(&stage, &web, json!({ "owner": "ops", "access": "all" })).await;
-    let mut monitor = Monitor::begin(&stage).await;
+    let mut monitor =
+        Answerer::begin(&stage, "monitor", &["spotreel.receipt", "spotreel.costs"]).await;
 
     monitor.says(of_task("ben"));
     let theirs = anna.get("/v1/receipts/tasks/fox-1").await;
@@ -142,7 +95,7 @@ async fn a_key_sees_the_costs_of_its_own_tasks_and_no_others() {
     monitor.says(of_task("anna"));
     assert_eq!(anna.get("/v1/receipts/tasks/fox-1").await.status, 200);
     for _ in 0..3 {
-        monitor.asked();
+        monitor.asked().await;
     }
 
     let batch = "/v1/receipts/batches/default-1";
@@ -153,16 +106,16 @@ async fn a_key_sees_the_costs_of_its_own_tasks_and_no_others() {
     assert!(monitor.was_not_asked());
     monitor.says(of_batch());
     assert_eq!(all.get(batch).await.status, 200);
-    monitor.asked();
+    monitor.asked().await;
 
     monitor.says(report());
     for path in ["/v1/costs", "/v1/costs?owner=anna"] {
         assert_eq!(anna.get(path).await.status, 200);
-        let (_, question) = monitor.asked();
+        let question = monitor.asked().await;
         assert_eq!(question["owner"], "anna", "{path}");
     }
     assert_eq!(all.get("/v1/costs").await.status, 200);
-    let (_, question) = monitor.asked();
+    let question = monitor.asked().await;
     assert_eq!(question.get("owner"), None);
 }
 

@@ -78,7 +78,7 @@ async fn delivered_again_it_is_the_same_task() {
     let queue = spotreel_bus::Queue::open(&stage.root, INBOX, "intake")
         .await
         .unwrap();
-    let taken = queue.pull_ready(1).await.unwrap();
+    let taken = queue.pull_within(1, 1 << 20).await.unwrap();
     assert_eq!(taken[0].stored_nanos, stored.time.unix_timestamp_nanos());
     let request = spotreel_api::TaskRequest {
         prompt: "x".into(),

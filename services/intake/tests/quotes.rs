@@ -5,48 +5,10 @@
 mod stage;
 mod web;
 
-use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use stage::{Stage, connect};
-use tokio::sync::{mpsc, watch};
+use stage::{Answerer, Stage};
 use web::Web;
-
-/// Who answers for trigger, with trigger's rights.
-struct Trigger {
-    /// What every question hears; null: nothing.
-    answer: watch::Sender<Value>,
-    /// What it was asked.
-    asked: mpsc::UnboundedReceiver<Value>,
-}
-
-impl Trigger {
-    async fn begin(stage: &Stage) -> Self {
-        let client = connect(&stage.url, "trigger").await;
-        let heard = client.queue_subscribe("spotreel.quote", "q".into()).await;
-        let mut heard = heard.unwrap();
-        // Asked on the same connection: with the answer, the server knows that we listen.
-        let context = async_nats::jetstream::new(client.clone());
-        context.get_stream("TASKS").await.unwrap();
-        let (answer, answers) = watch::channel(Value::Null);
-        let (told, asked) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(question) = heard.next().await {
-                let _ = told.send(serde_json::from_slice(&question.payload).unwrap());
-                let answer = answers.borrow().clone();
-                if let (false, Some(reply)) = (answer.is_null(), question.reply) {
-                    let sent = client.publish(reply, answer.to_string().into()).await;
-                    sent.unwrap();
-                }
-            }
-        });
-        Self { answer, asked }
-    }
-
-    fn says(&self, answer: Value) {
-        self.answer.send_replace(answer);
-    }
-}
 
 fn offered() -> Value {
     json!({
@@ -63,7 +25,7 @@ fn offered() -> Value {
 async fn trigger_is_asked_and_its_quote_passed_on() {
     let stage = Stage::set().await;
     let web = Web::of(&stage);
-    let mut trigger = Trigger::begin(&stage).await;
+    let mut trigger = Answerer::begin(&stage, "trigger", &["spotreel.quote"]).await;
     trigger.says(offered());
     // As large as a picture may be, and larger than a message.
     let picture = "A".repeat(12 << 20);
@@ -72,7 +34,7 @@ async fn trigger_is_asked_and_its_quote_passed_on() {
         .post("/v1/quotes", &json!({ "task": task, "tasks": 100 }))
         .await;
     assert_eq!((quoted.status, quoted.json), (StatusCode::OK, offered()));
-    let asked = trigger.asked.recv().await.unwrap();
+    let asked = trigger.asked().await;
     assert_eq!(
         asked,
         json!({ "task": { "model": "i2v-A14B", "prompt": "", "size": "1280x720" }, "tasks": 100 })
@@ -155,7 +117,7 @@ async fn what_trigger_refuses_is_passed_on() {
     ];
     let stage = Stage::set().await;
     let web = Web::of(&stage);
-    let trigger = Trigger::begin(&stage).await;
+    let trigger = Answerer::begin(&stage, "trigger", &["spotreel.quote"]).await;
     for (error, status, later) in refusals {
         trigger.says(json!({ "error": error }));
         let refused = ask(&web).await;
@@ -181,7 +143,7 @@ async fn without_an_answer_it_is_later() {
         );
     };
     later("none is running").await;
-    let trigger = Trigger::begin(&stage).await;
+    let trigger = Answerer::begin(&stage, "trigger", &["spotreel.quote"]).await;
     later("did not answer in time").await;
     trigger.says(json!({ "price": 7 }));
     later("another version").await;

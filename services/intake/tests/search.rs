@@ -5,45 +5,10 @@
 mod stage;
 mod web;
 
-use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use stage::{Stage, connect};
-use tokio::sync::{mpsc, watch};
+use stage::{Answerer, Stage};
 use web::Web;
-
-/// Who answers for monitor, with monitor's rights.
-struct Monitor {
-    answer: watch::Sender<Value>,
-    asked: mpsc::UnboundedReceiver<Value>,
-}
-
-impl Monitor {
-    async fn begin(stage: &Stage) -> Self {
-        let client = connect(&stage.url, "monitor").await;
-        let heard = client.queue_subscribe("spotreel.search", "q".into()).await;
-        let mut heard = heard.unwrap();
-        // Asked on the same connection: with the answer, the server knows that we listen.
-        spotreel_bus::LogRoom::of_log(&client).await.unwrap();
-        let (answer, answers) = watch::channel(Value::Null);
-        let (told, asked) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(question) = heard.next().await {
-                let _ = told.send(serde_json::from_slice(&question.payload).unwrap());
-                let answer = answers.borrow().clone();
-                if let (false, Some(reply)) = (answer.is_null(), question.reply) {
-                    let sent = client.publish(reply, answer.to_string().into()).await;
-                    sent.unwrap();
-                }
-            }
-        });
-        Self { answer, asked }
-    }
-
-    fn says(&self, answer: Value) {
-        self.answer.send_replace(answer);
-    }
-}
 
 fn found(id: &str, owner: &str) -> Value {
     json!({
@@ -60,7 +25,7 @@ fn page(tasks: &[Value]) -> Value {
 async fn monitor_is_asked_and_its_page_passed_on() {
     let stage = Stage::set().await;
     let web = Web::of(&stage);
-    let mut monitor = Monitor::begin(&stage).await;
+    let mut monitor = Answerer::begin(&stage, "monitor", &["spotreel.search"]).await;
     let mut answer = page(&[found("a", "anna"), found("b", "ben")]);
     answer["next_cursor"] = json!(41);
     monitor.says(answer.clone());
@@ -71,11 +36,11 @@ async fn monitor_is_asked_and_its_page_passed_on() {
     let next = link.strip_prefix('<').unwrap().split('>').next().unwrap();
     let question =
         json!({ "text": "a 狐", "state": "failed", "since": "2026-11-23T00:00:00Z", "limit": 2 });
-    assert_eq!(monitor.asked.recv().await.unwrap(), question);
+    assert_eq!(monitor.asked().await, question);
     web.get(next).await;
     let mut further = question;
     further["cursor"] = json!(41);
-    assert_eq!(monitor.asked.recv().await.unwrap(), further);
+    assert_eq!(monitor.asked().await, further);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +48,7 @@ async fn a_key_finds_the_tasks_of_its_owner_only() {
     let stage = Stage::set_with(&[("api.auth", "keys")]).await;
     let web = Web::of(&stage);
     web.get("/v1/search").await.is_problem(401, "unauthorized");
-    let mut monitor = Monitor::begin(&stage).await;
+    let mut monitor = Answerer::begin(&stage, "monitor", &["spotreel.search"]).await;
     let both = [found("a", "anna"), found("b", "ben")];
     // As if monitor had a fault.
     monitor.says(page(&both));
@@ -91,21 +56,18 @@ async fn a_key_finds_the_tasks_of_its_owner_only() {
     let got = anna.get("/v1/search?state=failed").await;
     assert_eq!(got.json, page(&both[..1]));
     let own = json!({ "owner": "anna", "state": "failed" });
-    assert_eq!(monitor.asked.recv().await.unwrap(), own);
+    assert_eq!(monitor.asked().await, own);
     anna.get("/v1/search?owner=anna&state=failed").await;
-    assert_eq!(monitor.asked.recv().await.unwrap(), own);
+    assert_eq!(monitor.asked().await, own);
     let refused = anna.get("/v1/search?owner=ben").await;
     refused.is_problem(400, "invalid");
     assert_eq!(refused.json["violations"][0]["rule"], "access");
 
     let (_, all) = web::key(&stage, &web, json!({ "owner": "ops", "access": "all" })).await;
     assert_eq!(all.get("/v1/search").await.json, page(&both));
-    assert_eq!(monitor.asked.recv().await.unwrap(), json!({}));
+    assert_eq!(monitor.asked().await, json!({}));
     all.get("/v1/search?owner=ben").await;
-    assert_eq!(
-        monitor.asked.recv().await.unwrap(),
-        json!({ "owner": "ben" })
-    );
+    assert_eq!(monitor.asked().await, json!({ "owner": "ben" }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +95,7 @@ async fn bad_queries_are_refused_and_no_answer_means_later() {
         assert!(detail.contains(words), "{detail}");
     };
     later("none is running now").await;
-    let monitor = Monitor::begin(&stage).await;
+    let monitor = Answerer::begin(&stage, "monitor", &["spotreel.search"]).await;
     later("did not answer in time").await;
     monitor.says(json!({ "tasks": 7 }));
     later("another version").await;

@@ -1,5 +1,5 @@
 //! What a finished task leaves behind: early events, checkpoints, videos that no state names. Its last event stays,
-//! until it is old or its room is needed ([`room`](crate::room)). Of a task that goes on, the events that nobody needs.
+//! until it is old or its room is needed ([`removal`](crate::removal)). Of a task that goes on, the events that nobody needs.
 //!
 //! Every step can be done twice, and the task's last event is read anew before anything is deleted: a person's retry
 //! makes the task live again at any moment.

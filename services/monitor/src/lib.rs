@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`sweeper`](sweeper::Sweeper) | every terminal event, every `queued` | deletes obsolete work items; renews its status record when none is left |
 //! | [`janitor`](janitor::Janitor) | every terminal event | deletes early events, checkpoints, and videos that no state names |
-//! | [`room`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
+//! | [`removal`] | none: periodic | deletes old finished tasks, and the oldest ones while the log is too full |
 //! | [`net`](net::Net) | none: periodic | queues a task again if its work item is gone; deletes early events of unfinished tasks |
 //! | [`ledger::recorder`] | every event but `queued` | stores each attempt in the stream LEDGER |
 //! | [`ledger::closer`] | none: periodic | stores the ledger of each batch that has ended |

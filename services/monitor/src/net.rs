@@ -63,7 +63,7 @@ impl Net {
             let pass = stopping.run_until_cancelled(self.look(janitor)).await;
             if let Some(Err(error)) = pass {
                 let error = spotreel_domain::chain(&error);
-                tracing::warn!(error, "pass over unfinished tasks failed");
+                tracing::warn!(error, "looking for lost work items failed; retrying later");
             }
         }
     }

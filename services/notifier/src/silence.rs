@@ -27,7 +27,7 @@ pub(crate) async fn watch(nats: Client, config: SilenceConfig, stopping: Cancell
         match look(&record, config.after).await {
             Ok(()) => failing = false,
             Err(error) if !std::mem::replace(&mut failing, true) => {
-                tracing::warn!(error = %spotreel_domain::chain(&error), "record of the alarms cannot be read or written; monitor's silence would not be told");
+                tracing::warn!(error = %spotreel_domain::chain(&error), "alarm record cannot be read or written: an outage of monitor would not be reported");
             }
             Err(_) => {}
         }

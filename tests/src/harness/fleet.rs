@@ -9,16 +9,17 @@ use async_nats::Client;
 use serde_json::{Value, json};
 use spotreel_api::TaskRequest;
 use spotreel_bootstrap::ambient;
-use spotreel_bus::log::{Append, AppendError};
+use spotreel_bus::log::AppendError;
 use spotreel_bus::names::{SWEEPER_MARK, leader_key};
 use spotreel_bus::{BatchLog, TaskLog, kv};
-use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop, Wanted};
+use spotreel_domain::batch::{Batch, BatchId, DrainMode, PoolName, Stop};
 use spotreel_domain::fleet::cloud::tag;
 use spotreel_domain::{Task, TaskId};
 use spotreel_ec2::{Ec2, Subnet, SubnetFilter, TemplateSpec};
 use spotreel_localcloud::{Action, Config, FaultPlan, InstanceReport, LocalCloud, Rule};
 use spotreel_programs::{CloudAccess, Invocation, Site};
 use spotreel_s3::Store;
+use spotreel_test_kit::Logs;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -296,13 +297,11 @@ impl FleetStage {
                 steps: Some(steps),
                 ..TaskRequest::default()
             };
-            let now = ambient::now();
-            let mut valid = request.validate(now).expect("the tests' tasks are valid");
-            (valid.spec.width, valid.spec.height, valid.spec.frames) = (128, 96, 9);
             let id = super::tasks::task_id("matrix");
-            let step = Task::submit(id.clone(), valid.spec, valid.content_hash, now);
-            let append = Append::new(step, 0, ambient::uuid_v4());
-            self.tasks.append(&append).await.expect("NATS answers");
+            let small = |task: &mut Task| {
+                (task.spec.width, task.spec.height, task.spec.frames) = (128, 96, 9);
+            };
+            self.logs().submit_as(id.as_str(), &request, small).await;
             ids.push(id);
         }
         ids
@@ -310,24 +309,15 @@ impl FleetStage {
 
     /// The next batch, for tasks that are there.
     pub async fn request(&self, units: u32) -> BatchId {
-        let pool = pool();
-        let last = self.batches.last(&pool).await.expect("NATS answers");
-        let now = ambient::now();
-        let wanted = Wanted {
-            rule: "length".to_owned(),
-            why: "a test wants it".to_owned(),
-            units,
-            slot: None,
-            deadline: now + Duration::from_secs(3_600),
-        };
-        let batch = Batch::request(&pool, last.as_ref().map(|last| &last.batch), wanted, now)
-            .expect("the batch before has ended");
-        let expected = last.map_or(0, |last| last.sequence);
-        self.batches
-            .append(&batch, expected)
-            .await
-            .expect("nobody else asks");
-        batch.id
+        self.logs().request(&pool(), units).await.id
+    }
+
+    fn logs(&self) -> Logs {
+        Logs {
+            client: self.client.clone(),
+            tasks: self.tasks.clone(),
+            batches: self.batches.clone(),
+        }
     }
 
     /// So many tasks, and a batch with a machine for each.

@@ -6,7 +6,6 @@ use spotreel_api::{AlarmsQuery, AlarmsView};
 use spotreel_bus::names;
 
 use super::api::Api;
-use super::ask::MONITOR;
 use super::problem::Problem;
 use super::query::Asked;
 use crate::keys::Caller;
@@ -24,5 +23,5 @@ pub(super) async fn show(
     Asked(query): Asked<AlarmsQuery>,
 ) -> Result<Json<AlarmsView>, Problem> {
     caller.must_see_all("alarms")?;
-    Ok(Json(api.intake.ask(names::ALARMS, &query, MONITOR).await?))
+    Ok(Json(api.intake.ask(names::ALARMS, &query).await?))
 }

@@ -7,39 +7,38 @@ use async_nats::client::RequestErrorKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::{ApiError, ErrorReply};
+use spotreel_bus::names;
 
 use crate::error;
 use crate::intake::Intake;
 
 /// The services read a few keys for an answer, in milliseconds; this is for one that is overrun.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-pub(super) const MONITOR: &str = "spotreel-monitor";
 
 impl Intake {
-    /// Asks the service `of`, such as `spotreel-trigger`, which answers the subject.
+    /// Asks the service that answers the verb.
     pub(super) async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
-        subject: &'static str,
+        verb: &'static str,
         question: &Q,
-        of: &'static str,
     ) -> Result<A, ApiError> {
-        self.ask_within(ANSWER_WITHIN, subject, question, of).await
+        self.ask_within(ANSWER_WITHIN, verb, question).await
     }
 
     pub(super) async fn ask_within<Q: Serialize, A: DeserializeOwned>(
         &self,
         deadline: Duration,
-        subject: &'static str,
+        verb: &'static str,
         question: &Q,
-        of: &'static str,
     ) -> Result<A, ApiError> {
+        let of = names::program_of(verb);
         let question = serde_json::to_vec(question).expect("it has string keys only");
         let request = Request::new()
             .payload(question.into())
             .timeout(Some(deadline));
-        let answer = self.log.client().send_request(subject, request).await;
+        let answer = self.log.client().send_request(verb, request).await;
         let answer = answer.map_err(|failure| {
-            tracing::warn!(error = %spotreel_domain::chain(&failure), subject, service = of, "service did not answer a request: check that it runs and that NATS has this version's accounts.conf");
+            tracing::warn!(error = %spotreel_domain::chain(&failure), subject = verb, service = of, "service did not answer a request: check that it runs and that NATS has this version's accounts.conf");
             error::unavailable(&match failure.kind() {
                 RequestErrorKind::NoResponders => {
                     format!("{of} answers this, and none is running now")

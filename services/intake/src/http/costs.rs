@@ -11,7 +11,6 @@ use spotreel_bus::names;
 use spotreel_domain::allocation::CostReport;
 
 use super::api::Api;
-use super::ask::MONITOR;
 use super::problem::Problem;
 use super::query::{Asked, Named};
 use crate::error;
@@ -36,9 +35,7 @@ pub(super) async fn of_task(
         task: Some(id.to_string()),
         ..ReceiptQuery::default()
     };
-    let asked = api
-        .intake
-        .ask_within(ANSWER_WITHIN, names::RECEIPT, &query, MONITOR);
+    let asked = api.intake.ask_within(ANSWER_WITHIN, names::RECEIPT, &query);
     let receipt: TaskReceipt = asked.await?;
     match caller.may_see_of(receipt.owner.as_ref()) {
         true => Ok(Json(receipt)),
@@ -65,9 +62,7 @@ pub(super) async fn of_batch(
         batch: Some(id),
         ..ReceiptQuery::default()
     };
-    let asked = api
-        .intake
-        .ask_within(ANSWER_WITHIN, names::RECEIPT, &query, MONITOR);
+    let asked = api.intake.ask_within(ANSWER_WITHIN, names::RECEIPT, &query);
     Ok(Json(asked.await?))
 }
 
@@ -90,8 +85,6 @@ pub(super) async fn sums(
         }
         query.owner = caller.owner().cloned();
     }
-    let asked = api
-        .intake
-        .ask_within(ANSWER_WITHIN, names::COSTS, &query, MONITOR);
+    let asked = api.intake.ask_within(ANSWER_WITHIN, names::COSTS, &query);
     Ok(Json(asked.await?))
 }

@@ -1,7 +1,12 @@
 //! What stands in a request's path and query.
 
+use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::HeaderValue;
+use axum::http::header::LINK;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spotreel_api::ApiError;
 use spotreel_domain::TaskId;
@@ -39,6 +44,19 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for Asked<T> {
             Err(bad) => Err(explain(&bad.body_text()).into()),
         }
     }
+}
+
+/// A page, with the address of the next one in the header `Link`.
+pub(super) fn paged(path: &str, page: impl Serialize, next: Option<impl Serialize>) -> Response {
+    let mut response = Json(page).into_response();
+    let link = next.and_then(|next| {
+        let next = serde_urlencoded::to_string(next).expect("every field is a word or a number");
+        HeaderValue::try_from(format!("<{path}?{next}>; rel=\"next\"")).ok()
+    });
+    if let Some(link) = link {
+        response.headers_mut().insert(LINK, link);
+    }
+    response
 }
 
 /// serde's words, less what axum puts before them.

@@ -51,6 +51,6 @@ impl Intake {
         self.offers.admit(&mut spec)?;
         // It changes no cost, and may be larger than a message.
         query.task.image = None;
-        self.ask(names::QUOTE, &query, "spotreel-trigger").await
+        self.ask(names::QUOTE, &query).await
     }
 }

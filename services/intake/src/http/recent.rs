@@ -39,13 +39,13 @@ impl<Q, A> Default for Kept<Q, A> {
 }
 
 impl<Q: Serialize + PartialEq + Clone, A: DeserializeOwned + Clone> Kept<Q, A> {
-    /// `of`: the service that answers the subject.
     pub async fn ask(
         &self,
         intake: &Intake,
-        (subject, question, of): (&'static str, Q, &'static str),
+        verb: &'static str,
+        question: Q,
     ) -> Result<A, ApiError> {
-        let asked = intake.ask(subject, &question, of);
+        let asked = intake.ask(verb, &question);
         self.answer(&question, asked).await
     }
 }

@@ -19,9 +19,6 @@ use crate::error;
 use crate::keys::Caller;
 use crate::tasks::progress::Board;
 
-const TRIGGER: &str = "spotreel-trigger";
-const FLEET: &str = "spotreel-fleet";
-
 /// Which rule will start a batch in each pool, and when at the latest; prices, budgets and what was spent.
 #[utoipa::path(
     get, path = "/v1/why", tag = "fleet", operation_id = "why",
@@ -29,8 +26,11 @@ const FLEET: &str = "spotreel-fleet";
 )]
 pub(super) async fn why(State(api): State<Api>, caller: Caller) -> Result<Json<Why>, Problem> {
     caller.must_see_all("the rules of pools")?;
-    let asked = (names::WHY, WhyQuery::default(), TRIGGER);
-    Ok(Json(api.recent.why.ask(&api.intake, asked).await?))
+    let asked = api
+        .recent
+        .why
+        .ask(&api.intake, names::WHY, WhyQuery::default());
+    Ok(Json(asked.await?))
 }
 
 /// Each pool with its newest batch, instances and workers.
@@ -43,8 +43,10 @@ pub(super) async fn fleet(
     caller: Caller,
 ) -> Result<Json<FleetView>, Problem> {
     caller.must_see_all("pools and instances")?;
-    let asked = (names::FLEET, FleetQuery::default(), FLEET);
-    let mut fleet = api.recent.fleet.ask(&api.intake, asked).await?;
+    let kept = &api.recent.fleet;
+    let mut fleet = kept
+        .ask(&api.intake, names::FLEET, FleetQuery::default())
+        .await?;
     for pool in &mut fleet.pools {
         let workers = pool
             .instances
@@ -76,8 +78,11 @@ pub(super) async fn batches(
         let message = "ask for one batch at /v1/batches/{id}";
         return Err(error::broken("id", "unknown", message).into());
     }
-    let asked = (names::LIST_BATCHES, query, TRIGGER);
-    Ok(Json(api.recent.batches.ask(&api.intake, asked).await?))
+    let asked = api
+        .recent
+        .batches
+        .ask(&api.intake, names::LIST_BATCHES, query);
+    Ok(Json(asked.await?))
 }
 
 /// One batch.
@@ -96,7 +101,7 @@ pub(super) async fn batch(
         id: Some(id),
         ..BatchesQuery::default()
     };
-    let found: Vec<_> = api.intake.ask(names::LIST_BATCHES, &query, TRIGGER).await?;
+    let found: Vec<_> = api.intake.ask(names::LIST_BATCHES, &query).await?;
     let found = found.into_iter().next();
     Ok(Json(found.ok_or_else(|| {
         error::unavailable("spotreel-trigger answered without a batch")

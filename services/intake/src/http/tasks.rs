@@ -2,8 +2,8 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, LINK, LOCATION};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use spotreel_api::{
@@ -14,7 +14,7 @@ use super::api::Api;
 use super::body::{self, Place};
 use super::jsonl;
 use super::problem::Problem;
-use super::query::{Asked, Named};
+use super::query::{Asked, Named, paged};
 use crate::config::LARGEST_BODY;
 use crate::error;
 use crate::keys::Caller;
@@ -106,19 +106,11 @@ pub(super) async fn list(
     Asked(query): Asked<ListQuery>,
 ) -> Result<Response, Problem> {
     let page = crate::tasks::list::page(&api.intake, &caller, &query).await?;
-    let link = page.next_cursor.map(|cursor| {
-        let next = ListQuery {
-            cursor: Some(cursor),
-            ..query
-        };
-        let next = serde_urlencoded::to_string(next).expect("every field is a word or a number");
-        format!("</v1/tasks?{next}>; rel=\"next\"")
+    let next = page.next_cursor.map(|cursor| ListQuery {
+        cursor: Some(cursor),
+        ..query
     });
-    let mut response = Json(page).into_response();
-    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
-        response.headers_mut().insert(LINK, link);
-    }
-    Ok(response)
+    Ok(paged("/v1/tasks", page, next))
 }
 
 /// Cancels the tasks that the query names and that have not ended. While the answer has a `next_cursor`, more may remain: repeat the call with it.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use spotreel_api::ApiError;
+use spotreel_api::{ApiError, Violation};
 use spotreel_domain::{ApiKey, Owner, Task};
 
 use crate::error;
@@ -32,6 +32,24 @@ impl Caller {
         match self {
             Self::Trusted => true,
             Self::Key(key) => key.may_see(owner),
+        }
+    }
+
+    /// The checked query, unless it names an owner whose tasks the caller may not see. All broken rules are told at once.
+    pub fn permit<T>(
+        &self,
+        owner: Option<&str>,
+        checked: Result<T, Vec<Violation>>,
+    ) -> Result<T, ApiError> {
+        let named = owner.and_then(|named| Owner::parse(named).ok());
+        match named.filter(|named| !self.may_see_of(Some(named))) {
+            None => checked.map_err(error::invalid),
+            Some(_) => {
+                let mut broken = checked.err().unwrap_or_default();
+                let message = "this key sees the tasks of its own owner only: leave owner out";
+                broken.push(Violation::new("owner", "access", message));
+                Err(error::invalid(broken))
+            }
         }
     }
 

@@ -263,7 +263,7 @@ fn gather(refused: Vec<(usize, ApiError)>) -> Vec<Violation> {
             ..
         } = error;
         let violations = match violations.is_empty() {
-            true => vec![error::violation("body", "task", message)],
+            true => vec![Violation::new("body", "task", message)],
             false => violations,
         };
         violations.into_iter().map(move |broken| Violation {

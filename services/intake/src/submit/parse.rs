@@ -132,7 +132,7 @@ fn body<'a>(payload: &'a [u8], content_type: Option<&str>) -> Result<&'a str, Ap
 /// serde would also read a struct from a list of its fields' values: nobody means that.
 fn object<T: DeserializeOwned>(text: &str) -> Result<T, Violation> {
     if !text.trim_start().starts_with('{') {
-        return Err(error::violation(
+        return Err(Violation::new(
             "body",
             "object",
             "a JSON object is wanted, such as {\"model\":\"ti2v-5B\",…}",
@@ -161,7 +161,7 @@ fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
             && !text.contains(NO_TEXT)
             && serde_json::from_str::<IgnoredAny>(json).is_ok();
         return match sound {
-            true => error::violation(
+            true => Violation::new(
                 path,
                 "type",
                 format!("{path} has a value of another type than is wanted there"),
@@ -198,7 +198,7 @@ fn explain(error: &serde_json::Error, path: &str, json: &str) -> Violation {
         _ => path.to_owned(),
     };
     let message = format!("{field}: {reason}");
-    error::violation(&field, rule, message)
+    Violation::new(&field, rule, message)
 }
 
 fn syntax(error: &serde_json::Error, field: &str) -> Violation {
@@ -207,7 +207,7 @@ fn syntax(error: &serde_json::Error, field: &str) -> Violation {
     } else {
         "json"
     };
-    error::violation(field, rule, format!("{field} is not JSON: {error}"))
+    Violation::new(field, rule, format!("{field} is not JSON: {error}"))
 }
 
 /// The elements of a list, unread, up to the limit and whether there are more.

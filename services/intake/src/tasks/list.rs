@@ -5,18 +5,16 @@
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
-use spotreel_api::{ApiError, ListPage, ListQuery};
+use spotreel_api::{ApiError, ListPage, ListQuery, MAX_LIST_LIMIT, TaskList};
 use spotreel_bus::Recorded;
 use spotreel_bus::names::{EVERY_SUBJECT, TASKS};
-use spotreel_domain::{Model, Owner, Task, TaskId};
+use spotreel_domain::Task;
 
 use crate::error;
 use crate::intake::Intake;
 use crate::keys::Caller;
 
 const DEFAULT_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 500;
 /// Sequences that one look at the log covers. The first covers a few for each task of the page, each next one twice as many.
 const WINDOW: usize = 500;
 const FIRST_WINDOW_A_TASK: usize = 4;
@@ -26,26 +24,12 @@ const MAX_WINDOWS: usize = 40;
 const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Tasks whose newest event is asked for in one call: a second or two on a cluster.
 const MAX_LOOKUPS: usize = 1_000;
-const STATES: [&str; 6] = [
-    "queued",
-    "started",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "expired",
-];
 /// States of tasks that have not ended.
 const LIVE: [&str; 2] = ["queued", "started"];
 
 /// Which tasks are meant.
 pub struct Filter {
-    state: Option<String>,
-    model: Option<Model>,
-    label: Option<String>,
-    owner: Option<Owner>,
-    id_prefix: Option<String>,
-    /// By the log's clock, in whose order pages are.
-    since: Option<Timestamp>,
+    query: TaskList,
     /// Only those that have not ended.
     live: bool,
 }
@@ -55,8 +39,11 @@ pub async fn page(
     caller: &Caller,
     query: &ListQuery,
 ) -> Result<ListPage, ApiError> {
-    let (filter, limit) = check(caller, query, DEFAULT_LIMIT)?;
-    walk(intake, caller, &filter, query.cursor, limit).await
+    let filter = Filter {
+        query: check(caller, query, DEFAULT_LIMIT)?,
+        live: false,
+    };
+    walk(intake, caller, &filter).await
 }
 
 /// The tasks that have not ended and that the query names, from its cursor on. A query that would name all tasks is refused.
@@ -65,8 +52,10 @@ pub async fn live(
     caller: &Caller,
     query: &ListQuery,
 ) -> Result<(Filter, ListPage), ApiError> {
-    let (mut filter, limit) = check(caller, query, MAX_LIMIT)?;
-    filter.live = true;
+    let filter = Filter {
+        query: check(caller, query, MAX_LIST_LIMIT)?,
+        live: true,
+    };
     let ListQuery {
         state,
         model,
@@ -89,17 +78,17 @@ pub async fn live(
         let message = format!("state is queued or started: a task that is {state} has ended");
         return Err(error::broken("state", "known", message));
     }
-    let page = walk(intake, caller, &filter, query.cursor, limit).await?;
+    let page = walk(intake, caller, &filter).await?;
     Ok((filter, page))
 }
 
-async fn walk(
-    intake: &Intake,
-    caller: &Caller,
-    filter: &Filter,
-    cursor: Option<u64>,
-    limit: usize,
-) -> Result<ListPage, ApiError> {
+async fn walk(intake: &Intake, caller: &Caller, filter: &Filter) -> Result<ListPage, ApiError> {
+    let TaskList {
+        cursor,
+        limit,
+        since,
+        ..
+    } = filter.query;
     let (first, last) = bounds(intake).await?;
     // One past the newest message that is looked at.
     let mut end = cursor.map_or(last + 1, |cursor| cursor.min(last + 1));
@@ -125,7 +114,8 @@ async fn walk(
         // Where messages are missing, the window reaches beyond its end.
         window.retain(|recorded| recorded.sequence < end);
         for recorded in window.into_iter().rev() {
-            if filter.since.is_some_and(|since| recorded.stored_at < since) {
+            // By the log's clock, in whose order pages are.
+            if since.is_some_and(|since| recorded.stored_at < since) {
                 return Ok(page);
             }
             let new = seen.insert(recorded.task.id.clone());
@@ -160,93 +150,28 @@ async fn walk(
     Ok(page)
 }
 
-fn check(
-    caller: &Caller,
-    query: &ListQuery,
-    default_limit: u32,
-) -> Result<(Filter, usize), ApiError> {
-    let mut broken = Vec::new();
-    if query
-        .state
-        .as_ref()
-        .is_some_and(|state| !STATES.contains(&state.as_str()))
-    {
-        broken.push(error::violation(
-            "state",
-            "known",
-            format!("state is one of {}", STATES.join(", ")),
-        ));
-    }
-    let model = query.model.as_ref().map(|name| Model::parse(name));
-    if model == Some(None) {
-        let names = Model::ALL.map(Model::as_str).join(", ");
-        broken.push(error::violation(
-            "model",
-            "known",
-            format!("model is one of {names}"),
-        ));
-    }
-    let owner = query.owner.as_deref().map(Owner::parse).transpose();
-    match &owner {
-        Err(bad) => broken.push(error::violation("owner", "token", bad.to_string())),
-        Ok(Some(owner)) if !caller.may_see_of(Some(owner)) => {
-            let message = "this key sees the tasks of its own owner only: leave owner out";
-            broken.push(error::violation("owner", "access", message));
-        }
-        Ok(_) => {}
-    }
-    if query.label.as_deref() == Some("") {
-        let message = "label is key=value, or a key alone for any value";
-        broken.push(error::violation("label", "format", message));
-    }
-    if let Some(Err(bad)) = query.id_prefix.as_deref().map(TaskId::parse) {
-        broken.push(error::violation("id_prefix", "token", bad.to_string()));
-    }
-    let limit = query.limit.unwrap_or(default_limit);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        broken.push(error::violation(
-            "limit",
-            "range",
-            format!("limit is 1 to {MAX_LIMIT}"),
-        ));
-    }
-    if query
-        .cursor
-        .is_some_and(|cursor| i64::try_from(cursor).is_err())
-    {
-        let message = "cursor is what next_cursor of the page before was";
-        broken.push(error::violation("cursor", "range", message));
-    }
-    match broken.is_empty() {
-        true => Ok((
-            Filter {
-                state: query.state.clone(),
-                model: model.flatten(),
-                label: query.label.clone(),
-                owner: owner.ok().flatten(),
-                id_prefix: query.id_prefix.clone(),
-                since: query.since,
-                live: false,
-            },
-            limit as usize,
-        )),
-        false => Err(error::invalid(broken)),
-    }
+fn check(caller: &Caller, query: &ListQuery, usual_limit: u32) -> Result<TaskList, ApiError> {
+    caller.permit(query.owner.as_deref(), query.check(usual_limit))
 }
 
 impl Filter {
     pub fn fits(&self, task: &Task) -> bool {
-        let state = self.state.as_ref();
-        let prefix = self.id_prefix.as_ref();
+        let TaskList {
+            state,
+            model,
+            label,
+            owner,
+            id_prefix,
+            ..
+        } = &self.query;
+        let prefix = id_prefix.as_ref();
+        let label = label.as_ref();
         state.is_none_or(|state| task.state.name() == state)
             && !(self.live && task.is_terminal())
-            && self.model.is_none_or(|model| task.spec.model == model)
-            && (self.owner.is_none() || self.owner == task.owner)
-            && prefix.is_none_or(|prefix| task.id.as_str().starts_with(prefix))
-            && self
-                .label
-                .as_ref()
-                .is_none_or(|label| has_label(task, label))
+            && model.is_none_or(|model| task.spec.model == model)
+            && (owner.is_none() || *owner == task.owner)
+            && prefix.is_none_or(|prefix| task.id.as_str().starts_with(prefix.as_str()))
+            && label.is_none_or(|label| has_label(task, label))
     }
 }
 
@@ -324,7 +249,7 @@ mod tests {
         ] {
             let parsed = parse::request::<ListQuery>(query.as_bytes(), None);
             let checked = parsed.and_then(|query| check(&Caller::Trusted, &query, DEFAULT_LIMIT));
-            let refused = checked.err().expect("it is refused");
+            let refused = checked.expect_err("it is refused");
             let first = &refused.violations[0];
             assert_eq!((&*first.field, &*first.rule), (field, rule), "{query}");
         }

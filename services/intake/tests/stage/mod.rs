@@ -6,9 +6,12 @@
     reason = "each test program uses a part of it"
 )]
 
+mod answerer;
+
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
+pub use answerer::Answerer;
 use async_nats::{Client, HeaderMap, Message, Request};
 use serde_json::Value;
 use spotreel_bootstrap::Context;
