@@ -2,7 +2,8 @@
 //! missing in deploy/nats/accounts.conf shows nowhere else.
 
 /// Tests that ask on purpose, with the users of programs, for what they have no right to.
-const ON_PURPOSE: [&str; 3] = [
+const ON_PURPOSE: [&str; 4] = [
+    "an_answer_to_a_client_cannot_be_aimed_at_the_log",
     "nobody_writes_what_is_anothers",
     "nobody_but_intake_reads_or_writes_keys",
     "what_a_program_has_no_right_to_fails_its_test",
