@@ -230,6 +230,7 @@ impl WebhookOrder {
                 disabled: None,
                 failing: None,
                 recovery: None,
+                untold: Vec::new(),
             }),
             _ => Err(broken),
         }

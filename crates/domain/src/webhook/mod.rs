@@ -16,7 +16,9 @@ mod target;
 pub use address::{is_metadata, is_public};
 pub use attempt::{DeliveryAttempt, DeliveryVerdict};
 pub use delivery::{DeliveryRecord, DeliveryState};
-pub use endpoint::{BadWebhookId, Disabled, Failing, GiveUp, Notice, Recovery, Webhook, WebhookId};
+pub use endpoint::{
+    BadWebhookId, Disabled, Failing, GiveUp, Notice, Recovery, Untold, Webhook, WebhookId,
+};
 pub use filter::{BadFilter, EventFilter, MAX_FILTERS};
 pub use gate::Gate;
 pub use schedule::{LONGEST_RETRY_AFTER, RetrySchedule};
