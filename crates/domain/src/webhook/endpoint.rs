@@ -293,9 +293,9 @@ mod tests {
             }
         }
         let told = |untold: &Untold| (untold.at, untold.notice, untold.failing_since);
-        let notices: Vec<_> = webhook.untold.iter().map(told).collect();
+        let decided: Vec<_> = webhook.untold.iter().map(told).collect();
         assert_eq!(
-            notices,
+            decided,
             [
                 (at(400), Notice::Failing, at(100)),
                 (at(600), Notice::Disabled, at(100))
