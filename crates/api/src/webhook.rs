@@ -226,6 +226,7 @@ impl WebhookOrder {
                 disabled: None,
                 failing: None,
                 recovery: None,
+                untold: Vec::new(),
             }),
             _ => Err(broken),
         }

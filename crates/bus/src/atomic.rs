@@ -2,7 +2,6 @@
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use uuid::Uuid;
 
 use crate::append::TRY_TIMEOUT;
 use crate::jetstream::{self, JetStreamError, PubAck};
@@ -19,18 +18,17 @@ pub(crate) struct Message {
 /// Stores up to [`MAX_BATCH`] messages and returns the sequence of each. Each may expect a last sequence of its own. The
 /// server compares it only with what is stored, not with the other messages of the batch.
 ///
-/// Any error leaves open what happened.
+/// No two batches have the same `id`. Any error leaves open what happened.
 pub(crate) async fn publish(
     client: &Client,
     mut messages: Vec<Message>,
-    batch: Uuid,
+    id: &str,
 ) -> Result<Vec<u64>, JetStreamError> {
     let count = messages.len();
     debug_assert!(count <= MAX_BATCH);
-    let id = batch.simple().to_string();
     for (index, message) in messages.iter_mut().enumerate() {
         let headers = &mut message.headers;
-        headers.insert("Nats-Batch-Id", id.as_str());
+        headers.insert("Nats-Batch-Id", id);
         headers.insert("Nats-Batch-Sequence", (index + 1).to_string().as_str());
     }
     let Some(mut last) = messages.pop() else {

@@ -87,7 +87,7 @@ pub struct ConsumerSpec {
     pub program: &'static str,
     /// Largest number of events that are handled at the same time.
     pub concurrent: usize,
-    /// Maximum time that a pull waits for the next event. A stop waits for the current pull.
+    /// Maximum time that a pull waits for the next event. A stop ends it.
     pub pull_wait: Duration,
     /// Delay before a failed event, or a failed pull, is repeated: the first, then doubled up to the longest.
     pub retry_first: Duration,
@@ -214,7 +214,8 @@ impl Consumer {
         source.tries = 0;
         (self.notice)(Notice::Check(self.troubles.health()));
         if batch.is_empty() {
-            batch.extend(queue.pull(self.spec.pull_wait).await?);
+            let next = queue.pull_until(self.spec.pull_wait, &self.stopping);
+            batch.extend(next.await?);
         }
         source.queue = Some(queue);
         Ok(batch)

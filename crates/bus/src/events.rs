@@ -207,7 +207,13 @@ impl EventStream {
         let messages = events
             .iter()
             .map(|event| event.message(event.after.sequence));
-        match atomic::publish(&self.client, messages.collect(), batch).await {
+        match atomic::publish(
+            &self.client,
+            messages.collect(),
+            &batch.simple().to_string(),
+        )
+        .await
+        {
             Ok(sequences) => {
                 let stored = events.iter().zip(sequences);
                 Ok(stored
@@ -253,6 +259,15 @@ impl EventStream {
                     stored => stored.map(|_| true),
                 }
             }
+        }
+    }
+
+    /// The place of the last event, read at the leader; 0: there is none.
+    pub async fn last_sequence(&self) -> Result<u64, JetStreamError> {
+        match self.stream.get_last_raw_message_by_subject(">").await {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Err(error) => Err(JetStreamError::Unknown(format!("{EVENTS}: {error}"))),
         }
     }
 

@@ -12,6 +12,7 @@ use spotreel_domain::TaskId;
 use spotreel_domain::allocation::{AttemptRecord, BatchLedger, CostCell, TaskShare};
 use spotreel_domain::batch::BatchId;
 
+use crate::atomic::{self, MAX_BATCH, Message};
 use crate::connect::REQUEST_TIMEOUT;
 use crate::jetstream::{self, JetStreamError, PubAck, Start, Stored};
 use crate::names::{self, HEADER_EXPECTED, LEDGER, LEDGER_COSTS};
@@ -19,8 +20,6 @@ use crate::unreadable::pass_over;
 
 /// Messages of one direct get.
 const PAGE: usize = 500;
-/// The server's limit for one atomic batch.
-const ATOMIC: usize = 1_000;
 /// Cells of one message: with the most and longest labels still below the server's limit of a payload.
 const CELLS: usize = 1_000;
 
@@ -59,7 +58,7 @@ impl LedgerStream {
     /// whether it was not there yet.
     pub async fn close(&self, ledger: &BatchLedger) -> Result<bool, JetStreamError> {
         let batch = &ledger.batch;
-        for tasks in ledger.tasks.chunks(ATOMIC) {
+        for tasks in ledger.tasks.chunks(MAX_BATCH) {
             let message = |share: &TaskShare| {
                 let payload = serde_json::to_vec(share)?;
                 Ok((names::ledger_share(batch, &share.task), payload.into()))
@@ -162,25 +161,15 @@ impl LedgerStream {
         // Drawn at random, and never comes twice.
         let inbox = self.client.new_inbox();
         let id = inbox.rsplit('.').next().unwrap_or(&inbox);
-        let last = messages.len();
-        for (position, (subject, payload)) in (1..).zip(messages) {
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Batch-Id", id);
-            headers.insert("Nats-Batch-Sequence", position.to_string().as_str());
-            if position == last {
-                headers.insert("Nats-Batch-Commit", "1");
-                let (client, timeout) = (&self.client, REQUEST_TIMEOUT);
-                jetstream::request::<PubAck>(client, &subject, headers, payload, timeout).await?;
-            } else {
-                let publish = self
-                    .client
-                    .publish_with_headers(subject.clone(), headers, payload);
-                publish
-                    .await
-                    .map_err(|_| JetStreamError::Unknown(subject))?;
-            }
-        }
-        Ok(())
+        let message = |(subject, payload)| Message {
+            subject,
+            headers: HeaderMap::new(),
+            payload,
+        };
+        let messages = messages.into_iter().map(message);
+        atomic::publish(&self.client, messages.collect(), id)
+            .await
+            .map(drop)
     }
 }
 

@@ -196,7 +196,12 @@ impl TaskLog {
                 payload: write.payload,
             }
         });
-        atomic::publish(&self.client, messages.collect(), batch).await
+        atomic::publish(
+            &self.client,
+            messages.collect(),
+            &batch.simple().to_string(),
+        )
+        .await
     }
 
     /// The task's newest event, read at the leader: what decisions are made on.

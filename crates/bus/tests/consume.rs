@@ -55,11 +55,15 @@ impl Scene {
     }
 
     fn consumer_of(&self, concurrent: usize) -> Consumer {
+        self.waiting(concurrent, Duration::from_millis(200))
+    }
+
+    fn waiting(&self, concurrent: usize, pull_wait: Duration) -> Consumer {
         let spec = ConsumerSpec {
             consumer: CONSUMER_SWEEPER,
             program: "monitor",
             concurrent,
-            pull_wait: Duration::from_millis(200),
+            pull_wait,
             retry_first: FIRST,
             retry_longest: LONGEST,
             tries_until_error: 3,
@@ -289,6 +293,26 @@ async fn a_group_comes_in_order_and_only_those_that_failed_come_again() {
     );
     scene.stopping.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stop_ends_a_pull_that_waits() {
+    let scene = Scene::set().await;
+    let consumer = scene.waiting(4, Duration::from_secs(60));
+    let running = tokio::spawn(async move {
+        let handle = |_: Recorded| async { Ok::<_, Fault>(Handled::Done) };
+        consumer.run(handle).await;
+    });
+    let context = async_nats::jetstream::new(scene.logs.client.clone());
+    let stream = context.get_stream(TASKS).await.unwrap();
+    until("it waits for an event", async || {
+        let info = stream.consumer_info(CONSUMER_SWEEPER).await.unwrap();
+        info.num_waiting == 1
+    })
+    .await;
+    scene.stopping.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
+    ended.expect("the pull does not wait on").unwrap();
 }
 
 #[tokio::test]

@@ -153,25 +153,29 @@ async fn a_body_that_drips_does_not_undo_the_status_and_costs_a_second() {
 async fn of_ten_megabytes_little_is_read() {
     let taken = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&taken);
+    let (closed, mut is_closed) = mpsc::unbounded_channel();
     let (url, _requests) = receiver(move |mut stream| {
-        let counted = Arc::clone(&counted);
+        let (counted, closed) = (Arc::clone(&counted), closed.clone());
         async move {
             let _ = stream
                 .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10485760\r\n\r\n")
                 .await;
             for _ in 0..160 {
                 if stream.write_all(&[b'a'; 65_536]).await.is_err() {
-                    return;
+                    break;
                 }
                 counted.fetch_add(65_536, Ordering::SeqCst);
             }
+            let _ = closed.send(());
         }
     })
     .await;
     let attempt = send(&allowing(&["127.0.0.1"]), &url).await;
     assert_eq!(attempt.verdict(), DeliveryVerdict::Delivered);
     // The rest lies in buffers of the kernel.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::timeout(PATIENCE, is_closed.recv())
+        .await
+        .expect("the connection is closed");
     let taken = taken.load(Ordering::SeqCst);
     assert!(taken < 8 << 20, "{taken} bytes were taken");
 }

@@ -17,7 +17,7 @@ pub use address::{is_metadata, is_public};
 pub use attempt::{DeliveryAttempt, DeliveryVerdict};
 pub use delivery::{DeliveryRecord, DeliveryState};
 pub use endpoint::{
-    BadWebhookId, Disabled, EndpointNotice, Failing, GiveUp, Recovery, Webhook, WebhookId,
+    BadWebhookId, Disabled, EndpointNotice, Failing, GiveUp, Recovery, Untold, Webhook, WebhookId,
 };
 pub use filter::{BadFilter, EventFilter, MAX_FILTERS};
 pub use gate::Gate;

@@ -92,7 +92,7 @@ async fn deliver(deliverer: &Deliverer, gates: &Gates, delivery: &Delivery) {
                 target: &target,
                 secrets: &secrets,
                 schedule: &deliverer.settings.retries,
-                again_before: None,
+                recovery: None,
             };
             deliverer.take(delivery, event, to).await
         }

@@ -10,8 +10,8 @@ use spotreel_bus::jetstream::JetStreamError;
 use spotreel_bus::queue::QueueError;
 use spotreel_bus::{Delivery, Webhooks};
 use spotreel_domain::webhook::{
-    DeliveryAttempt, DeliveryRecord, DeliveryState, DeliveryVerdict, RetrySchedule, SECRET_BYTES,
-    SigningSecrets, WebhookSecret, WebhookUrl,
+    DeliveryAttempt, DeliveryRecord, DeliveryState, DeliveryVerdict, Recovery, RetrySchedule,
+    SECRET_BYTES, SigningSecrets, WebhookSecret, WebhookUrl,
 };
 use spotreel_s3::{PresignError, Store};
 use spotreel_webhook::Sender;
@@ -45,8 +45,9 @@ pub struct Receiver<'a> {
     pub target: &'a WebhookUrl,
     pub secrets: &'a SigningSecrets,
     pub schedule: &'a RetrySchedule,
-    /// Of a recovery: a delivery that had failed before this time is tried anew.
-    pub again_before: Option<Timestamp>,
+    /// If the event comes from the queue of this recovery: what failed before its order, or waits in the queue of a former
+    /// recovery, is tried anew.
+    pub recovery: Option<Recovery>,
 }
 
 /// Why a try was not made, or not written down.
@@ -96,11 +97,22 @@ impl Deliverer {
         event: PublicEvent,
         to: Receiver<'_>,
     ) -> Result<Option<DeliveryAttempt>, DeliverError> {
-        let (sequence, is_recovery) = (delivery.sequence, to.again_before.is_some());
+        let (sequence, is_recovery) = (delivery.sequence, to.recovery.is_some());
+        let is_later = |recovery: Recovery| recovery.until.is_some_and(|until| sequence > until);
+        if to.recovery.is_some_and(is_later) {
+            // The endpoint's own queue has it.
+            delivery.ack().await?;
+            return Ok(None);
+        }
         let before = self.webhooks.delivery(to.recipient, sequence).await?;
         let before = before.filter(|before| {
-            let failed = before.state == DeliveryState::Failed;
-            !(failed && to.again_before.is_some_and(|at| before.last_at < at))
+            let is_left = match before.state {
+                DeliveryState::Delivered => false,
+                DeliveryState::Waiting { .. } => before.again,
+                DeliveryState::Failed => true,
+            };
+            let is_before = |recovery: Recovery| before.last_at < recovery.ordered_at;
+            !(is_left && to.recovery.is_some_and(is_before))
         });
         match before.as_ref().map(|before| before.state) {
             // Before a crash, by another notifier, or by an operator's order.

@@ -11,9 +11,7 @@ use spotreel_bus::jetstream::Start;
 use spotreel_bus::reply::{refuse, unavailable};
 use spotreel_bus::webhooks::{CALLBACKS, LoggedDelivery};
 use spotreel_domain::Owner;
-use spotreel_domain::webhook::{
-    DeliveryState, Recovery, RetrySchedule, SigningSecrets, Webhook, WebhookUrl,
-};
+use spotreel_domain::webhook::{DeliveryState, RetrySchedule, SigningSecrets, WebhookUrl};
 
 use super::deliver::{Receiver, draw_secret};
 use super::event::PublicEvent;
@@ -115,7 +113,7 @@ impl Orders {
             target: &target,
             secrets: &secrets,
             schedule,
-            again_before: None,
+            recovery: None,
         };
         let sent = deliverer
             .send(order.sequence, before.as_ref(), event, to)
@@ -132,21 +130,17 @@ impl Orders {
         })
     }
 
+    /// An order while another one runs extends that to the earlier of the two times, and begins it anew.
     pub async fn recover(self: Arc<Self>, order: RecoverOrder) -> Result<WebhookView, ApiError> {
         let now = ambient::now();
         if order.since > now {
             let message = "since lies in the future: give the time from which events are missing";
             return Err(broken("since", "past", message.to_owned()));
         }
-        let recovery = Recovery {
-            since: order.since,
-            ordered_at: now,
-        };
+        let until = self.deliverer.events.last_sequence().await;
+        let until = until.map_err(|error| unavailable("EVENTS", &error))?;
         let ordered = self.change(&order.id, |webhook| {
-            Some(Webhook {
-                recovery: Some(recovery),
-                ..webhook.clone()
-            })
+            Some(webhook.recovering(order.since, until, now))
         });
         let ordered = ordered.await?;
         tracing::info!(id = %ordered.id, since = %order.since, "webhook recovery ordered");

@@ -1,20 +1,22 @@
 //! Keeps a queue and its deliveries for each endpoint that is not disabled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use parking_lot::Mutex;
 use spotreel_bootstrap::Context;
+use spotreel_bus::Queue;
 use spotreel_bus::jetstream::JetStreamError;
-use spotreel_bus::names::{recovery_consumer, webhook_consumer};
-use spotreel_domain::webhook::{Gate, Recovery, Webhook, WebhookId};
+use spotreel_bus::names::{CONSUMER_CALLBACKS, EVENTS, recovery_consumer, webhook_consumer};
+use spotreel_bus::webhooks::{Backlog, CALLBACKS};
+use spotreel_domain::webhook::{Recovery, Webhook, WebhookId};
 use tokio::time::Instant;
 
 use super::deliver::Deliverer;
-use super::metrics;
-use super::queue::EndpointQueue;
+use super::queue::{EndpointQueue, Shared};
+use super::{health, metrics};
 
 /// In `/readyz`.
 pub const CHECK: &str = "webhooks";
@@ -22,6 +24,15 @@ pub const CHECK: &str = "webhooks";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Queues of deleted endpoints cost a little memory.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the endpoints are not all served.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Api(#[from] JetStreamError),
+    #[error("{0}")]
+    Queue(String),
+}
 
 /// A consumer, its endpoint, and whether it is one of a recovery.
 type WantedQueue = (String, (Arc<Webhook>, bool));
@@ -31,7 +42,9 @@ pub struct Endpoints {
     ctx: Context,
     /// By consumer.
     queues: HashMap<String, Arc<EndpointQueue>>,
-    gates: HashMap<WebhookId, Arc<Mutex<Gate>>>,
+    shared: HashMap<WebhookId, Arc<Shared>>,
+    /// Whose backlog was measured by the last look.
+    measured: HashSet<WebhookId>,
     tidied: Option<Instant>,
 }
 
@@ -41,7 +54,8 @@ impl Endpoints {
             deliverer,
             ctx,
             queues: HashMap::new(),
-            gates: HashMap::new(),
+            shared: HashMap::new(),
+            measured: HashSet::new(),
             tidied: None,
         }
     }
@@ -56,7 +70,7 @@ impl Endpoints {
             }
             let state = self.look().await.map_err(|error| {
                 let error = spotreel_domain::chain(&error);
-                tracing::warn!(error, "webhooks cannot be read; retrying");
+                tracing::warn!(error, "webhooks are not all served; retrying");
                 error
             });
             self.ctx.health.set(CHECK, state);
@@ -74,11 +88,15 @@ impl Endpoints {
         }
     }
 
-    async fn look(&mut self) -> Result<(), JetStreamError> {
+    async fn look(&mut self) -> Result<(), LookError> {
         let webhooks = self.deliverer.webhooks.list().await?;
         metrics::endpoints(&webhooks);
         let (mut wanted, mut failure) = (HashMap::new(), None);
+        self.measure(&webhooks).await;
         for webhook in webhooks.into_iter().map(Arc::new) {
+            if let Err(error) = health::tell(&self.deliverer, &webhook).await {
+                failure = Some(error);
+            }
             if webhook.disabled.is_some() {
                 continue;
             }
@@ -106,9 +124,39 @@ impl Endpoints {
             .values()
             .map(|queue| queue.webhook.lock().id.clone())
             .collect();
-        self.gates.retain(|id, _| ids.contains(id));
+        self.shared.retain(|id, _| ids.contains(id));
         self.tidy().await?;
-        failure.map_or(Ok(()), Err)
+        let mut queues = self.queues.values();
+        let broken = queues.find_map(|queue| queue.failure.lock().clone());
+        match (failure, broken) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(reason)) => Err(LookError::Queue(reason)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Also of endpoints that are disabled: their events wait. What cannot be read now keeps its last value.
+    async fn measure(&mut self, webhooks: &[Webhook]) {
+        let own = webhooks
+            .iter()
+            .map(|webhook| (webhook.id.as_str(), webhook_consumer(&webhook.id)));
+        let all: Vec<_> = [(CALLBACKS, CONSUMER_CALLBACKS.to_owned())]
+            .into_iter()
+            .chain(own)
+            .collect();
+        for (name, consumer) in all {
+            match self.deliverer.webhooks.backlog(&consumer).await {
+                Ok(backlog) => metrics::backlog(name, backlog),
+                // Each would take the whole time of a request.
+                Err(error) if error.is_transient() => return,
+                Err(_) => {}
+            }
+        }
+        let measured = webhooks.iter().map(|webhook| webhook.id.clone()).collect();
+        for deleted in self.measured.difference(&measured) {
+            metrics::backlog(deleted.as_str(), Backlog::default());
+        }
+        self.measured = measured;
     }
 
     /// Those of the endpoint's queues that are served already.
@@ -123,11 +171,9 @@ impl Endpoints {
     /// The queues that the endpoint has now, by consumer.
     async fn queues_of(&self, webhook: &Arc<Webhook>) -> Result<Vec<WantedQueue>, JetStreamError> {
         let consumer = webhook_consumer(&webhook.id);
-        // A queue is made once a life of this program: the request is one of the server's dear ones.
-        if !self.queues.contains_key(&consumer) {
-            let lease = self.deliverer.lease();
-            self.deliverer.webhooks.open_queue(webhook, lease).await?;
-        }
+        let webhooks = &self.deliverer.webhooks;
+        let open = webhooks.open_queue(webhook, self.deliverer.lease());
+        self.backlog(&consumer, open).await?;
         let mut queues = vec![(consumer, (Arc::clone(webhook), false))];
         if let Some(recovery) = &webhook.recovery
             && self.recovers(webhook, recovery).await?
@@ -138,6 +184,27 @@ impl Endpoints {
         Ok(queues)
     }
 
+    /// The backlog of a queue. One that is not there is made: nobody has made it yet, or somebody deleted it on the server.
+    async fn backlog(
+        &self,
+        consumer: &str,
+        open: impl Future<Output = Result<(), JetStreamError>>,
+    ) -> Result<Backlog, JetStreamError> {
+        let webhooks = &self.deliverer.webhooks;
+        match webhooks.backlog(consumer).await {
+            Err(JetStreamError::NotFound) => {}
+            known => return known,
+        }
+        open.await?;
+        if self.queues.contains_key(consumer) {
+            tracing::error!(
+                consumer,
+                "queue of a webhook was deleted on the NATS server; it was made again, and events without a line in the log of deliveries are sent again"
+            );
+        }
+        webhooks.backlog(consumer).await
+    }
+
     /// False: everything was sent again, and the order is done.
     async fn recovers(
         &self,
@@ -146,12 +213,13 @@ impl Endpoints {
     ) -> Result<bool, JetStreamError> {
         let webhooks = &self.deliverer.webhooks;
         let consumer = recovery_consumer(&webhook.id, recovery);
-        if !self.queues.contains_key(&consumer) {
-            let lease = self.deliverer.lease();
-            webhooks.open_recovery(webhook, recovery, lease).await?;
-        }
-        if !webhooks.backlog(&consumer).await?.is_empty() {
-            return Ok(true);
+        let open = webhooks.open_recovery(webhook, recovery, self.deliverer.lease());
+        if !self.backlog(&consumer, open).await?.is_empty() {
+            // Events of others may come all the time: those up to the order count.
+            let acked = Queue::ack_floor(&self.deliverer.nats, EVENTS, &consumer).await?;
+            if recovery.until.is_none_or(|until| acked < until) {
+                return Ok(true);
+            }
         }
         let done = |stored: &Webhook| {
             (stored.recovery.as_ref() == Some(recovery)).then(|| Webhook {
@@ -171,13 +239,14 @@ impl Endpoints {
             *queue.webhook.lock() = webhook;
             return;
         }
-        let gate = self.gates.entry(webhook.id.clone()).or_default();
+        let shared = self.shared.entry(webhook.id.clone()).or_default();
         let queue = Arc::new(EndpointQueue {
             deliverer: Arc::clone(&self.deliverer),
             consumer: consumer.clone(),
             webhook: Mutex::new(webhook),
-            gate: Arc::clone(gate),
+            shared: Arc::clone(shared),
             is_recovery,
+            failure: Mutex::new(None),
             stopping: self.ctx.stopping.child_token(),
         });
         self.ctx.tasks.spawn(Arc::clone(&queue).run());

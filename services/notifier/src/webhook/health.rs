@@ -1,15 +1,14 @@
 //! What a try says of its endpoint: it works, it fails, it is given up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_nats::HeaderMap;
 use spotreel_api::{CloudEvent, WebhookNotice};
 use spotreel_bootstrap::ambient;
 use spotreel_bus::jetstream::JetStreamError;
-use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, EndpointNotice, Webhook};
+use spotreel_domain::webhook::{DeliveryAttempt, DeliveryVerdict, EndpointNotice, Untold, Webhook};
 
 use super::deliver::Deliverer;
-
-/// Stores that an endpoint fails, tells people of it, disables it: each of them by one step.
-const MOST_STEPS: usize = 4;
 
 /// Keeps the endpoint's record true. A failure to do so is made good by the next try.
 pub async fn note(deliverer: &Deliverer, webhook: &Webhook, attempt: &DeliveryAttempt) {
@@ -43,8 +42,7 @@ async fn works(deliverer: &Deliverer, webhook: &Webhook) -> Result<(), JetStream
     }
 }
 
-/// A notice is published before its record is stored: a crash between the two repeats the notice, which EVENTS refuses then
-/// since it has one of that number.
+/// The notice is stored with what it tells of, in one write, and [`tell`] publishes it.
 async fn fails(
     deliverer: &Deliverer,
     webhook: &Webhook,
@@ -59,60 +57,24 @@ async fn fails(
     {
         return Ok(());
     }
-    for _ in 0..MOST_STEPS {
-        let Some(current) = deliverer.webhooks.get(&webhook.id).await? else {
-            return Ok(());
-        };
-        let Some((after, notice)) = current.failed(reason, gone, give_up, ambient::now()) else {
-            return Ok(());
-        };
-        if let Some(notice) = notice {
-            publish(deliverer, &after, notice).await?;
-        }
-        let store = |stored: &Webhook| (*stored == current).then(|| after.clone());
-        deliverer.webhooks.update(&webhook.id, store).await?;
-    }
-    Ok(())
-}
-
-async fn publish(
-    deliverer: &Deliverer,
-    webhook: &Webhook,
-    notice: EndpointNotice,
-) -> Result<(), JetStreamError> {
-    let Some(failing) = &webhook.failing else {
+    let is_news = AtomicBool::new(false);
+    let fail = |stored: &Webhook| {
+        let after = stored.failed(reason, gone, give_up, ambient::now());
+        let told = |after: &Webhook| after.untold.len() > stored.untold.len();
+        is_news.store(after.as_ref().is_some_and(told), Ordering::Relaxed);
+        after
+    };
+    let after = match deliverer.webhooks.update(&webhook.id, fail).await {
+        Ok(after) => after,
+        Err(JetStreamError::NotFound) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(news) = after.untold.last().filter(|_| is_news.into_inner()) else {
         return Ok(());
     };
-    let number = notice.number(failing);
-    let (id, name) = (&webhook.id, notice.as_str());
-    let disabled = webhook.disabled.as_ref();
-    let reason = disabled.map_or(&failing.reason, |disabled| &disabled.reason);
-    let data = WebhookNotice {
-        id: id.clone(),
-        host: webhook.url.host(),
-        state: name.to_owned(),
-        reason: reason.clone(),
-        failing_since: failing.since,
-    };
-    let event = CloudEvent::new(
-        format!("webhook-{id}/{number}"),
-        &format!("webhook.{name}"),
-        id.to_string(),
-        ambient::now(),
-        data,
-    );
-    let payload = serde_json::to_vec(&event)?;
-    let publish = deliverer
-        .events
-        .publish(id, name, number, HeaderMap::new(), payload.into());
-    match publish.await {
-        Ok(true) => {}
-        // It was published before a crash, or another notifier publishes it now.
-        Ok(false) | Err(JetStreamError::Conflict) => return Ok(()),
-        Err(error) => return Err(error),
-    }
-    let (host, since) = (webhook.url.host(), failing.since);
-    match notice {
+    let (id, host, reason) = (&after.id, after.url.host(), &news.reason);
+    let since = news.failing_since;
+    match news.notice {
         EndpointNotice::Failing => {
             tracing::warn!(%id, host, %since, reason, "webhook keeps failing; it will be disabled");
         }
@@ -121,4 +83,48 @@ async fn publish(
         }
     }
     Ok(())
+}
+
+/// Publishes what people have not been told yet. A crash behind that repeats it, and EVENTS refuses a notice whose number it has.
+pub async fn tell(deliverer: &Deliverer, webhook: &Webhook) -> Result<(), JetStreamError> {
+    for untold in &webhook.untold {
+        publish(deliverer, webhook, untold).await?;
+        let told = deliverer
+            .webhooks
+            .update(&webhook.id, |stored| stored.told(untold));
+        match told.await {
+            Ok(_) | Err(JetStreamError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn publish(
+    deliverer: &Deliverer,
+    webhook: &Webhook,
+    untold: &Untold,
+) -> Result<(), JetStreamError> {
+    let number = untold.notice.number(untold.failing_since);
+    let (id, name) = (&webhook.id, untold.notice.as_str());
+    let data = WebhookNotice {
+        id: id.clone(),
+        host: webhook.url.host(),
+        state: name.to_owned(),
+        reason: untold.reason.clone(),
+        failing_since: untold.failing_since,
+    };
+    let event = CloudEvent::new(
+        format!("webhook-{id}/{number}"),
+        &format!("webhook.{name}"),
+        id.to_string(),
+        untold.at,
+        data,
+    );
+    let payload = serde_json::to_vec(&event)?;
+    // False: it was published before a crash, or by another notifier.
+    let publish = deliverer
+        .events
+        .publish(id, name, number, HeaderMap::new(), payload.into());
+    publish.await.map(drop)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use spotreel_bus::webhooks::Backlog;
 use spotreel_domain::webhook::{DeliveryVerdict, Webhook};
 
 spotreel_bootstrap::metrics! {
@@ -16,6 +17,10 @@ spotreel_bootstrap::metrics! {
         "Deliveries that failed in each of their tries";
     Gauge WEBHOOKS = "spotreel_notifier_webhooks", Count,
         "Endpoints of webhooks, by state";
+    Gauge PENDING = "spotreel_notifier_webhook_pending", Count,
+        "Events that were not yet tried for an endpoint of a webhook, or for the callbacks of tasks";
+    Gauge ACK_PENDING = "spotreel_notifier_webhook_ack_pending", Count,
+        "Events that are at work, or wait for another try, for an endpoint or for callbacks";
 }
 
 pub fn attempt(verdict: DeliveryVerdict, took: Duration) {
@@ -35,6 +40,12 @@ pub fn delivered(delay: Duration) {
 
 pub fn given_up() {
     counter!(GIVEN_UP).increment(1);
+}
+
+/// Of an endpoint, by its id, or of all callbacks.
+pub fn backlog(webhook: &str, backlog: Backlog) {
+    gauge!(PENDING, "webhook" => webhook.to_owned()).set(backlog.waiting as f64);
+    gauge!(ACK_PENDING, "webhook" => webhook.to_owned()).set(backlog.open as f64);
 }
 
 pub fn endpoints(webhooks: &[Webhook]) {

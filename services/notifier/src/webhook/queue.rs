@@ -1,5 +1,6 @@
 //! The queue of one endpoint, and what is sent again to it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,15 +24,27 @@ pub const PULL_RETRY: Duration = Duration::from_secs(1);
 /// Between looks at a closed gate, which another loop may have opened.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
+/// Before an event is looked at again that another queue of its endpoint has in hand.
+const IN_HAND_WAIT: Duration = Duration::from_secs(1);
+
+/// What the queues of one endpoint share: its own, and that of a recovery.
+#[derive(Debug, Default)]
+pub struct Shared {
+    gate: Mutex<Gate>,
+    /// The events at work, so that none is sent by two queues at the same time.
+    in_hand: Mutex<HashSet<u64>>,
+}
+
 /// Deliveries from one consumer to one endpoint, by a few loops that share it.
 pub struct EndpointQueue {
     pub deliverer: Arc<Deliverer>,
     pub consumer: String,
     /// As it was read last: a change takes effect with the next delivery.
     pub webhook: Mutex<Arc<Webhook>>,
-    /// Of the endpoint: a queue that is sent again shares it.
-    pub gate: Arc<Mutex<Gate>>,
+    pub shared: Arc<Shared>,
     pub is_recovery: bool,
+    /// Why the consumer cannot be read now.
+    pub failure: Mutex<Option<String>>,
     pub stopping: CancellationToken,
 }
 
@@ -40,6 +53,7 @@ impl EndpointQueue {
     pub async fn run(self: Arc<Self>) {
         while !self.stopping.is_cancelled() {
             if let Err(error) = self.drain().await {
+                *self.failure.lock() = Some(error.to_string());
                 tracing::warn!(%error, consumer = self.consumer, "pulling deliveries of a webhook failed; retrying");
                 self.sleep(PULL_RETRY).await;
             }
@@ -48,6 +62,7 @@ impl EndpointQueue {
 
     async fn drain(&self) -> Result<(), QueueError> {
         let queue = Queue::open(&self.deliverer.nats, EVENTS, &self.consumer).await?;
+        *self.failure.lock() = None;
         let loops = self.deliverer.settings.at_once;
         together(loops, &self.stopping, |enough| {
             self.drain_one(&queue, enough)
@@ -69,7 +84,7 @@ impl EndpointQueue {
     async fn is_open(&self, enough: &CancellationToken) -> bool {
         while !enough.is_cancelled() {
             let most = self.deliverer.settings.at_once;
-            let look = self.gate.lock().look(most, ambient::now());
+            let look = self.shared.gate.lock().look(most, ambient::now());
             match look {
                 Ok(()) => return true,
                 Err(wait) => self.sleep(wait.min(LONGEST_SLEEP)).await,
@@ -79,6 +94,14 @@ impl EndpointQueue {
     }
 
     async fn deliver(&self, delivery: &Delivery) {
+        if !self.shared.in_hand.lock().insert(delivery.sequence) {
+            return put_off(delivery, IN_HAND_WAIT).await;
+        }
+        self.deliver_alone(delivery).await;
+        self.shared.in_hand.lock().remove(&delivery.sequence);
+    }
+
+    async fn deliver_alone(&self, delivery: &Delivery) {
         let webhook = Arc::clone(&self.webhook.lock());
         let Some(event) = readable(delivery).await else {
             return;
@@ -93,7 +116,7 @@ impl EndpointQueue {
             return ack(delivery).await;
         }
         let most = self.deliverer.settings.at_once;
-        let entered = self.gate.lock().enter(most, ambient::now());
+        let entered = self.shared.gate.lock().enter(most, ambient::now());
         if let Err(wait) = entered {
             return put_off(delivery, wait).await;
         }
@@ -102,21 +125,21 @@ impl EndpointQueue {
             target: &webhook.url,
             secrets: &webhook.secrets,
             schedule: &self.deliverer.settings.retries,
-            again_before: webhook
-                .recovery
-                .filter(|_| self.is_recovery)
-                .map(|recovery| recovery.ordered_at),
+            recovery: webhook.recovery.filter(|_| self.is_recovery),
         };
         let Some(attempt) = self.deliverer.take(delivery, event, to).await else {
-            return self.gate.lock().leave();
+            return self.shared.gate.lock().leave();
         };
         let verdict = attempt.verdict();
         match verdict {
-            DeliveryVerdict::Delivered => self.gate.lock().delivered(),
+            DeliveryVerdict::Delivered => self.shared.gate.lock().delivered(),
             _ => {
                 let throttled = verdict == DeliveryVerdict::Throttled;
                 let pause = attempt.retry_after.filter(|_| throttled);
-                self.gate.lock().failed(throttled, pause, ambient::now());
+                self.shared
+                    .gate
+                    .lock()
+                    .failed(throttled, pause, ambient::now());
             }
         }
         health::note(&self.deliverer, &webhook, &attempt).await;

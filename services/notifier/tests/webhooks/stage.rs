@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -10,8 +11,10 @@ use spotreel_bus::events::EventStream;
 use spotreel_bus::names;
 use spotreel_bus::provision;
 use spotreel_domain::{Event, TaskId};
-use spotreel_test_kit::{Logs, Nats, Program, ask, command, layout, password};
+use spotreel_test_kit::{Logs, Nats, Program, ask, command, free_port, layout, page, password};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 pub const DEADLINE: &str = "1s";
 
@@ -21,6 +24,7 @@ pub struct Stage {
     operator: Client,
     notifier: Option<Program>,
     settings: Vec<(String, String)>,
+    http: String,
     dir: TempDir,
     starts: usize,
 }
@@ -39,6 +43,7 @@ impl Stage {
             operator: nats.client("operator").await,
             notifier: None,
             settings: given.collect(),
+            http: format!("127.0.0.1:{}", free_port()),
             dir: TempDir::with_prefix("spotreel-webhooks-").unwrap(),
             starts: 0,
             nats,
@@ -52,7 +57,7 @@ impl Stage {
             ("nats.url", self.nats.url.as_str()),
             ("nats.user", "notifier"),
             ("nats.password", &password("notifier")),
-            ("http.listen", "127.0.0.1:0"),
+            ("http.listen", self.http.as_str()),
             ("telemetry.log", "info,spotreel_notifier=debug"),
             ("s3.endpoint_url", "http://127.0.0.1:9"),
             ("s3.force_path_style", "true"),
@@ -72,6 +77,50 @@ impl Stage {
             .env("AWS_EC2_METADATA_DISABLED", "true");
         self.starts += 1;
         self.notifier = Some(Program::start(command, &self.log()));
+    }
+
+    /// Of the starts from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// Why the check `webhooks` fails; none: it holds.
+    pub async fn failing(&self) -> Option<String> {
+        let Some(readiness) = self.readiness().await else {
+            return Some("notifier does not answer".to_owned());
+        };
+        let reason = &readiness["checks"]["webhooks"]["reason"];
+        reason.as_str().map(str::to_owned)
+    }
+
+    /// Also where it answers 503.
+    async fn readiness(&self) -> Option<Value> {
+        let mut stream = TcpStream::connect(&self.http).await.ok()?;
+        let request = "GET /readyz HTTP/1.1\r\nhost: notifier\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    }
+
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.http);
+        page(&url).await.unwrap_or_default()
+    }
+
+    /// The stream EVENTS as the one who provisions sees it.
+    pub async fn events(&self) -> Stream {
+        let context = async_nats::jetstream::new(self.logs.client.clone());
+        context.get_stream(names::EVENTS).await.unwrap()
+    }
+
+    /// As an older version provisioned EVENTS, or as this one does.
+    pub async fn let_events_have(&self, subjects: &[&str]) {
+        let context = async_nats::jetstream::new(self.logs.client.clone());
+        let mut config = self.events().await.cached_info().config.clone();
+        config.subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
+        context.update_stream(config).await.unwrap();
     }
 
     fn log(&self) -> PathBuf {
@@ -123,6 +172,12 @@ impl Stage {
             .as_array()
             .unwrap_or_else(|| panic!("{page}"))
             .clone()
+    }
+
+    /// Number of deliveries in this state.
+    pub async fn count(&self, id: &str, state: &str) -> usize {
+        let log = self.deliveries(id).await;
+        log.iter().filter(|one| one["state"] == state).count()
     }
 
     /// A task that has succeeded, which notifier publishes.
