@@ -60,6 +60,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is changed in a stream is told at once: a command that fails later prints no table.
+const LOG: &str = "warn,spotreel_bus::provision=info,async_nats=off,aws_config=off";
+
 /// Warnings, or what RUST_LOG asks for. The libraries tell each failure to their caller too, and there is a sentence for
 /// it.
 fn init_log() {
@@ -67,9 +70,7 @@ fn init_log() {
     let on_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_ansi(on_terminal)
-        .with_env_filter(
-            filter.unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off,aws_config=off")),
-        )
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(LOG)))
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)

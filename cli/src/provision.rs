@@ -1,9 +1,10 @@
-//! Makes what is missing: streams, consumers, buckets. What exists is compared and left as it is.
+//! Makes what is missing: streams, consumers, buckets. What an older version made is widened; other differences are left as
+//! they are.
 
 use anyhow::Context;
 use serde::Serialize;
 use spotreel_bus::NatsConfig;
-use spotreel_bus::provision::{Layout, ProvisionOutcome, Report, apply, apply_clients};
+use spotreel_bus::provision::{Layout, Mode, ProvisionOutcome, Report, provide, provide_clients};
 use spotreel_s3::{CheckError, Store, StoreConfig};
 
 use crate::args::ProvisionArgs;
@@ -43,7 +44,11 @@ pub async fn run(settings: &Settings, args: ProvisionArgs) -> anyhow::Result<Don
         ..Layout::default()
     };
 
-    let mut reports = streams(&admin, clients.as_ref(), &layout).await?;
+    let mode = match args.check {
+        true => Mode::Check,
+        false => Mode::Apply,
+    };
+    let mut reports = streams(&admin, clients.as_ref(), &layout, mode).await?;
     if let Some(bucket) = &args.bucket {
         reports.push(self::bucket(bucket, &args).await?);
     }
@@ -71,12 +76,13 @@ pub async fn streams(
     admin: &NatsConfig,
     clients: Option<&NatsConfig>,
     layout: &Layout,
+    mode: Mode,
 ) -> anyhow::Result<Vec<Report>> {
     let client = open(admin, "provision").await?;
-    let mut reports = apply(&client, layout).await?;
+    let mut reports = provide(&client, layout, mode).await?;
     if let Some(clients) = clients {
         let client = open(clients, "provision").await?;
-        let mut mirror = apply_clients(&client, layout).await?;
+        let mut mirror = provide_clients(&client, layout, mode).await?;
         mirror.name.push_str(" (clients)");
         reports.push(mirror);
     }
@@ -94,31 +100,36 @@ async fn bucket(name: &str, args: &ProvisionArgs) -> anyhow::Result<Report> {
     let store = Store::connect(&config).await;
     let outcome = match store.check().await {
         Ok(()) => ProvisionOutcome::AsWanted,
+        Err(CheckError::NoBucket { .. }) if args.check => ProvisionOutcome::Missing,
         Err(CheckError::NoBucket { .. }) => {
             store.create_bucket_if_missing().await?;
             ProvisionOutcome::Created
         }
         Err(error) => return Err(error).context("check AWS_ENDPOINT_URL and the AWS credentials"),
     };
-    Ok(Report {
-        name: format!("bucket {name}"),
-        outcome,
-    })
+    Ok(Report::new(format!("bucket {name}"), outcome))
 }
 
+/// A line for each thing, and for each change or difference of one.
 fn show(reports: &[Report]) {
     let rows: Vec<[String; 2]> = reports
         .iter()
-        .map(|report| {
-            let outcome = match &report.outcome {
-                ProvisionOutcome::Created => "created".to_owned(),
-                ProvisionOutcome::AsWanted => "as wanted".to_owned(),
-                ProvisionOutcome::Differs { differences } => {
-                    format!("DIFFERS, left as it is: {}", differences.join("; "))
-                }
-            };
-            [report.name.clone(), outcome]
-        })
+        .flat_map(|report| outcomes(report).map(|outcome| [report.name.clone(), outcome]))
         .collect();
     print::table(["NAME", "OUTCOME"], &rows);
+}
+
+fn outcomes(report: &Report) -> impl Iterator<Item = String> {
+    let (prefix, each): (&str, &[String]) = match &report.outcome {
+        ProvisionOutcome::Created => ("created", &[]),
+        ProvisionOutcome::AsWanted => ("as wanted", &[]),
+        ProvisionOutcome::Missing => ("would be created", &[]),
+        ProvisionOutcome::Updated { changes } => ("updated: ", changes),
+        ProvisionOutcome::Outdated { changes } => ("would be updated: ", changes),
+        ProvisionOutcome::Differs { differences } => ("DIFFERS, left as it is: ", differences),
+    };
+    let alone = each.is_empty().then(|| prefix.to_owned());
+    let each = each.iter().map(move |one| format!("{prefix}{one}"));
+    let kept = report.kept.iter().map(|kept| format!("kept: {kept}"));
+    alone.into_iter().chain(each).chain(kept)
 }

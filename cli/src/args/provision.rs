@@ -9,10 +9,11 @@ use super::values::duration;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   SPOTREEL_PROVISION_PASSWORD=… spotreel provision --nats-url nats://nats:4222 --replicas 3
-  spotreel provision --json
+  spotreel provision --check
 
-It is safe to run the command again: it does not change what exists. It exits with 1 when something that exists
-differs from what is required. The S3 bucket is created only if --bucket is given; AWS credentials are read from
+It is safe to run the command again, and several times at once. What an older version made is widened: missing subjects and
+filters are added, limits raised, flags turned on, and each change is printed. Nothing is taken away: what is wider than
+required stays. Every other difference is left as it is, and the command exits with 1 and says what to do. The S3 bucket is created only if --bucket is given; AWS credentials are read from
 the usual places.")]
 pub struct ProvisionArgs {
     /// NATS user that is allowed to create streams
@@ -57,6 +58,9 @@ pub struct ProvisionArgs {
         value_name = "NAME"
     )]
     pub region: String,
+    /// Change nothing; print what would be done. Exits with 1 where the command itself would
+    #[arg(long)]
+    pub check: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use spotreel_bus::NatsConfig;
-use spotreel_bus::provision::{Layout, ProvisionOutcome};
+use spotreel_bus::provision::{Layout, Mode, ProvisionOutcome};
 use spotreel_domain::pool::Pools;
 use spotreel_s3::{Keys, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,7 +136,7 @@ async fn provision(plan: &ProgramsPlan<'_>, admin: &NatsConfig) -> anyhow::Resul
         lease: plan.args.lease,
         ..Layout::default()
     };
-    for report in provision::streams(admin, Some(&clients), &layout).await? {
+    for report in provision::streams(admin, Some(&clients), &layout, Mode::Apply).await? {
         if let ProvisionOutcome::Differs { differences } = report.outcome {
             eprintln!(
                 "{} is left as it is: {}",

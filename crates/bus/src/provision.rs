@@ -1,17 +1,18 @@
-//! Streams, consumers and buckets as code. One step makes what is missing; nothing that exists is ever changed by it.
+//! Streams, consumers and buckets as code. One step makes what is missing and widens what an older version has made; what it
+//! cannot widen it leaves as it is.
 //!
 //! Services do not do this at their start: a server with a wrong key or an empty disk looks new, and a service that
 //! made its own streams would build an empty system beside the old data.
 
+mod apply;
+mod compare;
+
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType, Stream,
+    Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType,
 };
-use serde::Serialize;
 use spotreel_domain::{Event, Lane, Model};
 
 use crate::names::{
@@ -20,6 +21,10 @@ use crate::names::{
     DELIVERIES_BUCKET, EVENT_SUBJECTS, EVENTS, INBOX, INBOX_SUBJECT, KEYS_BUCKET, LEDGER,
     LEDGER_ALL, LOG_ALL, MARKS_BUCKET, TASKS, WEBHOOKS_BUCKET, WORKERS_BUCKET, work_consumer,
     work_filter,
+};
+
+pub use apply::{
+    Mode, ProvisionError, ProvisionOutcome, Report, apply, apply_clients, provide, provide_clients,
 };
 
 /// Longer than the log keeps a finished task (30 days): a client that was away for a month still learns its end.
@@ -64,32 +69,6 @@ impl Default for Layout {
             ledger_max_bytes: 1 << 30,
         }
     }
-}
-
-/// What was done about one thing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum ProvisionOutcome {
-    Created,
-    AsWanted,
-    /// It exists and differs; it is left as it is.
-    Differs {
-        differences: Vec<String>,
-    },
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    pub name: String,
-    #[serde(flatten)]
-    pub outcome: ProvisionOutcome,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be provisioned: {reason}")]
-pub struct ProvisionError {
-    pub name: String,
-    pub reason: String,
 }
 
 pub fn streams(layout: &Layout) -> Vec<Config> {
@@ -361,121 +340,5 @@ pub fn events_mirror(layout: &Layout) -> Config {
             ..Source::default()
         }),
         ..Config::default()
-    }
-}
-
-/// Makes what is missing in the services' account.
-pub async fn apply(client: &Client, layout: &Layout) -> Result<Vec<Report>, ProvisionError> {
-    let context = async_nats::jetstream::new(client.clone());
-    let mut reports = Vec::new();
-    for config in streams(layout) {
-        reports.push(apply_stream(&context, config).await?);
-    }
-    for (stream, config) in consumers(layout) {
-        reports.push(apply_consumer(&context, stream, config).await?);
-    }
-    Ok(reports)
-}
-
-/// Makes the clients' copy of the events.
-pub async fn apply_clients(client: &Client, layout: &Layout) -> Result<Report, ProvisionError> {
-    apply_stream(
-        &async_nats::jetstream::new(client.clone()),
-        events_mirror(layout),
-    )
-    .await
-}
-
-async fn apply_stream(context: &Context, wanted: Config) -> Result<Report, ProvisionError> {
-    use async_nats::jetstream::context::GetStreamErrorKind;
-    let name = format!("stream {}", wanted.name);
-    let failed = |reason: String| ProvisionError {
-        name: name.clone(),
-        reason,
-    };
-    let outcome = match context.get_stream(&wanted.name).await {
-        Ok(stream) => compare(&wanted, &stream.cached_info().config),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(_) => {
-                context
-                    .create_stream(wanted)
-                    .await
-                    .map_err(|error| failed(error.to_string()))?;
-                ProvisionOutcome::Created
-            }
-            _ => return Err(failed(error.to_string())),
-        },
-    };
-    Ok(Report { name, outcome })
-}
-
-async fn apply_consumer(
-    context: &Context,
-    stream: &str,
-    wanted: pull::Config,
-) -> Result<Report, ProvisionError> {
-    let consumer = wanted.durable_name.clone().unwrap_or_default();
-    let name = format!("consumer {stream}/{consumer}");
-    let failed = |reason: String| ProvisionError {
-        name: name.clone(),
-        reason,
-    };
-    let handle = context
-        .get_stream(stream)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    let outcome = match handle.consumer_info(&consumer).await {
-        Ok(info) => {
-            let there =
-                async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(wanted);
-            compare(&there, &info.config)
-        }
-        Err(_) => {
-            let counts_work = wanted.filter_subject.starts_with("spotreel.log.*.queued.")
-                && consumer != CONSUMER_DEADLINES;
-            if counts_work && !is_swept(&handle).await {
-                let reason = "finished tasks still hold entries in the log, and a new consumer would count them \
-                              as work: start monitor, wait until its sweeper is done, then provision again";
-                return Err(failed(reason.into()));
-            }
-            handle
-                .create_consumer_strict(wanted)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-            ProvisionOutcome::Created
-        }
-    };
-    Ok(Report { name, outcome })
-}
-
-/// Whether every entry in the log belongs to a task that runs: in an empty log, or after the sweeper has seen all of it.
-async fn is_swept(tasks: &Stream) -> bool {
-    if tasks.cached_info().state.messages == 0 {
-        return true;
-    }
-    let sweeper = tasks.consumer_info(CONSUMER_SWEEPER).await;
-    sweeper.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
-}
-
-/// Compares what is wanted with what is there, by the server's own words for it; what the server adds is ignored.
-fn compare<T: Serialize>(wanted: &T, there: &T) -> ProvisionOutcome {
-    let (wanted, there) = (serde_json::json!(wanted), serde_json::json!(there));
-    let mut differences = Vec::new();
-    for (key, value) in wanted.as_object().into_iter().flatten() {
-        let is_set = !(value.is_null()
-            || *value == false
-            || *value == 0
-            || *value == ""
-            || key == "metadata");
-        if is_set && there.get(key) != Some(value) {
-            differences.push(format!(
-                "{key}: wanted {value}, is {}",
-                there.get(key).unwrap_or(&serde_json::Value::Null)
-            ));
-        }
-    }
-    match differences.is_empty() {
-        true => ProvisionOutcome::AsWanted,
-        false => ProvisionOutcome::Differs { differences },
     }
 }

@@ -7,8 +7,9 @@ mod scene;
 use std::time::Duration;
 
 use spotreel_bus::events::EventStream;
+use spotreel_bus::provision::Layout;
 use spotreel_domain::{Model, TaskId};
-use spotreel_test_kit::{always, tasks, until};
+use spotreel_test_kit::{always, provisioned_before_alarms, tasks, until};
 
 use scene::{Scene, assert_once_in_order};
 
@@ -192,5 +193,34 @@ async fn each_event_is_told_once_in_order_while_notifiers_and_the_server_crash()
     let _last = scene.run().await;
     scene.all_told(expected).await;
     assert_once_in_order(&scene.told().await, 1..=expected);
+    until("everything is acked", async || scene.unacked().await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn after_an_upgrade_what_an_older_notifier_left_is_told_once_in_order() {
+    let nats = provisioned_before_alarms().await;
+    let scene = Scene::over(nats).await;
+    let task = scene.logs.submit("t0").await;
+    scene.logs.cancelled(&scene.logs.started(&task).await).await;
+    for number in 1..30 {
+        scene.logs.submit(&format!("t{number}")).await;
+    }
+    // One at a time, and killed between its publish and its ack.
+    let events = EventStream::open(&scene.logs.client).await;
+    let id = TaskId::parse("t0").unwrap();
+    for (sequence, event) in [(1, "queued"), (2, "started")] {
+        let delivery = scene.pull().await;
+        let told = events.publish(&id, event, sequence, Default::default(), "{}".into());
+        assert!(told.await.unwrap());
+        if sequence == 1 {
+            delivery.ack().await.unwrap();
+        }
+    }
+    scene.nats.provision(&Layout::default()).await;
+    let _running = scene.run().await;
+    scene.all_told(32).await;
+    let told = scene.told().await;
+    assert_once_in_order(&told, 1..=32);
+    assert!(told.iter().any(|event| event.place_in_batch > 1));
     until("everything is acked", async || scene.unacked().await == 0).await;
 }

@@ -7,6 +7,7 @@ mod ask;
 mod condition;
 mod logs;
 mod nats;
+mod older;
 mod port;
 mod process;
 mod program;
@@ -20,6 +21,7 @@ pub use ask::{ask, request};
 pub use condition::{POLL, always, eventually, until};
 pub use logs::{Logs, Written, pool, spot_instance};
 pub use nats::{Nats, layout, provision};
+pub use older::{js, provisioned_before_alarms};
 pub use port::free_port;
 pub use process::Process;
 pub use program::{

@@ -38,7 +38,10 @@ pub struct Running {
 
 impl Scene {
     pub async fn set() -> Self {
-        let nats = Nats::for_services().await;
+        Self::over(Nats::for_services().await).await
+    }
+
+    pub async fn over(nats: Nats) -> Self {
         let logs = Logs::of(&nats).await;
         Self { nats, logs }
     }
