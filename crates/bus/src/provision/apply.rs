@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::compare::{self, Comparison};
 use super::{Layout, consumers, events_mirror, streams};
 use crate::connect::REQUEST_TIMEOUT;
-use crate::jetstream::{ApiError, consumer_info, next_message, request, stream_info};
+use crate::jetstream::{JetStreamError, consumer_info, next_message, request, stream_info};
 use crate::names::{CONSUMER_DEADLINES, CONSUMER_SWEEPER, TASKS};
 
 /// Looks at one thing: it is made, it is widened, and others do the same at the same time.
@@ -176,7 +176,7 @@ impl Thing {
     }
 
     async fn provide(&self, client: &Client, mode: Mode) -> Result<Report, ProvisionError> {
-        let failed = |error: ApiError| self.failed(in_words(&error));
+        let failed = |error: JetStreamError| self.failed(in_words(&error));
         let mut done = Vec::new();
         for _ in 0..LOOKS {
             let Some(info) = self.info(client).await.map_err(failed)? else {
@@ -244,7 +244,7 @@ impl Thing {
     }
 
     /// `None`: it does not exist.
-    async fn info(&self, client: &Client) -> Result<Option<Info>, ApiError> {
+    async fn info(&self, client: &Client) -> Result<Option<Info>, JetStreamError> {
         let asked = match &self.consumer {
             None => stream_info(client, &self.stream).await,
             Some(consumer) => consumer_info(client, &self.stream, consumer).await,
@@ -252,7 +252,9 @@ impl Thing {
         match asked {
             Ok(info) => Ok(Some(info)),
             // 10059: no such stream.
-            Err(ApiError::NotFound | ApiError::Refused { code: 10_059, .. }) => Ok(None),
+            Err(JetStreamError::NotFound | JetStreamError::Refused { code: 10_059, .. }) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -288,7 +290,7 @@ impl Thing {
         client: &Client,
         info: &Info,
         found: &Comparison,
-    ) -> Result<Vec<String>, ApiError> {
+    ) -> Result<Vec<String>, JetStreamError> {
         let mut reasons = Vec::new();
         for filter in &found.new_filters {
             let first = next_message(client, &self.stream, filter, 1).await?;
@@ -315,7 +317,7 @@ impl Thing {
     }
 
     /// Whether a program pulls from the consumer.
-    async fn is_read(&self, client: &Client) -> Result<bool, ApiError> {
+    async fn is_read(&self, client: &Client) -> Result<bool, JetStreamError> {
         let (mut last, mut unread) = (None, 0);
         for _ in 0..MAX_LOOKS {
             let Some(info) = self.info(client).await? else {
@@ -340,7 +342,7 @@ impl Thing {
         client: &Client,
         mut config: Value,
         found: &Comparison,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), JetStreamError> {
         if let Some(fields) = config.as_object_mut() {
             fields.extend(found.update.clone());
             fields.retain(|_, value| !value.is_null());
@@ -348,7 +350,12 @@ impl Thing {
         self.change(client, "UPDATE", &config).await
     }
 
-    async fn change(&self, client: &Client, verb: &str, config: &Value) -> Result<(), ApiError> {
+    async fn change(
+        &self,
+        client: &Client,
+        verb: &str,
+        config: &Value,
+    ) -> Result<(), JetStreamError> {
         #[derive(Deserialize)]
         struct Done {}
         let (subject, body) = match &self.consumer {
@@ -372,18 +379,18 @@ impl Thing {
 }
 
 /// The server's limits stand for a full stream elsewhere; here nothing is written into one.
-fn in_words(error: &ApiError) -> String {
+fn in_words(error: &JetStreamError) -> String {
     match error {
-        ApiError::Full => "insufficient storage for JetStream".into(),
+        JetStreamError::Full => "insufficient storage for JetStream".into(),
         other => spotreel_domain::chain(other).to_string(),
     }
 }
 
 /// Whether somebody else has made it since: 10058 a stream, 10148 and 10105 a consumer, with other values.
-fn is_taken(error: &ApiError) -> bool {
+fn is_taken(error: &JetStreamError) -> bool {
     matches!(
         error,
-        ApiError::Refused {
+        JetStreamError::Refused {
             code: 10_058 | 10_148 | 10_105,
             ..
         }
@@ -391,7 +398,7 @@ fn is_taken(error: &ApiError) -> bool {
 }
 
 /// Whether every entry in the log belongs to a task that runs: in an empty log, or after the sweeper has seen all of it.
-async fn is_swept(client: &Client) -> Result<bool, ApiError> {
+async fn is_swept(client: &Client) -> Result<bool, JetStreamError> {
     let tasks: Info = stream_info(client, TASKS).await?;
     if tasks.state.messages == 0 {
         return Ok(true);
