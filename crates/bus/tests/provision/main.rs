@@ -130,7 +130,7 @@ async fn what_an_older_version_made_is_widened_and_all_in_it_stays() {
     let queue = Queue::open(&client, TASKS, CONSUMER_NOTIFIER)
         .await
         .unwrap();
-    let pending = queue.pull_ready(100).await.unwrap();
+    let pending = queue.pull_within(100, 1 << 20).await.unwrap();
     assert_eq!(
         pending.len(),
         3,
