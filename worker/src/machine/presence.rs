@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(kv::PRESENCE_TTL.as_secs() / 3);
 /// A presence that could not be written is tried again so soon: readers decide by it.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Time in which a worker that has nothing in hand is drained after it was told to leave: one record says both then.
+const DRAINED_WITHIN: Duration = Duration::from_millis(100);
 /// Maximum time to write the last presence record; then the worker leaves without it.
 const LAST_WORD: Duration = Duration::from_secs(3);
 
@@ -37,6 +39,10 @@ struct Facts {
 impl Facts {
     fn holds_any(&self) -> bool {
         self.rendering.is_some() || self.uploading.is_some()
+    }
+
+    fn is_soon_drained(&self) -> bool {
+        self.state() == State::Draining && !self.holds_any()
     }
 
     fn state(&self) -> State {
@@ -182,7 +188,12 @@ impl PresenceBoard {
                     self.update(|presence| presence.gpus = gpus);
                 }
                 _ = changes.changed() => {
-                    if !changes.borrow_and_update().is_news_after(&self.told.borrow()) {
+                    let facts = changes.borrow_and_update();
+                    if !facts.is_news_after(&self.told.borrow()) {
+                        continue;
+                    }
+                    if facts.is_soon_drained() {
+                        next = next.min(tokio::time::Instant::now() + DRAINED_WITHIN);
                         continue;
                     }
                 }
@@ -276,9 +287,13 @@ mod tests {
         assert_eq!(board.now.borrow().presence.task, "b");
         board.leave();
         assert_eq!(state(&board), State::Draining);
+        assert!(!board.now.borrow().is_soon_drained(), "others have to know");
         board.upload(None);
         board.render(None);
         assert_eq!(state(&board), State::Draining, "until its loop has ended");
-        assert!(!board.holds_any());
+        assert!(board.now.borrow().is_soon_drained());
+        board.change(|facts| facts.left = true);
+        assert_eq!(state(&board), State::Drained);
+        assert!(!board.now.borrow().is_soon_drained(), "it is told at once");
     }
 }
