@@ -38,7 +38,8 @@ pub async fn run(settings: &Settings, args: AlarmsArgs) -> anyhow::Result<Done> 
     })
 }
 
-fn is_old(view: &AlarmsView, now: Timestamp) -> bool {
+/// Whether monitor has stopped looking: what it said last is no news.
+pub fn is_old(view: &AlarmsView, now: Timestamp) -> bool {
     let every = view.every_s.unwrap_or(RAREST_LOOK_S);
     let longest = i64::try_from(every.saturating_mul(MISSED_LOOKS)).unwrap_or(i64::MAX);
     let looked_at = view.looked_at;

@@ -15,7 +15,7 @@ use crate::args::TopArgs;
 use crate::connection::{Api, CallError, Settings};
 use crate::done::Done;
 use crate::print::{line, span, table_lines};
-use crate::{fleet, print, why};
+use crate::{alarms, fleet, print, why};
 
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 /// The terminal's other screen without a cursor, and back.
@@ -76,7 +76,7 @@ impl Seen {
         let mut lines = vec![format!(
             "spotreel  {}  {}",
             now.strftime("%F %T UTC"),
-            self.alarms()
+            self.alarms(now)
         )];
         let pools = self.why.as_ref().map_or(&[][..], |why| &why.pools);
         for why in pools {
@@ -95,9 +95,14 @@ impl Seen {
         lines
     }
 
-    fn alarms(&self) -> String {
+    fn alarms(&self, now: Timestamp) -> String {
         match &self.alarms {
             Err(error) => format!("alarms not known now: {error}"),
+            Ok(view) if alarms::is_old(view, now) => {
+                let last = view.looked_at.map(|at| print::relative(now, at));
+                let last = last.unwrap_or_else(|| "not yet".to_owned());
+                format!("alarms not known now: monitor looked {last}")
+            }
             Ok(view) => match view.alarms.as_slice() {
                 [] => "no alarm fires".to_owned(),
                 [one] => format!("ALARM {}: {}", one.name, one.sentence),

@@ -53,6 +53,8 @@ fn help_lists_every_command_and_only_those() {
         "why",
         "batches",
         "fleet",
+        "top",
+        "events",
         "alarms",
         "receipt",
         "cost",

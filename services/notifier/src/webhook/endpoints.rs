@@ -173,7 +173,11 @@ impl Endpoints {
         let consumer = webhook_consumer(&webhook.id);
         let webhooks = &self.deliverer.webhooks;
         let open = webhooks.open_queue(webhook, self.deliverer.lease());
-        self.backlog(&consumer, open).await?;
+        let is_wanted = |stored: &Webhook| stored.disabled.is_none();
+        let backlog = self.backlog(webhook, &consumer, open, is_wanted).await?;
+        if backlog.is_none() {
+            return Ok(Vec::new());
+        }
         let mut queues = vec![(consumer, (Arc::clone(webhook), false))];
         if let Some(recovery) = &webhook.recovery
             && self.recovers(webhook, recovery).await?
@@ -184,25 +188,41 @@ impl Endpoints {
         Ok(queues)
     }
 
-    /// The backlog of a queue. One that is not there is made: nobody has made it yet, or somebody deleted it on the server.
+    /// The backlog of a queue. One that is not there is made: nobody has made it yet, or somebody deleted it on the server. One
+    /// that this program does not serve yet is opened: an earlier life may have had other deadlines. `None`: the endpoint has
+    /// changed since it was listed, and does not want it any more.
     async fn backlog(
         &self,
+        webhook: &Webhook,
         consumer: &str,
         open: impl Future<Output = Result<(), JetStreamError>>,
-    ) -> Result<Backlog, JetStreamError> {
+        is_wanted: impl Fn(&Webhook) -> bool,
+    ) -> Result<Option<Backlog>, JetStreamError> {
         let webhooks = &self.deliverer.webhooks;
-        match webhooks.backlog(consumer).await {
-            Err(JetStreamError::NotFound) => {}
-            known => return known,
+        let is_served = self.queues.contains_key(consumer);
+        if is_served {
+            match webhooks.backlog(consumer).await {
+                Err(JetStreamError::NotFound) => {}
+                known => return known.map(Some),
+            }
+        }
+        // The listing may come from a replica that is behind, and a deleted endpoint must get no queue.
+        if !webhooks
+            .get(&webhook.id)
+            .await?
+            .as_ref()
+            .is_some_and(is_wanted)
+        {
+            return Ok(None);
         }
         open.await?;
-        if self.queues.contains_key(consumer) {
+        if is_served {
             tracing::error!(
                 consumer,
                 "queue of a webhook was deleted on the NATS server; it was made again, and events without a line in the log of deliveries are sent again"
             );
         }
-        webhooks.backlog(consumer).await
+        webhooks.backlog(consumer).await.map(Some)
     }
 
     /// False: everything was sent again, and the order is done.
@@ -214,7 +234,12 @@ impl Endpoints {
         let webhooks = &self.deliverer.webhooks;
         let consumer = recovery_consumer(&webhook.id, recovery);
         let open = webhooks.open_recovery(webhook, recovery, self.deliverer.lease());
-        if !self.backlog(&consumer, open).await?.is_empty() {
+        let is_wanted = |stored: &Webhook| stored.recovery.as_ref() == Some(recovery);
+        let backlog = self.backlog(webhook, &consumer, open, is_wanted).await?;
+        let Some(backlog) = backlog else {
+            return Ok(false);
+        };
+        if !backlog.is_empty() {
             // Events of others may come all the time: those up to the order count.
             let acked = Queue::ack_floor(&self.deliverer.nats, EVENTS, &consumer).await?;
             if recovery.until.is_none_or(|until| acked < until) {
