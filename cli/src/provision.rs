@@ -52,12 +52,16 @@ pub async fn run(settings: &Settings, args: ProvisionArgs) -> anyhow::Result<Don
     if let Some(bucket) = &args.bucket {
         reports.push(self::bucket(bucket, &args).await?);
     }
-    let as_wanted = !reports
+    let refused = reports
         .iter()
         .any(|report| matches!(report.outcome, ProvisionOutcome::Differs { .. }));
+    let is_missed = |report: &Report| {
+        use ProvisionOutcome::{Missing, Outdated};
+        matches!(report.outcome, Missing | Outdated { .. })
+    };
     if args.json {
         print::json(&Summary {
-            as_wanted,
+            as_wanted: !refused && !reports.iter().any(is_missed),
             things: &reports,
         });
     } else {
@@ -68,7 +72,7 @@ pub async fn run(settings: &Settings, args: ProvisionArgs) -> anyhow::Result<Don
             );
         }
     }
-    Ok(if as_wanted { Done::Well } else { Done::Failed })
+    Ok(if refused { Done::Failed } else { Done::Well })
 }
 
 /// Everything in NATS.

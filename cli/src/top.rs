@@ -18,6 +18,8 @@ use crate::print::{line, span, table_lines};
 use crate::{alarms, fleet, print, why};
 
 const DRAW_EVERY: Duration = Duration::from_secs(1);
+/// Before the lines of a pool.
+const INDENT: &str = "  ";
 /// The terminal's other screen without a cursor, and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
@@ -145,7 +147,8 @@ fn machines(pool: &PoolView, columns: usize) -> Vec<String> {
             eta.unwrap_or_default()
         ));
     }
-    let indented = |line: String| format!("  {line}");
+    let columns = columns.saturating_sub(INDENT.len());
+    let indented = |line: String| format!("{INDENT}{line}");
     if !pool.instances.is_empty() {
         let table = table_lines(fleet::HEADER, &fleet::rows(pool), Some(columns));
         lines.extend(table.into_iter().map(indented));

@@ -161,6 +161,21 @@ async fn a_live_batch_counts_its_tasks_and_a_stopped_one_names_who_and_why() {
     );
     let live = stage.dev.say(&["batches", "default-1"]);
     assert!(live.contains("tasks:     1 done"), "{live}");
+    let top = stage.dev.say(&["top"]);
+    assert!(
+        top.contains("pool default: 0 queued, 1 in workers' hands"),
+        "{top}"
+    );
+    assert!(top.contains("batch default-1, running"), "{top}");
+    let failed = "spotreel.task.*.failed";
+    let ends = "spotreel.task.*.succeeded";
+    let told = |subject| stage.dev.say(&["events", "--subject", subject]);
+    assert_eq!(told(failed), "");
+    let told = told(ends);
+    assert!(told.contains(&format!("{first} succeeded")), "{told}");
+    let since = |span| stage.dev.say(&["batches", "--since", span]);
+    assert!(since("1h").contains("default-1"));
+    assert_eq!(since("0s"), "no batches\n");
 
     let wrong = stage.refused(&["stop", "nope"]);
     assert!(

@@ -230,8 +230,16 @@ impl Thing {
                 ..self.report(outcome)
             });
         }
-        let reason = "it was changed several times and is still not as needed: something else changes it at the same time";
-        Err(self.failed(format!("{reason}; run `spotreel provision` again")))
+        let reason = "is still not as needed after several tries: the nats-server does not keep it, as one that is too old, or \
+                      something else changes it at the same time";
+        if done.is_empty() {
+            return Err(self.failed(format!("it {reason}; run `spotreel provision` again")));
+        }
+        // The other things go on.
+        let differences = done.iter().map(|change| format!("{change} {reason}"));
+        Ok(self.report(ProvisionOutcome::Differs {
+            differences: differences.collect(),
+        }))
     }
 
     fn report(&self, outcome: ProvisionOutcome) -> Report {
